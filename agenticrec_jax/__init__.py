@@ -1,0 +1,1 @@
+"""AgenticRec and RecThinker in JAX: LLM recommender agents trained end to end."""

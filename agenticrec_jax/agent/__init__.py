@@ -1,0 +1,1 @@
+"""Prompts, protocol, trajectories and the scripted agent."""

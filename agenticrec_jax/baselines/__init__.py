@@ -1,0 +1,1 @@
+"""Every row of the results table on the same candidate lists."""

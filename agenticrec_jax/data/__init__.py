@@ -1,0 +1,1 @@
+"""Interaction logs, splits, frozen candidate lists and the examples made from them."""

@@ -1,0 +1,1 @@
+"""Ranking metrics, the evaluator, significance and the report."""

@@ -1,0 +1,1 @@
+"""Losses and advantages: arrays in, arrays and metrics out."""

@@ -1,0 +1,1 @@
+"""The Qwen3 policy, SASRec, checkpoints in and out, tokenizers."""

@@ -1,0 +1,1 @@
+"""Device meshes, the logical-axis table and multi-host functions."""

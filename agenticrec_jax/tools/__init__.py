@@ -1,0 +1,1 @@
+"""The recommendation tools and the fitted artefacts behind them."""

@@ -1,0 +1,1 @@
+"""The learner's step, the stages, checkpoints and metrics."""

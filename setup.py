@@ -1,0 +1,50 @@
+"""Package of agenticrec-jax: an LLM recommender agent trained end to end in JAX and Flax."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="agenticrec-jax",
+    version="0.1.0",
+    description="AgenticRec and RecThinker in JAX: LLM recommender agents trained end to end",
+    long_description=open("README.md", encoding="utf-8").read(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["agenticrec_jax*", "experiments*", "tools_data*"]),
+    include_package_data=True,
+    install_requires=[
+        "jax>=0.10",
+        "flax>=0.12",
+        "optax>=0.2.5",
+        "orbax-checkpoint>=0.11.30",
+        "transformers>=4.53",
+        "sentencepiece>=0.2",
+        "numpy>=2.0",
+        "grain>=0.2.12",
+        "absl-py>=2.1",
+        "ml-collections>=1.0",
+        "safetensors>=0.5",
+        "etils[epath]>=1.9",
+        "polars>=1.0",
+        "rapidfuzz>=3.9",
+        "rich>=13.7",
+        "tensorboardX>=2.6",
+        "matplotlib>=3.8",
+        "jinja2>=3.1",
+        "chex>=0.1.88",
+        "jaxtyping>=0.2.34",
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]>=0.10"],
+        "cuda": ["jax[cuda12]>=0.10"],
+        "test": [
+            "pytest>=8.0",
+            "hypothesis>=6.100",
+            "ruff>=0.6",
+            "nbformat>=5.10",
+            "nbclient>=0.10",
+            "ipykernel>=6.29",
+        ],
+        "demo": ["gguf>=0.10"],
+    },
+)

@@ -1,0 +1,1 @@
+"""Builders of the embedded samples, and the samples themselves."""
