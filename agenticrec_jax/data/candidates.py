@@ -1,0 +1,255 @@
+"""Candidate lists, drawn once, frozen to a file and read by every method.
+
+Each sample gets its target and 19 items drawn uniformly from those outside the user's whole history
+(past and future), no two of the twenty with the same title, in an order shuffled by the sample's
+seed. The draw depends on (seed, position) alone, not on which other samples are drawn.
+"""
+
+import gzip
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from agenticrec_jax.data.examples import RankingExample
+from agenticrec_jax.data.interactions import InteractionLog
+from agenticrec_jax.data.splits import Sample, Splits
+from agenticrec_jax.data.tables import read_bytes
+from agenticrec_jax.errors import InputError
+
+FORMAT = "agenticrec-candidates"
+VERSION = 1
+
+
+def draw_candidates(
+    log: InteractionLog,
+    samples: Sequence[Sample],
+    negatives: int = 19,
+    *,
+    seed: int,
+    split: str,
+) -> list[RankingExample]:
+    """The ranking examples of ``samples``, in their order.
+
+    Raises:
+      InputError: if the catalogue has too few items outside a user's history.
+    """
+    return [_draw(log, sample, negatives, seed, split) for sample in samples]
+
+
+def draw_split_candidates(
+    log: InteractionLog,
+    splits: Splits,
+    negatives: int = 19,
+    *,
+    seed: int,
+    parts: Sequence[str] = ("policy", "valid", "test"),
+) -> list[RankingExample]:
+    """The ranking examples of the named parts of ``splits``, one part after the other."""
+    drawn = (
+        draw_candidates(log, getattr(splits, part), negatives, seed=seed, split=part)
+        for part in parts
+    )
+    return [example for part in drawn for example in part]
+
+
+def _draw(
+    log: InteractionLog, sample: Sample, negatives: int, seed: int, split: str
+) -> RankingExample:
+    rng = np.random.default_rng((seed, sample.position))
+    excluded = set(log.item[log.events_of(sample.user)].tolist())
+    titles = {log.items.title_key[sample.target]}
+    chosen = [sample.target]
+    for item in rng.permutation(log.num_items).tolist():
+        if len(chosen) > negatives:
+            break
+        title = log.items.title_key[item]
+        if item not in excluded and title not in titles:
+            titles.add(title)
+            chosen.append(item)
+    if len(chosen) <= negatives:
+        raise InputError(
+            f"candidates of user {log.user_ids[sample.user]!r}: found {len(chosen) - 1} items with "
+            f"distinct titles outside the user's history, expected {negatives}"
+        )
+    return RankingExample(
+        example_id=sample.position,
+        user=sample.user,
+        position=sample.position,
+        time=sample.time,
+        history=sample.history,
+        candidates=tuple(chosen[index] for index in rng.permutation(len(chosen))),
+        target=sample.target,
+        split=split,
+    )
+
+
+def write_candidates(
+    path: str | Path, log: InteractionLog, examples: Sequence[RankingExample], *, seed: int
+) -> str:
+    """Freezes examples as JSON lines (gzipped if the name says so); returns the file's hash.
+
+    The first line is the protocol: seed, negatives, counts per split, the log's fingerprint.
+    The same examples always give the same bytes; the file appears whole or not at all.
+    """
+    path = Path(path)
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "seed": seed,
+        "negatives": len(examples[0].candidates) - 1 if examples else 0,
+        "counts": dict(Counter(example.split for example in examples)),
+        "log": log.fingerprint,
+    }
+    lines = [header, *(_record(log, example) for example in examples)]
+    data = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
+    if path.suffix == ".gz":
+        data = gzip.compress(data, mtime=0)
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(data)
+    os.replace(part, path)
+    return candidate_hash(path)
+
+
+def candidate_hash(path: str | Path) -> str:
+    """16 hex digits of the sha256 of the candidate file's bytes, printed with every number."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file, expected a candidate file")
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def read_protocol(path: str | Path) -> dict:
+    """The candidate file's first line: format, version, seed, negatives, counts, log.
+
+    Raises:
+      InputError: if the file or its first line is no candidate file's.
+    """
+    return _protocol(Path(path), _lines(Path(path)))
+
+
+def read_candidates(path: str | Path, log: InteractionLog) -> list[RankingExample]:
+    """Reads frozen examples back and checks each against the log.
+
+    Raises:
+      InputError: naming file and line, for an unknown user or item, a wrong number of
+        candidates, one given twice or two with one title, a missing target, an event that is not
+        the log's, a wrong number of lines, or a file drawn for another log.
+    """
+    path = Path(path)
+    lines = _lines(path)
+    header = _protocol(path, lines)
+    examples = [
+        _Line(path, number, line).example(log, header["negatives"])
+        for number, line in enumerate(lines[1:], start=2)
+    ]
+    first = _Line(path, 1, lines[0])
+    counts = dict(Counter(example.split for example in examples))
+    if counts != header["counts"]:
+        raise first.fault("counts", header["counts"], f"{counts} as in the lines that follow")
+    if header["log"] != log.fingerprint:
+        raise first.fault("log", header["log"], f"{log.fingerprint!r}, the log that is open")
+    return examples
+
+
+def _record(log: InteractionLog, example: RankingExample) -> dict:
+    ids = log.items.item_id
+    return {
+        "split": example.split,
+        "user": log.user_ids[example.user],
+        "position": example.position,
+        "time": example.time,
+        "history": [ids[item] for item in example.history],
+        "target": ids[example.target],
+        "candidates": [ids[item] for item in example.candidates],
+    }
+
+
+def _lines(path: Path) -> list[bytes]:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file, expected a candidate file")
+    return read_bytes(path).splitlines()
+
+
+def _protocol(path: Path, lines: list[bytes]) -> dict:
+    header = _Line(path, 1, lines[0] if lines else b"")
+    if header.field("format", str) != FORMAT or header.field("version", int) != VERSION:
+        raise header.fault("format", header.record["format"], f"{FORMAT} version {VERSION}")
+    kinds = {"seed": int, "negatives": int, "counts": dict, "log": str}
+    for name, kind in kinds.items():
+        header.field(name, kind)
+    return header.record
+
+
+class _Line:
+    """One parsed line of a candidate file, which knows its place for errors."""
+
+    def __init__(self, path: Path, number: int, line: bytes):
+        self.path, self.number = path, number
+        try:
+            self.record = json.loads(line)
+        except ValueError as error:
+            raise InputError(f"{path}, line {number}: found invalid JSON ({error})") from error
+        if not isinstance(self.record, dict):
+            raise InputError(f"{path}, line {number}: found no JSON object, expected one a line")
+
+    def fault(self, name: str, found, expected: str) -> InputError:
+        where = f"{self.path}, line {self.number}, field {name}"
+        return InputError(f"{where}: found {found!r}, expected {expected}")
+
+    def field(self, name: str, kind: type):
+        value = self.record.get(name)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise self.fault(name, value, f"a value of type {kind.__name__}")
+        return value
+
+    def items(self, log: InteractionLog, name: str) -> tuple[int, ...]:
+        ids = self.field(name, list)
+        for item in ids:
+            if not isinstance(item, str) or item not in log.items.code:
+                raise self.fault(name, item, "an item of the catalogue")
+        return tuple(log.items.code[item] for item in ids)
+
+    def example(self, log: InteractionLog, negatives: int) -> RankingExample:
+        position, time = self._event(log)
+        candidates = self._candidates(log, negatives)
+        target = log.items.code.get(self.field("target", str))
+        if target is None or target not in candidates:
+            raise self.fault("target", self.record["target"], "one of the candidates")
+        if target != log.item[position]:
+            raise self.fault("target", self.record["target"], f"the item of event {position}")
+        return RankingExample(
+            example_id=position,
+            user=int(log.user[position]),
+            position=position,
+            time=time,
+            history=self.items(log, "history"),
+            candidates=candidates,
+            target=target,
+            split=self.field("split", str),
+        )
+
+    def _event(self, log: InteractionLog) -> tuple[int, int]:
+        position, time = self.field("position", int), self.field("time", int)
+        user = log.user_code.get(self.field("user", str))
+        if user is None:
+            raise self.fault("user", self.record["user"], "a user of the log")
+        if not 0 <= position < len(log):
+            raise self.fault("position", position, f"an event of the log (0 to {len(log) - 1})")
+        if (user, time) != (log.user[position], log.time[position]):
+            raise self.fault("position", position, "an event of the line's user and time")
+        return position, time
+
+    def _candidates(self, log: InteractionLog, negatives: int) -> tuple[int, ...]:
+        candidates = self.items(log, "candidates")
+        if len(candidates) != negatives + 1:
+            raise self.fault("candidates", len(candidates), f"{negatives + 1} items")
+        titles = Counter(log.items.title_key[item] for item in candidates)
+        for item in candidates:
+            if titles[log.items.title_key[item]] > 1:
+                raise self.fault("candidates", log.items.item_id[item], "each item and title once")
+        return candidates

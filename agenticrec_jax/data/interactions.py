@@ -1,0 +1,224 @@
+"""The data contract: a log of interactions and a catalogue of items, validated and in stable order.
+
+An event's *position* is its index in the log: ascending time, and for equal times the order of the
+source file. Everything that asks "what came before" goes by position or by strictly earlier time.
+"""
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int32, Int64
+
+from agenticrec_jax.data.tables import Table, read_table
+from agenticrec_jax.errors import InputError
+
+LATEST_TIME = 10**11  # unix seconds of the year 5138; larger numbers are milliseconds
+
+_EVENT_KINDS = {"user_id": "text", "item_id": "text", "timestamp": "number", "rating": "number"}
+_ITEM_KINDS = {
+    "item_id": "text",
+    "title": "text",
+    "categories": "list",
+    "price": "number",
+    "brand": "text",
+    "average_rating": "number",
+    "description": "text",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Items:
+    """The catalogue, in columns of length I; an item's code is its index."""
+
+    item_id: tuple[str, ...]
+    title: tuple[str, ...]
+    brand: tuple[str | None, ...]
+    categories: tuple[tuple[str, ...], ...]
+    price: Float32[np.ndarray, "I"]
+    average_rating: Float32[np.ndarray, "I"]
+    description: tuple[str | None, ...]
+
+    def __len__(self) -> int:
+        return len(self.item_id)
+
+    @cached_property
+    def code(self) -> dict[str, int]:
+        """From item id to item code."""
+        return {item: code for code, item in enumerate(self.item_id)}
+
+    @cached_property
+    def title_key(self) -> tuple[str, ...]:
+        """Titles as they are compared: case folded, white space collapsed."""
+        return tuple(" ".join(title.casefold().split()) for title in self.title)
+
+
+@dataclass(frozen=True, eq=False)
+class InteractionLog:
+    """Validated events in stable time order, with the catalogue they refer to.
+
+    Attributes:
+      user_ids: ids of the U users; a user's code is the index here.
+      user, item: [E] codes.
+      time: [E] unix seconds, never decreasing.
+      rating: [E], NaN where absent.
+    """
+
+    user_ids: tuple[str, ...]
+    items: Items
+    user: Int32[np.ndarray, "E"]
+    item: Int32[np.ndarray, "E"]
+    time: Int64[np.ndarray, "E"]
+    rating: Float32[np.ndarray, "E"]
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    @property
+    def num_users(self) -> int:
+        return len(self.user_ids)
+
+    @property
+    def num_items(self) -> int:
+        return len(self.items)
+
+    @cached_property
+    def user_code(self) -> dict[str, int]:
+        """From user id to user code."""
+        return {user: code for code, user in enumerate(self.user_ids)}
+
+    @cached_property
+    def _by_user(self) -> tuple[np.ndarray, ...]:
+        order = np.argsort(self.user, kind="stable")
+        bounds = np.cumsum(np.bincount(self.user, minlength=self.num_users))[:-1]
+        return tuple(np.split(order, bounds))
+
+    def events_of(self, user: int) -> Int64[np.ndarray, "events"]:
+        """Positions of the user's events, ascending."""
+        return self._by_user[user]
+
+    def count_before(self, end_time: int) -> int:
+        """How many events are strictly earlier than ``end_time``; they are the first ones."""
+        return int(np.searchsorted(self.time, end_time, side="left"))
+
+    def before(self, end_time: int) -> Int64[np.ndarray, "events"]:
+        """Positions of the events strictly earlier than ``end_time``: what a fit may use."""
+        return np.arange(self.count_before(end_time))
+
+    def keep(self, mask: Bool[np.ndarray, "E"]) -> "InteractionLog":
+        """The log with the other events deleted; users, items and their codes stay."""
+        columns = {name: getattr(self, name)[mask] for name in ("user", "item", "time", "rating")}
+        return replace(self, **columns)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits of the sha256 of all ids, titles and events."""
+        digest = hashlib.sha256()
+        for column in (self.user_ids, self.items.item_id, self.items.title):
+            digest.update("\0".join(column).encode() + b"\1")
+        for array in (self.user, self.item, self.time, self.rating):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()[:16]
+
+
+def make_items(
+    item_id,
+    title,
+    brand=None,
+    categories=None,
+    price=None,
+    average_rating=None,
+    description=None,
+) -> Items:
+    """A catalogue from columns of length I; those left out are unknown for every item."""
+    size = len(item_id)
+    unknown = np.full(size, np.nan, np.float32)
+    return Items(
+        item_id=tuple(item_id),
+        title=tuple(title),
+        brand=tuple(brand) if brand is not None else (None,) * size,
+        categories=tuple(map(tuple, categories)) if categories is not None else ((),) * size,
+        price=unknown if price is None else np.asarray(price, np.float32),
+        average_rating=unknown if average_rating is None else np.asarray(average_rating, "f4"),
+        description=tuple(description) if description is not None else (None,) * size,
+    )
+
+
+def make_log(user_id, item, time, rating=None, *, items: Items) -> InteractionLog:
+    """A log from event columns in source order: user ids, item *codes*, unix seconds, ratings.
+
+    Users are coded in the order in which the source first names them.
+    """
+    codes = {user: code for code, user in enumerate(dict.fromkeys(user_id))}
+    user = np.fromiter((codes[name] for name in user_id), np.int32, len(user_id))
+    time = np.asarray(time)
+    rating = np.full(len(time), np.nan) if rating is None else np.asarray(rating)
+    order = np.argsort(time, kind="stable")
+    return InteractionLog(
+        user_ids=tuple(codes),
+        items=items,
+        user=user[order],
+        item=np.asarray(item, np.int32)[order],
+        time=np.floor(time[order]).astype(np.int64),
+        rating=rating[order].astype(np.float32),
+    )
+
+
+def read_log(interactions_path: str | Path, items_path: str | Path) -> InteractionLog:
+    """Reads and validates a log: CSV or JSON lines (either gzipped) or Parquet, by suffix.
+
+    Interactions have columns user_id, item_id, timestamp (unix seconds) and optionally rating;
+    items have item_id, title and optionally categories (a list, or text split at ``|``), price,
+    brand, average_rating, description. Other columns are ignored. Ids are text: leading zeros
+    stay. An item whose title is empty is called by its id.
+
+    Raises:
+      InputError: naming file, line and column, for a missing file or column, a missing id, a
+        timestamp that is no number of seconds, a rating or price that is not finite, an item
+        listed twice or an interaction with an item that is not listed.
+    """
+    items = read_items(items_path)
+    table = read_table(interactions_path, ("user_id", "item_id", "timestamp"), _EVENT_KINDS)
+    user_id = table.text("user_id", "a user id")
+    item_id = table.text("item_id", "an item id")
+    time = table.numbers("timestamp", "unix seconds", required=True)
+    table.refuse(np.abs(time) >= LATEST_TIME, "timestamp", time, "unix seconds, not milliseconds")
+    rating = table.numbers("rating", "a finite number or nothing", required=False)
+    item = np.fromiter((items.code.get(name, -1) for name in item_id), np.int32, len(item_id))
+    table.refuse(item < 0, "item_id", item_id, f"an item listed in {items_path}")
+    if not len(item):
+        raise InputError(f"{table.path}: found no interactions, expected at least one")
+    return make_log(user_id, item, time, rating, items=items)
+
+
+def read_items(path: str | Path) -> Items:
+    """Reads and validates a catalogue; see ``read_log`` for its columns and errors."""
+    table = read_table(path, ("item_id", "title"), _ITEM_KINDS)
+    item_id = table.text("item_id", "an item id")
+    _refuse_repeats(table, item_id)
+    titles = zip(item_id, table.optional_text("title"), strict=True)
+    finite = "a finite number or nothing"
+    return make_items(
+        item_id=item_id,
+        title=[title.strip() if title else item for item, title in titles],
+        brand=table.optional_text("brand"),
+        categories=table.optional_lists("categories"),
+        price=table.numbers("price", finite, required=False),
+        average_rating=table.numbers("average_rating", finite, required=False),
+        description=table.optional_text("description"),
+    )
+
+
+def _refuse_repeats(table: Table, item_id: list[str]) -> None:
+    if len(set(item_id)) == len(item_id):
+        return
+    repeated = {item for item, count in Counter(item_id).items() if count > 1}
+    seen: set[str] = set()
+    for row, item in enumerate(item_id):
+        if item in repeated and item in seen:
+            first = table.place(item_id.index(item))
+            raise table.fault(row, "item_id", f"{item!r} again (first in {first})", "it once")
+        seen.add(item)
