@@ -1,0 +1,182 @@
+"""What every program of ``experiments`` shares: start, bad input, compilation cache and phases.
+
+A program ends with ``if __name__ == "__main__": app.run(main)``. Bad input, an ``InputError`` or a
+flag that does not parse, ends it with one sentence on stderr and exit status 2.
+"""
+
+import contextlib
+import os
+import pathlib
+import re
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn
+
+from absl import app as absl_app
+from absl import flags
+from ml_collections import config_flags
+
+from agenticrec_jax.errors import InputError
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+_COMPILATION_CACHE = flags.DEFINE_string(
+    "compilation_cache",
+    "~/.cache/agenticrec_jax/xla",
+    "Directory for compiled programs, so that a second run starts faster; empty for none.",
+)
+
+
+def run(main: Callable[[Sequence[str]], object]) -> NoReturn:
+    """Parses the flags, calls ``main(argv)`` and exits: 0, or 2 with one sentence for bad input."""
+
+    def guarded(argv: Sequence[str]) -> None:
+        try:
+            if len(argv) > 1:
+                raise InputError(f"unexpected argument {argv[1]!r}: settings are given as --flags.")
+            use_compilation_cache(_COMPILATION_CACHE.value)
+            main(argv)
+        except InputError as error:
+            _end(str(error))
+        except KeyboardInterrupt:
+            _end("interrupted.", INTERRUPTED)
+
+    absl_app.run(guarded, flags_parser=_parse_flags)
+    sys.exit(0)
+
+
+def use_compilation_cache(directory: str) -> None:
+    """Keeps compiled programs in ``directory`` between runs; an empty string keeps none.
+
+    Raises:
+      InputError: the directory cannot be made.
+    """
+    if not directory:
+        return
+    path = pathlib.Path(directory).expanduser()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"flag --compilation_cache: found {directory!r}, expected a directory that can be "
+            f"made and written ({error.strerror})."
+        ) from error
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+    try:
+        rest = flags.FLAGS(argv)
+        _check_config_files()
+        return rest
+    except SystemExit:  # --help and its kin have printed their text
+        sys.exit(0)
+    except (flags.Error, InputError, AttributeError, KeyError, TypeError, ValueError) as error:
+        _end(_flag_sentence(error))
+
+
+def _check_config_files() -> None:
+    """A config file that is missing is reported at once, not where it is first read."""
+    for name in list(flags.FLAGS):
+        try:
+            filename = config_flags.get_config_filename(flags.FLAGS[name])
+        except (TypeError, flags.Error):  # no config flag, or not given
+            continue
+        if filename and not os.path.isfile(filename.split(":", 1)[0]):
+            raise InputError(
+                f"flag --{name}: found no file {filename!r}, expected a Python file with "
+                "get_config()."
+            )
+
+
+def _flag_sentence(error: Exception) -> str:
+    while error.args and isinstance(error.args[0], Exception):
+        error = error.args[0]
+    if isinstance(error, KeyError):
+        return "flag --config: no setting " + " ".join(str(error.args[0]).split())
+    text = str(error)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if "Traceback" in text:  # ml_collections puts a whole traceback into the message
+        lines = [lines[0], lines[-1]]
+    sentence = re.sub(r"\s+", " ", " ".join(lines))
+    return sentence if "flag" in sentence.lower() else f"flag error: {sentence}"
+
+
+def _end(sentence: str, status: int = BAD_INPUT) -> NoReturn:
+    sys.stdout.flush()
+    print(f"error: {sentence}", file=sys.stderr, flush=True)
+    sys.exit(status)
+
+
+_records: list[dict] = []
+_open_peaks: list[float] = []
+
+
+@contextlib.contextmanager
+def phase(name: str, quiet: bool = False) -> Iterator[dict]:
+    """Measures a phase of a program and says when it starts and ends.
+
+    Yields the record ``{"name", "wall_s", "cpu_s", "peak_mb"}`` which is filled when the block
+    ends, also by an exception: wall seconds, CPU seconds of this process and of its ended
+    children, and the most memory resident at once (MiB) during the phase, phases inside included.
+    """
+    _fold_peak()
+    _open_peaks.append(0.0)
+    record = {"name": name, "wall_s": 0.0, "cpu_s": 0.0, "peak_mb": 0.0}
+    wall, cpu = time.perf_counter(), _cpu_seconds()
+    if not quiet:
+        print(f"== {name}", flush=True)
+    try:
+        yield record
+    finally:
+        _fold_peak()
+        record["wall_s"] = round(time.perf_counter() - wall, 3)
+        record["cpu_s"] = round(_cpu_seconds() - cpu, 3)
+        record["peak_mb"] = round(_open_peaks.pop(), 1)
+        if _open_peaks:
+            _open_peaks[-1] = max(_open_peaks[-1], record["peak_mb"])
+        _records.append(record)
+        if not quiet:
+            print(
+                f"== {name}: {record['wall_s']:.1f} s, CPU {record['cpu_s']:.1f} s, "
+                f"peak {record['peak_mb']:.0f} MB",
+                flush=True,
+            )
+
+
+def phase_records() -> list[dict]:
+    """The phases that have ended in this process, in the order of their ends."""
+    return [dict(record) for record in _records]
+
+
+def _fold_peak() -> None:
+    """Adds the peak since the last call to the innermost open phase and starts a new peak."""
+    peak = _peak_mb()
+    if _open_peaks:
+        _open_peaks[-1] = max(_open_peaks[-1], peak)
+    with contextlib.suppress(OSError):  # without /proc the peak is that of the whole process
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")
+
+
+def _peak_mb() -> float:
+    with contextlib.suppress(OSError):
+        with open("/proc/self/status") as file:
+            for line in file:
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) / 1024
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def _cpu_seconds() -> float:
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
