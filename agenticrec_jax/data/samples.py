@@ -1,0 +1,27 @@
+"""The logs that come with the package: a real one for research use and a made-up one."""
+
+from pathlib import Path
+
+import tools_data
+from agenticrec_jax.data.export import INTERACTIONS_FILE, ITEMS_FILE
+from agenticrec_jax.data.interactions import InteractionLog, read_log
+from agenticrec_jax.errors import InputError
+
+SAMPLES = ("office", "synthetic")
+
+
+def sample_directory(name: str) -> Path:
+    """The folder of the embedded sample ``office`` or ``synthetic``.
+
+    Raises:
+      InputError: if there is no sample of that name.
+    """
+    if name not in SAMPLES:
+        raise InputError(f"embedded sample: found {name!r}, expected one of {', '.join(SAMPLES)}")
+    return Path(tools_data.__file__).parent / f"{name}_sample"
+
+
+def load_sample(name: str = "office") -> InteractionLog:
+    """Reads an embedded sample; its terms of use are in SOURCE.md beside it."""
+    directory = sample_directory(name)
+    return read_log(directory / INTERACTIONS_FILE, directory / ITEMS_FILE)
