@@ -1,0 +1,111 @@
+"""What the policy may write, and how it is read: calls, rankings and choices.
+
+A turn is ``<think>..</think><tool_call>{"name":..,"arguments":{..}}</tool_call>``; the last one
+ends in ``<answer>\\boxed{[8,3,15,..]}</answer>`` over candidate numbers, or in
+``<answer>\\boxed{A}</answer>`` for a preference question. Only text that the policy sampled is
+parsed, never an observation.
+"""
+
+import dataclasses
+import json
+import re
+
+CALL_OPEN, CALL_CLOSE = "<tool_call>", "</tool_call>"
+ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
+
+_RANKING = re.compile(r"\\boxed\{\[([^\]]*)\]\}")
+_CHOICE = re.compile(r"\\boxed\{([AB])\}")
+
+
+class ProtocolError(ValueError):
+    """The policy's text breaks the protocol; ``reason`` is a short fixed name for counting."""
+
+    def __init__(self, reason: str):
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclasses.dataclass(frozen=True)
+class ToolCall:
+    """One parsed call."""
+
+    name: str
+    arguments: dict
+
+    def render(self) -> str:
+        body = json.dumps(dataclasses.asdict(self), separators=(",", ":"), ensure_ascii=False)
+        return f"{CALL_OPEN}{body}{CALL_CLOSE}"
+
+
+def render_ranking(numbers) -> str:
+    """``<answer>\\boxed{[7,3,12,]}</answer>``: every number is followed by a comma, as in tools."""
+    return f"{ANSWER_OPEN}\\boxed{{[{''.join(f'{n},' for n in numbers)}]}}{ANSWER_CLOSE}"
+
+
+def render_choice(letter: str) -> str:
+    """``<answer>\\boxed{A}</answer>``."""
+    return f"{ANSWER_OPEN}\\boxed{{{letter}}}{ANSWER_CLOSE}"
+
+
+def parse_tool_call(turn: str) -> ToolCall:
+    """Reads the one call of a turn that ends at ``</tool_call>``.
+
+    Raises ProtocolError ``malformed_call`` when the turn has not exactly one well-formed call.
+    """
+    if turn.count(CALL_OPEN) != 1 or turn.count(CALL_CLOSE) != 1 or ANSWER_OPEN in turn:
+        raise ProtocolError("malformed_call")
+    body = turn[turn.index(CALL_OPEN) + len(CALL_OPEN) : turn.index(CALL_CLOSE)]
+    try:
+        call = json.loads(body)
+    except json.JSONDecodeError as error:
+        raise ProtocolError("malformed_call") from error
+    if not isinstance(call, dict) or set(call) != {"name", "arguments"}:
+        raise ProtocolError("malformed_call")
+    if not isinstance(call["name"], str) or not isinstance(call["arguments"], dict):
+        raise ProtocolError("malformed_call")
+    return ToolCall(call["name"], call["arguments"])
+
+
+def parse_ranking(turn: str, length: int = 10, candidates: int = 20) -> tuple[int, ...]:
+    """Candidate numbers of the final turn, best first.
+
+    Raises ProtocolError with one of ``no_answer``, ``malformed_answer``, ``wrong_length``,
+    ``unknown_item``, ``repeated_item``.
+    """
+    match = _RANKING.fullmatch(_answer_body(turn))
+    if match is None:
+        raise ProtocolError("malformed_answer")
+    numbers = _numbers(match.group(1))
+    if len(numbers) != length:
+        raise ProtocolError("wrong_length")
+    if not all(1 <= n <= candidates for n in numbers):
+        raise ProtocolError("unknown_item")
+    if len(set(numbers)) != len(numbers):
+        raise ProtocolError("repeated_item")
+    return numbers
+
+
+def parse_choice(turn: str) -> str:
+    """``"A"`` or ``"B"`` of the final turn; ProtocolError ``no_answer`` or ``malformed_answer``."""
+    match = _CHOICE.fullmatch(_answer_body(turn))
+    if match is None:
+        raise ProtocolError("malformed_answer")
+    return match.group(1)
+
+
+def _answer_body(turn: str) -> str:
+    if turn.count(ANSWER_OPEN) != 1 or turn.count(ANSWER_CLOSE) != 1:
+        raise ProtocolError("no_answer")
+    start, end = turn.index(ANSWER_OPEN) + len(ANSWER_OPEN), turn.index(ANSWER_CLOSE)
+    if end < start or CALL_OPEN in turn:
+        raise ProtocolError("malformed_answer")
+    return turn[start:end].strip()
+
+
+def _numbers(body: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in body.split(",")]
+    if parts and parts[-1] == "":
+        parts.pop()
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise ProtocolError("malformed_answer")
+    return tuple(int(part) for part in parts)

@@ -1,0 +1,1 @@
+"""Configurations as ml_collections files: ``--config=experiments/configs/office.py:preset``."""

@@ -1,0 +1,82 @@
+"""The embedded Office log with the embedded tiny policy.
+
+``--config=experiments/configs/office.py`` is the quickstart's size; ``office.py:full`` the longer
+preset over the whole test split, and ``office.py:smoke`` a minute's run for tests and notebooks.
+"""
+
+from ml_collections import ConfigDict
+
+PRESETS = ("quick", "full", "smoke")
+
+
+def get_config(preset: str = "quick") -> ConfigDict:
+    """The configuration of a preset; ValueError for a name that is not in ``PRESETS``."""
+    if preset not in PRESETS:
+        raise ValueError(f"preset: found {preset!r}, expected one of {', '.join(PRESETS)}")
+    config = ConfigDict()
+    config.dataset = _dataset()
+    config.sasrec = ConfigDict({"epochs": 40, "dim": 64, "blocks": 2, "heads": 1, "seed": 0})
+    config.policy = ConfigDict({"directory": "tools_data/tiny_policy", "title_tokens": 6})
+    config.engine = ConfigDict(
+        {"slots": 128, "max_tokens": 288, "decode_steps": 32, "wait_fraction": 0.5}
+    )
+    config.rta = _rta()
+    config.ppr = _ppr()
+    config.mesh = ConfigDict({"data": 1, "fsdp": 1, "tensor": 1})
+    config.evaluation = ConfigDict({"examples": 500, "validation_examples": 128})
+    config.seed = 0
+    return globals()[f"_{preset}"](config)
+
+
+def _dataset() -> ConfigDict:
+    return ConfigDict(
+        {
+            "name": "office_sample",
+            "interactions": "tools_data/office_sample/interactions.csv.gz",
+            "items": "tools_data/office_sample/items.jsonl.gz",
+            "max_history": 10,
+            "negatives": 19,
+            "candidate_seed": 0,
+        }
+    )
+
+
+def _rta() -> ConfigDict:
+    return ConfigDict(
+        {
+            "steps": 15,
+            "prompts": 16,
+            "members": 8,
+            "temperature": 1.0,
+            "learning_rate": 1e-4,
+            "warmup_steps": 2,
+            "clip_norm": 1.0,
+            "save_every": 5,
+        }
+    )
+
+
+def _ppr() -> ConfigDict:
+    config = _rta()
+    config.update({"steps": 8, "learning_rate": 3e-5, "mining_examples": 256, "rank_share": 0.25})
+    return config
+
+
+def _quick(config: ConfigDict) -> ConfigDict:
+    return config
+
+
+def _full(config: ConfigDict) -> ConfigDict:
+    config.rta.update({"steps": 80, "prompts": 32})
+    config.ppr.update({"steps": 24, "prompts": 32, "mining_examples": 1024})
+    config.evaluation.update({"examples": 0, "validation_examples": 256})
+    return config
+
+
+def _smoke(config: ConfigDict) -> ConfigDict:
+    config.sasrec.epochs = 2
+    config.engine.slots = 16
+    config.rta.update({"steps": 2, "prompts": 2, "members": 4, "save_every": 1})
+    config.ppr.update({"steps": 1, "prompts": 2, "members": 4, "mining_examples": 16})
+    config.evaluation.update({"examples": 16, "validation_examples": 8})
+    return config

@@ -1,0 +1,22 @@
+from agenticrec_jax.agent import interventions, scripted
+
+TEXT = "brand bought:5,17,; popular:7,3,12,1,9,20,; 3 pens"
+
+
+def test_permuting_renames_consistently_and_keeps_the_form():
+    shown = interventions.permute(TEXT + "; similar:7,5,", 11)
+    before, after = scripted.read_orders(TEXT), scripted.read_orders(shown)
+    assert [len(order) for order in before.values()] == [len(after[label]) for label in before]
+    assert after["similar"] == (after["popular"][0], after["brand bought"][0])
+    assert after["popular"] != before["popular"] and shown.endswith(",")
+    assert "; 3 pens;" in shown
+
+
+def test_permuting_depends_on_the_example_and_is_repeatable():
+    shown = [interventions.permute(TEXT, example) for example in range(20)]
+    assert shown == [interventions.permute(TEXT, example) for example in range(20)]
+    assert len(set(shown)) == 20
+
+
+def test_blank_says_the_same_of_everything():
+    assert {interventions.blank(TEXT, 1), interventions.blank("", 2)} == {interventions.BLANK}

@@ -1,0 +1,102 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agenticrec_jax.agent import protocol
+from agenticrec_jax.agent.protocol import ProtocolError, ToolCall
+
+TEN = (7, 3, 12, 20, 1, 5, 9, 2, 4, 6)
+
+
+def _reason(parse, text):
+    with pytest.raises(ProtocolError) as caught:
+        parse(text)
+    return caught.value.reason
+
+
+@given(st.permutations(range(1, 21)))
+def test_a_rendered_ranking_reads_back(numbers):
+    text = f"<think>so it is</think>{protocol.render_ranking(numbers[:10])}"
+    assert protocol.parse_ranking(text) == tuple(numbers[:10])
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (TEN[:9], "wrong_length"),
+        ((*TEN, 8), "wrong_length"),
+        ((*TEN[:9], 21), "unknown_item"),
+        ((*TEN[:9], 0), "unknown_item"),
+        ((*TEN[:9], 7), "repeated_item"),
+    ],
+)
+def test_an_illegal_ranking_is_named(body, reason):
+    assert _reason(protocol.parse_ranking, protocol.render_ranking(body)) == reason
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("<think>thinking", "no_answer"),
+        ("\\boxed{[1,2,3]}", "no_answer"),
+        (protocol.render_ranking(TEN) * 2, "no_answer"),
+        ("</answer>\\boxed{[1,]}<answer>", "malformed_answer"),
+        ("<answer>1,2,3</answer>", "malformed_answer"),
+        ("<answer>\\boxed{[1,two,3]}</answer>", "malformed_answer"),
+        ("<answer>\\boxed{[1,,3]}</answer>", "malformed_answer"),
+        ("<answer>\\boxed{[1, -2]}</answer>", "malformed_answer"),
+        ("<tool_call>" + protocol.render_ranking(TEN), "malformed_answer"),
+    ],
+)
+def test_a_malformed_answer_is_named(text, reason):
+    assert _reason(protocol.parse_ranking, text) == reason
+
+
+def test_shorter_lists_can_be_asked_for():
+    assert protocol.parse_ranking("<answer>\\boxed{[2, 1]}</answer>", 2, 2) == (2, 1)
+
+
+@pytest.mark.parametrize("letter", ["A", "B"])
+def test_choices_read_back(letter):
+    assert protocol.parse_choice(protocol.render_choice(letter)) == letter
+
+
+@pytest.mark.parametrize("text", ["<answer>A</answer>", "<answer>\\boxed{C}</answer>"])
+def test_other_choices_are_malformed(text):
+    assert _reason(protocol.parse_choice, text) == "malformed_answer"
+
+
+@given(
+    st.from_regex(r"[a-z_]{1,20}", fullmatch=True),
+    st.dictionaries(st.text(st.characters(exclude_characters="<>")), st.text()),
+)
+def test_calls_read_back_whatever_their_arguments(name, arguments):
+    call = ToolCall(name, {key: value.replace("<", "") for key, value in arguments.items()})
+    assert protocol.parse_tool_call(f"<think>hm</think>{call.render()}") == call
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        "{}",
+        "[1]",
+        '{"name":"x"}',
+        '{"name":1,"arguments":{}}',
+        '{"name":"x","arguments":[]}',
+        '{"name":"x","arguments":{},"more":1}',
+        '{"name":"x","arguments":{}',
+    ],
+)
+def test_malformed_calls_are_named(body):
+    text = f"<tool_call>{body}</tool_call>"
+    assert _reason(protocol.parse_tool_call, text) == "malformed_call"
+
+
+def test_two_calls_or_an_answer_in_one_turn_are_malformed():
+    call = ToolCall("x", {}).render()
+    assert _reason(protocol.parse_tool_call, call + call) == "malformed_call"
+    assert _reason(protocol.parse_tool_call, "<answer>" + call) == "malformed_call"
+    assert json.loads(call[len("<tool_call>") : -len("</tool_call>")])["name"] == "x"
