@@ -1,0 +1,236 @@
+"""What a run says while it runs: metrics.jsonl, TensorBoard, terminal lines and progress.
+
+One line of ``metrics.jsonl`` is one step: ``{"stage": "rta", "step": 3, "loss": 0.12, ...}``. Only
+process 0 writes. A run that resumes first cuts the lines after its last committed step, so that a
+step that is replayed stands in the file once.
+"""
+
+import json
+import math
+import os
+import pathlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Self
+
+import numpy as np
+import rich
+from rich import progress as rich_progress
+from rich.console import Console
+from tensorboardX import SummaryWriter
+
+Metric = float | tuple[float, float]  # a value, or (sum, count) whose mean is meant
+
+FILE_NAME = "metrics.jsonl"
+
+
+def mean_of(metric: Metric) -> float:
+    """The value of a metric: itself, or sum / count; NaN where nothing was counted."""
+    if not isinstance(metric, tuple):
+        return float(np.asarray(metric))
+    total, count = (float(np.asarray(part)) for part in metric)
+    return total / count if count else math.nan
+
+
+def read_metrics(path: str | os.PathLike) -> list[dict]:
+    """The lines of a ``metrics.jsonl``; a last line that a kill left unfinished is passed over."""
+    file = pathlib.Path(path)
+    if not file.exists():
+        return []
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+class MetricsWriter:
+    """Writes the metrics of every step to ``workdir``; does nothing on processes other than 0.
+
+    Args:
+      workdir: directory; ``metrics.jsonl`` and ``tensorboard/<stage>/`` are made in it.
+      process_index: of this process among those of the run.
+      console: where lines are printed, by default rich's own so that bars and lines go together.
+      echo_every_s: a step is printed when this many seconds have passed since the last one that
+        was; the first step of a stage and the last one always are.
+    """
+
+    def __init__(
+        self,
+        workdir: str | os.PathLike,
+        process_index: int = 0,
+        *,
+        console: Console | None = None,
+        echo_every_s: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._active = process_index == 0
+        self._path = pathlib.Path(workdir) / FILE_NAME
+        self._console = console or rich.get_console()
+        self._echo_every_s, self._clock = echo_every_s, clock
+        self._boards: dict[str, SummaryWriter] = {}
+        self._echoed: dict[str, float] = {}
+        self._waiting: str | None = None
+        if self._active:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._keep(read_metrics(self._path))
+
+    def resume(self, stage: str, step: int) -> None:
+        """Forgets what ``stage`` wrote after ``step``, the last committed one (0: all of it)."""
+        if not self._active:
+            return
+        lines = read_metrics(self._path)
+        self._keep([line for line in lines if line["stage"] != stage or line["step"] <= step])
+        self._board(stage, purge_step=step + 1)
+
+    def write(self, stage: str, step: int, metrics: Mapping[str, Metric]) -> None:
+        """Writes one step. A value that is not finite becomes null in the file.
+
+        Raises:
+          ValueError: a metric is named ``stage`` or ``step``.
+        """
+        if clash := {"stage", "step"} & set(metrics):
+            raise ValueError(f"metric names {sorted(clash)} are taken by the line's own fields")
+        if not self._active:
+            return
+        values = {name: mean_of(metric) for name, metric in metrics.items()}
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(_json_line({"stage": stage, "step": int(step)} | values))
+        for name, value in values.items():
+            self._board(stage).add_scalar(name, value, int(step))
+        self._echo(stage, step, values)
+
+    def close(self) -> None:
+        """Prints the last step if it was not, and flushes TensorBoard."""
+        self._flush_echo()
+        for board in self._boards.values():
+            board.close()
+        self._boards.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+    def _keep(self, lines: list[dict]) -> None:
+        if not self._path.exists():
+            return
+        partial = self._path.with_suffix(".partial")
+        partial.write_text("".join(map(_json_line, lines)), encoding="utf-8")
+        os.replace(partial, self._path)
+
+    def _board(self, stage: str, purge_step: int | None = None) -> SummaryWriter:
+        if stage not in self._boards:
+            directory = self._path.parent / "tensorboard" / stage
+            self._boards[stage] = SummaryWriter(str(directory), purge_step=purge_step)
+        return self._boards[stage]
+
+    def _echo(self, stage: str, step: int, values: Mapping[str, float]) -> None:
+        now = self._clock()
+        line = f"{stage} {step}  " + "  ".join(f"{n} {_short(v)}" for n, v in values.items())
+        if stage not in self._echoed:
+            self._flush_echo()
+        self._waiting = line
+        if now - self._echoed.get(stage, -math.inf) >= self._echo_every_s:
+            self._echoed[stage] = now
+            self._flush_echo()
+
+    def _flush_echo(self) -> None:
+        if self._waiting is not None:
+            print_line(self._console, self._waiting)
+        self._waiting = None
+
+
+class Progress:
+    """A bar on a terminal, plain lines elsewhere: the first, one an interval, and the last.
+
+    ``with Progress("rta", total=15) as progress: progress.advance(note="reward 0.31")``
+    """
+
+    def __init__(
+        self,
+        name: str,
+        total: int,
+        *,
+        done: int = 0,
+        unit: str = "steps",
+        process_index: int = 0,
+        console: Console | None = None,
+        every_s: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._name, self._total, self._unit = name, total, unit
+        self._done = self._start = done
+        self._active = process_index == 0
+        self._console = console or rich.get_console()
+        self._every_s, self._clock = every_s, clock
+        self._bar: rich_progress.Progress | None = None
+        self._note = ""
+        self._last = done  # the count in the last plain line
+
+    def __enter__(self) -> Self:
+        self._began = self._said = self._clock()
+        if not self._active:
+            return self
+        if self._console.is_terminal:
+            self._bar = _bar(self._console)
+            self._bar.start()
+            self._task = self._bar.add_task(
+                self._name, total=self._total, completed=self._done, note="", unit=self._unit
+            )
+        else:
+            print_line(self._console, f"{self._name}: {self._done}/{self._total} {self._unit}")
+        return self
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """Counts ``count`` more as done; ``note`` is shown beside the count."""
+        self._done += count
+        self._note = note
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self._done, note=note)
+        elif self._active and self._clock() - self._said >= self._every_s:
+            self._say()
+
+    def __exit__(self, *exception) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        elif self._active and self._done != self._last:
+            self._say()
+
+    def _say(self) -> None:
+        self._said, self._last = self._clock(), self._done
+        elapsed = self._said - self._began
+        text = f"{self._name}: {self._done}/{self._total} {self._unit}, {elapsed:.0f} s"
+        if self._start < self._done < self._total:
+            left = elapsed / (self._done - self._start) * (self._total - self._done)
+            text += f", about {left:.0f} s left"
+        print_line(self._console, f"{text}  {self._note}".rstrip())
+
+
+def print_line(console: Console, text: str) -> None:
+    """Prints one line as it is: no markup, no wrapping."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    console.file.flush()
+
+
+def _bar(console: Console) -> rich_progress.Progress:
+    return rich_progress.Progress(
+        rich_progress.TextColumn("{task.description}", markup=False),
+        rich_progress.BarColumn(),
+        rich_progress.MofNCompleteColumn(),
+        rich_progress.TextColumn("{task.fields[unit]}", markup=False),
+        rich_progress.TimeElapsedColumn(),
+        rich_progress.TimeRemainingColumn(),
+        rich_progress.TextColumn("{task.fields[note]}", markup=False),
+        console=console,
+    )
+
+
+def _json_line(values: Mapping) -> str:
+    finite = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in values.items()
+    }
+    return json.dumps(finite) + "\n"
+
+
+def _short(value: float) -> str:
+    return f"{value:.4g}" if not abs(value) >= 1e4 else f"{value:.0f}"
