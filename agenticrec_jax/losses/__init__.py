@@ -1,1 +1,20 @@
-"""Losses and advantages: arrays in, arrays and metrics out."""
+"""Losses and advantages: arrays in, a number and its metrics out. No model, no config."""
+
+from agenticrec_jax.losses.advantages import group_advantages, keep_groups
+from agenticrec_jax.losses.grpo import grpo_loss, kl_divergence
+from agenticrec_jax.losses.ppr import bidirectional_logistic_loss, preference_policy_loss
+from agenticrec_jax.losses.reductions import LossFn, Metrics, for_batch
+from agenticrec_jax.losses.sft import sft_loss
+
+__all__ = [
+    "LossFn",
+    "Metrics",
+    "bidirectional_logistic_loss",
+    "for_batch",
+    "group_advantages",
+    "grpo_loss",
+    "keep_groups",
+    "kl_divergence",
+    "preference_policy_loss",
+    "sft_loss",
+]
