@@ -1,0 +1,150 @@
+"""Programs started as a person starts them: bad input, exit statuses, help, cache, phases."""
+
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import pytest
+
+from experiments import app
+
+PROGRAM = '''
+"""Counts to a number."""
+from absl import flags
+from ml_collections import config_flags
+from agenticrec_jax.errors import InputError
+from experiments import app
+
+PRESET = flags.DEFINE_enum("preset", "quick", ["quick", "full"], "How long.")
+COUNT = flags.DEFINE_integer("count", 3, "How far.", lower_bound=1)
+CONFIG = config_flags.DEFINE_config_file("config", None, "Settings.")
+
+def main(_):
+    if COUNT.value == 7:
+        raise InputError("items.csv, line 3, field item_id: found nothing, expected an id.")
+    if COUNT.value == 8:
+        raise KeyboardInterrupt
+    if COUNT.value == 9:
+        raise RuntimeError("a fault of ours")
+    import jax
+    print("cache", jax.config.jax_compilation_cache_dir)
+    if COUNT.value == 10:
+        def slow_to_compile(x):
+            for _ in range(200):
+                x = jax.lax.sort(x @ x + 1)
+            return x
+        jax.jit(slow_to_compile)(jax.numpy.ones((8, 8)))
+
+if __name__ == "__main__":
+    app.run(main)
+'''
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("program")
+    (directory / "counts.py").write_text(PROGRAM)
+    (directory / "good.py").write_text(
+        "from ml_collections import config_dict\n"
+        "def get_config():\n    return config_dict.ConfigDict({'rate': 1.0})\n"
+    )
+    (directory / "bad.py").write_text("def get_config():\n    raise ValueError('rate below 0')\n")
+    return directory
+
+
+def start(program, *arguments):
+    root = pathlib.Path(app.__file__).parents[1]
+    environment = os.environ | {"PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu"}
+    return subprocess.run(
+        [sys.executable, "counts.py", *arguments],
+        cwd=program,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--count=7"], "items.csv, line 3, field item_id"),
+        (["--preset=fulll"], "--preset=fulll: value should be one of <quick|full>"),
+        (["--count=0"], "--count=0: 0 is not a positive integer"),
+        (["--presett=full"], "'presett'. Did you mean: preset ?"),
+        (["full"], "'full'"),
+        (["--config=none.py"], "--config: found no file 'none.py'"),
+        (
+            ["--config=bad.py"],
+            "--config=bad.py: Error whilst parsing config file: ValueError: rate",
+        ),
+        (["--config=good.py", "--config.ratee=2"], "--config: no setting 'ratee' Did you mean"),
+        (["--config=good.py", "--config.rate=x"], "--config.rate=x: could not convert"),
+        (["--compilation_cache=/proc/no"], "--compilation_cache: found '/proc/no'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_is_one_sentence_and_status_2(program, arguments, said):
+    ended = start(program, *arguments)
+    assert ended.returncode == app.BAD_INPUT
+    assert ended.stdout == ""
+    assert len(ended.stderr.splitlines()) == 1 and ended.stderr.startswith("error: ")
+    assert said in ended.stderr
+
+
+def test_an_interrupt_ends_quietly_and_a_fault_of_ours_keeps_its_traceback(program):
+    ended = start(program, "--count=8")
+    assert (ended.returncode, ended.stderr) == (app.INTERRUPTED, "error: interrupted.\n")
+    fault = start(program, "--count=9")
+    assert fault.returncode == 1 and "Traceback" in fault.stderr
+
+
+def test_help_says_what_the_program_does_and_succeeds(program):
+    ended = start(program, "--help")
+    assert ended.returncode == 0
+    assert "Counts to a number." in ended.stdout and "--preset" in ended.stdout
+
+
+def test_the_compilation_cache_is_filled(program, tmp_path):
+    ended = start(program, "--count=10", f"--compilation_cache={tmp_path / 'xla'}")
+    assert ended.returncode == 0, ended.stderr
+    assert f"cache {tmp_path / 'xla'}" in ended.stdout
+    assert any("slow_to_compile" in file.name for file in (tmp_path / "xla").iterdir())
+    none = start(program, "--compilation_cache=")
+    assert none.returncode == 0 and "cache None" in none.stdout
+
+
+def test_a_phase_records_wall_cpu_and_its_own_peak_memory():
+    before = len(app.phase_records())
+    with app.phase("outer", quiet=True):
+        with app.phase("large", quiet=True):
+            block = bytearray(200 * 2**20)
+            block[:: 2**12] = b"x" * len(block[:: 2**12])
+            del block
+        with app.phase("small", quiet=True):
+            time.sleep(0.05)
+        end = time.process_time() + 0.2
+        while time.process_time() < end:
+            pass
+    large, small, outer = app.phase_records()[before:]
+    assert [large["name"], small["name"], outer["name"]] == ["large", "small", "outer"]
+    assert large["peak_mb"] > small["peak_mb"] + 150
+    assert outer["peak_mb"] >= large["peak_mb"]
+    assert small["wall_s"] >= 0.05 > small["cpu_s"]
+    assert outer["cpu_s"] >= 0.2 and outer["wall_s"] >= large["wall_s"] + small["wall_s"]
+
+
+def test_the_cpu_time_of_ended_children_counts(capfd):
+    burn = "import time\nwhile time.process_time() < 0.4: pass"
+    with app.phase("child") as record:
+        subprocess.run([sys.executable, "-c", burn], check=True)
+    assert record["cpu_s"] >= 0.4
+    printed = capfd.readouterr().out.splitlines()
+    assert printed[0] == "== child" and printed[1].startswith("== child: ")
+
+
+def test_a_phase_that_fails_is_still_recorded():
+    with pytest.raises(RuntimeError), app.phase("fails", quiet=True):
+        raise RuntimeError
+    assert app.phase_records()[-1]["name"] == "fails"
