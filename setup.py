@@ -12,6 +12,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["agenticrec_jax*", "experiments*", "tools_data*"]),
     include_package_data=True,
+    package_data={"tools_data": ["*_sample/*"]},
     install_requires=[
         "jax>=0.10",
         "flax>=0.12",

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags
 
-from agenticrec_jax.data.export import INTERACTIONS_FILE, ITEMS_FILE, write_log
+from agenticrec_jax.data.export import INTERACTIONS_FILE, ITEMS_FILE, log_files
 from agenticrec_jax.data.interactions import InteractionLog, make_items, make_log, read_log
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.testing.synthetic import synthetic_log
@@ -60,13 +60,13 @@ the project's own licence. Whoever may not use it finds a made-up log of the sam
 
 ## Filtering
 
-- 5-core of October 2016 to November 2018, then only the users active in the last fifth of that
-  period, each with the events that the published rows hold (history of at most ten items and the
+- 5-core of October 2016 to November 2018, then only the users active in the last fifth (by time) of
+  the interactions, each with the events that those rows hold (history of at most ten items and the
   target). For about 200 users the oldest events may be missing, and a few users and items have
   fewer than five interactions.
 - Users are renamed u0001, u0002, .. in a shuffled order; the original ids are not here.
 - Item ids, titles, brands and the main category stay. Descriptions are left out; the source has no
-  prices or average ratings. {cut}
+  prices or average ratings. Otherwise the whole log is here.
 - Made by `python -m tools_data.build_sample --source=DIR --output=DIR --seed={seed}`.
 """
 
@@ -90,16 +90,18 @@ def build(source: str, output: Path, seed: int) -> InteractionLog:
       InputError: if the source directory cannot be read, or the sample would be too large.
     """
     if source == SYNTHETIC:
-        log, text, limit, cut = synthetic_log(seed=seed), _SYNTHETIC_TEXT, SYNTHETIC_LIMIT, ""
+        log, text, limit = synthetic_log(seed=seed), _SYNTHETIC_TEXT, SYNTHETIC_LIMIT
     else:
         raw = read_log(Path(source) / INTERACTIONS_FILE, Path(source) / ITEMS_FILE)
         log, text, limit = rename_users(without_texts(raw), seed), _OFFICE_TEXT, OFFICE_LIMIT
-        cut = "The whole log is here."
-    files = write_log(log, output)
-    size = sum(path.stat().st_size for path in files)
+    files = log_files(log)
+    size = sum(map(len, files.values()))
     if size > limit:
-        raise InputError(f"{output}: found {size} bytes of data, expected at most {limit}")
-    (output / "SOURCE.md").write_text(_describe(text, log, files, cut, seed), encoding="utf-8")
+        raise InputError(f"{source}: found {size} bytes of packed data, expected at most {limit}")
+    output.mkdir(parents=True, exist_ok=True)
+    for name, data in files.items():
+        (output / name).write_bytes(data)
+    (output / "SOURCE.md").write_text(_describe(text, log, files, seed), encoding="utf-8")
     return log
 
 
@@ -122,7 +124,7 @@ def rename_users(log: InteractionLog, seed: int) -> InteractionLog:
     return make_log(names, log.item[order], log.time[order], log.rating[order], items=log.items)
 
 
-def _describe(text: str, log: InteractionLog, files, cut: str, seed: int) -> str:
+def _describe(text: str, log: InteractionLog, files: dict[str, bytes], seed: int) -> str:
     days = log.time[[0, -1]].astype("datetime64[s]").astype("datetime64[D]")
     body = text.format(
         users=log.num_users,
@@ -130,10 +132,9 @@ def _describe(text: str, log: InteractionLog, files, cut: str, seed: int) -> str
         events=len(log),
         first=days[0],
         last=days[1],
-        cut=cut,
         seed=seed,
     )
-    sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}" for path in files]
+    sums = [f"{hashlib.sha256(data).hexdigest()}  {name}" for name, data in files.items()]
     return body + "\n## Checksums (sha256)\n\n" + "".join(f"    {line}\n" for line in sums)
 
 

@@ -13,13 +13,20 @@ INTERACTIONS_FILE = "interactions.csv.gz"
 ITEMS_FILE = "items.jsonl.gz"
 
 
+def log_files(log: InteractionLog) -> dict[str, bytes]:
+    """The bytes of interactions.csv.gz (events in log order) and items.jsonl.gz, by file name."""
+    files = {INTERACTIONS_FILE: _events_csv(log), ITEMS_FILE: _items_jsonl(log.items)}
+    return {
+        name: gzip.compress(text.encode(), compresslevel=9, mtime=0) for name, text in files.items()
+    }
+
+
 def write_log(log: InteractionLog, directory: str | Path) -> tuple[Path, Path]:
-    """Writes interactions.csv.gz (in log order) and items.jsonl.gz; returns their paths."""
+    """Writes the log's two files into a directory; returns their paths, interactions first."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    files = {INTERACTIONS_FILE: _events_csv(log), ITEMS_FILE: _items_jsonl(log.items)}
-    for name, text in files.items():
-        (directory / name).write_bytes(gzip.compress(text.encode(), compresslevel=9, mtime=0))
+    for name, data in log_files(log).items():
+        (directory / name).write_bytes(data)
     return directory / INTERACTIONS_FILE, directory / ITEMS_FILE
 
 
