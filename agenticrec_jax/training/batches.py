@@ -1,0 +1,227 @@
+"""From rollouts to the padded micro-batches the learner takes.
+
+Axes: P prompts, G members of a prompt's group, T completion tokens (Tp prompt tokens).
+
+Shapes come from buckets so that a long run compiles few programs. Padding is on the right of
+prompts and of completions. Micro-batches hold whole groups, of similar length, under a budget of
+tokens. Member weights carry the denominator of the *whole* batch (see `losses.reductions`), so
+nothing depends on how groups are spread over micro-batches, and a dropped group keeps its share of
+the denominator while costing no work.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from agenticrec_jax.losses import Metrics, group_advantages, keep_groups
+from agenticrec_jax.types import SAMPLED
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class RolloutBatch:
+    """Whole groups, padded: what one micro-batch of the learner holds.
+
+    prompts: token ids, padded on the right.
+    prompt_valid: True for the tokens of the prompt (at least one in every row).
+    completions: everything after the prompt, observations included, padded on the right.
+    valid: True for the tokens of the completion.
+    sampled: True for the tokens the policy wrote; only these are scored and get a gradient.
+    behaviour_logprobs: of sampled tokens, at the time they were sampled; 0 elsewhere.
+    advantages: of each member.
+    weights: share of each member in the whole batch; 0 for padding groups.
+    reference_logprobs: of sampled tokens under a reference policy, for losses that want them.
+    entropy: of the policy at each sampled token; the learner fills it in before it calls the loss.
+    """
+
+    prompts: Int[Array, "P Tp"]
+    prompt_valid: Bool[Array, "P Tp"]
+    completions: Int[Array, "P G T"]
+    valid: Bool[Array, "P G T"]
+    sampled: Bool[Array, "P G T"]
+    behaviour_logprobs: Float[Array, "P G T"]
+    advantages: Float[Array, "P G"]
+    weights: Float[Array, "P G"]
+    reference_logprobs: Float[Array, "P G T"] | None = None
+    entropy: Float[Array, "P G T"] | None = None
+
+
+class Completion(Protocol):
+    """What a rollout must show of itself: parallel arrays over its T tokens."""
+
+    ids: Int[np.ndarray, "T"]
+    logprobs: Float[np.ndarray, "T"]
+    origin: Int[np.ndarray, "T"]
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A completion to imitate: `Completion` without log-probs of its own."""
+
+    ids: Int[np.ndarray, "T"]
+    origin: Int[np.ndarray, "T"]
+
+    @property
+    def logprobs(self) -> Float[np.ndarray, "T"]:
+        """Zeros: nobody sampled it."""
+        return np.zeros(len(self.ids), np.float32)
+
+
+@dataclass(frozen=True)
+class Group:
+    """One prompt with its completions, each with its advantage and weight [G], before padding."""
+
+    prompt: Sequence[int]
+    completions: Sequence[Completion]
+    advantages: Float[np.ndarray, "G"]
+    weights: Float[np.ndarray, "G"]
+
+    @property
+    def longest(self) -> int:
+        """Tokens in the longest completion."""
+        return max(len(completion.ids) for completion in self.completions)
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How groups are put into micro-batches.
+
+    token_budget: padded tokens in a micro-batch, prompts and completions together; a group that
+      exceeds it alone gets a micro-batch of its own.
+    prompt_buckets, completion_buckets: allowed padded lengths, ascending; or one number, for its
+      multiples.
+    group_multiple: micro-batches hold a multiple of this many groups (the devices the batch is
+      sharded over).
+    pad_id: token in padded places.
+    """
+
+    token_budget: int
+    prompt_buckets: int | tuple[int, ...] = 32
+    completion_buckets: int | tuple[int, ...] = 32
+    group_multiple: int = 1
+    pad_id: int = 0
+
+
+def bucket_length(length: int, buckets: int | tuple[int, ...], what: str = "sequence") -> int:
+    """Returns the smallest bucket that holds length tokens.
+
+    Raises:
+      ValueError: if length is beyond the largest declared bucket.
+    """
+    if isinstance(buckets, int):
+        return max(1, -(-length // buckets)) * buckets
+    for bucket in buckets:
+        if length <= bucket:
+            return bucket
+    raise ValueError(f"a {what} has {length} tokens, the largest bucket holds {buckets[-1]}")
+
+
+def rollout_groups(
+    prompts: Sequence[Sequence[int]],
+    rollouts: Sequence[Sequence[Completion]],
+    rewards: Float[np.ndarray, "P G"],
+    *,
+    baseline: str = "mean",
+    scale: str = "none",
+    drop_negative: bool = True,
+    drop_equal: bool = True,
+) -> tuple[list[Group], Metrics]:
+    """Returns the groups that teach something, with advantages, and how many were dropped.
+
+    Every member weighs ``1 / (P * G)`` over the nominal P, dropped groups included: there is no
+    refill, and the step is smaller when fewer groups are left. Advantage and dropping options are
+    those of `losses.group_advantages` and `losses.keep_groups`.
+    """
+    rewards = np.asarray(rewards, np.float32)
+    keep, metrics = keep_groups(rewards, None, drop_negative, drop_equal)
+    advantages = np.asarray(group_advantages(rewards, None, baseline, scale))
+    weights = np.full(rewards.shape[1], 1.0 / rewards.size, np.float32)
+    groups = [Group(prompts[p], rollouts[p], advantages[p], weights) for p in np.flatnonzero(keep)]
+    metrics["advantage_spread"] = (np.abs(advantages).sum(), np.float32(rewards.size))
+    return groups, metrics
+
+
+def demonstration_groups(
+    prompts: Sequence[Sequence[int]], demonstrations: Sequence[Demonstration]
+) -> list[Group]:
+    """Returns groups of one, weighted so that the supervised loss is a mean over its tokens."""
+    tokens = sum(int((np.asarray(d.origin) == SAMPLED).sum()) for d in demonstrations)
+    weights = np.full(1, 1.0 / max(tokens, 1), np.float32)
+    return [
+        Group(prompt, [demonstration], np.ones(1, np.float32), weights)
+        for prompt, demonstration in zip(prompts, demonstrations, strict=True)
+    ]
+
+
+def pack_groups(groups: Sequence[Group], packing: Packing) -> list[RolloutBatch]:
+    """Returns micro-batches of whole groups, longest first; none for no groups.
+
+    The number of groups in a micro-batch is `packing.group_multiple` times a power of two; the last
+    ones may be filled up with groups of weight 0.
+
+    Raises:
+      ValueError: if groups differ in their number of members, a prompt is empty, or a length is
+        beyond the largest bucket.
+    """
+    if len(sizes := {len(group.completions) for group in groups}) > 1:
+        raise ValueError(f"groups have {sorted(sizes)} members, expected the same in all")
+    if any(len(group.prompt) == 0 for group in groups):
+        raise ValueError("a prompt has no tokens, expected at least one")
+    waiting = sorted(groups, key=lambda group: (group.longest, len(group.prompt)), reverse=True)
+    batches = []
+    while waiting:
+        count, prompt_length, completion_length = _next_shape(waiting, packing)
+        taken, waiting = waiting[:count], waiting[count:]
+        batches.append(_pad(taken, count, prompt_length, completion_length, packing.pad_id))
+    return batches
+
+
+def _next_shape(waiting: Sequence[Group], packing: Packing) -> tuple[int, int, int]:
+    """Returns P, Tp and T of the micro-batch that takes the first groups of the queue."""
+    members = len(waiting[0].completions)
+    completion = bucket_length(waiting[0].longest, packing.completion_buckets, "completion")
+
+    def prompt_bucket(count: int) -> int:
+        longest = max(len(group.prompt) for group in waiting[:count])
+        return bucket_length(longest, packing.prompt_buckets, "prompt")
+
+    def fits(count: int) -> bool:
+        return count * (prompt_bucket(count) + members * completion) <= packing.token_budget
+
+    count = packing.group_multiple
+    # Twice as many only if at most a quarter of them would be padding.
+    while 2 * len(waiting) >= 3 * count and fits(2 * count):
+        count *= 2
+    return count, prompt_bucket(count), completion
+
+
+def _pad(
+    groups: Sequence[Group], count: int, prompt_length: int, completion_length: int, pad_id: int
+) -> RolloutBatch:
+    """Returns the groups in arrays of the given shape, filled up with empty groups."""
+    members = len(groups[0].completions)
+    shape = (count, members, completion_length)
+    prompts = np.full((count, prompt_length), pad_id, np.int32)
+    prompt_valid = np.zeros((count, prompt_length), bool)
+    prompt_valid[:, 0] = True  # an empty group attends to one token, never to none
+    completions = np.full(shape, pad_id, np.int32)
+    valid, sampled = np.zeros(shape, bool), np.zeros(shape, bool)
+    logprobs = np.zeros(shape, np.float32)
+    advantages, weights = np.zeros((2, count, members), np.float32)
+    for p, group in enumerate(groups):
+        prompts[p, : len(group.prompt)] = group.prompt
+        prompt_valid[p, : len(group.prompt)] = True
+        advantages[p], weights[p] = group.advantages, group.weights
+        for g, completion in enumerate(group.completions):
+            length = len(completion.ids)
+            completions[p, g, :length] = completion.ids
+            valid[p, g, :length] = True
+            sampled[p, g, :length] = np.asarray(completion.origin) == SAMPLED
+            logprobs[p, g, :length] = np.where(sampled[p, g, :length], completion.logprobs, 0.0)
+    return RolloutBatch(
+        prompts, prompt_valid, completions, valid, sampled, logprobs, advantages, weights
+    )
