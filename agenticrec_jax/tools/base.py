@@ -1,0 +1,154 @@
+"""What every tool shares: the as-of view it looks at, its protocol, and the box that calls it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from agenticrec_jax.data.examples import RankingExample
+from agenticrec_jax.data.interactions import InteractionLog, Items
+from agenticrec_jax.errors import InputError
+
+
+class AsOfView:
+    """All that a tool may know of one question: the user's own events before it, the candidates.
+
+    The events are copied out of the log when the view is made; nothing at or after the cut, no
+    other user's event and not the target can be reached from it. Others' behaviour reaches tools
+    only through artefacts that were fitted before the question.
+
+    Attributes:
+      user, time: user code, and the unix seconds at which the question is asked.
+      own_items, own_ratings, own_times: all the user's events at positions before the question,
+        oldest first (codes; NaN where unrated; unix seconds).
+      history, history_ratings: the at most ten newest of them, as shown in the prompt.
+      candidates: item codes in the order shown.
+      items: the catalogue.
+    """
+
+    def __init__(self, log: InteractionLog, example: RankingExample):
+        events = log.events_of(example.user)
+        own = events[events < example.position]
+        self.user = example.user
+        self.time = example.time
+        self.items: Items = log.items
+        self.own_items: tuple[int, ...] = tuple(log.item[own].tolist())
+        self.own_ratings: tuple[float, ...] = tuple(log.rating[own].tolist())
+        self.own_times: tuple[int, ...] = tuple(log.time[own].tolist())
+        self.history = tuple(example.history)
+        self.candidates = tuple(example.candidates)
+        shown = len(self.history)
+        if not shown or self.own_items[-shown:] != self.history:
+            raise InputError(
+                f"example {example.example_id}, field history: found items that are not the user's "
+                f"newest events before position {example.position}, expected those of the log"
+            )
+        self.history_ratings = self.own_ratings[-shown:]
+
+    def number_of(self, item: int) -> int:
+        """Candidate number of an item code, counted from 1; ValueError if it is none."""
+        return self.candidates.index(item) + 1
+
+
+class Tool(Protocol):
+    """A function the policy may call: a name, a description, JSON schema, and the call."""
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
+
+    def __call__(self, view: AsOfView, **arguments: Any) -> str:
+        """The observation's text: one line, compact, the same for the same view and arguments."""
+        ...
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What came back: text for the policy, and whether the call was legal."""
+
+    text: str
+    ok: bool
+
+
+class Toolbox:
+    """Tools by name; checks a call's arguments before making it."""
+
+    def __init__(self, tools: Sequence[Tool]):
+        self._tools = {tool.name: tool for tool in tools}
+        if len(self._tools) != len(tools):
+            raise InputError(f"tools: found {[tool.name for tool in tools]}, expected each once")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._tools)
+
+    def schemas(self) -> list[dict[str, Any]]:
+        """One ``{"name", "description", "parameters"}`` per tool, as prompts list them."""
+        return [
+            {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
+            for tool in self._tools.values()
+        ]
+
+    def call(self, view: AsOfView, name: str, arguments: dict[str, Any]) -> Observation:
+        """Makes one call; an unknown tool or wrong arguments give ``ok=False`` and say so."""
+        tool = self._tools.get(name) if isinstance(name, str) else None
+        if tool is None:
+            return Observation(f"no tool of that name; tools: {', '.join(self.names)}", False)
+        fault = argument_fault(tool.parameters, arguments)
+        if fault:
+            return Observation(f"{name}: {fault}", False)
+        return Observation(tool(view, **arguments), True)
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+    "array": (list,),
+    "object": (dict,),
+}
+
+
+def argument_fault(schema: dict[str, Any], arguments: Any) -> str | None:
+    """What is wrong with ``arguments`` under an object schema (its flat part), or None.
+
+    Checks required names, unknown names and types; names that come from the policy are not echoed.
+    """
+    if not isinstance(arguments, dict):
+        return "arguments must be an object"
+    properties = schema.get("properties", {})
+    for name in schema.get("required", ()):
+        if name not in arguments:
+            return f"argument {name} is missing"
+    if any(name not in properties for name in arguments):
+        return f"unknown argument; known: {', '.join(properties) or 'none'}"
+    for name, value in arguments.items():
+        kinds = properties[name]["type"]
+        kinds = [kinds] if isinstance(kinds, str) else kinds
+        if not any(_is_kind(value, kind) for kind in kinds):
+            return f"argument {name} must be of type {' or '.join(kinds)}"
+    return None
+
+
+def _is_kind(value: Any, kind: str) -> bool:
+    if isinstance(value, bool):
+        return kind == "boolean"
+    return isinstance(value, _KINDS[kind])
+
+
+def object_schema(**properties: dict[str, Any]) -> dict[str, Any]:
+    """Schema of an object whose properties are all required and no others allowed."""
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def nanmean(values: Sequence[float]) -> float | None:
+    """Mean of the known values, None if there are none."""
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else None

@@ -1,0 +1,88 @@
+"""Tools over the user's own events: profile, session and ratings."""
+
+import math
+
+from agenticrec_jax.tools.base import AsOfView, nanmean, object_schema
+from agenticrec_jax.tools.text import ToolOptions, brand_of, counted, cut
+
+SESSION = 3  # events that count as the recent session
+DAY = 86400
+
+
+class GetUserProfile:
+    """Long-term profile over all the user's events before the question."""
+
+    name = "get_user_profile"
+    description = "Long-term profile of the user."
+    parameters = object_schema()
+
+    def __init__(self, options: ToolOptions):
+        self.options = options
+
+    def __call__(self, view: AsOfView) -> str:
+        brands = counted((brand_of(view.items, item) for item in view.own_items), 3)
+        rating = nanmean(view.own_ratings)
+        mean = "no ratings" if rating is None else f"mean rating {rating:.1f}"
+        return f"profile from statistics: {len(view.own_items)} events; brands {brands}; {mean}"
+
+
+class GetSessionBehavior:
+    """How interest moved: brands of the newest events against those before, and how long ago."""
+
+    name = "get_session_behavior"
+    description = "How interest moved over the recent session."
+    parameters = object_schema()
+
+    def __init__(self, options: ToolOptions):
+        self.options = options
+
+    def __call__(self, view: AsOfView) -> str:
+        brands = [brand_of(view.items, item) for item in view.history]
+        recent, before = brands[-SESSION:], brands[:-SESSION]
+        days = (view.time - view.own_times[-1]) // DAY
+        parts = [f"recent {counted(recent, 3)}"]
+        if before:
+            parts += [f"before {counted(before, 2)}", _moved(set(recent), set(before))]
+        ago = "today" if days < 1 else f"{days} day{'s' if days > 1 else ''} ago"
+        return "; ".join([*parts, f"last event {ago}"])
+
+
+def _moved(recent: set[str], before: set[str]) -> str:
+    if recent <= before:
+        return "interest stays"
+    return "interest widens" if recent & before else "interest moved"
+
+
+class GetRatingBehavior:
+    """The history by high (4 and more), neutral and low (2 and less) rating, an example each."""
+
+    name = "get_rating_behavior"
+    description = "History by high, neutral and low rating."
+    parameters = object_schema()
+
+    def __init__(self, options: ToolOptions):
+        self.options = options
+
+    def __call__(self, view: AsOfView) -> str:
+        groups: dict[str, list[int]] = {"high": [], "neutral": [], "low": [], "unrated": []}
+        for item, rating in zip(view.history, view.history_ratings, strict=True):
+            groups[_level(rating)].append(item)
+        if len(groups["unrated"]) == len(view.history):
+            return "no ratings known"
+        shown = [name for name in groups if groups[name] or name != "unrated"]
+        return "; ".join(self._group(view, name, groups[name]) for name in shown)
+
+    def _group(self, view: AsOfView, name: str, items: list[int]) -> str:
+        if not items:
+            return f"{name} 0"
+        brands = counted((brand_of(view.items, item) for item in items), 2)
+        title = cut(view.items.title[items[-1]], self.options.title_words)
+        return f"{name} {len(items)} {brands}, as {title}"
+
+
+def _level(rating: float) -> str:
+    if math.isnan(rating):
+        return "unrated"
+    if rating >= 4:
+        return "high"
+    return "low" if rating <= 2 else "neutral"

@@ -1,0 +1,101 @@
+"""Tools over SASRec's space: items near an item, and what users near this user took.
+
+The paper's tools return neighbours; on a real log hardly any neighbour is among the candidates, so
+these also order the candidates by the same evidence (``candidate_evidence``).
+"""
+
+from collections import Counter
+
+import numpy as np
+
+from agenticrec_jax.models.sasrec import PAD
+from agenticrec_jax.tools.artifacts import Artifacts
+from agenticrec_jax.tools.base import AsOfView, object_schema
+from agenticrec_jax.tools.names import ITEM_NAME, no_item, resolve
+from agenticrec_jax.tools.text import ToolOptions, cut, order, ranked
+
+NEAREST = 20  # users whose newest items are told by title
+NEWEST = 3  # of each of them
+SHOWN = 2  # titles beside an order of candidates
+BARE_SHOWN = 5  # titles in the bare form
+
+
+class GetSimilarItems:
+    """Nearest items in SASRec's item space, and the candidates by their similarity to it."""
+
+    name = "get_similar_items"
+    description = "Items similar to one item, and the candidates by similarity to it."
+    parameters = object_schema(item_name=ITEM_NAME)
+
+    def __init__(self, artifacts: Artifacts, options: ToolOptions):
+        self.artifacts, self.options = artifacts, options
+
+    def __call__(self, view: AsOfView, item_name: str | int) -> str:
+        self.artifacts.check(view)
+        words = self.options.title_words
+        found = resolve(view, item_name, words)
+        if found.item is None:
+            return no_item(view, found, words)
+        similarity = self.artifacts.sasrec_index.item_similarity(found.item)
+        near = self._nearest(view, found.item, similarity)
+        text = f"near {found.label}: {', '.join(near) or 'nothing'}"
+        if not self.options.candidate_evidence:
+            return text
+        candidates = list(view.candidates)
+        popularity = self.artifacts.statistics.popularity[candidates]
+        numbers = ranked(similarity[candidates], popularity)
+        return f"{text}; {order('similar', numbers, self.options.evidence_length)}"
+
+    def _nearest(self, view: AsOfView, item: int, similarity: np.ndarray) -> list[str]:
+        """Titles of the nearest items that somebody took in the fit range, the item left out."""
+        seen = self.artifacts.statistics.popularity > 0
+        titles, key = view.items.title, view.items.title_key
+        nearest = [i for i in np.argsort(-similarity, kind="stable") if seen[i]]
+        shown = SHOWN if self.options.candidate_evidence else BARE_SHOWN
+        others = [i for i in nearest[: shown + 10] if key[i] != key[item]]
+        return [cut(titles[i], self.options.title_words) for i in others[:shown]]
+
+
+class GetSimilarUsers:
+    """What users with a near SASRec state took, and the candidates by how often they took them.
+
+    Each of the ``neighbours`` nearest users counts with the square of the cosine between the two
+    states. (Office log, valid NDCG@10 of the order with popularity behind it: 400 users, each
+    counted once .501; 1500, weighted .522; a larger K or a sharper weight is no better.)
+    """
+
+    name = "get_similar_users"
+    description = "What similar users took lately, and the candidates by how often they took them."
+    parameters = object_schema()
+
+    def __init__(self, artifacts: Artifacts, options: ToolOptions):
+        self.artifacts, self.options = artifacts, options
+
+    def __call__(self, view: AsOfView) -> str:
+        self.artifacts.check(view)
+        index = self.artifacts.sasrec_index
+        rows, cosines = index.neighbours(view.history, view.user, self.options.neighbours)
+        text = f"similar users took {', '.join(self._newest(view, rows)) or 'nothing'}"
+        if not self.options.candidate_evidence:
+            return text
+        weights = np.maximum(cosines, 0.0) ** 2
+        counts = _weighted_counts(index.recent[rows], weights, len(view.items))
+        candidates = list(view.candidates)
+        popularity = self.artifacts.statistics.popularity[candidates]
+        numbers = ranked(counts[candidates], popularity, positive=True)
+        return f"{text}; {order('taken', numbers, self.options.evidence_length)}"
+
+    def _newest(self, view: AsOfView, rows: np.ndarray) -> list[str]:
+        """Titles that most of the nearest users took last, without those the user has."""
+        newest = self.artifacts.sasrec_index.recent[rows[:NEAREST], -NEWEST:].ravel().tolist()
+        own = {PAD, *view.own_items}
+        common = Counter(item for item in newest if item not in own).most_common()
+        shown = SHOWN if self.options.candidate_evidence else BARE_SHOWN
+        return [cut(view.items.title[i], self.options.title_words) for i, _ in common[:shown]]
+
+
+def _weighted_counts(recent: np.ndarray, weights: np.ndarray, items: int) -> np.ndarray:
+    """For each item, the summed weight of the users among whose ``recent`` items it is."""
+    taken = recent != PAD
+    per_user = np.broadcast_to(weights[:, None], recent.shape)
+    return np.bincount(recent[taken], weights=per_user[taken], minlength=items)

@@ -1,0 +1,104 @@
+"""Tools over the catalogue and the fitted statistics: one item, and all candidates."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from agenticrec_jax.tools.artifacts import Artifacts
+from agenticrec_jax.tools.base import AsOfView, object_schema
+from agenticrec_jax.tools.names import ITEM_NAME, no_item, resolve
+from agenticrec_jax.tools.text import ToolOptions, brand_of, cut, order, ranked
+
+
+class ItemInfoSearch:
+    """Brand, category, price, rating and popularity of one item.
+
+    Rating and popularity are those of the fit range; the catalogue's own average is a snapshot of
+    a later day and is not shown.
+    """
+
+    name = "item_info_search"
+    description = "Brand, category, price, rating and popularity of one item."
+    parameters = object_schema(item_name=ITEM_NAME)
+
+    def __init__(self, artifacts: Artifacts, options: ToolOptions):
+        self.artifacts, self.options = artifacts, options
+
+    def __call__(self, view: AsOfView, item_name: str | int) -> str:
+        self.artifacts.check(view)
+        words = self.options.title_words
+        found = resolve(view, item_name, words)
+        if found.item is None:
+            return no_item(view, found, words)
+        return f"{found.label}: {self._facts(view, found.item)}"
+
+    def _facts(self, view: AsOfView, item: int) -> str:
+        items, statistics = view.items, self.artifacts.statistics
+        price, rating = float(items.price[item]), float(statistics.mean_rating[item])
+        count = int(statistics.popularity[item])
+        category = items.categories[item][-1] if items.categories[item] else ""
+        facts = [
+            f"brand {brand_of(items, item)}" if items.brand[item] else "brand unknown",
+            cut(category, 3) or "category unknown",
+            "price unknown" if math.isnan(price) else f"price {price:.2f}",
+            "no ratings" if math.isnan(rating) else f"rating {rating:.1f}",
+            f"popularity rank {statistics.rank[item]}" if count else "not bought yet",
+        ]
+        return "; ".join(facts)
+
+
+class CandidatesAnalyze:
+    """The candidates by brand (those the user bought before) and by popularity.
+
+    In full detail also by category, by brand and by price band.
+    """
+
+    name = "candidates_analyze"
+    description = "Candidates of brands bought before, and all by popularity."
+    parameters = object_schema()
+
+    def __init__(self, artifacts: Artifacts, options: ToolOptions):
+        self.artifacts, self.options = artifacts, options
+
+    def __call__(self, view: AsOfView) -> str:
+        self.artifacts.check(view)
+        items, length = view.items, self.options.evidence_length
+        popularity = self.artifacts.statistics.popularity[list(view.candidates)]
+        own = {items.brand[item] for item in view.history} - {None}
+        bought = [items.brand[item] in own for item in view.candidates]
+        parts = self._groups(view) if self.options.detail == "full" else []
+        parts.append(order("brand bought", ranked(bought, popularity, positive=True), length))
+        parts.append(order("popular", ranked(popularity, np.zeros(len(popularity))), length))
+        return "; ".join(parts)
+
+    def _groups(self, view: AsOfView) -> list[str]:
+        items = view.items
+        return [
+            _grouped("categories", view, lambda i: (items.categories[i] or ("unknown",))[-1]),
+            _grouped("brands", view, lambda i: items.brand[i] or "unknown"),
+            _grouped("prices", view, _price_band(view)),
+        ]
+
+
+def _grouped(title: str, view: AsOfView, group: Callable[[int], str]) -> str:
+    """``brands Avery (3 7) HP (1)``: groups in the order of their first candidate."""
+    members: dict[str, list[str]] = {}
+    for number, item in enumerate(view.candidates, 1):
+        members.setdefault(cut(group(item), 3), []).append(str(number))
+    return f"{title} " + " ".join(f"{name} ({' '.join(m)})" for name, m in members.items())
+
+
+def _price_band(view: AsOfView) -> Callable[[int], str]:
+    """Thirds of the candidates' own known prices: low, middle, high."""
+    prices = view.items.price[list(view.candidates)]
+    known = prices[~np.isnan(prices)]
+    low, high = np.quantile(known, [1 / 3, 2 / 3]) if len(known) else (0.0, 0.0)
+
+    def band(item: int) -> str:
+        price = view.items.price[item]
+        if np.isnan(price):
+            return "unknown"
+        return "low" if price <= low else "middle" if price <= high else "high"
+
+    return band

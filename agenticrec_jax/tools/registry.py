@@ -1,0 +1,24 @@
+"""The seven tools of AgenticRec (four families, section 3) in one box."""
+
+from agenticrec_jax.tools.artifacts import Artifacts
+from agenticrec_jax.tools.base import Toolbox
+from agenticrec_jax.tools.behavior import GetRatingBehavior, GetSessionBehavior, GetUserProfile
+from agenticrec_jax.tools.collaborative import GetSimilarItems, GetSimilarUsers
+from agenticrec_jax.tools.items import CandidatesAnalyze, ItemInfoSearch
+from agenticrec_jax.tools.text import ToolOptions
+
+
+def agenticrec_tools(artifacts: Artifacts, options: ToolOptions | None = None) -> Toolbox:
+    """Profile, item information, behaviour and collaborative tools over ``artifacts``."""
+    options = options or ToolOptions()
+    return Toolbox(
+        [
+            GetUserProfile(options),
+            ItemInfoSearch(artifacts, options),
+            CandidatesAnalyze(artifacts, options),
+            GetSessionBehavior(options),
+            GetRatingBehavior(options),
+            GetSimilarItems(artifacts, options),
+            GetSimilarUsers(artifacts, options),
+        ]
+    )
