@@ -1,4 +1,4 @@
-"""The data contract: a log of interactions and a catalogue of items, validated and in stable order.
+"""A log of interactions and a catalogue of items, validated and in stable order.
 
 An event's *position* is its index in the log: ascending time, and for equal times the order of the
 source file. Everything that asks "what came before" goes by position or by strictly earlier time.
