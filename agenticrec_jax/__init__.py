@@ -1,1 +1,17 @@
 """AgenticRec and RecThinker in JAX: LLM recommender agents trained end to end."""
+
+import importlib
+
+_LAZY = {
+    "load_policy": "agenticrec_jax.models.hf",
+    "save_policy": "agenticrec_jax.models.hf",
+}
+
+__all__ = ["load_policy", "save_policy"]
+
+
+def __getattr__(name: str):
+    """Public names load their module on first use, so that importing the package stays light."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__} has no attribute {name}")
+    return getattr(importlib.import_module(_LAZY[name]), name)

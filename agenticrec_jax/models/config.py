@@ -1,0 +1,190 @@
+"""The shape of a Qwen3-family policy, read from and written to Hugging Face's ``config.json``."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from agenticrec_jax.errors import InputError
+
+_ARCHITECTURES = {
+    "Qwen3ForCausalLM": "qwen3",
+    "Qwen2ForCausalLM": "qwen2",
+    "LlamaForCausalLM": "llama",
+}
+_DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Qwen3Config:
+    """Everything the forward pass depends on; all of it comes from the checkpoint.
+
+    With ``qk_norm`` off and the biases set as the checkpoint has them the same module runs Llama
+    (``qk_norm=False``) and Qwen2 (``qk_norm=False, qkv_bias=True``) weights exactly.
+    ``param_dtype`` is how weights are stored, ``dtype`` how activations are computed; norms, the
+    rotation, softmax and logits are always float32. ``remat`` recomputes each block in the
+    backward pass.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rope_theta: float
+    rms_norm_eps: float
+    tie_word_embeddings: bool
+    max_position_embeddings: int
+    qk_norm: bool = True
+    qkv_bias: bool = False
+    o_bias: bool = False
+    param_dtype: str = "float32"
+    dtype: str = "float32"
+    remat: bool = False
+
+    def __post_init__(self):
+        if self.num_heads % self.num_kv_heads:
+            raise InputError(
+                f"num_attention_heads {self.num_heads} is not a multiple of "
+                f"num_key_value_heads {self.num_kv_heads}"
+            )
+        if self.head_dim % 2:
+            raise InputError(f"head_dim {self.head_dim} is odd; rotary positions need an even one")
+
+    @property
+    def queries_per_kv(self) -> int:
+        """How many query heads share one key and value head."""
+        return self.num_heads // self.num_kv_heads
+
+    @classmethod
+    def from_hf(cls, raw: Mapping[str, Any], source: str = "config.json") -> "Qwen3Config":
+        """Reads a ``config.json`` dict in the old or new spelling; refuses what would be ignored.
+
+        Raises:
+            InputError: names ``source`` and the field that is missing or not supported.
+        """
+        kind = _architecture(raw, source)
+        _refuse_unsupported(raw, kind, source)
+        bias = bool(raw.get("attention_bias", False))
+        heads = _need(raw, "num_attention_heads", source)
+        hidden = _need(raw, "hidden_size", source)
+        dtype = _dtype(raw, source)
+        return cls(
+            vocab_size=_need(raw, "vocab_size", source),
+            hidden_size=hidden,
+            intermediate_size=_need(raw, "intermediate_size", source),
+            num_layers=_need(raw, "num_hidden_layers", source),
+            num_heads=heads,
+            num_kv_heads=raw.get("num_key_value_heads") or heads,
+            head_dim=raw.get("head_dim") or (128 if kind == "qwen3" else hidden // heads),
+            rope_theta=_rope_theta(raw, source),
+            rms_norm_eps=float(_need(raw, "rms_norm_eps", source)),
+            tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
+            max_position_embeddings=_need(raw, "max_position_embeddings", source),
+            qk_norm=kind == "qwen3",
+            qkv_bias=bias or kind == "qwen2",
+            o_bias=bias and kind != "qwen2",
+            param_dtype=dtype,
+            dtype=dtype,
+        )
+
+    def to_hf(self) -> dict[str, Any]:
+        """The ``config.json`` dict that transformers loads as the same model.
+
+        Both spellings of theta and dtype are written, so old and new readers agree.
+
+        Raises:
+            InputError: if no Hugging Face architecture has this mix of norms and biases.
+        """
+        kind = self._export_kind()
+        name = next(name for name, value in _ARCHITECTURES.items() if value == kind)
+        config = {
+            "architectures": [name],
+            "model_type": kind,
+            "vocab_size": self.vocab_size,
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.intermediate_size,
+            "num_hidden_layers": self.num_layers,
+            "num_attention_heads": self.num_heads,
+            "num_key_value_heads": self.num_kv_heads,
+            "head_dim": self.head_dim,
+            "hidden_act": "silu",
+            "rope_theta": self.rope_theta,
+            "rope_parameters": {"rope_theta": self.rope_theta, "rope_type": "default"},
+            "rms_norm_eps": self.rms_norm_eps,
+            "tie_word_embeddings": self.tie_word_embeddings,
+            "max_position_embeddings": self.max_position_embeddings,
+            "dtype": self.param_dtype,
+            "torch_dtype": self.param_dtype,
+        }
+        if kind != "llama":
+            config["use_sliding_window"] = False
+        if kind != "qwen2":
+            config["attention_bias"] = self.qkv_bias
+        return config
+
+    def _export_kind(self) -> str:
+        if self.qkv_bias == self.o_bias:
+            return "qwen3" if self.qk_norm else "llama"
+        if self.qkv_bias and not self.qk_norm:
+            return "qwen2"
+        raise InputError(
+            f"no Hugging Face architecture has qk_norm {self.qk_norm}, qkv_bias {self.qkv_bias} "
+            f"and o_bias {self.o_bias} together"
+        )
+
+
+def _need(raw: Mapping[str, Any], field: str, source: str) -> Any:
+    if raw.get(field) is None:
+        raise InputError(f"{source}: field {field} is missing")
+    return raw[field]
+
+
+def _architecture(raw: Mapping[str, Any], source: str) -> str:
+    names = raw.get("architectures") or []
+    for name in names:
+        if name in _ARCHITECTURES:
+            return _ARCHITECTURES[name]
+    if not names and raw.get("model_type") in _ARCHITECTURES.values():
+        return raw["model_type"]
+    found = ", ".join(names) or raw.get("model_type") or "nothing"
+    known = ", ".join(_ARCHITECTURES)
+    raise InputError(f"{source}: architecture {found} is not supported; expected one of {known}")
+
+
+def _refuse_unsupported(raw: Mapping[str, Any], kind: str, source: str) -> None:
+    if raw.get("num_experts") or raw.get("num_local_experts"):
+        raise InputError(f"{source}: mixture of experts (num_experts) is not supported")
+    if raw.get("use_sliding_window") or "sliding_attention" in (raw.get("layer_types") or []):
+        raise InputError(f"{source}: sliding window attention (use_sliding_window) is on; only off")
+    if raw.get("hidden_act", "silu") != "silu":
+        raise InputError(f"{source}: hidden_act {raw['hidden_act']} is not supported; only silu")
+    if raw.get("mlp_bias"):
+        raise InputError(f"{source}: mlp_bias is on; only models without it are supported")
+    if kind != "qwen2" and raw.get("pretraining_tp", 1) != 1:
+        raise InputError(f"{source}: pretraining_tp {raw['pretraining_tp']} is not supported")
+
+
+def _rope_theta(raw: Mapping[str, Any], source: str) -> float:
+    """Theta from ``rope_theta`` or ``rope_parameters``; any scaling is refused by its name."""
+    scaling = raw.get("rope_scaling") or {}
+    parameters = raw.get("rope_parameters") or {}
+    for field, value in (("rope_scaling", scaling), ("rope_parameters", parameters)):
+        kind = value.get("rope_type", value.get("type", "default"))
+        if kind != "default":
+            raise InputError(f"{source}: {field} of type {kind} is not supported; only default")
+    if raw.get("partial_rotary_factor", parameters.get("partial_rotary_factor", 1.0)) != 1.0:
+        raise InputError(f"{source}: partial_rotary_factor is not supported; only 1.0")
+    thetas = {float(t) for t in (raw.get("rope_theta"), parameters.get("rope_theta")) if t}
+    if len(thetas) != 1:
+        found = "no rope_theta" if not thetas else f"two different rope_theta {sorted(thetas)}"
+        raise InputError(f"{source}: {found}; expected one in rope_theta or rope_parameters")
+    return thetas.pop()
+
+
+def _dtype(raw: Mapping[str, Any], source: str) -> str:
+    name = str(raw.get("dtype") or raw.get("torch_dtype") or "float32").removeprefix("torch.")
+    if name not in _DTYPES:
+        raise InputError(f"{source}: dtype {name} is not supported; expected one of {_DTYPES}")
+    return name

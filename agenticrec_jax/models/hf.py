@@ -1,0 +1,270 @@
+"""Hugging Face model directories: read straight into sharded place, written for transformers.
+
+Layout: ``config.json`` and ``model.safetensors``, or shards with ``model.safetensors.index.json``.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from agenticrec_jax.errors import InputError
+from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config
+from agenticrec_jax.parallel.mesh import RULES, Rules, tree_shardings
+
+_WEIGHTS = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_MODULES = {
+    "attention_norm": "input_layernorm",
+    "mlp_norm": "post_attention_layernorm",
+    "attention": "self_attn",
+    "mlp": "mlp",
+    "q": "q_proj",
+    "k": "k_proj",
+    "v": "v_proj",
+    "o": "o_proj",
+    "gate": "gate_proj",
+    "up": "up_proj",
+    "down": "down_proj",
+    "q_norm": "q_norm",
+    "k_norm": "k_norm",
+}
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One parameter and its Hugging Face tensor, which is ``[outputs, inputs]`` if a kernel."""
+
+    name: str
+    shape: tuple[int, ...]
+    inputs: int  # leading kernel axes that are inputs; 0: stored as it is
+
+    @property
+    def hf_shape(self) -> tuple[int, ...]:
+        if not self.inputs:
+            return self.shape if self.name.endswith("embed_tokens.weight") else (self.size,)
+        return (_size(self.shape[self.inputs :]), _size(self.shape[: self.inputs]))
+
+    @property
+    def size(self) -> int:
+        return _size(self.shape)
+
+    def from_hf(self, tensor: np.ndarray) -> np.ndarray:
+        return (tensor.T if self.inputs else tensor).reshape(self.shape)
+
+    def to_hf(self, value: np.ndarray) -> np.ndarray:
+        if self.inputs:
+            value = value.reshape(self.hf_shape[::-1]).T
+        return np.ascontiguousarray(value.reshape(self.hf_shape))
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    return int(np.prod(shape))
+
+
+def _entry(path: tuple, shape: tuple[int, ...]) -> _Entry:
+    """The Hugging Face name of an NNX path such as (layers, 0, mlp, up, kernel)."""
+    if path == ("embedding",):
+        return _Entry("model.embed_tokens.weight", shape, 0)
+    if path == ("norm", "scale"):
+        return _Entry("model.norm.weight", shape, 0)
+    if path == ("head", "kernel"):
+        return _Entry("lm_head.weight", shape, 1)
+    _, layer, *modules, leaf = path
+    stem = ".".join(["model.layers", str(layer), *(_MODULES[m] for m in modules)])
+    inputs = {"kernel": 2 if modules[-1] == "o" else 1}.get(leaf, 0)
+    return _Entry(f"{stem}.{'bias' if leaf == 'bias' else 'weight'}", shape, inputs)
+
+
+def load_policy(
+    directory: str | os.PathLike,
+    *,
+    mesh: Mesh | None = None,
+    dtype: str | None = None,
+    rules: Rules = RULES,
+) -> Qwen3:
+    """Reads a Hugging Face directory, one tensor at a time, each straight into its sharded place.
+
+    Host memory never holds more than one tensor. ``dtype`` (say ``"float32"``) overrides the
+    checkpoint's for weights and activations; without ``mesh`` the model is on the default device.
+
+    Raises:
+        InputError: names the file and the field or tensor that is missing or unfit.
+    """
+    directory = Path(directory)
+    config = read_config(directory)
+    if dtype is not None:
+        config = replace(config, param_dtype=dtype, dtype=dtype)
+    model = nnx.eval_shape(lambda: Qwen3(config, rngs=nnx.Rngs(0)))
+    graphdef, abstract = nnx.split(model)
+    shardings = None if mesh is None else nnx.to_flat_state(tree_shardings(abstract, mesh, rules))
+    placed = []
+    with _Reader(directory) as reader:
+        for i, (path, variable) in enumerate(nnx.to_flat_state(abstract)):
+            value = reader.read(_entry(path, variable.get_value().shape))
+            value = value.astype(jnp.dtype(config.param_dtype))
+            sharding = None if shardings is None else shardings[i][1].get_value()
+            placed.append((path, variable.replace(_place(value, sharding))))
+    return nnx.merge(graphdef, nnx.from_flat_state(placed))
+
+
+def _place(value: np.ndarray, sharding: jax.sharding.Sharding | None) -> jax.Array:
+    if sharding is None:
+        return jnp.asarray(value)
+    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+
+
+def read_config(directory: str | os.PathLike) -> Qwen3Config:
+    """The ``config.json`` of a model directory.
+
+    Raises:
+        InputError: if the file is missing, is not JSON, or describes another kind of model.
+    """
+    path = Path(directory) / "config.json"
+    raw = _read_json(path)
+    return Qwen3Config.from_hf(raw, str(path))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing; expected a Hugging Face model directory") from None
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(raw, dict):
+        raise InputError(f"{path}: found {type(raw).__name__}, expected a JSON object")
+    return raw
+
+
+class _Reader:
+    """Finds tensors by name in one file or in shards, keeping each opened file open."""
+
+    def __init__(self, directory: Path):
+        self._directory = directory
+        self._open: dict[Path, Any] = {}
+        self._index = directory / _INDEX
+        self._map: dict[str, str] | None = None
+        if not (directory / _WEIGHTS).exists():
+            self._map = self._weight_map()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        for file in self._open.values():
+            file.__exit__(None, None, None)
+
+    def read(self, entry: _Entry) -> np.ndarray:
+        """The parameter in our layout; InputError if it is missing or has another shape."""
+        path = self._locate(entry.name)
+        file = self._file(path)
+        if entry.name not in set(file.keys()):
+            raise InputError(f"{path}: tensor {entry.name} is missing")
+        found = tuple(file.get_slice(entry.name).get_shape())
+        if found != entry.hf_shape:
+            raise InputError(
+                f"{path}: tensor {entry.name} has shape {found}; "
+                f"config.json asks for {entry.hf_shape}"
+            )
+        return entry.from_hf(file.get_tensor(entry.name))
+
+    def _weight_map(self) -> dict[str, str]:
+        if not self._index.exists():
+            raise InputError(f"{self._directory}: neither {_WEIGHTS} nor {_INDEX} is there")
+        weight_map = _read_json(self._index).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise InputError(f"{self._index}: field weight_map is missing")
+        return weight_map
+
+    def _locate(self, name: str) -> Path:
+        if self._map is None:
+            return self._directory / _WEIGHTS
+        if name not in self._map:
+            raise InputError(f"{self._index}: tensor {name} is missing")
+        return self._directory / self._map[name]
+
+    def _file(self, path: Path):
+        if path not in self._open:
+            try:
+                self._open[path] = safe_open(path, framework="np").__enter__()
+            except FileNotFoundError:
+                raise InputError(f"{path} is missing; {self._index.name} names it") from None
+            except (SafetensorError, OSError) as error:
+                raise InputError(f"{path} is not a readable safetensors file: {error}") from None
+        return self._open[path]
+
+
+def save_policy(
+    model: Qwen3, directory: str | os.PathLike, *, generation: dict[str, Any] | None = None
+) -> None:
+    """Writes a directory that transformers loads with the same logits.
+
+    Weights keep the model's ``param_dtype`` (bfloat16 stays bfloat16 on disk). ``generation`` is
+    the content of ``generation_config.json``, say ``{"eos_token_id": 2}``. Files are written aside
+    and renamed, the config last, so a killed save never leaves a directory that half loads; other
+    files in the directory (a tokenizer) stay. On several processes every one calls this and
+    process 0 writes.
+
+    Raises:
+        InputError: if no Hugging Face architecture can express the model.
+    """
+    directory = Path(directory)
+    config = model.config.to_hf()
+    tensors = _tensors(model)
+    if jax.process_index():
+        return
+    with _staged(directory) as stage:
+        save_file(tensors, stage / _WEIGHTS, metadata={"format": "pt"})
+        _write_json(stage / "generation_config.json", generation or {})
+        _write_json(stage / "config.json", config)
+
+
+def _tensors(model: Qwen3) -> dict[str, np.ndarray]:
+    flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
+    entries = ((_entry(path, v.get_value().shape), v.get_value()) for path, v in flat)
+    return {entry.name: entry.to_hf(_to_host(value)) for entry, value in entries}
+
+
+def _to_host(value: jax.Array) -> np.ndarray:
+    """A whole array on the host; an array spread over processes is gathered first."""
+    if not value.is_fully_addressable:
+        value = multihost_utils.process_allgather(value, tiled=True)
+    return np.asarray(value)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _staged(directory: Path) -> Iterator[Path]:
+    """A scratch directory on the same disk; its files are renamed into place on success.
+
+    A stale config is removed before the weights are swapped and the new one comes last.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    stage = Path(tempfile.mkdtemp(prefix=".saving-", dir=directory))
+    try:
+        yield stage
+        for stale in ("config.json", _INDEX):
+            (directory / stale).unlink(missing_ok=True)
+        names = sorted((f.name for f in stage.iterdir()), key=lambda name: name == "config.json")
+        for name in names:
+            os.replace(stage / name, directory / name)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)

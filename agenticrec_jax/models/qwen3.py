@@ -1,0 +1,185 @@
+"""Qwen3 in Flax NNX: one forward primitive for training, prefill, decode and splice.
+
+Every parameter carries ``logical_axes``, the names that ``parallel.mesh`` maps to mesh axes.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from agenticrec_jax.models.attention import (
+    KV,
+    Context,
+    Masks,
+    attend,
+    make_masks,
+    rope_tables,
+    rotate,
+)
+from agenticrec_jax.models.config import Qwen3Config
+
+__all__ = ["KV", "Block", "Context", "Qwen3", "Qwen3Config", "segment_positions"]
+
+_INIT_STD = 0.02
+
+
+class Projection(nnx.Module):
+    """A linear map over named axes: contracts the input's last ``inputs`` axes."""
+
+    def __init__(self, shape, axes, config, *, rngs, inputs=1, bias=False):
+        self.inputs = inputs
+        self.dtype = jnp.dtype(config.dtype)
+        dtype = jnp.dtype(config.param_dtype)
+        kernel = _INIT_STD * jax.random.normal(rngs.params(), shape, jnp.float32)
+        self.kernel = nnx.Param(kernel.astype(dtype), logical_axes=axes)
+        zeros = jnp.zeros(shape[inputs:], dtype)
+        self.bias = nnx.Param(zeros, logical_axes=axes[inputs:]) if bias else None
+
+    def __call__(self, x):
+        kernel = self.kernel[...].astype(self.dtype)
+        out = jnp.tensordot(x.astype(self.dtype), kernel, self.inputs)
+        return out if self.bias is None else out + self.bias[...].astype(self.dtype)
+
+
+class RMSNorm(nnx.Module):
+    """Root-mean-square norm over the last axis, computed in float32."""
+
+    def __init__(self, width: int, config: Qwen3Config, axis: str = "norm"):
+        self.eps = config.rms_norm_eps
+        self.scale = nnx.Param(jnp.ones(width, config.param_dtype), logical_axes=(axis,))
+
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        wide = x.astype(jnp.float32)
+        wide *= jax.lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + self.eps)
+        return (wide * self.scale[...].astype(jnp.float32)).astype(x.dtype)
+
+
+class Attention(nnx.Module):
+    """Grouped-query attention with rotary positions and, if the config says so, q/k norms."""
+
+    def __init__(self, config: Qwen3Config, *, rngs: nnx.Rngs):
+        d, n, k, h = config.hidden_size, config.num_heads, config.num_kv_heads, config.head_dim
+        bias = config.qkv_bias
+        kv_axes = ("embed", "kv_heads", "head_dim")
+        self.q = Projection((d, n, h), ("embed", "heads", "head_dim"), config, rngs=rngs, bias=bias)
+        self.k = Projection((d, k, h), kv_axes, config, rngs=rngs, bias=bias)
+        self.v = Projection((d, k, h), kv_axes, config, rngs=rngs, bias=bias)
+        self.o = Projection(
+            (n, h, d),
+            ("heads", "head_dim", "embed"),
+            config,
+            rngs=rngs,
+            inputs=2,
+            bias=config.o_bias,
+        )
+        self.q_norm = RMSNorm(h, config) if config.qk_norm else None
+        self.k_norm = RMSNorm(h, config) if config.qk_norm else None
+
+    def __call__(self, x, tables, masks: Masks, context):
+        q, k, v = self.q(x), self.k(x), self.v(x)
+        if self.q_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k = rotate(q, tables), rotate(k, tables)
+        return self.o(attend(q, k, v, masks, context)), (k, v)
+
+
+class MLP(nnx.Module):
+    """The gated feed-forward: ``down(silu(gate(x)) * up(x))``."""
+
+    def __init__(self, config: Qwen3Config, *, rngs: nnx.Rngs):
+        d, f = config.hidden_size, config.intermediate_size
+        self.gate = Projection((d, f), ("embed", "mlp"), config, rngs=rngs)
+        self.up = Projection((d, f), ("embed", "mlp"), config, rngs=rngs)
+        self.down = Projection((f, d), ("mlp", "embed"), config, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+
+
+class Block(nnx.Module):
+    """Pre-norm attention and feed-forward, each added to the stream."""
+
+    def __init__(self, config: Qwen3Config, *, rngs: nnx.Rngs):
+        self.attention_norm = RMSNorm(config.hidden_size, config)
+        self.attention = Attention(config, rngs=rngs)
+        self.mlp_norm = RMSNorm(config.hidden_size, config)
+        self.mlp = MLP(config, rngs=rngs)
+
+    def __call__(self, x, tables, masks: Masks, context):
+        mixed, kv = self.attention(self.attention_norm(x), tables, masks, context)
+        x = x + mixed
+        return x + self.mlp(self.mlp_norm(x)), kv
+
+
+class Qwen3(nnx.Module):
+    """A dense Qwen3 (or, by config, Qwen2 or Llama) language model; layers are unrolled."""
+
+    def __init__(self, config: Qwen3Config, *, rngs: nnx.Rngs):
+        self.config = config
+        shape = (config.vocab_size, config.hidden_size)
+        table = _INIT_STD * jax.random.normal(rngs.params(), shape, jnp.float32)
+        dtype = jnp.dtype(config.param_dtype)
+        self.embedding = nnx.Param(table.astype(dtype), logical_axes=("vocab", "embed"))
+        self.layers = nnx.List([Block(config, rngs=rngs) for _ in range(config.num_layers)])
+        self.norm = RMSNorm(config.hidden_size, config)
+        self.head = (
+            None
+            if config.tie_word_embeddings
+            else Projection(shape[::-1], ("embed", "vocab"), config, rngs=rngs)
+        )
+
+    def __call__(
+        self, ids: Int[Array, "B T"], segments: Int[Array, "B T"] | None = None
+    ) -> Float[Array, "B T V"]:
+        """Logits of whole rows without padding; with ``segments``, of rows packed end to end."""
+        hidden, _ = self.forward(
+            ids, segment_positions(ids, segments), jnp.ones(ids.shape, bool), segments=segments
+        )
+        return self.logits(hidden)
+
+    def forward(
+        self,
+        ids: Int[Array, "B T"],
+        positions: Int[Array, "B T"],
+        valid: Bool[Array, "B T"],
+        context: Context | None = None,
+        segments: Int[Array, "B T"] | None = None,
+    ) -> tuple[Float[Array, "B T D"], KV]:
+        """Final hidden states (after the last norm) and the keys and values of the new tokens.
+
+        Own tokens see valid own tokens up to themselves (in their segment); all of them see every
+        valid position of ``context``, whose batch P may be B divided by a group size G.
+        Outputs at invalid tokens are finite and mean nothing.
+        """
+        tables = rope_tables(positions, self.config.head_dim, self.config.rope_theta)
+        masks = make_masks(valid, segments, None if context is None else context.valid)
+        x = self.embedding[...][ids].astype(self.config.dtype)
+        keys, values = [], []
+        for i, block in enumerate(self.layers):
+            past = None if context is None else (context.kv.k[i], context.kv.v[i])
+            run = jax.checkpoint(block.__call__) if self.config.remat else block
+            x, (k, v) = run(x, tables, masks, past)
+            keys.append(k)
+            values.append(v)
+        return self.norm(x), KV(tuple(keys), tuple(values))
+
+    def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
+        """The vocabulary projection of final hidden states, in float32."""
+        dtype = self.config.dtype
+        if self.head is None:
+            kernel, letters = self.embedding[...], "...d,vd->...v"
+        else:
+            kernel, letters = self.head.kernel[...], "...d,dv->...v"
+        return jnp.einsum(letters, hidden, kernel.astype(dtype), preferred_element_type=jnp.float32)
+
+
+def segment_positions(
+    ids: Int[Array, "B T"], segments: Int[Array, "B T"] | None = None
+) -> Int[Array, "B T"]:
+    """Positions from 0, starting anew wherever the segment number changes."""
+    index = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
+    if segments is None:
+        return index
+    first = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)), constant_values=True)
+    return index - jax.lax.cummax(jnp.where(first, index, 0), axis=1)

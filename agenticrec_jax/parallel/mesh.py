@@ -1,0 +1,154 @@
+"""Device meshes and the one table that maps logical axes to mesh axes.
+
+A parameter names its dimensions (``nnx.Param(..., logical_axes=("embed", "mlp"))``); no layer names
+a mesh axis. Another table over the same mesh (one for the learner, one for decoding) is another
+``Rules``; moving between them is ``shard_params`` again.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from agenticrec_jax.errors import InputError
+
+MESH_AXES = ("data", "fsdp", "tensor")
+Rules = Mapping[str, str | tuple[str, ...] | None]
+
+# Logical axis -> mesh axis (or axes), None: replicated.
+RULES: Rules = {
+    "batch": ("data", "fsdp"),
+    "vocab": "tensor",
+    "embed": "fsdp",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "mlp": "tensor",
+    "head_dim": None,
+    "norm": None,
+}
+
+
+def make_mesh(
+    data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """A mesh of ``data x fsdp x tensor`` devices (default: all of them) with automatic axes.
+
+    Raises:
+        InputError: if the sizes do not multiply to the number of devices.
+    """
+    shape = (data, fsdp, tensor)
+    devices = jax.devices() if devices is None else devices
+    if min(shape) < 1 or math.prod(shape) != len(devices):
+        raise InputError(
+            f"mesh data={data} fsdp={fsdp} tensor={tensor} takes {math.prod(shape)} devices; "
+            f"found {len(devices)}"
+        )
+    types = (AxisType.Auto,) * len(shape)
+    return jax.make_mesh(shape, MESH_AXES, axis_types=types, devices=devices)
+
+
+def partition_spec(
+    axes: Sequence[str | None],
+    shape: Sequence[int],
+    mesh: Mesh,
+    rules: Rules = RULES,
+    name: str = "array",
+) -> PartitionSpec:
+    """The placement of one array whose dimensions are called ``axes``.
+
+    A dimension that its mesh axes do not divide is replicated: exact, only larger. So 2 key heads
+    on ``tensor=4`` stay whole on every device instead of being split inside a head.
+
+    Raises:
+        InputError: names the array if an axis is in no rule, a rule names no axis of the mesh, the
+            axes do not match the shape, or two dimensions ask for the same mesh axis.
+    """
+    if len(axes) != len(shape):
+        raise InputError(f"{name}: {len(axes)} logical axes {tuple(axes)} for shape {tuple(shape)}")
+    wanted = [_mesh_axes(axis, mesh, rules, name) for axis in axes]
+    flat = [mesh_axis for group in wanted for mesh_axis in group]
+    for mesh_axis in flat:
+        if flat.count(mesh_axis) > 1:
+            raise InputError(
+                f"{name}: the rules put two dimensions of {tuple(axes)} on mesh axis {mesh_axis}"
+            )
+    fits = [size % _devices(group, mesh) == 0 for size, group in zip(shape, wanted, strict=True)]
+    return PartitionSpec(
+        *(_entry(group) if fit else None for group, fit in zip(wanted, fits, strict=True))
+    )
+
+
+def _mesh_axes(axis: str | None, mesh: Mesh, rules: Rules, name: str) -> tuple[str, ...]:
+    if axis is None:
+        return ()
+    if axis not in rules:
+        raise InputError(f"{name}: logical axis {axis} has no rule; known: {', '.join(rules)}")
+    rule = rules[axis]
+    group = () if rule is None else (rule,) if isinstance(rule, str) else tuple(rule)
+    for mesh_axis in group:
+        if mesh_axis not in mesh.shape:
+            raise InputError(
+                f"{name}: the rule for {axis} names mesh axis {mesh_axis}; "
+                f"the mesh has {', '.join(mesh.axis_names)}"
+            )
+    return group
+
+
+def _devices(group: tuple[str, ...], mesh: Mesh) -> int:
+    return math.prod(mesh.shape[mesh_axis] for mesh_axis in group)
+
+
+def _entry(group: tuple[str, ...]) -> str | tuple[str, ...] | None:
+    return group if len(group) > 1 else group[0] if group else None
+
+
+def tree_shardings(tree: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
+    """The same tree with a ``NamedSharding`` for every array.
+
+    Works on parameters, gradients and optimiser states: whatever carries ``logical_axes`` is placed
+    by them, every other array (a step counter) is replicated.
+    """
+
+    def place(path, leaf):
+        if not isinstance(leaf, nnx.Variable):
+            return replicated(mesh)
+        value = leaf.get_value()
+        axes = leaf.get_metadata().get("logical_axes", (None,) * value.ndim)
+        spec = partition_spec(axes, value.shape, mesh, rules, jax.tree_util.keystr(path))
+        return leaf.replace(NamedSharding(mesh, spec))
+
+    return jax.tree_util.tree_map_with_path(place, tree, is_leaf=_is_variable)
+
+
+def shard_params(params: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
+    """Places (or moves) parameters, or any tree that carries their logical axes, on the mesh."""
+    return jax.device_put(params, tree_shardings(params, mesh, rules))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Whole on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh, rules: Rules = RULES) -> NamedSharding:
+    """Rows over the data and fsdp axes; every other dimension whole."""
+    return NamedSharding(mesh, PartitionSpec(_entry(_mesh_axes("batch", mesh, rules, "batch"))))
+
+
+def shard_batch(batch: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
+    """Places every array of a batch with its rows split, or whole where rows do not divide."""
+
+    def place(array):
+        axes = ("batch",) + (None,) * (np.ndim(array) - 1) if np.ndim(array) else ()
+        spec = partition_spec(axes, np.shape(array), mesh, rules, "batch")
+        return jax.device_put(array, NamedSharding(mesh, spec))
+
+    return jax.tree.map(place, batch)
+
+
+def _is_variable(leaf: Any) -> bool:
+    return isinstance(leaf, nnx.Variable)
