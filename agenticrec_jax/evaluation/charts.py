@@ -1,0 +1,169 @@
+"""Small charts as inline SVG: they follow the page's colours and need nothing from outside.
+
+Colours are CSS classes (``s0`` to ``s7``, ``grid``, ``axis``), which the page defines for light and
+dark.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from markupsafe import Markup, escape
+
+Points = Sequence[tuple[float, float | None]]
+
+WIDTH, HEIGHT = 380, 224
+_LEFT, _TOP, _BOTTOM = 46, 12, 34
+_RIGHT = 16
+_LABEL_HEIGHT = 14
+COLOURS = 8
+
+
+def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
+    """Round numbers, about ``wanted`` of them, whose first and last enclose ``low`` to ``high``."""
+    if high <= low:
+        margin = abs(low) * 0.1 or 1.0
+        low, high = low - margin, high + margin
+    rough = (high - low) / wanted
+    unit = 10.0 ** math.floor(math.log10(rough))
+    step = next(unit * m for m in (1, 2, 2.5, 5, 10) if unit * m >= rough * (1 - 1e-9))
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(i * step, 12) for i in range(first, last + 1)]
+
+
+def line_chart(
+    series: Mapping[str, Points], *, title: str, x_label: str = "step", zero: bool = False
+) -> Markup:
+    """One line per series over common axes; gaps where a value is None or not finite.
+
+    Args:
+      series: name to its (x, y) points in the order of x. Several are named at their line's end.
+      title: what a screen reader says of the figure.
+      zero: whether the y axis must reach 0.
+    """
+    clean = {name: _finite(points) for name, points in series.items()}
+    points = [point for part in clean.values() for point in part]
+    if not points:
+        return Markup('<p class="none">no values</p>')
+    ys = [y for _, y in points] + ([0.0] if zero else [])
+    frame = _Frame.around([x for x, _ in points], ys, names=clean if len(clean) > 1 else {})
+    body = frame.axes(x_label)
+    for index, (name, part) in enumerate(clean.items()):
+        body += _line(frame, part, name, f"s{index % COLOURS}")
+    body += _end_labels(frame, clean) if len(clean) > 1 else Markup()
+    return Markup(
+        '<svg class="chart" viewBox="0 0 {} {}" role="img"><title>{}</title>{}</svg>'
+    ).format(WIDTH, HEIGHT, title, body)
+
+
+def interval_bar(
+    value: float | None, interval: Sequence[float] | None, low: float, high: float, mark: float
+) -> Markup:
+    """A dot with its interval on a scale from ``low`` to ``high``, and a tick at ``mark``."""
+    width, middle = 180, 9
+    if value is None:
+        return Markup()
+
+    def x(v: float) -> float:
+        return round(4 + (width - 8) * (min(max(v, low), high) - low) / ((high - low) or 1), 1)
+
+    svg = Markup('<line class="axis" x1="{0}" x2="{0}" y1="0" y2="18"/>').format(x(mark))
+    if interval:
+        svg += Markup('<line class="range" x1="{}" x2="{}" y1="{y}" y2="{y}"/>').format(
+            x(interval[0]), x(interval[1]), y=middle
+        )
+    svg += Markup('<circle class="dot" cx="{}" cy="{}" r="4"/>').format(x(value), middle)
+    return Markup('<svg class="interval" viewBox="0 0 {} 18" aria-hidden="true">{}</svg>').format(
+        width, svg
+    )
+
+
+class _Frame:
+    """Where values lie on the drawing, and the axes around them."""
+
+    def __init__(self, xs: tuple[float, float], y_ticks: list[float], right: float):
+        self.xs, self.y_ticks, self.right = xs, y_ticks, right
+
+    @classmethod
+    def around(cls, xs: Sequence[float], ys: Sequence[float], names: Mapping) -> "_Frame":
+        longest = max((len(name) for name in names), default=0)
+        right = WIDTH - (_RIGHT + 6.0 * longest)
+        return cls((min(xs), max(xs)), nice_ticks(min(ys), max(ys)), right)
+
+    def x(self, value: float) -> float:
+        low, high = self.xs
+        share = (value - low) / (high - low) if high > low else 0.5
+        return round(_LEFT + share * (self.right - _LEFT), 1)
+
+    def y(self, value: float) -> float:
+        low, high = self.y_ticks[0], self.y_ticks[-1]
+        return round(HEIGHT - _BOTTOM - (value - low) / (high - low) * self.height, 1)
+
+    @property
+    def height(self) -> float:
+        return HEIGHT - _TOP - _BOTTOM
+
+    def axes(self, x_label: str) -> Markup:
+        svg = Markup()
+        for tick in self.y_ticks:
+            kind = "axis" if tick == 0 else "grid"
+            svg += Markup('<line class="{}" x1="{}" x2="{}" y1="{y}" y2="{y}"/>').format(
+                kind, _LEFT, self.right, y=self.y(tick)
+            )
+            svg += _text(_LEFT - 7, self.y(tick) + 4, f"{tick:g}", "end")
+        for tick in self._x_ticks():
+            svg += _text(self.x(tick), HEIGHT - _BOTTOM + 16, f"{tick:g}", "middle")
+        middle = (_LEFT + self.right) / 2
+        return svg + _text(middle, HEIGHT - 3, x_label, "middle", "label")
+
+    def _x_ticks(self) -> list[float]:
+        low, high = self.xs
+        if low == high:
+            return [low]
+        return [t for t in nice_ticks(low, high) if low <= t <= high and t == int(t)] or [low, high]
+
+
+def _finite(points: Points) -> list[tuple[float, float]]:
+    return [(x, float(y)) for x, y in points if y is not None and math.isfinite(y)]
+
+
+def _line(frame: _Frame, points: Sequence[tuple[float, float]], name: str, colour: str) -> Markup:
+    path = " ".join(f"{frame.x(x)},{frame.y(y)}" for x, y in points)
+    svg = Markup('<polyline class="{}" points="{}"/>').format(colour, path)
+    radius = 2.6 if len(points) <= 40 else 1.2
+    for x, y in points:
+        svg += Markup(
+            '<circle class="{}" cx="{}" cy="{}" r="{}"><title>{}</title></circle>'
+        ).format(colour, frame.x(x), frame.y(y), radius, f"{name}, {x:g}: {y:.4g}")
+    return svg
+
+
+def _end_labels(frame: _Frame, series: Mapping[str, Sequence[tuple[float, float]]]) -> Markup:
+    """Names beside the ends of the lines, moved apart where they would overlap."""
+    ends = [
+        (frame.y(part[-1][1]), index, name)
+        for index, (name, part) in enumerate(series.items())
+        if part
+    ]
+    places = _spread([y for y, _, _ in sorted(ends)], _TOP, HEIGHT - _BOTTOM)
+    svg = Markup()
+    for place, (_, index, name) in zip(places, sorted(ends), strict=True):
+        svg += _text(frame.right + 8, place + 4, name, "start", f"t{index % COLOURS}")
+    return svg
+
+
+def _spread(places: Sequence[float], low: float, high: float) -> list[float]:
+    """Ascending places at least a label's height apart, kept above ``high`` where they fit."""
+    spread: list[float] = []
+    for place in places:
+        spread.append(max(place, spread[-1] + _LABEL_HEIGHT if spread else low))
+    limit = high
+    for i in range(len(spread) - 1, -1, -1):
+        spread[i] = min(spread[i], limit)
+        limit = spread[i] - _LABEL_HEIGHT
+    return spread
+
+
+def _text(x: float, y: float, text: str, anchor: str, kind: str = "tick") -> Markup:
+    return Markup('<text class="{}" x="{}" y="{}" text-anchor="{}">{}</text>').format(
+        kind, round(x, 1), round(y, 1), anchor, escape(text)
+    )

@@ -1,0 +1,282 @@
+"""The results of a run on a terminal and as one page that opens without a network.
+
+The page shows the table with its intervals, the curves of training and whole trajectories to read.
+All text that comes from data or from the policy is escaped; what is structure in a trajectory is
+decided by the origin of its segments, so nothing inside an observation can look like a turn.
+"""
+
+import json
+import os
+import pathlib
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import jinja2
+import numpy as np
+import rich
+from markupsafe import Markup, escape
+from rich.console import Console
+from rich.table import Table
+
+from agenticrec_jax.evaluation import charts
+
+METRICS = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "invalid_rate", "mean_tool_calls")
+LABELS = {"invalid_rate": "invalid", "mean_tool_calls": "calls"}
+ROW_NOTES = {
+    "chance": "a uniformly random order, computed exactly",
+    "popularity": "by number of training interactions",
+    "brand_popularity": "items of a brand in the history first, then by popularity",
+    "cooccurrence": "by training co-occurrence with the history, then by popularity",
+    "sasrec": "by the sequential recommender alone",
+    "scripted_agent": "the best fixed plan of tools, chosen on validation samples",
+    "warm_start_no_tools": "the supervised policy without tools",
+    "warm_start": "the supervised policy, before any reinforcement learning",
+    "rta": "after stage one, list-wise GRPO",
+    "rta_ppr": "after stage two, preference refinement",
+}
+FIRST_CURVES = {"reward": "Mean reward", "tool_calls": "Tool calls per trajectory"}
+
+_TAGGED = re.compile(r"<(think|tool_call|answer)>(.*?)(?:</\1>|\Z)", re.S)
+_ORDER = re.compile(r"(?<=[:\[])\s*(?:\d+,\s*)+\d*")
+
+
+def choose_trajectories(trajectories: Sequence[Mapping], seed: int, n: int) -> list[Mapping]:
+    """``n`` trajectories drawn by ``seed``, among them a miss and an invalid one if there are any.
+
+    The choice depends on what the trajectories are, not on their order in the file.
+
+    Raises:
+      ValueError: ``n`` is below 2, which leaves no room for both.
+    """
+    if n < 2:
+        raise ValueError(f"n: found {n}, expected at least 2 to show a miss and an invalid one")
+    known = sorted(trajectories, key=lambda t: (t["example_id"], t["stage"], json.dumps(t)))
+    order = [known[i] for i in np.random.default_rng(seed).permutation(len(known))]
+    needed = [next((t for t in order if outcome(t) == kind), None) for kind in ("miss", "invalid")]
+    needed = [t for t in needed if t is not None]
+    others = [t for t in order if not any(t is other for other in needed)]
+    chosen = others[: max(n - len(needed), 0)] + needed
+    return [t for t in order if any(t is other for other in chosen)]
+
+
+def outcome(trajectory: Mapping) -> str:
+    """``invalid``, ``miss`` (a valid list without the target) or ``hit``."""
+    if not trajectory["valid"]:
+        return "invalid"
+    return "miss" if trajectory["rank"] is None else "hit"
+
+
+def print_table(results: Mapping, console: Console | None = None) -> None:
+    """Prints the rows with their intervals, and the protocol they were measured under."""
+    table = Table(title=_protocol_line(results["protocol"]), title_justify="left")
+    table.add_column("row", no_wrap=True)
+    for name in METRICS:
+        table.add_column(LABELS.get(name, name), justify="right", no_wrap=True)
+    table.add_column("ndcg@10 95%", justify="right", no_wrap=True)
+    table.add_column("n", justify="right", no_wrap=True)
+    for row in results["rows"]:
+        cells = [format_value(row.get(name)) for name in METRICS]
+        interval = format_interval(row.get("ndcg@10_interval"))
+        table.add_row(row["name"], *cells, interval, str(row.get("n", "")))
+    (console or rich.get_console()).print(table)
+
+
+def write_report(
+    path: str | os.PathLike,
+    results: Mapping,
+    curves: Sequence[Mapping],
+    trajectories: Sequence[Mapping],
+    *,
+    seed: int = 0,
+    shown: int = 8,
+) -> None:
+    """Writes the page, whole or not at all.
+
+    Args:
+      path: of the HTML file.
+      results: the contents of ``results.json``: rows, protocol, phases, comparisons, gate, config.
+      curves: the lines of ``metrics.jsonl``, each with ``stage``, ``step`` and its values.
+      trajectories: the lines of ``trajectories.jsonl``.
+      seed, shown: which and how many trajectories the page shows, see ``choose_trajectories``.
+    """
+    chosen = choose_trajectories(trajectories, seed, shown)
+    page = _template().render(
+        protocol=results.get("protocol", {}),
+        rows=_rows(results["rows"]),
+        metrics=[(name, LABELS.get(name, name)) for name in METRICS],
+        best=_best(results["rows"]),
+        comparisons=results.get("comparisons", []),
+        phases=results.get("phases", []),
+        gate=results.get("gate") or {},
+        config=json.dumps(results.get("config", {}), indent=2, ensure_ascii=False),
+        stages=_stages(curves),
+        cards=[_card(trajectory) for trajectory in chosen],
+        total=len(trajectories),
+        outcomes=Counter(outcome(t) for t in trajectories),
+        seed=seed,
+    )
+    target = pathlib.Path(path)
+    partial = target.with_name(target.name + ".partial")
+    partial.write_text(page, encoding="utf-8")
+    os.replace(partial, target)
+
+
+def format_value(value: float | int | None) -> str:
+    """Three decimals; a dash where there is no value."""
+    return "–" if value is None else f"{value:.3f}"
+
+
+def format_interval(interval: Sequence[float] | None, sign: str = "") -> str:
+    """``.412 to .438`` as ``0.412–0.438``; with ``sign="+"`` both ends carry their sign."""
+    if interval is None:
+        return "–"
+    separator = " to " if sign else "–"
+    return separator.join(f"{value:{sign}.3f}" for value in interval)
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("agenticrec_jax.evaluation", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "value": format_value,
+        "interval": format_interval,
+        "order": mark_order,
+        "tojson_plain": lambda value: json.dumps(value, ensure_ascii=False),
+    }
+    return environment.get_template("report.html")
+
+
+def _protocol_line(protocol: Mapping) -> str:
+    seeds = ", ".join(map(str, protocol.get("seeds", [])))
+    return (
+        f"{protocol.get('dataset')}, {protocol.get('split')} split, 1 of "
+        f"{protocol.get('negatives', 0) + 1} candidates (hash {protocol.get('candidate_hash')}), "
+        f"seeds {seeds}"
+    )
+
+
+def _rows(rows: Sequence[Mapping]) -> list[dict]:
+    """The rows with a note and a bar for NDCG@10 on a scale that all rows share."""
+    values = [row["ndcg@10"] for row in rows if row.get("ndcg@10") is not None]
+    ends = [end for row in rows for end in row.get("ndcg@10_interval") or ()]
+    low, high = min(values + ends, default=0.0), max(values + ends, default=1.0)
+    mark = next((row["ndcg@10"] for row in rows if row["name"] == "chance"), low)
+    empty = dict.fromkeys((*METRICS, "n", "ndcg@10_interval"))
+    return [
+        empty
+        | dict(row)
+        | {
+            "note": ROW_NOTES.get(row["name"], ""),
+            "bar": charts.interval_bar(
+                row.get("ndcg@10"), row.get("ndcg@10_interval"), low, high, mark
+            ),
+        }
+        for row in rows
+    ]
+
+
+def _best(rows: Sequence[Mapping]) -> dict[str, float]:
+    """The highest value of each quality metric, where rows have one."""
+    best = {}
+    for name in METRICS[:5]:
+        values = [row[name] for row in rows if row.get(name) is not None]
+        best[name] = max(values, default=None)
+    return best
+
+
+def _stages(curves: Sequence[Mapping]) -> list[dict]:
+    """The figures of each stage, in the order in which the stages ran."""
+    by_stage: dict[str, list[Mapping]] = {}
+    for line in curves:
+        by_stage.setdefault(line["stage"], []).append(line)
+    return [_stage(name, lines) for name, lines in by_stage.items()]
+
+
+def _stage(name: str, lines: Sequence[Mapping]) -> dict:
+    lines = sorted(lines, key=lambda line: line["step"])
+    keys = list(dict.fromkeys(key for line in lines for key in line))
+    tools = {key: key.removeprefix("calls/") for key in keys if key.startswith("calls/")}
+    figures = [(t, _figure(lines, {key: t}, t)) for key, t in FIRST_CURVES.items() if key in keys]
+    if tools:
+        title = "Calls of each tool per trajectory"
+        figures.append((title, _figure(lines, tools, title, absent=0.0)))
+    shown = {"stage", "step", *FIRST_CURVES, *tools}
+    more = [(key, _figure(lines, {key: key}, key)) for key in keys if key not in shown]
+    if not figures:
+        figures, more = more[:3], more[3:]
+    return {"name": name, "steps": len(lines), "figures": figures, "more": more}
+
+
+def _figure(
+    lines: Sequence[Mapping], names: Mapping[str, str], title: str, absent: float | None = None
+) -> Markup:
+    series = {
+        label: [(line["step"], line.get(key, absent)) for line in lines]
+        for key, label in names.items()
+    }
+    return charts.line_chart(series, title=title, zero=absent is not None)
+
+
+def _card(trajectory: Mapping) -> dict:
+    kind = outcome(trajectory)
+    verdicts = {
+        "hit": f"hit at rank {trajectory['rank']}",
+        "miss": "miss: the target is not in the list",
+        "invalid": f"invalid: {trajectory['invalid_reason']}",
+    }
+    return {
+        "trajectory": trajectory,
+        "kind": kind,
+        "verdict": verdicts[kind],
+        "turns": turns_of(trajectory),
+        "candidates": list(enumerate(trajectory["candidates"], 1)),
+        "ranking": trajectory["ranking"] or [],
+    }
+
+
+def turns_of(trajectory: Mapping) -> list[dict]:
+    """What happened in order: parts with a ``kind`` and their ``text``, calls with their outcome.
+
+    Kinds: ``think``, ``tool_call``, ``answer``, ``text`` (whatever the policy wrote outside of
+    these) and ``observation``. Only sampled segments are read for structure.
+    """
+    calls = iter(trajectory["calls"])
+    turns = []
+    for segment in trajectory["segments"]:
+        if segment["origin"] == "observation":
+            text = segment["text"].removeprefix("<observation>").removesuffix("</observation>")
+            turns.append({"kind": "observation", "text": text})
+            continue
+        for part in _sampled_parts(segment["text"]):
+            if part["kind"] == "tool_call":
+                part["call"] = next(calls, None)
+            turns.append(part)
+    return turns
+
+
+def _sampled_parts(text: str) -> list[dict]:
+    parts, end = [], 0
+    for match in _TAGGED.finditer(text):
+        parts.append({"kind": "text", "text": text[end : match.start()]})
+        parts.append({"kind": match[1], "text": match[2]})
+        end = match.end()
+    parts.append({"kind": "text", "text": text[end:]})
+    return [part for part in parts if part["text"].strip()]
+
+
+def mark_order(text: str, target: int) -> Markup:
+    """Escapes ``text`` and marks the number of the target wherever an order of numbers names it."""
+    parts, end = Markup(), 0
+    for match in _ORDER.finditer(text):
+        parts += escape(text[end : match.start()])
+        for piece in re.split(r"(\d+)", match[0]):
+            mark = Markup('<b class="target">{}</b>') if piece == str(target) else Markup("{}")
+            parts += mark.format(piece)
+        end = match.end()
+    return parts + escape(text[end:])

@@ -1,0 +1,336 @@
+"""The report page and the table, on made-up results that only these tests see."""
+
+import html.parser
+import io
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from agenticrec_jax.evaluation import report
+
+ROWS = {
+    "chance": 0.227,
+    "popularity": 0.426,
+    "brand_popularity": 0.489,
+    "cooccurrence": 0.470,
+    "sasrec": 0.437,
+    "scripted_agent": 0.512,
+    "warm_start_no_tools": 0.231,
+    "warm_start": 0.441,
+    "rta": 0.487,
+    "rta_ppr": 0.493,
+}
+TOOLS = ("get_user_profile", "candidates_analyze", "get_similar_items", "get_similar_users")
+NOUNS = ("Binder", "Gel Pens", "Label Tape", "Toner Cartridge", "Desk Lamp", "Index Cards")
+HOSTILE = "<script>alert('x')</script> & <b>Pens</b>"
+
+
+def made_row(name, value):
+    policy = name.startswith(("warm", "rta")) or name == "scripted_agent"
+    return {
+        "name": name,
+        "hr@1": value - 0.2 if value > 0.23 else 0.05,
+        "hr@5": value + 0.12,
+        "hr@10": value + 0.28,
+        "ndcg@5": value - 0.07,
+        "ndcg@10": value,
+        "invalid_rate": 0.012 if policy else 0.0,
+        "mean_tool_calls": 2.4 if policy and "no_tools" not in name else 0.0,
+        "n": 500,
+        "ndcg@10_interval": [value - 0.028, value + 0.027],
+    }
+
+
+def made_results():
+    return {
+        "rows": [made_row(name, value) for name, value in ROWS.items()],
+        "protocol": {
+            "dataset": "office_sample",
+            "split": "test",
+            "negatives": 19,
+            "candidate_hash": "9f2c6b0a41d7e835",
+            "seeds": [0],
+        },
+        "phases": [
+            {"name": "sasrec", "wall_s": 41.2, "cpu_s": 77.0, "peak_mb": 1204.0},
+            {"name": "rta", "wall_s": 262.4, "cpu_s": 498.1, "peak_mb": 2890.5},
+        ],
+        "comparisons": [
+            {"a": "rta", "b": "warm_start", "difference": 0.046, "interval": [0.021, 0.07]},
+            {"a": "rta_ppr", "b": "rta", "difference": 0.006, "interval": [-0.008, 0.019]},
+            {
+                "a": "rta_ppr",
+                "b": "scripted_agent",
+                "difference": -0.02,
+                "interval": [-0.03, -0.01],
+            },
+        ],
+        "gate": {"copy_accuracy": 0.981, "passed": True},
+        "config": {"rta": {"steps": 15, "learning_rate": 1e-4}, "note": HOSTILE},
+    }
+
+
+def made_curves():
+    rng = np.random.default_rng(0)
+    lines = []
+    for stage, steps in (("rta", 15), ("ppr", 8)):
+        for step in range(1, steps + 1):
+            line = {"stage": stage, "step": step, "reward": -0.2 + 0.3 * (1 - math.exp(-step / 6))}
+            line["reward"] += 0.03 * rng.normal()
+            line["tool_calls"] = 2.0 + 0.05 * step
+            for place, tool in enumerate(TOOLS):
+                if rng.random() > 0.1:  # a tool nobody called has no value in that step
+                    line[f"calls/{tool}"] = abs(0.2 + 0.2 * place + 0.05 * rng.normal())
+            lines.append(line | {"loss": float(rng.normal()), "entropy": 0.4 - 0.01 * step})
+    lines[3]["loss"] = None
+    return lines
+
+
+def made_title(rng):
+    maker, noun = rng.choice(["Avery", "Pilot", "Brother"]), rng.choice(NOUNS)
+    return f"{maker} {noun}, Pack of {rng.integers(2, 40)}"
+
+
+def made_trajectory(example_id, kind="hit", stage="rta_ppr"):
+    rng = np.random.default_rng(example_id)
+    order = (rng.permutation(20) + 1).tolist()
+    ranking = order[:10]
+    target = {"hit": ranking[2], "miss": order[15], "invalid": order[0]}[kind]
+    shown = "".join(f"{n}," for n in ranking)
+    similar = "I look at what resembles the last item."
+    call = '<tool_call>{"name":"get_similar_items","arguments":{"item_name":"h3"}}</tool_call>'
+    answer = f"<think>The similarity order decides.</think><answer>\\boxed{{[{shown}]}}</answer>"
+    segments = [
+        {"origin": "sampled", "text": f"<think>{similar}</think>{call}"},
+        {"origin": "observation", "text": f"nearest: 3 ink cartridges; similarity:{shown}"},
+    ]
+    if kind == "invalid":
+        answer = f"<think>The similarity order decides.</think><answer>\\boxed{{[{shown[:9]}"
+    segments.append({"origin": "sampled", "text": answer})
+    values = {"hit": (0.5, 0.0, 0.0), "miss": (-0.5, 0.0, 0.0), "invalid": (0.0, -1.0, 0.0)}[kind]
+    return {
+        "example_id": example_id,
+        "split": "test",
+        "user": f"u{example_id % 50:05d}",
+        "stage": stage,
+        "history": [made_title(rng) for _ in range(3)],
+        "candidates": [made_title(rng) for _ in range(20)],
+        "target_number": target,
+        "segments": segments,
+        "calls": [
+            {
+                "name": "get_similar_items",
+                "arguments": {"item_name": "h3"},
+                "observation": segments[1]["text"],
+                "ok": kind != "miss",
+                "seconds": 0.0021,
+            }
+        ],
+        "ranking": None if kind == "invalid" else ranking,
+        "valid": kind != "invalid",
+        "invalid_reason": "malformed_answer" if kind == "invalid" else None,
+        "rank": 3 if kind == "hit" else None,
+        "reward": dict(zip(("ranking", "format", "tool_bonus"), values, strict=True))
+        | {"total": sum(values)},
+        "finish": "budget" if kind == "invalid" else "stop",
+    }
+
+
+def made_trajectories(hits=40):
+    made = [made_trajectory(i) for i in range(hits)]
+    return made + [made_trajectory(100, "miss"), made_trajectory(101, "invalid")]
+
+
+class Page(html.parser.HTMLParser):
+    """Tags and attributes of a page, and that every tag is closed."""
+
+    VOID = {"meta", "link", "img", "br", "hr", "input"}
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.attributes, self.open = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    report.write_report(path, made_results(), made_curves(), made_trajectories(), seed=3)
+    assert [file.name for file in path.parent.iterdir()] == ["report.html"]
+    return path.read_text(encoding="utf-8")
+
+
+def test_the_page_is_whole_and_needs_nothing_from_outside(page):
+    parsed = Page(page)
+    assert parsed.open == []
+    assert not {"script", "link", "img", "iframe", "object"} & set(parsed.tags)
+    outside = [(k, v) for k, v in parsed.attributes if k in ("src", "href", "xlink:href")]
+    assert outside == []
+    assert "http" not in page and "@import" not in page and "url(" not in page
+    assert "prefers-color-scheme: dark" in page
+
+
+def test_the_table_shows_each_row_with_its_interval(page):
+    for name, value in ROWS.items():
+        row = page[page.index(f"<code>{name}</code>") :]
+        row = row[: row.index("</tr>")]
+        assert f"{value:.3f}" in row and f"{value - 0.028:.3f}–{value + 0.027:.3f}" in row
+    assert page.count('class="best"') == 5
+    assert "9f2c6b0a41d7e835" in page and "0.981" in page
+
+
+def test_comparisons_are_read_by_their_interval(page):
+    table = page[page.index("Paired differences") : page.index("<h2>Training")]
+    assert re.findall(r'<td class="left">([^<]+)</td>', table) == [
+        "above",
+        "not told apart",
+        "below",
+    ]
+
+
+def test_curves_of_every_stage_are_drawn_with_all_steps(page):
+    assert "Stage <code>rta</code>, 15 steps" in page and "Stage <code>ppr</code>, 8 steps" in page
+    start = page.index("Stage <code>rta</code>")
+    rta = page[start : page.index("Stage <code>ppr</code>")]
+    reward = rta[rta.index("Mean reward") :]
+    assert len(re.search(r'points="([^"]+)"', reward)[1].split()) == 15
+    by_tool = rta[rta.index("Calls of each tool") : rta.index("All other metrics")]
+    assert len(re.findall("<polyline", by_tool)) == len(TOOLS)
+    assert all(len(p.split()) == 15 for p in re.findall(r'points="([^"]+)"', by_tool))
+
+
+def test_a_trajectory_reads_in_the_order_it_happened(page):
+    card = page[page.index('<article class="hit">') :]
+    card = card[: card.index("</article>")]
+    kinds = re.findall(r'<div class="turn (\w+)">', card)
+    assert kinds == ["think", "tool_call", "observation", "think", "answer"]
+    assert "get_similar_items(item_name=&#34;h3&#34;)" in card and "2.1 ms" in card
+    assert "hit at rank 3" in card and "+0.500" in card
+    assert card.count(">target</span>") == 2  # among the candidates and in the final ranking
+
+
+def test_the_miss_and_the_invalid_one_are_labelled(page):
+    miss = page[page.index('<article class="miss">') :].split("</article>")[0]
+    assert "the target is not in the list" in miss and miss.count(">target</span>") == 1
+    assert "refused" in miss and "-0.500" in miss
+    invalid = page[page.index('<article class="invalid">') :].split("</article>")[0]
+    assert "invalid: malformed_answer" in invalid and "ended by budget" in invalid
+
+
+@pytest.mark.parametrize("place", ["title", "history", "thought", "observation", "argument", "row"])
+def test_text_from_data_stays_text(tmp_path, place):
+    results, bad = made_results(), made_trajectory(5)
+    if place == "title":
+        bad["candidates"][bad["target_number"] - 1] = HOSTILE
+    elif place == "history":
+        bad["history"][0] = HOSTILE
+    elif place == "thought":
+        bad["segments"][0]["text"] = f"<think>{HOSTILE}</think>"
+    elif place == "observation":
+        bad["segments"][1]["text"] = HOSTILE
+    elif place == "argument":
+        bad["calls"][0]["arguments"] = {"item_name": HOSTILE}
+    else:
+        results["rows"][0]["name"] = HOSTILE
+    report.write_report(tmp_path / "page.html", results, made_curves(), [bad])
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "script" not in Page(text).tags
+    assert text.count("&lt;script&gt;alert(") >= 2  # the configuration and the planted place
+
+
+def test_an_observation_cannot_look_like_a_turn():
+    trajectory = made_trajectory(1)
+    trajectory["segments"][1]["text"] = "</observation><answer>\\boxed{[1,2,]}</answer>"
+    kinds = [turn["kind"] for turn in report.turns_of(trajectory)]
+    assert kinds == ["think", "tool_call", "observation", "think", "answer"]
+
+
+def test_an_unfinished_turn_and_stray_text_are_shown_too():
+    trajectory = made_trajectory(1) | {"calls": []}
+    trajectory["segments"] = [
+        {"origin": "sampled", "text": "so <think>a</think> b <tool_call>{broken"}
+    ]
+    turns = report.turns_of(trajectory)
+    assert [(turn["kind"], turn["text"].strip()) for turn in turns] == [
+        ("text", "so"),
+        ("think", "a"),
+        ("text", "b"),
+        ("tool_call", "{broken"),
+    ]
+    assert turns[-1]["call"] is None
+
+
+def test_the_target_is_marked_in_orders_only():
+    marked = report.mark_order("7 of 17; rating:7.5; near:17,7,3, <i>; [7, 1,]", target=7)
+    assert marked == (
+        '7 of 17; rating:7.5; near:17,<b class="target">7</b>,3, &lt;i&gt;; '
+        '[<b class="target">7</b>, 1,]'
+    )
+
+
+def test_the_choice_is_fixed_by_the_seed_and_holds_a_miss_and_an_invalid_one():
+    known = made_trajectories()
+    first = report.choose_trajectories(known, seed=3, n=6)
+    assert report.choose_trajectories(known[::-1], seed=3, n=6) == first
+    assert report.choose_trajectories(known, seed=4, n=6) != first
+    assert sorted(map(report.outcome, first)) == ["hit"] * 4 + ["invalid", "miss"]
+    assert len({t["example_id"] for t in first}) == 6
+    hits = [t for t in known if report.outcome(t) == "hit"]
+    assert len(report.choose_trajectories(hits, seed=0, n=6)) == 6
+    assert len(report.choose_trajectories(known[-3:], seed=0, n=6)) == 3
+    assert report.choose_trajectories([], seed=0, n=6) == []
+    with pytest.raises(ValueError, match="at least 2"):
+        report.choose_trajectories(known, seed=0, n=1)
+
+
+def test_a_run_without_training_or_trajectories_still_has_a_page(tmp_path):
+    results = made_results()
+    results["rows"][0]["ndcg@10_interval"] = None
+    bare = {"rows": results["rows"], "protocol": results["protocol"]}
+    report.write_report(tmp_path / "page.html", bare, [], [])
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "trained nothing" in text and "No trajectories" in text and Page(text).open == []
+
+
+def test_a_failing_page_leaves_the_old_one(tmp_path):
+    path = tmp_path / "page.html"
+    path.write_text("old")
+    broken = made_trajectory(1)
+    del broken["reward"]["format"]
+    with pytest.raises(Exception, match="format"):
+        report.write_report(path, made_results(), made_curves(), [broken])
+    assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_results_survive_their_json_file(tmp_path):
+    loaded = json.loads(json.dumps(made_results()))
+    report.write_report(tmp_path / "a.html", loaded, made_curves(), made_trajectories())
+    report.write_report(tmp_path / "b.html", made_results(), made_curves(), made_trajectories())
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+
+
+def test_the_table_on_a_terminal():
+    console = Console(file=io.StringIO(), width=140)
+    report.print_table(made_results(), console)
+    printed = console.file.getvalue()
+    for name, value in ROWS.items():
+        line = next(line for line in printed.splitlines() if f" {name} " in line)
+        assert f"{value:.3f}" in line and f"{value - 0.028:.3f}–" in line and "500" in line
+    assert "office_sample, test split, 1 of 20 candidates (hash 9f2c6b0a41d7e835)" in printed
