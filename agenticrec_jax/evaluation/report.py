@@ -143,12 +143,7 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "value": format_value,
-        "interval": format_interval,
-        "order": mark_order,
-        "tojson_plain": lambda value: json.dumps(value, ensure_ascii=False),
-    }
+    environment.filters |= {"value": format_value, "interval": format_interval, "order": mark_order}
     return environment.get_template("report.html")
 
 
@@ -244,29 +239,40 @@ def turns_of(trajectory: Mapping) -> list[dict]:
     """What happened in order: parts with a ``kind`` and their ``text``, calls with their outcome.
 
     Kinds: ``think``, ``tool_call``, ``answer``, ``text`` (whatever the policy wrote outside of
-    these) and ``observation``. Only sampled segments are read for structure.
+    these) and ``observation``. Only sampled segments are read for structure. Call i belongs to
+    sampled segment i, whether it parsed or not; its ``shown`` text is the call, or None if the
+    policy's text says it better.
     """
     calls = iter(trajectory["calls"])
     turns = []
     for segment in trajectory["segments"]:
         if segment["origin"] == "observation":
             text = segment["text"].removeprefix("<observation>").removesuffix("</observation>")
-            turns.append({"kind": "observation", "text": text})
+            turns.append({"kind": "observation", "text": text, "call": None})
             continue
-        for part in _sampled_parts(segment["text"]):
-            if part["kind"] == "tool_call":
-                part["call"] = next(calls, None)
-            turns.append(part)
+        parts = _sampled_parts(segment["text"])
+        call = next(calls, None)
+        if call is not None and parts:
+            named = [part for part in parts if part["kind"] == "tool_call"]
+            (named or parts)[-1]["call"] = dict(call) | {"shown": _shown_call(call)}
+        turns += parts
     return turns
+
+
+def _shown_call(call: Mapping) -> str | None:
+    if not call["name"].isidentifier():
+        return None
+    arguments = (f"{k}={json.dumps(v, ensure_ascii=False)}" for k, v in call["arguments"].items())
+    return f"{call['name']}({', '.join(arguments)})"
 
 
 def _sampled_parts(text: str) -> list[dict]:
     parts, end = [], 0
     for match in _TAGGED.finditer(text):
-        parts.append({"kind": "text", "text": text[end : match.start()]})
-        parts.append({"kind": match[1], "text": match[2]})
+        parts.append({"kind": "text", "text": text[end : match.start()], "call": None})
+        parts.append({"kind": match[1], "text": match[2], "call": None})
         end = match.end()
-    parts.append({"kind": "text", "text": text[end:]})
+    parts.append({"kind": "text", "text": text[end:], "call": None})
     return [part for part in parts if part["text"].strip()]
 
 

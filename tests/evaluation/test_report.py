@@ -277,6 +277,20 @@ def test_an_unfinished_turn_and_stray_text_are_shown_too():
     assert turns[-1]["call"] is None
 
 
+def test_calls_go_with_their_segments_when_one_did_not_parse():
+    trajectory = made_trajectory(1)
+    good = trajectory["calls"][0]
+    broken = good | {"name": "<think>a</think>{", "arguments": {}, "ok": False}
+    trajectory["calls"] = [broken, good]
+    trajectory["segments"][:0] = [
+        {"origin": "sampled", "text": "<think>a</think>{</tool_call>"},
+        {"origin": "observation", "text": "error: malformed_call"},
+    ]
+    turns = report.turns_of(trajectory)
+    called = [(turn["kind"], turn["call"]["shown"]) for turn in turns if turn["call"]]
+    assert called == [("text", None), ("tool_call", 'get_similar_items(item_name="h3")')]
+
+
 def test_the_target_is_marked_in_orders_only():
     marked = report.mark_order("7 of 17; rating:7.5; near:17,7,3, <i>; [7, 1,]", target=7)
     assert marked == (
