@@ -1,18 +1,27 @@
 """Package of agenticrec-jax: an LLM recommender agent trained end to end in JAX and Flax."""
 
+from pathlib import Path
+
 from setuptools import find_packages, setup
+
+NOTEBOOK = ["nbformat>=5.10", "nbclient>=0.10", "ipykernel>=6.29"]
 
 setup(
     name="agenticrec-jax",
     version="0.1.0",
     description="AgenticRec and RecThinker in JAX: LLM recommender agents trained end to end",
-    long_description=open("README.md", encoding="utf-8").read(),
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["agenticrec_jax*", "experiments*", "tools_data*"]),
     include_package_data=True,
-    package_data={"tools_data": ["*_sample/*"]},
+    package_data={
+        "agenticrec_jax.evaluation": ["templates/*.html"],
+        "experiments": ["launch/*.sh"],
+        "tools_data": ["*_sample/*", "tiny_policy/*"],
+    },
     install_requires=[
         "jax>=0.10",
         "flax>=0.12",
@@ -38,14 +47,7 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.10"],
         "cuda": ["jax[cuda12]>=0.10"],
-        "test": [
-            "pytest>=8.0",
-            "hypothesis>=6.100",
-            "ruff>=0.6",
-            "nbformat>=5.10",
-            "nbclient>=0.10",
-            "ipykernel>=6.29",
-        ],
-        "demo": ["gguf>=0.10"],
+        "test": ["pytest>=8.0", "hypothesis>=6.100", "ruff>=0.17,<0.18", *NOTEBOOK],
+        "demo": ["jupyterlab>=4.0", *NOTEBOOK],
     },
 )

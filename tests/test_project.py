@@ -1,0 +1,233 @@
+"""The project as a whole: its commands, what is committed, how long files are, who imports whom."""
+
+import ast
+import os
+import pathlib
+import re
+import subprocess
+import types
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+PACKAGE = "agenticrec_jax"
+LONGEST_FILE = 420
+LARGEST_BYTES = 8.5 * 2**20
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCS = README + (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+
+
+def files(pattern="*"):
+    """The files of the project: what git tracks, and nothing that a build left behind."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", pattern],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    ).stdout
+    paths = [ROOT / name for name in listed.split("\0") if name]
+    paths = [path for path in paths if path.is_file()]
+    assert paths, "the tests of the project read a git checkout"
+    return paths
+
+
+def code_block(name):
+    """The code block of the README that a mark names."""
+    found = re.findall(rf"<!-- command: {name} -->\n```bash\n(.*?)```", README, re.S)
+    assert len(found) == 1, f"README has {len(found)} blocks marked 'command: {name}'"
+    return found[0]
+
+
+def test_the_readme_has_the_two_commands_each_on_one_line():
+    assert code_block("quickstart").count("\n") == 1 and code_block("tests").count("\n") == 1
+    quickstart = r"pip install -e \. && python -m experiments\.quickstart "
+    assert re.match(quickstart, code_block("quickstart"))
+    assert re.match(r'pip install -e "\.\[test\]" && python -m pytest\n', code_block("tests"))
+
+
+def test_ci_runs_the_command_of_the_readme(tmp_path):
+    script = (ROOT / ".ci" / "run").read_text()
+    reader = script[script.index("readme_command()") : script.index("tests_command=")]
+    for name in ("quickstart", "tests"):
+        printed = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", f"{reader}\nreadme_command {name}"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        assert printed == code_block(name)
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+def test_the_code_of_the_readme_works():
+    loss_code, tool_code = re.findall(r"```python\n(.*?)```", README, re.S)
+    space = {}
+    exec(compile(loss_code, "README.md", "exec"), space)
+    logprobs = jnp.log(jnp.array([[[0.5, 0.25], [0.5, 0.5]]]))
+    batch = types.SimpleNamespace(
+        sampled=jnp.array([[[True, True], [True, False]]]),
+        advantages=jnp.array([[1.0, -1.0]]),
+        weights=jnp.full((1, 2), 0.5),
+    )
+    loss, metrics = space["loss_fn"](logprobs, batch)
+    np.testing.assert_allclose(loss, -0.5 * (np.log(0.125) - np.log(0.5)) / 288.0, rtol=1e-6)
+    np.testing.assert_allclose(metrics["score"][0] / metrics["score"][1], np.log(0.0625) / 2)
+
+    exec(compile(tool_code, "README.md", "exec"), space)
+    items = types.SimpleNamespace(brand=("Pilot", None, "Pilot", "Avery"))
+    view = types.SimpleNamespace(items=items, own_items=(0, 1, 2, 3))
+    assert space["toolbox"].call(view, "count_brands", {}).text == "brands bought: 2"
+    assert not space["toolbox"].call(view, "count_brands", {"item": 1}).ok
+
+
+def test_paths_named_in_the_docs_exist():
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+    for name in re.findall(r"`((?:tests|experiments|docs)/[\w./]+\.(?:py|sh|md))`", DOCS):
+        assert (ROOT / name).exists(), name
+
+
+def test_flags_in_the_readme_are_those_of_the_programs():
+    commands = re.findall(r"python -m experiments\.(\w+)((?: [^\s`]+)*)", README)
+    commands += [("train_policy", rest) for rest in re.findall(r"tpu_pod\.sh(.*)", README)]
+    assert {"quickstart", "train_policy", "train_sasrec"} <= {name for name, _ in commands}
+    shared = defined_flags(ROOT / "experiments" / "app.py")
+    for name, rest in commands:
+        path = ROOT / "experiments" / f"{name}.py"
+        if path.exists():
+            used = set(re.findall(r"--(\w+)", rest))
+            assert used <= defined_flags(path) | shared, name
+
+
+def defined_flags(path):
+    """Names of the absl flags that a program's source defines."""
+    text = path.read_text(encoding="utf-8")
+    return set(re.findall(r"DEFINE_\w+\(\s*\"(\w+)\"", text))
+
+
+def test_no_file_is_large_and_none_is_of_movielens():
+    for path in files():
+        assert path.stat().st_size <= LARGEST_BYTES, path
+        assert "ml-1m" not in str(path.relative_to(ROOT)).lower(), path
+
+
+def test_python_files_are_short_and_leave_nothing_open():
+    marks = [
+        "TO" + "DO",
+        "FIX" + "ME",
+        "NotImplemented" + "Error",
+        "# no" + "qa",
+        "# type: ig" + "nore",
+    ]
+    marks += ["mark.sk" + "ip", "mark.xf" + "ail", "pytest.sk" + "ip", "import" + "orskip"]
+    for path in files("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert text.count("\n") <= LONGEST_FILE, f"{path}: {text.count(chr(10))} lines"
+        assert not [mark for mark in marks if mark in text], path
+
+
+@pytest.mark.parametrize("part", [PACKAGE, "experiments", "tools_data"])
+def test_every_module_says_what_it_is(part):
+    for path in files(f"{part}/*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        assert ast.get_docstring(tree) or not tree.body, f"{path} has no docstring"
+
+
+def modules():
+    """Every module of the package by its name, with the names of ours that it imports."""
+    found = {}
+    for path in files(f"{PACKAGE}/*.py"):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        found[name] = imported(path)
+    return found
+
+
+def imported(path):
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return names
+
+
+def under(name, *parents):
+    """Whether a module or name is one of these parts of the package or inside one."""
+    parents = [f"{PACKAGE}.{parent}" for parent in parents]
+    return any(name == parent or name.startswith(parent + ".") for parent in parents)
+
+
+LEAVES = ("types", "errors")
+PURE = {
+    "losses": LEAVES + ("losses",),
+    "rewards": LEAVES,
+    "evaluation.metrics": LEAVES + ("evaluation.significance",),
+    "evaluation.significance": LEAVES,
+    "data": LEAVES + ("data",),
+    "parallel": LEAVES + ("parallel",),
+}
+NEVER = {
+    "tools": ("models.qwen3", "models.hf", "models.tokenizers", "agent", "generation", "training"),
+    "models": ("generation", "tools", "agent", "training", "evaluation", "baselines"),
+    "generation": ("data", "tools", "agent", "training", "evaluation", "baselines", "losses"),
+    "agent": ("training", "evaluation", "baselines"),
+    "training": ("evaluation", "baselines"),
+}
+
+
+@pytest.mark.parametrize("room", PURE)
+def test_pure_rooms_import_nothing_else_of_ours(room):
+    for name, imports in modules().items():
+        if under(name, room):
+            ours = {i for i in imports if i.startswith(PACKAGE + ".")}
+            assert not {i for i in ours if not under(i, *PURE[room])}, name
+
+
+@pytest.mark.parametrize("room", NEVER)
+def test_imports_point_one_way(room):
+    for name, imports in modules().items():
+        if under(name, room):
+            assert not {i for i in imports if under(i, *NEVER[room])}, name
+
+
+def test_nothing_in_the_package_imports_programs_or_tests():
+    for name, imports in modules().items():
+        assert not {i for i in imports if i.split(".")[0] in ("experiments", "tests")}, name
+
+
+def test_rooms_are_all_there():
+    rooms = {name.split(".")[1] for name in modules() if "." in name}
+    assert rooms >= {
+        *("data", "models", "parallel", "generation", "tools", "agent", "rewards", "losses"),
+        *("training", "evaluation", "baselines", "testing"),
+    }
+
+
+def test_the_tpu_script_starts_every_worker_with_its_flags(tmp_path):
+    fake = tmp_path / "gcloud"
+    fake.write_text('#!/bin/sh\nfor a in "$@"; do echo "$a"; done\n')
+    fake.chmod(0o755)
+    script = ROOT / "experiments" / "launch" / "tpu_pod.sh"
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    ended = subprocess.run(
+        [script, "slice", "us-east1-d", "--workdir=/mnt/my runs", "--stage=rta"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    *arguments, command = ended.stdout.splitlines()
+    assert arguments == [
+        *("compute", "tpus", "tpu-vm", "ssh", "slice", "--zone=us-east1-d", "--worker=all")
+    ]
+    assert command.endswith(
+        "python3 -m experiments.train_policy --distributed --workdir=/mnt/my\\ runs --stage=rta"
+    )
+    assert "pip install -q -e '.[tpu]' &&" in command
+    usage = subprocess.run([script, "slice"], capture_output=True, text=True)
+    assert usage.returncode == 2 and "usage" in usage.stderr
