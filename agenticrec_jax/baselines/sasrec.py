@@ -1,0 +1,24 @@
+"""The row of the sequential recommender that the tools are built on, asked directly."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from agenticrec_jax.baselines.popularity import candidate_codes
+from agenticrec_jax.data.examples import RankingExample
+from agenticrec_jax.tools.artifacts import Artifacts
+
+
+def sasrec_scores(
+    artifacts: Artifacts, examples: Sequence[RankingExample]
+) -> Float[np.ndarray, "n C"]:
+    """SASRec's score of each candidate after the example's history.
+
+    Raises:
+      InputError: if an example lies inside the artefacts' fit range.
+    """
+    for example in examples:
+        artifacts.check(example)
+    scores = artifacts.sasrec_index.scores([example.history for example in examples])
+    return np.take_along_axis(scores, candidate_codes(examples), axis=1)

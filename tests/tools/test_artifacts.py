@@ -1,0 +1,180 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from agenticrec_jax.data.interactions import read_log
+from agenticrec_jax.data.splits import FitRange, chronological_splits, prediction_samples
+from agenticrec_jax.errors import InputError
+from agenticrec_jax.models.sasrec import PAD, user_states
+from agenticrec_jax.tools.artifacts import Artifacts, fit_statistics, index_users
+
+SAMPLE = Path(__file__).parents[2] / "tools_data" / "office_sample"
+
+
+def test_statistics_are_those_of_a_plain_count(log, artifacts, splits):
+    end = splits.fit_range_b.end_time
+    fitted = [e for e in range(len(log)) if log.time[e] < end]
+    statistics = artifacts.statistics
+    for item in range(log.num_items):
+        own = [e for e in fitted if log.item[e] == item]
+        ratings = [float(log.rating[e]) for e in own if not np.isnan(log.rating[e])]
+        assert statistics.popularity[item] == len(own)
+        expected = np.mean(ratings) if ratings else np.nan
+        np.testing.assert_allclose(statistics.mean_rating[item], expected, rtol=1e-6)
+    pairs = set(zip(statistics.taken_user.tolist(), statistics.taken_item.tolist(), strict=True))
+    assert pairs == {(int(log.user[e]), int(log.item[e])) for e in fitted}
+    assert len(pairs) == len(statistics.taken_user)
+
+
+def test_equal_popularity_shares_a_rank(artifacts):
+    popularity, rank = artifacts.statistics.popularity, artifacts.statistics.rank
+    for item in range(len(popularity)):
+        assert rank[item] == 1 + (popularity > popularity[item]).sum()
+
+
+def test_cooccurrence_counts_other_users_who_took_both(log, artifacts, splits):
+    end = splits.fit_range_b.end_time
+    taken = [{int(log.item[e]) for e in log.events_of(u) if log.time[e] < end}
+             for u in range(log.num_users)]  # fmt: skip
+    history, user = (3, 17, 3, 40), 8
+    expected = np.zeros(log.num_items, int)
+    for other, items in enumerate(taken):
+        for item in items:
+            expected[item] += (other != user) * len(items & set(history))
+    np.testing.assert_array_equal(artifacts.statistics.cooccurrence(history, user), expected)
+    assert expected.any()
+
+
+def test_the_index_holds_each_users_last_state_and_newest_items(log, artifacts, splits, sasrec):
+    end = splits.fit_range_b.end_time
+    index = artifacts.sasrec_index
+    for row, user in enumerate(index.users.tolist()):
+        own = log.item[[e for e in log.events_of(user) if log.time[e] < end]].tolist()
+        newest = index.recent[row][index.recent[row] != PAD].tolist()
+        assert set(newest) == set(own[-10:]) and len(newest) == len(set(newest))
+        state = user_states(sasrec, [own])[0]
+        np.testing.assert_allclose(index.states[row], state, atol=1e-5)
+
+
+def test_neighbours_are_the_nearest_other_users(log, artifacts):
+    index = artifacts.sasrec_index
+    user = int(index.users[4])
+    history = log.item[log.events_of(user)][:3].tolist()
+    rows, cosines = index.neighbours(history, user, 9)
+    state = index.user_state(history)
+    norms = np.linalg.norm(index.states, axis=1) * np.linalg.norm(state)
+    expected = index.states @ state / norms
+    order = [row for row in np.argsort(-expected) if index.users[row] != user][:9]
+    np.testing.assert_array_equal(rows, order)
+    np.testing.assert_allclose(cosines, expected[order], rtol=1e-4)
+
+
+def test_nobody_is_their_own_neighbour_even_if_all_are_asked_for(artifacts):
+    index = artifacts.sasrec_index
+    user = int(index.users[4])
+    rows, cosines = index.neighbours([1, 2], user, 10**6)
+    assert len(rows) == len(index.users) - 1 and user not in index.users[rows]
+    assert np.isfinite(cosines).all()
+    stranger, _ = index.neighbours([1, 2], -5, 10**6)
+    assert len(stranger) == len(index.users)
+
+
+def test_item_similarity_is_the_cosine_of_centred_embeddings(artifacts):
+    table = np.asarray(artifacts.sasrec_index.model.item_embeddings, np.float64)
+    table = table - table.mean(axis=0)
+    table /= np.linalg.norm(table, axis=1, keepdims=True)
+    similarity = artifacts.sasrec_index.item_similarity(7)
+    np.testing.assert_allclose(similarity, table @ table[7], atol=1e-5)
+
+
+def test_scores_of_all_items_follow_the_history(artifacts, sasrec):
+    scores = artifacts.sasrec_index.scores([[1, 2, 3], [4]])
+    states = user_states(sasrec, [[1, 2, 3], [4]])
+    np.testing.assert_allclose(scores, sasrec.scores(jnp.asarray(states)), rtol=1e-4, atol=1e-5)
+
+
+def test_a_sample_inside_the_range_is_refused(artifacts, splits, examples):
+    inside = dataclasses.replace(examples[0], time=artifacts.fit_range.end_time - 1)
+    with pytest.raises(InputError, match="artefacts.*inside the range"):
+        artifacts.check(inside)
+    artifacts.check(dataclasses.replace(inside, time=artifacts.fit_range.end_time))
+
+
+@pytest.mark.parametrize("sample", ["office_sample", "synthetic_sample"])
+def test_every_fit_range_ends_before_the_first_sample_it_serves(sample):
+    directory = SAMPLE.with_name(sample)
+    log = read_log(directory / "interactions.csv.gz", directory / "items.jsonl.gz")
+    splits = chronological_splits(prediction_samples(log))
+    served = {"fit_range_a": splits.policy, "fit_range_b": splits.valid + splits.test}
+    for name, samples in served.items():
+        fit_range = getattr(splits, name)
+        statistics = fit_statistics(log, fit_range)
+        fitted = np.flatnonzero(log.time < min(sample.time for sample in samples))
+        assert statistics.popularity.sum() == len(fitted) == fit_range.events
+        assert log.time[fitted].max() < fit_range.end_time <= min(s.time for s in samples)
+        assert fitted.max() < min(sample.position for sample in samples)
+
+
+def test_planted_future_events_leave_the_artefacts_as_they_are(log, splits, sasrec, artifacts):
+    """All events from the range's end on become one item, bought by others, rated 1."""
+    fit_range = splits.fit_range_b
+    late = log.time >= fit_range.end_time
+    planted = dataclasses.replace(
+        log,
+        item=np.where(late, 13, log.item).astype(np.int32),
+        user=np.where(late, log.user[::-1], log.user).astype(np.int32),
+        rating=np.where(late, 1.0, log.rating).astype(np.float32),
+    )
+    for changed in (planted, log.keep(~late)):
+        statistics = fit_statistics(changed, fit_range)
+        for field in dataclasses.fields(statistics):
+            before, after = (
+                getattr(artifacts.statistics, field.name),
+                getattr(statistics, field.name),
+            )
+            np.testing.assert_array_equal(before, after)
+        index = index_users(sasrec, changed, fit_range)
+        np.testing.assert_array_equal(index.states, artifacts.sasrec_index.states)
+        np.testing.assert_array_equal(index.recent, artifacts.sasrec_index.recent)
+        np.testing.assert_array_equal(index.users, artifacts.sasrec_index.users)
+    past = dataclasses.replace(log, item=np.where(late, log.item, 13).astype(np.int32))
+    assert (fit_statistics(past, fit_range).popularity != artifacts.statistics.popularity).any()
+
+
+def test_saved_artefacts_come_back_the_same(log, artifacts, tmp_path):
+    artifacts.save(tmp_path / "b", log)
+    loaded = Artifacts.load(tmp_path / "b", log)
+    assert loaded.fit_range == artifacts.fit_range
+    for name in ("statistics", "sasrec_index"):
+        for field in dataclasses.fields(getattr(artifacts, name)):
+            if field.name != "model":
+                before = getattr(getattr(artifacts, name), field.name)
+                np.testing.assert_array_equal(getattr(getattr(loaded, name), field.name), before)
+    np.testing.assert_array_equal(
+        loaded.sasrec_index.item_similarity(3), artifacts.sasrec_index.item_similarity(3)
+    )
+
+
+def test_artefacts_of_another_log_or_none_are_refused(log, artifacts, tmp_path):
+    with pytest.raises(InputError, match="artifacts.json"):
+        Artifacts.load(tmp_path, log)
+    artifacts.save(tmp_path, log)
+    others = dataclasses.replace(log, user_ids=tuple(reversed(log.user_ids)))
+    with pytest.raises(InputError, match="other users"):
+        Artifacts.load(tmp_path, others)
+    items = dataclasses.replace(log.items, item_id=("new", *log.items.item_id[1:]))
+    with pytest.raises(InputError, match="'i0001' at place 0, expected 'new'"):
+        Artifacts.load(tmp_path, dataclasses.replace(log, items=items))
+
+
+def test_statistics_beside_a_model_of_another_range_are_refused(log, artifacts, tmp_path):
+    artifacts.save(tmp_path, log)
+    record = json.loads((tmp_path / "artifacts.json").read_text())
+    record["fit_range"] = dataclasses.asdict(FitRange(1, 2))
+    (tmp_path / "artifacts.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match="one fit range"):
+        Artifacts.load(tmp_path, log)

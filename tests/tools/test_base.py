@@ -1,0 +1,150 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from agenticrec_jax.errors import InputError
+from agenticrec_jax.tools.base import (
+    AsOfView,
+    Observation,
+    Toolbox,
+    argument_fault,
+    nanmean,
+    object_schema,
+)
+
+
+def test_a_view_holds_the_users_own_events_before_the_example(log, examples):
+    for example in examples[:20]:
+        view = AsOfView(log, example)
+        own = [e for e in range(example.position) if log.user[e] == example.user]
+        assert view.own_items == tuple(log.item[own].tolist())
+        assert view.own_times == tuple(log.time[own].tolist())
+        np.testing.assert_array_equal(view.own_ratings, log.rating[own])
+        assert view.history == example.history == view.own_items[-len(example.history) :]
+        np.testing.assert_array_equal(view.history_ratings, log.rating[own][-len(view.history) :])
+
+
+def test_events_of_the_same_instant_are_cut_by_position(log, examples):
+    instant = [e for e in examples if log.time[e.position - 1] == log.time[e.position]]
+    same = [example for example in instant if example.time in AsOfView(log, example).own_times]
+    assert same, "the log has users with several events of one instant"
+    for example in same:
+        later = [e for e in log.events_of(example.user) if e >= example.position]
+        shown = len(log.events_of(example.user)) - len(later)
+        assert len(AsOfView(log, example).own_items) == shown
+
+
+def test_nothing_of_the_log_or_the_target_can_be_reached_from_a_view(log, examples):
+    view = AsOfView(log, examples[0])
+    held = vars(view).values()
+    assert not any(value is log or value is examples[0] for value in held)
+    assert not any(isinstance(value, np.ndarray) for value in held)
+    assert not hasattr(view, "target")
+
+
+@pytest.mark.parametrize("change", [lambda h: h[1:] + h[:1], lambda h: ()])
+def test_a_history_that_is_not_the_users_past_is_refused(log, examples, change):
+    example = next(e for e in examples if e.history[0] != e.history[1])
+    wrong = dataclasses.replace(example, history=change(example.history))
+    with pytest.raises(InputError, match="field history"):
+        AsOfView(log, wrong)
+
+
+def test_a_history_with_the_target_in_it_is_refused(log, examples):
+    example = examples[0]
+    wrong = dataclasses.replace(example, history=(*example.history[1:], example.target))
+    with pytest.raises(InputError, match="field history"):
+        AsOfView(log, wrong)
+
+
+def test_candidates_are_numbered_from_one(log, examples):
+    view = AsOfView(log, examples[0])
+    assert [view.number_of(item) for item in view.candidates] == list(range(1, 21))
+    assert view.number_of(examples[0].target) == examples[0].target_number
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": ["string", "integer"]},
+        "count": {"type": "integer"},
+        "loud": {"type": "boolean"},
+        "share": {"type": "number"},
+    },
+    "required": ["name"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        ({"name": "x"}, None),
+        ({"name": 3, "count": 2, "loud": True, "share": 1}, None),
+        ({}, "name is missing"),
+        ({"count": 2}, "name is missing"),
+        ({"name": "x", "size": 1}, "unknown argument; known: name, count, loud, share"),
+        ({"name": 1.5}, "name must be of type string or integer"),
+        ({"name": ["x"]}, "name must be of type string or integer"),
+        ({"name": None}, "name must be of type string or integer"),
+        ({"name": "x", "count": True}, "count must be of type integer"),
+        ({"name": "x", "count": "2"}, "count must be of type integer"),
+        ({"name": "x", "loud": 1}, "loud must be of type boolean"),
+        ({"name": "x", "share": False}, "share must be of type number"),
+        ("x", "must be an object"),
+        (None, "must be an object"),
+    ],
+)
+def test_arguments_are_checked_against_the_schema(arguments, fault):
+    found = argument_fault(SCHEMA, arguments)
+    assert found is None if fault is None else fault in found
+
+
+class _Echo:
+    name = "echo"
+    description = "Says it again."
+    parameters = object_schema(what={"type": "string"})
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, view, what):
+        self.calls += 1
+        return f"{view} {what}"
+
+
+def test_a_box_calls_the_tool_named_with_its_arguments():
+    box = Toolbox([_Echo()])
+    assert box.call("view", "echo", {"what": "yes"}) == Observation("view yes", True)
+    assert box.names == ("echo",)
+    assert box.schemas() == [
+        {"name": "echo", "description": "Says it again.", "parameters": _Echo.parameters}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "said"),
+    [
+        ("ecko", {"what": "x"}, "no tool of that name; tools: echo"),
+        (None, {}, "no tool of that name; tools: echo"),
+        ("echo", {}, "echo: argument what is missing"),
+        ("echo", {"what": 3}, "echo: argument what must be of type string"),
+        ("echo", {"what": "x", "</tool_call>": 1}, "echo: unknown argument; known: what"),
+    ],
+)
+def test_an_illegal_call_makes_no_call_and_says_why(name, arguments, said):
+    tool = _Echo()
+    assert Toolbox([tool]).call("view", name, arguments) == Observation(said, False)
+    assert tool.calls == 0
+
+
+def test_two_tools_of_one_name_are_refused():
+    with pytest.raises(InputError, match="each once"):
+        Toolbox([_Echo(), _Echo()])
+
+
+def test_the_mean_of_the_known_values():
+    assert nanmean([4.0, float("nan"), 1.0]) == 2.5
+    assert nanmean([float("nan")]) is None
+    assert nanmean([]) is None

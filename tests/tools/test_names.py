@@ -1,0 +1,86 @@
+import dataclasses
+
+import pytest
+
+from agenticrec_jax.data.examples import RankingExample
+from agenticrec_jax.data.interactions import make_items, make_log
+from agenticrec_jax.tools.base import AsOfView
+from agenticrec_jax.tools.names import address, called, no_item, resolve
+
+TITLES = (
+    "Scotch Magic Tape, 6 Rolls",
+    "Avery Address Labels White",
+    "Pilot G2 Gel Pens",
+    "Brother Label Maker",
+    "Scotch Magic Tape Dispenser, Black",
+    "Sharpie Markers",
+    "4",
+    "Sharpie Fine Markers",
+)
+
+
+@pytest.fixture
+def view():
+    """History: items 0, 1, 0; candidates 2, 3, 4; items 5 to 7 are only in the catalogue."""
+    items = make_items([f"i{n}" for n in range(8)], TITLES)
+    log = make_log(["u"] * 4, [0, 1, 0, 3], [1, 2, 3, 4], items=items)
+    example = RankingExample(3, 0, 3, 4, (0, 1, 0), (2, 3, 4), 3, "test")
+    return AsOfView(log, example)
+
+
+@pytest.mark.parametrize(
+    ("name", "item"),
+    [
+        ("1", 2),
+        (3, 4),
+        ("candidate 2", 3),
+        ("#2", 3),
+        (" H1 ", 0),
+        ("h2", 1),
+        ("h3", 0),
+        ("pilot  g2 GEL pens", 2),
+        ("Pilot G2 Gel Pen", 2),
+        ("Pilot G2…", 2),
+        ("Sharpie Markers", 5),
+        ("4", 6),
+    ],
+)
+def test_numbers_addresses_and_titles_find_their_item(view, name, item):
+    assert resolve(view, name, 4).item == item
+
+
+@pytest.mark.parametrize("name", ["0", "h0", "h4", "999", "Scotch Magic…", "tape", "", "…", "h"])
+def test_what_is_unclear_finds_nothing(view, name):
+    assert resolve(view, name, 4).item is None
+
+
+def test_close_titles_are_suggested_with_the_address_to_use(view):
+    found = resolve(view, "scoth magic tapes", 3)
+    assert found.item is None
+    said = no_item(view, found, 3)
+    assert said.startswith("no item named scoth magic tapes; close: ")
+    assert "h3 Scotch Magic Tape…" in said and "3 Scotch Magic Tape…" in said
+
+
+def test_a_name_that_is_like_nothing_has_no_suggestion(view):
+    assert no_item(view, resolve(view, "qqqq zzzz", 4), 4) == "no item named qqqq zzzz; close: none"
+    assert no_item(view, resolve(view, " ", 4), 4).startswith("no item named nothing;")
+
+
+def test_a_long_name_is_echoed_cut(view):
+    said = no_item(view, resolve(view, "zq " * 400, 4), 4)
+    assert said.startswith("no item named zq zq zq zq…; close:") and len(said) < 120
+
+
+def test_items_are_called_by_the_address_the_policy_can_use(view):
+    assert [address(view, item) for item in (0, 1, 2, 4, 5)] == ["h3", "h2", "1", "3", None]
+    assert called(view, 0, 3) == "h3 Scotch Magic Tape…"
+    assert called(view, 5, 3) == "Sharpie Markers"
+    assert resolve(view, "h1", 2).label == "h1 Scotch Magic…"
+
+
+def test_items_shown_are_preferred_to_others_of_the_same_title(view):
+    titles = list(TITLES)
+    titles[0] = titles[4] = "Sharpie Markers"
+    view.items = dataclasses.replace(view.items, title=tuple(titles))
+    assert resolve(view, "Sharpie Markers", 4).item == 4

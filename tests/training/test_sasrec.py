@@ -1,0 +1,137 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agenticrec_jax.baselines.popularity import popularity_scores
+from agenticrec_jax.baselines.sasrec import sasrec_scores
+from agenticrec_jax.data.candidates import draw_split_candidates
+from agenticrec_jax.data.interactions import make_items, make_log
+from agenticrec_jax.data.splits import FitRange, chronological_splits, prediction_samples
+from agenticrec_jax.errors import InputError
+from agenticrec_jax.evaluation.metrics import ndcg_at_k, rank_of_target
+from agenticrec_jax.models.sasrec import PAD, Sasrec, SasrecConfig
+from agenticrec_jax.training.sasrec import (
+    SasrecTraining,
+    fit_artifacts,
+    next_item_loss,
+    shuffled_batches,
+    train_sasrec,
+    user_windows,
+)
+
+
+def test_windows_of_a_hand_worked_log():
+    windows = user_windows([np.array([9]), np.array([1, 2]), np.arange(10, 17)], 3)
+    np.testing.assert_array_equal(windows, [[PAD, PAD, 1, 2], [13, 14, 15, 16], [10, 11, 12, 13]])
+
+
+@given(st.lists(st.integers(0, 30), max_size=12), st.integers(1, 5))
+def test_every_event_but_the_first_is_a_target_once(lengths, length):
+    starts = np.cumsum([0, *lengths])
+    sequences = [np.arange(a, b) for a, b in zip(starts, starts[1:], strict=False)]
+    windows = user_windows(sequences, length)
+    targets = windows[:, 1:][(windows[:, 1:] != PAD) & (windows[:, :-1] != PAD)]
+    expected = [event for sequence in sequences for event in sequence[1:]]
+    assert sorted(targets.tolist()) == sorted(expected)
+
+
+def test_loss_is_the_mean_cross_entropy_over_the_places_that_have_a_target():
+    config = SasrecConfig(items=7, max_length=3, width=8, blocks=1, heads=2)
+    model = Sasrec(config, rngs=nnx.Rngs(1))
+    windows = jnp.asarray([[PAD, PAD, 4, 2], [PAD] * 4, [1, 6, 3, 5]])
+    logits = np.asarray(nnx.jit(lambda m, w: m.scores(m(w)))(model, windows[:, :-1]), np.float64)
+    places = [(0, 2, 2), (2, 0, 6), (2, 1, 3), (2, 2, 5)]
+    losses = [np.log(np.exp(logits[b, t]).sum()) - logits[b, t, item] for b, t, item in places]
+    loss = nnx.jit(lambda m, w: next_item_loss(m, w, None))(model, windows)
+    np.testing.assert_allclose(loss, np.mean(losses), rtol=1e-5)
+
+
+def test_empty_windows_add_neither_loss_nor_gradient():
+    config = SasrecConfig(items=7, max_length=3, width=8, blocks=1, heads=2)
+    graphdef, params = nnx.split(Sasrec(config, rngs=nnx.Rngs(1)))
+    loss = jax.jit(jax.grad(lambda p, w: next_item_loss(nnx.merge(graphdef, p), w, None)))
+    with_empty = loss(params, jnp.asarray([[PAD, 1, 4, 2], [PAD] * 4]))
+    without = loss(params, jnp.asarray([[PAD, 1, 4, 2]] * 2))
+    for one, two in zip(jax.tree.leaves(with_empty), jax.tree.leaves(without), strict=True):
+        assert np.isfinite(one).all()
+        np.testing.assert_allclose(one, two, atol=1e-6)
+
+
+def test_batches_hold_every_window_once_in_an_order_of_their_own():
+    windows = np.arange(14).reshape(7, 2)
+    rng = np.random.default_rng(0)
+    first, second = (shuffled_batches(windows, 3, rng) for _ in range(2))
+    assert first.shape == (3, 3, 2)
+    assert sorted(first[first != PAD].tolist()) == list(range(14))
+    assert (first != second).any()
+
+
+@pytest.fixture(scope="module")
+def follow_log():
+    """All that matters is the last item: item n is followed by n + 1, all equally popular."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for user in range(150):
+        start, day = int(rng.integers(40)), int(rng.integers(60))
+        rows += [(f"u{user}", (start + step) % 40, 86400 * (day + step)) for step in range(6)]
+    users, codes, times = zip(*rows, strict=True)
+    names = [f"item {n}" for n in range(40)]
+    return make_log(users, codes, times, items=make_items(names, names))
+
+
+SMALL = SasrecConfig(items=40, width=16, blocks=1, heads=1, dropout=0.1)
+
+
+def test_trained_it_beats_popularity_on_a_log_of_sequences(follow_log):
+    splits = chronological_splits(prediction_samples(follow_log))
+    examples = draw_split_candidates(follow_log, splits, seed=0, parts=("valid", "test"))
+    training = SasrecTraining(epochs=40, batch_size=32, learning_rate=5e-3)
+    artifacts = fit_artifacts(follow_log, splits.fit_range_b, config=SMALL, training=training)
+    target = np.array([example.target_number - 1 for example in examples])
+    popularity = popularity_scores(follow_log, splits.fit_range_b, examples)
+    trained = ndcg_at_k(rank_of_target(sasrec_scores(artifacts, examples), target), 10)
+    assert trained > 0.9
+    assert trained > ndcg_at_k(rank_of_target(popularity, target), 10) + 0.4
+
+
+def test_nothing_after_the_range_is_learnt_and_the_seed_decides(follow_log):
+    end = int(follow_log.time[len(follow_log) // 2])
+    fit_range = FitRange(end, follow_log.count_before(end))
+    cut = follow_log.keep(follow_log.time < end)
+
+    def table(log, seed):
+        training = SasrecTraining(epochs=2, batch_size=32, seed=seed)
+        return np.asarray(
+            train_sasrec(log, fit_range, config=SMALL, training=training).item_embeddings
+        )
+
+    np.testing.assert_array_equal(table(follow_log, 3), table(cut, 3))
+    assert np.abs(table(cut, 3) - table(cut, 4)).max() > 1e-3
+
+
+def test_epochs_are_reported_with_falling_loss_and_the_model_of_the_moment(follow_log):
+    fit_range = FitRange(int(follow_log.time[-1]) + 1, len(follow_log))
+    seen = []
+    model = train_sasrec(
+        follow_log,
+        fit_range,
+        config=SMALL,
+        training=SasrecTraining(epochs=3, batch_size=32, learning_rate=5e-3),
+        on_epoch=lambda epoch, loss, now: seen.append(
+            (epoch, loss, np.asarray(now().item_embeddings))
+        ),
+    )
+    assert [epoch for epoch, *_ in seen] == [1, 2, 3]
+    assert seen[0][1] > seen[2][1]
+    np.testing.assert_array_equal(seen[2][2], model.item_embeddings)
+    assert (seen[1][2] != seen[2][2]).any()
+
+
+def test_a_range_without_a_sequence_is_refused(follow_log):
+    end = int(follow_log.time[0]) + 1
+    with pytest.raises(InputError, match="no user with two events"):
+        train_sasrec(follow_log, FitRange(end, follow_log.count_before(end)), config=SMALL)
