@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from agenticrec_jax.data.interactions import InteractionLog
@@ -186,17 +187,35 @@ def load_sasrec(directory: str | Path, item_ids: Sequence[str]) -> tuple[Sasrec,
       InputError: if a file is missing, or the model was fitted on another catalogue: item codes
         index its embeddings, so the ids must be the same in the same order.
     """
-    directory = Path(directory)
-    for name in ("sasrec.json", "sasrec.safetensors"):
-        if not (directory / name).is_file():
-            raise InputError(f"{directory}: found no {name}, expected a saved SASRec")
-    record = json.loads((directory / "sasrec.json").read_text(encoding="utf-8"))
-    _check_catalogue(directory / "sasrec.json", record["item_ids"], item_ids)
+    record, arrays = read_saved(directory, "sasrec", ("config", "fit_range", "item_ids"))
+    _check_catalogue(Path(directory) / "sasrec.json", record["item_ids"], item_ids)
     model = Sasrec(SasrecConfig(**record["config"]), rngs=nnx.Rngs(0))
     graphdef, state = nnx.split(model)
-    arrays = load_file(directory / "sasrec.safetensors")
     flat = [(path, leaf.replace(jnp.asarray(arrays[_name(path)]))) for path, leaf in _flat(state)]
     return nnx.merge(graphdef, nnx.from_flat_state(flat)), FitRange(**record["fit_range"])
+
+
+def read_saved(
+    directory: str | Path, stem: str, fields: Sequence[str]
+) -> tuple[dict, dict[str, np.ndarray]]:
+    """The record of ``stem.json`` and the arrays of ``stem.safetensors``.
+
+    Raises:
+      InputError: if one is missing or unreadable, or the record lacks one of ``fields``.
+    """
+    directory = Path(directory)
+    for name in (f"{stem}.json", f"{stem}.safetensors"):
+        if not (directory / name).is_file():
+            raise InputError(f"{directory}: found no {name}, expected a saved {stem}")
+    try:
+        record = json.loads((directory / f"{stem}.json").read_text(encoding="utf-8"))
+        arrays = load_file(directory / f"{stem}.safetensors")
+    except (ValueError, SafetensorError) as error:
+        raise InputError(f"{directory}: found an unreadable {stem} ({error})") from error
+    for field in fields:
+        if not isinstance(record, dict) or field not in record:
+            raise InputError(f"{directory}/{stem}.json: found no field {field!r}, expected one")
+    return record, arrays
 
 
 def _check_catalogue(path: Path, saved: list[str], given: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from agenticrec_jax.data.interactions import InteractionLog
 from agenticrec_jax.data.splits import FitRange
@@ -25,6 +25,7 @@ from agenticrec_jax.models.sasrec import (
     fitted_sequences,
     load_sasrec,
     pad_histories,
+    read_saved,
     save_sasrec,
     user_states,
 )
@@ -185,19 +186,14 @@ class Artifacts:
         Raises:
           InputError: if a file is missing, or items or users are not those of ``log``.
         """
-        directory = Path(directory)
-        for name in ("artifacts.json", "artifacts.safetensors"):
-            if not (directory / name).is_file():
-                raise InputError(f"{directory}: found no {name}, expected saved artefacts")
+        record, arrays = read_saved(directory, "artifacts", ("fit_range", "user_ids"))
         model, fit_range = load_sasrec(directory, log.items.item_id)
-        record = json.loads((directory / "artifacts.json").read_text(encoding="utf-8"))
         if record["user_ids"] != list(log.user_ids):
             raise InputError(f"{directory}/artifacts.json: found other users than the log's, "
                              "expected artefacts fitted on this log")  # fmt: skip
         if FitRange(**record["fit_range"]) != fit_range:
             raise InputError(f"{directory}: found statistics of {record['fit_range']} beside a "
                              f"SASRec of {fit_range}, expected one fit range")  # fmt: skip
-        arrays = load_file(directory / "artifacts.safetensors")
         pairs = {name: arrays[name] for name in ("taken_user", "taken_item")}
         statistics = Statistics(arrays["popularity"], arrays["mean_rating"], **pairs)
         index = SasrecIndex(model, arrays["users"], arrays["states"], arrays["recent"])

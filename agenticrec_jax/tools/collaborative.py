@@ -38,7 +38,7 @@ class GetSimilarItems:
             return no_item(view, found, words)
         similarity = self.artifacts.sasrec_index.item_similarity(found.item)
         near = self._nearest(view, found.item, similarity)
-        text = f"near {found.label}: {', '.join(near) or 'nothing'}"
+        text = f"near {found.short}: {', '.join(near) or 'nothing'}"
         if not self.options.candidate_evidence:
             return text
         candidates = list(view.candidates)

@@ -20,10 +20,14 @@ CLOSE = 50  # and from which it is worth suggesting
 
 @dataclass(frozen=True)
 class Resolved:
-    """The item meant (None if unclear), how it is called, and the item codes that come close."""
+    """The item meant (None if unclear), how it is called, and the item codes that come close.
+
+    ``label`` is the address and the cut title, ``short`` the address alone where there is one.
+    """
 
     item: int | None
     label: str
+    short: str
     close: tuple[int, ...] = ()
 
 
@@ -51,10 +55,11 @@ def resolve(view: AsOfView, name: str | int, words: int) -> Resolved:
     text = " ".join(str(name).split())
     item = _by_address(view, text.lower())
     if item is not None:
-        return Resolved(item, f"{text.lower()} {cut(view.items.title[item], words)}")
+        return Resolved(item, f"{text.lower()} {cut(view.items.title[item], words)}", text.lower())
     item, close = _by_title(view, text.casefold())
     label = called(view, item, words) if item is not None else cut(text, words)
-    return Resolved(item, label, close)
+    short = (address(view, item) if item is not None else None) or label
+    return Resolved(item, label, short, close)
 
 
 def no_item(view: AsOfView, resolved: Resolved, words: int) -> str:

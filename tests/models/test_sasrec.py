@@ -170,6 +170,22 @@ def test_a_directory_without_a_model_is_refused(tmp_path):
         load_sasrec(tmp_path, [])
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "fault"),
+    [
+        ("sasrec.json", b"{", "unreadable sasrec"),
+        ("sasrec.json", b"{}", "no field 'config'"),
+        ("sasrec.safetensors", b"123", "unreadable sasrec"),
+    ],
+)
+def test_broken_files_are_refused(model, tmp_path, name, content, fault):
+    ids = [f"item {n}" for n in range(CONFIG.items)]
+    save_sasrec(tmp_path, model, ids, FitRange(77, 5))
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=fault):
+        load_sasrec(tmp_path, ids)
+
+
 def test_sequences_end_where_the_range_ends():
     log = synthetic_log(SyntheticConfig(users=30, items=20, brands=4), seed=1)
     end = int(log.time[len(log) // 2])

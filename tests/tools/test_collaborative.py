@@ -25,7 +25,7 @@ def test_candidates_are_ordered_by_similarity_to_the_item_named(log, artifacts, 
             said = tool(view, name)
             order = read_orders(said)["similar"]
             assert order == tuple((np.argsort(-similarity) + 1).tolist())
-            assert said.startswith(f"near {name} {cut(log.items.title[item], 4)}: ")
+            assert said.startswith(f"near {name}: ")
     assert read_orders(tool(view, 4))["similar"][0] == 4
 
 

@@ -77,6 +77,8 @@ def test_items_are_called_by_the_address_the_policy_can_use(view):
     assert called(view, 0, 3) == "h3 Scotch Magic Tape…"
     assert called(view, 5, 3) == "Sharpie Markers"
     assert resolve(view, "h1", 2).label == "h1 Scotch Magic…"
+    shorts = [resolve(view, name, 2).short for name in ("h1", 3, TITLES[0], TITLES[5])]
+    assert shorts == ["h1", "3", "h3", "Sharpie Markers"]
 
 
 def test_items_shown_are_preferred_to_others_of_the_same_title(view):

@@ -1,0 +1,69 @@
+"""The program as a person starts it, on a small log."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from agenticrec_jax.data.candidates import candidate_hash, read_candidates
+from agenticrec_jax.data.export import write_log
+from agenticrec_jax.data.interactions import read_log
+from agenticrec_jax.testing.synthetic import SyntheticConfig, synthetic_log
+from agenticrec_jax.tools.artifacts import Artifacts
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    log = synthetic_log(SyntheticConfig(users=60, items=50, brands=6), seed=1)
+    return write_log(log, tmp_path_factory.mktemp("log"))
+
+
+def train_sasrec(tables, workdir, *more):
+    flags = [f"--interactions={tables[0]}", f"--items={tables[1]}", f"--workdir={workdir}", *more]
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.train_sasrec", *flags, "--compilation_cache="],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_both_artefacts_are_fitted_and_judged_side_by_side(tables, tmp_path):
+    ended = train_sasrec(tables, tmp_path / "out", "--epochs=2")
+    assert ended.returncode == 0, ended.stderr
+    log = read_log(*tables)
+    lines = ended.stdout.splitlines()
+    digest = candidate_hash(tmp_path / "out" / "candidates.jsonl.gz")
+    assert f"candidates {digest}" in lines[0]
+    table = {line.split()[0]: line.split()[1:] for line in lines[-4:]}
+    assert table["NDCG@10"] == "policy (A) valid (B) test (B)".split()
+    assert table["chance"] == ["0.2272"] * 3
+    record = json.loads((tmp_path / "out" / "sasrec.json").read_text())
+    for name in ("popularity", "sasrec"):
+        row = record["ndcg@10"][name]
+        assert table[name] == [f"{row[part]:.4f}" for part in ("policy", "valid", "test")]
+    assert record["candidates"] == digest
+    _check_roles(log, tmp_path / "out")
+
+
+def _check_roles(log, workdir):
+    examples = read_candidates(workdir / "candidates.jsonl.gz", log)
+    a, b = (Artifacts.load(workdir / f"artifacts_{name}", log) for name in "ab")
+    assert a.fit_range.end_time < b.fit_range.end_time
+    for example in examples:
+        (a if example.split == "policy" else b).check(example)
+    assert a.fit_range.end_time == min(e.time for e in examples if e.split == "policy")
+
+
+def test_bad_input_is_one_sentence_and_nothing_is_written(tables, tmp_path):
+    ended = train_sasrec((tmp_path / "none.csv", tables[1]), tmp_path / "out")
+    assert ended.returncode == 2
+    assert ended.stderr.count("\n") == 1 and "none.csv" in ended.stderr
+    assert not (tmp_path / "out").exists()
