@@ -10,6 +10,7 @@ import pathlib
 import re
 import resource
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
@@ -116,7 +117,6 @@ def _end(sentence: str, status: int = BAD_INPUT) -> NoReturn:
 
 
 _records: list[dict] = []
-_open_peaks: list[float] = []
 
 
 @contextlib.contextmanager
@@ -127,21 +127,17 @@ def phase(name: str, quiet: bool = False) -> Iterator[dict]:
     ends, also by an exception: wall seconds, CPU seconds of this process and of its ended
     children, and the most memory resident at once (MiB) during the phase, phases inside included.
     """
-    _fold_peak()
-    _open_peaks.append(0.0)
     record = {"name": name, "wall_s": 0.0, "cpu_s": 0.0, "peak_mb": 0.0}
+    memory = _PeakMemory()
     wall, cpu = time.perf_counter(), _cpu_seconds()
     if not quiet:
         print(f"== {name}", flush=True)
     try:
         yield record
     finally:
-        _fold_peak()
         record["wall_s"] = round(time.perf_counter() - wall, 3)
         record["cpu_s"] = round(_cpu_seconds() - cpu, 3)
-        record["peak_mb"] = round(_open_peaks.pop(), 1)
-        if _open_peaks:
-            _open_peaks[-1] = max(_open_peaks[-1], record["peak_mb"])
+        record["peak_mb"] = round(memory.stop(), 1)
         _records.append(record)
         if not quiet:
             print(
@@ -156,21 +152,40 @@ def phase_records() -> list[dict]:
     return [dict(record) for record in _records]
 
 
-def _fold_peak() -> None:
-    """Adds the peak since the last call to the innermost open phase and starts a new peak."""
-    peak = _peak_mb()
-    if _open_peaks:
-        _open_peaks[-1] = max(_open_peaks[-1], peak)
-    with contextlib.suppress(OSError):  # without /proc the peak is that of the whole process
-        with open("/proc/self/clear_refs", "w") as file:
-            file.write("5")
+class _PeakMemory:
+    """The most memory resident since it was made, in MiB.
+
+    Exact where that is the highest of the process so far, which the kernel keeps; otherwise the
+    highest of samples 20 times a second. (The kernel's mark could be reset for each phase, but then
+    nobody outside could read the peak of the whole run.)
+    """
+
+    def __init__(self):
+        self._highest_before = _memory_mb("VmHWM")
+        self._sampled = _memory_mb("VmRSS")
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self._thread.start()
+
+    def _sample(self) -> None:
+        while not self._stopped.wait(0.05):
+            self._sampled = max(self._sampled, _memory_mb("VmRSS"))
+
+    def stop(self) -> float:
+        self._stopped.set()
+        self._thread.join()
+        highest = _memory_mb("VmHWM")
+        if highest > self._highest_before:
+            return highest
+        return max(self._sampled, _memory_mb("VmRSS"))
 
 
-def _peak_mb() -> float:
+def _memory_mb(field: str) -> float:
+    """``VmRSS`` or ``VmHWM`` of this process; without /proc its peak so far for either."""
     with contextlib.suppress(OSError):
         with open("/proc/self/status") as file:
             for line in file:
-                if line.startswith("VmHWM:"):
+                if line.startswith(field + ":"):
                     return int(line.split()[1]) / 1024
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

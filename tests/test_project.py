@@ -176,7 +176,6 @@ NEVER = {
     "models": ("generation", "tools", "agent", "training", "evaluation", "baselines"),
     "generation": ("data", "tools", "agent", "training", "evaluation", "baselines", "losses"),
     "agent": ("training", "evaluation", "baselines"),
-    "training": ("evaluation", "baselines"),
 }
 
 

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import resource
 import subprocess
 import sys
 import time
@@ -115,12 +116,17 @@ def test_the_compilation_cache_is_filled(program, tmp_path):
     assert none.returncode == 0 and "cache None" in none.stdout
 
 
-def test_a_phase_records_wall_cpu_and_its_own_peak_memory():
+@pytest.mark.parametrize("when", ["first", "after a higher peak"])
+def test_a_phase_records_wall_cpu_and_its_own_peak_memory(when):
     before = len(app.phase_records())
+    if when != "first":
+        higher = bytearray(b"x") * (400 * 2**20)
+        del higher
     with app.phase("outer", quiet=True):
         with app.phase("large", quiet=True):
             block = bytearray(200 * 2**20)
             block[:: 2**12] = b"x" * len(block[:: 2**12])
+            time.sleep(0.3)  # it may not be the process's highest so far: then it is sampled
             del block
         with app.phase("small", quiet=True):
             time.sleep(0.05)
@@ -132,6 +138,7 @@ def test_a_phase_records_wall_cpu_and_its_own_peak_memory():
     assert large["peak_mb"] > small["peak_mb"] + 150
     assert outer["peak_mb"] >= large["peak_mb"]
     assert small["wall_s"] >= 0.05 > small["cpu_s"]
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 >= large["peak_mb"] - 1
     assert outer["cpu_s"] >= 0.2 and outer["wall_s"] >= large["wall_s"] + small["wall_s"]
 
 
