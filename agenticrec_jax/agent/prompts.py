@@ -38,13 +38,13 @@ class PromptBuilder:
         ``rank``, or ``more`` / ``less`` for a preference question over two candidates.
         """
         markup = self.tokenizer.encode_markup
-        ids = markup("<user>history:")
+        ids = markup("<user> history:")
         for place, item in enumerate(history, 1):
-            ids += markup(f"h{place}") + self._title(item)
-        ids += markup(";candidates:")
+            ids += markup(f" h{place}") + self._title(item)
+        ids += markup("; candidates:")
         for number, item in enumerate(candidates, 1):
             ids += markup(str(number)) + self._title(item)
-        ids += markup(f";{_question(task)};tools:")
+        ids += markup(f"; {_question(task)}; tools:")
         for name in tools or ("none",):
             ids += markup(name)
         return ids + markup("<assistant>")
@@ -70,11 +70,11 @@ class PromptBuilder:
 
     def _title(self, item: int) -> list[int]:
         if item not in self._cache:
-            title = self.items.title[item]
+            title = " " + self.items.title[item]
             cut = self.tokenizer.encode_cut(title, self.title_tokens) if self.title_tokens else []
             self._cache[item] = cut
         return self._cache[item]
 
 
 def _question(task: str) -> str:
-    return "rank" if task == RANK else f"{task} likely next,A is 1,B is 2"
+    return "rank" if task == RANK else f"{task} likely next, A is 1, B is 2"

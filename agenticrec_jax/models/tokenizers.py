@@ -2,7 +2,8 @@
 
 Markers of the protocol are sentencepiece *control symbols*: they have an id, and encoding text
 never produces it, whatever the text is. Templates of ours name them, data cannot. The numbers 1 to
-20 and a few fixed pieces of the protocol are user-defined symbols, one id each.
+20, alone and with the comma that follows them in a list, and a few fixed pieces of the protocol
+are user-defined symbols, one id each.
 """
 
 import io
@@ -33,6 +34,7 @@ MARKERS = (
     "B",
 )
 NUMBERS = tuple(str(n) for n in range(1, 21))
+LISTED = tuple(f"{n}," for n in NUMBERS)  # a number in a list: copying a list copies one id each
 CUT = "…"
 _MODEL_FILE = "tokenizer.model"
 _LITERALS = re.compile(
@@ -113,8 +115,9 @@ def train_tokenizer(
         character_coverage=0.9995,
         normalization_rule_name="nmt_nfkc_cf",
         add_dummy_prefix=False,
+        remove_extra_whitespaces=False,  # a leading space is part of a word
         control_symbols=list(MARKERS),
-        user_defined_symbols=[*NUMBERS, CUT, *symbols],
+        user_defined_symbols=[*NUMBERS, *LISTED, CUT, *symbols],
         pad_id=0,
         pad_piece=PAD,
         unk_id=1,

@@ -15,11 +15,13 @@ def get_config(preset: str = "quick") -> ConfigDict:
         raise ValueError(f"preset: found {preset!r}, expected one of {', '.join(PRESETS)}")
     config = ConfigDict()
     config.dataset = _dataset()
-    config.sasrec = ConfigDict({"epochs": 40, "dim": 64, "blocks": 2, "heads": 1, "seed": 0})
-    config.policy = ConfigDict({"directory": "tools_data/tiny_policy", "title_tokens": 6})
-    config.engine = ConfigDict(
-        {"slots": 128, "max_tokens": 288, "decode_steps": 32, "wait_fraction": 0.5}
+    config.sasrec = ConfigDict(
+        {"epochs": 25, "dim": 64, "blocks": 2, "heads": 2, "dropout": 0.4, "seed": 0}
     )
+    config.tools = ConfigDict({"evidence_length": 10, "title_words": 3})
+    config.policy = ConfigDict({"directory": "tools_data/tiny_policy", "title_tokens": 6})
+    config.engine = _engine()
+    config.warm_start = _warm_start()
     config.rta = _rta()
     config.ppr = _ppr()
     config.mesh = ConfigDict({"data": 1, "fsdp": 1, "tensor": 1})
@@ -37,6 +39,41 @@ def _dataset() -> ConfigDict:
             "max_history": 10,
             "negatives": 19,
             "candidate_seed": 0,
+        }
+    )
+
+
+def _engine() -> ConfigDict:
+    return ConfigDict(
+        {
+            "slots": 128,
+            "max_tokens": 288,
+            "decode_steps": 32,
+            "prompt_buckets": (64, 128, 256, 320, 512),
+            "splice_buckets": (16, 48),
+        }
+    )
+
+
+def _warm_start() -> ConfigDict:
+    return ConfigDict(
+        {
+            "vocab_size": 1536,
+            "hidden_size": 256,
+            "intermediate_size": 704,
+            "num_layers": 4,
+            "num_heads": 4,
+            "num_kv_heads": 2,
+            "head_dim": 64,
+            "rope_theta": 10000.0,
+            "learning_rate": 2e-3,
+            "drills": 160,
+            "growing": 60,
+            "final": 400,
+            "prompts": 8,
+            "members": 4,
+            "token_budget": 16384,
+            "save_every": 50,
         }
     )
 

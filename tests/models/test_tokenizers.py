@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.models import tokenizers
-from agenticrec_jax.models.tokenizers import MARKERS, NUMBERS
+from agenticrec_jax.models.tokenizers import LISTED, MARKERS, NUMBERS
 
 TITLES = [
     "Pilot G2 Retractable Gel Ink Pens, Fine Point, Black, 12-Pack",
@@ -43,7 +43,7 @@ def test_marker_literals_in_data_are_visibly_neutralised(tokenizer):
 
 
 def test_numbers_and_symbols_are_one_id_each(tokenizer):
-    for text in (*NUMBERS, "…", '{"name":"', "get_user_profile"):
+    for text in (*NUMBERS, *LISTED, "…", '{"name":"', "get_user_profile"):
         assert len(tokenizer.encode_data(text)) == 1
     assert len({tokenizer.encode_data(number)[0] for number in NUMBERS}) == 20
 

@@ -1,0 +1,105 @@
+"""The warm start: supervised fine-tuning on the scripted agent's demonstrations, in lessons.
+
+Copying candidate numbers from an observation is the skill that everything needs, and it is not
+learnt from whole episodes alone. So the policy copies short lists first; then come episodes whose
+titles grow, each lesson keeping a quarter of its steps for the one before.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from agenticrec_jax.agent.episodes import Agent
+from agenticrec_jax.data.examples import RankingExample
+from agenticrec_jax.training.batches import (
+    Demonstration,
+    Group,
+    Packing,
+    RolloutBatch,
+    pack_groups,
+)
+from agenticrec_jax.training.demonstrations import (
+    Mixture,
+    SupervisedGroup,
+    copy_drill,
+    episode_group,
+)
+from agenticrec_jax.types import SAMPLED
+
+REHEARSAL = 4  # every fourth step comes from the lesson before
+
+
+@dataclasses.dataclass(frozen=True)
+class Lesson:
+    """``steps`` updates on copy drills (``mixture`` None) or on episodes of a mixture."""
+
+    name: str
+    steps: int
+    mixture: Mixture | None = None
+
+
+def curriculum(title_tokens: int, drills: int, growing: int, final: int) -> tuple[Lesson, ...]:
+    """Drills, then episodes with 0, 2, 4, .. tokens of each title, then the full length."""
+    lengths = [*range(0, title_tokens, 2), title_tokens]
+    steps = [growing] * (len(lengths) - 1) + [final]
+    lessons = [Lesson(f"titles-{k}", n, Mixture(k)) for k, n in zip(lengths, steps, strict=True)]
+    return Lesson("copy", drills), *lessons
+
+
+@dataclasses.dataclass(frozen=True)
+class WarmStart:
+    """Batches of the warm start: a pure function of the step, so that a run can resume anywhere.
+
+    Each step holds ``prompts`` groups of ``members`` demonstrations on one example each.
+    """
+
+    agent: Agent
+    examples: Sequence[RankingExample]
+    lessons: Sequence[Lesson]
+    prompts: int = 8
+    members: int = 4
+    seed: int = 0
+
+    @property
+    def steps(self) -> int:
+        return sum(lesson.steps for lesson in self.lessons)
+
+    def lesson_at(self, step: int) -> Lesson:
+        """The lesson that a step (from 0) practises, rehearsals included."""
+        for index, lesson in enumerate(self.lessons):
+            if step < lesson.steps:
+                rehearse = index > 0 and step % REHEARSAL == REHEARSAL - 1
+                return self.lessons[index - 1] if rehearse else lesson
+            step -= lesson.steps
+        raise IndexError(f"the curriculum has {self.steps} steps")
+
+    def groups(self, step: int) -> list[SupervisedGroup]:
+        """The demonstrations of a step."""
+        rng = np.random.default_rng((self.seed, step))
+        mixture = self.lesson_at(step).mixture
+        if mixture is None:
+            return [copy_drill(self.agent.prompts, rng, self.members) for _ in range(self.prompts)]
+        chosen = rng.integers(len(self.examples), size=self.prompts)
+        return [
+            episode_group(self.agent, self.examples[i], rng, self.members, mixture) for i in chosen
+        ]
+
+    def batches(self, step: int, packing: Packing) -> list[RolloutBatch]:
+        """The micro-batches of a step, weighted so that the loss is a mean over tokens."""
+        return pack_groups(weigh(self.groups(step)), packing)
+
+
+def weigh(supervised: Sequence[SupervisedGroup]) -> list[Group]:
+    """Groups for the learner; every token to imitate weighs the same."""
+    tokens = sum(origin.count(SAMPLED) for group in supervised for origin in group.origin)
+    return [_group(group, 1.0 / max(tokens, 1)) for group in supervised]
+
+
+def _group(group: SupervisedGroup, weight: float) -> Group:
+    completions = [
+        Demonstration(np.asarray(ids), np.asarray(origin))
+        for ids, origin in zip(group.ids, group.origin, strict=True)
+    ]
+    ones = np.ones(len(completions), np.float32)
+    return Group(group.prompt, completions, ones, weight * ones)

@@ -1,0 +1,112 @@
+import numpy as np
+import pytest
+
+from agenticrec_jax.agent import protocol, scripted
+from agenticrec_jax.agent.scripted import Plan
+from agenticrec_jax.types import OBSERVATION, SAMPLED
+
+SAID = {
+    "candidates_analyze": "brand bought:5,17,; popular:7,3,12,1,9,5,2,4,6,8,",
+    "get_similar_items": "near: pen…; similar:4,9,2,7,1,3,5,6,8,10,",
+    "get_similar_users": "taken:none",
+    "get_rating_behavior": "high 3: gel pen…",
+}
+
+
+class _View:
+    history = (101, 102, 103)
+    candidates = tuple(range(20))
+
+
+class _Box:
+    """Says what it is told to, and keeps what it was asked."""
+
+    names = tuple(SAID)
+
+    def __init__(self):
+        self.asked = []
+
+    def call(self, view, name, arguments):
+        self.asked.append((name, arguments))
+        return type("Observation", (), {"text": SAID[name], "ok": True})
+
+
+def test_orders_are_read_with_their_labels():
+    assert scripted.read_orders(SAID["candidates_analyze"]) == {
+        "brand bought": (5, 17),
+        "popular": (7, 3, 12, 1, 9, 5, 2, 4, 6, 8),
+    }
+    assert scripted.read_orders("taken:none; 3 pens, 12 pack") == {}
+
+
+@pytest.mark.parametrize(
+    ("priority", "expected"),
+    [
+        (("popular",), (7, 3, 12, 1, 9, 5, 2, 4, 6, 8)),
+        (("brand bought", "popular"), (5, 17, 7, 3, 12, 1, 9, 2, 4, 6)),
+        (("brand bought",), (5, 17, 1, 2, 3, 4, 6, 7, 8, 9)),
+        (("taken", "popular"), (7, 3, 12, 1, 9, 5, 2, 4, 6, 8)),
+        ((), (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)),
+    ],
+)
+def test_a_list_follows_its_orders_in_turn(priority, expected):
+    orders = scripted.read_orders(SAID["candidates_analyze"])
+    assert scripted.follow(orders, priority, 20) == expected
+
+
+def test_a_demonstration_asks_the_tools_and_answers_from_what_they_say():
+    box = _Box()
+    plan = Plan(("candidates_analyze", "get_similar_items"), ("similar",))
+    shown = scripted.demonstrate(plan, _View(), box)
+    assert box.asked == [("candidates_analyze", {}), ("get_similar_items", {"item_name": "h3"})]
+    assert [origin for origin, _ in shown.turns] == [SAMPLED, OBSERVATION] * 2 + [SAMPLED]
+    for origin, text in shown.turns[:-1]:
+        if origin == SAMPLED:
+            protocol.parse_tool_call(text)
+    assert protocol.parse_ranking(shown.turns[-1][1]) == (4, 9, 2, 7, 1, 3, 5, 6, 8, 10)
+
+
+def test_thoughts_name_the_evidence_and_vary_with_the_observation():
+    plan = Plan(("candidates_analyze", "get_similar_users"), ("popular", "taken"))
+    shown = scripted.demonstrate(plan, _View(), _Box())
+    assert "brand bought puts 5 first, popular puts 7 first" in shown.turns[2][1]
+    assert "taken is empty" in shown.turns[-1][1] and "rank by popular." in shown.turns[-1][1]
+
+
+def test_blank_observations_leave_no_evidence():
+    plan = Plan(("candidates_analyze",), ("popular",))
+    shown = scripted.demonstrate(plan, _View(), _Box(), blank="nothing found")
+    assert shown.turns[1][1] == "nothing found" and "no evidence." in shown.turns[-1][1]
+    assert shown.ranking == tuple(range(1, 11))
+
+
+@pytest.mark.parametrize(("task", "letter"), [("more", "B"), ("less", "A")])
+def test_preference_questions_follow_the_first_of_the_order(task, letter):
+    class Pair(_View):
+        candidates = (11, 12)
+
+    class Box(_Box):
+        def call(self, view, name, arguments):
+            return type("Observation", (), {"text": "popular:2,1,", "ok": True})
+
+    plan = Plan(("candidates_analyze",), ("popular",))
+    shown = scripted.demonstrate(plan, Pair(), Box(), task)
+    assert protocol.parse_choice(shown.turns[-1][1]) == letter
+
+
+def test_random_plans_call_subsets_and_follow_what_they_called():
+    rng = np.random.default_rng(3)
+    plans = [scripted.draw_plan(rng, tuple(SAID)) for _ in range(300)]
+    assert {len(plan.tools) for plan in plans} == {1, 2, 3}
+    assert {tool for plan in plans for tool in plan.tools} == set(SAID)
+    for plan in plans:
+        shown = {label for tool in plan.tools for label in scripted.ORDERS.get(tool, ())}
+        assert set(plan.priority) <= shown
+    assert scripted.draw_plan(rng, ()) == Plan((), ())
+
+
+def test_fixed_plans_call_the_fewest_tools():
+    plans = {plan.priority: plan.tools for plan in scripted.fixed_plans()}
+    assert len(plans) == 4 + 12 + 24
+    assert plans["brand bought", "popular"] == ("candidates_analyze",)
+    assert plans["taken", "popular"] == ("get_similar_users", "candidates_analyze")

@@ -1,0 +1,53 @@
+import types
+from collections import Counter
+
+from agenticrec_jax.data.examples import RankingExample
+from agenticrec_jax.training import mining
+
+EXAMPLE = RankingExample(9, 0, 9, 0, (1, 2), tuple(range(100, 120)), 104, "policy")
+
+
+def _ranked(ranking, rank, example_id=9, valid=True):
+    return types.SimpleNamespace(example_id=example_id, ranking=ranking, rank=rank, valid=valid)
+
+
+def test_only_valid_misplaced_targets_give_a_pair():
+    ten = (5, 1, 2, 3, 4, 6, 7, 8, 9, 10)
+    trajectories = [_ranked(ten, 1), _ranked(None, None, valid=False)]
+    assert mining.mine_pairs(trajectories, {9: EXAMPLE}, 0) == []
+
+
+def test_the_negative_stands_above_the_target():
+    seen = Counter()
+    for seed in range(300):
+        (pair,) = mining.mine_pairs([_ranked((7, 3, 5, 1), 3)], {9: EXAMPLE}, seed)
+        assert pair.positive == 104
+        seen[pair.negative] += 1
+    assert set(seen) == {106, 102} and min(seen.values()) > 100
+
+
+def test_a_missed_target_draws_from_the_whole_list():
+    ten = (1, 2, 3, 4, 6, 7, 8, 9, 10, 11)
+    seen = {
+        mining.mine_pairs([_ranked(ten, None)], {9: EXAMPLE}, seed)[0].negative
+        for seed in range(300)
+    }
+    assert seen == {99 + n for n in ten}
+
+
+def test_each_pair_asks_more_and_less_in_random_order():
+    pairs = [mining.HardPair(9, 104, 100 + n) for n in range(4)]
+    firsts = Counter()
+    for seed in range(100):
+        tasks = mining.preference_tasks(pairs, {9: EXAMPLE}, seed)
+        assert [task.kind for task in tasks] == ["more", "less"] * 4
+        for task in tasks:
+            assert 104 in task.example.candidates and len(task.example.candidates) == 2
+            firsts[task.kind, task.example.target_number] += 1
+    assert all(count > 140 for count in firsts.values()) and len(firsts) == 4
+
+
+def test_pair_files_read_back(tmp_path):
+    pairs = [mining.HardPair(9, 104, 101), mining.HardPair(10, 4, 1)]
+    mining.write_pairs(tmp_path / "pairs.jsonl", pairs)
+    assert mining.read_pairs(tmp_path / "pairs.jsonl") == pairs
