@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 from absl import app as absl_app
-from absl import flags
+from absl import flags, logging
 from ml_collections import config_flags
 
 from agenticrec_jax.errors import InputError
@@ -39,6 +39,7 @@ def run(main: Callable[[Sequence[str]], object]) -> NoReturn:
             if len(argv) > 1:
                 raise InputError(f"unexpected argument {argv[1]!r}: settings are given as --flags.")
             use_compilation_cache(_COMPILATION_CACHE.value)
+            logging.set_verbosity(logging.WARNING)  # orbax tells every step of every save
             main(argv)
         except InputError as error:
             _end(str(error))

@@ -22,16 +22,10 @@ from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.agent.prompts import PromptBuilder
 from agenticrec_jax.data.interactions import InteractionLog
 from agenticrec_jax.data.splits import FitRange
-from agenticrec_jax.losses import for_batch, sft_loss
 from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config
 from agenticrec_jax.models.tokenizers import CompactTokenizer, train_tokenizer
 from agenticrec_jax.tools.base import AsOfView, Toolbox
-from agenticrec_jax.training.batches import Packing
-from agenticrec_jax.training.checkpoints import Checkpoints
-from agenticrec_jax.training.learner import init_state, make_optimizer, make_update
-from agenticrec_jax.training.metrics import MetricsWriter, Progress
-from agenticrec_jax.training.warm_start import WarmStart, curriculum
-from experiments import app, pipeline
+from experiments import app, pipeline, train_policy
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory for checkpoints and metrics.")
 _OUTPUT = flags.DEFINE_string("output", "tools_data/tiny_policy", "Policy directory to write.")
@@ -54,7 +48,7 @@ def main(argv) -> None:
     agent = Agent(world.log, toolbox, artifacts, prompts)
     model = random_policy(config.warm_start, tokenizer.vocab_size)
     with app.phase("warm start"):
-        params = warm_start(config, agent, world.examples["policy"], model, workdir)
+        params = train_policy.warm_start(world, agent, *nnx.split(model))
     save(model, params, tokenizer, Path(_OUTPUT.value))
 
 
@@ -112,40 +106,6 @@ def _by_fan_in(path: tuple, value: jax.Array) -> jax.Array:
         return value
     fan_in = value.size // value.shape[-1] if path[-2] == "o" else value.shape[0]
     return value / jnp.std(value) * fan_in**-0.5
-
-
-def warm_start(config, agent: Agent, examples, model: Qwen3, workdir: Path):
-    """Trains the model's parameters through the curriculum; resumes from ``workdir``."""
-    graphdef, params = nnx.split(model)
-    settings = config.warm_start
-    lessons = curriculum(
-        config.policy.title_tokens, settings.drills, settings.growing, settings.final
-    )
-    source = WarmStart(agent, examples, lessons, settings.prompts, settings.members, config.seed)
-    optimizer = make_optimizer(
-        settings.learning_rate, warmup_steps=20, decay_steps=source.steps, b2=0.98
-    )
-    update = make_update(graphdef, for_batch(sft_loss), optimizer)
-    state = init_state(params, optimizer)
-    packing = Packing(settings.token_budget, pad_id=agent.prompts.tokenizer.pad_id)
-    record = {"warm_start": settings.to_dict(), "policy": config.policy.to_dict()}
-    with (
-        Checkpoints(workdir / "warm_start", record) as checkpoints,
-        MetricsWriter(workdir) as writer,
-    ):
-        restored = checkpoints.restore(state)
-        start = restored.step if restored else 0
-        state = restored.state if restored else state
-        writer.resume("sft", start)
-        with Progress("warm start", source.steps, done=start) as progress:
-            for step in range(start, source.steps):
-                state, metrics = update(state, source.batches(step, packing))
-                lesson = source.lesson_at(step).name
-                writer.write("sft", step, metrics)
-                progress.advance(note=f"{lesson} nll {metrics['nll'][0] / metrics['nll'][1]:.3f}")
-                if (step + 1) % settings.save_every == 0 or step + 1 == source.steps:
-                    checkpoints.save(step + 1, state)
-    return state.params
 
 
 def save(model: Qwen3, params, tokenizer: CompactTokenizer, output: Path) -> None:

@@ -5,6 +5,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict, config_flags
 
@@ -81,7 +83,7 @@ def resolve(path: str) -> Path:
 def prepare(config: ConfigDict, workdir: Path) -> World:
     """Reads the log and freezes the candidates into ``workdir``, or reads them back from there."""
     data = config.dataset
-    log = read_log(resolve(data.interactions), resolve(data.items))
+    log = read_log(resolve(data.interactions), resolve(data["items"]))
     splits = chronological_splits(prediction_samples(log, data.max_history))
     path = workdir / "candidates.jsonl.gz"
     if not path.exists():
@@ -154,6 +156,11 @@ def load(directory: str, dtype: str = "float32", mesh=None) -> Policy:
     return Policy(*nnx.split(model), tokenizer)
 
 
+def copied(params):
+    """A copy on device: the learner takes its parameters over, and these are needed again."""
+    return jax.tree.map(jnp.copy, params)
+
+
 def agent(world: World, artifacts: Artifacts, tokenizer: CompactTokenizer, **options) -> Agent:
     """The agent that a run of ``world`` uses; ``options`` are fields of ``Agent``."""
     prompts = PromptBuilder(tokenizer, world.log.items, world.config.policy.title_tokens)
@@ -179,6 +186,19 @@ def engine(config: ConfigDict, policy: Policy, mesh=None) -> Engine:
         pad_id=policy.tokenizer.pad_id,
         mesh=mesh,
     )
+
+
+def protocol(world: World, split: str, seeds: Sequence[int]) -> dict:
+    """What every number is printed with."""
+    data = world.config.dataset
+    return {
+        "dataset": data.name,
+        "split": split,
+        "negatives": data.negatives,
+        "candidate_hash": world.candidate_hash,
+        "candidate_seed": data.candidate_seed,
+        "seeds": list(seeds),
+    }
 
 
 def chosen(examples: Sequence[RankingExample], count: int) -> list[RankingExample]:

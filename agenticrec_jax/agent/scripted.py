@@ -120,7 +120,7 @@ def demonstrate(
         reading = _reading(name, shown)
     numbers = follow(orders, plan.priority, len(view.candidates))
     turns.append(
-        (SAMPLED, f"<think>{reading}{_decision(plan, orders)}</think>{_answer(numbers, task)}")
+        (SAMPLED, f"<think>{reading}{decision(plan, orders)}</think>{_answer(numbers, task)}")
     )
     return Demonstration(tuple(turns), numbers, plan)
 
@@ -145,7 +145,8 @@ def _reading(name: str, shown: Mapping[str, Sequence[int]]) -> str:
     return "".join(f"{part}," for part in said) or " noted,"
 
 
-def _decision(plan: Plan, orders: Mapping[str, Sequence[int]]) -> str:
+def decision(plan: Plan, orders: Mapping[str, Sequence[int]]) -> str:
+    """The thought that names the orders to follow: those of the plan that were shown."""
     followed = [label for label in plan.priority if label in orders]
     return f" rank by {' then '.join(followed)}." if followed else " no evidence."
 

@@ -65,7 +65,7 @@ class Qwen3Config:
             InputError: names ``source`` and the field that is missing or not supported.
         """
         kind = _architecture(raw, source)
-        _refuse_unsupported(raw, kind, source)
+        _refuse_unsupported(raw, source)
         bias = bool(raw.get("attention_bias", False))
         heads = _need(raw, "num_attention_heads", source)
         hidden = _need(raw, "hidden_size", source)
@@ -153,7 +153,7 @@ def _architecture(raw: Mapping[str, Any], source: str) -> str:
     raise InputError(f"{source}: architecture {found} is not supported; expected one of {known}")
 
 
-def _refuse_unsupported(raw: Mapping[str, Any], kind: str, source: str) -> None:
+def _refuse_unsupported(raw: Mapping[str, Any], source: str) -> None:
     if raw.get("num_experts") or raw.get("num_local_experts"):
         raise InputError(f"{source}: mixture of experts (num_experts) is not supported")
     if raw.get("use_sliding_window") or "sliding_attention" in (raw.get("layer_types") or []):
@@ -162,8 +162,8 @@ def _refuse_unsupported(raw: Mapping[str, Any], kind: str, source: str) -> None:
         raise InputError(f"{source}: hidden_act {raw['hidden_act']} is not supported; only silu")
     if raw.get("mlp_bias"):
         raise InputError(f"{source}: mlp_bias is on; only models without it are supported")
-    if kind != "qwen2" and raw.get("pretraining_tp", 1) != 1:
-        raise InputError(f"{source}: pretraining_tp {raw['pretraining_tp']} is not supported")
+    if raw.get("quantization_config"):
+        raise InputError(f"{source}: quantization_config is set; only unquantised weights")
 
 
 def _rope_theta(raw: Mapping[str, Any], source: str) -> float:

@@ -5,26 +5,25 @@ Layout: ``config.json`` and ``model.safetensors``, or shards with ``model.safete
 
 import contextlib
 import json
+import math
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config
-from agenticrec_jax.parallel.mesh import RULES, Rules, tree_shardings
+from agenticrec_jax.parallel.mesh import RULES, Rules, place, tree_shardings
+from agenticrec_jax.parallel.multihost import main_writes, to_host
 
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -47,47 +46,38 @@ _MODULES = {
 
 @dataclass(frozen=True)
 class _Entry:
-    """One parameter and its Hugging Face tensor, which is ``[outputs, inputs]`` if a kernel."""
+    """One parameter and its Hugging Face tensor; kernels are stored there as [outputs, inputs]."""
 
     name: str
     shape: tuple[int, ...]
-    inputs: int  # leading kernel axes that are inputs; 0: stored as it is
-
-    @property
-    def hf_shape(self) -> tuple[int, ...]:
-        if not self.inputs:
-            return self.shape if self.name.endswith("embed_tokens.weight") else (self.size,)
-        return (_size(self.shape[self.inputs :]), _size(self.shape[: self.inputs]))
-
-    @property
-    def size(self) -> int:
-        return _size(self.shape)
+    hf_shape: tuple[int, ...]
+    transposed: bool
 
     def from_hf(self, tensor: np.ndarray) -> np.ndarray:
-        return (tensor.T if self.inputs else tensor).reshape(self.shape)
+        return (tensor.T if self.transposed else tensor).reshape(self.shape)
 
     def to_hf(self, value: np.ndarray) -> np.ndarray:
-        if self.inputs:
-            value = value.reshape(self.hf_shape[::-1]).T
+        if self.transposed:
+            return np.ascontiguousarray(value.reshape(self.hf_shape[::-1]).T)
         return np.ascontiguousarray(value.reshape(self.hf_shape))
 
 
-def _size(shape: tuple[int, ...]) -> int:
-    return int(np.prod(shape))
-
-
 def _entry(path: tuple, shape: tuple[int, ...]) -> _Entry:
-    """The Hugging Face name of an NNX path such as (layers, 0, mlp, up, kernel)."""
+    """The entry of an NNX path such as (layers, 0, mlp, up, kernel)."""
     if path == ("embedding",):
-        return _Entry("model.embed_tokens.weight", shape, 0)
+        return _Entry("model.embed_tokens.weight", shape, shape, False)
     if path == ("norm", "scale"):
-        return _Entry("model.norm.weight", shape, 0)
+        return _Entry("model.norm.weight", shape, shape, False)
     if path == ("head", "kernel"):
-        return _Entry("lm_head.weight", shape, 1)
+        return _Entry("lm_head.weight", shape, shape[::-1], True)
     _, layer, *modules, leaf = path
     stem = ".".join(["model.layers", str(layer), *(_MODULES[m] for m in modules)])
-    inputs = {"kernel": 2 if modules[-1] == "o" else 1}.get(leaf, 0)
-    return _Entry(f"{stem}.{'bias' if leaf == 'bias' else 'weight'}", shape, inputs)
+    if leaf != "kernel":  # a norm's scale, or a bias by heads that is stored flat
+        name = f"{stem}.{'bias' if leaf == 'bias' else 'weight'}"
+        return _Entry(name, shape, (math.prod(shape),), False)
+    inputs = 2 if modules[-1] == "o" else 1
+    hf_shape = (math.prod(shape[inputs:]), math.prod(shape[:inputs]))
+    return _Entry(f"{stem}.weight", shape, hf_shape, True)
 
 
 def load_policy(
@@ -117,15 +107,13 @@ def load_policy(
         for i, (path, variable) in enumerate(nnx.to_flat_state(abstract)):
             value = reader.read(_entry(path, variable.get_value().shape))
             value = value.astype(jnp.dtype(config.param_dtype))
-            sharding = None if shardings is None else shardings[i][1].get_value()
-            placed.append((path, variable.replace(_place(value, sharding))))
+            if shardings is None:
+                value = jnp.asarray(value)
+            else:
+                value = place(value, shardings[i][1].get_value())
+            placed.append((path, variable.replace(value)))
+        reader.check_all_read()
     return nnx.merge(graphdef, nnx.from_flat_state(placed))
-
-
-def _place(value: np.ndarray, sharding: jax.sharding.Sharding | None) -> jax.Array:
-    if sharding is None:
-        return jnp.asarray(value)
-    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 
 
 def read_config(directory: str | os.PathLike) -> Qwen3Config:
@@ -158,6 +146,7 @@ class _Reader:
         self._directory = directory
         self._open: dict[Path, Any] = {}
         self._index = directory / _INDEX
+        self._read: set[str] = set()
         self._map: dict[str, str] | None = None
         if not (directory / _WEIGHTS).exists():
             self._map = self._weight_map()
@@ -181,7 +170,18 @@ class _Reader:
                 f"{path}: tensor {entry.name} has shape {found}; "
                 f"config.json asks for {entry.hf_shape}"
             )
+        self._read.add(entry.name)
         return entry.from_hf(file.get_tensor(entry.name))
+
+    def check_all_read(self) -> None:
+        """InputError if a tensor has no place in the model, which would then not be the same one.
+
+        Allowed: a copy of the tied head, and rotary frequencies (they come from theta).
+        """
+        for path, file in self._open.items():
+            for name in sorted(set(file.keys()) - self._read):
+                if name != "lm_head.weight" and not name.endswith("rotary_emb.inv_freq"):
+                    raise InputError(f"{path}: tensor {name} has no place in config.json's model")
 
     def _weight_map(self) -> dict[str, str]:
         if not self._index.exists():
@@ -216,35 +216,28 @@ def save_policy(
 
     Weights keep the model's ``param_dtype`` (bfloat16 stays bfloat16 on disk). ``generation`` is
     the content of ``generation_config.json``, say ``{"eos_token_id": 2}``. Files are written aside
-    and renamed, the config last, so a killed save never leaves a directory that half loads; other
-    files in the directory (a tokenizer) stay. On several processes every one calls this and
-    process 0 writes.
+    and renamed, so a killed save never leaves a directory that half loads; other files in it (a
+    tokenizer) stay. On several processes every one calls this and process 0 writes.
 
     Raises:
-        InputError: if no Hugging Face architecture can express the model.
+        InputError: if no Hugging Face architecture has such a model, or ``directory`` is a file.
     """
-    directory = Path(directory)
+    directory = Path(directory).absolute()
     config = model.config.to_hf()
     tensors = _tensors(model)
-    if jax.process_index():
-        return
-    with _staged(directory) as stage:
-        save_file(tensors, stage / _WEIGHTS, metadata={"format": "pt"})
-        _write_json(stage / "generation_config.json", generation or {})
-        _write_json(stage / "config.json", config)
+    with main_writes(f"save_policy {directory}") as writes:
+        if writes:
+            with _staged(directory) as stage:
+                save_file(tensors, stage / _WEIGHTS, metadata={"format": "pt"})
+                _write_json(stage / "generation_config.json", generation or {})
+                _write_json(stage / "config.json", config)
+                shutil.copymode(stage / "config.json", stage / _WEIGHTS)
 
 
 def _tensors(model: Qwen3) -> dict[str, np.ndarray]:
     flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
     entries = ((_entry(path, v.get_value().shape), v.get_value()) for path, v in flat)
-    return {entry.name: entry.to_hf(_to_host(value)) for entry, value in entries}
-
-
-def _to_host(value: jax.Array) -> np.ndarray:
-    """A whole array on the host; an array spread over processes is gathered first."""
-    if not value.is_fully_addressable:
-        value = multihost_utils.process_allgather(value, tiled=True)
-    return np.asarray(value)
+    return {entry.name: entry.to_hf(to_host(value)) for entry, value in entries}
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
@@ -253,18 +246,27 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _staged(directory: Path) -> Iterator[Path]:
-    """A scratch directory on the same disk; its files are renamed into place on success.
+    """A scratch directory beside ``directory``, which takes its place on success.
 
-    A stale config is removed before the weights are swapped and the new one comes last.
+    If ``directory`` is there already the files are renamed into it one by one: the old config goes
+    first and the new one comes last, so that at no moment old and new mix in a loadable model.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    stage = Path(tempfile.mkdtemp(prefix=".saving-", dir=directory))
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f"{directory} is a file; expected a directory to save the model in")
+    stage = directory.parent / f".{directory.name}.saving-{os.getpid()}"
+    stage.mkdir(parents=True, exist_ok=True)
     try:
         yield stage
-        for stale in ("config.json", _INDEX):
-            (directory / stale).unlink(missing_ok=True)
-        names = sorted((f.name for f in stage.iterdir()), key=lambda name: name == "config.json")
-        for name in names:
-            os.replace(stage / name, directory / name)
+        if directory.exists():
+            _replace_files(stage, directory)
+        else:
+            os.rename(stage, directory)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+
+
+def _replace_files(stage: Path, directory: Path) -> None:
+    for stale in ("config.json", _INDEX):
+        (directory / stale).unlink(missing_ok=True)
+    for file in sorted(stage.iterdir(), key=lambda file: file.name == "config.json"):
+        os.replace(file, directory / file.name)

@@ -113,7 +113,7 @@ def tree_shardings(tree: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
     by them, every other array (a step counter) is replicated.
     """
 
-    def place(path, leaf):
+    def choose(path, leaf):
         if not isinstance(leaf, nnx.Variable):
             return replicated(mesh)
         value = leaf.get_value()
@@ -121,12 +121,25 @@ def tree_shardings(tree: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
         spec = partition_spec(axes, value.shape, mesh, rules, jax.tree_util.keystr(path))
         return leaf.replace(NamedSharding(mesh, spec))
 
-    return jax.tree_util.tree_map_with_path(place, tree, is_leaf=_is_variable)
+    return jax.tree_util.tree_map_with_path(choose, tree, is_leaf=_is_variable)
 
 
 def shard_params(params: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
     """Places (or moves) parameters, or any tree that carries their logical axes, on the mesh."""
-    return jax.device_put(params, tree_shardings(params, mesh, rules))
+    return jax.tree.map(place, params, tree_shardings(params, mesh, rules))
+
+
+def place(value: Any, sharding: NamedSharding) -> jax.Array:
+    """Puts one array where ``sharding`` says.
+
+    If the mesh spans processes and ``value`` is on this host, every process must hold the same
+    whole value; each keeps its part of it.
+    """
+    here = not isinstance(value, jax.Array) or value.is_fully_addressable
+    if sharding.is_fully_addressable or not here:
+        return jax.device_put(value, sharding)
+    whole = np.asarray(value)
+    return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -142,12 +155,12 @@ def batch_sharding(mesh: Mesh, rules: Rules = RULES) -> NamedSharding:
 def shard_batch(batch: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
     """Places every array of a batch with its rows split, or whole where rows do not divide."""
 
-    def place(array):
+    def put(array):
         axes = ("batch",) + (None,) * (np.ndim(array) - 1) if np.ndim(array) else ()
         spec = partition_spec(axes, np.shape(array), mesh, rules, "batch")
-        return jax.device_put(array, NamedSharding(mesh, spec))
+        return place(array, NamedSharding(mesh, spec))
 
-    return jax.tree.map(place, batch)
+    return jax.tree.map(put, batch)
 
 
 def _is_variable(leaf: Any) -> bool:

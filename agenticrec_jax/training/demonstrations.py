@@ -5,6 +5,7 @@ say, a preference pair from two candidates drawn at random.
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -39,15 +40,20 @@ class Mixture:
     max_calls: int = 3
 
 
-def copy_drill(
-    prompts: PromptBuilder, rng: np.random.Generator, members: int, lists: int = 5
+def drill_group(
+    prompts: PromptBuilder, kind: str, rng: np.random.Generator, members: int
 ) -> SupervisedGroup:
-    """Short sequences of "an order is shown, the answer repeats it", ``lists`` times each."""
+    """Short sequences without a prompt to speak of, several exercises each.
+
+    ``short`` and ``copy``: an order is shown and the answer repeats it. ``merge``: several orders are shown, the
+    thought names some of them and the answer is their concatenation without repeats.
+    """
+    exercise, count = DRILLS[kind]
     rows = [
-        prompts.turns([turn for _ in range(lists) for turn in _drill_turns(rng)])
+        prompts.turns([turn for _ in range(count) for turn in exercise(rng)])
         for _ in range(members)
     ]
-    prompt = tuple(prompts.tokenizer.encode_markup("<user>rank<assistant>"))
+    prompt = tuple(prompts.tokenizer.encode_markup("<user> rank<assistant>"))
     return SupervisedGroup(prompt, *zip(*rows, strict=True))
 
 
@@ -77,13 +83,40 @@ def episode_group(
     return SupervisedGroup(prompt, *zip(*rows, strict=True))
 
 
-def _drill_turns(rng: np.random.Generator) -> list[tuple[int, str]]:
-    numbers = rng.permutation(20)[: rng.integers(3, 11)] + 1
-    order = "".join(f"{n}," for n in numbers)
+def _copy(rng: np.random.Generator, longest: int) -> list[tuple[int, str]]:
+    numbers = rng.permutation(20)[: rng.integers(3, longest + 1)] + 1
     return [
-        (OBSERVATION, f"{rng.choice(DRILL_LABELS)}:{order}"),
+        (OBSERVATION, _shown(str(rng.choice(DRILL_LABELS)), numbers)),
         (SAMPLED, protocol.render_ranking(numbers)),
     ]
+
+
+def _merge(rng: np.random.Generator) -> list[tuple[int, str]]:
+    labels = rng.permutation(DRILL_LABELS)[: rng.integers(1, 4)].tolist()
+    lengths = [rng.choice([0, 1, 2, 3, 10]) for _ in labels]
+    orders = {
+        label: (rng.permutation(20)[:length] + 1).tolist()
+        for label, length in zip(labels, lengths, strict=True)
+    }
+    plan = scripted.Plan((), tuple(rng.permutation(labels)[: rng.integers(1, 4)].tolist()))
+    told = {label: numbers for label, numbers in orders.items() if numbers}
+    ranking = scripted.follow(told, plan.priority, 20)
+    thought = f"<think>{scripted.decision(plan, told)}</think>"
+    return [
+        (OBSERVATION, "; ".join(_shown(label, numbers) for label, numbers in orders.items())),
+        (SAMPLED, thought + protocol.render_ranking(ranking)),
+    ]
+
+
+def _shown(label: str, numbers) -> str:
+    return f"{label}:{''.join(f'{n},' for n in numbers) or 'none'}"
+
+
+DRILLS = {
+    "short": (functools.partial(_copy, longest=5), 8),
+    "copy": (functools.partial(_copy, longest=10), 5),
+    "merge": (_merge, 3),
+}
 
 
 def _kind_shares(mixture: Mixture) -> list[float]:

@@ -1,8 +1,8 @@
 """The warm start: supervised fine-tuning on the scripted agent's demonstrations, in lessons.
 
 Copying candidate numbers from an observation is the skill that everything needs, and it is not
-learnt from whole episodes alone. So the policy copies short lists first; then come episodes whose
-titles grow, each lesson keeping a quarter of its steps for the one before.
+learnt from whole episodes alone. So the policy copies short lists, then long ones, then merges
+several; then come episodes whose titles grow. Each lesson keeps a quarter of its steps for the one before.
 """
 
 import dataclasses
@@ -12,6 +12,7 @@ import numpy as np
 
 from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.data.examples import RankingExample
+from agenticrec_jax.losses import for_batch, sft_loss
 from agenticrec_jax.training.batches import (
     Demonstration,
     Group,
@@ -19,12 +20,16 @@ from agenticrec_jax.training.batches import (
     RolloutBatch,
     pack_groups,
 )
+from agenticrec_jax.training.checkpoints import Checkpoints
 from agenticrec_jax.training.demonstrations import (
+    DRILLS,
     Mixture,
     SupervisedGroup,
-    copy_drill,
+    drill_group,
     episode_group,
 )
+from agenticrec_jax.training.learner import TrainState, init_state, make_optimizer, make_update
+from agenticrec_jax.training.metrics import MetricsWriter, Progress, mean_of
 from agenticrec_jax.types import SAMPLED
 
 REHEARSAL = 4  # every fourth step comes from the lesson before
@@ -32,19 +37,23 @@ REHEARSAL = 4  # every fourth step comes from the lesson before
 
 @dataclasses.dataclass(frozen=True)
 class Lesson:
-    """``steps`` updates on copy drills (``mixture`` None) or on episodes of a mixture."""
+    """``steps`` updates on one kind of drill, or on episodes of a mixture."""
 
     name: str
     steps: int
-    mixture: Mixture | None = None
+    practice: Mixture | str
 
 
 def curriculum(title_tokens: int, drills: int, growing: int, final: int) -> tuple[Lesson, ...]:
-    """Drills, then episodes with 0, 2, 4, .. tokens of each title, then the full length."""
+    """Drills, then episodes with 0, 2, 4, .. tokens of each title, then the full length.
+
+    ``drills``, ``growing`` and ``final`` are steps: of either drill, of each shorter length, and of
+    the full one.
+    """
     lengths = [*range(0, title_tokens, 2), title_tokens]
     steps = [growing] * (len(lengths) - 1) + [final]
     lessons = [Lesson(f"titles-{k}", n, Mixture(k)) for k, n in zip(lengths, steps, strict=True)]
-    return Lesson("copy", drills), *lessons
+    return *(Lesson(kind, drills, kind) for kind in DRILLS), *lessons
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,12 +86,13 @@ class WarmStart:
     def groups(self, step: int) -> list[SupervisedGroup]:
         """The demonstrations of a step."""
         rng = np.random.default_rng((self.seed, step))
-        mixture = self.lesson_at(step).mixture
-        if mixture is None:
-            return [copy_drill(self.agent.prompts, rng, self.members) for _ in range(self.prompts)]
+        practice = self.lesson_at(step).practice
+        if isinstance(practice, str):
+            prompts = self.agent.prompts
+            return [drill_group(prompts, practice, rng, self.members) for _ in range(self.prompts)]
         chosen = rng.integers(len(self.examples), size=self.prompts)
         return [
-            episode_group(self.agent, self.examples[i], rng, self.members, mixture) for i in chosen
+            episode_group(self.agent, self.examples[i], rng, self.members, practice) for i in chosen
         ]
 
     def batches(self, step: int, packing: Packing) -> list[RolloutBatch]:
@@ -103,3 +113,31 @@ def _group(group: SupervisedGroup, weight: float) -> Group:
     ]
     ones = np.ones(len(completions), np.float32)
     return Group(group.prompt, completions, ones, weight * ones)
+
+
+def train(
+    source: WarmStart,
+    graphdef,
+    params,
+    packing: Packing,
+    learning_rate: float,
+    writer: MetricsWriter,
+    checkpoints: Checkpoints,
+    save_every: int,
+) -> TrainState:
+    """Runs the curriculum to its end, from the newest checkpoint or from ``params``."""
+    optimizer = make_optimizer(learning_rate, warmup_steps=20, decay_steps=source.steps, b2=0.98)
+    update = make_update(graphdef, for_batch(sft_loss), optimizer)
+    state = init_state(params, optimizer)
+    restored = checkpoints.restore(state)
+    state, start = (restored.state, restored.step) if restored else (state, 0)
+    writer.resume("sft", start)
+    with Progress("warm start", source.steps, done=start) as progress:
+        for step in range(start, source.steps):
+            state, metrics = update(state, source.batches(step, packing))
+            writer.write("sft", step, metrics)
+            lesson = source.lesson_at(step).name
+            progress.advance(note=f"{lesson}, nll {mean_of(metrics['nll']):.3f}")
+            if (step + 1) % save_every == 0 or step + 1 == source.steps:
+                checkpoints.save(step + 1, state)
+    return state

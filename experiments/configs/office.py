@@ -67,9 +67,9 @@ def _warm_start() -> ConfigDict:
             "head_dim": 64,
             "rope_theta": 10000.0,
             "learning_rate": 2e-3,
-            "drills": 160,
+            "drills": 100,
             "growing": 60,
-            "final": 400,
+            "final": 350,
             "prompts": 8,
             "members": 4,
             "token_budget": 16384,
@@ -88,6 +88,8 @@ def _rta() -> ConfigDict:
             "learning_rate": 1e-4,
             "warmup_steps": 2,
             "clip_norm": 1.0,
+            "b2": 0.95,
+            "token_budget": 16384,
             "save_every": 5,
         }
     )

@@ -1,0 +1,148 @@
+"""The rollout engine: groups of rollouts that pause at calls, hear the answer, and go on.
+
+Slots hold rows; the host decides which of the jitted programs runs next, and on which rows:
+
+1. ``prefill``: waiting requests enter free slots, each prompt computed once for its whole group;
+2. ``splice``: when enough rows wait, or none runs, all answers are awaited and appended;
+3. ``decode``: otherwise the running rows go on, while the host's threads work on the answers.
+
+The order depends on what was sampled, never on how long an answer took, so that a call with the
+same requests runs the same programs on the same rows. Sampling keys are folded from the seed, the
+request's key, the member and the position only.
+
+On several processes each has an engine of its own, on a mesh of its own devices and for its own
+requests: no program of the engine crosses processes, so none waits for another's tools, and no
+agreement is needed. The parameters must be whole on each process's devices.
+"""
+
+import functools
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import jax
+import numpy as np
+from flax import nnx
+
+from agenticrec_jax.errors import InputError
+from agenticrec_jax.generation.config import EngineConfig
+from agenticrec_jax.generation.placement import Placement
+from agenticrec_jax.generation.programs import Programs
+from agenticrec_jax.generation.requests import Reply, Request, Respond, RespondError, Rollout
+from agenticrec_jax.generation.schedule import PROMPTS_AT_ONCE, Schedule
+
+__all__ = ["Engine", "EngineConfig", "Reply", "Request", "Respond", "RespondError", "Rollout"]
+
+
+class Engine:
+    """Generates groups of rollouts from a policy given as ``nnx.split(model)``.
+
+    A row pauses when it samples ``pause_id`` and ends at any of ``stop_ids``. With a ``mesh`` the
+    slots lie over its data and fsdp axes and the parameters by the table of ``parallel.mesh``.
+    ``telemetry`` describes the last call of ``generate``.
+    """
+
+    def __init__(
+        self,
+        graphdef: nnx.GraphDef,
+        config: EngineConfig,
+        pause_id: int,
+        stop_ids: Sequence[int],
+        pad_id: int,
+        mesh: jax.sharding.Mesh | None = None,
+    ):
+        self.config = config
+        self.placement = Placement(mesh)
+        self.shards = self.placement.shards
+        if config.slots % self.shards:
+            raise InputError(
+                f"{config.slots} slots do not divide over {self.shards} shards of the mesh"
+            )
+        self.pad_id = pad_id
+        self.programs = Programs(
+            graphdef,
+            pause_id,
+            tuple(stop_ids),
+            slots=config.slots,
+            shards=self.shards,
+            place=self.placement.rows,
+        )
+        self.state = None
+        self.telemetry: dict[str, float] = {}
+
+    def buckets(self) -> dict[str, tuple[int, ...]]:
+        """The declared shapes: everything that is compiled is a combination of these."""
+        config = self.config
+        return {
+            "prompts": PROMPTS_AT_ONCE[::-1],
+            "members": config.members(self.shards),
+            "prompt_tokens": config.prompt_buckets,
+            "rows": config.rows(self.shards),
+            "window": config.windows(),
+            "splice_tokens": config.splice_buckets,
+        }
+
+    def generate(
+        self,
+        params,
+        requests: Sequence[Request],
+        respond: Respond,
+        *,
+        temperature: float,
+        seed: int,
+    ) -> list[list[Rollout]]:
+        """Rolls out every member of every request: [requests][members].
+
+        ``respond`` is called in host threads, for several rows at once. ``temperature`` 0 is
+        greedy.
+
+        Raises:
+            InputError: a request does not fit the engine; says which and why.
+            RespondError: ``respond`` raised; says for which request and member.
+        """
+        params = self.placement.params(params)
+        if self.state is None:
+            self.state = self.programs.empty_state(params, self.config.columns)
+            self._vocabulary = self.programs.vocab_size(params)
+        self._check(requests)
+        state, self.state = self.state, None  # donated: gone if the call fails
+        pool = ThreadPoolExecutor(self.config.tool_threads)
+        try:
+            submit = functools.partial(pool.submit, respond)
+            schedule = Schedule(self, requests, submit)
+            self.telemetry = schedule.telemetry
+            self.state = schedule.run(
+                params, state, np.float32(temperature), np.uint32(seed % 2**32)
+            )
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+        return schedule.rollouts()
+
+    def _check(self, requests: Sequence[Request]) -> None:
+        longest, room = self.config.prompt_buckets[-1], self.config.slots // self.shards
+        for index, request in enumerate(requests):
+            if not 1 <= len(request.prompt) <= longest:
+                raise InputError(
+                    f"request {index} has a prompt of {len(request.prompt)} tokens; "
+                    f"expected 1 to {longest}"
+                )
+            if not 1 <= request.members <= room:
+                raise InputError(
+                    f"request {index} asks for {request.members} members; expected 1 to {room}, "
+                    "the slots that a group can have"
+                )
+            if len(request.key) != len(requests[0].key):
+                raise InputError(
+                    f"request {index} has a key of {len(request.key)} numbers, request 0 one of "
+                    f"{len(requests[0].key)}"
+                )
+            if not all(0 <= number < 2**32 for number in request.key):
+                raise InputError(
+                    f"request {index} has the key {request.key}; expected numbers from 0 to 2**32-1"
+                )
+            self.check_ids(request.prompt, f"the prompt of request {index}")
+
+    def check_ids(self, ids: Sequence[int], what: str) -> None:
+        """Raises InputError if an id is outside the vocabulary."""
+        wrong = next((i for i in ids if not 0 <= i < self._vocabulary), None)
+        if wrong is not None:
+            raise InputError(f"{what} has id {wrong}; expected 0 to {self._vocabulary - 1}")

@@ -1,0 +1,50 @@
+"""Where slots and parameters lie on a mesh."""
+
+import math
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from agenticrec_jax.generation.kv_cache import Cache
+from agenticrec_jax.parallel.mesh import RULES, Rules, partition_spec, shard_params
+
+# Decoding reads every weight in every step: whole on each row shard, split by heads and mlp only.
+DECODE_RULES: Rules = {**RULES, "embed": None}
+_CACHE_AXES = Cache(k=("batch", "kv_heads", None, None), v=("batch", "kv_heads", None, None))
+
+
+class Placement:
+    """Rows over the batch axes of a mesh, key heads and weights over its tensor axis.
+
+    Without a mesh everything stays where it is.
+    """
+
+    def __init__(self, mesh: Mesh | None):
+        self._mesh = mesh
+        axes = DECODE_RULES["batch"]
+        self.shards = 1 if mesh is None else math.prod(mesh.shape[axis] for axis in axes)
+
+    def params(self, params: Any) -> Any:
+        """The parameters placed by ``DECODE_RULES``, moved on the devices."""
+        return params if self._mesh is None else shard_params(params, self._mesh, DECODE_RULES)
+
+    def rows(self, tree: Any) -> Any:
+        """Constrains arrays inside a program: the leading axis is rows or slots."""
+        if self._mesh is None:
+            return tree
+        return jax.tree.map(self._node, tree, is_leaf=lambda node: isinstance(node, Cache))
+
+    def _node(self, node: Any) -> Any:
+        if isinstance(node, Cache):
+            return Cache(
+                *(
+                    tuple(self._at(x, a) for x in xs)
+                    for xs, a in zip(node, _CACHE_AXES, strict=True)
+                )
+            )
+        return self._at(node, ("batch",) + (None,) * (node.ndim - 1))
+
+    def _at(self, array: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+        spec: PartitionSpec = partition_spec(axes, array.shape, self._mesh, DECODE_RULES)
+        return jax.lax.with_sharding_constraint(array, NamedSharding(self._mesh, spec))

@@ -1,0 +1,284 @@
+"""The three jitted programs of the rollout engine, and the device state that they pass on.
+
+Each takes a list of slots (``rows``), so that it computes live rows only: paused, finished and
+empty slots cost nothing. Rows are counted within a shard of the slots; one that is out of range is
+padding, reads some slot and writes none. Every shape comes from a bucket.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, UInt32
+
+from agenticrec_jax.generation import kv_cache, sampling
+from agenticrec_jax.generation.kv_cache import Cache, put, take
+from agenticrec_jax.models.attention import Context
+
+EMPTY, RUNNING, PAUSED, STOPPED, SPENT = range(5)
+
+
+class State(NamedTuple):
+    """What the device keeps of B slots between programs.
+
+    What no program reads (ids, log-probs, origins, prompts' lengths) is in the host's record, from
+    each program's report.
+
+    Attributes:
+        cache: keys and values of every slot.
+        length: [B] columns of the cache that are computed; where the next token goes.
+        token: [B] the last sampled id, not yet in the cache.
+        limit: [B] tokens of prompt and completion together at which the row must end.
+        key: [B, 2] key data that the noise at each position is folded from.
+        status: [B] ``EMPTY``, ``RUNNING``, ``PAUSED`` (at a call), ``STOPPED`` or ``SPENT``.
+    """
+
+    cache: Cache
+    length: Int[Array, " B"]
+    token: Int[Array, " B"]
+    limit: Int[Array, " B"]
+    key: UInt32[Array, "B 2"]
+    status: Int[Array, " B"]
+
+
+class Report(NamedTuple):
+    """What a program sampled: ``ids`` and ``logprobs`` [R, n], of which ``count`` [R] each, the
+    status [R] they left the row in, and the steps computed (a scalar)."""
+
+    ids: Int[Array, "R n"]
+    logprobs: Float[Array, "R n"]
+    count: Int[Array, " R"]
+    status: Int[Array, " R"]
+    steps: Int[Array, ""]
+
+
+class Programs:
+    """``prefill``, ``decode`` and ``splice`` for one model; each donates the state it is given.
+
+    ``place`` constrains arrays whose leading axis is rows (or slots) to their place on the mesh.
+    """
+
+    def __init__(
+        self,
+        graphdef: nnx.GraphDef,
+        pause_id: int,
+        stop_ids: tuple[int, ...],
+        *,
+        slots: int,
+        shards: int,
+        place=lambda tree: tree,
+    ):
+        self._graphdef = graphdef
+        self._pause, self._stops = pause_id, jnp.array(stop_ids, jnp.int32)
+        self._slots, self._shards, self._place = slots, shards, place
+        self.prefill = jax.jit(self._prefill, donate_argnames="state")
+        self.decode = jax.jit(
+            self._decode,
+            donate_argnames="state",
+            static_argnames=("window", "steps", "least_steps"),
+        )
+        self.splice = jax.jit(self._splice, donate_argnames="state", static_argnames="window")
+
+    def compilations(self) -> int:
+        """How many shapes have been compiled so far."""
+        return sum(program._cache_size() for program in self.all())
+
+    def all(self):
+        return self.prefill, self.decode, self.splice
+
+    def empty_state(self, params, columns: int) -> State:
+        """Slots without rows, with room for ``columns`` tokens each."""
+        one = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+        _, kv = jax.eval_shape(lambda p, x: self._model(p).forward(x, x, x == 0), params, one)
+
+        def build() -> State:
+            none = jnp.zeros(self._slots, jnp.int32)
+            key = jnp.zeros((self._slots, 2), jnp.uint32)
+            cache = kv_cache.allocate(kv, self._slots, columns)
+            return self._place(State(cache, none, none, none, key, none))
+
+        return jax.jit(build)()
+
+    def vocab_size(self, params) -> int:
+        """The width of the model's logits."""
+        one = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+        return jax.eval_shape(lambda p, x: self._model(p)(x), params, one).shape[-1]
+
+    def _model(self, params):
+        return nnx.merge(self._graphdef, params)
+
+    def _prefill(
+        self,
+        params,
+        state: State,
+        ids: Int[Array, "P T"],
+        lengths: Int[Array, " P"],
+        limits: Int[Array, " P"],
+        rows: Int[Array, "P G"],
+        request_keys: UInt32[Array, "P F"],
+        seed: Int[Array, ""],
+        temperature: Float[Array, ""],
+    ) -> tuple[State, Report]:
+        """Computes each prompt once, puts it into the slots of its group, samples first tokens."""
+        model, (prompts, group) = self._model(params), rows.shape
+        steps = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
+        hidden, new = model.forward(ids, steps, steps < lengths[:, None])
+        last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
+        keys = sampling.row_keys(seed, request_keys, jnp.arange(group)).reshape(-1, 2)
+        spread = functools.partial(jnp.repeat, repeats=group, axis=0)
+        source = jnp.arange(prompts) % (prompts // self._shards)
+        rows, lengths, limits = rows.reshape(-1), spread(lengths), spread(limits)
+        token, logprob = sampling.sample(spread(model.logits(last)), keys, lengths, temperature)
+        status = self._outcome(token, lengths + 1, limits)
+        cache = kv_cache.enter(state.cache, rows, new, spread(source), self._shards)
+        state = self._updated(
+            state, rows, cache=cache, length=lengths, token=token, limit=limits, key=keys,
+            status=status,
+        )  # fmt: skip
+        return state, _single(token, logprob, status)
+
+    def _decode(
+        self,
+        params,
+        state: State,
+        rows: Int[Array, " R"],
+        quota: Int[Array, ""],
+        temperature: Float[Array, ""],
+        *,
+        window: int,
+        steps: int,
+        least_steps: int,
+    ) -> tuple[State, Report]:
+        """Samples up to ``steps`` tokens in each row.
+
+        Returns earlier when no row runs, or when ``quota`` rows have paused or finished and
+        ``least_steps`` are done. Works on a copy of the rows' first ``window`` columns, of which
+        the last ``steps`` (which no row may have reached) take the new tokens: all rows write the
+        same column in a step, which costs nothing, and each row's own positions are written once,
+        at the end.
+        """
+        model = self._model(params)
+        row = self._rows(state, rows)
+        columns = jnp.arange(window)
+        fresh = window - steps
+
+        def step(carry):
+            cache, token, report = carry
+            t = report.steps
+            position = row.length + t
+            running = report.status == RUNNING
+            past = columns < row.length[:, None]
+            recent = (columns >= fresh) & (columns < fresh + t)
+            context = Context(kv_cache.view(cache), past | recent)
+            own = jnp.ones((len(rows), 1), bool)
+            hidden, new = model.forward(token[:, None], position[:, None], own, context)
+            token, logprob = sampling.sample(
+                model.logits(hidden[:, 0]), row.key, position + 1, temperature
+            )
+            status = self._outcome(token, position + 2, row.limit)
+            report = Report(
+                jax.lax.dynamic_update_slice_in_dim(report.ids, token[:, None], t, 1),
+                jax.lax.dynamic_update_slice_in_dim(report.logprobs, logprob[:, None], t, 1),
+                report.count + running,
+                jnp.where(running, status, report.status),
+                t + 1,
+            )
+            # Adds 0. It makes the write depend on the whole step, all of whose reads then come
+            # first, and XLA updates the cache in place (else it copies all of it, twice a step).
+            column = fresh + t + jnp.min(token, initial=0)
+            return kv_cache.write_column(cache, column, new), token, report
+
+        def unfinished(carry):
+            report = carry[2]
+            running = jnp.sum(report.status == RUNNING)
+            stopped = jnp.sum(row.status == RUNNING) - running
+            patient = (report.steps < least_steps) | (stopped < quota)
+            return (report.steps < steps) & (running > 0) & patient
+
+        local = self._place(kv_cache.read(state.cache, rows, window, self._shards))
+        blank = jnp.zeros((len(rows), steps), jnp.int32)
+        nothing = jnp.zeros_like(row.length)
+        report = Report(blank, blank.astype(jnp.float32), nothing, row.status, jnp.int32(0))
+        local, _, report = jax.lax.while_loop(unfinished, step, (local, row.token, report))
+        new = kv_cache.last_columns(local, steps)
+        written = jnp.arange(steps) < report.count[:, None]
+        last = jnp.take_along_axis(report.ids, report.count[:, None] - 1, axis=1)[:, 0]
+        state = self._updated(
+            state, rows, cache=self._append(state, rows, row.length, written, new),
+            length=row.length + report.count, token=last, status=report.status,
+        )  # fmt: skip
+        return state, report
+
+    def _splice(
+        self,
+        params,
+        state: State,
+        rows: Int[Array, " R"],
+        ids: Int[Array, "R T"],
+        counts: Int[Array, " R"],
+        temperature: Float[Array, ""],
+        *,
+        window: int,
+    ) -> tuple[State, Report]:
+        """Appends ``counts`` of ``ids`` to each row and samples the token after the last.
+
+        The ids begin with the row's last sampled one, which is not in the cache yet. No row may be
+        longer than ``window``.
+        """
+        model = self._model(params)
+        row = self._rows(state, rows)
+        offsets = jnp.arange(ids.shape[1])
+        written = offsets < counts[:, None]
+        local = self._place(kv_cache.read(state.cache, rows, window, self._shards))
+        context = Context(kv_cache.view(local), jnp.arange(window) < row.length[:, None])
+        hidden, new = model.forward(ids, row.length[:, None] + offsets, written, context)
+        last = jnp.take_along_axis(hidden, jnp.maximum(counts - 1, 0)[:, None, None], axis=1)[:, 0]
+        length = row.length + counts
+        token, logprob = sampling.sample(model.logits(last), row.key, length, temperature)
+        status = self._outcome(token, length + 1, row.limit)
+        state = self._updated(
+            state, rows, cache=self._append(state, rows, row.length, written, new),
+            length=length, token=token, status=status,
+        )  # fmt: skip
+        return state, _single(token, logprob, status)
+
+    def _outcome(self, ids: Array, total: Array, limit: Array) -> Array:
+        """The status of a row whose last of ``total`` tokens is ``ids``."""
+        status = jnp.where(ids == self._pause, PAUSED, RUNNING)
+        status = jnp.where(total >= limit, SPENT, status)
+        return jnp.where(jnp.isin(ids, self._stops), STOPPED, status)
+
+    def _rows(self, state: State, rows: Array) -> State:
+        """``state`` without its cache at ``rows``; padding rows are empty."""
+        bare = state._replace(cache=Cache((), ()))
+        got = jax.tree.map(lambda x: take(x, rows, self._shards), bare)
+        real: Bool[Array, " R"] = rows < self._slots // self._shards
+        return self._place(
+            got._replace(
+                status=jnp.where(real, got.status, EMPTY), length=jnp.where(real, got.length, 0)
+            )
+        )
+
+    def _append(self, state: State, rows: Array, start: Array, written: Array, new) -> Cache:
+        """The cache with ``new`` [R, T, K, H] from ``start`` on, where ``written`` [R, T]."""
+        columns = start[:, None] + jnp.arange(written.shape[1])
+        nowhere = state.cache.k[0].shape[-1]
+        return kv_cache.append(
+            state.cache, rows, jnp.where(written, columns, nowhere), new, self._shards
+        )
+
+    def _updated(self, state: State, rows: Array, *, cache: Cache, **values: Array) -> State:
+        fields = {
+            name: put(getattr(state, name), rows, value, self._shards)
+            for name, value in values.items()
+        }
+        return self._place(state._replace(cache=cache, **fields))
+
+
+def _single(token: Array, logprob: Array, status: Array) -> Report:
+    """The report of one sampled token a row."""
+    return Report(
+        token[:, None], logprob[:, None], jnp.ones_like(token), status, jnp.ones((), jnp.int32)
+    )

@@ -1,0 +1,179 @@
+"""Several processes: start-up, who writes, global arrays, and values that every host must see.
+
+Every function also works in a single process, so callers need no special case.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from jaxtyping import Array
+
+from agenticrec_jax.errors import InputError
+from agenticrec_jax.parallel.mesh import RULES, Rules, batch_sharding
+
+COORDINATOR = "AGENTICREC_COORDINATOR"
+PROCESSES = "AGENTICREC_PROCESSES"
+PROCESS = "AGENTICREC_PROCESS"
+
+
+def initialize(
+    coordinator: str | None = None, processes: int | None = None, process: int | None = None
+) -> None:
+    """Joins the other processes; call before any other use of JAX.
+
+    Arguments left None are read from the environment (``AGENTICREC_COORDINATOR``,
+    ``AGENTICREC_PROCESSES``, ``AGENTICREC_PROCESS``). With neither, this is a single process.
+    ``coordinator="auto"`` lets JAX find the cluster (TPU pods, Slurm). CPU processes talk by gloo.
+
+    Args:
+        coordinator: ``host:port`` of process 0.
+        processes: how many there are.
+        process: which this is, from 0.
+
+    Raises:
+        InputError: if only some of the three are given, or ``process`` is out of range.
+    """
+    coordinator = coordinator or os.environ.get(COORDINATOR)
+    processes = _number(processes, PROCESSES)
+    process = _number(process, PROCESS)
+    if coordinator is None and processes is None and process is None:
+        return
+    if coordinator == "auto":
+        jax.distributed.initialize()
+        return
+    if coordinator is None or processes is None or process is None:
+        raise InputError(
+            f"several processes need coordinator, processes and process together (or {COORDINATOR},"
+            f" {PROCESSES}, {PROCESS}); found {coordinator}, {processes}, {process}"
+        )
+    if not 0 <= process < processes:
+        raise InputError(f"process {process} is not one of {processes}, counted from 0")
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(coordinator, processes, process)
+
+
+def _number(value: int | None, variable: str) -> int | None:
+    if value is not None:
+        return value
+    text = os.environ.get(variable)
+    if text is None:
+        return None
+    if not text.isdecimal():
+        raise InputError(f"environment variable {variable} is {text!r}; expected a number")
+    return int(text)
+
+
+def is_main() -> bool:
+    """Whether this is process 0: the one that writes files and prints."""
+    return jax.process_index() == 0
+
+
+def barrier(name: str) -> None:
+    """Waits until every process is here; ``name`` must be the same on all."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def check_on_main(check: Callable[[], Any]) -> None:
+    """Runs ``check`` on process 0; if it raises InputError, every process raises the same one.
+
+    So bad input ends all processes with one sentence, instead of one with it and the others
+    waiting for ever.
+    """
+    message = ""
+    if is_main():
+        try:
+            check()
+        except InputError as error:
+            message = str(error)
+    message = allgather(message)[0]
+    if message:
+        raise InputError(message)
+
+
+@contextlib.contextmanager
+def main_writes(name: str) -> Iterator[bool]:
+    """Yields whether this process writes, and holds the others until it has.
+
+    The others also wait if the writer fails, so that its error is the one that is seen.
+    """
+    try:
+        yield is_main()
+    finally:
+        barrier(name)
+
+
+def allgather(value: Any) -> list[Any]:
+    """Every process's ``value`` (anything JSON can hold), in process order, on all of them."""
+    if jax.process_count() == 1:
+        return [json.loads(json.dumps(value))]
+    data = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.array(len(data), np.int32))
+    padded = np.zeros(int(lengths.max()), np.uint8)
+    padded[: len(data)] = data
+    rows = multihost_utils.process_allgather(padded)
+    return [
+        json.loads(row[:n].tobytes().decode())
+        for row, n in zip(rows, lengths.reshape(-1), strict=True)
+    ]
+
+
+def check_same(value: Any, what: str) -> None:
+    """Refuses to go on if the processes differ in ``value`` (a config, a hash of the data).
+
+    Raises:
+        InputError: names ``what`` and the values found, on every process.
+    """
+    values = allgather(value)
+    if any(other != values[0] for other in values):
+        raise InputError(f"{what} differs between processes: {values}; expected the same on all")
+
+
+def process_rows(total: int, mesh: Mesh, rules: Rules = RULES) -> slice:
+    """Which rows of a global batch of ``total`` this process must supply.
+
+    Raises:
+        InputError: if the rows do not divide over the mesh, or are not one run of rows.
+    """
+    sharding = batch_sharding(mesh, rules)
+    parts = sharding.num_devices // _replicas(mesh, sharding)
+    if total % parts:
+        raise InputError(f"a batch of {total} rows does not divide over {parts} parts of the mesh")
+    spans = sorted(
+        {index[0].indices(total)[:2] for index in _local_indices(sharding, total).values()}
+    )
+    if any(a[1] != b[0] for a, b in zip(spans, spans[1:], strict=False)):
+        raise InputError(f"process {jax.process_index()} holds rows {spans}, not one run of rows")
+    return slice(spans[0][0], spans[-1][1])
+
+
+def _local_indices(sharding, total: int):
+    return sharding.addressable_devices_indices_map((total,))
+
+
+def _replicas(mesh: Mesh, sharding) -> int:
+    spec = sharding.spec[0] or ()
+    split = (spec,) if isinstance(spec, str) else spec
+    return int(np.prod([size for axis, size in mesh.shape.items() if axis not in split]))
+
+
+def global_batch(local: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
+    """Arrays over all processes from each one's own rows (those of ``process_rows``)."""
+    sharding = batch_sharding(mesh, rules)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), local
+    )
+
+
+def to_host(array: Array) -> np.ndarray:
+    """The whole of an array on every host, gathered first if it is spread over processes."""
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+        return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+    return np.asarray(array)

@@ -1,0 +1,43 @@
+"""A small synthetic log with artefacts, tools and frozen examples: what tests of agents need."""
+
+import functools
+from dataclasses import dataclass
+
+from flax import nnx
+
+from agenticrec_jax.data.candidates import draw_split_candidates
+from agenticrec_jax.data.examples import RankingExample
+from agenticrec_jax.data.interactions import InteractionLog
+from agenticrec_jax.data.splits import chronological_splits, prediction_samples
+from agenticrec_jax.models.sasrec import Sasrec, SasrecConfig
+from agenticrec_jax.models.tokenizers import CompactTokenizer, train_tokenizer
+from agenticrec_jax.testing.synthetic import SyntheticConfig, synthetic_log
+from agenticrec_jax.tools.artifacts import Artifacts, fit_statistics, index_users
+from agenticrec_jax.tools.base import Toolbox
+from agenticrec_jax.tools.registry import agenticrec_tools
+
+
+@dataclass(frozen=True)
+class TinyWorld:
+    """120 users, 90 items; artefacts A with an untrained SASRec; the policy part's examples."""
+
+    log: InteractionLog
+    artifacts: Artifacts
+    toolbox: Toolbox
+    examples: list[RankingExample]
+    tokenizer: CompactTokenizer
+
+
+@functools.cache
+def tiny_world(seed: int = 5) -> TinyWorld:
+    """Made once a process; nobody changes it."""
+    log = synthetic_log(SyntheticConfig(users=120, items=90, brands=12), seed=seed)
+    splits = chronological_splits(prediction_samples(log))
+    fit_range = splits.fit_range_a
+    model = Sasrec(SasrecConfig(log.num_items, width=8, blocks=1, heads=2), rngs=nnx.Rngs(1))
+    index = index_users(model, log, fit_range)
+    artifacts = Artifacts(fit_statistics(log, fit_range), index, fit_range)
+    examples = draw_split_candidates(log, splits, seed=0, parts=("policy",))
+    toolbox = agenticrec_tools(artifacts)
+    tokenizer = train_tokenizer([f" {t}" for t in log.items.title], 420, toolbox.names)
+    return TinyWorld(log, artifacts, toolbox, examples, tokenizer)

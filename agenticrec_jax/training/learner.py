@@ -1,0 +1,292 @@
+"""The learner: exact log-probs of groups at half the work, and one update from many micro-batches.
+
+Axes: P prompts, G members of a prompt's group, T completion tokens (Tp prompt tokens), D embedding,
+V vocabulary, M scored places of a group (M = G * T, sampled tokens first).
+
+A group's prompt goes through the model once. Its completions are a second stream that attends to
+the prompt's keys and values, and the first token of every completion is scored from the prompt's
+last hidden state; gradients flow through both streams, as they would through G separate rows. The
+vocabulary projection sees sampled tokens only, a chunk at a time, and is recomputed in the
+backward pass, so that no array of ``[B, T, V]`` ever exists.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
+
+from agenticrec_jax.losses import LossFn
+from agenticrec_jax.losses.reductions import metric
+from agenticrec_jax.models.qwen3 import Context, Qwen3
+from agenticrec_jax.parallel.mesh import RULES, Rules, shard_batch, tree_shardings
+from agenticrec_jax.training.batches import RolloutBatch
+
+CHUNK = 1024
+
+Update = Callable[
+    ["TrainState", Sequence[RolloutBatch]], tuple["TrainState", dict[str, tuple[float, float]]]
+]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """What an update changes: parameters, optimiser state, and the count of updates done."""
+
+    params: Any
+    opt_state: Any
+    step: Int[Array, ""]
+
+
+def policy_logprobs(
+    model: Qwen3, batch: RolloutBatch, temperature: float = 1.0, chunk: int = CHUNK
+) -> tuple[Float[Array, "P G T"], Float[Array, "P G T"]]:
+    """Returns log-probs and entropies at the sampled tokens of a batch, 0 elsewhere.
+
+    Both are of ``softmax(logits / temperature)``, the distribution the sampler drew from.
+
+    Args:
+      model: the policy.
+      batch: whole groups; only prompts, completions and their masks are read.
+      temperature: of the sampler, above 0.
+      chunk: tokens whose logits exist at one time.
+    """
+    sampled = batch.sampled.reshape(batch.sampled.shape[0], -1)
+    order = jnp.argsort(~sampled, axis=1, stable=True)
+    states = _scoring_states(model, batch)
+    # Place j = g * T + t is scored from the state before it: the prompt's (0) where t = 0.
+    source = jnp.where(order % batch.completions.shape[-1] == 0, 0, order)
+    hidden = jnp.take_along_axis(states, source[..., None], axis=1)
+    targets = jnp.take_along_axis(batch.completions.reshape(sampled.shape), order, axis=1)
+    scores = _score_in_chunks(model, hidden, targets, sampled.sum(axis=1), temperature, chunk)
+    back = jnp.argsort(order, axis=1)
+    return tuple(
+        jnp.where(sampled, jnp.take_along_axis(score, back, axis=1), 0.0).reshape(
+            batch.sampled.shape
+        )
+        for score in scores
+    )
+
+
+def _scoring_states(model: Qwen3, batch: RolloutBatch) -> Float[Array, "P 1+G*T D"]:
+    """Returns each prompt's last hidden state, then those of its completions member by member."""
+    prompts, prompt_valid = batch.prompts, batch.prompt_valid
+    count, members, steps = batch.completions.shape
+    positions = jnp.broadcast_to(jnp.arange(prompts.shape[1]), prompts.shape)
+    prompt_hidden, kv = model.forward(prompts, positions, prompt_valid)
+    lengths = prompt_valid.sum(axis=1)
+    last = jnp.take_along_axis(prompt_hidden, (lengths - 1)[:, None, None], axis=1)
+    positions = jnp.repeat(lengths, members)[:, None] + jnp.arange(steps)
+    hidden, _ = model.forward(
+        batch.completions.reshape(count * members, steps),
+        positions,
+        batch.valid.reshape(count * members, steps),
+        context=Context(kv, prompt_valid),
+    )
+    return jnp.concatenate([last, hidden.reshape(count, members * steps, -1)], axis=1)
+
+
+def _score_in_chunks(
+    model: Qwen3,
+    hidden: Float[Array, "P M D"],
+    targets: Int[Array, "P M"],
+    counts: Int[Array, "P"],
+    temperature: float,
+    chunk: int,
+) -> tuple[Float[Array, "P M"], Float[Array, "P M"]]:
+    """Scores the first counts[p] places of each group; chunks beyond every count are skipped."""
+    groups, places = targets.shape
+    width = min(max(1, chunk // groups), places)
+    chunks = -(-places // width)
+
+    def split(x: Array) -> Array:
+        padding = [(0, 0), (0, chunks * width - places)] + [(0, 0)] * (x.ndim - 2)
+        x = jnp.pad(x, padding).reshape(groups, chunks, width, *x.shape[2:])
+        return x.swapaxes(0, 1)
+
+    def join(x: Array) -> Array:
+        return x.swapaxes(0, 1).reshape(groups, chunks * width)[:, :places]
+
+    def score(hidden: Array, targets: Array) -> tuple[Array, Array]:
+        return score_targets(model.logits(hidden) / temperature, targets)
+
+    def nothing(hidden: Array, targets: Array) -> tuple[Array, Array]:
+        return jnp.zeros(targets.shape), jnp.zeros(targets.shape)
+
+    def step(_: None, inputs: tuple[Array, Array, Array]) -> tuple[None, tuple[Array, Array]]:
+        live, hidden, targets = inputs
+        return None, jax.lax.cond(live, score, nothing, hidden, targets)
+
+    live = jnp.arange(chunks) * width < counts.max()
+    step = jax.checkpoint(step, prevent_cse=False)
+    _, (logprobs, entropy) = jax.lax.scan(step, None, (live, split(hidden), split(targets)))
+    return join(logprobs), join(entropy)
+
+
+def score_targets(
+    logits: Float[Array, "... V"], targets: Int[Array, "..."]
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """Returns the log-prob of each target and the entropy of each row of logits.
+
+    The target is picked by comparison, not by a gather: a vocabulary split over devices stays so.
+    """
+    log_total = jax.nn.logsumexp(logits, axis=-1)
+    is_target = jnp.arange(logits.shape[-1]) == targets[..., None]
+    picked = jnp.where(is_target, logits, 0.0).sum(axis=-1)
+    mean = (jnp.exp(logits - log_total[..., None]) * logits).sum(axis=-1)
+    return picked - log_total, log_total - mean
+
+
+def make_optimizer(
+    learning_rate: float,
+    *,
+    warmup_steps: int = 0,
+    decay_steps: int = 0,
+    clip_norm: float = 1.0,
+    weight_decay: float = 0.0,
+    b1: float = 0.9,
+    b2: float = 0.999,
+) -> optax.GradientTransformation:
+    """Returns AdamW behind a clip of the global gradient norm.
+
+    The rate rises in equal steps over the first warmup_steps updates, none of which is at rate 0,
+    and is constant from then on; or, with decay_steps, falls in a line to a hundredth of its peak
+    at update decay_steps.
+    """
+
+    def rate(step: Array) -> Array:
+        rise = jnp.minimum(1.0, (step + 1) / max(warmup_steps, 1))
+        left = jnp.clip(1.0 - (step + 1) / decay_steps, 0.01) if decay_steps else 1.0
+        return learning_rate * rise * left
+
+    adamw = optax.adamw(rate, b1=b1, b2=b2, weight_decay=weight_decay)
+    return optax.chain(optax.clip_by_global_norm(clip_norm), adamw)
+
+
+def init_state(
+    params: Any,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh | None = None,
+    rules: Rules = RULES,
+) -> TrainState:
+    """Returns a fresh state over params, which it takes over; on a mesh, placed by the rules.
+
+    The optimiser's moments are float32 whatever the parameters are stored in.
+    """
+
+    @jax.jit
+    def moments(params: Any) -> Any:
+        return optimizer.init(jax.tree.map(lambda x: x.astype(jnp.float32), params))
+
+    state = TrainState(params, moments(params), jnp.zeros((), jnp.int32))
+    return state if mesh is None else jax.device_put(state, tree_shardings(state, mesh, rules))
+
+
+def make_update(
+    graphdef: nnx.GraphDef,
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    *,
+    temperature: float = 1.0,
+    chunk: int = CHUNK,
+    mesh: Mesh | None = None,
+    rules: Rules = RULES,
+) -> Update:
+    """Returns ``update(state, micro_batches) -> (state, metrics)``.
+
+    The gradients of the micro-batches are added up in float32 and applied once; the state given is
+    donated. With no micro-batch (every group was dropped) the state comes back as it is.
+
+    Args:
+      graphdef: the policy's static half, of ``nnx.split(model)``.
+      loss_fn: ``(logprobs [P, G, T], batch) -> (loss, metrics)``, additive over groups as described
+        in `losses.reductions`; ``batch.entropy`` is filled in.
+      optimizer: an optax transformation, such as `make_optimizer`.
+      temperature: of the sampler.
+      chunk: see `policy_logprobs`.
+      mesh, rules: where the state lies and where micro-batches are put; None for one device.
+
+    Returns:
+      update, whose metrics are (sum, count) pairs of floats: those of loss_fn, and ``loss``,
+      ``entropy``, ``gradient_norm`` (before clipping) and ``updates_skipped``.
+
+    Raises:
+      ValueError: if temperature is not above 0.
+    """
+    if temperature <= 0:
+        raise ValueError(f"temperature is {temperature}, expected above 0")
+
+    def pinned(tree: Any) -> Any:
+        if mesh is None:
+            return tree
+        return jax.lax.with_sharding_constraint(tree, tree_shardings(tree, mesh, rules))
+
+    def loss_of(params: Any, batch: RolloutBatch) -> tuple[Array, dict]:
+        model = nnx.merge(graphdef, params)
+        logprobs, entropy = policy_logprobs(model, batch, temperature, chunk)
+        loss, metrics = loss_fn(logprobs, replace(batch, entropy=entropy))
+        return loss, {"entropy": metric(entropy, batch.sampled)} | metrics
+
+    @jax.jit
+    def zeros(params: Any) -> Any:
+        return pinned(jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), params))
+
+    def accumulate(params: Any, gradients: Any, batch: RolloutBatch) -> tuple[Any, Array, dict]:
+        (loss, metrics), more = jax.value_and_grad(loss_of, has_aux=True)(params, batch)
+        return pinned(jax.tree.map(jnp.add, gradients, more)), loss, metrics
+
+    def apply(state: TrainState, gradients: Any) -> tuple[TrainState, Array]:
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        norm = optax.global_norm(gradients)
+        return pinned(TrainState(params, opt_state, state.step + 1)), norm
+
+    accumulate = jax.jit(accumulate, donate_argnums=1)
+    apply = jax.jit(apply, donate_argnums=0)
+
+    def update(state: TrainState, batches: Sequence[RolloutBatch]) -> tuple[TrainState, dict]:
+        if not batches:
+            return state, {"updates_skipped": (1.0, 1.0)}
+        gradients, reports = zeros(state.params), []
+        for batch in batches:
+            batch = batch if mesh is None else shard_batch(batch, mesh, rules)
+            gradients, loss, metrics = accumulate(state.params, gradients, batch)
+            reports.append((loss, metrics))
+        state, norm = apply(state, gradients)
+        reports, norm = jax.device_get((reports, norm))
+        total = {"loss": (float(sum(loss for loss, _ in reports)), 1.0)}
+        extra = {"gradient_norm": (float(norm), 1.0), "updates_skipped": (0.0, 1.0)}
+        return state, total | add_metrics([metrics for _, metrics in reports]) | extra
+
+    return update
+
+
+def make_scorer(
+    graphdef: nnx.GraphDef, *, temperature: float = 1.0, chunk: int = CHUNK
+) -> Callable[[Any, RolloutBatch], Float[Array, "P G T"]]:
+    """Returns a jitted ``(params, batch) -> logprobs``: for a reference policy, or for a check."""
+
+    @jax.jit
+    def score(params: Any, batch: RolloutBatch) -> Float[Array, "P G T"]:
+        return policy_logprobs(nnx.merge(graphdef, params), batch, temperature, chunk)[0]
+
+    return score
+
+
+def add_metrics(reports: Sequence[dict]) -> dict[str, tuple[float, float]]:
+    """Returns the (sum, count) metrics of several micro-batches or processes added up."""
+    return {
+        name: tuple(float(sum(report[name][i] for report in reports)) for i in range(2))
+        for name in (reports[0] if reports else {})
+    }
+
+
+def mean_metrics(metrics: dict[str, tuple[float, float]]) -> dict[str, float]:
+    """Returns sum / count of every metric that has a count."""
+    return {name: float(total) / float(n) for name, (total, n) in metrics.items() if n}

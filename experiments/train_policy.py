@@ -1,0 +1,154 @@
+"""Trains a policy, stage by stage.
+
+    python -m experiments.train_policy --config=FILE.py --workdir=DIR --stage=sft|rta|ppr
+
+``sft`` continues the warm start of the config's policy directory, ``rta`` is list-wise GRPO on
+NDCG, ``ppr`` mines hard pairs with the ``rta`` policy and refines it on them. Each stage resumes
+from its newest checkpoint in the workdir, and ends with an ordinary policy directory,
+``<workdir>/<stage>/policy``, from which the next one starts.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+from flax import nnx
+
+from agenticrec_jax.agent.episodes import Agent
+from agenticrec_jax.evaluation.evaluator import evaluate
+from agenticrec_jax.generation.engine import Engine
+from agenticrec_jax.losses import for_batch, grpo_loss
+from agenticrec_jax.models.hf import save_policy
+from agenticrec_jax.training import reinforce
+from agenticrec_jax.training import warm_start as warming
+from agenticrec_jax.training.batches import Packing
+from agenticrec_jax.training.checkpoints import Checkpoints
+from agenticrec_jax.training.learner import init_state, make_optimizer, make_update
+from agenticrec_jax.training.metrics import MetricsWriter
+from agenticrec_jax.training.mining import HardPair, mine_pairs, read_pairs, write_pairs
+from experiments import app, pipeline
+
+STAGES = ("sft", "rta", "ppr")
+BEFORE = {"sft": None, "rta": "sft", "ppr": "rta"}
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    config, stage = _CONFIG.value, _STAGE.value
+    workdir = pipeline.make_workdir(_WORKDIR.value)
+    policy = pipeline.load(starting_point(config, workdir, stage))
+    with app.phase("data and tools"):
+        world = pipeline.prepare(config, workdir)
+        artifacts = pipeline.artifacts_a(world)
+    agent = pipeline.agent(world, artifacts, policy.tokenizer)
+    with app.phase(stage):
+        if stage == "sft":
+            params = warm_start(world, agent, policy.graphdef, policy.params)
+        else:
+            engine = pipeline.engine(config, policy)
+            train = train_rta if stage == "rta" else train_ppr
+            params = train(world, agent, engine, policy, workdir, config.seed)
+    save(policy, params, workdir / stage / "policy")
+    print(f"policy written to {workdir / stage / 'policy'}")
+
+
+def starting_point(config, workdir: Path, stage: str) -> str:
+    """The policy directory a stage starts from: the stage before, else the config's."""
+    before = workdir / BEFORE[stage] / "policy" if BEFORE[stage] else None
+    return str(before) if before and before.is_dir() else config.policy.directory
+
+
+def warm_start(world: pipeline.World, agent: Agent, graphdef, params):
+    """Runs the curriculum of the config's ``warm_start``; returns the parameters."""
+    config = world.config
+    settings = config.warm_start
+    lessons = warming.curriculum(
+        config.policy.title_tokens, settings.drills, settings.growing, settings.final
+    )
+    source = warming.WarmStart(
+        agent, world.examples["policy"], lessons, settings.prompts, settings.members, config.seed
+    )
+    packing = Packing(settings.token_budget, pad_id=agent.prompts.tokenizer.pad_id)
+    record = {"warm_start": settings.to_dict(), "policy": config.policy.to_dict()}
+    with (
+        Checkpoints(world.workdir / "sft" / "checkpoints", record) as checkpoints,
+        MetricsWriter(world.workdir) as writer,
+    ):
+        state = warming.train(
+            source, graphdef, params, packing, settings.learning_rate, writer, checkpoints,
+            settings.save_every,
+        )  # fmt: skip
+    return state.params
+
+
+def train_rta(world, agent: Agent, engine: Engine, policy, directory: Path, seed: int):
+    """Stage one on the policy examples; returns the parameters."""
+    settings = world.config.rta
+    tasks_at = reinforce.ranking_tasks(world.examples["policy"], settings.prompts, seed)
+    return _reinforce("rta", settings, world, agent, engine, policy, tasks_at, directory, seed)
+
+
+def train_ppr(world, agent: Agent, engine: Engine, policy, directory: Path, seed: int):
+    """Stage two on pairs mined with ``policy``; returns the parameters."""
+    settings = world.config.ppr
+    examples = world.examples["policy"]
+    pairs = mined_pairs(world, agent, engine, policy.params, directory, seed)
+    tasks_at = reinforce.refinement_tasks(
+        pairs, examples, settings.prompts, settings.rank_share, seed
+    )
+    return _reinforce("ppr", settings, world, agent, engine, policy, tasks_at, directory, seed)
+
+
+def mined_pairs(world, agent, engine, params, directory: Path, seed: int) -> list[HardPair]:
+    """Hard pairs from greedy rankings of the policy examples, kept in ``ppr/pairs.jsonl``."""
+    path = directory / "ppr" / "pairs.jsonl"
+    if not path.exists():
+        settings = world.config.ppr
+        examples = pipeline.chosen(world.examples["policy"], settings.mining_examples)
+        with app.phase("mining"):
+            ranked = evaluate(agent, engine, params, examples)
+        pairs = mine_pairs(ranked, world.by_id("policy"), seed)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_pairs(path, pairs)
+        print(f"{len(pairs)} hard pairs from {len(ranked)} rankings")
+    return read_pairs(path)
+
+
+def _reinforce(name, settings, world, agent, engine, policy, tasks_at, directory, seed):
+    config = world.config
+    optimizer = make_optimizer(
+        settings.learning_rate,
+        warmup_steps=settings.warmup_steps,
+        clip_norm=settings.clip_norm,
+        b2=settings.b2,
+    )
+    loss = for_batch(grpo_loss, normaliser=float(config.engine.max_tokens))
+    update = make_update(policy.graphdef, loss, optimizer, temperature=settings.temperature)
+    packing = Packing(settings.token_budget, pad_id=policy.tokenizer.pad_id)
+    stage = reinforce.Stage(
+        name, settings.steps, settings.members, settings.temperature, seed, packing,
+        settings.save_every,
+    )  # fmt: skip
+    record = {name: settings.to_dict(), "seed": seed, "candidates": world.candidate_hash}
+    with (
+        Checkpoints(directory / name / "checkpoints", record) as checkpoints,
+        MetricsWriter(directory) as writer,
+    ):
+        state = init_state(pipeline.copied(policy.params), optimizer)
+        state = reinforce.reinforce(
+            stage, state, agent, engine, update, tasks_at, writer, checkpoints
+        )
+    return state.params
+
+
+def save(policy: pipeline.Policy, params, directory: Path) -> None:
+    """Writes a policy directory: configuration, weights and tokenizer."""
+    save_policy(nnx.merge(policy.graphdef, params), directory)
+    policy.tokenizer.save(directory)
+
+
+if __name__ == "__main__":
+    _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
+    _STAGE = flags.DEFINE_enum("stage", "rta", STAGES, "Which stage to run.")
+    _CONFIG = pipeline.define_config("experiments/configs/office.py")
+    app.run(main)

@@ -1,0 +1,294 @@
+"""Rollouts against plain forwards of the same ids, under every way of getting there."""
+
+import threading
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from agenticrec_jax.errors import InputError
+from agenticrec_jax.generation.engine import Engine, EngineConfig, Reply, Request, RespondError
+from agenticrec_jax.testing.models import tiny_qwen3
+from agenticrec_jax.types import OBSERVATION, SAMPLED
+
+V, PAUSE, STOP, PAD = 40, 3, (5, 6), 0
+SIZES = {
+    "slots": 16,
+    "prompt_buckets": (20,),
+    "splice_buckets": (7,),
+    "max_tokens": 64,
+    "row_buckets": (6,),
+    "window_buckets": (128,),
+}
+
+
+@pytest.fixture(scope="module")
+def policy():
+    """A policy whose next token hangs on what it has read: logits of a few units' spread."""
+    model = tiny_qwen3(3, vocab_size=V)
+    graphdef, params = nnx.split(model)
+    params = jax.tree.map(lambda x: x * 9 if x.ndim > 1 else x, params)
+    return nnx.merge(graphdef, params), graphdef, params
+
+
+def make_engine(policy, mesh=None, pause=PAUSE, stop=STOP, **changes):
+    return Engine(policy[1], EngineConfig(**{**SIZES, **changes}), pause, stop, PAD, mesh)
+
+
+@pytest.fixture(scope="module")
+def engine(policy):
+    return make_engine(policy)
+
+
+def make_requests(count, members=4, seed=0):
+    rng = np.random.default_rng(seed)
+    prompts = [rng.integers(7, V, rng.integers(2, 21)).tolist() for _ in range(count)]
+    return [Request(tuple(p), members, (11, 100 + i)) for i, p in enumerate(prompts)]
+
+
+def respond(request, member, ids):
+    """Observations of 0 to 9 ids (longer than a splice bucket), with markers among them."""
+    rng = np.random.default_rng([len(ids), sum(ids)])
+    return Reply(tuple(rng.integers(0, V, rng.integers(0, 10)).tolist()))
+
+
+def rescored(policy, prompt, ids, temperature):
+    """Log-probs of ``ids`` by one plain forward over prompt and completion."""
+    row = jnp.array([[*prompt, *ids]])
+    padded = jnp.pad(row, ((0, 0), (0, 96 - row.shape[1])))
+    logits = _forward(policy[0], padded)[0, len(prompt) - 1 : row.shape[1] - 1]
+    return np.asarray(jax.nn.log_softmax(logits / temperature)[jnp.arange(len(ids)), ids])
+
+
+_forward = nnx.jit(lambda model, ids: model(ids))
+
+
+def flat(rollouts):
+    return [rollout for group in rollouts for rollout in group]
+
+
+def assert_same(a, b, atol=1e-4):
+    assert [r.ids.tolist() for r in flat(a)] == [r.ids.tolist() for r in flat(b)]
+    assert [r.finish for r in flat(a)] == [r.finish for r in flat(b)]
+    for x, y in zip(flat(a), flat(b), strict=True):
+        np.testing.assert_array_equal(x.origin, y.origin)
+        np.testing.assert_allclose(x.logprobs, y.logprobs, atol=atol)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 0.0])
+def test_every_sampled_token_rescored_by_a_plain_forward(policy, engine, temperature):
+    requests = make_requests(7)
+    out = engine.generate(policy[2], requests, respond, temperature=temperature, seed=1)
+    observed = 0
+    for request, group in zip(requests, out, strict=True):
+        for rollout in group:
+            expected = rescored(policy, request.prompt, rollout.ids.tolist(), temperature or 1.0)
+            sampled = rollout.origin == SAMPLED
+            np.testing.assert_allclose(rollout.logprobs[sampled], expected[sampled], atol=1e-4)
+            assert (rollout.logprobs[~sampled] == 0).all()
+            assert len(rollout.ids) <= SIZES["max_tokens"]
+            observed += (~sampled).sum()
+    assert observed > 10 and "budget" in {r.finish for r in flat(out)}
+    assert np.std([x for r in flat(out) for x in r.logprobs[r.origin == SAMPLED]]) > 0.2
+
+
+def test_the_oracle_sees_a_wrong_observation(policy, engine):
+    requests = make_requests(7)
+    out = engine.generate(policy[2], requests, respond, temperature=1.0, seed=1)
+    request, rollout = next(
+        (q, r)
+        for q, group in zip(requests, out, strict=True)
+        for r in group
+        if (r.origin == OBSERVATION).any() and r.origin[-1] == SAMPLED
+    )
+    ids = rollout.ids.copy()
+    ids[np.argmax(rollout.origin == OBSERVATION)] += 1 if ids[0] < V - 1 else -1
+    difference = rescored(policy, request.prompt, ids.tolist(), 1.0) - rollout.logprobs
+    assert np.abs(difference[rollout.origin == SAMPLED]).max() > 1e-2
+
+
+def test_greedy_is_the_argmax_step_by_step(policy, engine):
+    requests = make_requests(5, seed=4)
+    out = engine.generate(policy[2], requests, respond, temperature=0.0, seed=9)
+    for request, (rollout, *others) in zip(requests, out, strict=True):
+        assert all(other.ids.tolist() == rollout.ids.tolist() for other in others)
+        row = jnp.pad(jnp.array([[*request.prompt, *rollout.ids.tolist()]]), ((0, 0), (0, 20)))
+        best = np.asarray(_forward(policy[0], row)[0].argmax(-1))[len(request.prompt) - 1 :]
+        sampled = rollout.origin == SAMPLED
+        np.testing.assert_array_equal(rollout.ids[sampled], best[: len(sampled)][sampled])
+
+
+def test_respond_hears_the_row_so_far_and_its_ids_follow_the_pause(policy, engine):
+    heard = {}
+
+    def listen(request, member, ids):
+        reply = respond(request, member, ids)
+        heard.setdefault((request, member), []).append((list(ids), reply.ids))
+        return reply
+
+    out = engine.generate(policy[2], make_requests(6), listen, temperature=1.0, seed=2)
+    assert len(heard) > 3
+    for (request, member), turns in heard.items():
+        rollout = out[request][member]
+        for ids, reply in turns:
+            assert ids[-1] == PAUSE and rollout.ids[: len(ids)].tolist() == ids
+            assert rollout.origin[len(ids) - 1] == SAMPLED
+            told = rollout.ids[len(ids) : len(ids) + len(reply)].tolist()
+            if len(ids) + len(reply) <= SIZES["max_tokens"]:
+                assert told == list(reply)
+                assert (rollout.origin[len(ids) : len(ids) + len(reply)] == OBSERVATION).all()
+            else:
+                assert told == [] and rollout.finish == "budget"
+    for index, group in enumerate(out):
+        for member, rollout in enumerate(group):
+            pauses = (rollout.ids == PAUSE) & (rollout.origin == SAMPLED)
+            at_the_end = pauses[-1] and len(rollout.ids) == SIZES["max_tokens"]
+            assert pauses.sum() - at_the_end == len(heard.get((index, member), []))
+
+
+def test_stop_ends_a_row_and_is_kept(policy, engine):
+    out = flat(engine.generate(policy[2], make_requests(8), respond, temperature=1.0, seed=3))
+    stopped = [r for r in out if r.finish == "stop"]
+    assert stopped and len(stopped) < len(out)
+    for rollout in out:
+        stops = np.isin(rollout.ids, STOP) & (rollout.origin == SAMPLED)
+        assert stops[:-1].sum() == 0 and stops[-1] == (rollout.finish == "stop")
+
+
+def test_a_budget_of_one_token(policy):
+    short = make_engine(policy, max_tokens=1)
+    out = flat(short.generate(policy[2], make_requests(4), respond, temperature=1.0, seed=3))
+    assert all(len(r.ids) == 1 and r.finish in ("budget", "stop") for r in out)
+
+
+def test_a_reply_may_end_its_row(policy, engine):
+    def enough(request, member, ids):
+        return Reply((), "enough")
+
+    out = flat(engine.generate(policy[2], make_requests(4), enough, temperature=1.0, seed=2))
+    ended = [r for r in out if r.finish == "enough"]
+    assert ended and len(ended) < len(out)
+    assert all(r.ids[-1] == PAUSE and (r.origin == SAMPLED).all() for r in ended)
+
+
+def test_each_prompt_is_computed_once(policy, engine):
+    requests = make_requests(9)
+    out = engine.generate(policy[2], requests, respond, temperature=1.0, seed=1)
+    told = engine.telemetry
+    assert told["prompt_tokens"] == sum(len(r.prompt) for r in requests)
+    assert told["sampled_tokens"] == sum((r.origin == SAMPLED).sum() for r in flat(out))
+    assert told["observed_tokens"] == sum((r.origin == OBSERVATION).sum() for r in flat(out))
+
+
+def test_refilled_slots_give_what_one_big_batch_gives(policy, engine):
+    requests = make_requests(8)
+    big = make_engine(policy, slots=32, row_buckets=(1,), prompt_buckets=(8, 20))
+    assert_same(
+        engine.generate(policy[2], requests, respond, temperature=1.0, seed=5),
+        big.generate(policy[2], requests, respond, temperature=1.0, seed=5),
+    )
+    assert big.telemetry["decode_dispatches"] < engine.telemetry["decode_dispatches"]
+
+
+def test_the_order_of_requests_does_not_matter(policy, engine):
+    requests, order = make_requests(6), [4, 2, 5, 0, 3, 1]
+    one = engine.generate(policy[2], requests, respond, temperature=1.0, seed=5)
+    other = engine.generate(
+        policy[2], [requests[i] for i in order], respond, temperature=1.0, seed=5
+    )
+    assert_same([one[i] for i in order], other)
+
+
+def test_slow_and_uneven_answers_change_nothing_and_overlap(policy, engine):
+    busy, most = [], []
+
+    def slow(request, member, ids):
+        busy.append(1)
+        most.append(len(busy))
+        time.sleep(0.01 + 0.02 * ((request + member) % 3))
+        busy.pop()
+        return respond(request, member, ids)
+
+    requests = make_requests(5)
+    quick = engine.generate(policy[2], requests, respond, temperature=1.0, seed=6)
+    late = engine.generate(policy[2], requests, slow, temperature=1.0, seed=6)
+    assert_same(quick, late, atol=0)
+    assert max(most) > 1
+
+
+def test_members_seeds_and_keys_give_different_rollouts(policy, engine):
+    def ids(key=(1, 2), seed=1):
+        request = Request(tuple(range(10, 20)), 16, key)
+        out = engine.generate(policy[2], [request], respond, temperature=1.0, seed=seed)
+        return [tuple(r.ids.tolist()) for r in out[0] if len(r.ids) > 5]
+
+    first = ids()
+    assert len(set(first)) == len(first) > 8
+    assert ids() == first
+    assert not set(first) & set(ids(key=(1, 3))) and not set(first) & set(ids(seed=2))
+
+
+def test_a_second_mixed_run_compiles_nothing(policy, engine):
+    for count, seed in ((5, 1), (9, 2)):
+        requests = make_requests(count, seed=seed)
+        engine.generate(policy[2], requests, respond, temperature=1.0, seed=seed)
+    sizes = {name: len(values) for name, values in engine.buckets().items()}
+    bound = sizes["prompts"] * sizes["members"] * sizes["prompt_tokens"]
+    bound += sizes["rows"] * sizes["window"] * (1 + sizes["splice_tokens"])
+    assert 0 < engine.programs.compilations() <= bound
+    events = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, *_, **__: events.append(name) if "backend_compile" in name else None
+    )
+    for temperature in (1.0, 0.5, 0.0):
+        requests = make_requests(7, members=3, seed=8)
+        engine.generate(policy[2], requests, respond, temperature=temperature, seed=4)
+        assert engine.telemetry["compilations"] == 0
+    assert events == []
+    jax.jit(lambda x: x + 1)(1)
+    assert events  # the listener hears
+
+
+def test_a_dispatch_covers_many_steps(policy, engine):
+    engine.generate(policy[2], make_requests(8), respond, temperature=1.0, seed=1)
+    told = engine.telemetry
+    assert told["decode_steps"] / told["decode_dispatches"] >= 16
+    assert told["splice_dispatches"] > 2
+
+
+def test_an_answer_that_raises_names_its_row_and_leaves_the_engine_usable(policy, engine):
+    def broken(request, member, ids):
+        if request == 2:
+            raise KeyError("no such item")
+        return respond(request, member, ids)
+
+    requests = make_requests(4)
+    before = engine.generate(policy[2], requests, respond, temperature=1.0, seed=1)
+    with pytest.raises(RespondError, match=r"request 2, member \d raised KeyError: 'no such item'"):
+        engine.generate(policy[2], requests, broken, temperature=1.0, seed=1)
+    with pytest.raises(InputError, match=r"member \d: the reply has id 40; expected 0 to 39"):
+        engine.generate(policy[2], requests, lambda *_: Reply((40,)), temperature=1.0, seed=1)
+    again = engine.generate(policy[2], requests, respond, temperature=1.0, seed=1)
+    assert_same(again, before, atol=0)
+    assert threading.active_count() < 20
+
+
+@pytest.mark.parametrize(
+    "request_, says",
+    [
+        (Request((), 2, (1, 2)), "prompt of 0 tokens; expected 1 to 20"),
+        (Request((7,) * 21, 2, (1, 2)), "prompt of 21 tokens"),
+        (Request((7, V), 2, (1, 2)), "prompt of request 1 has id 40; expected 0 to 39"),
+        (Request((7,), 17, (1, 2)), "17 members; expected 1 to 16"),
+        (Request((7,), 0, (1, 2)), "0 members"),
+        (Request((7,), 2, (1,)), "key of 1 numbers, request 0 one of 2"),
+        (Request((7,), 2, (1, -1)), "numbers from 0"),
+    ],
+)
+def test_a_request_that_does_not_fit_is_refused(policy, engine, request_, says):
+    good = Request((8, 9), 2, (1, 1))
+    with pytest.raises(InputError, match=says):
+        engine.generate(policy[2], [good, request_], respond, temperature=1.0, seed=1)

@@ -1,0 +1,85 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from agenticrec_jax.agent import protocol
+from agenticrec_jax.agent.episodes import Agent
+from agenticrec_jax.agent.prompts import PromptBuilder
+from agenticrec_jax.testing.world import tiny_world
+from agenticrec_jax.training import demonstrations, warm_start
+from agenticrec_jax.training.batches import Packing
+from agenticrec_jax.training.demonstrations import Mixture
+from agenticrec_jax.types import OBSERVATION, SAMPLED
+
+
+@pytest.fixture(scope="module")
+def agent():
+    world = tiny_world()
+    prompts = PromptBuilder(world.tokenizer, world.log.items, 4)
+    return Agent(world.log, world.toolbox, world.artifacts, prompts), world.examples
+
+
+def test_targets_never_reach_the_demonstrator(agent):
+    agent, examples = agent
+    mixture = Mixture(4)
+    other = [
+        dataclasses.replace(e, target=e.candidates[(e.target_number + 6) % 20]) for e in examples
+    ]
+    for i in range(30):
+        drawn = [
+            demonstrations.episode_group(agent, chosen[i % 5], np.random.default_rng(i), 2, mixture)
+            for chosen in (examples, other)
+        ]
+        assert drawn[0] == drawn[1]
+
+
+def test_observations_are_marked_and_the_rest_is_what_the_policy_writes(agent):
+    agent, examples = agent
+    group = demonstrations.episode_group(
+        agent, examples[0], np.random.default_rng(1), 6, Mixture(4, 0, 0, 0)
+    )
+    tokenizer = agent.prompts.tokenizer
+    for ids, origin in zip(group.ids, group.origin, strict=True):
+        seen = [i for i, o in zip(ids, origin, strict=True) if o == OBSERVATION]
+        written = tokenizer.decode([i for i, o in zip(ids, origin, strict=True) if o == SAMPLED])
+        assert "<observation>" not in written and "</observation>" in tokenizer.decode(seen)
+        assert len(protocol.parse_ranking(written.split("</tool_call>")[-1])) == 10
+
+
+@pytest.mark.parametrize("kind", demonstrations.DRILLS)
+def test_drills_answer_from_what_is_shown(agent, kind):
+    prompts = agent[0].prompts
+    group = demonstrations.drill_group(prompts, kind, np.random.default_rng(0), 3)
+    for ids in group.ids:
+        for block in prompts.tokenizer.decode(ids).split("<observation>")[1:]:
+            shown, answer = block.split("</observation>")
+            told = [label for label in demonstrations.DRILL_LABELS if f"{label}:" in shown]
+            assert told and "\\boxed{[" in answer
+            if kind != "merge":
+                assert shown.split(":")[1] == answer.split("[")[1].split("]")[0]
+
+
+def test_the_curriculum_grows_and_rehearses():
+    lessons = warm_start.curriculum(6, 8, 4, 12)
+    assert [lesson.name for lesson in lessons] == [
+        "short", "copy", "merge", "titles-0", "titles-2", "titles-4", "titles-6",
+    ]  # fmt: skip
+    source = warm_start.WarmStart(None, (), lessons)
+    assert source.steps == 3 * 8 + 3 * 4 + 12
+    assert source.lesson_at(8 + 3).name == "short" and source.lesson_at(8 + 4).name == "copy"
+    assert source.lesson_at(source.steps - 2).name == "titles-6"
+    with pytest.raises(IndexError):
+        source.lesson_at(source.steps)
+
+
+def test_batches_depend_on_the_step_alone_and_weigh_every_token_alike(agent):
+    agent, examples = agent
+    lessons = [warm_start.Lesson("whole", 9, Mixture(4))]
+    source = warm_start.WarmStart(agent, examples, lessons, prompts=3, members=2)
+    packing = Packing(4096)
+    (first,), (again,) = source.batches(5, packing), source.batches(5, packing)
+    assert np.array_equal(first.completions, again.completions)
+    total = (first.sampled * first.weights[..., None]).sum()
+    assert total == pytest.approx(1.0)
+    assert not np.array_equal(first.completions, source.batches(6, packing)[0].completions)
