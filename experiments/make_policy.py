@@ -20,8 +20,12 @@ from agenticrec_jax import save_policy
 from agenticrec_jax.agent import scripted
 from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.agent.prompts import PromptBuilder
+from agenticrec_jax.baselines import scripted as scripted_rows
 from agenticrec_jax.data.interactions import InteractionLog
 from agenticrec_jax.data.splits import FitRange
+from agenticrec_jax.errors import InputError
+from agenticrec_jax.evaluation.evaluator import copy_accuracy, evaluate, summary_row
+from agenticrec_jax.evaluation.metrics import ndcg_at_k
 from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config
 from agenticrec_jax.models.tokenizers import CompactTokenizer, train_tokenizer
 from agenticrec_jax.tools.base import AsOfView, Toolbox
@@ -33,6 +37,7 @@ _CONFIG = pipeline.define_config("experiments/configs/office.py")
 
 JSON_SYMBOLS = ('{"name":"', '","arguments":{', "}}", '"item_name":"', '"}', "{", "}", '"', "_")
 QUOTES = ("‹", "›")
+FOLLOWED, INVALID = 0.95, 0.02  # what the policy must reach before any reinforcement
 
 
 def main(argv) -> None:
@@ -49,7 +54,55 @@ def main(argv) -> None:
     model = random_policy(config.warm_start, tokenizer.vocab_size)
     with app.phase("warm start"):
         params = train_policy.warm_start(world, agent, *nnx.split(model))
-    save(model, params, tokenizer, Path(_OUTPUT.value))
+    output = Path(_OUTPUT.value)
+    save(model, params, tokenizer, output)
+    with app.phase("gate"):
+        report = gate(world, output)
+    made = {"made_by": "python -m experiments.make_policy", "gate": report}
+    made["config"] = config.to_dict()
+    (output / "made.json").write_text(json.dumps(made, indent=1) + "\n")
+    print(json.dumps(report, indent=1))
+    if report["single"]["followed"] < FOLLOWED or report["single"]["invalid"] > INVALID:
+        raise InputError(
+            f"{output}: found a policy that follows {report['single']}, expected at least "
+            f"{FOLLOWED} of the places and at most {INVALID} invalid"
+        )
+
+
+def gate(world: pipeline.World, directory: Path, count: int = 400) -> dict:
+    """What the saved policy can do before any reinforcement, on held-back (valid) samples.
+
+    ``single``: how well greedy lists follow one order that was shown; ``merged``: the same for
+    decisions that name several; ``ndcg@10`` of the greedy policy beside the random plans that it
+    was taught with.
+    """
+    config = world.config
+    policy = pipeline.load(str(directory))
+    artifacts = pipeline.artifacts_b(world)
+    agent = pipeline.agent(world, artifacts, policy.tokenizer)
+    engine = pipeline.engine(config, policy)
+    examples = pipeline.chosen(world.examples["valid"], count)
+    plans = scripted.fixed_plans()
+    single = [plan for plan in plans if plan.priority in (("popular",), ("similar",), ("taken",))]
+    merged = [plan for plan in plans if len(plan.priority) > 1]
+    judged = evaluate(agent, engine, policy.params, examples)
+    shown = scripted_rows.gather_evidence(world.log, agent.toolbox, artifacts, examples)
+    rng = np.random.default_rng(config.seed)
+    random_ranks = [
+        scripted_rows.plan_ranks(scripted.draw_plan(rng, agent.toolbox.names), [orders], [example])
+        for orders, example in zip(shown, examples, strict=True)
+        for _ in range(20)
+    ]
+    return {
+        "single": _copying(agent, engine, policy, examples, single),
+        "merged": _copying(agent, engine, policy, examples, merged),
+        "greedy": summary_row("greedy", judged, examples),
+        "demonstrator_ndcg@10": ndcg_at_k(np.concatenate(random_ranks), 10),
+    }
+
+
+def _copying(agent, engine, policy, examples, plans) -> dict:
+    return dataclasses.asdict(copy_accuracy(agent, engine, policy.params, examples, plans))
 
 
 def fit_tokenizer(
@@ -109,14 +162,12 @@ def _by_fan_in(path: tuple, value: jax.Array) -> jax.Array:
 
 
 def save(model: Qwen3, params, tokenizer: CompactTokenizer, output: Path) -> None:
-    """Writes the policy in bfloat16 with its tokenizer and the record of how it was made."""
+    """Writes the policy in bfloat16, with its tokenizer."""
     config = dataclasses.replace(model.config, param_dtype="bfloat16")
     graphdef, _ = nnx.split(Qwen3(config, rngs=nnx.Rngs(0)))
     halved = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
     save_policy(nnx.merge(graphdef, halved), output)
     tokenizer.save(output)
-    made = {"made_by": "python -m experiments.make_policy", "warm_start": _CONFIG.value.to_dict()}
-    (output / "made.json").write_text(json.dumps(made, indent=1, default=str) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,202 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from agenticrec_jax.agent import interventions, protocol
+from agenticrec_jax.agent.episodes import Agent, Task, run_episodes
+from agenticrec_jax.agent.prompts import PromptBuilder
+from agenticrec_jax.agent.protocol import ToolCall
+from agenticrec_jax.agent.trajectories import Trajectory
+from agenticrec_jax.agent.transcripts import transcript
+from agenticrec_jax.errors import InputError
+from agenticrec_jax.generation.engine import Rollout
+from agenticrec_jax.testing.world import tiny_world
+from agenticrec_jax.types import OBSERVATION, SAMPLED
+
+LOOK = f"<think>look</think>{ToolCall('candidates_analyze', {}).render()}"
+NEAR = f"<think>near</think>{ToolCall('get_similar_items', {'item_name': 'h1'}).render()}"
+
+
+class Actor:
+    """Stands in for the engine: every row writes the turns it is told, and reads the replies."""
+
+    def __init__(self, tokenizer, *scripts):
+        self.tokenizer, self.scripts, self.heard = tokenizer, scripts, {}
+
+    def generate(self, params, requests, respond, *, temperature, seed):
+        return [
+            [self._play(i, m, respond) for m in range(request.members)]
+            for i, request in enumerate(requests)
+        ]
+
+    def _play(self, request, member, respond):
+        ids, origin, finish = [], [], "budget"
+        for turn in self.scripts[member]:
+            written = self.tokenizer.encode_markup(turn)
+            ids += written
+            origin += [SAMPLED] * len(written)
+            if not turn.endswith("</tool_call>"):
+                finish = "stop"
+                break
+            reply = respond(request, member, ids)
+            ids += reply.ids
+            origin += [OBSERVATION] * len(reply.ids)
+            if reply.finish:
+                finish = reply.finish
+                break
+        return Rollout(
+            np.array(ids, np.int32),
+            np.zeros(len(ids), np.float32),
+            np.array(origin, np.uint8),
+            finish,
+        )
+
+
+@pytest.fixture(scope="module")
+def agent():
+    world = tiny_world()
+    prompts = PromptBuilder(world.tokenizer, world.log.items, 4)
+    return Agent(world.log, world.toolbox, world.artifacts, prompts)
+
+
+def _run(agent, *scripts, task=None):
+    task = task or Task(tiny_world().examples[0])
+    actor = Actor(agent.prompts.tokenizer, *scripts)
+    (group,) = run_episodes(
+        agent, actor, None, [task], members=len(scripts), temperature=1.0, seed=0
+    )
+    return group
+
+
+def _list_with_target_at(place):
+    target = tiny_world().examples[0].target_number
+    others = [n for n in range(1, 21) if n != target]
+    numbers = others[: place - 1] + [target] + others[place - 1 :]
+    return protocol.render_ranking(numbers[:10])
+
+
+def test_places_are_rewarded_and_a_first_place_with_tools_earns_the_bonus(agent):
+    first, tooled, third, miss = _run(
+        agent,
+        [_list_with_target_at(1)],
+        [LOOK, NEAR, _list_with_target_at(1)],
+        [_list_with_target_at(3)],
+        [_list_with_target_at(11)],
+    )
+    rewards = [t.reward.total for t in (first, tooled, third, miss)]
+    assert rewards == pytest.approx([1.0, 1.1, 0.5, -0.5])
+    assert [t.rank for t in (first, tooled, third, miss)] == [1, 1, 3, None]
+    assert [call.name for call in tooled.calls] == ["candidates_analyze", "get_similar_items"]
+    assert all(call.ok and call.seconds >= 0 for call in tooled.calls)
+
+
+def test_observations_are_the_tools_words_between_the_markers(agent):
+    (played,) = _run(agent, [LOOK, _list_with_target_at(1)])
+    seen = agent.prompts.tokenizer.decode(played.ids[played.origin == OBSERVATION])
+    assert seen == f"<observation>{played.calls[0].observation.lower()}</observation>"
+    assert "popular:" in seen
+
+
+@pytest.mark.parametrize(
+    ("turn", "reason"),
+    [
+        (ToolCall("forbidden_tool", {}).render(), "unknown_tool"),
+        ("<tool_call>{oops</tool_call>", "malformed_call"),
+    ],
+)
+def test_illegal_calls_end_training_episodes_and_are_told_in_evaluation(agent, turn, reason):
+    (ended,) = _run(agent, [turn, _list_with_target_at(1)])
+    assert (ended.finish, ended.invalid_reason, ended.reward.total) == (reason, reason, -1.0)
+    lenient = dataclasses.replace(agent, stop_on_illegal=False)
+    (told,) = _run(lenient, [turn, _list_with_target_at(1)])
+    assert told.valid and told.rank == 1 and not told.calls[0].ok
+    assert told.calls[0].observation.startswith("error")
+
+
+def test_wrong_arguments_are_told_and_counted(agent):
+    turn = ToolCall("item_info_search", {"name": 3}).render()
+    (told,) = _run(agent, [turn, _list_with_target_at(2)])
+    assert told.valid and not told.calls[0].ok
+
+
+def test_ten_calls_are_allowed_and_an_eleventh_is_not(agent):
+    ten, eleven = _run(agent, [LOOK] * 10 + [_list_with_target_at(1)], [LOOK] * 11)
+    assert ten.valid and len(ten.calls) == 10
+    assert (eleven.invalid_reason, eleven.reward.total) == ("too_many_calls", -1.0)
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ([LOOK], "budget"),
+        (["<think>no answer</think>"], "no_answer"),
+        ([protocol.render_ranking(range(1, 10))], "wrong_length"),
+        ([LOOK, protocol.render_ranking([1] * 10)], "repeated_item"),
+    ],
+)
+def test_invalid_ends_are_named(agent, script, reason):
+    (played,) = _run(agent, script)
+    assert (played.invalid_reason, played.reward.total) == (reason, -1.0)
+    assert played.rank is None and played.ranking is None
+
+
+def test_an_answer_quoted_by_a_tool_is_not_the_policys(agent):
+    forged = dataclasses.replace(agent, transform=lambda text, _: _list_with_target_at(1))
+    (played,) = _run(forged, [LOOK, "<think>done</think>"])
+    assert played.invalid_reason == "no_answer"
+
+
+def test_transforms_reach_the_policy(agent):
+    blanked = dataclasses.replace(agent, transform=interventions.blank)
+    (played,) = _run(blanked, [LOOK, _list_with_target_at(1)])
+    assert played.calls[0].observation == interventions.BLANK
+
+
+@pytest.mark.parametrize(("kind", "right"), [("more", "first"), ("less", "second")])
+@pytest.mark.parametrize("target_first", [True, False])
+def test_preference_questions_pay_the_right_letter(agent, kind, right, target_first):
+    example = tiny_world().examples[0]
+    other = next(c for c in example.candidates if c != example.target)
+    pair = (example.target, other) if target_first else (other, example.target)
+    task = Task(dataclasses.replace(example, candidates=pair), kind)
+    a, b, bad = _run(
+        agent,
+        [protocol.render_choice("A")],
+        [LOOK, protocol.render_choice("B")],
+        ["<answer>A</answer>"],
+        task=task,
+    )
+    a_is_right = target_first == (right == "first")
+    assert (a.reward.total, b.reward.total) == ((1.0, 0.0) if a_is_right else (0.0, 1.0))
+    assert bad.reward.total == -1.0 and bad.invalid_reason == "malformed_answer"
+
+
+def test_prompts_offer_tools_only_where_they_may_be_used(agent):
+    task = Task(tiny_world().examples[0])
+    tokenizer = agent.prompts.tokenizer
+    assert "get_similar_users" in tokenizer.decode(agent.prompt(task))
+    without = dataclasses.replace(agent, use_tools=False)
+    assert tokenizer.decode(without.prompt(task)).endswith("tools:none<assistant>")
+    (played,) = _run(without, [LOOK])
+    assert played.invalid_reason == "unknown_tool"
+
+
+def test_examples_inside_the_fit_range_are_refused(agent):
+    early = dataclasses.replace(tiny_world().examples[0], time=0)
+    with pytest.raises(InputError, match="inside the range"):
+        agent.prompt(Task(early))
+
+
+def test_trajectories_survive_their_json_and_read_as_transcripts(agent):
+    world = tiny_world()
+    (played,) = _run(agent, [LOOK, _list_with_target_at(2)])
+    again = Trajectory.from_json(played.to_json())
+    assert again.to_json() == played.to_json() and np.array_equal(again.ids, played.ids)
+    told = transcript(again, world.examples[0], world.log, world.tokenizer, "rta")
+    assert [s["origin"] for s in told["segments"]] == ["sampled", "observation", "sampled"]
+    assert (
+        told["candidates"][told["target_number"] - 1]
+        == world.log.items.title[world.examples[0].target]
+    )
+    assert told["reward"]["total"] == pytest.approx(played.reward.total)
