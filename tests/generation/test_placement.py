@@ -46,13 +46,11 @@ def test_eight_devices_give_the_rollouts_of_one(policy):
         observed += (a.origin == OBSERVATION).sum()
     assert observed > 10
     assert engines[1].telemetry["prompt_tokens"] == sum(map(len, prompts))
+    check_places(engines[1], params)
 
 
-def test_slots_and_key_heads_are_split_and_weights_are_whole_along_the_rows(policy):
-    graphdef, params = policy
-    mesh = make_mesh(data=2, fsdp=2, tensor=2)
-    engine = Engine(graphdef, CONFIG, 3, (1,), 0, mesh=mesh)
-    engine.generate(params, [Request((5, 6), 1, (0,))], respond, temperature=0.0, seed=0)
+def check_places(engine, params):
+    """Slots and key heads are split; weights are whole along the rows' axes."""
     state = engine.state
     whole = state.cache.k[0].shape
     assert state.cache.k[0].addressable_shards[0].data.shape == (4, whole[1] // 2, *whole[2:])
