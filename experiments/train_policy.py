@@ -35,10 +35,10 @@ BEFORE = {"sft": None, "rta": "sft", "ppr": "rta"}
 def main(argv: Sequence[str]) -> None:
     del argv
     config, stage = _CONFIG.value, _STAGE.value
-    workdir = pipeline.make_workdir(_WORKDIR.value)
+    workdir = Path(_WORKDIR.value)
     policy = pipeline.load(starting_point(config, workdir, stage))
     with app.phase("data and tools"):
-        world = pipeline.prepare(config, workdir)
+        world = pipeline.prepare(config, _WORKDIR.value)
         artifacts = pipeline.artifacts_a(world)
     agent = pipeline.agent(world, artifacts, policy.tokenizer)
     with app.phase(stage):
@@ -62,9 +62,7 @@ def warm_start(world: pipeline.World, agent: Agent, graphdef, params):
     """Runs the curriculum of the config's ``warm_start``; returns the parameters."""
     config = world.config
     settings = config.warm_start
-    lessons = warming.curriculum(
-        config.policy.title_tokens, settings.drills, settings.growing, settings.final
-    )
+    lessons = warming.curriculum(settings.lessons)
     source = warming.WarmStart(
         agent, world.examples["policy"], lessons, settings.prompts, settings.members, config.seed
     )
@@ -93,6 +91,9 @@ def train_ppr(world, agent: Agent, engine: Engine, policy, directory: Path, seed
     settings = world.config.ppr
     examples = world.examples["policy"]
     pairs = mined_pairs(world, agent, engine, policy.params, directory, seed)
+    if not pairs:
+        print("no hard pairs: the policy stays as it is")
+        return policy.params
     tasks_at = reinforce.refinement_tasks(
         pairs, examples, settings.prompts, settings.rank_share, seed
     )

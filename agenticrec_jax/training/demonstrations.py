@@ -45,8 +45,8 @@ def drill_group(
 ) -> SupervisedGroup:
     """Short sequences without a prompt to speak of, several exercises each.
 
-    ``short`` and ``copy``: an order is shown and the answer repeats it. ``merge``: several orders are shown, the
-    thought names some of them and the answer is their concatenation without repeats.
+    ``short`` and ``copy``: an order is shown and the answer repeats it. ``merge``: several orders
+    are shown, the thought names some of them and the answer is their concatenation without repeats.
     """
     exercise, count = DRILLS[kind]
     rows = [

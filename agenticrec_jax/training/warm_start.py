@@ -2,7 +2,8 @@
 
 Copying candidate numbers from an observation is the skill that everything needs, and it is not
 learnt from whole episodes alone. So the policy copies short lists, then long ones, then merges
-several; then come episodes whose titles grow. Each lesson keeps a quarter of its steps for the one before.
+several; then come episodes whose titles grow. Each lesson keeps a quarter of its steps for the one
+before.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ import numpy as np
 
 from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.data.examples import RankingExample
+from agenticrec_jax.errors import InputError
 from agenticrec_jax.losses import for_batch, sft_loss
 from agenticrec_jax.training.batches import (
     Demonstration,
@@ -44,16 +46,23 @@ class Lesson:
     practice: Mixture | str
 
 
-def curriculum(title_tokens: int, drills: int, growing: int, final: int) -> tuple[Lesson, ...]:
-    """Drills, then episodes with 0, 2, 4, .. tokens of each title, then the full length.
+def curriculum(plan: Sequence[tuple[str | int, int]]) -> tuple[Lesson, ...]:
+    """Lessons from (practice, steps) pairs: a kind of drill, or the title tokens of episodes.
 
-    ``drills``, ``growing`` and ``final`` are steps: of either drill, of each shorter length, and of
-    the full one.
+    Raises:
+      InputError: if a practice is neither a kind of drill nor a number of tokens.
     """
-    lengths = [*range(0, title_tokens, 2), title_tokens]
-    steps = [growing] * (len(lengths) - 1) + [final]
-    lessons = [Lesson(f"titles-{k}", n, Mixture(k)) for k, n in zip(lengths, steps, strict=True)]
-    return *(Lesson(kind, drills, kind) for kind in DRILLS), *lessons
+    return tuple(_lesson(practice, steps) for practice, steps in plan)
+
+
+def _lesson(practice: str | int, steps: int) -> Lesson:
+    if isinstance(practice, int):
+        return Lesson(f"titles-{practice}", steps, Mixture(practice))
+    if practice not in DRILLS:
+        raise InputError(
+            f"lesson: found {practice!r}, expected one of {', '.join(DRILLS)} or a title length"
+        )
+    return Lesson(practice, steps, practice)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +144,7 @@ def train(
     with Progress("warm start", source.steps, done=start) as progress:
         for step in range(start, source.steps):
             state, metrics = update(state, source.batches(step, packing))
-            writer.write("sft", step, metrics)
+            writer.write("sft", step + 1, metrics)
             lesson = source.lesson_at(step).name
             progress.advance(note=f"{lesson}, nll {mean_of(metrics['nll']):.3f}")
             if (step + 1) % save_every == 0 or step + 1 == source.steps:

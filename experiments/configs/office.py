@@ -25,7 +25,9 @@ def get_config(preset: str = "quick") -> ConfigDict:
     config.rta = _rta()
     config.ppr = _ppr()
     config.mesh = ConfigDict({"data": 1, "fsdp": 1, "tensor": 1})
-    config.evaluation = ConfigDict({"examples": 500, "validation_examples": 128})
+    config.evaluation = ConfigDict(  # 0 for all; of test, valid and policy samples
+        {"examples": 500, "validation_examples": 0, "fitting_examples": 0}
+    )
     config.seed = 0
     return globals()[f"_{preset}"](config)
 
@@ -67,9 +69,15 @@ def _warm_start() -> ConfigDict:
             "head_dim": 64,
             "rope_theta": 10000.0,
             "learning_rate": 2e-3,
-            "drills": 100,
-            "growing": 60,
-            "final": 350,
+            "lessons": (
+                ("short", 100),
+                ("copy", 100),
+                ("merge", 100),
+                (0, 60),
+                (2, 60),
+                (4, 60),
+                (6, 350),
+            ),
             "prompts": 8,
             "members": 4,
             "token_budget": 16384,
@@ -108,14 +116,17 @@ def _quick(config: ConfigDict) -> ConfigDict:
 def _full(config: ConfigDict) -> ConfigDict:
     config.rta.update({"steps": 80, "prompts": 32})
     config.ppr.update({"steps": 24, "prompts": 32, "mining_examples": 1024})
-    config.evaluation.update({"examples": 0, "validation_examples": 256})
+    config.evaluation.examples = 0
     return config
 
 
 def _smoke(config: ConfigDict) -> ConfigDict:
     config.sasrec.epochs = 2
-    config.engine.slots = 16
+    config.sasrec.update({"dim": 16, "blocks": 1})
+    config.engine.update({"slots": 12, "prompt_buckets": (320,), "splice_buckets": (48,)})
+    config.engine.update({"row_buckets": (12,), "window_buckets": (640,)})
     config.rta.update({"steps": 2, "prompts": 2, "members": 4, "save_every": 1})
-    config.ppr.update({"steps": 1, "prompts": 2, "members": 4, "mining_examples": 16})
-    config.evaluation.update({"examples": 16, "validation_examples": 8})
+    config.ppr.update({"steps": 1, "prompts": 2, "members": 4, "mining_examples": 12})
+    counts = {"examples": 12, "validation_examples": 12, "fitting_examples": 12}
+    config.evaluation.update(counts)
     return config

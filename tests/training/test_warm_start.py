@@ -6,6 +6,7 @@ import pytest
 from agenticrec_jax.agent import protocol
 from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.agent.prompts import PromptBuilder
+from agenticrec_jax.errors import InputError
 from agenticrec_jax.testing.world import tiny_world
 from agenticrec_jax.training import demonstrations, warm_start
 from agenticrec_jax.training.batches import Packing
@@ -61,12 +62,10 @@ def test_drills_answer_from_what_is_shown(agent, kind):
 
 
 def test_the_curriculum_grows_and_rehearses():
-    lessons = warm_start.curriculum(6, 8, 4, 12)
-    assert [lesson.name for lesson in lessons] == [
-        "short", "copy", "merge", "titles-0", "titles-2", "titles-4", "titles-6",
-    ]  # fmt: skip
+    lessons = warm_start.curriculum((("short", 8), ("copy", 8), (0, 4), (6, 12)))
+    assert [lesson.name for lesson in lessons] == ["short", "copy", "titles-0", "titles-6"]
     source = warm_start.WarmStart(None, (), lessons)
-    assert source.steps == 3 * 8 + 3 * 4 + 12
+    assert source.steps == 2 * 8 + 4 + 12
     assert source.lesson_at(8 + 3).name == "short" and source.lesson_at(8 + 4).name == "copy"
     assert source.lesson_at(source.steps - 2).name == "titles-6"
     with pytest.raises(IndexError):
@@ -83,3 +82,8 @@ def test_batches_depend_on_the_step_alone_and_weigh_every_token_alike(agent):
     total = (first.sampled * first.weights[..., None]).sum()
     assert total == pytest.approx(1.0)
     assert not np.array_equal(first.completions, source.batches(6, packing)[0].completions)
+
+
+def test_an_unknown_lesson_is_refused():
+    with pytest.raises(InputError, match="lesson: found 'juggle'"):
+        warm_start.curriculum((("juggle", 3),))
