@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+
+from agenticrec_jax.agent import scripted
+from agenticrec_jax.agent.episodes import Agent
+from agenticrec_jax.agent.prompts import PromptBuilder
+from agenticrec_jax.baselines import scripted as rows
+from agenticrec_jax.evaluation.evaluator import copy_accuracy, evaluate, summary_row
+from agenticrec_jax.generation.engine import Rollout
+from agenticrec_jax.testing.world import tiny_world
+from agenticrec_jax.tools.base import AsOfView
+from agenticrec_jax.types import SAMPLED
+
+
+class Writer:
+    """Stands in for the engine: answers each prompt with the text that it is given."""
+
+    def __init__(self, tokenizer, answers):
+        self.tokenizer, self.answers = tokenizer, answers
+
+    def generate(self, params, requests, respond, *, temperature, seed):
+        return [[self._row(answer)] for answer in self.answers]
+
+    def _row(self, text):
+        ids = np.array(self.tokenizer.encode_markup(text), np.int32)
+        return Rollout(
+            ids, np.zeros(len(ids), np.float32), np.full(len(ids), SAMPLED, np.uint8), "stop"
+        )
+
+
+@pytest.fixture(scope="module")
+def agent():
+    world = tiny_world()
+    prompts = PromptBuilder(world.tokenizer, world.log.items, 4)
+    return Agent(world.log, world.toolbox, world.artifacts, prompts)
+
+
+def test_invalid_answers_stay_in_the_row(agent):
+    examples = tiny_world().examples[:3]
+    target = examples[0].target_number
+    ten = [target, *(n for n in range(1, 21) if n != target)][:10]
+    answers = [f"<answer>\\boxed{{[{','.join(map(str, ten))}]}}</answer>", "no", "<answer>"]
+    judged = evaluate(agent, Writer(agent.prompts.tokenizer, answers), None, examples)
+    row = summary_row("policy", judged, examples)
+    assert row["n"] == 3 and row["hr@1"] == pytest.approx(1 / 3)
+    assert row["invalid_rate"] == pytest.approx(2 / 3) and row["ndcg@10"] == pytest.approx(1 / 3)
+
+
+def test_copying_is_judged_place_by_place(agent):
+    examples = tiny_world().examples[:4]
+    plans = [scripted.Plan(("candidates_analyze",), ("popular",))]
+    shown = [scripted.orders_of(AsOfView(agent.log, e), agent.toolbox) for e in examples]
+    lists = [list(scripted.follow(orders, ("popular",), 20)) for orders in shown]
+    lists[1][0], lists[1][1] = lists[1][1], lists[1][0]
+    lists[2] = lists[2][:9]
+    lists[3] = list(dict.fromkeys([lists[3][1], lists[3][0], *lists[3]]))
+    answers = [f"<answer>\\boxed{{[{''.join(f'{n},' for n in x)}]}}</answer>" for x in lists]
+    report = copy_accuracy(agent, Writer(agent.prompts.tokenizer, answers), None, examples, plans)
+    assert report.n == 4 and report.invalid == 0.25
+    assert report.followed == pytest.approx((10 + 8 + 0 + 8) / 40)
+
+
+def test_the_best_plan_is_found_and_a_linear_fit_finds_the_order_that_holds_the_answer():
+    rng = np.random.default_rng(0)
+    evidence, examples = [], []
+    for example in tiny_world().examples * 20:
+        others = [n for n in rng.permutation(20) + 1 if n != example.target_number]
+        good = [*others[:1], example.target_number, *others[1:9]]
+        noise = {label: tuple(rng.permutation(20)[:10] + 1) for label in ("popular", "similar")}
+        evidence.append({"taken": tuple(good), **noise})
+        examples.append(example)
+    best = rows.best_plan(scripted.fixed_plans(), evidence, examples)
+    assert best.priority[0] == "taken"
+    ranks = rows.plan_ranks(best, evidence, examples)
+    assert (ranks == 2).all()
+    features = rows.evidence_features(evidence)
+    weights = rows.fit_linear(features, np.array([e.target_number - 1 for e in examples]))
+    placed = np.argsort(-rows.linear_scores(features, weights), axis=1)[:, :2] + 1
+    found = [e.target_number in row for e, row in zip(examples, placed, strict=True)]
+    assert np.mean(found) > 0.95
