@@ -13,7 +13,7 @@ from agenticrec_jax.agent.trajectories import CallRecord, Trajectory
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import InteractionLog
 from agenticrec_jax.generation.engine import Engine, Reply, Request, Rollout
-from agenticrec_jax.rewards import preference_reward, ranking_reward
+from agenticrec_jax.rewards import Reward, preference_reward, ranking_reward
 from agenticrec_jax.tools.artifacts import Artifacts
 from agenticrec_jax.tools.base import AsOfView, Toolbox
 
@@ -28,6 +28,15 @@ class Task:
     kind: str = RANK
 
 
+def task_reward(trajectory: Trajectory, task: Task) -> Reward:
+    """The reward of AgenticRec: of the ranking, or of the answer to a preference question."""
+    if task.kind == RANK:
+        return ranking_reward(trajectory.rank, trajectory.valid, bool(trajectory.calls))
+    target_is_a = task.example.target_number == 1
+    correct = (trajectory.choice == "A") == (target_is_a == (task.kind == "more"))
+    return preference_reward(correct, trajectory.valid)
+
+
 @dataclasses.dataclass(frozen=True)
 class Agent:
     """What an episode needs beside the policy.
@@ -35,6 +44,7 @@ class Agent:
     ``stop_on_illegal`` ends a trajectory at an unknown tool or a malformed call (training);
     otherwise the policy reads an error observation and goes on (evaluation, serving). With
     ``use_tools`` off the prompt offers none. ``transform`` rewrites observations (blank, permute).
+    ``reward`` judges a finished trajectory: any pure function of it and its task.
     """
 
     log: InteractionLog
@@ -45,6 +55,7 @@ class Agent:
     use_tools: bool = True
     stop_on_illegal: bool = True
     transform: Transform | None = None
+    reward: Callable[[Trajectory, Task], Reward] = task_reward
 
     def prompt(self, task: Task) -> list[int]:
         """Prompt ids of a task; refuses an example inside the artefacts' fit range."""
@@ -161,7 +172,7 @@ def judge(episode: _Episode, prompt: Sequence[int], member: int, rollout: Rollou
     )
     final = episode.agent.prompts.tokenizer.decode(rollout.ids[episode.read :])
     _read_answer(trajectory, episode.task, final)
-    trajectory.reward = _reward(trajectory, episode.task)
+    trajectory.reward = episode.agent.reward(trajectory, episode.task)
     return trajectory
 
 
@@ -180,11 +191,3 @@ def _read_answer(trajectory: Trajectory, task: Task, final: str) -> None:
             trajectory.choice = protocol.parse_choice(final)
     except protocol.ProtocolError as error:
         trajectory.invalid_reason = error.reason
-
-
-def _reward(trajectory: Trajectory, task: Task):
-    if task.kind == RANK:
-        return ranking_reward(trajectory.rank, trajectory.valid, bool(trajectory.calls))
-    target_is_a = task.example.target_number == 1
-    correct = (trajectory.choice == "A") == (target_is_a == (task.kind == "more"))
-    return preference_reward(correct, trajectory.valid)

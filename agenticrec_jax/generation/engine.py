@@ -12,7 +12,8 @@ request's key, the member and the position only.
 
 On several processes each has an engine of its own, on a mesh of its own devices and for its own
 requests: no program of the engine crosses processes, so none waits for another's tools, and no
-agreement is needed. The parameters must be whole on each process's devices.
+agreement is needed. Only parameters that are spread over processes are gathered, on the devices,
+when a call begins; all processes must then make the call.
 """
 
 import functools

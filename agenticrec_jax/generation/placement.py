@@ -8,6 +8,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from agenticrec_jax.generation.kv_cache import Cache
 from agenticrec_jax.parallel.mesh import RULES, Rules, partition_spec, shard_params
+from agenticrec_jax.parallel.multihost import local_params
 
 # Decoding reads every weight in every step: whole on each row shard, split by heads and mlp only.
 DECODE_RULES: Rules = {**RULES, "embed": None}
@@ -26,7 +27,11 @@ class Placement:
         self.shards = 1 if mesh is None else math.prod(mesh.shape[axis] for axis in axes)
 
     def params(self, params: Any) -> Any:
-        """The parameters placed by ``DECODE_RULES``, moved on the devices."""
+        """The parameters placed by ``DECODE_RULES``, moved on the devices.
+
+        Where they are spread over processes every process must call this at the same time.
+        """
+        params = local_params(params, DECODE_RULES)
         return params if self._mesh is None else shard_params(params, self._mesh, DECODE_RULES)
 
     def rows(self, tree: Any) -> Any:

@@ -6,17 +6,24 @@ Every function also works in a single process, so callers need no special case.
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jaxtyping import Array
 
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.parallel.mesh import RULES, Rules, batch_sharding
+from agenticrec_jax.parallel.mesh import (
+    MESH_AXES,
+    RULES,
+    Rules,
+    batch_sharding,
+    shard_batch,
+    tree_shardings,
+)
 
 COORDINATOR = "AGENTICREC_COORDINATOR"
 PROCESSES = "AGENTICREC_PROCESSES"
@@ -165,11 +172,102 @@ def _replicas(mesh: Mesh, sharding) -> int:
 
 
 def global_batch(local: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
-    """Arrays over all processes from each one's own rows (those of ``process_rows``)."""
+    """Arrays over all processes from each one's own rows (those of ``process_rows``).
+
+    On a mesh of one process, ``shard_batch``.
+    """
+    if not mesh.is_multi_process:
+        return shard_batch(local, mesh, rules)
     sharding = batch_sharding(mesh, rules)
     return jax.tree.map(
         lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), local
     )
+
+
+def share(items: Sequence) -> list:
+    """This process's part of what all of them hold: every n-th item.
+
+    Raises:
+        InputError: if there are fewer items than processes.
+    """
+    processes = jax.process_count()
+    if len(items) < processes:
+        raise InputError(
+            f"found {len(items)} prompts in a step, expected at least one for each of the "
+            f"{processes} processes"
+        )
+    return list(items[jax.process_index() :: processes])
+
+
+def row_shards(mesh: Mesh | None, rules: Rules = RULES) -> int:
+    """Into how many parts the rows of this process are split.
+
+    Raises:
+        InputError: if a process holds rows of another too, and so could not roll out its own.
+    """
+    if mesh is None:
+        return 1
+    sharding = batch_sharding(mesh, rules)
+    parts = sharding.num_devices // _replicas(mesh, sharding)
+    rows = process_rows(parts, mesh, rules)
+    own = rows.stop - rows.start
+    processes = len({device.process_index for device in mesh.devices.flat})
+    if own * processes != parts:
+        raise InputError(
+            f"mesh {dict(mesh.shape)}: {parts} parts of the batch do not divide over {processes} "
+            "processes; expected data x fsdp to be a multiple of the processes"
+        )
+    return own
+
+
+def local_mesh(mesh: Mesh | None) -> Mesh | None:
+    """The mesh of this process's own devices in ``mesh``, for its rollouts: data x 1 x tensor.
+
+    A mesh of one process is its own local mesh.
+    """
+    if mesh is None or not mesh.is_multi_process:
+        return mesh
+    return _mesh(_devices_by_process(mesh)[jax.process_index()], MESH_AXES)
+
+
+def local_params(params: Any, rules: Rules = RULES) -> Any:
+    """Parameters that are spread over processes, whole on the devices of each (``local_mesh``).
+
+    They move between devices only (every process must call this): each array is resharded by
+    ``rules`` over the local meshes of the processes side by side; the parts that lie here make the
+    array on the local mesh, without a copy. Parameters that are here already stay as they are.
+    """
+    leaf = jax.tree.leaves(params)[0]
+    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+        return params
+    devices = _devices_by_process(leaf.sharding.mesh)
+    side_by_side = _mesh(devices, ("process", *MESH_AXES))
+    own = _mesh(devices[jax.process_index()], MESH_AXES)
+
+    def localise(array: Array, sharding: NamedSharding) -> Array:
+        parts = [shard.data for shard in jax.device_put(array, sharding).addressable_shards]
+        here = NamedSharding(own, sharding.spec)
+        return jax.make_array_from_single_device_arrays(array.shape, here, parts)
+
+    return jax.tree.map(localise, params, tree_shardings(params, side_by_side, rules))
+
+
+def _mesh(devices: np.ndarray, axes: tuple[str, ...]) -> Mesh:
+    return Mesh(devices, axes, axis_types=(AxisType.Auto,) * len(axes))
+
+
+def _devices_by_process(mesh: Mesh) -> np.ndarray:
+    """The devices of a mesh as [processes, data, 1, tensor]."""
+    rows = mesh.devices.reshape(-1, mesh.shape["tensor"])
+    owners = [{device.process_index for device in row} for row in rows]
+    if any(len(owner) > 1 for owner in owners):
+        raise InputError(
+            f"mesh {dict(mesh.shape)}: tensor={mesh.shape['tensor']} spans processes; "
+            "expected every tensor group within one"
+        )
+    first = [owner.pop() for owner in owners]
+    by_process = [rows[[p == q for q in first]] for p in range(jax.process_count())]
+    return np.stack(by_process)[:, :, None, :]
 
 
 def to_host(array: Array) -> np.ndarray:

@@ -91,11 +91,11 @@ class Packing:
     """How groups are put into micro-batches.
 
     token_budget: padded tokens in a micro-batch, prompts and completions together; a group that
-      exceeds it alone gets a micro-batch of its own.
+      exceeds it alone gets a micro-batch of its own. On several processes, of each one's part.
     prompt_buckets, completion_buckets: allowed padded lengths, ascending; or one number, for its
       multiples.
     group_multiple: micro-batches hold a multiple of this many groups (the devices the batch is
-      sharded over).
+      sharded over; of this process, see `parallel.multihost.row_shards`).
     pad_id: token in padded places.
     """
 
@@ -125,6 +125,7 @@ def rollout_groups(
     rollouts: Sequence[Sequence[Completion]],
     rewards: Float[np.ndarray, "P G"],
     *,
+    total_prompts: int | None = None,
     baseline: str = "mean",
     scale: str = "none",
     drop_negative: bool = True,
@@ -135,11 +136,15 @@ def rollout_groups(
     Every member weighs ``1 / (P * G)`` over the nominal P, dropped groups included: there is no
     refill, and the step is smaller when fewer groups are left. Advantage and dropping options are
     those of `losses.group_advantages` and `losses.keep_groups`.
+
+    Args:
+      total_prompts: P where other processes hold more of the batch's prompts; else those given.
     """
     rewards = np.asarray(rewards, np.float32)
     keep, metrics = keep_groups(rewards, None, drop_negative, drop_equal)
     advantages = np.asarray(group_advantages(rewards, None, baseline, scale))
-    weights = np.full(rewards.shape[1], 1.0 / rewards.size, np.float32)
+    members = rewards.shape[1]
+    weights = np.full(members, 1.0 / (members * (total_prompts or len(rewards))), np.float32)
     groups = [Group(prompts[p], rollouts[p], advantages[p], weights) for p in np.flatnonzero(keep)]
     metrics["advantage_spread"] = (np.abs(advantages).sum(), np.float32(rewards.size))
     return groups, metrics
@@ -157,36 +162,57 @@ def demonstration_groups(
     ]
 
 
-def pack_groups(groups: Sequence[Group], packing: Packing) -> list[RolloutBatch]:
+def group_shapes(groups: Sequence[Group]) -> list[tuple[int, int, int]]:
+    """Returns (longest completion, prompt, members) of each group, longest first."""
+    shapes = [(group.longest, len(group.prompt), len(group.completions)) for group in groups]
+    return sorted(shapes, reverse=True)
+
+
+def pack_groups(
+    groups: Sequence[Group],
+    packing: Packing,
+    shapes: Sequence[Sequence[tuple[int, int, int]]] | None = None,
+) -> list[RolloutBatch]:
     """Returns micro-batches of whole groups, longest first; none for no groups.
 
     The number of groups in a micro-batch is `packing.group_multiple` times a power of two; the last
     ones may be filled up with groups of weight 0.
 
+    Args:
+      shapes: where several processes each pack a part of one global batch, the `group_shapes` of
+        all of them, this one included. Every process then makes equally many micro-batches, of the
+        same shapes; one that has no groups left makes empty ones.
+
     Raises:
       ValueError: if groups differ in their number of members, a prompt is empty, or a length is
         beyond the largest bucket.
     """
-    if len(sizes := {len(group.completions) for group in groups}) > 1:
+    queues = [group_shapes(groups)] if shapes is None else [list(queue) for queue in shapes]
+    if len(sizes := {members for queue in queues for _, _, members in queue}) > 1:
         raise ValueError(f"groups have {sorted(sizes)} members, expected the same in all")
-    if any(len(group.prompt) == 0 for group in groups):
+    if any(prompt == 0 for queue in queues for _, prompt, _ in queue):
         raise ValueError("a prompt has no tokens, expected at least one")
     waiting = sorted(groups, key=lambda group: (group.longest, len(group.prompt)), reverse=True)
     batches = []
-    while waiting:
-        count, prompt_length, completion_length = _next_shape(waiting, packing)
+    while any(queues):
+        count, prompt_length, completion_length = _next_shape(queues, packing)
+        queues = [queue[count:] for queue in queues]
         taken, waiting = waiting[:count], waiting[count:]
-        batches.append(_pad(taken, count, prompt_length, completion_length, packing.pad_id))
+        shape = (count, *sizes, completion_length)
+        batches.append(_pad(taken, shape, prompt_length, packing.pad_id))
     return batches
 
 
-def _next_shape(waiting: Sequence[Group], packing: Packing) -> tuple[int, int, int]:
-    """Returns P, Tp and T of the micro-batch that takes the first groups of the queue."""
-    members = len(waiting[0].completions)
-    completion = bucket_length(waiting[0].longest, packing.completion_buckets, "completion")
+def _next_shape(
+    queues: Sequence[Sequence[tuple[int, int, int]]], packing: Packing
+) -> tuple[int, int, int]:
+    """Returns P, Tp and T of the micro-batch that takes the first groups of every queue."""
+    longest, _, members = max(queue[0] for queue in queues if queue)
+    completion = bucket_length(longest, packing.completion_buckets, "completion")
+    most = max(map(len, queues))
 
     def prompt_bucket(count: int) -> int:
-        longest = max(len(group.prompt) for group in waiting[:count])
+        longest = max(prompt for queue in queues for _, prompt, _ in queue[:count])
         return bucket_length(longest, packing.prompt_buckets, "prompt")
 
     def fits(count: int) -> bool:
@@ -194,17 +220,16 @@ def _next_shape(waiting: Sequence[Group], packing: Packing) -> tuple[int, int, i
 
     count = packing.group_multiple
     # Twice as many only if at most a quarter of them would be padding.
-    while 2 * len(waiting) >= 3 * count and fits(2 * count):
+    while 2 * most >= 3 * count and fits(2 * count):
         count *= 2
     return count, prompt_bucket(count), completion
 
 
 def _pad(
-    groups: Sequence[Group], count: int, prompt_length: int, completion_length: int, pad_id: int
+    groups: Sequence[Group], shape: tuple[int, int, int], prompt_length: int, pad_id: int
 ) -> RolloutBatch:
-    """Returns the groups in arrays of the given shape, filled up with empty groups."""
-    members = len(groups[0].completions)
-    shape = (count, members, completion_length)
+    """Returns the groups in arrays of shape [P, G, T], filled up with empty groups."""
+    count, members, _ = shape
     prompts = np.full((count, prompt_length), pad_id, np.int32)
     prompt_valid = np.zeros((count, prompt_length), bool)
     prompt_valid[:, 0] = True  # an empty group attends to one token, never to none

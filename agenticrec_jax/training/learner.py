@@ -24,7 +24,15 @@ from jaxtyping import Array, Float, Int
 from agenticrec_jax.losses import LossFn
 from agenticrec_jax.losses.reductions import metric
 from agenticrec_jax.models.qwen3 import Context, Qwen3
-from agenticrec_jax.parallel.mesh import RULES, Rules, shard_batch, tree_shardings
+from agenticrec_jax.parallel.mesh import (
+    RULES,
+    Rules,
+    place,
+    replicated,
+    shard_params,
+    tree_shardings,
+)
+from agenticrec_jax.parallel.multihost import global_batch
 from agenticrec_jax.training.batches import RolloutBatch
 
 CHUNK = 1024
@@ -180,12 +188,16 @@ def init_state(
     The optimiser's moments are float32 whatever the parameters are stored in.
     """
 
-    @jax.jit
     def moments(params: Any) -> Any:
         return optimizer.init(jax.tree.map(lambda x: x.astype(jnp.float32), params))
 
-    state = TrainState(params, moments(params), jnp.zeros((), jnp.int32))
-    return state if mesh is None else jax.device_put(state, tree_shardings(state, mesh, rules))
+    step = jnp.zeros((), jnp.int32)
+    if mesh is None:
+        return TrainState(params, jax.jit(moments)(params), step)
+    params = shard_params(params, mesh, rules)
+    shardings = tree_shardings(jax.eval_shape(moments, params), mesh, rules)
+    opt_state = jax.jit(moments, out_shardings=shardings)(params)
+    return TrainState(params, opt_state, place(step, replicated(mesh)))
 
 
 def make_update(
@@ -210,7 +222,9 @@ def make_update(
       optimizer: an optax transformation, such as `make_optimizer`.
       temperature: of the sampler.
       chunk: see `policy_logprobs`.
-      mesh, rules: where the state lies and where micro-batches are put; None for one device.
+      mesh, rules: where the state lies and where micro-batches are put; None for one device. On a
+        mesh over several processes each gives the rows of its own prompts, in micro-batches of the
+        same shapes (see `batches.pack_groups`), and the update is that of all rows.
 
     Returns:
       update, whose metrics are (sum, count) pairs of floats: those of loss_fn, and ``loss``,
@@ -255,7 +269,7 @@ def make_update(
             return state, {"updates_skipped": (1.0, 1.0)}
         gradients, reports = zeros(state.params), []
         for batch in batches:
-            batch = batch if mesh is None else shard_batch(batch, mesh, rules)
+            batch = batch if mesh is None else global_batch(batch, mesh, rules)
             gradients, loss, metrics = accumulate(state.params, gradients, batch)
             reports.append((loss, metrics))
         state, norm = apply(state, gradients)

@@ -1,20 +1,27 @@
-"""The reinforcement loop of both stages: roll out, judge, update, weights back to the engine."""
+"""The reinforcement loop of both stages: roll out, judge, update, weights back to the engine.
+
+On several processes each rolls out its own share of a step's tasks with its own engine, and the
+update is one program over the devices of all. They agree on the shapes of its micro-batches by
+exchanging the lengths of their groups; no trajectory leaves its process.
+"""
 
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
 
 import grain
+import jax
 
 from agenticrec_jax.agent.episodes import Agent, Task, run_episodes
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.generation.engine import Engine
-from agenticrec_jax.training.batches import Packing, pack_groups, rollout_groups
+from agenticrec_jax.parallel.multihost import allgather, share
+from agenticrec_jax.training.batches import Packing, group_shapes, pack_groups, rollout_groups
 from agenticrec_jax.training.checkpoints import Checkpoints
 from agenticrec_jax.training.learner import TrainState, Update
 from agenticrec_jax.training.metrics import MetricsWriter, Progress, mean_of
 from agenticrec_jax.training.mining import HardPair, preference_tasks
-from agenticrec_jax.training.rollouts import rewards_of, rollout_metrics
+from agenticrec_jax.training.rollouts import over_processes, rewards_of, rollout_metrics
 
 TasksAt = Callable[[int], Sequence[Task]]
 
@@ -49,15 +56,17 @@ def reinforce(
     """Runs a stage from the newest checkpoint, or from ``state`` where there is none.
 
     ``tasks_at(step)`` is a pure function of the step, so a resumed run sees what it would have
-    seen. Each step's metrics are written as (sum, count) means under the stage's name.
+    seen. Each step's metrics are written as (sum, count) means under the stage's name, with the
+    number of updates done as the step: 1 for the first.
     """
     restored = checkpoints.restore(state) if checkpoints else None
     state, start = (restored.state, restored.step) if restored else (state, 0)
     writer.resume(stage.name, start)
-    with Progress(stage.name, stage.steps, done=start) as progress:
+    process = jax.process_index()
+    with Progress(stage.name, stage.steps, done=start, process_index=process) as progress:
         for step in range(start, stage.steps):
             state, metrics = _step(stage, step, state, agent, engine, update, tasks_at(step))
-            writer.write(stage.name, step, metrics)
+            writer.write(stage.name, step + 1, metrics)
             progress.advance(note=_note(metrics))
             due = (step + 1) % stage.save_every == 0 or step + 1 == stage.steps
             if checkpoints and due:
@@ -71,7 +80,7 @@ def _step(stage: Stage, step: int, state, agent, engine, update, tasks):
         agent,
         engine,
         state.params,
-        tasks,
+        share(tasks),
         members=stage.members,
         temperature=stage.temperature,
         seed=stage.seed,
@@ -79,14 +88,18 @@ def _step(stage: Stage, step: int, state, agent, engine, update, tasks):
     )
     rolled = time.perf_counter()
     groups, metrics = rollout_groups(
-        [group[0].prompt for group in trajectories], trajectories, rewards_of(trajectories)
+        [group[0].prompt for group in trajectories],
+        trajectories,
+        rewards_of(trajectories),
+        total_prompts=len(tasks),
     )
-    state, learnt = update(state, pack_groups(groups, stage.packing))
+    batches = pack_groups(groups, stage.packing, allgather(group_shapes(groups)))
+    state, learnt = update(state, batches)
     seconds = {
         "seconds/rollout": rolled - began,
         "seconds/update": time.perf_counter() - rolled,
     }
-    return state, rollout_metrics(trajectories) | metrics | learnt | seconds
+    return state, over_processes(rollout_metrics(trajectories) | metrics) | learnt | seconds
 
 
 def _note(metrics: dict) -> str:

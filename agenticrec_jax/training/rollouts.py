@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from agenticrec_jax.agent.trajectories import Trajectory
+from agenticrec_jax.parallel.multihost import allgather
+from agenticrec_jax.training.learner import add_metrics
 from agenticrec_jax.types import SAMPLED
 
 
@@ -17,7 +19,8 @@ def rewards_of(groups: Sequence[Sequence[Trajectory]]) -> np.ndarray:
 def rollout_metrics(groups: Sequence[Sequence[Trajectory]]) -> dict[str, tuple[float, float]]:
     """Sums and counts over all trajectories: reward parts, validity, ranks, calls, lengths.
 
-    Includes one ``calls/<tool>`` and one ``invalid/<reason>`` share for each that occurs.
+    Includes one ``calls/<tool>`` and one ``invalid/<reason>`` share for each that occurs; calls
+    that were answered by an error are together ``calls/refused``, whatever they named.
     """
     flat = [trajectory for group in groups for trajectory in group]
     n = float(len(flat))
@@ -33,7 +36,20 @@ def rollout_metrics(groups: Sequence[Sequence[Trajectory]]) -> dict[str, tuple[f
         "tokens": (float(sum(len(t.ids) for t in flat)), n),
         "sampled_tokens": (float(sum((t.origin == SAMPLED).sum() for t in flat)), n),
     }
-    calls = Counter(call.name for t in flat for call in t.calls)
+    calls = Counter(call.name if call.ok else "refused" for t in flat for call in t.calls)
     reasons = Counter(t.invalid_reason for t in flat if not t.valid)
     metrics |= {f"calls/{name}": (float(count), n) for name, count in sorted(calls.items())}
     return metrics | {f"invalid/{name}": (float(c), n) for name, c in sorted(reasons.items())}
+
+
+def over_processes(metrics: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+    """The metrics of all processes added up.
+
+    One that a process lacks (no call of some tool) is 0 there, out of as many as ``reward`` counts.
+    """
+    plain = {name: [float(part) for part in metric] for name, metric in metrics.items()}
+    reports = allgather(plain)
+    names = dict.fromkeys(name for report in reports for name in report)
+    return add_metrics(
+        [{n: report.get(n, (0.0, report["reward"][1])) for n in names} for report in reports]
+    )

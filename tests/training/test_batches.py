@@ -13,6 +13,7 @@ from agenticrec_jax.training.batches import (
     Packing,
     bucket_length,
     demonstration_groups,
+    group_shapes,
     pack_groups,
     rollout_groups,
 )
@@ -186,3 +187,27 @@ def test_demonstrations_weigh_by_the_tokens_to_imitate():
     np.testing.assert_allclose(batch.weights, 1 / 4)
     assert batch.sampled.sum() == 4
     np.testing.assert_array_equal(batch.advantages, 1.0)
+
+
+def test_processes_make_batches_of_the_same_shapes_from_different_groups():
+    """Unequal shares, one of them empty: nothing is lost, and what is missing weighs nothing."""
+    rng = np.random.default_rng(6)
+    lengths = [[(9, 30), (5, 7), (8, 60), (3, 2), (4, 12)], [(40, 6), (2, 17)], []]
+    shares = [[group(rng, p, (n, 1, 2)) for p, n in share] for share in lengths]
+    packing = Packing(300, prompt_buckets=8, completion_buckets=16, group_multiple=2)
+    shapes = [group_shapes(share) for share in shares]
+    packed = [pack_groups(share, packing, shapes) for share in shares]
+    found = [[(b.prompts.shape, b.completions.shape) for b in batches] for batches in packed]
+    assert found[0] == found[1] == found[2] and len(found[0]) > 1
+    for share, batches in zip(shares, packed, strict=True):
+        assert sorted(unpack(batches)) == sorted(plain(share))
+    whole = pack_groups(shares[0], packing, [shapes[0]])
+    assert unpack(whole) == unpack(pack_groups(shares[0], packing))
+
+
+def test_weights_count_the_prompts_of_other_processes():
+    rng = np.random.default_rng(7)
+    rollouts = [[rollout(rng, 3), rollout(rng, 4)] for _ in range(3)]
+    rewards = np.array([[0.0, 1.0]] * 3)
+    groups, _ = rollout_groups([(1,)] * 3, rollouts, rewards, total_prompts=12)
+    assert {float(w) for g in groups for w in g.weights} == {np.float32(1 / 24)}

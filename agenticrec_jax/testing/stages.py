@@ -1,0 +1,150 @@
+"""A whole reinforcement stage, small enough for a test: rollouts, rewards, updates, and again."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from agenticrec_jax.agent.episodes import Agent, Task
+from agenticrec_jax.agent.prompts import PromptBuilder
+from agenticrec_jax.agent.trajectories import Trajectory
+from agenticrec_jax.generation.engine import Engine, EngineConfig
+from agenticrec_jax.losses import for_batch, grpo_loss
+from agenticrec_jax.losses.reductions import LossFn
+from agenticrec_jax.parallel.multihost import local_mesh, row_shards, to_host
+from agenticrec_jax.rewards import Reward
+from agenticrec_jax.testing.models import tiny_qwen3
+from agenticrec_jax.testing.world import TinyWorld, tiny_world
+from agenticrec_jax.training import reinforce
+from agenticrec_jax.training.batches import Packing
+from agenticrec_jax.training.checkpoints import Checkpoints
+from agenticrec_jax.training.learner import Update, init_state, make_update
+from agenticrec_jax.training.metrics import FILE_NAME, MetricsWriter, read_metrics
+from agenticrec_jax.types import SAMPLED
+
+PROMPTS = 4
+LOSS = for_batch(grpo_loss, normaliser=16.0)
+
+
+def even_share(trajectory: Trajectory, task: Task) -> Reward:
+    """Share of the sampled tokens that have an even id: what a random policy can be told apart by.
+
+    (It writes no valid ranking, so that by the real reward every group would be dropped.)
+    """
+    del task
+    sampled = trajectory.ids[trajectory.origin == SAMPLED]
+    return Reward(float(np.mean(sampled % 2 == 0)), 0.0, 0.0)
+
+
+@dataclasses.dataclass
+class TinyRun:
+    """What a run leaves behind: final weights on the host, lines of ``metrics.jsonl`` (process 0
+    has them), and this process's trajectories in the order in which they were judged."""
+
+    params: list[np.ndarray]
+    lines: list[dict]
+    trajectories: list[Trajectory]
+
+
+@dataclasses.dataclass
+class TinyStage:
+    """The pieces of ``reinforce.reinforce``; the compiled ones serve any number of runs.
+
+    ``params()`` makes the first weights, on one device; the learner's lie on ``mesh``.
+    """
+
+    stage: reinforce.Stage
+    agent: Agent
+    engine: Engine
+    update: Update
+    optimizer: optax.GradientTransformation
+    params: Callable[[], Any]
+    mesh: Mesh | None
+
+    def run(
+        self, directory: Path, checkpoints: Checkpoints | None = None, **changes: Any
+    ) -> TinyRun:
+        """Runs the stage, with ``changes`` of its fields (``steps=1``), from the first weights.
+
+        Metrics go to ``directory``.
+        """
+        seen: list[Trajectory] = []
+
+        def reward(trajectory: Trajectory, task: Task) -> Reward:
+            seen.append(trajectory)
+            return even_share(trajectory, task)
+
+        with MetricsWriter(directory, jax.process_index()) as writer:
+            state = reinforce.reinforce(
+                dataclasses.replace(self.stage, **changes),
+                init_state(self.params(), self.optimizer, self.mesh),
+                dataclasses.replace(self.agent, reward=reward),
+                self.engine,
+                self.update,
+                reinforce.ranking_tasks(tiny_world().examples, PROMPTS, seed=4),
+                writer,
+                checkpoints,
+            )
+        leaves = [to_host(leaf) for leaf in jax.tree.leaves(state.params)]
+        return TinyRun(leaves, read_metrics(directory / FILE_NAME), seen)
+
+
+def tiny_stage(mesh: Mesh | None = None, loss_fn: LossFn = LOSS) -> TinyStage:
+    """Two steps of 4 prompts x 4 rollouts of at most 32 tokens by a random policy of one layer.
+
+    About one token in twelve is a call, which is malformed and answered with an error observation.
+    Plain momentum, because unlike Adam it does not blow up rounding errors of small gradients.
+    """
+    world, temperature = tiny_world(), 0.9
+    tokenizer = world.tokenizer
+    agent = _agent(world)
+    call = tokenizer.marker("</tool_call>")
+    graphdef, params = _policy(tokenizer.vocab_size, call)
+    optimizer = optax.sgd(1.0, momentum=0.9)
+    engine = Engine(
+        graphdef, _sizes(), pause_id=call, stop_ids=[tokenizer.marker("</answer>")],
+        pad_id=tokenizer.pad_id, mesh=local_mesh(mesh),
+    )  # fmt: skip
+    packing = Packing(900, 96, 32, group_multiple=row_shards(mesh), pad_id=tokenizer.pad_id)
+    return TinyStage(
+        reinforce.Stage("tiny", 2, 4, temperature, 11, packing, save_every=1),
+        agent,
+        engine,
+        make_update(graphdef, loss_fn, optimizer, temperature=temperature, mesh=mesh),
+        optimizer,
+        lambda: jax.tree.map(jnp.copy, params),
+        mesh,
+    )
+
+
+def _agent(world: TinyWorld) -> Agent:
+    prompts = PromptBuilder(world.tokenizer, world.log.items, title_tokens=0)
+    return Agent(
+        world.log, world.toolbox, world.artifacts, prompts, max_calls=2, use_tools=False,
+        stop_on_illegal=False,
+    )  # fmt: skip
+
+
+def _sizes() -> EngineConfig:
+    return EngineConfig(
+        slots=16, prompt_buckets=(96,), splice_buckets=(16,), max_tokens=32, decode_steps=8,
+        least_steps=4, row_buckets=(16,), window_buckets=(144,),
+    )  # fmt: skip
+
+
+def _policy(vocabulary: int, favoured: int) -> tuple[nnx.GraphDef, nnx.State]:
+    """A random policy with a bias towards one token.
+
+    All embeddings agree in one place, which the head reads for the favoured token alone.
+    """
+    model = tiny_qwen3(3, num_layers=1, vocab_size=vocabulary, tie_word_embeddings=False)
+    model.embedding[...] = (4 * model.embedding[...]).at[:, 0].set(0.1)
+    model.head.kernel[...] = (4 * model.head.kernel[...]).at[0, favoured].set(2.5)
+    return nnx.split(model)

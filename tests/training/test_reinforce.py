@@ -1,0 +1,126 @@
+"""One whole stage on a tiny world: on one device, resumed, and on a mesh of eight."""
+
+import dataclasses
+from collections import Counter
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from agenticrec_jax.agent.episodes import Agent
+from agenticrec_jax.parallel.mesh import make_mesh
+from agenticrec_jax.testing.stages import PROMPTS, tiny_stage
+from agenticrec_jax.testing.world import tiny_world
+from agenticrec_jax.training import reinforce
+from agenticrec_jax.training.checkpoints import Checkpoints
+from agenticrec_jax.training.metrics import MetricsWriter
+from agenticrec_jax.training.mining import HardPair
+from agenticrec_jax.types import OBSERVATION, SAMPLED
+
+MEMBERS = 4
+
+
+def timeless(lines):
+    return [{k: v for k, v in line.items() if not k.startswith("seconds/")} for line in lines]
+
+
+def test_the_metrics_are_those_of_the_trajectories(single):
+    assert [line["step"] for line in single.lines] == [1, 2]
+    assert len(single.trajectories) == 2 * PROMPTS * MEMBERS
+    for index, line in enumerate(single.lines):
+        rows = single.trajectories[index * PROMPTS * MEMBERS :][: PROMPTS * MEMBERS]
+        rewards = np.array([t.reward.total for t in rows]).reshape(PROMPTS, MEMBERS)
+        sampled = sum((t.origin == SAMPLED).sum() for t in rows)
+        assert line["reward"] == pytest.approx(rewards.mean(), rel=1e-5)
+        spread = np.abs(rewards - rewards.mean(axis=1, keepdims=True)).mean()
+        assert line["advantage_spread"] == pytest.approx(spread, rel=1e-5) and spread > 0.02
+        assert line["sampled_tokens"] == pytest.approx(sampled / len(rows))
+        assert line["tool_calls"] == line["calls/refused"] > 0
+        assert line["groups_dropped"] == 0 and line["updates_skipped"] == 0
+        assert {"loss", "entropy", "ratio", "gradient_norm", "seconds/rollout"} <= set(line)
+
+
+def test_observations_are_in_the_batch_and_not_judged(single):
+    """The rollouts exercise the whole loop: some pause, are answered and go on."""
+    kinds = [set(t.origin.tolist()) for t in single.trajectories]
+    assert sum(kind == {SAMPLED, OBSERVATION} for kind in kinds) > 3
+    assert len({tuple(t.ids.tolist()) for t in single.trajectories}) > 30
+
+
+def test_the_engine_samples_from_the_updated_weights(single, pieces, tmp_path):
+    """The learner's log-probs of the second step are the sampler's, unless that one is stale."""
+    assert max(line["logprob_difference"] for line in single.lines) < 1e-4
+    start = jax.tree.leaves(pieces.params())
+    moved = [np.abs(a - b).max() for a, b in zip(single.params, start, strict=True)]
+    assert min(moved) > 1e-4
+    stale = dataclasses.replace(pieces, engine=Stale(pieces.engine))
+    assert stale.run(tmp_path).lines[1]["logprob_difference"] > 1e-3
+
+
+class Stale:
+    """An engine that never hears of new weights: the fault to be found."""
+
+    def __init__(self, engine):
+        self._engine, self._params = engine, None
+
+    def generate(self, params, *arguments, **options):
+        self._params = self._params or jax.tree.map(jnp.copy, params)
+        return self._engine.generate(self._params, *arguments, **options)
+
+
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(single, pieces, tmp_path):
+    with Checkpoints(tmp_path / "checkpoints", {}) as checkpoints:
+        pieces.run(tmp_path, checkpoints, steps=1)
+    with MetricsWriter(tmp_path) as writer:
+        writer.write("tiny", 2, {"loss": 9.0})  # of a step that was never committed
+    with Checkpoints(tmp_path / "checkpoints", {}) as checkpoints:
+        resumed = pieces.run(tmp_path, checkpoints)
+    assert len(resumed.trajectories) == PROMPTS * MEMBERS
+    assert timeless(resumed.lines) == timeless(single.lines)
+    for a, b in zip(resumed.params, single.params, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_on_a_mesh_the_stage_is_that_of_a_single_device(single, tmp_path):
+    """Data 2 x fsdp 2 x tensor 2: the same ids; losses and weights to 1e-4."""
+    pieces = tiny_stage(make_mesh(data=2, fsdp=2, tensor=2))
+    sharded = pieces.run(tmp_path)
+    assert pieces.engine.shards == 4 and pieces.stage.packing.group_multiple == 4
+    for a, b in zip(sharded.trajectories, single.trajectories, strict=True):
+        np.testing.assert_array_equal(a.ids, b.ids)
+        np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-4)
+    for a, b in zip(sharded.lines, single.lines, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], abs=1e-4)
+        assert a["gradient_norm"] == pytest.approx(b["gradient_norm"], abs=1e-4)
+    for a, b in zip(sharded.params, single.params, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_every_epoch_holds_each_example_once():
+    examples = tiny_world().examples[:13]
+    tasks_at = reinforce.ranking_tasks(examples, 5, seed=3)
+    order = [task.example.example_id for step in range(13) for task in tasks_at(step)]
+    epochs = [order[i : i + 13] for i in range(0, 65, 13)]
+    for epoch in epochs:
+        assert Counter(epoch) == Counter(e.example_id for e in examples)
+    assert len({tuple(epoch) for epoch in epochs}) == 5
+    again = reinforce.ranking_tasks(examples, 5, seed=3)
+    assert again(7) == tasks_at(7) != reinforce.ranking_tasks(examples, 5, seed=4)(7)
+
+
+def test_refinement_mixes_a_share_of_rankings_in():
+    examples = tiny_world().examples[:6]
+    pairs = [HardPair(e.example_id, e.target, e.candidates[0]) for e in examples[:4]]
+    tasks_at = reinforce.refinement_tasks(pairs, examples, prompts=8, rank_share=0.25, seed=1)
+    for step in range(3):
+        kinds = Counter(task.kind for task in tasks_at(step))
+        assert kinds["rank"] == 2 and kinds["more"] + kinds["less"] == 6
+    whole = [t for step in range(4) for t in tasks_at(step) if t.kind != "rank"]
+    asked = Counter((t.example.example_id, t.kind) for t in whole)
+    assert len(asked) == 8 and set(asked.values()) == {3}
+
+
+def test_the_reward_can_be_replaced_and_is_the_papers_by_default():
+    fields = {f.name: f.default for f in dataclasses.fields(Agent)}
+    assert fields["reward"].__name__ == "task_reward"
