@@ -5,6 +5,7 @@ against every item embedding, so the training loss is the full-softmax cross-ent
 catalogue instead of the paper's one sampled negative.
 """
 
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -146,21 +147,25 @@ def pad_histories(histories: Sequence[Sequence[int]], length: int) -> Int[np.nda
     return windows
 
 
-@nnx.jit
-def _states(model: Sasrec, windows: Int[Array, "B T"]) -> Float[Array, "B D"]:
-    return model.user_state(windows)
+@functools.partial(jax.jit, static_argnums=0)
+def _states(graphdef, params, windows: Int[Array, "B T"]) -> Float[Array, "B D"]:
+    return nnx.merge(graphdef, params).user_state(windows)
 
 
 def user_states(
     model: Sasrec, histories: Sequence[Sequence[int]], batch: int = 256
 ) -> Float[np.ndarray, "U D"]:
-    """States of any number of histories, in batches of one compiled shape."""
+    """States of any number of histories, in batches of one compiled shape.
+
+    Safe in several threads at once, which ``nnx.jit`` is not: it takes the model apart in place.
+    """
+    graphdef, params = nnx.split(model)
     windows = pad_histories(histories, model.config.max_length)
     parts = []
     for start in range(0, len(windows), batch):
         part = windows[start : start + batch]
         filled = np.pad(part, ((0, batch - len(part)), (0, 0)), constant_values=PAD)
-        parts.append(np.asarray(_states(model, filled))[: len(part)])
+        parts.append(np.asarray(_states(graphdef, params, filled))[: len(part)])
     return np.concatenate(parts) if parts else np.zeros((0, model.config.width), np.float32)
 
 

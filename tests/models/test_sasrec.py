@@ -1,4 +1,5 @@
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -202,3 +203,12 @@ def test_a_range_that_is_not_the_logs_is_refused():
     fit_range = FitRange(int(log.time[50]), log.count_before(int(log.time[50])))
     with pytest.raises(InputError, match="events before time"):
         fitted_sequences(log, dataclasses.replace(fit_range, events=fit_range.events + 1))
+
+
+def test_states_can_be_asked_for_by_many_threads_at_once():
+    model = Sasrec(SasrecConfig(items=30, width=8, blocks=1), rngs=nnx.Rngs(0))
+    histories = [[i, i + 1, i + 2] for i in range(20)] * 10
+    alone = [user_states(model, [history], batch=1) for history in histories]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda history: user_states(model, [history], batch=1), histories))
+    np.testing.assert_array_equal(alone, together)
