@@ -5,6 +5,7 @@ flag that does not parse, ends it with one sentence on stderr and exit status 2.
 """
 
 import contextlib
+import json
 import os
 import pathlib
 import re
@@ -118,6 +119,7 @@ def _end(sentence: str, status: int = BAD_INPUT) -> NoReturn:
 
 
 _records: list[dict] = []
+_records_file: pathlib.Path | None = None
 
 
 @contextlib.contextmanager
@@ -139,7 +141,7 @@ def phase(name: str, quiet: bool = False) -> Iterator[dict]:
         record["wall_s"] = round(time.perf_counter() - wall, 3)
         record["cpu_s"] = round(_cpu_seconds() - cpu, 3)
         record["peak_mb"] = round(memory.stop(), 1)
-        _records.append(record)
+        _keep(record)
         if not quiet:
             print(
                 f"== {name}: {record['wall_s']:.1f} s, CPU {record['cpu_s']:.1f} s, "
@@ -149,8 +151,28 @@ def phase(name: str, quiet: bool = False) -> Iterator[dict]:
 
 
 def phase_records() -> list[dict]:
-    """The phases that have ended in this process, in the order of their ends."""
+    """The phases that have ended in this run, in the order of their ends."""
     return [dict(record) for record in _records]
+
+
+def keep_phases(path: str | os.PathLike) -> None:
+    """Counts the phases that ``path`` holds as this run's, and writes there those that end.
+
+    So a run that was stopped and goes on in another process has all its phases.
+    """
+    global _records_file
+    _records_file = pathlib.Path(path)
+    if _records_file.exists():
+        lines = _records_file.read_text(encoding="utf-8").splitlines(keepends=True)
+        _records[:0] = [json.loads(line) for line in lines if line.endswith("\n")]
+    _records_file.write_text("".join(f"{json.dumps(r)}\n" for r in _records), encoding="utf-8")
+
+
+def _keep(record: dict) -> None:
+    _records.append(record)
+    if _records_file:
+        with open(_records_file, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
 
 
 class _PeakMemory:

@@ -29,10 +29,9 @@ OBSERVATIONS = {
 def main(argv: Sequence[str]) -> None:
     del argv
     config = _CONFIG.value
-    workdir = pipeline.make_workdir(_WORKDIR.value)
     policy = pipeline.load(_POLICY.value or config.policy.directory)
     with app.phase("data and tools"):
-        world = pipeline.prepare(config, workdir)
+        world = pipeline.prepare(config, _WORKDIR.value)
         artifacts = pipeline.artifacts_b(world)
     examples = pipeline.chosen(world.examples[_SPLIT.value], _EXAMPLES.value)
     options = OBSERVATIONS[_OBSERVATIONS.value]
@@ -45,8 +44,8 @@ def main(argv: Sequence[str]) -> None:
     row = summary_row(f"policy, observations {_OBSERVATIONS.value}", trajectories, examples)
     results = {"rows": [row], "protocol": pipeline.protocol(world, _SPLIT.value, [config.seed])}
     print_table(results)
-    write_trajectories(workdir / "evaluation.jsonl", trajectories)
-    (workdir / "evaluation.json").write_text(json.dumps(results, indent=1) + "\n")
+    write_trajectories(world.workdir / "evaluation.jsonl", trajectories)
+    (world.workdir / "evaluation.json").write_text(json.dumps(results, indent=1) + "\n")
 
 
 def write_trajectories(path: Path, trajectories: Sequence[Trajectory]) -> None:

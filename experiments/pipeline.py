@@ -1,6 +1,7 @@
 """What every program sets up alike: the log, frozen candidates, artefacts, agents, the engine."""
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 from ml_collections import ConfigDict, config_flags
 
 from agenticrec_jax.agent.episodes import Agent
@@ -16,6 +18,7 @@ from agenticrec_jax.data.candidates import (
     candidate_hash,
     draw_split_candidates,
     read_candidates,
+    read_protocol,
     write_candidates,
 )
 from agenticrec_jax.data.examples import RankingExample
@@ -26,6 +29,8 @@ from agenticrec_jax.generation.engine import Engine, EngineConfig
 from agenticrec_jax.models.hf import load_policy
 from agenticrec_jax.models.sasrec import SasrecConfig
 from agenticrec_jax.models.tokenizers import CompactTokenizer, load_tokenizer
+from agenticrec_jax.parallel.mesh import make_mesh
+from agenticrec_jax.parallel.multihost import local_mesh, main_writes
 from agenticrec_jax.tools.artifacts import Artifacts
 from agenticrec_jax.tools.base import Toolbox
 from agenticrec_jax.tools.registry import agenticrec_tools
@@ -59,7 +64,7 @@ class World:
         return {example.example_id: example for example in self.examples[part]}
 
 
-def make_workdir(path: str | None) -> Path:
+def make_workdir(path: str | Path | None) -> Path:
     """The run's directory, made if need be; InputError if no directory can be there."""
     if not path:
         raise InputError("flag --workdir: found nothing, expected a directory for the run's files")
@@ -68,7 +73,7 @@ def make_workdir(path: str | None) -> Path:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
-            f"flag --workdir: found {path!r}, expected a directory that can be made "
+            f"flag --workdir: found {str(path)!r}, expected a directory that can be made "
             f"({error.strerror})"
         ) from error
     return directory
@@ -80,18 +85,61 @@ def resolve(path: str) -> Path:
     return given if given.is_absolute() or given.exists() else ROOT / given
 
 
-def prepare(config: ConfigDict, workdir: Path) -> World:
-    """Reads the log and freezes the candidates into ``workdir``, or reads them back from there."""
+def prepare(config: ConfigDict, workdir: str | Path) -> World:
+    """Reads the log and freezes the candidates into ``workdir``, or reads them back from there.
+
+    The directory is made only when the log has been read and the candidates drawn.
+    """
     data = config.dataset
     log = read_log(resolve(data.interactions), resolve(data["items"]))
     splits = chronological_splits(prediction_samples(log, data.max_history))
-    path = workdir / "candidates.jsonl.gz"
-    if not path.exists():
-        drawn = draw_split_candidates(log, splits, data.negatives, seed=data.candidate_seed)
-        write_candidates(path, log, drawn, seed=data.candidate_seed)
+    path = Path(workdir) / "candidates.jsonl.gz"
+    with main_writes("candidates") as writes:
+        if writes and not path.exists():
+            drawn = draw_split_candidates(log, splits, data.negatives, seed=data.candidate_seed)
+            make_workdir(workdir)
+            write_candidates(path, log, drawn, seed=data.candidate_seed)
     frozen = read_candidates(path, log)
+    _check_protocol(path, data)
     examples = {part: [e for e in frozen if e.split == part] for part in PARTS}
-    return World(config, workdir, log, splits, examples, candidate_hash(path))
+    return World(config, path.parent, log, splits, examples, candidate_hash(path))
+
+
+def _check_protocol(path: Path, data: ConfigDict) -> None:
+    found = read_protocol(path)
+    for name, expected in (("seed", data.candidate_seed), ("negatives", data.negatives)):
+        if found[name] != expected:
+            raise InputError(
+                f"{path}: found candidates drawn with {name} {found[name]}, expected {expected}; "
+                "name another --workdir"
+            )
+
+
+def keep_settings(workdir: Path, settings: dict) -> None:
+    """Writes a run's settings to ``settings.json``, or checks that they are those found there.
+
+    Raises:
+      InputError: if the run that made the directory had others: its files are of another run.
+    """
+    path = workdir / "settings.json"
+    given = json.loads(json.dumps(settings))
+    if not path.exists():
+        path.write_text(json.dumps(given, indent=1) + "\n")
+    found, given = _flat(json.loads(path.read_text())), _flat(given)
+    for name in sorted(found.keys() | given.keys()):
+        if found.get(name) != given.get(name):
+            raise InputError(
+                f"{path}: found {name}={found.get(name)!r}, expected {given.get(name)!r} as in "
+                "this run; name another --workdir"
+            )
+
+
+def _flat(tree: dict, prefix: str = "") -> dict:
+    flat = {}
+    for name, value in tree.items():
+        inside = isinstance(value, dict)
+        flat |= _flat(value, f"{prefix}{name}.") if inside else {f"{prefix}{name}": value}
+    return flat
 
 
 def artifacts_a(world: World) -> Artifacts:
@@ -105,28 +153,32 @@ def artifacts_b(world: World) -> Artifacts:
 
 
 def _artifacts(world: World, name: str, fit_range: FitRange) -> Artifacts:
-    settings = world.config.sasrec
     directory = world.workdir / f"artifacts_{name}"
     made = directory / "made.json"
-    record = json.dumps({"log": world.log.fingerprint, "sasrec": settings.to_dict()})
-    if made.exists() and made.read_text() == record:
-        return Artifacts.load(directory, world.log)
+    settings = world.config.sasrec.to_dict()
+    record = json.dumps({"log": world.log.fingerprint, "sasrec": settings})
+    with main_writes(f"artefacts {name}") as writes:
+        if writes and not (made.exists() and made.read_text() == record):
+            _fitted(world, name, fit_range).save(directory, world.log)
+            made.write_text(record)
+    return Artifacts.load(directory, world.log)
+
+
+def _fitted(world: World, name: str, fit_range: FitRange) -> Artifacts:
+    settings = world.config.sasrec
     model = SasrecConfig(
         world.log.num_items, world.config.dataset.max_history, settings.dim, settings.blocks,
         settings.heads, settings.dropout,
     )  # fmt: skip
     training = SasrecTraining(epochs=settings.epochs, seed=settings.seed)
     with Progress(f"sasrec {name}", training.epochs, unit="epochs") as progress:
-        fitted = fit_artifacts(
+        return fit_artifacts(
             world.log,
             fit_range,
             config=model,
             training=training,
             on_epoch=lambda epoch, loss, now: progress.advance(note=f"loss {loss:.3f}"),
         )
-    fitted.save(directory, world.log)
-    made.write_text(record)
-    return fitted
 
 
 def toolbox(config: ConfigDict, artifacts: Artifacts) -> Toolbox:
@@ -136,11 +188,12 @@ def toolbox(config: ConfigDict, artifacts: Artifacts) -> Toolbox:
 
 @dataclasses.dataclass
 class Policy:
-    """A loaded policy: its static half, its parameters in the config's dtype, its tokenizer."""
+    """A loaded policy: its static half, parameters, tokenizer, and the hash of its weights."""
 
     graphdef: nnx.GraphDef
     params: nnx.State
     tokenizer: CompactTokenizer
+    weights_hash: str
 
 
 def load(directory: str, dtype: str = "float32", mesh=None) -> Policy:
@@ -153,7 +206,17 @@ def load(directory: str, dtype: str = "float32", mesh=None) -> Policy:
             f"{path}/tokenizer.model: found {tokenizer.vocab_size} pieces, expected at most the "
             f"embedding's {model.config.vocab_size} rows"
         )
-    return Policy(*nnx.split(model), tokenizer)
+    digest = hashlib.sha256()
+    for shard in sorted(path.glob("*.safetensors")):
+        digest.update(shard.read_bytes())
+    return Policy(*nnx.split(model), tokenizer, digest.hexdigest()[:16])
+
+
+def device_mesh(config: ConfigDict) -> Mesh | None:
+    """The config's mesh over all devices of all processes; None for one process on one device."""
+    if jax.process_count() == 1 and set(config.mesh.values()) == {1}:
+        return None
+    return make_mesh(**config.mesh)
 
 
 def copied(params):
@@ -167,16 +230,12 @@ def agent(world: World, artifacts: Artifacts, tokenizer: CompactTokenizer, **opt
     return Agent(world.log, toolbox(world.config, artifacts), artifacts, prompts, **options)
 
 
-def engine(config: ConfigDict, policy: Policy, mesh=None) -> Engine:
-    """The rollout engine; a row ends at ``</answer>`` and pauses at ``</tool_call>``."""
-    settings = config.engine
-    sizes = EngineConfig(
-        slots=settings.slots,
-        prompt_buckets=tuple(settings.prompt_buckets),
-        splice_buckets=tuple(settings.splice_buckets),
-        max_tokens=settings.max_tokens,
-        decode_steps=settings.decode_steps,
-    )
+def engine(config: ConfigDict, policy: Policy) -> Engine:
+    """The rollout engine on this process's devices of the mesh.
+
+    A row ends at ``</answer>`` and pauses at ``</tool_call>``.
+    """
+    sizes = EngineConfig(**config.engine)
     marker = policy.tokenizer.marker
     return Engine(
         policy.graphdef,
@@ -184,7 +243,7 @@ def engine(config: ConfigDict, policy: Policy, mesh=None) -> Engine:
         pause_id=marker("</tool_call>"),
         stop_ids=[marker("</answer>")],
         pad_id=policy.tokenizer.pad_id,
-        mesh=mesh,
+        mesh=local_mesh(device_mesh(config)),
     )
 
 

@@ -13,15 +13,20 @@ from pathlib import Path
 
 import numpy as np
 from absl import flags
+from ml_collections import ConfigDict
 
+from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.agent.transcripts import transcript
 from agenticrec_jax.baselines import scripted as scripted_rows
 from agenticrec_jax.data.examples import RankingExample
+from agenticrec_jax.errors import InputError
 from agenticrec_jax.evaluation.evaluator import evaluate, summary_row
 from agenticrec_jax.evaluation.metrics import ndcg_values
 from agenticrec_jax.evaluation.report import print_table, write_report
 from agenticrec_jax.evaluation.significance import paired_difference
+from agenticrec_jax.generation.engine import Engine
+from agenticrec_jax.tools.artifacts import Artifacts
 from agenticrec_jax.training.metrics import read_metrics
 from experiments import app, pipeline, rows, train_policy
 from experiments.configs import office
@@ -38,6 +43,7 @@ COMPARED = (
     ("rta_ppr_blanked", "warm_start_no_tools"),
     ("rta_ppr_permuted", "warm_start_no_tools"),
 )
+STAGES = {"rta": (train_policy.train_rta, "rta"), "ppr": (train_policy.train_ppr, "rta_ppr")}
 
 
 @dataclasses.dataclass
@@ -55,63 +61,73 @@ class Judged:
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    config = office.get_config(_PRESET.value)
-    workdir = pipeline.make_workdir(_WORKDIR.value)
-    seeds = [int(seed) for seed in _SEEDS.value]
-    policy = pipeline.load(config.policy.directory)
-    with app.phase("data"):
-        world = pipeline.prepare(config, workdir)
+    run(office.get_config(_PRESET.value), _WORKDIR.value, seeds_of(_SEEDS.value))
+
+
+def seeds_of(names: Sequence[str]) -> list[int]:
+    """The seeds that the flag names; InputError unless they are different whole numbers."""
+    whole = all(name.isascii() and name.isdigit() for name in names)
+    if not (names and whole and len(set(names)) == len(names)):
+        raise InputError(
+            f"flag --seeds: found {','.join(names)!r}, expected different whole numbers "
+            "separated by commas"
+        )
+    return [int(name) for name in names]
+
+
+def run(config: ConfigDict, workdir: str | Path, seeds: Sequence[int]) -> dict:
+    """The whole method; returns what ``results.json`` says."""
+    world, policy = start(config, workdir)
     with app.phase("artefacts"):
         artifacts = pipeline.artifacts_a(world), pipeline.artifacts_b(world)
     judged = Judged(pipeline.chosen(world.examples["test"], config.evaluation.examples))
     with app.phase("rows without a policy"):
         for row, ranks in rows.without_policy(world, *artifacts, judged.examples):
             judged.add(row, ranks)
-    transcripts = run_policies(world, artifacts, policy, judged, seeds)
-    finish(world, judged, transcripts, seeds)
-
-
-def run_policies(world, artifacts, policy, judged: Judged, seeds: Sequence[int]) -> list[dict]:
-    """Trains and judges for each seed; adds the policy's rows and returns what there is to read."""
-    engine = pipeline.engine(world.config, policy)
-    kept: dict[str, list[Trajectory]] = {}
-    judge = _Judge(world, artifacts[1], policy, engine, judged.examples, kept)
+    judge = Judge(world, artifacts[1], policy, pipeline.engine(config, policy), judged.examples)
     judge("warm_start_no_tools", policy.params, world.workdir, "none")
     judge("warm_start", policy.params, world.workdir)
-    training = pipeline.agent(world, artifacts[0], policy.tokenizer)
+    agent = pipeline.agent(world, artifacts[0], policy.tokenizer)
     for seed in seeds:
         directory = world.workdir / f"seed_{seed}"
-        stage = dataclasses.replace(policy)
-        with app.phase(f"rta, seed {seed}"):
-            stage.params = train_policy.train_rta(world, training, engine, stage, directory, seed)
-        train_policy.save(policy, stage.params, directory / "rta" / "policy")
-        judge("rta", stage.params, directory)
-        with app.phase(f"ppr, seed {seed}"):
-            stage.params = train_policy.train_ppr(world, training, engine, stage, directory, seed)
-        train_policy.save(policy, stage.params, directory / "ppr" / "policy")
-        judge("rta_ppr", stage.params, directory)
-        judge("rta_ppr_blanked", stage.params, directory, "blank")
-        judge("rta_ppr_permuted", stage.params, directory, "permute")
-    for name, trajectories in kept.items():
-        repeats = len(trajectories) // len(judged.examples)
-        row = summary_row(name, trajectories, judged.examples * repeats)
-        judged.add(row, np.array([t.rank or 0 for t in trajectories]))
-    return judge.transcripts
+        rta = run_stage("rta", judge, agent, policy, directory, seed)
+        ppr = run_stage("ppr", judge, agent, rta, directory, seed)
+        judge("rta_ppr_blanked", ppr.params, directory, "blank")
+        judge("rta_ppr_permuted", ppr.params, directory, "permute")
+    judge.add_rows(judged)
+    return finish(world, judged, judge.transcripts, seeds)
+
+
+def start(config: ConfigDict, workdir: str | Path) -> tuple[pipeline.World, pipeline.Policy]:
+    """The data and the policy to start from; refuses a workdir whose run had other settings."""
+    policy = pipeline.load(config.policy.directory)
+    with app.phase("data"):
+        world = pipeline.prepare(config, workdir)
+    settings = {"config": config.to_dict(), "policy": policy.weights_hash}
+    pipeline.keep_settings(world.workdir, settings)
+    app.keep_phases(world.workdir / "phases.jsonl")
+    return world, policy
 
 
 @dataclasses.dataclass
-class _Judge:
-    """Evaluates parameters under a row's name, or reads back what an earlier run wrote."""
+class Judge:
+    """Evaluates parameters under a row's name, or reads back what an earlier run wrote.
+
+    It gathers the trajectories of each row (those of several seeds one after the other) and what
+    there is to read of them.
+    """
 
     world: pipeline.World
-    artifacts: object
+    artifacts: Artifacts
     policy: pipeline.Policy
-    engine: object
+    engine: Engine
     examples: list[RankingExample]
-    kept: dict[str, list[Trajectory]]
+    kept: dict[str, list[Trajectory]] = dataclasses.field(default_factory=dict)
     transcripts: list[dict] = dataclasses.field(default_factory=list)
 
-    def __call__(self, name: str, params, directory: Path, observations: str = "as_they_are"):
+    def __call__(
+        self, name: str, params, directory: Path, observations: str = "as_they_are"
+    ) -> None:
         path = directory / f"{name}.jsonl"
         if not path.exists():
             options = OBSERVATIONS[observations]
@@ -128,9 +144,28 @@ class _Judge:
             for trajectory, example in zip(found, self.examples, strict=True)
         ]
 
+    def add_rows(self, judged: Judged) -> None:
+        """Adds a row for each name, over all seeds."""
+        for name, trajectories in self.kept.items():
+            repeats = len(trajectories) // len(self.examples)
+            row = summary_row(name, trajectories, self.examples * repeats)
+            judged.add(row, np.array([t.rank or 0 for t in trajectories]))
+
+
+def run_stage(
+    stage: str, judge: Judge, agent: Agent, policy: pipeline.Policy, directory: Path, seed: int
+) -> pipeline.Policy:
+    """Trains ``policy`` in stage ``rta`` or ``ppr``, saves and judges what comes out of it."""
+    train, row = STAGES[stage]
+    with app.phase(f"{stage}, seed {seed}"):
+        params = train(judge.world, agent, judge.engine, policy, directory, seed)
+    train_policy.save(policy, params, directory / stage / "policy")
+    judge(row, params, directory)
+    return dataclasses.replace(policy, params=params)
+
 
 def comparisons(judged: Judged) -> list[dict]:
-    """Paired differences of NDCG@10 and HR@1 over the same examples, with 95% intervals."""
+    """Paired differences of NDCG@10 over the same examples, with 95% intervals."""
     found = []
     users = [example.user for example in judged.examples]
     for a, b in COMPARED:
@@ -150,8 +185,8 @@ def _per_example(ranks: dict[str, np.ndarray], name: str) -> np.ndarray:
     return np.mean([ndcg_values(ranks[row], 10) for row in single], axis=0)
 
 
-def finish(world, judged: Judged, transcripts: list[dict], seeds: Sequence[int]) -> None:
-    """Writes results, trajectories and the report, and prints the table."""
+def finish(world, judged: Judged, transcripts: list[dict], seeds: Sequence[int]) -> dict:
+    """Writes results, trajectories and the report, prints the table and returns the results."""
     workdir = world.workdir
     results = {
         "rows": judged.rows,
@@ -171,6 +206,7 @@ def finish(world, judged: Judged, transcripts: list[dict], seeds: Sequence[int])
         low, high = row["interval"]
         print(f"{row['a']} - {row['b']}: {row['difference']:+.4f} [{low:+.4f}, {high:+.4f}]")
     print(f"report: {workdir / 'report.html'}")
+    return results
 
 
 if __name__ == "__main__":

@@ -37,13 +37,13 @@ def _scripted(world, a, b, examples) -> Iterator[Row]:
     config, log = world.config, world.log
     tools_a, tools_b = pipeline.toolbox(config, a), pipeline.toolbox(config, b)
     shown = scripted.gather_evidence(log, tools_b, b, examples)
-    valid = world.examples["valid"]
+    valid = pipeline.chosen(world.examples["valid"], config.evaluation.validation_examples)
     shown_valid = scripted.gather_evidence(log, tools_b, b, valid)
     best = scripted.best_plan(fixed_plans(), shown_valid, valid)
     yield _by_plan("scripted_agent", best, shown, examples)
     for plan in fixed_plans(max_orders=1):
         yield _by_plan(f"scripted:{plan.name}", plan, shown, examples)
-    policy = world.examples["policy"]
+    policy = pipeline.chosen(world.examples["policy"], config.evaluation.fitting_examples)
     features = scripted.evidence_features(scripted.gather_evidence(log, tools_a, a, policy))
     weights = scripted.fit_linear(features, np.array([e.target_number - 1 for e in policy]))
     scores = scripted.linear_scores(scripted.evidence_features(shown), weights)

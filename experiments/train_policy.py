@@ -1,16 +1,25 @@
 """Trains a policy, stage by stage.
 
-    python -m experiments.train_policy --config=FILE.py --workdir=DIR --stage=sft|rta|ppr
+    python -m experiments.train_policy --config=FILE.py --workdir=DIR --stage=sft|rta|ppr \
+        [--config.mesh.data=N --config.mesh.fsdp=N --config.mesh.tensor=N] [--distributed]
 
 ``sft`` continues the warm start of the config's policy directory, ``rta`` is list-wise GRPO on
 NDCG, ``ppr`` mines hard pairs with the ``rta`` policy and refines it on them. Each stage resumes
 from its newest checkpoint in the workdir, and ends with an ordinary policy directory,
 ``<workdir>/<stage>/policy``, from which the next one starts.
+
+The learner lies on the config's mesh over all devices. With ``--distributed`` the program is one of
+several processes with the same flags, and a workdir that all of them see; each rolls out its own
+share of every step. TPU pods and Slurm are recognised; elsewhere ``AGENTICREC_COORDINATOR``
+(host:port of process 0), ``AGENTICREC_PROCESSES`` and ``AGENTICREC_PROCESS`` say who is who.
 """
 
+import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 from absl import flags
 from flax import nnx
 
@@ -19,6 +28,7 @@ from agenticrec_jax.evaluation.evaluator import evaluate
 from agenticrec_jax.generation.engine import Engine
 from agenticrec_jax.losses import for_batch, grpo_loss
 from agenticrec_jax.models.hf import save_policy
+from agenticrec_jax.parallel import multihost
 from agenticrec_jax.training import reinforce
 from agenticrec_jax.training import warm_start as warming
 from agenticrec_jax.training.batches import Packing
@@ -35,8 +45,12 @@ BEFORE = {"sft": None, "rta": "sft", "ppr": "rta"}
 def main(argv: Sequence[str]) -> None:
     del argv
     config, stage = _CONFIG.value, _STAGE.value
+    if _DISTRIBUTED.value:
+        multihost.initialize(os.environ.get(multihost.COORDINATOR, "auto"))
+    multihost.check_same({"config": config.to_dict(), "stage": stage}, "the configuration")
     workdir = Path(_WORKDIR.value)
-    policy = pipeline.load(starting_point(config, workdir, stage))
+    mesh = pipeline.device_mesh(config)
+    policy = pipeline.load(starting_point(config, workdir, stage), mesh=mesh)
     with app.phase("data and tools"):
         world = pipeline.prepare(config, _WORKDIR.value)
         artifacts = pipeline.artifacts_a(world)
@@ -66,15 +80,20 @@ def warm_start(world: pipeline.World, agent: Agent, graphdef, params):
     source = warming.WarmStart(
         agent, world.examples["policy"], lessons, settings.prompts, settings.members, config.seed
     )
-    packing = Packing(settings.token_budget, pad_id=agent.prompts.tokenizer.pad_id)
+    mesh = pipeline.device_mesh(config)
+    packing = Packing(
+        settings.token_budget,
+        group_multiple=multihost.row_shards(mesh),
+        pad_id=agent.prompts.tokenizer.pad_id,
+    )
     record = {"warm_start": settings.to_dict(), "policy": config.policy.to_dict()}
     with (
         Checkpoints(world.workdir / "sft" / "checkpoints", record) as checkpoints,
-        MetricsWriter(world.workdir) as writer,
+        MetricsWriter(world.workdir, jax.process_index()) as writer,
     ):
         state = warming.train(
             source, graphdef, params, packing, settings.learning_rate, writer, checkpoints,
-            settings.save_every,
+            settings.save_every, mesh,
         )  # fmt: skip
     return state.params
 
@@ -103,15 +122,20 @@ def train_ppr(world, agent: Agent, engine: Engine, policy, directory: Path, seed
 def mined_pairs(world, agent, engine, params, directory: Path, seed: int) -> list[HardPair]:
     """Hard pairs from greedy rankings of the policy examples, kept in ``ppr/pairs.jsonl``."""
     path = directory / "ppr" / "pairs.jsonl"
-    if not path.exists():
+    if not multihost.allgather(path.exists())[0]:
         settings = world.config.ppr
         examples = pipeline.chosen(world.examples["policy"], settings.mining_examples)
         with app.phase("mining"):
-            ranked = evaluate(agent, engine, params, examples)
-        pairs = mine_pairs(ranked, world.by_id("policy"), seed)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_pairs(path, pairs)
-        print(f"{len(pairs)} hard pairs from {len(ranked)} rankings")
+            ranked = evaluate(agent, engine, params, multihost.share(examples))
+        found = mine_pairs(ranked, world.by_id("policy"), seed)
+        shares = multihost.allgather([dataclasses.astuple(pair) for pair in found])
+        pairs = [HardPair(*fields) for share in shares for fields in share]
+        pairs.sort(key=lambda pair: pair.example_id)
+        with multihost.main_writes("pairs") as writes:
+            if writes:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_pairs(path, pairs)
+        print(f"{len(pairs)} hard pairs from {len(examples)} rankings")
     return read_pairs(path)
 
 
@@ -124,8 +148,17 @@ def _reinforce(name, settings, world, agent, engine, policy, tasks_at, directory
         b2=settings.b2,
     )
     loss = for_batch(grpo_loss, normaliser=float(config.engine.max_tokens))
-    update = make_update(policy.graphdef, loss, optimizer, temperature=settings.temperature)
-    packing = Packing(settings.token_budget, pad_id=policy.tokenizer.pad_id)
+    mesh = pipeline.device_mesh(config)
+    update = make_update(
+        policy.graphdef, loss, optimizer, temperature=settings.temperature, mesh=mesh
+    )
+    packing = Packing(
+        settings.token_budget,
+        settings.prompt_buckets,
+        settings.completion_buckets,
+        multihost.row_shards(mesh),
+        pad_id=policy.tokenizer.pad_id,
+    )
     stage = reinforce.Stage(
         name, settings.steps, settings.members, settings.temperature, seed, packing,
         settings.save_every,
@@ -133,9 +166,9 @@ def _reinforce(name, settings, world, agent, engine, policy, tasks_at, directory
     record = {name: settings.to_dict(), "seed": seed, "candidates": world.candidate_hash}
     with (
         Checkpoints(directory / name / "checkpoints", record) as checkpoints,
-        MetricsWriter(directory) as writer,
+        MetricsWriter(directory, jax.process_index()) as writer,
     ):
-        state = init_state(pipeline.copied(policy.params), optimizer)
+        state = init_state(pipeline.copied(policy.params), optimizer, mesh)
         state = reinforce.reinforce(
             stage, state, agent, engine, update, tasks_at, writer, checkpoints
         )
@@ -145,11 +178,14 @@ def _reinforce(name, settings, world, agent, engine, policy, tasks_at, directory
 def save(policy: pipeline.Policy, params, directory: Path) -> None:
     """Writes a policy directory: configuration, weights and tokenizer."""
     save_policy(nnx.merge(policy.graphdef, params), directory)
-    policy.tokenizer.save(directory)
+    with multihost.main_writes("tokenizer") as writes:
+        if writes:
+            policy.tokenizer.save(directory)
 
 
 if __name__ == "__main__":
     _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
     _STAGE = flags.DEFINE_enum("stage", "rta", STAGES, "Which stage to run.")
     _CONFIG = pipeline.define_config("experiments/configs/office.py")
+    _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Run as one of several processes.")
     app.run(main)

@@ -22,6 +22,8 @@ from rich.table import Table
 from agenticrec_jax.evaluation import charts
 
 METRICS = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "invalid_rate", "mean_tool_calls")
+FEWER_METRICS = ("hr@1", "ndcg@10", "invalid_rate", "mean_tool_calls")
+TABLE_WIDTH = 113  # columns that the table takes with all metrics
 LABELS = {"invalid_rate": "invalid", "mean_tool_calls": "calls"}
 ROW_NOTES = {
     "chance": "a uniformly random order, computed exactly",
@@ -68,18 +70,25 @@ def outcome(trajectory: Mapping) -> str:
 
 
 def print_table(results: Mapping, console: Console | None = None) -> None:
-    """Prints the rows with their intervals, and the protocol they were measured under."""
+    """Prints the rows with their intervals, and the protocol they were measured under.
+
+    A narrow terminal gets fewer metrics; what is no terminal (a file, a pipe) gets all of them.
+    """
+    console = console or rich.get_console()
+    if console.width < TABLE_WIDTH and not console.is_terminal:
+        console = Console(file=console.file, width=TABLE_WIDTH)
+    shown = METRICS if console.width >= TABLE_WIDTH else FEWER_METRICS
     table = Table(title=_protocol_line(results["protocol"]), title_justify="left")
     table.add_column("row", no_wrap=True)
-    for name in METRICS:
+    for name in shown:
         table.add_column(LABELS.get(name, name), justify="right", no_wrap=True)
     table.add_column("ndcg@10 95%", justify="right", no_wrap=True)
     table.add_column("n", justify="right", no_wrap=True)
     for row in results["rows"]:
-        cells = [format_value(row.get(name)) for name in METRICS]
+        cells = [format_value(row.get(name)) for name in shown]
         interval = format_interval(row.get("ndcg@10_interval"))
         table.add_row(row["name"], *cells, interval, str(row.get("n", "")))
-    (console or rich.get_console()).print(table)
+    console.print(table)
 
 
 def write_report(

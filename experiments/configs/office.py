@@ -93,6 +93,8 @@ def _rta() -> ConfigDict:
             "prompts": 16,
             "members": 8,
             "temperature": 1.0,
+            "prompt_buckets": (64, 256, 320, 512),
+            "completion_buckets": (64, 128, 192, 288),
             "learning_rate": 1e-4,
             "warmup_steps": 2,
             "clip_norm": 1.0,
@@ -121,12 +123,12 @@ def _full(config: ConfigDict) -> ConfigDict:
 
 
 def _smoke(config: ConfigDict) -> ConfigDict:
-    config.sasrec.epochs = 2
-    config.sasrec.update({"dim": 16, "blocks": 1})
+    config.sasrec.update({"epochs": 1, "dim": 16, "blocks": 1})
     config.engine.update({"slots": 12, "prompt_buckets": (320,), "splice_buckets": (48,)})
     config.engine.update({"row_buckets": (12,), "window_buckets": (640,)})
-    config.rta.update({"steps": 2, "prompts": 2, "members": 4, "save_every": 1})
-    config.ppr.update({"steps": 1, "prompts": 2, "members": 4, "mining_examples": 12})
+    shapes = {"prompt_buckets": (320,), "completion_buckets": (288,), "token_budget": 1472}
+    config.rta.update({"steps": 2, "prompts": 2, "members": 4, "save_every": 1} | shapes)
+    config.ppr.update({"steps": 1, "prompts": 2, "members": 4, "mining_examples": 12} | shapes)
     counts = {"examples": 12, "validation_examples": 12, "fitting_examples": 12}
     config.evaluation.update(counts)
     return config

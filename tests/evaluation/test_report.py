@@ -348,3 +348,17 @@ def test_the_table_on_a_terminal():
         line = next(line for line in printed.splitlines() if f" {name} " in line)
         assert f"{value:.3f}" in line and f"{value - 0.028:.3f}–" in line and "500" in line
     assert "office_sample, test split, 1 of 20 candidates (hash 9f2c6b0a41d7e835)" in printed
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_narrow_table_keeps_its_numbers_whole(terminal):
+    console = Console(file=io.StringIO(), width=80, force_terminal=terminal, color_system=None)
+    results = made_results()
+    results["rows"] = [dict(row, n=1806) for row in results["rows"]]
+    report.print_table(results, console)
+    printed = console.file.getvalue()
+    table = printed[printed.index("┏") :]
+    assert "…" not in table and ("hr@5" in table) == (not terminal)
+    assert max(map(len, table.splitlines())) <= (80 if terminal else report.TABLE_WIDTH)
+    for value in ROWS.values():
+        assert f"{value:.3f}" in table and f"{value - 0.028:.3f}–" in table
