@@ -5,7 +5,7 @@ import re
 import numpy as np
 
 BLANK = "nothing found"
-_ORDER = re.compile(r"(?:\d+,)+")
+_ORDER = re.compile(r"(?<=[a-z]:)(?:\d+,)+")
 
 
 def blank(text: str, example_id: int) -> str:
@@ -25,4 +25,7 @@ def permute(text: str, example_id: int, candidates: int = 20) -> str:
 
 
 def _rename(order: str, names: np.ndarray) -> str:
-    return "".join(f"{names[int(n) - 1]}," for n in order.split(",") if n)
+    numbers = [int(n) for n in order.split(",") if n]
+    if not all(1 <= n <= len(names) for n in numbers):  # digits of a title, not an order
+        return order
+    return "".join(f"{names[n - 1]}," for n in numbers)

@@ -12,6 +12,11 @@ def test_permuting_renames_consistently_and_keeps_the_form():
     assert "; 3 pens;" in shown
 
 
+def test_permuting_leaves_the_digits_of_titles_alone():
+    title = "near h2: labels 1,200, 3,500, pack:2018, box"
+    assert interventions.permute(title, 3) == title
+
+
 def test_permuting_depends_on_the_example_and_is_repeatable():
     shown = [interventions.permute(TEXT, example) for example in range(20)]
     assert shown == [interventions.permute(TEXT, example) for example in range(20)]
