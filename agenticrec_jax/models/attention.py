@@ -46,8 +46,8 @@ def make_masks(
     context_valid: Bool[Array, "P S"] | None = None,
 ) -> Masks:
     """A new token sees valid new tokens up to itself in its segment, and all valid context."""
-    steps = valid.shape[1]
-    own = jnp.tril(jnp.ones((steps, steps), bool)) & valid[:, None, :]
+    steps = jnp.arange(valid.shape[1])
+    own = (steps[:, None] >= steps) & valid[:, None, :]
     if segments is not None:
         own &= segments[:, :, None] == segments[:, None, :]
     return Masks(own, context_valid)

@@ -14,6 +14,7 @@ from agenticrec_jax.models.attention import attend, make_masks, rope_tables, rot
 def reference(q, k, v, sees, group_of, past=None, past_sees=None):
     """Row by row, head by head, token by token: softmax over the visible keys, in float64."""
     q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+    past = past and [np.asarray(x, np.float64) for x in past]
     rows, steps, heads, width = q.shape
     out = np.zeros_like(q)
     for b, t, n in np.ndindex(rows, steps, heads):
@@ -21,8 +22,8 @@ def reference(q, k, v, sees, group_of, past=None, past_sees=None):
         keys, values = [k[b, s, head] for s in sees[b, t]], [v[b, s, head] for s in sees[b, t]]
         if past is not None:
             p = group_of[b]
-            keys += [np.float64(past[0][p, s, head]) for s in past_sees[p]]
-            values += [np.float64(past[1][p, s, head]) for s in past_sees[p]]
+            keys += [past[0][p, s, head] for s in past_sees[p]]
+            values += [past[1][p, s, head] for s in past_sees[p]]
         scores = np.array(keys) @ q[b, t, n] / np.sqrt(width)
         weights = np.exp(scores - scores.max())
         out[b, t, n] = weights @ np.array(values) / weights.sum()
@@ -30,18 +31,22 @@ def reference(q, k, v, sees, group_of, past=None, past_sees=None):
 
 
 def arrays(prompts, group, steps, length, heads, kv_heads, width, seed=0):
-    keys = jax.random.split(jax.random.key(seed), 7)
-    rows = prompts * group
-    q = 3 * jax.random.normal(keys[0], (rows, steps, heads, width))
-    k, v = (jax.random.normal(key, (rows, steps, kv_heads, width)) for key in keys[1:3])
-    past = tuple(jax.random.normal(key, (prompts, length, kv_heads, width)) for key in keys[3:5])
-    valid = jax.random.bernoulli(keys[5], 0.7, (rows, steps)).at[:, 0].set(True)
-    past_valid = jax.random.bernoulli(keys[6], 0.6, (prompts, length))
-    return q, k, v, past, valid, past_valid
+    rng, rows = np.random.default_rng(seed), prompts * group
+
+    def normal(*shape):
+        return rng.normal(size=shape).astype(np.float32)
+
+    q = 3 * normal(rows, steps, heads, width)
+    k, v = (normal(rows, steps, kv_heads, width) for _ in range(2))
+    past = tuple(normal(prompts, length, kv_heads, width) for _ in range(2))
+    valid = rng.random((rows, steps)) < 0.7
+    valid[:, 0] = True
+    return q, k, v, past, valid, rng.random((prompts, length)) < 0.6
 
 
 def seen(valid, segments=None):
     """For every row and token, the list of new tokens it may see."""
+    valid = np.asarray(valid)
     rows, steps = valid.shape
     same = np.zeros((rows, steps), int) if segments is None else np.asarray(segments)
     return {
@@ -59,20 +64,19 @@ def test_equals_a_plain_loop(
     prompts, group, steps, length, heads, kv_heads, width, blocks, monkeypatch
 ):
     monkeypatch.setattr(attention, "_BLOCK_SCORES", 2 * heads * steps * (steps + length))
-    q, k, v, past, valid, past_valid = arrays(
-        prompts, group, steps, length, heads, kv_heads, width
-    )
+    q, k, v, past, valid, past_valid = arrays(prompts, group, steps, length, heads, kv_heads, width)
     group_of = [b // group for b in range(prompts * group)]
-    past_sees = [list(np.flatnonzero(row)) for row in past_valid]
+    past_sees = [list(np.flatnonzero(row)) for row in np.asarray(past_valid)]
     masks = make_masks(valid, None, past_valid)
-    got = attend(q, k, v, masks, past, blocks=blocks)
+    run = jax.jit(attend, static_argnames="blocks")
+    got = run(q, k, v, masks, past, blocks=blocks)
     want = reference(q, k, v, seen(valid), group_of, past, past_sees)
     np.testing.assert_allclose(got, want, atol=2e-6)
-    alone = attend(q, k, v, make_masks(valid), blocks=blocks)
+    alone = run(q, k, v, make_masks(valid), blocks=blocks)
     np.testing.assert_allclose(alone, reference(q, k, v, seen(valid), group_of), atol=2e-6)
 
 
-@pytest.mark.parametrize("limit", [1, 700, 2000, 5000, 10**9])
+@pytest.mark.parametrize("limit", [1, 2000])
 def test_blocks_of_any_size_give_the_same_numbers_and_gradients(limit, monkeypatch):
     q, k, v, past, valid, past_valid = arrays(3, 4, 6, 10, 4, 2, 8)
     masks = make_masks(valid, None, past_valid)
@@ -81,54 +85,58 @@ def test_blocks_of_any_size_give_the_same_numbers_and_gradients(limit, monkeypat
         def f(q, k, v, past):
             return jnp.sum(attend(q, k, v, masks, past, blocks=blocks) ** 2)
 
-        return jax.value_and_grad(f, argnums=(0, 1, 2, 3))(q, k, v, past)
+        return jax.jit(jax.value_and_grad(f, argnums=(0, 1, 2, 3)))(q, k, v, past)
 
     want = loss(False)
     monkeypatch.setattr(attention, "_BLOCK_SCORES", limit)
     got = loss(True)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-5), got, want)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=3e-5), got, want)
 
 
-def test_blocks_need_less_memory():
-    q, k, v, past, valid, past_valid = arrays(4, 4, 128, 128, 4, 2, 8)
+def test_blocks_need_less_memory(monkeypatch):
+    monkeypatch.setattr(attention, "_BLOCK_SCORES", 1)
+    q, k, v, past, valid, past_valid = arrays(4, 4, 96, 96, 2, 1, 8)
     masks = make_masks(valid, None, past_valid)
 
     def temporaries(blocks):
         def f(q, k, v, past):
             return jnp.sum(attend(q, k, v, masks, past, blocks=blocks) ** 2)
 
-        compiled = jax.jit(jax.grad(f, argnums=(0, 1, 2, 3))).lower(q, k, v, past).compile()
+        compiled = jax.jit(jax.grad(f)).lower(q, k, v, past).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
-    assert temporaries(True) < 0.7 * temporaries(False)
+    assert temporaries(True) < 0.3 * temporaries(False)
 
 
 def test_blocks_are_off_over_several_devices(monkeypatch):
     called = []
     monkeypatch.setattr(attention, "_attend_in_blocks", lambda *a: called.append(a))
     q, k, v, past, valid, past_valid = arrays(1, 1, 2, 2, 2, 1, 4)
-    attend(q, k, v, make_masks(valid, None, past_valid), past)
+    masks = make_masks(valid, None, past_valid)
+    jax.eval_shape(attend, q, k, v, masks, past)
     assert jax.device_count() == 8 and not called
     monkeypatch.setattr(jax, "device_count", lambda: 1)
-    attend(q, k, v, make_masks(valid, None, past_valid), past)
+    jax.eval_shape(lambda *a: attend(*a), q, k, v, masks, past)
     assert len(called) == 1
 
 
 def test_a_query_that_sees_nothing_is_finite_in_value_and_gradient():
     q, k, v, past, valid, past_valid = arrays(2, 2, 3, 4, 2, 1, 4)
-    nothing = make_masks(jnp.zeros_like(valid), None, jnp.zeros_like(past_valid))
-    grads = jax.grad(lambda q: jnp.sum(attend(q, k, v, nothing, past)))(q)
-    assert np.isfinite(attend(q, k, v, nothing, past)).all() and np.isfinite(grads).all()
+    nothing = make_masks(np.zeros_like(valid), None, np.zeros_like(past_valid))
+    run = jax.jit(jax.value_and_grad(lambda q: jnp.sum(attend(q, k, v, nothing, past))))
+    value, grads = run(q)
+    assert np.isfinite(value) and np.isfinite(grads).all()
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(1, 4), st.integers(1, 9), st.integers(0, 2**31 - 1))
-def test_own_mask_is_its_definition(rows, steps, seed):
+@given(st.sampled_from([(1, 1), (3, 8), (2, 5)]), st.integers(0, 2**31 - 1))
+def test_own_mask_is_its_definition(shape, seed):
+    rows, steps = shape
     rng = np.random.default_rng(seed)
     valid = rng.random((rows, steps)) < 0.7
     segments = np.sort(rng.integers(0, 3, (rows, steps)), axis=1)
     for given_segments in (None, segments):
-        masks = make_masks(jnp.asarray(valid), given_segments)
+        masks = make_masks(valid, given_segments)
         want = np.zeros((rows, steps, steps), bool)
         for (b, t), visible in seen(valid, given_segments).items():
             want[b, t, visible] = True
@@ -150,7 +158,7 @@ def test_rotation_multiplies_complex_numbers(theta):
 
 
 def test_rotation_of_bfloat16_is_computed_in_float32():
-    x = jax.random.normal(jax.random.key(0), (1, 3, 2, 8)).astype(jnp.bfloat16)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 3, 2, 8)), jnp.bfloat16)
     tables = rope_tables(jnp.array([[5, 300, 4001]]), 8, 1e4)
     want = rotate(x.astype(jnp.float32), tables).astype(jnp.bfloat16)
     got = rotate(x, tables)

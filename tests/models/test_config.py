@@ -1,0 +1,126 @@
+"""The config: both spellings, what is refused, and the way back."""
+
+from dataclasses import replace
+
+import pytest
+
+from agenticrec_jax.errors import InputError
+from agenticrec_jax.models.config import Qwen3Config
+from agenticrec_jax.testing.models import TINY
+
+PUBLISHED = {  # the spelling of checkpoints on the hub
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "attention_bias": False,
+    "head_dim": 128,
+    "hidden_act": "silu",
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "max_position_embeddings": 40960,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 28,
+    "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-06,
+    "rope_scaling": None,
+    "rope_theta": 1000000,
+    "sliding_window": None,
+    "tie_word_embeddings": True,
+    "torch_dtype": "bfloat16",
+    "use_sliding_window": False,
+    "vocab_size": 151936,
+}
+
+
+def without(raw, *fields):
+    return {name: value for name, value in raw.items() if name not in fields}
+
+
+def test_published_spelling_is_read():
+    assert Qwen3Config.from_hf(PUBLISHED) == Qwen3Config(
+        vocab_size=151936,
+        hidden_size=1024,
+        intermediate_size=3072,
+        num_layers=28,
+        num_heads=16,
+        num_kv_heads=8,
+        head_dim=128,
+        rope_theta=1e6,
+        rms_norm_eps=1e-6,
+        tie_word_embeddings=True,
+        max_position_embeddings=40960,
+        param_dtype="bfloat16",
+        dtype="bfloat16",
+    )
+
+
+def test_new_spelling_means_the_same():
+    new = without(PUBLISHED, "rope_theta", "rope_scaling", "torch_dtype")
+    new |= {"rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}, "dtype": "bfloat16"}
+    assert Qwen3Config.from_hf(new) == Qwen3Config.from_hf(PUBLISHED)
+
+
+def test_family_decides_norms_and_biases():
+    def flags(**changes):
+        config = Qwen3Config.from_hf(PUBLISHED | changes)
+        return config.qk_norm, config.qkv_bias, config.o_bias
+
+    qwen2, llama = ["Qwen2ForCausalLM"], ["LlamaForCausalLM"]
+    assert flags(attention_bias=True) == (True, True, True)
+    assert flags(architectures=qwen2) == (False, True, False)
+    assert flags(architectures=llama) == (False, False, False)
+    assert flags(architectures=llama, attention_bias=True) == (False, True, True)
+
+
+def test_head_dim_falls_back_as_transformers_does():
+    raw = without(PUBLISHED, "head_dim")
+    assert Qwen3Config.from_hf(raw).head_dim == 128
+    assert Qwen3Config.from_hf(raw | {"architectures": ["LlamaForCausalLM"]}).head_dim == 64
+
+
+@pytest.mark.parametrize(
+    "change,word",
+    [
+        ({"architectures": ["Qwen3MoeForCausalLM"]}, "Qwen3MoeForCausalLM"),
+        ({"num_experts": 8}, "num_experts"),
+        ({"use_sliding_window": True}, "sliding window"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding window"),
+        ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "yarn"),
+        ({"rope_parameters": {"rope_theta": 1e6, "rope_type": "llama3"}}, "llama3"),
+        ({"rope_parameters": {"rope_theta": 1e4}}, "two different rope_theta"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+        ({"hidden_act": "gelu"}, "gelu"),
+        ({"mlp_bias": True}, "mlp_bias"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config"),
+        ({"torch_dtype": "int8"}, "int8"),
+        ({"rope_theta": None}, "rope_theta"),
+        ({"vocab_size": None}, "vocab_size"),
+        ({"num_key_value_heads": 3}, "num_key_value_heads"),
+        ({"head_dim": 25}, "head_dim 25"),
+    ],
+)
+def test_what_would_be_ignored_is_refused_by_name(change, word):
+    with pytest.raises(InputError, match=word) as error:
+        Qwen3Config.from_hf(PUBLISHED | change, "somewhere/config.json")
+    if word not in ("num_key_value_heads", "head_dim 25"):
+        assert "somewhere/config.json" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"qkv_bias": True, "o_bias": True},
+        {"qk_norm": False},
+        {"qk_norm": False, "qkv_bias": True},
+        {"qk_norm": False, "qkv_bias": True, "o_bias": True},
+        {"tie_word_embeddings": False, "num_kv_heads": 1, "param_dtype": "bfloat16"},
+    ],
+)
+def test_written_config_reads_back(change):
+    config = replace(TINY, **change)
+    assert Qwen3Config.from_hf(config.to_hf()) == replace(config, dtype=config.param_dtype)
+
+
+def test_a_mix_that_no_architecture_has_cannot_be_written():
+    with pytest.raises(InputError, match="no Hugging Face architecture"):
+        replace(TINY, qkv_bias=True).to_hf()

@@ -1,0 +1,301 @@
+"""The policy against committed oracles, and one mask test over every way of running it."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file
+
+from agenticrec_jax.models.hf import load_policy
+from agenticrec_jax.models.qwen3 import KV, Context, segment_positions
+from agenticrec_jax.testing.models import tiny_qwen3
+
+ORACLES = Path(__file__).parents[1] / "oracles"
+NAMES = ("tiny_qwen3", "tiny_qwen3_untied_hd24", "tiny_qwen2_gqa7", "tiny_llama_bias")
+T, NEW = 12, 6
+
+
+def load(name):
+    oracle = load_file(ORACLES / name / "oracle.safetensors")
+    return load_policy(ORACLES / name), oracle, oracle["attention_mask"].astype(bool)
+
+
+def padded_logits(model, oracle, valid):
+    hidden, _ = model.forward(oracle["input_ids"], oracle["position_ids"], valid)
+    return model.logits(hidden)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_logits_loss_and_gradients_equal_the_oracle(name):
+    model, oracle, valid = load(name)
+    graphdef, params = nnx.split(model)
+    ids = jnp.asarray(oracle["input_ids"])
+
+    @jax.jit
+    def run(params):
+        def loss(params):
+            logits = padded_logits(nnx.merge(graphdef, params), oracle, valid)
+            nll = -jnp.take_along_axis(jax.nn.log_softmax(logits)[:, :-1], ids[:, 1:, None], 2)
+            real = valid[:, 1:] & valid[:, :-1]
+            return jnp.sum(nll[..., 0] * real) / real.sum(), logits
+
+        return jax.value_and_grad(loss, has_aux=True)(params)
+
+    (loss, logits), grads = run(params)
+    np.testing.assert_allclose(logits[valid], oracle["logits"][valid], rtol=1e-6, atol=1e-5)
+    np.testing.assert_allclose(loss, oracle["loss"], rtol=1e-6)
+    _check_gradients(nnx.merge(graphdef, grads), oracle)
+
+
+def _check_gradients(grads, oracle):
+    """Every oracle gradient is found under its own name, within 1e-4 of the leaf's maximum."""
+    layers = {f"model.layers.{i}": layer for i, layer in enumerate(grads.layers)}
+    found = {
+        "model.embed_tokens.weight": grads.embedding[...],
+        "model.norm.weight": grads.norm.scale[...],
+    }
+    if grads.head is not None:
+        found["lm_head.weight"] = grads.head.kernel[...].T
+    for stem, layer in layers.items():
+        found[f"{stem}.input_layernorm.weight"] = layer.attention_norm.scale[...]
+        found[f"{stem}.post_attention_layernorm.weight"] = layer.mlp_norm.scale[...]
+        for part in ("gate", "up", "down"):
+            found[f"{stem}.mlp.{part}_proj.weight"] = getattr(layer.mlp, part).kernel[...].T
+        for part in "qkvo":
+            found |= _projection(f"{stem}.self_attn.{part}_proj", getattr(layer.attention, part))
+        if layer.attention.q_norm is not None:
+            found[f"{stem}.self_attn.q_norm.weight"] = layer.attention.q_norm.scale[...]
+            found[f"{stem}.self_attn.k_norm.weight"] = layer.attention.k_norm.scale[...]
+    assert {f"grad.{name}" for name in found} == {n for n in oracle if n.startswith("grad.")}
+    for name, value in found.items():
+        want = oracle[f"grad.{name}"]
+        np.testing.assert_allclose(value, want, atol=1e-4 * np.abs(want).max(), err_msg=name)
+
+
+def _projection(name, projection):
+    kernel = np.asarray(projection.kernel[...])
+    inputs = int(np.prod(kernel.shape[: projection.inputs]))
+    found = {f"{name}.weight": kernel.reshape(inputs, -1).T}
+    if projection.bias is not None:
+        found[f"{name}.bias"] = np.asarray(projection.bias[...]).reshape(-1)
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_greedy_continuation_through_the_cache_equals_the_oracle(name):
+    model, oracle, valid = load(name)
+    graphdef, params = nnx.split(model)
+    want = oracle["greedy"]
+    length, total = valid.shape[1], want.shape[1]
+    pad = (~valid).sum(1)
+
+    @jax.jit
+    def prefill(params):
+        model = nnx.merge(graphdef, params)
+        hidden, kv = model.forward(oracle["input_ids"], oracle["position_ids"], valid)
+        room = ((0, 0), (0, total - length), (0, 0), (0, 0))
+        return model.logits(hidden[:, -1]).argmax(-1), jax.tree.map(lambda x: jnp.pad(x, room), kv)
+
+    @jax.jit
+    def decode(params, token, kv, column):
+        model, columns = nnx.merge(graphdef, params), jnp.arange(total)
+        context = Context(kv, (columns >= pad[:, None]) & (columns < column))
+        positions = (column - pad)[:, None]
+        hidden, new = model.forward(token[:, None], positions, np.ones((2, 1), bool), context)
+        kv = jax.tree.map(lambda a, b: a.at[:, column].set(b[:, 0]), kv, new)
+        return model.logits(hidden[:, 0]).argmax(-1), kv
+
+    token, kv = prefill(params)
+    found = [token]
+    for column in range(length, total - 1):
+        token, kv = decode(params, token, kv, column)
+        found.append(token)
+    np.testing.assert_array_equal(np.stack(found, 1), want[:, length:])
+
+
+# Every way of running the model, each as a function (model, ids [B, T]) -> logits [B, T, V].
+
+
+def dense(model, ids):
+    return model(ids)
+
+
+def padded(model, ids):
+    """Right-padded by three tokens that mean nothing."""
+    wide = jnp.pad(ids, ((0, 0), (0, 3)), constant_values=7)
+    valid = jnp.arange(wide.shape[1]) < jnp.full((len(ids), 1), ids.shape[1])
+    hidden, _ = model.forward(wide, segment_positions(wide), valid)
+    return model.logits(hidden)[:, : ids.shape[1]]
+
+
+def packed(model, ids):
+    """Each row as the second segment of three."""
+    other = ids[:, ::-1][:, :5]
+    joined = jnp.concatenate([other, ids, other], axis=1)
+    sizes = (5, ids.shape[1], 5)
+    segments = jnp.broadcast_to(np.repeat(np.arange(3), sizes), joined.shape)
+    return model(joined, segments)[:, 5:-5]
+
+
+def cached(model, ids):
+    """Token by token through a cache that is longer than needed and holds rubbish."""
+    return _in_chunks(model, ids, [1] * ids.shape[1])
+
+
+def spliced(model, ids):
+    """A prompt, then chunks of several tokens and single ones."""
+    return _in_chunks(model, ids, [5, 3, 1, ids.shape[1] - 9])
+
+
+def _in_chunks(model, ids, sizes):
+    config, rows, columns = model.config, len(ids), ids.shape[1] + 2
+    shape = (rows, columns, config.num_kv_heads, config.head_dim)
+    kv = KV(*((jnp.full(shape, 9.0),) * config.num_layers for _ in "kv"))
+    logits, start = [], 0
+    for size in sizes:
+        chunk = ids[:, start : start + size]
+        valid = jnp.ones(chunk.shape, bool)
+        context = Context(kv, jnp.arange(columns) < jnp.full((rows, 1), start))
+        hidden, new = model.forward(chunk, segment_positions(chunk) + start, valid, context)
+        kv = jax.tree.map(
+            lambda a, b, s=start: jax.lax.dynamic_update_slice_in_dim(a, b, s, 1), kv, new
+        )
+        logits.append(model.logits(hidden))
+        start += size
+    return jnp.concatenate(logits, axis=1)
+
+
+def shared(model, ids):
+    """Rows 2p and 2p+1 are completions of one right-padded prompt (so must begin alike)."""
+    prompts = jnp.pad(ids[::2, :5], ((0, 0), (0, 2)), constant_values=7)
+    valid = jnp.arange(7) < jnp.full((len(prompts), 1), 5)
+    first, kv = model.forward(prompts, segment_positions(prompts), valid)
+    rest = ids[:, 5:]
+    positions = segment_positions(rest) + 5
+    hidden, _ = model.forward(rest, positions, jnp.ones(rest.shape, bool), Context(kv, valid))
+    first = jnp.repeat(first[:, :5], 2, axis=0)
+    return model.logits(jnp.concatenate([first, hidden], axis=1))
+
+
+WAYS = (dense, padded, packed, cached, spliced, shared)
+
+
+def rows():
+    """Four rows in pairs that begin with the same five tokens."""
+    ids = np.random.default_rng(3).integers(0, 96, (4, T))
+    ids[1::2, :5] = ids[::2, :5]
+    return jnp.asarray(ids)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_qwen3(num_heads=6, num_kv_heads=2, head_dim=10, tie_word_embeddings=False)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_changing_a_token_changes_nothing_before_it(way, model):
+    run = nnx.jit(way)
+    ids = rows()
+    before = run(model, ids)
+    np.testing.assert_allclose(before, nnx.jit(dense)(model, ids), atol=1e-5)
+    for j in (0, 5, T - 2):
+        changed = ids.at[:, j].set((ids[:, j] + 31) % 96)
+        after = run(model, changed)
+        np.testing.assert_allclose(after[:, :j], before[:, :j], atol=1e-6)
+        moved = jnp.abs(after[:, j:] - before[:, j:]).max(-1)
+        assert (moved > 1e-3).all(), "a token and all after it must feel the change"
+
+
+def test_changing_a_token_changes_nothing_in_another_segment(model):
+    segments = jnp.array([[0, 0, 0, 0, 1, 1, 1, 1, 1, 2, 2, 2]] * 4)
+    run, ids = nnx.jit(lambda model, ids: model(ids, segments)), rows()
+    before = run(model, ids)
+    for j in (0, 3, 5, 8):
+        after = run(model, ids.at[:, j].add(1))
+        moved = np.asarray(jnp.abs(after - before).max((0, 2)) > 1e-6)
+        feels = (np.arange(T) >= j) & (np.asarray(segments[0]) == int(segments[0, j]))
+        np.testing.assert_array_equal(moved, feels)
+
+
+def test_padding_in_the_middle_of_a_context_is_not_seen(model):
+    ids = rows()
+    valid = jnp.ones(ids.shape, bool).at[:, 3:6].set(False)
+    positions = jnp.where(jnp.arange(T) < 3, jnp.arange(T), jnp.arange(T) - 3)[None].repeat(4, 0)
+
+    def run(model, ids):
+        _, kv = model.forward(ids, positions, valid)
+        one = jnp.ones((4, 1), jnp.int32)
+        return model.forward(one, one * (T - 3), one == 1, Context(kv, valid))[0][:, 0]
+
+    run = nnx.jit(run)
+    np.testing.assert_array_equal(run(model, ids), run(model, ids.at[:, 3:6].set(0)))
+    short = jnp.concatenate([ids[:, :3], ids[:, 6:], jnp.ones((4, 1), ids.dtype)], axis=1)
+    logits = nnx.jit(lambda model, hidden: model.logits(hidden))(model, run(model, ids))
+    np.testing.assert_allclose(logits, nnx.jit(dense)(model, short)[:, -1], atol=1e-5)
+
+
+def test_gradients_through_a_shared_context_equal_those_of_separate_rows():
+    """Also with every block recomputed in the backward pass."""
+    graphdef, params = nnx.split(tiny_qwen3(qkv_bias=True))
+    recomputed = nnx.split(tiny_qwen3(qkv_bias=True, remat=True))[0]
+    ids = rows()
+
+    def gradient(way, graphdef):
+        def loss(params):
+            scores = jax.nn.log_softmax(way(nnx.merge(graphdef, params), ids)[:, :-1])
+            return -jnp.take_along_axis(scores, ids[:, 1:, None], 2).mean()
+
+        return jax.jit(jax.grad(loss))(params)
+
+    want, got = gradient(dense, graphdef), gradient(shared, recomputed)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max()), got, want
+    )
+
+
+def test_theta_eps_and_qk_norm_reach_the_computation():
+    ids = rows()
+    run = nnx.jit(dense)
+    plain = run(tiny_qwen3(), ids)
+    for change in ({"rope_theta": 4000.0}, {"rms_norm_eps": 1e-4}, {"qk_norm": False}):
+        assert jnp.abs(run(tiny_qwen3(**change), ids) - plain).max() > 1e-4, change
+
+
+@pytest.mark.parametrize("qk_norm", [True, False])
+def test_qk_norm_cancels_the_scale_of_queries_only_when_on(qk_norm):
+    model, ids = tiny_qwen3(qk_norm=qk_norm, rms_norm_eps=1e-9), rows()
+    run = nnx.jit(dense)
+    before = run(model, ids)
+    for layer in model.layers:
+        layer.attention.q.kernel[...] = 20 * layer.attention.q.kernel[...]
+    moved = jnp.abs(run(model, ids) - before).max()
+    assert moved < 1e-4 if qk_norm else moved > 1e-2
+    assert (model.layers[0].attention.q_norm is None) is (not qk_norm)
+
+
+def test_activations_in_bfloat16_stay_close_and_logits_are_float32():
+    ids = rows()
+    wide, narrow = tiny_qwen3(), tiny_qwen3(dtype="bfloat16", param_dtype="bfloat16")
+    logits = nnx.jit(dense)(narrow, ids)
+    _, kv = jax.eval_shape(lambda: narrow.forward(ids, ids, ids >= 0))
+    assert narrow.embedding[...].dtype == kv.k[0].dtype == jnp.bfloat16
+    assert logits.dtype == jnp.float32
+    np.testing.assert_allclose(logits, nnx.jit(dense)(wide, ids), atol=0.03)
+
+
+def test_new_keys_and_values_have_the_documented_shape():
+    model, ids = tiny_qwen3(num_heads=6, num_kv_heads=3), rows()
+    hidden, kv = jax.eval_shape(lambda: model.forward(ids, ids, ids >= 0))
+    assert hidden.shape == (4, T, 32)
+    assert [x.shape for x in (*kv.k, *kv.v)] == [(4, T, 3, 12)] * 4
+
+
+def test_positions_start_anew_in_every_segment():
+    ids = jnp.zeros((2, 6), jnp.int32)
+    segments = jnp.array([[0, 0, 1, 1, 1, 2], [3, 3, 3, 3, 3, 3]])
+    np.testing.assert_array_equal(
+        segment_positions(ids, segments), [[0, 1, 0, 1, 2, 0], [0, 1, 2, 3, 4, 5]]
+    )

@@ -1,0 +1,125 @@
+"""Writes what transformers and torch compute for a small model, for the tests to compare with.
+
+Not run by any test: the files beside it are committed. To make them again::
+
+    pip install torch==2.13.0 transformers==5.23.0 safetensors
+    python tests/oracles/make_qwen3_oracle.py tests/oracles/tiny_qwen3 \
+        tests/oracles/tiny_qwen3_untied_hd24 tests/oracles/tiny_qwen2_gqa7 \
+        tests/oracles/tiny_llama_bias
+
+A directory without ``config.json`` is first filled with a random model of the recipe of its name.
+``oracle.safetensors`` then gets: input_ids [2, T] (row 1 left-padded), attention_mask,
+position_ids, logits, greedy [2, T + 16], loss (mean cross-entropy where a token and its predecessor
+are real) and grad.<parameter>, all in float32 with eager attention.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+STEPS, PADDING, NEW = 24, 7, 16
+
+RECIPES = {
+    # Biases, no q/k norm, theta and eps far from Qwen3's, seven query heads on one key head.
+    "tiny_qwen2_gqa7": {
+        "model_type": "qwen2",
+        "vocab_size": 128,
+        "hidden_size": 56,
+        "intermediate_size": 72,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 7,
+        "num_key_value_heads": 1,
+        "rope_theta": 1e4,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": True,
+        "max_position_embeddings": 128,
+        "initializer_range": 0.2,
+    },
+    # A Llama with the q, k, v and o biases that attention_bias means there.
+    "tiny_llama_bias": {
+        "model_type": "llama",
+        "vocab_size": 96,
+        "hidden_size": 48,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "head_dim": 12,
+        "rope_theta": 2e4,
+        "rms_norm_eps": 1e-5,
+        "attention_bias": True,
+        "tie_word_embeddings": False,
+        "max_position_embeddings": 128,
+        "initializer_range": 0.2,
+    },
+}
+
+
+def create(directory: Path) -> None:
+    """A random model of the directory's recipe, biases and norms included."""
+    torch.manual_seed(0)
+    recipe = dict(RECIPES[directory.name])
+    theta = recipe.pop("rope_theta")
+    rope = {"rope_theta": theta, "rope_type": "default"}
+    config = AutoConfig.for_model(recipe.pop("model_type"), rope_parameters=rope, **recipe)
+    model = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if value.ndim == 1:
+                value.copy_(("norm" in name) + 0.3 * torch.randn_like(value))
+    model.save_pretrained(directory)
+
+
+def inputs(vocab_size: int) -> dict[str, torch.Tensor]:
+    """Two rows of ids, the second left-padded."""
+    ids = torch.randint(3, vocab_size, (2, STEPS), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(ids)
+    mask[1, :PADDING] = 0
+    ids[1, :PADDING] = 0
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    return {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+
+
+def cross_entropy(logits: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean over tokens that are real and follow a real one."""
+    nll = -logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
+    real = (mask[:, 1:] * mask[:, :-1]).float()
+    return (nll * real).sum() / real.sum()
+
+
+def oracle(directory: Path) -> dict[str, torch.Tensor]:
+    """Everything the tests compare with."""
+    model = AutoModelForCausalLM.from_pretrained(
+        directory, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    given = inputs(model.config.vocab_size)
+    logits = model(**given).logits
+    loss = cross_entropy(logits, given["input_ids"], given["attention_mask"])
+    loss.backward()
+    greedy = model.generate(
+        given["input_ids"],
+        attention_mask=given["attention_mask"],
+        max_new_tokens=NEW,
+        min_new_tokens=NEW,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    grads = {f"grad.{name}": p.grad for name, p in model.named_parameters()}
+    return {**given, "logits": logits, "greedy": greedy, "loss": loss, **grads}
+
+
+def main(directories: list[str]) -> None:
+    for directory in map(Path, directories):
+        if not (directory / "config.json").exists():
+            create(directory)
+        tensors = {name: x.detach().contiguous() for name, x in oracle(directory).items()}
+        save_file(tensors, directory / "oracle.safetensors")
+        print(directory, f"loss {tensors['loss'].item():.6f}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
