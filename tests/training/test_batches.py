@@ -93,8 +93,9 @@ def plain(groups):
 def test_packing_loses_and_invents_nothing(lengths, budget, multiple, seed):
     rng = np.random.default_rng(seed)
     groups = [group(rng, n, members) for n, members in lengths]
-    packing = Packing(budget, prompt_buckets=16, completion_buckets=(8, 24, 56),
-                      group_multiple=multiple, pad_id=1)  # fmt: skip
+    packing = Packing(
+        budget, prompt_buckets=16, completion_buckets=(8, 24, 56), group_multiple=multiple, pad_id=1
+    )
     batches = pack_groups(groups, packing)
     assert sorted(unpack(batches)) == sorted(plain(groups))
     for b in batches:

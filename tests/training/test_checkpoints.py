@@ -47,8 +47,12 @@ def assert_bit_equal(found, expected):
 
 
 def test_round_trip_is_bit_equal(tmp_path):
-    state = {"train": update(fresh()), "half": jnp.arange(7.0, dtype="bfloat16") / 3,
-             "flags": jnp.array([True, False]), "bytes": jnp.arange(5, dtype="uint8")}  # fmt: skip
+    state = {
+        "train": update(fresh()),
+        "half": jnp.arange(7.0, dtype="bfloat16") / 3,
+        "flags": jnp.array([True, False]),
+        "bytes": jnp.arange(5, dtype="uint8"),
+    }
     with Checkpoints(tmp_path, CONFIG) as checkpoints:
         assert checkpoints.restore(state) is None
         checkpoints.save(5, state, HOST)
