@@ -45,7 +45,8 @@ def initialize(
         process: which this is, from 0.
 
     Raises:
-        InputError: if only some of the three are given, or ``process`` is out of range.
+        InputError: if only some of the three are given, ``process`` is out of range, or there is no
+            cluster to find.
     """
     coordinator = coordinator or os.environ.get(COORDINATOR)
     processes = _number(processes, PROCESSES)
@@ -53,7 +54,13 @@ def initialize(
     if coordinator is None and processes is None and process is None:
         return
     if coordinator == "auto":
-        jax.distributed.initialize()
+        try:
+            jax.distributed.initialize()
+        except ValueError as error:
+            raise InputError(
+                "found no cluster that JAX knows, expected a TPU pod or Slurm, or "
+                f"{COORDINATOR}, {PROCESSES} and {PROCESS} in the environment"
+            ) from error
         return
     if coordinator is None or processes is None or process is None:
         raise InputError(

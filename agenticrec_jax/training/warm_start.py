@@ -9,17 +9,21 @@ before.
 import dataclasses
 from collections.abc import Sequence
 
+import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.losses import for_batch, sft_loss
+from agenticrec_jax.parallel.multihost import share
 from agenticrec_jax.training.batches import (
     Demonstration,
     Group,
     Packing,
     RolloutBatch,
+    group_shapes,
     pack_groups,
 )
 from agenticrec_jax.training.checkpoints import Checkpoints
@@ -105,8 +109,13 @@ class WarmStart:
         ]
 
     def batches(self, step: int, packing: Packing) -> list[RolloutBatch]:
-        """The micro-batches of a step, weighted so that the loss is a mean over tokens."""
-        return pack_groups(weigh(self.groups(step)), packing)
+        """The micro-batches of a step, weighted so that the loss is a mean over tokens.
+
+        On several processes, of this one's share of the groups.
+        """
+        groups, processes = weigh(self.groups(step)), jax.process_count()
+        shapes = [group_shapes(groups[process::processes]) for process in range(processes)]
+        return pack_groups(share(groups), packing, shapes)
 
 
 def weigh(supervised: Sequence[SupervisedGroup]) -> list[Group]:
@@ -133,15 +142,17 @@ def train(
     writer: MetricsWriter,
     checkpoints: Checkpoints,
     save_every: int,
+    mesh: Mesh | None = None,
 ) -> TrainState:
     """Runs the curriculum to its end, from the newest checkpoint or from ``params``."""
     optimizer = make_optimizer(learning_rate, warmup_steps=20, decay_steps=source.steps, b2=0.98)
-    update = make_update(graphdef, for_batch(sft_loss), optimizer)
-    state = init_state(params, optimizer)
+    update = make_update(graphdef, for_batch(sft_loss), optimizer, mesh=mesh)
+    state = init_state(params, optimizer, mesh)
     restored = checkpoints.restore(state)
     state, start = (restored.state, restored.step) if restored else (state, 0)
     writer.resume("sft", start)
-    with Progress("warm start", source.steps, done=start) as progress:
+    process = jax.process_index()
+    with Progress("warm start", source.steps, done=start, process_index=process) as progress:
         for step in range(start, source.steps):
             state, metrics = update(state, source.batches(step, packing))
             writer.write("sft", step + 1, metrics)
