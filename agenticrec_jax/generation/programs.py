@@ -185,10 +185,7 @@ class Programs:
                 jnp.where(running, status, report.status),
                 t + 1,
             )
-            # Adds 0. It makes the write depend on the whole step, all of whose reads then come
-            # first, and XLA updates the cache in place (else it copies all of it, twice a step).
-            column = fresh + t + jnp.min(token, initial=0)
-            return kv_cache.write_column(cache, column, new), token, report
+            return kv_cache.write_column(cache, _after(token, fresh + t), new), token, report
 
         def unfinished(carry):
             report = carry[2]
@@ -239,7 +236,7 @@ class Programs:
         token, logprob = sampling.sample(model.logits(last), row.key, length, temperature)
         status = self._outcome(token, length + 1, row.limit)
         state = self._updated(
-            state, rows, cache=self._append(state, rows, row.length, written, new),
+            state, rows, cache=self._append(state, rows, _after(token, row.length), written, new),
             length=length, token=token, status=status,
         )  # fmt: skip
         return state, _single(token, logprob, status)
@@ -275,6 +272,15 @@ class Programs:
             for name, value in values.items()
         }
         return self._place(state._replace(cache=cache, **fields))
+
+
+def _after(token: Array, columns: Array) -> Array:
+    """``columns``, in a way that XLA takes for a result of ``token``.
+
+    A write there then waits for the whole forward pass, so that every read of the cache comes
+    before it and the cache is updated in place; else XLA copies all of it (in decode twice a step).
+    """
+    return columns + jnp.min(token, initial=0)  # ids are never negative
 
 
 def _single(token: Array, logprob: Array, status: Array) -> Report:

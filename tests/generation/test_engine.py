@@ -185,7 +185,7 @@ def test_each_prompt_is_computed_once(policy, engine):
 
 def test_refilled_slots_give_what_one_big_batch_gives(policy, engine):
     requests = make_requests(8)
-    big = make_engine(policy, slots=32, row_buckets=(1,), prompt_buckets=(8, 20))
+    big = make_engine(policy, slots=32, row_buckets=(32,), window_buckets=(64, 128))
     assert_same(
         engine.generate(policy[2], requests, respond, temperature=1.0, seed=5),
         big.generate(policy[2], requests, respond, temperature=1.0, seed=5),
