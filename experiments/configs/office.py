@@ -129,6 +129,8 @@ def _smoke(config: ConfigDict) -> ConfigDict:
     shapes = {"prompt_buckets": (320,), "completion_buckets": (288,), "token_budget": 1472}
     config.rta.update({"steps": 2, "prompts": 2, "members": 4, "save_every": 1} | shapes)
     config.ppr.update({"steps": 1, "prompts": 2, "members": 4, "mining_examples": 12} | shapes)
+    config.ppr.learning_rate = config.rta.learning_rate  # one compiled update serves both
+    config.warm_start.update({"lessons": (("short", 1), (6, 2)), "prompts": 2, "members": 2})
     counts = {"examples": 12, "validation_examples": 12, "fitting_examples": 12}
     config.evaluation.update(counts)
     return config

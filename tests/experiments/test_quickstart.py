@@ -1,0 +1,190 @@
+"""The smoke preset as a person runs it, what it leaves behind, and that a second run resumes."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agenticrec_jax.data.candidates import candidate_hash, read_candidates
+from agenticrec_jax.evaluation.metrics import ndcg_values
+from agenticrec_jax.training.metrics import read_metrics
+from experiments import app, quickstart
+from experiments.configs import office
+from experiments.evaluate import read_trajectories
+
+ROOT = Path(__file__).parents[2]
+NAMED = [
+    *("chance", "popularity", "brand_popularity", "cooccurrence", "sasrec", "scripted_agent"),
+    *("warm_start_no_tools", "warm_start", "rta", "rta_ppr"),
+]
+FIELDS = {
+    *("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10"),
+    *("invalid_rate", "mean_tool_calls", "n", "ndcg@10_interval"),
+}
+CONFIG = office.get_config("smoke")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("quickstart") / "run"
+    cache = tmp_path_factory.getbasetemp() / "xla"
+    ended = subprocess.run(
+        [
+            *(sys.executable, "-m", "experiments.quickstart", "--preset=smoke"),
+            *(f"--workdir={workdir}", f"--compilation_cache={cache}"),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "COLUMNS": "160"},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return workdir, ended.stdout
+
+
+@pytest.fixture(scope="module")
+def results(finished):
+    return json.loads((finished[0] / "results.json").read_text())
+
+
+def test_every_row_has_its_fields_over_the_same_examples(results):
+    rows = {row["name"]: row for row in results["rows"]}
+    assert len(rows) == len(results["rows"]) and set(NAMED) <= set(rows)
+    for name, row in rows.items():
+        assert set(row) >= FIELDS, name
+        assert row["n"] == CONFIG.evaluation.examples
+        low, high = row["ndcg@10_interval"]
+        assert 0 <= low <= row["ndcg@10"] <= high <= 1
+        assert row["hr@1"] <= row["hr@5"] <= row["hr@10"]
+    assert rows["chance"]["ndcg@10"] == pytest.approx(0.2272, abs=5e-5)
+    assert rows["warm_start_no_tools"]["mean_tool_calls"] == 0
+    assert rows["warm_start"]["mean_tool_calls"] > 0.5
+    assert rows["warm_start"]["invalid_rate"] < 0.5
+
+
+def test_the_protocol_and_the_phases_are_recorded(finished, results):
+    protocol = results["protocol"]
+    assert protocol["split"] == "test" and protocol["negatives"] == 19
+    assert protocol["seeds"] == [0] and protocol["candidate_seed"] == 0
+    assert protocol["candidate_hash"] == candidate_hash(finished[0] / "candidates.jsonl.gz")
+    phases = {phase["name"]: phase for phase in results["phases"]}
+    assert set(phases) >= {
+        *("data", "artefacts", "rows without a policy", "judging warm_start", "mining"),
+        *("rta, seed 0", "judging rta", "ppr, seed 0", "judging rta_ppr"),
+    }
+    for phase in phases.values():
+        assert phase["wall_s"] > 0 and phase["cpu_s"] > 0 and 100 < phase["peak_mb"] < 6144
+
+
+def test_the_terminal_shows_the_table_and_the_comparisons(finished, results):
+    for row in results["rows"]:
+        line = re.search(rf"^│ {re.escape(row['name'])} .*$", finished[1], re.M)[0]
+        assert f"{row['ndcg@10']:.3f}" in line
+    assert results["protocol"]["candidate_hash"] in finished[1]
+    for pair in results["comparisons"]:
+        assert f"{pair['a']} - {pair['b']}: {pair['difference']:+.4f} [" in finished[1]
+
+
+def test_rows_and_comparisons_are_those_of_the_trajectories(finished, results):
+    rows = {row["name"]: row for row in results["rows"]}
+    values = {}
+    for name in ("warm_start", "rta", "rta_ppr"):
+        directory = finished[0] if name == "warm_start" else finished[0] / "seed_0"
+        found = read_trajectories(directory / f"{name}.jsonl")
+        values[name] = ndcg_values([t.rank for t in found], 10)
+        assert rows[name]["ndcg@10"] == pytest.approx(values[name].mean())
+        calls = [len(t.calls) for t in found]
+        assert rows[name]["mean_tool_calls"] == pytest.approx(np.mean(calls))
+    compared = {(c["a"], c["b"]): c for c in results["comparisons"]}
+    assert {b for a, b in compared if a == "rta"} >= {"warm_start", "single_tool_mean"}
+    for a, b in (("rta", "warm_start"), ("rta_ppr", "rta")):
+        expected = (values[a] - values[b]).mean()
+        assert compared[a, b]["difference"] == pytest.approx(expected, abs=1e-12)
+        low, high = compared[a, b]["interval"]
+        assert low <= compared[a, b]["difference"] <= high
+
+
+def test_trajectories_tell_the_whole_episode(finished):
+    lines = (finished[0] / "trajectories.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    stages = {record["stage"] for record in records}
+    assert stages >= {"warm_start_no_tools", "warm_start", "rta", "rta_ppr"}
+    assert len(records) == len(stages) * CONFIG.evaluation.examples
+    log = quickstart.pipeline.read_log(
+        *(ROOT / CONFIG.dataset[x] for x in ("interactions", "items"))
+    )
+    frozen = read_candidates(finished[0] / "candidates.jsonl.gz", log)
+    examples = {example.example_id: example for example in frozen}
+    for record in records:
+        example = examples[record["example_id"]]
+        assert example.split == record["split"] == "test"
+        assert record["candidates"] == [log.items.title[item] for item in example.candidates]
+        assert record["target_number"] == example.target_number
+        shown = [s["text"] for s in record["segments"] if s["origin"] == "observation"]
+        assert len(shown) == len(record["calls"])
+        if record["valid"]:
+            place = record["rank"]
+            hit = record["target_number"] in record["ranking"]
+            assert hit == (place is not None)
+            assert not hit or record["ranking"][place - 1] == record["target_number"]
+
+
+def test_both_stages_leave_curves_and_policies(finished):
+    directory = finished[0] / "seed_0"
+    metrics = read_metrics(directory / "metrics.jsonl")
+    steps = {s: [m["step"] for m in metrics if m["stage"] == s] for s in ("rta", "ppr")}
+    assert steps == {s: list(range(1, CONFIG[s].steps + 1)) for s in ("rta", "ppr")}
+    assert all(np.isfinite(line["reward"]) for line in metrics)
+    assert (directory / "ppr" / "pairs.jsonl").read_text().count("\n") > 0
+    for stage in ("rta", "ppr"):
+        for name in ("config.json", "model.safetensors", "tokenizer.model"):
+            assert (directory / stage / "policy" / name).stat().st_size > 0
+
+
+def test_the_report_is_one_offline_page_with_the_table(finished, results):
+    page = (finished[0] / "report.html").read_text()
+    assert not re.findall(r"(?:src|href)=[\"']?(?!#|data:)\S+", page)
+    for row in results["rows"]:
+        cells = page[page.index(f"<code>{row['name']}</code>") :].split("</tr>")[0]
+        assert f">{row['ndcg@10']:.3f}<" in cells
+    assert "Mean reward" in page and page.count("<article") >= 8
+    assert results["protocol"]["candidate_hash"] in page
+
+
+def test_a_second_run_does_nothing_twice(finished, results, monkeypatch, capsys):
+    def again(*arguments, **options):
+        raise AssertionError("what is finished is not done again")
+
+    for module, name in (
+        (quickstart, "evaluate"),
+        (quickstart.train_policy, "evaluate"),
+        (quickstart.train_policy.reinforce, "run_episodes"),
+        (quickstart.pipeline, "fit_artifacts"),
+        (quickstart.pipeline, "draw_split_candidates"),
+    ):
+        monkeypatch.setattr(module, name, again)
+    monkeypatch.setattr(app, "_records", [])  # another process
+    monkeypatch.setattr(app, "_records_file", None)
+    workdir = finished[0]
+    before = (workdir / "trajectories.jsonl").read_bytes()
+    resumed = quickstart.run(CONFIG, workdir, [0])
+    assert resumed["comparisons"] == results["comparisons"]
+    for new, old in zip(resumed["rows"], results["rows"], strict=True):
+        assert new["name"] == old["name"] and new["n"] == old["n"]
+        assert new["ndcg@10"] == pytest.approx(old["ndcg@10"], abs=1e-6)
+    assert (workdir / "trajectories.jsonl").read_bytes() == before
+    kept = resumed["phases"][: len(results["phases"])]
+    assert kept == results["phases"] and len(resumed["phases"]) > len(kept)
+    assert "report: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("names", [[], ["x"], ["0", "0"], ["-1"], ["1.5"], [""]])
+def test_seeds_are_different_whole_numbers(names):
+    assert quickstart.seeds_of(["3", "0"]) == [3, 0]
+    with pytest.raises(quickstart.InputError, match="--seeds"):
+        quickstart.seeds_of(names)
