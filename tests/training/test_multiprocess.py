@@ -1,0 +1,102 @@
+"""Two real processes of four simulated devices each train together as one process would alone."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agenticrec_jax.agent.trajectories import Trajectory
+from agenticrec_jax.parallel import multihost
+from agenticrec_jax.training.metrics import read_metrics
+
+PROCESSES, DEVICES = 2, 4
+QUICK = "--xla_backend_optimization_level=0"  # compiles in half the time, rounds as well
+CHILD = Path(__file__).with_name("two_processes.py")
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    """Where both processes have left their results."""
+    path = tmp_path_factory.mktemp("processes")
+    shared = {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES} {QUICK}",
+        multihost.COORDINATOR: f"127.0.0.1:{free_port()}",
+        multihost.PROCESSES: str(PROCESSES),
+        "PYTHONPATH": str(CHILD.parents[2]),
+    }
+    children = [
+        subprocess.Popen(
+            [sys.executable, str(CHILD), str(path)],
+            env=os.environ | shared | {multihost.PROCESS: str(index)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for index in range(PROCESSES)
+    ]
+    try:
+        told = [child.communicate(timeout=1200)[0] for child in children]
+    finally:
+        for child in children:
+            child.kill()
+    assert [child.returncode for child in children] == [0] * PROCESSES, "\n".join(told)
+    return path
+
+
+def losses(lines):
+    return np.array([line["loss"] for line in lines])
+
+
+def params(path):
+    with np.load(path / "params.npz") as arrays:
+        return [arrays[name] for name in arrays.files]
+
+
+def furthest(found, expected):
+    return max(np.abs(a - b).max() for a, b in zip(found, expected, strict=True))
+
+
+def test_each_process_rolls_out_its_own_share(directory, single):
+    shares = [
+        [
+            Trajectory.from_json(line)
+            for line in open(directory / str(p) / "whole/trajectories.jsonl")
+        ]
+        for p in range(PROCESSES)
+    ]
+    assert [len(share) for share in shares] == [len(single.trajectories) // 2] * 2
+    ids = [sorted(t.ids.tolist() for t in ts) for ts in (sum(shares, []), single.trajectories)]
+    assert ids[0] == ids[1]
+    first, second = ({t.example_id for t in share} for share in shares)
+    assert first.isdisjoint(second)
+
+
+def test_losses_metrics_and_weights_are_those_of_one_process(directory, single):
+    lines = read_metrics(directory / "0/whole/metrics.jsonl")
+    assert not (directory / "1/whole/metrics.jsonl").exists()
+    for found, expected in zip(lines, single.lines, strict=True):
+        assert found.keys() == expected.keys()
+        for name in expected:
+            if not name.startswith("seconds/"):
+                assert found[name] == pytest.approx(expected[name], abs=1e-4), name
+    for process in range(PROCESSES):
+        assert furthest(params(directory / f"{process}/whole"), single.params) < 1e-4
+
+
+def test_without_the_gradient_of_one_process_they_are_not(directory, single):
+    """The same rollouts and the same first loss, but not the same step: the comparison sees it."""
+    found = losses(read_metrics(directory / "0/cut/metrics.jsonl"))
+    error = np.abs(found - losses(single.lines))
+    assert error[0] < 1e-4 < 1e-3 < error[1]
+    assert furthest(params(directory / "0/cut"), single.params) > 1e-3
