@@ -1,0 +1,147 @@
+"""The table from logical to mesh axes, and a sharded policy equal to one on a single device."""
+
+from types import MappingProxyType
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+from agenticrec_jax.errors import InputError
+from agenticrec_jax.models.qwen3 import Context, segment_positions
+from agenticrec_jax.parallel.mesh import (
+    RULES,
+    batch_sharding,
+    make_mesh,
+    partition_spec,
+    replicated,
+    shard_batch,
+    shard_params,
+    tree_shardings,
+)
+from agenticrec_jax.testing.models import tiny_qwen3
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return make_mesh(data=2, fsdp=2, tensor=2)
+
+
+def test_mesh_has_automatic_axes(mesh):
+    assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+    assert mesh.axis_types == (AxisType.Auto,) * 3
+    assert make_mesh(tensor=3, devices=jax.devices()[:3]).devices.size == 3
+
+
+@pytest.mark.parametrize("sizes", [(3, 1, 1), (1, 1, 1), (0, 4, 2), (-2, -2, 2)])
+def test_sizes_that_do_not_match_the_devices_are_refused(sizes):
+    with pytest.raises(InputError, match=f"data={sizes[0]} .*found 8"):
+        make_mesh(*sizes)
+
+
+def test_table_decides_the_placement(mesh):
+    def spec(axes, shape):
+        return partition_spec(axes, shape, mesh)
+
+    assert spec(("embed", "heads", "head_dim"), (32, 4, 12)) == P("fsdp", "tensor", None)
+    assert spec(("vocab", "embed"), (96, 32)) == P("tensor", "fsdp")
+    assert spec(("batch", None), (8, 3)) == P(("data", "fsdp"), None)
+    assert spec((), ()) == P()
+
+
+def test_dimensions_that_do_not_divide_are_replicated(mesh):
+    assert partition_spec(("embed", "kv_heads", "head_dim"), (33, 1, 8), mesh) == P(
+        None, None, None
+    )
+    assert partition_spec(("batch", None), (6, 3), mesh) == P(None, None)
+    assert partition_spec(("embed", "mlp"), (33, 48), mesh) == P(None, "tensor")
+
+
+@pytest.mark.parametrize(
+    "axes,rules,message",
+    [
+        (("mlp", "heads"), RULES, "layers.up.*two dimensions .* mesh axis tensor"),
+        (("embed", "mlp"), {"embed": "fsdp", "mlp": ("fsdp", "tensor")}, "mesh axis fsdp"),
+        (("embed", "mlp"), {"embed": "fsdp"}, "layers.up: logical axis mlp has no rule"),
+        (("embed", "mlp"), {"embed": "fsdp", "mlp": "model"}, "names mesh axis model"),
+        (("embed",), RULES, "layers.up: 1 logical axes"),
+    ],
+)
+def test_a_bad_table_is_refused(axes, rules, message, mesh):
+    with pytest.raises(InputError, match=message):
+        partition_spec(axes, (32, 48), mesh, rules, "layers.up")
+
+
+def test_every_parameter_of_the_policy_has_axes_and_none_collide(mesh):
+    model = nnx.eval_shape(
+        lambda: tiny_qwen3(qkv_bias=True, o_bias=True, tie_word_embeddings=False)
+    )
+    _, params = nnx.split(model)
+    for path, variable in nnx.to_flat_state(params):
+        assert len(variable.get_metadata()["logical_axes"]) == variable.get_value().ndim, path
+    shardings = nnx.to_flat_state(tree_shardings(params, mesh))
+    split = {path for path, v in shardings if any(v.get_value().spec)}
+    kernels = {path for path, _ in shardings if path[-1] == "kernel"} | {("embedding",)}
+    assert kernels <= split
+
+
+def test_optimiser_state_follows_its_parameters(mesh):
+    _, params = nnx.split(tiny_qwen3())
+    optimizer = optax.adam(1e-3)
+    state = jax.eval_shape(optimizer.init, params)
+    shardings = tree_shardings(state, mesh)
+    assert shardings[0].count == replicated(mesh)
+    assert shardings[0].mu["layers"][0]["mlp"]["up"]["kernel"].get_value().spec == P(
+        "fsdp", "tensor"
+    )
+    made = jax.jit(optimizer.init, out_shardings=shardings)(shard_params(params, mesh))
+    kernel = made[0].nu["layers"][1]["mlp"]["down"]["kernel"].get_value()
+    assert kernel.sharding.shard_shape(kernel.shape) == (24, 16)
+
+
+def test_parameters_move_between_tables(mesh):
+    decode = MappingProxyType(dict(RULES) | {"embed": None})
+    _, params = nnx.split(tiny_qwen3())
+    learner = shard_params(params, mesh)
+    served = shard_params(learner, mesh, decode)
+    for before, after in zip(jax.tree.leaves(params), jax.tree.leaves(served), strict=True):
+        np.testing.assert_array_equal(before, after)
+    assert served["embedding"].get_value().sharding.spec == P("tensor", None)
+    assert learner["embedding"].get_value().sharding.spec == P("tensor", "fsdp")
+
+
+def test_batches_are_split_by_rows(mesh):
+    assert batch_sharding(mesh).spec == P(("data", "fsdp"))
+    batch = shard_batch({"ids": np.zeros((8, 5)), "odd": np.zeros((3, 2)), "step": 7}, mesh)
+    shapes = jax.tree.map(lambda x: x.sharding.shard_shape(x.shape), batch)
+    assert shapes == {"ids": (2, 5), "odd": (3, 2), "step": ()}
+
+
+@pytest.mark.parametrize("kv_heads,num_layers", [(2, 2), (1, 1)])
+def test_sharded_logits_and_gradients_equal_those_of_one_device(kv_heads, num_layers, mesh):
+    """Two streams (prompts once, completions after), which uses every path of the model."""
+    graphdef, params = nnx.split(tiny_qwen3(num_kv_heads=kv_heads, num_layers=num_layers))
+    rng = np.random.default_rng(0)
+    prompts, completions = rng.integers(0, 96, (4, 6)), rng.integers(0, 96, (8, 5))
+    valid = np.arange(6) < np.array([[6], [4], [5], [6]])
+
+    def loss(params, prompts, completions, valid):
+        model = nnx.merge(graphdef, params)
+        _, kv = model.forward(prompts, segment_positions(prompts), valid)
+        positions = jnp.repeat(valid.sum(1), 2)[:, None] + segment_positions(completions)
+        real = jnp.ones(completions.shape, bool)
+        hidden, _ = model.forward(completions, positions, real, Context(kv, valid))
+        logits = model.logits(hidden)
+        chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), completions[..., None], 2)
+        return -chosen.mean(), logits
+
+    run = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    want = run(params, prompts, completions, valid)
+    sharded = shard_batch((prompts, completions, valid), mesh)
+    got = run(shard_params(params, mesh), *sharded)
+    assert len(jax.tree.leaves(got)[0].sharding.device_set) == 8
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), got, want)
