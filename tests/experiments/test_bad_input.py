@@ -131,10 +131,8 @@ def test_a_workdir_of_other_settings_is_refused(config, tmp_path):
     ("program", "flags", "said"),
     [
         ("quickstart", ["--preset=huge"], "--preset=huge"),
-        ("quickstart", ["--seeds=0,zero"], "'0,zero'"),
         ("evaluate", ["--policy=nowhere"], "nowhere"),
         ("train_policy", ["--config=experiments/configs/office.py:huge"], "'huge'"),
-        ("train_policy", ["--config.rta.steps=many"], "many"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
