@@ -77,14 +77,15 @@ def policy(config: Qwen3Config) -> tuple[nnx.GraphDef, nnx.State]:
     """
     model = Qwen3(config, rngs=nnx.Rngs(0))
     model.embedding[...] = model.embedding[...].at[:, 0].set(0.1)
-    rows = np.array([[1 / 70], [1 / 170]], np.float32) * config.vocab_size
+    odds = np.array([1 / 70, 1 / 170], np.float32) * config.vocab_size
     ids = jax.random.randint(jax.random.key(1), (4, 64), 3, config.vocab_size)
     steps = np.broadcast_to(np.arange(64), ids.shape)
     hidden, _ = model.forward(ids, steps, np.ones(ids.shape, bool))
-    mean = float(hidden[..., 0].mean())
-    model.head.kernel[...] = (
-        model.head.kernel[...].at[0, [PAUSE, STOP]].set(np.log(rows[:, 0]) / mean)
-    )
+    shared = np.asarray(hidden[..., 0])
+    # log-odds c * h whose exponential is right in the mean of a normal h: c mean + (c std)^2 / 2
+    mean, variance = shared.mean(), shared.var()
+    slope = (np.sqrt(mean**2 + 2 * variance * np.log(odds)) - mean) / variance
+    model.head.kernel[...] = model.head.kernel[...].at[0, [PAUSE, STOP]].set(slope)
     return nnx.split(model)
 
 
