@@ -22,7 +22,7 @@ class Qwen3Config:
     (``qk_norm=False``) and Qwen2 (``qk_norm=False, qkv_bias=True``) weights exactly.
     ``param_dtype`` is how weights are stored, ``dtype`` how activations are computed; norms, the
     rotation, softmax and logits are always float32. ``remat`` recomputes each block in the
-    backward pass.
+    backward pass, which saves memory on TPU and GPU (XLA's CPU compiler merges it away again).
     """
 
     vocab_size: int

@@ -39,6 +39,9 @@ class Mixture:
     preference: float = 0.2
     max_calls: int = 3
 
+    def __str__(self) -> str:
+        return f"titles-{self.title_tokens}"
+
 
 def drill_group(
     prompts: PromptBuilder, kind: str, rng: np.random.Generator, members: int

@@ -2,8 +2,8 @@
 
 Copying candidate numbers from an observation is the skill that everything needs, and it is not
 learnt from whole episodes alone. So the policy copies short lists, then long ones, then merges
-several; then come episodes whose titles grow. Each lesson keeps a quarter of its steps for the one
-before.
+several; then come episodes whose titles grow. A lesson can alternate between practices, so that
+what was learnt before is not forgotten.
 """
 
 import dataclasses
@@ -38,35 +38,34 @@ from agenticrec_jax.training.learner import TrainState, init_state, make_optimiz
 from agenticrec_jax.training.metrics import MetricsWriter, Progress, mean_of
 from agenticrec_jax.types import SAMPLED
 
-REHEARSAL = 4  # every fourth step comes from the lesson before
+Practice = Mixture | str  # episodes of a mixture, or a kind of drill
 
 
 @dataclasses.dataclass(frozen=True)
 class Lesson:
-    """``steps`` updates on one kind of drill, or on episodes of a mixture."""
+    """``steps`` updates that go round the ``practices``, one at a step."""
 
-    name: str
+    practices: tuple[Practice, ...]
     steps: int
-    practice: Mixture | str
 
 
-def curriculum(plan: Sequence[tuple[str | int, int]]) -> tuple[Lesson, ...]:
-    """Lessons from (practice, steps) pairs: a kind of drill, or the title tokens of episodes.
+def curriculum(plan: Sequence[tuple[Sequence[str | int], int]]) -> tuple[Lesson, ...]:
+    """Lessons from (practices, steps) pairs; a practice is a drill or the title tokens of episodes.
 
     Raises:
       InputError: if a practice is neither a kind of drill nor a number of tokens.
     """
-    return tuple(_lesson(practice, steps) for practice, steps in plan)
+    return tuple(Lesson(tuple(_practice(name) for name in names), steps) for names, steps in plan)
 
 
-def _lesson(practice: str | int, steps: int) -> Lesson:
-    if isinstance(practice, int):
-        return Lesson(f"titles-{practice}", steps, Mixture(practice))
-    if practice not in DRILLS:
+def _practice(name: str | int) -> Practice:
+    if isinstance(name, int):
+        return Mixture(name)
+    if name not in DRILLS:
         raise InputError(
-            f"lesson: found {practice!r}, expected one of {', '.join(DRILLS)} or a title length"
+            f"lesson: found {name!r}, expected one of {', '.join(DRILLS)} or a title length"
         )
-    return Lesson(practice, steps, practice)
+    return name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,19 +86,18 @@ class WarmStart:
     def steps(self) -> int:
         return sum(lesson.steps for lesson in self.lessons)
 
-    def lesson_at(self, step: int) -> Lesson:
-        """The lesson that a step (from 0) practises, rehearsals included."""
-        for index, lesson in enumerate(self.lessons):
+    def practice_at(self, step: int) -> Practice:
+        """What a step (from 0) practises."""
+        for lesson in self.lessons:
             if step < lesson.steps:
-                rehearse = index > 0 and step % REHEARSAL == REHEARSAL - 1
-                return self.lessons[index - 1] if rehearse else lesson
+                return lesson.practices[step % len(lesson.practices)]
             step -= lesson.steps
         raise IndexError(f"the curriculum has {self.steps} steps")
 
     def groups(self, step: int) -> list[SupervisedGroup]:
         """The demonstrations of a step."""
         rng = np.random.default_rng((self.seed, step))
-        practice = self.lesson_at(step).practice
+        practice = self.practice_at(step)
         if isinstance(practice, str):
             prompts = self.agent.prompts
             return [drill_group(prompts, practice, rng, self.members) for _ in range(self.prompts)]
@@ -156,8 +154,8 @@ def train(
         for step in range(start, source.steps):
             state, metrics = update(state, source.batches(step, packing))
             writer.write("sft", step + 1, metrics)
-            lesson = source.lesson_at(step).name
-            progress.advance(note=f"{lesson}, nll {mean_of(metrics['nll']):.3f}")
+            practice = source.practice_at(step)
+            progress.advance(note=f"{practice}, nll {mean_of(metrics['nll']):.3f}")
             if (step + 1) % save_every == 0 or step + 1 == source.steps:
                 checkpoints.save(step + 1, state)
     return state

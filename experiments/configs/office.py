@@ -69,14 +69,14 @@ def _warm_start() -> ConfigDict:
             "head_dim": 64,
             "rope_theta": 10000.0,
             "learning_rate": 2e-3,
-            "lessons": (
-                ("short", 100),
-                ("copy", 100),
-                ("merge", 100),
-                (0, 60),
-                (2, 60),
-                (4, 60),
-                (6, 350),
+            "lessons": (  # practices in turn, and steps; numbers are the title tokens of episodes
+                (("short",), 80),
+                (("copy", "copy", "copy", "short"), 80),
+                (("merge", "merge", "merge", "copy"), 500),
+                ((0, "merge"), 80),
+                ((2, 0, "merge"), 60),
+                ((4, 2, "merge"), 60),
+                ((6, 6, "merge"), 900),
             ),
             "prompts": 8,
             "members": 4,
@@ -130,7 +130,7 @@ def _smoke(config: ConfigDict) -> ConfigDict:
     config.rta.update({"steps": 2, "prompts": 2, "members": 4, "save_every": 1} | shapes)
     config.ppr.update({"steps": 1, "prompts": 2, "members": 4, "mining_examples": 12} | shapes)
     config.ppr.learning_rate = config.rta.learning_rate  # one compiled update serves both
-    config.warm_start.update({"lessons": (("short", 1), (6, 2)), "prompts": 2, "members": 2})
+    config.warm_start.update({"lessons": ((("short",), 1), ((6,), 2)), "prompts": 2, "members": 2})
     counts = {"examples": 12, "validation_examples": 12, "fitting_examples": 12}
     config.evaluation.update(counts)
     return config

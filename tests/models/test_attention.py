@@ -108,16 +108,16 @@ def test_blocks_need_less_memory(monkeypatch):
     assert temporaries(True) < 0.3 * temporaries(False)
 
 
-def test_blocks_are_off_over_several_devices(monkeypatch):
+@pytest.mark.parametrize("devices,scores,blocks", [(8, 0, False), (1, 0, True), (1, 99, False)])
+def test_blocks_are_for_many_scores_on_a_single_device(devices, scores, blocks, monkeypatch):
     called = []
+    monkeypatch.setattr(jax, "device_count", lambda: devices)
+    monkeypatch.setattr(attention, "_BLOCK_SCORES", scores)
     monkeypatch.setattr(attention, "_attend_in_blocks", lambda *a: called.append(a))
     q, k, v, past, valid, past_valid = arrays(1, 1, 2, 2, 2, 1, 4)
     masks = make_masks(valid, None, past_valid)
-    jax.eval_shape(attend, q, k, v, masks, past)
-    assert jax.device_count() == 8 and not called
-    monkeypatch.setattr(jax, "device_count", lambda: 1)
     jax.eval_shape(lambda *a: attend(*a), q, k, v, masks, past)
-    assert len(called) == 1
+    assert bool(called) is blocks
 
 
 def test_a_query_that_sees_nothing_is_finite_in_value_and_gradient():

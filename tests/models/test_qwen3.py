@@ -250,10 +250,17 @@ def test_gradients_through_a_shared_context_equal_those_of_separate_rows():
 
         return jax.jit(jax.grad(loss))(params)
 
+    assert _checkpoints(graphdef, params) == 0 and _checkpoints(recomputed, params) == 2
     want, got = gradient(dense, graphdef), gradient(shared, recomputed)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max()), got, want
     )
+
+
+def _checkpoints(graphdef, params):
+    """How many blocks are marked to be recomputed."""
+    jaxpr = jax.make_jaxpr(lambda p: nnx.merge(graphdef, p)(rows()))(params)
+    return sum("remat" in equation.primitive.name for equation in jaxpr.eqns)
 
 
 def test_theta_eps_and_qk_norm_reach_the_computation():

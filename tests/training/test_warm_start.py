@@ -61,20 +61,19 @@ def test_drills_answer_from_what_is_shown(agent, kind):
                 assert shown.split(":")[1] == answer.split("[")[1].split("]")[0]
 
 
-def test_the_curriculum_grows_and_rehearses():
-    lessons = warm_start.curriculum((("short", 8), ("copy", 8), (0, 4), (6, 12)))
-    assert [lesson.name for lesson in lessons] == ["short", "copy", "titles-0", "titles-6"]
+def test_a_lesson_goes_round_its_practices():
+    lessons = warm_start.curriculum(((("short",), 2), ((6, 6, "merge"), 5)))
     source = warm_start.WarmStart(None, (), lessons)
-    assert source.steps == 2 * 8 + 4 + 12
-    assert source.lesson_at(8 + 3).name == "short" and source.lesson_at(8 + 4).name == "copy"
-    assert source.lesson_at(source.steps - 2).name == "titles-6"
+    titles = Mixture(6)
+    practised = [source.practice_at(step) for step in range(source.steps)]
+    assert practised == ["short", "short", titles, titles, "merge", titles, titles]
     with pytest.raises(IndexError):
-        source.lesson_at(source.steps)
+        source.practice_at(source.steps)
 
 
 def test_batches_depend_on_the_step_alone_and_weigh_every_token_alike(agent):
     agent, examples = agent
-    lessons = [warm_start.Lesson("whole", 9, Mixture(4))]
+    lessons = [warm_start.Lesson((Mixture(4),), 9)]
     source = warm_start.WarmStart(agent, examples, lessons, prompts=3, members=2)
     packing = Packing(4096)
     (first,), (again,) = source.batches(5, packing), source.batches(5, packing)
@@ -86,4 +85,4 @@ def test_batches_depend_on_the_step_alone_and_weigh_every_token_alike(agent):
 
 def test_an_unknown_lesson_is_refused():
     with pytest.raises(InputError, match="lesson: found 'juggle'"):
-        warm_start.curriculum((("juggle", 3),))
+        warm_start.curriculum(((("juggle",), 3),))
