@@ -38,9 +38,13 @@ def main(argv: Sequence[str]) -> None:
     agent = pipeline.agent(world, artifacts, policy.tokenizer, **options)
     with app.phase("evaluation"):
         trajectories = evaluate(
-            agent, pipeline.engine(config, policy), policy.params, examples,
-            temperature=_TEMPERATURE.value, seed=config.seed,
-        )  # fmt: skip
+            agent,
+            pipeline.engine(config, policy),
+            policy.params,
+            examples,
+            temperature=_TEMPERATURE.value,
+            seed=config.seed,
+        )
     row = summary_row(f"policy, observations {_OBSERVATIONS.value}", trajectories, examples)
     results = {"rows": [row], "protocol": pipeline.protocol(world, _SPLIT.value, [config.seed])}
     print_table(results)

@@ -167,9 +167,13 @@ def _artifacts(world: World, name: str, fit_range: FitRange) -> Artifacts:
 def _fitted(world: World, name: str, fit_range: FitRange) -> Artifacts:
     settings = world.config.sasrec
     model = SasrecConfig(
-        world.log.num_items, world.config.dataset.max_history, settings.dim, settings.blocks,
-        settings.heads, settings.dropout,
-    )  # fmt: skip
+        world.log.num_items,
+        world.config.dataset.max_history,
+        settings.dim,
+        settings.blocks,
+        settings.heads,
+        settings.dropout,
+    )
     training = SasrecTraining(epochs=settings.epochs, seed=settings.seed)
     with Progress(f"sasrec {name}", training.epochs, unit="epochs") as progress:
         return fit_artifacts(

@@ -92,9 +92,16 @@ def warm_start(world: pipeline.World, agent: Agent, graphdef, params):
         MetricsWriter(world.workdir, jax.process_index()) as writer,
     ):
         state = warming.train(
-            source, graphdef, params, packing, settings.learning_rate, writer, checkpoints,
-            settings.save_every, mesh,
-        )  # fmt: skip
+            source,
+            graphdef,
+            params,
+            packing,
+            settings.learning_rate,
+            writer,
+            checkpoints,
+            settings.save_every,
+            mesh,
+        )
     return state.params
 
 
@@ -160,9 +167,14 @@ def _reinforce(name, settings, world, agent, engine, policy, tasks_at, directory
         pad_id=policy.tokenizer.pad_id,
     )
     stage = reinforce.Stage(
-        name, settings.steps, settings.members, settings.temperature, seed, packing,
+        name,
+        settings.steps,
+        settings.members,
+        settings.temperature,
+        seed,
+        packing,
         settings.save_every,
-    )  # fmt: skip
+    )
     record = {name: settings.to_dict(), "seed": seed, "candidates": world.candidate_hash}
     with (
         Checkpoints(directory / name / "checkpoints", record) as checkpoints,

@@ -134,9 +134,15 @@ class Programs:
         status = self._outcome(token, lengths + 1, limits)
         cache = kv_cache.enter(state.cache, rows, new, spread(source), self._shards)
         state = self._updated(
-            state, rows, cache=cache, length=lengths, token=token, limit=limits, key=keys,
+            state,
+            rows,
+            cache=cache,
+            length=lengths,
+            token=token,
+            limit=limits,
+            key=keys,
             status=status,
-        )  # fmt: skip
+        )
         return state, _single(token, logprob, status)
 
     def _decode(
@@ -203,9 +209,13 @@ class Programs:
         written = jnp.arange(steps) < report.count[:, None]
         last = jnp.take_along_axis(report.ids, report.count[:, None] - 1, axis=1)[:, 0]
         state = self._updated(
-            state, rows, cache=self._append(state, rows, row.length, written, new),
-            length=row.length + report.count, token=last, status=report.status,
-        )  # fmt: skip
+            state,
+            rows,
+            cache=self._append(state, rows, row.length, written, new),
+            length=row.length + report.count,
+            token=last,
+            status=report.status,
+        )
         return state, report
 
     def _splice(
@@ -236,9 +246,13 @@ class Programs:
         token, logprob = sampling.sample(model.logits(last), row.key, length, temperature)
         status = self._outcome(token, length + 1, row.limit)
         state = self._updated(
-            state, rows, cache=self._append(state, rows, _after(token, row.length), written, new),
-            length=length, token=token, status=status,
-        )  # fmt: skip
+            state,
+            rows,
+            cache=self._append(state, rows, _after(token, row.length), written, new),
+            length=length,
+            token=token,
+            status=status,
+        )
         return state, _single(token, logprob, status)
 
     def _outcome(self, ids: Array, total: Array, limit: Array) -> Array:

@@ -120,9 +120,16 @@ class Schedule:
                 slots[i, : len(group)] = [row.slot for row in group]
         with self._timed("prefill"):
             state, report = self._programs.prefill(
-                self._params, state, ids, lengths, lengths + self._config.max_tokens, slots, keys,
-                self._seed, self._temperature,
-            )  # fmt: skip
+                self._params,
+                state,
+                ids,
+                lengths,
+                lengths + self._config.max_tokens,
+                slots,
+                keys,
+                self._seed,
+                self._temperature,
+            )
             placed = [(row, i * members + row.member) for i, g in enumerate(groups) for row in g]
             self._receive(placed, report)
         self.telemetry["prompt_tokens"] += sum(len(r.prompt) for r in requests if r)
@@ -135,9 +142,15 @@ class Schedule:
         quota = np.int32(max(1, self._patience() - len(self._waiting)))
         with self._timed("decode"):
             state, report = self._programs.decode(
-                self._params, state, slots, quota, self._temperature,
-                window=window, steps=config.decode_steps, least_steps=config.least_steps,
-            )  # fmt: skip
+                self._params,
+                state,
+                slots,
+                quota,
+                self._temperature,
+                window=window,
+                steps=config.decode_steps,
+                least_steps=config.least_steps,
+            )
             self._running = []
             self._receive(placed, report, cached=np.asarray(report.count))
         steps = int(report.steps)

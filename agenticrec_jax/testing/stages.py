@@ -109,9 +109,13 @@ def tiny_stage(mesh: Mesh | None = None, loss_fn: LossFn = LOSS) -> TinyStage:
     graphdef, params = _policy(tokenizer.vocab_size, call)
     optimizer = optax.sgd(1.0, momentum=0.9)
     engine = Engine(
-        graphdef, _sizes(), pause_id=call, stop_ids=[tokenizer.marker("</answer>")],
-        pad_id=tokenizer.pad_id, mesh=local_mesh(mesh),
-    )  # fmt: skip
+        graphdef,
+        _sizes(),
+        pause_id=call,
+        stop_ids=[tokenizer.marker("</answer>")],
+        pad_id=tokenizer.pad_id,
+        mesh=local_mesh(mesh),
+    )
     packing = Packing(900, 96, 32, group_multiple=row_shards(mesh), pad_id=tokenizer.pad_id)
     return TinyStage(
         reinforce.Stage("tiny", 2, 4, temperature, 11, packing, save_every=1),
@@ -127,16 +131,27 @@ def tiny_stage(mesh: Mesh | None = None, loss_fn: LossFn = LOSS) -> TinyStage:
 def _agent(world: TinyWorld) -> Agent:
     prompts = PromptBuilder(world.tokenizer, world.log.items, title_tokens=0)
     return Agent(
-        world.log, world.toolbox, world.artifacts, prompts, max_calls=2, use_tools=False,
+        world.log,
+        world.toolbox,
+        world.artifacts,
+        prompts,
+        max_calls=2,
+        use_tools=False,
         stop_on_illegal=False,
-    )  # fmt: skip
+    )
 
 
 def _sizes() -> EngineConfig:
     return EngineConfig(
-        slots=16, prompt_buckets=(96,), splice_buckets=(16,), max_tokens=32, decode_steps=8,
-        least_steps=4, row_buckets=(16,), window_buckets=(144,),
-    )  # fmt: skip
+        slots=16,
+        prompt_buckets=(96,),
+        splice_buckets=(16,),
+        max_tokens=32,
+        decode_steps=8,
+        least_steps=4,
+        row_buckets=(16,),
+        window_buckets=(144,),
+    )
 
 
 def _policy(vocabulary: int, favoured: int) -> tuple[nnx.GraphDef, nnx.State]:

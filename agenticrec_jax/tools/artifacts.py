@@ -189,11 +189,15 @@ class Artifacts:
         record, arrays = read_saved(directory, "artifacts", ("fit_range", "user_ids"))
         model, fit_range = load_sasrec(directory, log.items.item_id)
         if record["user_ids"] != list(log.user_ids):
-            raise InputError(f"{directory}/artifacts.json: found other users than the log's, "
-                             "expected artefacts fitted on this log")  # fmt: skip
+            raise InputError(
+                f"{directory}/artifacts.json: found other users than the log's, "
+                "expected artefacts fitted on this log"
+            )
         if FitRange(**record["fit_range"]) != fit_range:
-            raise InputError(f"{directory}: found statistics of {record['fit_range']} beside a "
-                             f"SASRec of {fit_range}, expected one fit range")  # fmt: skip
+            raise InputError(
+                f"{directory}: found statistics of {record['fit_range']} beside a "
+                f"SASRec of {fit_range}, expected one fit range"
+            )
         pairs = {name: arrays[name] for name in ("taken_user", "taken_item")}
         statistics = Statistics(arrays["popularity"], arrays["mean_rating"], **pairs)
         index = SasrecIndex(model, arrays["users"], arrays["states"], arrays["recent"])

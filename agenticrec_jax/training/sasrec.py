@@ -107,8 +107,10 @@ def train_sasrec(
     sequences = fitted_sequences(log, fit_range)
     windows = user_windows(list(sequences.values()), config.max_length)
     if not len(windows):
-        raise InputError(f"fit range: found no user with two events before {fit_range.end_time}, "
-                         "expected at least one to train SASRec on")  # fmt: skip
+        raise InputError(
+            f"fit range: found no user with two events before {fit_range.end_time}, "
+            "expected at least one to train SASRec on"
+        )
     graphdef, params = nnx.split(Sasrec(config, rngs=nnx.Rngs(training.seed)))
     optimizer, epoch_fn = make_epoch(graphdef, training.learning_rate, training.weight_decay)
     state = optimizer.init(params)

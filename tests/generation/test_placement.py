@@ -12,9 +12,13 @@ from agenticrec_jax.testing.models import tiny_qwen3
 from agenticrec_jax.types import OBSERVATION
 
 CONFIG = EngineConfig(
-    slots=16, prompt_buckets=(12,), splice_buckets=(6,), max_tokens=40, row_buckets=(4,),
+    slots=16,
+    prompt_buckets=(12,),
+    splice_buckets=(6,),
+    max_tokens=40,
+    row_buckets=(4,),
     window_buckets=(96,),
-)  # fmt: skip
+)
 
 
 def respond(request, member, ids):

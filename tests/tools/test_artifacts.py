@@ -38,8 +38,10 @@ def test_equal_popularity_shares_a_rank(artifacts):
 
 def test_cooccurrence_counts_other_users_who_took_both(log, artifacts, splits):
     end = splits.fit_range_b.end_time
-    taken = [{int(log.item[e]) for e in log.events_of(u) if log.time[e] < end}
-             for u in range(log.num_users)]  # fmt: skip
+    taken = [
+        {int(log.item[e]) for e in log.events_of(u) if log.time[e] < end}
+        for u in range(log.num_users)
+    ]
     history, user = (3, 17, 3, 40), 8
     expected = np.zeros(log.num_items, int)
     for other, items in enumerate(taken):

@@ -84,8 +84,9 @@ def test_titles_are_what_most_of_the_nearest_took_and_the_user_has_not(log, arti
     counts = {item: newest.count(item) for item in newest if item != PAD}
     said = GetSimilarUsers(artifacts, ToolOptions(candidate_evidence=False))(view)
     shown = said.removeprefix("similar users took ")
-    titles = {cut(log.items.title[i], 4): count for i, count in counts.items()
-              if i not in view.own_items}  # fmt: skip
+    titles = {
+        cut(log.items.title[i], 4): count for i, count in counts.items() if i not in view.own_items
+    }
     told = [title for title in titles if title in shown]
     assert len(told) >= 5 and not read_orders(said)
     assert sorted((titles[t] for t in told), reverse=True)[0] == max(titles.values())
