@@ -3,7 +3,8 @@
     python -m experiments.evaluate --policy=DIR --workdir=DIR [--split=test|valid]
 
 ``--observations=blank`` or ``permute`` takes the evidence out of what the tools say, ``none`` takes
-the tools away: three ways to see whether the policy uses what it reads.
+the tools away: three ways to see whether the policy uses what it reads. The workdir gets the row
+(``evaluation_<split>_<observations>.json``) and the trajectories (``.jsonl``).
 """
 
 import json
@@ -48,8 +49,10 @@ def main(argv: Sequence[str]) -> None:
     row = summary_row(f"policy, observations {_OBSERVATIONS.value}", trajectories, examples)
     results = {"rows": [row], "protocol": pipeline.protocol(world, _SPLIT.value, [config.seed])}
     print_table(results)
-    write_trajectories(world.workdir / "evaluation.jsonl", trajectories)
-    (world.workdir / "evaluation.json").write_text(json.dumps(results, indent=1) + "\n")
+    path = world.workdir / f"evaluation_{_SPLIT.value}_{_OBSERVATIONS.value}.json"
+    write_trajectories(path.with_suffix(".jsonl"), trajectories)
+    path.write_text(json.dumps(results, indent=1) + "\n")
+    print(f"row written to {path}, trajectories beside it")
 
 
 def write_trajectories(path: Path, trajectories: Sequence[Trajectory]) -> None:

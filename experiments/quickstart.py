@@ -22,7 +22,7 @@ from agenticrec_jax.baselines import scripted as scripted_rows
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.evaluation.evaluator import evaluate, summary_row
-from agenticrec_jax.evaluation.metrics import ndcg_values
+from agenticrec_jax.evaluation.metrics import hr_values, ndcg_values
 from agenticrec_jax.evaluation.report import print_table, write_report
 from agenticrec_jax.evaluation.significance import paired_difference
 from agenticrec_jax.generation.engine import Engine
@@ -43,6 +43,7 @@ COMPARED = (
     ("rta_ppr_blanked", "warm_start_no_tools"),
     ("rta_ppr_permuted", "warm_start_no_tools"),
 )
+COMPARED_BY = {"ndcg@10": lambda ranks: ndcg_values(ranks, 10), "hr@1": lambda r: hr_values(r, 1)}
 STAGES = {"rta": (train_policy.train_rta, "rta"), "ppr": (train_policy.train_ppr, "rta_ppr")}
 
 
@@ -165,24 +166,24 @@ def run_stage(
 
 
 def comparisons(judged: Judged) -> list[dict]:
-    """Paired differences of NDCG@10 over the same examples, with 95% intervals."""
-    found = []
+    """Paired differences over the same examples, with 95% intervals; first those of NDCG@10."""
     users = [example.user for example in judged.examples]
-    for a, b in COMPARED:
-        values = [_per_example(judged.ranks, name) for name in (a, b)]
-        repeats = max(len(v) for v in values) // len(users)
-        first, second = (np.tile(v, len(users) * repeats // len(v)) for v in values)
-        difference = paired_difference(first, second, users * repeats)
-        interval = [difference.low, difference.high]
-        found.append({"a": a, "b": b, "difference": difference.mean, "interval": interval})
+    found = []
+    for metric, values_of in COMPARED_BY.items():
+        values = {name: values_of(ranks) for name, ranks in judged.ranks.items()}
+        single = [values[f"scripted:{label}"] for label in scripted_rows.LABELS]
+        values["single_tool_mean"] = np.mean(single, axis=0)
+        for a, b in COMPARED:
+            found.append({"a": a, "b": b, "metric": metric} | _paired(values[a], values[b], users))
     return found
 
 
-def _per_example(ranks: dict[str, np.ndarray], name: str) -> np.ndarray:
-    if name != "single_tool_mean":
-        return ndcg_values(ranks[name], 10)
-    single = [f"scripted:{label}" for label in scripted_rows.LABELS]
-    return np.mean([ndcg_values(ranks[row], 10) for row in single], axis=0)
+def _paired(first: np.ndarray, second: np.ndarray, users: Sequence[int]) -> dict:
+    """The mean difference; a row of one seed is held against every seed of the other."""
+    repeats = max(len(first), len(second)) // len(users)
+    first, second = (np.tile(v, len(users) * repeats // len(v)) for v in (first, second))
+    difference = paired_difference(first, second, [*users] * repeats)
+    return {"difference": difference.mean, "interval": [difference.low, difference.high]}
 
 
 def finish(world, judged: Judged, transcripts: list[dict], seeds: Sequence[int]) -> dict:
@@ -204,7 +205,10 @@ def finish(world, judged: Judged, transcripts: list[dict], seeds: Sequence[int])
     print_table(results)
     for row in results["comparisons"]:
         low, high = row["interval"]
-        print(f"{row['a']} - {row['b']}: {row['difference']:+.4f} [{low:+.4f}, {high:+.4f}]")
+        print(
+            f"{row['a']} - {row['b']}, {row['metric']}: {row['difference']:+.4f} "
+            f"[{low:+.4f}, {high:+.4f}]"
+        )
     print(f"report: {workdir / 'report.html'}")
     return results
 

@@ -116,8 +116,8 @@ def _quick(config: ConfigDict) -> ConfigDict:
 
 
 def _full(config: ConfigDict) -> ConfigDict:
-    config.rta.update({"steps": 80, "prompts": 32})
-    config.ppr.update({"steps": 24, "prompts": 32, "mining_examples": 1024})
+    config.rta.update({"steps": 60, "prompts": 32})
+    config.ppr.update({"steps": 16, "prompts": 32, "mining_examples": 1024})
     config.evaluation.examples = 0
     return config
 

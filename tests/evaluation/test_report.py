@@ -60,11 +60,24 @@ def made_results():
             {"name": "rta", "wall_s": 262.4, "cpu_s": 498.1, "peak_mb": 2890.5},
         ],
         "comparisons": [
-            {"a": "rta", "b": "warm_start", "difference": 0.046, "interval": [0.021, 0.07]},
-            {"a": "rta_ppr", "b": "rta", "difference": 0.006, "interval": [-0.008, 0.019]},
+            {
+                "a": "rta",
+                "b": "warm_start",
+                "metric": "ndcg@10",
+                "difference": 0.046,
+                "interval": [0.021, 0.07],
+            },
+            {
+                "a": "rta_ppr",
+                "b": "rta",
+                "metric": "ndcg@10",
+                "difference": 0.006,
+                "interval": [-0.008, 0.019],
+            },
             {
                 "a": "rta_ppr",
                 "b": "scripted_agent",
+                "metric": "ndcg@10",
                 "difference": -0.02,
                 "interval": [-0.03, -0.01],
             },
@@ -198,7 +211,7 @@ def test_the_table_shows_each_row_with_its_interval(page):
 
 def test_comparisons_are_read_by_their_interval(page):
     table = page[page.index("Paired differences") : page.index("<h2>Training")]
-    assert re.findall(r'<td class="left">([^<]+)</td>', table) == [
+    assert re.findall(r'<td class="left">([^<]+)</td></tr>', table) == [
         "above",
         "not told apart",
         "below",

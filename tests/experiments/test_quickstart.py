@@ -1,5 +1,6 @@
 """The smoke preset as a person runs it, what it leaves behind, and that a second run resumes."""
 
+import itertools
 import json
 import os
 import re
@@ -87,7 +88,10 @@ def test_the_terminal_shows_the_table_and_the_comparisons(finished, results):
         assert f"{row['ndcg@10']:.3f}" in line
     assert results["protocol"]["candidate_hash"] in finished[1]
     for pair in results["comparisons"]:
-        assert f"{pair['a']} - {pair['b']}: {pair['difference']:+.4f} [" in finished[1]
+        assert (
+            f"{pair['a']} - {pair['b']}, {pair['metric']}: {pair['difference']:+.4f} ["
+            in finished[1]
+        )
 
 
 def test_rows_and_comparisons_are_those_of_the_trajectories(finished, results):
@@ -96,17 +100,19 @@ def test_rows_and_comparisons_are_those_of_the_trajectories(finished, results):
     for name in ("warm_start", "rta", "rta_ppr"):
         directory = finished[0] if name == "warm_start" else finished[0] / "seed_0"
         found = read_trajectories(directory / f"{name}.jsonl")
-        values[name] = ndcg_values([t.rank for t in found], 10)
-        assert rows[name]["ndcg@10"] == pytest.approx(values[name].mean())
+        ranks = [t.rank for t in found]
+        values[name] = {"ndcg@10": ndcg_values(ranks, 10), "hr@1": np.equal(ranks, 1) * 1.0}
+        for metric in values[name]:
+            assert rows[name][metric] == pytest.approx(values[name][metric].mean())
         calls = [len(t.calls) for t in found]
         assert rows[name]["mean_tool_calls"] == pytest.approx(np.mean(calls))
-    compared = {(c["a"], c["b"]): c for c in results["comparisons"]}
-    assert {b for a, b in compared if a == "rta"} >= {"warm_start", "single_tool_mean"}
-    for a, b in (("rta", "warm_start"), ("rta_ppr", "rta")):
-        expected = (values[a] - values[b]).mean()
-        assert compared[a, b]["difference"] == pytest.approx(expected, abs=1e-12)
-        low, high = compared[a, b]["interval"]
-        assert low <= compared[a, b]["difference"] <= high
+    compared = {(c["a"], c["b"], c["metric"]): c for c in results["comparisons"]}
+    assert {b for a, b, _ in compared if a == "rta"} >= {"warm_start", "single_tool_mean"}
+    for a, b, metric in itertools.product(("rta", "rta_ppr"), ("warm_start",), ("ndcg@10", "hr@1")):
+        expected = (values[a][metric] - values[b][metric]).mean()
+        assert compared[a, b, metric]["difference"] == pytest.approx(expected, abs=1e-12)
+        low, high = compared[a, b, metric]["interval"]
+        assert low <= compared[a, b, metric]["difference"] <= high
 
 
 def test_trajectories_tell_the_whole_episode(finished):
