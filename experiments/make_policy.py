@@ -37,6 +37,7 @@ _CONFIG = pipeline.define_config("experiments/configs/office.py")
 
 JSON_SYMBOLS = ('{"name":"', '","arguments":{', "}}", '"item_name":"', '"}', "{", "}", '"', "_")
 QUOTES = ("‹", "›")
+LABELS = tuple(f"{label}:" for labels in scripted.ORDERS.values() for label in labels)
 FOLLOWED, INVALID = 0.95, 0.02  # what the policy must reach before any reinforcement
 
 
@@ -110,7 +111,8 @@ def fit_tokenizer(
 ) -> CompactTokenizer:
     """A tokenizer fitted on titles inside the fit range and on the demonstrator's own words."""
     lines = [*_titles(world.log, fit_range), *_episodes(world, toolbox)]
-    return train_tokenizer(lines, vocab_size, [*toolbox.names, *JSON_SYMBOLS, *QUOTES])
+    symbols = [*toolbox.names, *LABELS, *JSON_SYMBOLS, *QUOTES]
+    return train_tokenizer(lines, vocab_size, symbols)
 
 
 def _titles(log: InteractionLog, fit_range: FitRange) -> Iterator[str]:

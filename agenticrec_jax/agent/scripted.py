@@ -146,9 +146,13 @@ def _reading(name: str, shown: Mapping[str, Sequence[int]]) -> str:
 
 
 def decision(plan: Plan, orders: Mapping[str, Sequence[int]]) -> str:
-    """The thought that names the orders to follow: those of the plan that were shown."""
-    followed = [label for label in plan.priority if label in orders]
-    return f" rank by {' then '.join(followed)}." if followed else " no evidence."
+    """The thought that names the orders to follow, each with its first number as it was shown.
+
+    With the number beside the label the answer starts from what stands just before it; a small
+    policy that has to find the label's order from the answer often starts from another one.
+    """
+    followed = [f"{label}:{orders[label][0]},…" for label in plan.priority if label in orders]
+    return f" rank by {' then '.join(followed)}" if followed else " no evidence."
 
 
 def _answer(numbers: Sequence[int], task: str) -> str:

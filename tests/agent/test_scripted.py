@@ -70,7 +70,7 @@ def test_thoughts_name_the_evidence_and_vary_with_the_observation():
     plan = Plan(("candidates_analyze", "get_similar_users"), ("popular", "taken"))
     shown = scripted.demonstrate(plan, _View(), _Box())
     assert "brand bought puts 5 first, popular puts 7 first" in shown.turns[2][1]
-    assert "taken is empty" in shown.turns[-1][1] and "rank by popular." in shown.turns[-1][1]
+    assert "taken is empty" in shown.turns[-1][1] and "rank by popular:7,…<" in shown.turns[-1][1]
 
 
 def test_blank_observations_leave_no_evidence():
