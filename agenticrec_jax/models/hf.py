@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config
+from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config, by_layer, is_stacked
 from agenticrec_jax.parallel.mesh import RULES, Rules, place, tree_shardings
 from agenticrec_jax.parallel.multihost import main_writes, to_host
 
@@ -125,24 +125,16 @@ def _read_parameter(
         value = reader.read(_entry(path, shape)).astype(like.dtype)
         return jnp.asarray(value) if sharding is None else place(value, sharding)
 
-    if not _is_stacked(path):
+    if not is_stacked(path):
         return read(path, like.shape, sharding)
     one = sharding and NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
     zeros = jax.jit(lambda: jnp.zeros(like.shape, like.dtype), out_shardings=sharding)
     update = jax.jit(lambda x, y, i: x.at[i].set(y), donate_argnums=0, out_shardings=sharding)
     stack = zeros()
     for i in range(like.shape[0]):
-        stack = update(stack, read(_of_layer(path, i), like.shape[1:], one), i)
+        layer = read((path[0], i, *path[1:]), like.shape[1:], one)
+        stack = update(stack, layer, i)
     return stack
-
-
-def _is_stacked(path: tuple) -> bool:
-    """Whether the parameter holds all layers: (layers, mlp, ..) and not (layers, 0, mlp, ..)."""
-    return path[0] == "layers" and not isinstance(path[1], int)
-
-
-def _of_layer(path: tuple, i: int) -> tuple:
-    return (path[0], i, *path[1:])
 
 
 def read_config(directory: str | os.PathLike) -> Qwen3Config:
@@ -264,18 +256,9 @@ def save_policy(
 
 
 def _tensors(model: Qwen3) -> dict[str, np.ndarray]:
-    entries = ((_entry(path, value.shape), value) for path, value in _by_layer(model))
+    flat = by_layer(nnx.state(model, nnx.Param))
+    entries = ((_entry(path, v.get_value().shape), v.get_value()) for path, v in flat)
     return {entry.name: entry.to_hf(to_host(value)) for entry, value in entries}
-
-
-def _by_layer(model: Qwen3) -> Iterator[tuple[tuple, jax.Array]]:
-    """Every parameter and its path, with layers one by one even where they are stacked."""
-    for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
-        value = variable.get_value()
-        if _is_stacked(path):
-            yield from ((_of_layer(path, i), value[i]) for i in range(value.shape[0]))
-        else:
-            yield path, value
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -6,6 +6,8 @@ and values then come as one array with a leading layers axis instead of a tuple 
 Every parameter carries ``logical_axes``, the names that ``parallel.mesh`` maps to mesh axes.
 """
 
+from collections.abc import Iterator
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -22,7 +24,16 @@ from agenticrec_jax.models.attention import (
 )
 from agenticrec_jax.models.config import Qwen3Config
 
-__all__ = ["KV", "Block", "Context", "Qwen3", "Qwen3Config", "segment_positions"]
+__all__ = [
+    "KV",
+    "Block",
+    "Context",
+    "Qwen3",
+    "Qwen3Config",
+    "by_layer",
+    "is_stacked",
+    "segment_positions",
+]
 
 _INIT_STD = 0.02
 _SAVED = {  # by remat: what of a block is kept for the backward pass
@@ -215,6 +226,22 @@ class Qwen3(nnx.Module):
         else:
             kernel, letters = self.head.kernel[...], "...d,dv->...v"
         return jnp.einsum(letters, hidden, kernel.astype(dtype), preferred_element_type=jnp.float32)
+
+
+def is_stacked(path: tuple) -> bool:
+    """Whether a parameter holds all layers: (layers, mlp, ..) and not (layers, 0, mlp, ..)."""
+    return path[0] == "layers" and not isinstance(path[1], int)
+
+
+def by_layer(params: nnx.State) -> Iterator[tuple[tuple, nnx.Variable]]:
+    """Every parameter (or gradient) and its path, as those of a model whose layers are unrolled."""
+    for path, variable in nnx.to_flat_state(params):
+        if not is_stacked(path):
+            yield path, variable
+            continue
+        value, axes = variable.get_value(), variable.get_metadata()["logical_axes"][1:]
+        for i in range(value.shape[0]):
+            yield (path[0], i, *path[1:]), variable.replace(value[i], logical_axes=axes)
 
 
 def segment_positions(

@@ -78,6 +78,31 @@ def test_enter_gives_every_member_its_prompt(shards):
         np.testing.assert_array_equal(x, y)
 
 
+@pytest.mark.parametrize("shards", [1, 2])
+def test_stacked_layers_go_the_same_ways(shards):
+    """Every function, on one array with a layers axis and on a tuple of layers."""
+    rng = np.random.default_rng(5)
+    prompts, chunk, one = random_kv(rng, 2, 5), random_kv(rng, 4, 2), random_kv(rng, 4, 1)
+    rows, source = np.array([0, 2, 1, B]), np.array([0, 0, 1, 1]) % (2 // shards)
+    columns = np.array([[5, 6], [5, S], [3, 4], [0, 1]])
+
+    def run(form):
+        cache = kv_cache.allocate(form(prompts), B, S)
+        assert cache.columns == S
+        cache = kv_cache.enter(cache, rows, form(prompts), source, shards)
+        cache = kv_cache.append(cache, rows, columns, form(chunk), shards)
+        local = kv_cache.write_column(kv_cache.read(cache, rows, 6, shards), 5, form(one))
+        return kv_cache.view(cache), kv_cache.last_columns(local, 3)
+
+    def stacked(kv):
+        return KV(jnp.stack(kv.k), jnp.stack(kv.v))
+
+    for want, got in zip(run(lambda kv: kv), run(stacked), strict=True):
+        for x, y in zip(leaves(want), leaves(got), strict=True):
+            assert np.abs(x).sum() > 0
+            np.testing.assert_array_equal(x, y)
+
+
 def test_one_column_and_the_last_columns():
     rng = np.random.default_rng(4)
     cache, kv = random_cache(rng)
