@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
-from agenticrec_jax.models.attention import KV
+from agenticrec_jax.models.attention import KV, Context
 
 
 class Cache(NamedTuple):
@@ -58,10 +58,14 @@ def allocate(abstract: KV, slots: int, columns: int) -> Cache:
     return Cache(k, jax.tree.map(lambda x: zeros(x, x.shape[-2], columns, x.shape[-1]), abstract.v))
 
 
-def view(cache: Cache) -> KV:
-    """The cache in the model's order of axes, [B, S, K, H]."""
-    k = _layers(lambda x: x.transpose(0, 3, 1, 2), cache.k)
-    return KV(k, _layers(lambda x: x.transpose(0, 2, 1, 3), cache.v))
+def view(k: Array, v: Array) -> tuple[Array, Array]:
+    """One layer's keys and values in the model's order of axes, [B, S, K, H]."""
+    return k.transpose(0, 3, 1, 2), v.transpose(0, 2, 1, 3)
+
+
+def context(cache: Cache, valid: Bool[Array, "B S"]) -> Context:
+    """What the model attends to: the columns of the cache that are ``valid``."""
+    return Context(cache, valid, view)
 
 
 def by_shard(function: Callable, shards: int, array: Array, *rows: Array) -> Array:
@@ -133,5 +137,5 @@ def write_column(cache: Cache, column: Int[Array, ""], new: KV) -> Cache:
 
 def last_columns(cache: Cache, count: int) -> KV:
     """The last ``count`` columns in the model's order of axes, [B, count, K, H]."""
-    k = jax.tree.map(lambda x: x[..., -count:], cache.k)
-    return view(Cache(k, jax.tree.map(lambda x: x[..., -count:, :], cache.v)))
+    k = _layers(lambda x: x[..., -count:].transpose(0, 3, 1, 2), cache.k)
+    return KV(k, _layers(lambda x: x[:, :, -count:].transpose(0, 2, 1, 3), cache.v))

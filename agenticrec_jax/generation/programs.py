@@ -15,7 +15,6 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from agenticrec_jax.generation import kv_cache, sampling
 from agenticrec_jax.generation.kv_cache import Cache, put, take
-from agenticrec_jax.models.attention import Context
 
 EMPTY, RUNNING, PAUSED, STOPPED, SPENT = range(5)
 
@@ -177,7 +176,7 @@ class Programs:
             running = report.status == RUNNING
             past = columns < row.length[:, None]
             recent = (columns >= fresh) & (columns < fresh + t)
-            context = Context(kv_cache.view(cache), past | recent)
+            context = kv_cache.context(cache, past | recent)
             own = jnp.ones((len(rows), 1), bool)
             hidden, new = model.forward(token[:, None], position[:, None], own, context)
             token, logprob = sampling.sample(
@@ -239,7 +238,7 @@ class Programs:
         offsets = jnp.arange(ids.shape[1])
         written = offsets < counts[:, None]
         local = self._place(kv_cache.read(state.cache, rows, window, self._shards))
-        context = Context(kv_cache.view(local), jnp.arange(window) < row.length[:, None])
+        context = kv_cache.context(local, jnp.arange(window) < row.length[:, None])
         hidden, new = model.forward(ids, row.length[:, None] + offsets, written, context)
         last = jnp.take_along_axis(hidden, jnp.maximum(counts - 1, 0)[:, None, None], axis=1)[:, 0]
         length = row.length + counts

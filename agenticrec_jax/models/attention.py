@@ -5,6 +5,7 @@ heads, K key heads, R = N / K query heads per key head, H head width.
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -30,10 +31,13 @@ class Context(NamedTuple):
     """What new tokens attend to besides each other: every valid entry precedes all of them.
 
     A context of batch P serves B = P * G rows: rows ``p*G .. p*G+G-1`` read entry ``p``.
+    ``view`` brings one layer's keys and values to ``[P, S, K, H]`` if they are kept otherwise: in
+    the loop over layers, since ahead of it the whole of them would be copied.
     """
 
     kv: KV
     valid: Bool[Array, "P S"]
+    view: Callable[[Array, Array], tuple[Array, Array]] = lambda k, v: (k, v)
 
 
 class Masks(NamedTuple):

@@ -190,26 +190,28 @@ class Qwen3(nnx.Module):
         masks = make_masks(valid, segments, None if context is None else context.valid)
         x = self.embedding[...][ids].astype(self.config.dtype)
         run = self._scan if self.config.scan_layers else self._unroll
-        x, kv = run(x, tables, masks, None if context is None else context.kv)
+        x, kv = run(x, tables, masks, context)
         return self.norm(x), kv
 
-    def _unroll(self, x, tables, masks: Masks, past: KV | None):
+    def _unroll(self, x, tables, masks: Masks, context: Context | None):
         new = []
         for i, block in enumerate(self.layers):
-            layer = None if past is None else (past.k[i], past.v[i])
-            x, kv = self._recomputed(block.__call__)(x, tables, masks, layer)
+            past = None if context is None else context.view(context.kv.k[i], context.kv.v[i])
+            x, kv = self._recomputed(block.__call__)(x, tables, masks, past)
             new.append(kv)
         return x, KV(*zip(*new, strict=True))
 
-    def _scan(self, x, tables, masks: Masks, past: KV | None):
-        """Each step reads its layer of the parameters and of ``past`` where they lie."""
+    def _scan(self, x, tables, masks: Masks, context: Context | None):
+        """Each step reads its layer of the parameters and of the context where they lie."""
         graphdef, params = nnx.split(self.layers)
 
         def step(x, layer):
-            params, past = layer
+            params, kv = layer
+            past = None if kv is None else context.view(kv.k, kv.v)
             return nnx.merge(graphdef, params)(x, tables, masks, past)
 
-        x, (k, v) = jax.lax.scan(self._recomputed(step), x, (params, past))
+        layers = (params, None if context is None else context.kv)
+        x, (k, v) = jax.lax.scan(self._recomputed(step), x, layers)
         return x, KV(k, v)
 
     def _recomputed(self, block):
