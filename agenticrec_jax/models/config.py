@@ -12,6 +12,7 @@ _ARCHITECTURES = {
     "LlamaForCausalLM": "llama",
 }
 REMAT = ("none", "full", "dots")
+ATTENTION = ("auto", "xla", "cudnn", "splash")
 _DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -24,7 +25,7 @@ class Qwen3Config:
     ``param_dtype`` is how weights are stored, ``dtype`` how activations are computed; norms, the
     rotation, softmax and logits are always float32.
 
-    Three fields say how the same numbers are computed; no checkpoint has them:
+    The last three fields say how the same numbers are computed; no checkpoint has them:
 
     ``scan_layers`` holds one block with stacked parameters and scans it, so that the program does
     not grow with depth. Off by default: on a CPU a scan copies each layer's weights in every
@@ -34,6 +35,9 @@ class Qwen3Config:
     only its input is kept) or ``dots`` (all but the projections; attention scores are never kept).
     It saves memory on TPU and GPU, and on CPU with ``scan_layers``; over unrolled layers XLA's CPU
     compiler merges it away again.
+
+    ``attention`` is the implementation: ``xla``, ``cudnn`` (GPU), ``splash`` (TPU), or ``auto``:
+    the device's own (see ``models.attention``). The two kernels have not been timed yet.
     """
 
     vocab_size: int
@@ -54,10 +58,12 @@ class Qwen3Config:
     dtype: str = "float32"
     scan_layers: bool = False
     remat: str = "none"
+    attention: str = "auto"
 
     def __post_init__(self):
-        if self.remat not in REMAT:
-            raise InputError(f"remat is {self.remat}; expected one of {', '.join(REMAT)}")
+        for field, names in (("remat", REMAT), ("attention", ATTENTION)):
+            if (found := getattr(self, field)) not in names:
+                raise InputError(f"{field} is {found}; expected one of {', '.join(names)}")
         if self.num_heads % self.num_kv_heads:
             raise InputError(
                 f"num_attention_heads {self.num_heads} is not a multiple of "

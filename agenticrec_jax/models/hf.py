@@ -88,19 +88,22 @@ def load_policy(
     dtype: str | None = None,
     rules: Rules = RULES,
     scan_layers: bool = False,
+    remat: str = "none",
+    attention: str = "auto",
 ) -> Qwen3:
     """Reads a Hugging Face directory, one tensor at a time, each straight into its sharded place.
 
     Host memory never holds more than one tensor. ``dtype`` (say ``"float32"``) overrides the
     checkpoint's for weights and activations; without ``mesh`` the model is on the default device.
-    ``scan_layers`` as in ``Qwen3Config``: each layer's tensor goes into the stacked parameter in
-    place.
+    ``scan_layers``, ``remat`` and ``attention`` are those of ``Qwen3Config``; with layers stacked
+    each one's tensor is written into the parameter in place.
 
     Raises:
         InputError: names the file and the field or tensor that is missing or unfit.
     """
     directory = Path(directory)
-    config = replace(read_config(directory), scan_layers=scan_layers)
+    config = read_config(directory)
+    config = replace(config, scan_layers=scan_layers, remat=remat, attention=attention)
     if dtype is not None:
         config = replace(config, param_dtype=dtype, dtype=dtype)
     model = nnx.eval_shape(lambda: Qwen3(config, rngs=nnx.Rngs(0)))

@@ -18,7 +18,6 @@ from agenticrec_jax.models.attention import (
     Context,
     Masks,
     attend,
-    make_masks,
     rope_tables,
     rotate,
 )
@@ -78,6 +77,7 @@ class Attention(nnx.Module):
 
     def __init__(self, config: Qwen3Config, *, rngs: nnx.Rngs):
         d, n, k, h = config.hidden_size, config.num_heads, config.num_kv_heads, config.head_dim
+        self.implementation = config.attention
         bias = config.qkv_bias
         kv_axes = ("embed", "kv_heads", "head_dim")
         self.q = Projection((d, n, h), ("embed", "heads", "head_dim"), config, rngs=rngs, bias=bias)
@@ -99,7 +99,7 @@ class Attention(nnx.Module):
         if self.q_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = rotate(q, tables), rotate(k, tables)
-        return self.o(attend(q, k, v, masks, context)), (k, v)
+        return self.o(attend(q, k, v, masks, context, self.implementation)), (k, v)
 
 
 class MLP(nnx.Module):
@@ -187,7 +187,7 @@ class Qwen3(nnx.Module):
         Outputs at invalid tokens are finite and mean nothing.
         """
         tables = rope_tables(positions, self.config.head_dim, self.config.rope_theta)
-        masks = make_masks(valid, segments, None if context is None else context.valid)
+        masks = Masks(valid, segments, None if context is None else context.valid)
         x = self.embedding[...][ids].astype(self.config.dtype)
         run = self._scan if self.config.scan_layers else self._unroll
         x, kv = run(x, tables, masks, context)

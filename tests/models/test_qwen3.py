@@ -12,6 +12,7 @@ from flax import nnx
 from safetensors.numpy import load_file
 
 from agenticrec_jax.errors import InputError
+from agenticrec_jax.models import attention
 from agenticrec_jax.models.hf import load_policy
 from agenticrec_jax.models.qwen3 import Context, Qwen3, by_layer, segment_positions
 from agenticrec_jax.testing.models import tiny_qwen3
@@ -206,7 +207,7 @@ def rows():
     return jnp.asarray(ids)
 
 
-@pytest.fixture(scope="module", params=["unrolled", "scanned"])
+@pytest.fixture(params=["unrolled", "scanned"])
 def model(request):
     return tiny_qwen3(
         num_heads=6,
@@ -217,12 +218,38 @@ def model(request):
     )
 
 
+@pytest.fixture
+def splash(monkeypatch):
+    """The same model with the TPU kernel, interpreted, however few the tokens; counts its uses."""
+    used = []
+
+    def fits(q, masks, context):
+        used.append(q.shape)
+        return context is None or masks.segments is None
+
+    monkeypatch.setattr(attention, "splash_fits", fits)
+    changes = {"num_heads": 6, "num_kv_heads": 2, "head_dim": 10, "tie_word_embeddings": False}
+    return tiny_qwen3(**changes, scan_layers=True, attention="splash"), used
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_changing_a_token_changes_nothing_before_it(way, model):
+    check_causality(way, model, nnx.jit(dense)(model, rows()))
+
+
+@pytest.mark.parametrize("way", [dense, padded, packed, spliced, shared])
+def test_the_kernel_for_tpu_passes_the_mask_test(way, splash):
+    model, used = splash
+    plain = Qwen3(replace(model.config, attention="xla"), rngs=nnx.Rngs(0))
+    check_causality(way, model, nnx.jit(dense)(plain, rows()))
+    assert used
+
+
+def check_causality(way, model, want):
     run = nnx.jit(way)
     ids = rows()
     before = run(model, ids)
-    np.testing.assert_allclose(before, nnx.jit(dense)(model, ids), atol=1e-5)
+    np.testing.assert_allclose(before, want, atol=1e-5)
     for j in (0, 5, T - 2):
         changed = ids.at[:, j].set((ids[:, j] + 31) % 96)
         after = run(model, changed)
@@ -232,6 +259,14 @@ def test_changing_a_token_changes_nothing_before_it(way, model):
 
 
 def test_changing_a_token_changes_nothing_in_another_segment(model):
+    check_segments(model)
+
+
+def test_the_kernel_for_tpu_keeps_segments_apart(splash):
+    check_segments(splash[0])
+
+
+def check_segments(model):
     segments = jnp.array([[0, 0, 0, 0, 1, 1, 1, 1, 1, 2, 2, 2]] * 4)
     run, ids = nnx.jit(lambda model, ids: model(ids, segments)), rows()
     before = run(model, ids)
