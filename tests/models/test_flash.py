@@ -18,7 +18,7 @@ from agenticrec_jax.errors import InputError
 from agenticrec_jax.models import attention
 from agenticrec_jax.models.attention import Masks, attend, xla_attend
 from agenticrec_jax.models.flash import cudnn_attend, splash_attend
-from agenticrec_jax.parallel.mesh import make_mesh, traced_on
+from agenticrec_jax.parallel.mesh import make_mesh, shard_batch, traced_on
 from agenticrec_jax.testing.models import tiny_qwen3
 
 KERNELS = {
@@ -72,15 +72,15 @@ def test_kernels_give_the_numbers_and_gradients_of_plain_attention(kernel, form)
 def test_splash_over_devices_gives_the_numbers_of_one():
     """Rows over data and fsdp, heads over tensor, as far as they divide; each device its part."""
     mesh = make_mesh(data=2, fsdp=2, tensor=2)
+
+    def run(*args):
+        with traced_on(mesh):
+            return splash_attend(*args, interpret=True)
+
     for form in ({"prompts": 4}, {"prompts": 3, "kv_heads": 1}):
         args = inputs(steps=40, **form)
-        seen = []
-
-        def run(*args, seen=seen):
-            with traced_on(mesh):
-                return splash_attend(*args, interpret=True)
-
         want = values_and_gradients(xla_attend, args)
+        args = shard_batch(args, mesh)
         assert_close(values_and_gradients(run, args), want)
         text = jax.jit(run).lower(*args).as_text()
         split = form["prompts"] == 4

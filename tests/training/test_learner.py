@@ -1,6 +1,7 @@
 """The learner: exact log-probs and gradients, whatever the packing, and nothing of [B, T, V]."""
 
 import re
+import time
 from dataclasses import dataclass, replace
 from functools import cache, partial
 
@@ -278,6 +279,19 @@ def test_updates_of_scanned_layers_are_those_of_unrolled_ones(devices):
         np.testing.assert_allclose(a["gradient_norm"], b["gradient_norm"], rtol=1e-4)
     found, expected = unrolled(jax.device_get(scanned.params)), unrolled(single.params)
     assert_trees_close(found, jax.device_get(expected), 1e-5 if devices == 1 else 1e-4)
+
+
+@pytest.mark.slow
+def test_an_update_of_36_scanned_layers_compiles_within_a_minute():
+    """Seconds of the processor, over all threads."""
+    config = replace(CONFIG, num_layers=36, scan_layers=True, remat="full")
+    optimizer, update = updater(config=config)
+    state, batches = fresh_state(optimizer, config), pack_groups(GROUPS, WHOLE)
+    start = time.process_time()
+    jax.block_until_ready(update(state, batches)[0])
+    seconds = time.process_time() - start
+    print(f"36 layers: {seconds:.1f} s")
+    assert seconds < 60
 
 
 def gradient_program(chunk):
