@@ -11,6 +11,8 @@ _ARCHITECTURES = {
     "Qwen2ForCausalLM": "qwen2",
     "LlamaForCausalLM": "llama",
 }
+REMAT = ("none", "full", "dots")
+ATTENTION = ("auto", "xla", "cudnn", "splash")
 _DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -21,8 +23,21 @@ class Qwen3Config:
     With ``qk_norm`` off and the biases set as the checkpoint has them the same module runs Llama
     (``qk_norm=False``) and Qwen2 (``qk_norm=False, qkv_bias=True``) weights exactly.
     ``param_dtype`` is how weights are stored, ``dtype`` how activations are computed; norms, the
-    rotation, softmax and logits are always float32. ``remat`` recomputes each block in the
-    backward pass, which saves memory on TPU and GPU (XLA's CPU compiler merges it away again).
+    rotation, softmax and logits are always float32.
+
+    The last three fields say how the same numbers are computed; no checkpoint has them:
+
+    ``scan_layers`` holds one block with stacked parameters and scans it, so that the program does
+    not grow with depth. Off by default: on a CPU a scan copies each layer's weights in every
+    decode step (three times slower).
+
+    ``remat`` is what the backward pass recomputes of each block: ``none``, ``full`` (all of it;
+    only its input is kept) or ``dots`` (all but the projections; attention scores are never kept).
+    It saves memory on TPU and GPU, and on CPU with ``scan_layers``; over unrolled layers XLA's CPU
+    compiler merges it away again.
+
+    ``attention`` is the implementation: ``xla``, ``cudnn`` (GPU), ``splash`` (TPU), or ``auto``:
+    the device's own (see ``models.attention``). The two kernels have not been timed yet.
     """
 
     vocab_size: int
@@ -41,9 +56,14 @@ class Qwen3Config:
     o_bias: bool = False
     param_dtype: str = "float32"
     dtype: str = "float32"
-    remat: bool = False
+    scan_layers: bool = False
+    remat: str = "none"
+    attention: str = "auto"
 
     def __post_init__(self):
+        for field, names in (("remat", REMAT), ("attention", ATTENTION)):
+            if (found := getattr(self, field)) not in names:
+                raise InputError(f"{field} is {found}; expected one of {', '.join(names)}")
         if self.num_heads % self.num_kv_heads:
             raise InputError(
                 f"num_attention_heads {self.num_heads} is not a multiple of "

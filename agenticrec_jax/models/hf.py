@@ -13,15 +13,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config
+from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config, by_layer, is_stacked
 from agenticrec_jax.parallel.mesh import RULES, Rules, place, tree_shardings
 from agenticrec_jax.parallel.multihost import main_writes, to_host
 
@@ -86,17 +87,23 @@ def load_policy(
     mesh: Mesh | None = None,
     dtype: str | None = None,
     rules: Rules = RULES,
+    scan_layers: bool = False,
+    remat: str = "none",
+    attention: str = "auto",
 ) -> Qwen3:
     """Reads a Hugging Face directory, one tensor at a time, each straight into its sharded place.
 
     Host memory never holds more than one tensor. ``dtype`` (say ``"float32"``) overrides the
     checkpoint's for weights and activations; without ``mesh`` the model is on the default device.
+    ``scan_layers``, ``remat`` and ``attention`` are those of ``Qwen3Config``; with layers stacked
+    each one's tensor is written into the parameter in place.
 
     Raises:
         InputError: names the file and the field or tensor that is missing or unfit.
     """
     directory = Path(directory)
     config = read_config(directory)
+    config = replace(config, scan_layers=scan_layers, remat=remat, attention=attention)
     if dtype is not None:
         config = replace(config, param_dtype=dtype, dtype=dtype)
     model = nnx.eval_shape(lambda: Qwen3(config, rngs=nnx.Rngs(0)))
@@ -105,15 +112,32 @@ def load_policy(
     placed = []
     with _Reader(directory) as reader:
         for i, (path, variable) in enumerate(nnx.to_flat_state(abstract)):
-            value = reader.read(_entry(path, variable.get_value().shape))
-            value = value.astype(jnp.dtype(config.param_dtype))
-            if shardings is None:
-                value = jnp.asarray(value)
-            else:
-                value = place(value, shardings[i][1].get_value())
+            sharding = None if shardings is None else shardings[i][1].get_value()
+            value = _read_parameter(reader, path, variable.get_value(), sharding)
             placed.append((path, variable.replace(value)))
         reader.check_all_read()
     return nnx.merge(graphdef, nnx.from_flat_state(placed))
+
+
+def _read_parameter(
+    reader: "_Reader", path: tuple, like: jax.ShapeDtypeStruct, sharding: NamedSharding | None
+) -> jax.Array:
+    """The parameter in its place; a stacked one is written there layer by layer."""
+
+    def read(path: tuple, shape: tuple[int, ...], sharding: NamedSharding | None) -> jax.Array:
+        value = reader.read(_entry(path, shape)).astype(like.dtype)
+        return jnp.asarray(value) if sharding is None else place(value, sharding)
+
+    if not is_stacked(path):
+        return read(path, like.shape, sharding)
+    one = sharding and NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
+    zeros = jax.jit(lambda: jnp.zeros(like.shape, like.dtype), out_shardings=sharding)
+    update = jax.jit(lambda x, y, i: x.at[i].set(y), donate_argnums=0, out_shardings=sharding)
+    stack = zeros()
+    for i in range(like.shape[0]):
+        layer = read((path[0], i, *path[1:]), like.shape[1:], one)
+        stack = update(stack, layer, i)
+    return stack
 
 
 def read_config(directory: str | os.PathLike) -> Qwen3Config:
@@ -235,7 +259,7 @@ def save_policy(
 
 
 def _tensors(model: Qwen3) -> dict[str, np.ndarray]:
-    flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
+    flat = by_layer(nnx.state(model, nnx.Param))
     entries = ((_entry(path, v.get_value().shape), v.get_value()) for path, v in flat)
     return {entry.name: entry.to_hf(to_host(value)) for entry, value in entries}
 

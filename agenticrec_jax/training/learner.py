@@ -30,6 +30,7 @@ from agenticrec_jax.parallel.mesh import (
     place,
     replicated,
     shard_params,
+    traced_on,
     tree_shardings,
 )
 from agenticrec_jax.parallel.multihost import global_batch
@@ -243,7 +244,8 @@ def make_update(
 
     def loss_of(params: Any, batch: RolloutBatch) -> tuple[Array, dict]:
         model = nnx.merge(graphdef, params)
-        logprobs, entropy = policy_logprobs(model, batch, temperature, chunk)
+        with traced_on(mesh):
+            logprobs, entropy = policy_logprobs(model, batch, temperature, chunk)
         loss, metrics = loss_fn(logprobs, replace(batch, entropy=entropy))
         return loss, {"entropy": metric(entropy, batch.sampled)} | metrics
 

@@ -120,6 +120,37 @@ def test_tensors_are_read_one_by_one_into_their_sharded_place():
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_stacked_layers_load_and_save_the_same_bytes(name, tmp_path):
+    for scan in (False, True):
+        model = load_policy(ORACLES / name, scan_layers=scan)
+        assert model.config.scan_layers is scan
+        save_policy(model, tmp_path / str(scan))
+    written = [(tmp_path / str(s) / "model.safetensors").read_bytes() for s in (False, True)]
+    assert written[0] == written[1]
+
+
+def test_layers_are_stacked_in_their_sharded_place_without_a_second_copy(monkeypatch):
+    """While reading no more is alive than the model and one tensor; the rest lies as it should."""
+    alive, read = [], hf._Reader.read
+
+    def watched(reader, entry):
+        alive.append(sum(x.nbytes for x in jax.live_arrays()) - before)
+        return read(reader, entry)
+
+    monkeypatch.setattr(hf._Reader, "read", watched)
+    before = sum(x.nbytes for x in jax.live_arrays())
+    mesh = make_mesh(data=2, fsdp=2, tensor=2)
+    model = load_policy(ORACLES / "tiny_qwen3", mesh=mesh, scan_layers=True)
+    kernel = model.layers.mlp.up.kernel[...]
+    assert kernel.sharding.shard_shape(kernel.shape) == (len(kernel), 32, 64)
+    total, largest = (f(x.nbytes for x in values(model)) for f in (sum, max))
+    assert total / 2 < max(alive) <= total + largest / len(kernel)
+    want = load_policy(ORACLES / "tiny_qwen3", scan_layers=True)
+    for a, b in zip(values(want), values(model), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_old_spelling_of_theta_is_used(checkpoint):
     edit_config(checkpoint, rope_parameters=None, rope_theta=777.0)
     assert load_policy(checkpoint).config.rope_theta == 777.0

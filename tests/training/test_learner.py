@@ -1,6 +1,7 @@
 """The learner: exact log-probs and gradients, whatever the packing, and nothing of [B, T, V]."""
 
 import re
+import time
 from dataclasses import dataclass, replace
 from functools import cache, partial
 
@@ -12,7 +13,7 @@ import pytest
 from flax import nnx
 
 from agenticrec_jax.losses import for_batch, grpo_loss, sft_loss
-from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config
+from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config, by_layer
 from agenticrec_jax.parallel.mesh import make_mesh
 from agenticrec_jax.training.batches import (
     Demonstration,
@@ -68,7 +69,11 @@ class Rollout:
 def policy(config=CONFIG):
     """A model with weights large enough for attention and probabilities to be far from uniform."""
     graphdef, params = nnx.split(Qwen3(config, rngs=nnx.Rngs(1)))
-    return graphdef, jax.tree.map(lambda x: x * 8 if x.ndim > 1 else x, params)
+    flat = [
+        (path, v if path[-1] == "scale" else v.replace(8 * v.get_value()))
+        for path, v in nnx.to_flat_state(params)
+    ]
+    return graphdef, nnx.from_flat_state(flat)
 
 
 def fresh_state(optimizer, config=CONFIG, mesh=None):
@@ -172,15 +177,17 @@ def oracle():
     return batch, weights, scores, gradient
 
 
-@pytest.mark.parametrize(("chunk", "remat"), [(1024, False), (9, True)])
-def test_two_streams_equal_separate_rows(chunk, remat):
+@pytest.mark.parametrize(
+    ("chunk", "changes"), [(1024, {}), (9, {"remat": "full"}), (40, {"scan_layers": True})]
+)
+def test_two_streams_equal_separate_rows(chunk, changes):
     """Log-probs, entropies and the gradient of a random functional of them, to 1e-5."""
     batch, weights, expected, gradient = oracle()
-    config = replace(TWO_LAYERS, remat=remat)
-    scores, found = two_streams(config, chunk, policy(TWO_LAYERS)[1], batch, weights)
+    config = replace(TWO_LAYERS, **changes)
+    scores, found = two_streams(config, chunk, policy(config)[1], batch, weights)
     np.testing.assert_allclose(in_order(batch, scores), expected, atol=2e-5)
     assert float(expected[0].std()) > 0.5  # the policy is far from uniform
-    assert_trees_close(found, gradient, 1e-5)
+    assert_trees_close(unrolled(found), unrolled(gradient), 1e-5)
     assert (np.asarray(scores)[:, ~batch.sampled] == 0).all()
 
 
@@ -191,17 +198,22 @@ def test_observations_alone_give_no_gradient():
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(found))
 
 
+def unrolled(params):
+    """Parameters or gradients as those of unrolled layers."""
+    return {path: variable.get_value() for path, variable in by_layer(params)}
+
+
 @cache
-def updater(mesh=None):
+def updater(mesh=None, config=CONFIG):
     """Plain momentum: unlike Adam its steps are not blown up where gradients vanish."""
     optimizer = optax.sgd(0.5, momentum=0.9)
     return optimizer, make_update(
-        policy()[0], with_entropy_bonus, optimizer, temperature=TEMPERATURE, mesh=mesh
+        policy(config)[0], with_entropy_bonus, optimizer, temperature=TEMPERATURE, mesh=mesh
     )
 
 
-def two_updates(batches, optimizer, update, mesh=None):
-    state = fresh_state(optimizer, mesh=mesh)
+def two_updates(batches, optimizer, update, mesh=None, config=CONFIG):
+    state = fresh_state(optimizer, config, mesh)
     state, first = update(state, batches)
     state, second = update(state, batches)
     assert int(state.step) == 2
@@ -209,10 +221,10 @@ def two_updates(batches, optimizer, update, mesh=None):
 
 
 @cache
-def one_micro_batch():
+def one_micro_batch(config=CONFIG):
     batches = pack_groups(GROUPS, WHOLE)
     assert len(batches) == 1
-    return two_updates(batches, *updater())
+    return two_updates(batches, *updater(config=config), config=config)
 
 
 def test_results_do_not_depend_on_the_micro_batches():
@@ -253,6 +265,33 @@ def test_sharded_update_equals_a_single_device():
         np.testing.assert_allclose(a["loss"], b["loss"], atol=1e-4)
         np.testing.assert_allclose(a["gradient_norm"], b["gradient_norm"], rtol=1e-4)
     assert_trees_close(jax.device_get(sharded.params), jax.device_get(single.params), 1e-4)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_updates_of_scanned_layers_are_those_of_unrolled_ones(devices):
+    single, expected = one_micro_batch(TWO_LAYERS)
+    config = replace(TWO_LAYERS, scan_layers=True, remat="full")
+    mesh = make_mesh(data=2, fsdp=2, tensor=2) if devices > 1 else None
+    batches = pack_groups(GROUPS, replace(WHOLE, group_multiple=4))
+    scanned, found = two_updates(batches, *updater(mesh, config), mesh, config)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a["loss"], b["loss"], atol=1e-4)
+        np.testing.assert_allclose(a["gradient_norm"], b["gradient_norm"], rtol=1e-4)
+    found, expected = unrolled(jax.device_get(scanned.params)), unrolled(single.params)
+    assert_trees_close(found, jax.device_get(expected), 1e-5 if devices == 1 else 1e-4)
+
+
+@pytest.mark.slow
+def test_an_update_of_36_scanned_layers_compiles_within_a_minute():
+    """Seconds of the processor, over all threads."""
+    config = replace(CONFIG, num_layers=36, scan_layers=True, remat="full")
+    optimizer, update = updater(config=config)
+    state, batches = fresh_state(optimizer, config), pack_groups(GROUPS, WHOLE)
+    start = time.process_time()
+    jax.block_until_ready(update(state, batches)[0])
+    seconds = time.process_time() - start
+    print(f"36 layers: {seconds:.1f} s")
+    assert seconds < 60
 
 
 def gradient_program(chunk):
