@@ -14,10 +14,9 @@ from agenticrec_jax.models.attention import (
     Masks,
     attend,
     make_masks,
-    rope_tables,
-    rotate,
 )
 from agenticrec_jax.models.config import Qwen3Config
+from agenticrec_jax.models.rope import rope_tables, rotate
 
 __all__ = ["KV", "Block", "Context", "Qwen3", "Qwen3Config", "segment_positions"]
 
@@ -152,7 +151,8 @@ class Qwen3(nnx.Module):
         valid position of ``context``, whose batch P may be B divided by a group size G.
         Outputs at invalid tokens are finite and mean nothing.
         """
-        tables = rope_tables(positions, self.config.head_dim, self.config.rope_theta)
+        config = self.config
+        tables = rope_tables(positions, config.head_dim, config.rope_theta, config.rope_scaling)
         masks = make_masks(valid, segments, None if context is None else context.valid)
         x = self.embedding[...][ids].astype(self.config.dtype)
         keys, values = [], []

@@ -14,7 +14,15 @@ from agenticrec_jax.models.qwen3 import KV, Context, segment_positions
 from agenticrec_jax.testing.models import tiny_qwen3
 
 ORACLES = Path(__file__).parents[1] / "oracles"
-NAMES = ("tiny_qwen3", "tiny_qwen3_untied_hd24", "tiny_qwen2_gqa7", "tiny_llama_bias")
+NAMES = (
+    "tiny_qwen3",
+    "tiny_qwen3_untied_hd24",
+    "tiny_qwen2_gqa7",
+    "tiny_llama_bias",
+    "tiny_llama3_rope",
+    "tiny_qwen2_yarn",
+    "tiny_qwen3_yarn_mscale",
+)
 T, NEW = 12, 6
 
 
