@@ -275,10 +275,8 @@ class Programs:
     def _append(self, state: State, rows: Array, start: Array, written: Array, new) -> Cache:
         """The cache with ``new`` [R, T, K, H] from ``start`` on, where ``written`` [R, T]."""
         columns = start[:, None] + jnp.arange(written.shape[1])
-        nowhere = state.cache.k[0].shape[-1]
-        return kv_cache.append(
-            state.cache, rows, jnp.where(written, columns, nowhere), new, self._shards
-        )
+        columns = jnp.where(written, columns, state.cache.columns)
+        return kv_cache.append(state.cache, rows, columns, new, self._shards)
 
     def _updated(self, state: State, rows: Array, *, cache: Cache, **values: Array) -> State:
         fields = {

@@ -16,10 +16,13 @@ _BLOCK_SCORES = 1 << 20  # 4 MB of float32 scores: about what a core's cache hol
 
 
 class KV(NamedTuple):
-    """Keys (after rope and q/k norm) and values: one ``[B, S, K, H]`` array per layer."""
+    """Keys (after rope and q/k norm) and values: one ``[B, S, K, H]`` array per layer.
 
-    k: tuple[Float[Array, "B S K H"], ...]
-    v: tuple[Float[Array, "B S K H"], ...]
+    Of a model that scans its layers: one array each, ``[L, B, S, K, H]``.
+    """
+
+    k: tuple[Float[Array, "B S K H"], ...] | Float[Array, "L B S K H"]
+    v: tuple[Float[Array, "B S K H"], ...] | Float[Array, "L B S K H"]
 
 
 class Context(NamedTuple):

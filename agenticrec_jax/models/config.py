@@ -12,6 +12,7 @@ _ARCHITECTURES = {
     "Qwen2ForCausalLM": "qwen2",
     "LlamaForCausalLM": "llama",
 }
+REMAT = ("none", "full", "dots")
 _DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -22,8 +23,18 @@ class Qwen3Config:
     With ``qk_norm`` off and the biases set as the checkpoint has them the same module runs Llama
     (``qk_norm=False``) and Qwen2 (``qk_norm=False, qkv_bias=True``) weights exactly.
     ``param_dtype`` is how weights are stored, ``dtype`` how activations are computed; norms, the
-    rotation, softmax and logits are always float32. ``remat`` recomputes each block in the
-    backward pass, which saves memory on TPU and GPU (XLA's CPU compiler merges it away again).
+    rotation, softmax and logits are always float32.
+
+    Three fields say how the same numbers are computed; no checkpoint has them:
+
+    ``scan_layers`` holds one block with stacked parameters and scans it, so that the program does
+    not grow with depth. Off by default: on a CPU a scan copies each layer's weights in every
+    decode step (three times slower).
+
+    ``remat`` is what the backward pass recomputes of each block: ``none``, ``full`` (all of it;
+    only its input is kept) or ``dots`` (all but the projections; attention scores are never kept).
+    It saves memory on TPU and GPU, and on CPU with ``scan_layers``; over unrolled layers XLA's CPU
+    compiler merges it away again.
     """
 
     vocab_size: int
@@ -43,9 +54,12 @@ class Qwen3Config:
     rope_scaling: RopeScaling | None = None
     param_dtype: str = "float32"
     dtype: str = "float32"
-    remat: bool = False
+    scan_layers: bool = False
+    remat: str = "none"
 
     def __post_init__(self):
+        if self.remat not in REMAT:
+            raise InputError(f"remat is {self.remat}; expected one of {', '.join(REMAT)}")
         if self.num_heads % self.num_kv_heads:
             raise InputError(
                 f"num_attention_heads {self.num_heads} is not a multiple of "

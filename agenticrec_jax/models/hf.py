@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -86,17 +87,20 @@ def load_policy(
     mesh: Mesh | None = None,
     dtype: str | None = None,
     rules: Rules = RULES,
+    scan_layers: bool = False,
 ) -> Qwen3:
     """Reads a Hugging Face directory, one tensor at a time, each straight into its sharded place.
 
     Host memory never holds more than one tensor. ``dtype`` (say ``"float32"``) overrides the
     checkpoint's for weights and activations; without ``mesh`` the model is on the default device.
+    ``scan_layers`` as in ``Qwen3Config``: each layer's tensor goes into the stacked parameter in
+    place.
 
     Raises:
         InputError: names the file and the field or tensor that is missing or unfit.
     """
     directory = Path(directory)
-    config = read_config(directory)
+    config = replace(read_config(directory), scan_layers=scan_layers)
     if dtype is not None:
         config = replace(config, param_dtype=dtype, dtype=dtype)
     model = nnx.eval_shape(lambda: Qwen3(config, rngs=nnx.Rngs(0)))
@@ -105,15 +109,40 @@ def load_policy(
     placed = []
     with _Reader(directory) as reader:
         for i, (path, variable) in enumerate(nnx.to_flat_state(abstract)):
-            value = reader.read(_entry(path, variable.get_value().shape))
-            value = value.astype(jnp.dtype(config.param_dtype))
-            if shardings is None:
-                value = jnp.asarray(value)
-            else:
-                value = place(value, shardings[i][1].get_value())
+            sharding = None if shardings is None else shardings[i][1].get_value()
+            value = _read_parameter(reader, path, variable.get_value(), sharding)
             placed.append((path, variable.replace(value)))
         reader.check_all_read()
     return nnx.merge(graphdef, nnx.from_flat_state(placed))
+
+
+def _read_parameter(
+    reader: "_Reader", path: tuple, like: jax.ShapeDtypeStruct, sharding: NamedSharding | None
+) -> jax.Array:
+    """The parameter in its place; a stacked one is written there layer by layer."""
+
+    def read(path: tuple, shape: tuple[int, ...], sharding: NamedSharding | None) -> jax.Array:
+        value = reader.read(_entry(path, shape)).astype(like.dtype)
+        return jnp.asarray(value) if sharding is None else place(value, sharding)
+
+    if not _is_stacked(path):
+        return read(path, like.shape, sharding)
+    one = sharding and NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
+    zeros = jax.jit(lambda: jnp.zeros(like.shape, like.dtype), out_shardings=sharding)
+    update = jax.jit(lambda x, y, i: x.at[i].set(y), donate_argnums=0, out_shardings=sharding)
+    stack = zeros()
+    for i in range(like.shape[0]):
+        stack = update(stack, read(_of_layer(path, i), like.shape[1:], one), i)
+    return stack
+
+
+def _is_stacked(path: tuple) -> bool:
+    """Whether the parameter holds all layers: (layers, mlp, ..) and not (layers, 0, mlp, ..)."""
+    return path[0] == "layers" and not isinstance(path[1], int)
+
+
+def _of_layer(path: tuple, i: int) -> tuple:
+    return (path[0], i, *path[1:])
 
 
 def read_config(directory: str | os.PathLike) -> Qwen3Config:
@@ -235,9 +264,18 @@ def save_policy(
 
 
 def _tensors(model: Qwen3) -> dict[str, np.ndarray]:
-    flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
-    entries = ((_entry(path, v.get_value().shape), v.get_value()) for path, v in flat)
+    entries = ((_entry(path, value.shape), value) for path, value in _by_layer(model))
     return {entry.name: entry.to_hf(to_host(value)) for entry, value in entries}
+
+
+def _by_layer(model: Qwen3) -> Iterator[tuple[tuple, jax.Array]]:
+    """Every parameter and its path, with layers one by one even where they are stacked."""
+    for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
+        value = variable.get_value()
+        if _is_stacked(path):
+            yield from ((_of_layer(path, i), value[i]) for i in range(value.shape[0]))
+        else:
+            yield path, value
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

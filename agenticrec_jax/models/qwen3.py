@@ -1,5 +1,8 @@
 """Qwen3 in Flax NNX: one forward primitive for training, prefill, decode and splice.
 
+Layers are unrolled, or (``config.scan_layers``) one block with stacked parameters is scanned. Keys
+and values then come as one array with a leading layers axis instead of a tuple of arrays.
+
 Every parameter carries ``logical_axes``, the names that ``parallel.mesh`` maps to mesh axes.
 """
 
@@ -21,6 +24,10 @@ from agenticrec_jax.models.rope import rope_tables, rotate
 __all__ = ["KV", "Block", "Context", "Qwen3", "Qwen3Config", "segment_positions"]
 
 _INIT_STD = 0.02
+_SAVED = {  # by remat: what of a block is kept for the backward pass
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
 
 
 class Projection(nnx.Module):
@@ -111,8 +118,23 @@ class Block(nnx.Module):
         return x + self.mlp(self.mlp_norm(x)), kv
 
 
+def _stacked(blocks: list[Block]) -> Block:
+    """One block whose parameters have a leading axis ``layers``."""
+
+    def stack(*layers: nnx.Variable) -> nnx.Variable:
+        axes = ("layers", *layers[0].get_metadata()["logical_axes"])
+        return layers[0].replace(jnp.stack([x.get_value() for x in layers]), logical_axes=axes)
+
+    states = [nnx.state(block) for block in blocks]
+    stacked = jax.tree.map(stack, *states, is_leaf=lambda x: isinstance(x, nnx.Variable))
+    return nnx.merge(nnx.graphdef(blocks[0]), stacked)
+
+
 class Qwen3(nnx.Module):
-    """A dense Qwen3 (or, by config, Qwen2 or Llama) language model; layers are unrolled."""
+    """A dense Qwen3 (or, by config, Qwen2 or Llama) language model.
+
+    The same ``rngs`` give the same weights with layers stacked or not.
+    """
 
     def __init__(self, config: Qwen3Config, *, rngs: nnx.Rngs):
         self.config = config
@@ -120,7 +142,8 @@ class Qwen3(nnx.Module):
         table = _INIT_STD * jax.random.normal(rngs.params(), shape, jnp.float32)
         dtype = jnp.dtype(config.param_dtype)
         self.embedding = nnx.Param(table.astype(dtype), logical_axes=("vocab", "embed"))
-        self.layers = nnx.List([Block(config, rngs=rngs) for _ in range(config.num_layers)])
+        blocks = [Block(config, rngs=rngs) for _ in range(config.num_layers)]
+        self.layers = _stacked(blocks) if config.scan_layers else nnx.List(blocks)
         self.norm = RMSNorm(config.hidden_size, config)
         self.head = (
             None
@@ -155,14 +178,34 @@ class Qwen3(nnx.Module):
         tables = rope_tables(positions, config.head_dim, config.rope_theta, config.rope_scaling)
         masks = make_masks(valid, segments, None if context is None else context.valid)
         x = self.embedding[...][ids].astype(self.config.dtype)
-        keys, values = [], []
+        run = self._scan if self.config.scan_layers else self._unroll
+        x, kv = run(x, tables, masks, None if context is None else context.kv)
+        return self.norm(x), kv
+
+    def _unroll(self, x, tables, masks: Masks, past: KV | None):
+        new = []
         for i, block in enumerate(self.layers):
-            past = None if context is None else (context.kv.k[i], context.kv.v[i])
-            run = jax.checkpoint(block.__call__) if self.config.remat else block
-            x, (k, v) = run(x, tables, masks, past)
-            keys.append(k)
-            values.append(v)
-        return self.norm(x), KV(tuple(keys), tuple(values))
+            layer = None if past is None else (past.k[i], past.v[i])
+            x, kv = self._recomputed(block.__call__)(x, tables, masks, layer)
+            new.append(kv)
+        return x, KV(*zip(*new, strict=True))
+
+    def _scan(self, x, tables, masks: Masks, past: KV | None):
+        """Each step reads its layer of the parameters and of ``past`` where they lie."""
+        graphdef, params = nnx.split(self.layers)
+
+        def step(x, layer):
+            params, past = layer
+            return nnx.merge(graphdef, params)(x, tables, masks, past)
+
+        x, (k, v) = jax.lax.scan(self._recomputed(step), x, (params, past))
+        return x, KV(k, v)
+
+    def _recomputed(self, block):
+        if self.config.remat == "none":
+            return block
+        saved = _SAVED[self.config.remat]
+        return jax.checkpoint(block, policy=saved, prevent_cse=not self.config.scan_layers)
 
     def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
         """The vocabulary projection of final hidden states, in float32."""

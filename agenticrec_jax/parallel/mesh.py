@@ -29,6 +29,7 @@ RULES: Rules = {
     "mlp": "tensor",
     "head_dim": None,
     "norm": None,
+    "layers": None,
 }
 
 

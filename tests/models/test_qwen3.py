@@ -9,8 +9,9 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file
 
+from agenticrec_jax.errors import InputError
 from agenticrec_jax.models.hf import load_policy
-from agenticrec_jax.models.qwen3 import KV, Context, segment_positions
+from agenticrec_jax.models.qwen3 import Context, segment_positions
 from agenticrec_jax.testing.models import tiny_qwen3
 
 ORACLES = Path(__file__).parents[1] / "oracles"
@@ -26,9 +27,19 @@ NAMES = (
 T, NEW = 12, 6
 
 
-def load(name):
+def load(name, scan=False):
     oracle = load_file(ORACLES / name / "oracle.safetensors")
-    return load_policy(ORACLES / name), oracle, oracle["attention_mask"].astype(bool)
+    model = load_policy(ORACLES / name, scan_layers=scan)
+    return model, oracle, oracle["attention_mask"].astype(bool)
+
+
+def layers_of(model):
+    """The blocks of a model, stacked or not."""
+    if not model.config.scan_layers:
+        return list(model.layers)
+    graphdef, state = nnx.split(model.layers)
+    layers = [jax.tree.map(lambda x, i=i: x[i], state) for i in range(model.config.num_layers)]
+    return [nnx.merge(graphdef, layer) for layer in layers]
 
 
 def padded_logits(model, oracle, valid):
@@ -36,9 +47,10 @@ def padded_logits(model, oracle, valid):
     return model.logits(hidden)
 
 
+@pytest.mark.parametrize("scan", [False, True])
 @pytest.mark.parametrize("name", NAMES)
-def test_logits_loss_and_gradients_equal_the_oracle(name):
-    model, oracle, valid = load(name)
+def test_logits_loss_and_gradients_equal_the_oracle(name, scan):
+    model, oracle, valid = load(name, scan)
     graphdef, params = nnx.split(model)
     ids = jnp.asarray(oracle["input_ids"])
 
@@ -60,7 +72,7 @@ def test_logits_loss_and_gradients_equal_the_oracle(name):
 
 def _check_gradients(grads, oracle):
     """Every oracle gradient is found under its own name, within 1e-4 of the leaf's maximum."""
-    layers = {f"model.layers.{i}": layer for i, layer in enumerate(grads.layers)}
+    layers = {f"model.layers.{i}": layer for i, layer in enumerate(layers_of(grads))}
     found = {
         "model.embed_tokens.weight": grads.embedding[...],
         "model.norm.weight": grads.norm.scale[...],
@@ -92,9 +104,10 @@ def _projection(name, projection):
     return found
 
 
+@pytest.mark.parametrize("scan", [False, True])
 @pytest.mark.parametrize("name", NAMES)
-def test_greedy_continuation_through_the_cache_equals_the_oracle(name):
-    model, oracle, valid = load(name)
+def test_greedy_continuation_through_the_cache_equals_the_oracle(name, scan):
+    model, oracle, valid = load(name, scan)
     graphdef, params = nnx.split(model)
     want = oracle["greedy"]
     length, total = valid.shape[1], want.shape[1]
@@ -104,8 +117,9 @@ def test_greedy_continuation_through_the_cache_equals_the_oracle(name):
     def prefill(params):
         model = nnx.merge(graphdef, params)
         hidden, kv = model.forward(oracle["input_ids"], oracle["position_ids"], valid)
-        room = ((0, 0), (0, total - length), (0, 0), (0, 0))
-        return model.logits(hidden[:, -1]).argmax(-1), jax.tree.map(lambda x: jnp.pad(x, room), kv)
+        empty = jax.tree.map(lambda x: jnp.repeat(x[..., :1, :, :], total - length, -3), kv)
+        kv = jax.tree.map(lambda x, y: jnp.concatenate([x, y], -3), kv, empty)
+        return model.logits(hidden[:, -1]).argmax(-1), kv
 
     @jax.jit
     def decode(params, token, kv, column):
@@ -113,7 +127,7 @@ def test_greedy_continuation_through_the_cache_equals_the_oracle(name):
         context = Context(kv, (columns >= pad[:, None]) & (columns < column))
         positions = (column - pad)[:, None]
         hidden, new = model.forward(token[:, None], positions, np.ones((2, 1), bool), context)
-        kv = jax.tree.map(lambda a, b: a.at[:, column].set(b[:, 0]), kv, new)
+        kv = jax.tree.map(lambda a, b: a.at[..., column, :, :].set(b[..., 0, :, :]), kv, new)
         return model.logits(hidden[:, 0]).argmax(-1), kv
 
     token, kv = prefill(params)
@@ -159,9 +173,10 @@ def spliced(model, ids):
 
 
 def _in_chunks(model, ids, sizes):
-    config, rows, columns = model.config, len(ids), ids.shape[1] + 2
-    shape = (rows, columns, config.num_kv_heads, config.head_dim)
-    kv = KV(*((jnp.full(shape, 9.0),) * config.num_layers for _ in "kv"))
+    rows, columns = len(ids), ids.shape[1] + 2
+    wide = jnp.zeros((rows, columns), jnp.int32)
+    _, kv = jax.eval_shape(lambda x: model.forward(x, x, x == 0), wide)
+    kv = jax.tree.map(lambda x: jnp.full(x.shape, 9.0), kv)
     logits, start = [], 0
     for size in sizes:
         chunk = ids[:, start : start + size]
@@ -169,7 +184,7 @@ def _in_chunks(model, ids, sizes):
         context = Context(kv, jnp.arange(columns) < jnp.full((rows, 1), start))
         hidden, new = model.forward(chunk, segment_positions(chunk) + start, valid, context)
         kv = jax.tree.map(
-            lambda a, b, s=start: jax.lax.dynamic_update_slice_in_dim(a, b, s, 1), kv, new
+            lambda a, b, s=start: jax.lax.dynamic_update_slice_in_dim(a, b, s, -3), kv, new
         )
         logits.append(model.logits(hidden))
         start += size
@@ -198,9 +213,15 @@ def rows():
     return jnp.asarray(ids)
 
 
-@pytest.fixture(scope="module")
-def model():
-    return tiny_qwen3(num_heads=6, num_kv_heads=2, head_dim=10, tie_word_embeddings=False)
+@pytest.fixture(scope="module", params=["unrolled", "scanned"])
+def model(request):
+    return tiny_qwen3(
+        num_heads=6,
+        num_kv_heads=2,
+        head_dim=10,
+        tie_word_embeddings=False,
+        scan_layers=request.param == "scanned",
+    )
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -245,30 +266,93 @@ def test_padding_in_the_middle_of_a_context_is_not_seen(model):
     np.testing.assert_allclose(logits, nnx.jit(dense)(model, short)[:, -1], atol=1e-5)
 
 
-def test_gradients_through_a_shared_context_equal_those_of_separate_rows():
-    """Also with every block recomputed in the backward pass."""
-    graphdef, params = nnx.split(tiny_qwen3(qkv_bias=True))
-    recomputed = nnx.split(tiny_qwen3(qkv_bias=True, remat=True))[0]
+def gradient(way, graphdef, params):
+    """Of the mean log-prob of every next token; jitted."""
     ids = rows()
 
-    def gradient(way, graphdef):
+    def loss(params):
+        scores = jax.nn.log_softmax(way(nnx.merge(graphdef, params), ids)[:, :-1])
+        return -jnp.take_along_axis(scores, ids[:, 1:, None], 2).mean()
+
+    return jax.jit(jax.grad(loss)).lower(params).compile()
+
+
+@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("remat", ["none", "full", "dots"])
+def test_gradients_through_a_shared_context_equal_those_of_separate_rows(remat, scan):
+    """With every block recomputed in the backward pass or not, stacked or not."""
+    graphdef, params = nnx.split(tiny_qwen3(qkv_bias=True))
+    want = gradient(dense, graphdef, params)(params)
+    model = tiny_qwen3(qkv_bias=True, remat=remat, scan_layers=scan)
+    graphdef, params = nnx.split(model)
+    got = gradient(shared, graphdef, params)(params)
+    pairs = zip(layers_of(nnx.merge(graphdef, got)), want["layers"].values(), strict=True)
+    for found, expected in [*((nnx.state(a), b) for a, b in pairs), (got["norm"], want["norm"])]:
+        jax.tree.map(assert_close, jax.tree.leaves(found), jax.tree.leaves(expected))
+    assert_close(got["embedding"][...], want["embedding"][...])
+
+
+def assert_close(found, expected):
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_the_same_seed_gives_the_same_weights_stacked_or_not():
+    plain, scanned = (tiny_qwen3(7, qkv_bias=True, scan_layers=s) for s in (False, True))
+    assert scanned.layers.attention.q.kernel[...].shape == (2, 32, 4, 12)
+    for a, b in zip(layers_of(plain), layers_of(scanned), strict=True):
+        jax.tree.map(np.testing.assert_array_equal, nnx.state(a), nnx.state(b))
+    np.testing.assert_array_equal(plain.embedding[...], scanned.embedding[...])
+
+
+@pytest.mark.parametrize("way", [dense, packed, spliced, shared])
+def test_scanned_layers_give_the_numbers_of_unrolled_ones(way):
+    plain, scanned = (tiny_qwen3(num_layers=3, scan_layers=s) for s in (False, True))
+    want, got = (nnx.jit(way)(model, rows()) for model in (plain, scanned))
+    np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_remat_decides_what_the_backward_pass_recomputes(scan):
+    """Matrix products of the gradient: with full remat each is done again, with dots only the two
+    of attention, whose results have batch axes. Honest in the program given to the compiler."""
+
+    def products(remat):
+        model = tiny_qwen3(remat=remat, scan_layers=scan)
+        graphdef, params = nnx.split(model)
+
         def loss(params):
-            scores = jax.nn.log_softmax(way(nnx.merge(graphdef, params), ids)[:, :-1])
-            return -jnp.take_along_axis(scores, ids[:, 1:, None], 2).mean()
+            return nnx.merge(graphdef, params)(rows()).sum()
 
-        return jax.jit(jax.grad(loss))(params)
+        return str(jax.make_jaxpr(jax.grad(loss))(params)).count("dot_general")
 
-    assert _checkpoints(graphdef, params) == 0 and _checkpoints(recomputed, params) == 2
-    want, got = gradient(dense, graphdef), gradient(shared, recomputed)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max()), got, want
-    )
+    blocks = 1 if scan else 2
+    assert products("dots") - products("none") == 2 * blocks
+    assert products("full") - products("none") >= 8 * blocks
 
 
-def _checkpoints(graphdef, params):
-    """How many blocks are marked to be recomputed."""
-    jaxpr = jax.make_jaxpr(lambda p: nnx.merge(graphdef, p)(rows()))(params)
-    return sum("remat" in equation.primitive.name for equation in jaxpr.eqns)
+def test_an_unknown_remat_is_refused():
+    with pytest.raises(InputError, match="remat is half; expected one of none, full, dots"):
+        tiny_qwen3(remat="half")
+
+
+def test_remat_of_scanned_layers_saves_memory_on_a_cpu_too():
+    def temporaries(remat):
+        graphdef, params = nnx.split(tiny_qwen3(num_layers=12, remat=remat, scan_layers=True))
+        return gradient(dense, graphdef, params).memory_analysis().temp_size_in_bytes
+
+    kept = {remat: temporaries(remat) for remat in ("none", "full", "dots")}
+    assert kept["full"] < kept["dots"] < kept["none"] and kept["full"] < 0.4 * kept["none"], kept
+
+
+def test_the_program_of_scanned_layers_does_not_grow_with_depth():
+    def program(layers, scan):
+        graphdef, params = nnx.split(tiny_qwen3(num_layers=layers, scan_layers=scan))
+        return gradient(dense, graphdef, params).as_text()
+
+    shallow, deep, unrolled = program(4, True), program(12, True), program(4, False)
+    assert " while(" in deep and " while(" not in unrolled
+    assert len(deep.splitlines()) <= 1.02 * len(shallow.splitlines())
+    assert len(shallow.splitlines()) < len(unrolled.splitlines())
 
 
 def test_theta_eps_and_qk_norm_reach_the_computation():
@@ -306,6 +390,9 @@ def test_new_keys_and_values_have_the_documented_shape():
     hidden, kv = jax.eval_shape(lambda: model.forward(ids, ids, ids >= 0))
     assert hidden.shape == (4, T, 32)
     assert [x.shape for x in (*kv.k, *kv.v)] == [(4, T, 3, 12)] * 4
+    scanned = tiny_qwen3(num_heads=6, num_kv_heads=3, scan_layers=True)
+    _, kv = jax.eval_shape(lambda: scanned.forward(ids, ids, ids >= 0))
+    assert kv.k.shape == kv.v.shape == (2, 4, T, 3, 12)
 
 
 def test_positions_start_anew_in_every_segment():

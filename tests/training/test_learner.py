@@ -172,7 +172,7 @@ def oracle():
     return batch, weights, scores, gradient
 
 
-@pytest.mark.parametrize(("chunk", "remat"), [(1024, False), (9, True)])
+@pytest.mark.parametrize(("chunk", "remat"), [(1024, "none"), (9, "full")])
 def test_two_streams_equal_separate_rows(chunk, remat):
     """Log-probs, entropies and the gradient of a random functional of them, to 1e-5."""
     batch, weights, expected, gradient = oracle()
