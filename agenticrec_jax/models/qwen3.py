@@ -41,10 +41,13 @@ class Projection(nnx.Module):
         self.kernel = nnx.Param(kernel.astype(dtype), logical_axes=axes)
         zeros = jnp.zeros(shape[inputs:], dtype)
         self.bias = nnx.Param(zeros, logical_axes=axes[inputs:]) if bias else None
+        self.lora = nnx.data(None)  # what `lora.add_lora` puts there is added to the output
 
     def __call__(self, x):
         kernel = self.kernel[...].astype(self.dtype)
         out = jnp.tensordot(x.astype(self.dtype), kernel, self.inputs)
+        if self.lora is not None:
+            out = out + self.lora(x)
         return out if self.bias is None else out + self.bias[...].astype(self.dtype)
 
 
