@@ -101,7 +101,7 @@ def run(config: ConfigDict, workdir: str | Path, seeds: Sequence[int]) -> dict:
 
 def start(config: ConfigDict, workdir: str | Path) -> tuple[pipeline.World, pipeline.Policy]:
     """The data and the policy to start from; refuses a workdir whose run had other settings."""
-    policy = pipeline.load(config.policy.directory)
+    policy = pipeline.with_adapters(pipeline.load(config.policy.directory), config)
     with app.phase("data"):
         world = pipeline.prepare(config, workdir)
     settings = {"config": config.to_dict(), "policy": policy.weights_hash}

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from agenticrec_jax.errors import InputError
@@ -245,21 +244,3 @@ def _finish(out, total, dtype):
     rows, kv_heads, _, steps, ratio, width = out.shape
     out = (out / total[..., None]).astype(dtype)[:, :, 0].swapaxes(1, 2)
     return out.reshape(rows, steps, kv_heads * ratio, width)
-
-
-def rope_tables(
-    positions: Int[Array, "B T"], width: int, theta: float
-) -> tuple[Float[Array, "B T 1 half"], Float[Array, "B T 1 half"]]:
-    """Cosines and sines of the rotary angles, in float32 (frequencies rounded from float64)."""
-    frequencies = theta ** -(np.arange(0, width, 2) / width)
-    angles = positions[..., None, None].astype(jnp.float32) * frequencies.astype(np.float32)
-    return jnp.cos(angles), jnp.sin(angles)
-
-
-def rotate(
-    x: Float[Array, "B T N H"], tables: tuple[Float[Array, "..."], Float[Array, "..."]]
-) -> Float[Array, "B T N H"]:
-    """Rotary embedding in the half-split layout of Hugging Face checkpoints, in float32."""
-    cos, sin = tables
-    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)

@@ -18,10 +18,9 @@ from agenticrec_jax.models.attention import (
     Context,
     Masks,
     attend,
-    rope_tables,
-    rotate,
 )
 from agenticrec_jax.models.config import Qwen3Config
+from agenticrec_jax.models.rope import rope_tables, rotate
 
 __all__ = [
     "KV",
@@ -31,6 +30,7 @@ __all__ = [
     "Qwen3Config",
     "by_layer",
     "is_stacked",
+    "of_layer",
     "segment_positions",
 ]
 
@@ -52,10 +52,13 @@ class Projection(nnx.Module):
         self.kernel = nnx.Param(kernel.astype(dtype), logical_axes=axes)
         zeros = jnp.zeros(shape[inputs:], dtype)
         self.bias = nnx.Param(zeros, logical_axes=axes[inputs:]) if bias else None
+        self.lora = nnx.data(None)  # what `lora.add_lora` puts there is added to the output
 
     def __call__(self, x):
         kernel = self.kernel[...].astype(self.dtype)
         out = jnp.tensordot(x.astype(self.dtype), kernel, self.inputs)
+        if self.lora is not None:
+            out = out + self.lora(x)
         return out if self.bias is None else out + self.bias[...].astype(self.dtype)
 
 
@@ -186,7 +189,8 @@ class Qwen3(nnx.Module):
         valid position of ``context``, whose batch P may be B divided by a group size G.
         Outputs at invalid tokens are finite and mean nothing.
         """
-        tables = rope_tables(positions, self.config.head_dim, self.config.rope_theta)
+        config = self.config
+        tables = rope_tables(positions, config.head_dim, config.rope_theta, config.rope_scaling)
         masks = Masks(valid, segments, None if context is None else context.valid)
         x = self.embedding[...][ids].astype(self.config.dtype)
         run = self._scan if self.config.scan_layers else self._unroll
@@ -235,6 +239,11 @@ def is_stacked(path: tuple) -> bool:
     return path[0] == "layers" and not isinstance(path[1], int)
 
 
+def of_layer(path: tuple, i: int) -> tuple:
+    """The path (layers, i, mlp, ..) of one layer of a stacked (layers, mlp, ..)."""
+    return (path[0], i, *path[1:])
+
+
 def by_layer(params: nnx.State) -> Iterator[tuple[tuple, nnx.Variable]]:
     """Every parameter (or gradient) and its path, as those of a model whose layers are unrolled."""
     for path, variable in nnx.to_flat_state(params):
@@ -243,7 +252,7 @@ def by_layer(params: nnx.State) -> Iterator[tuple[tuple, nnx.Variable]]:
             continue
         value, axes = variable.get_value(), variable.get_metadata()["logical_axes"][1:]
         for i in range(value.shape[0]):
-            yield (path[0], i, *path[1:]), variable.replace(value[i], logical_axes=axes)
+            yield of_layer(path, i), variable.replace(value[i], logical_axes=axes)
 
 
 def segment_positions(

@@ -31,6 +31,7 @@ RULES: Rules = {
     "head_dim": None,
     "norm": None,
     "layers": None,
+    "rank": None,
 }
 
 

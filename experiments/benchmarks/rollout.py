@@ -30,9 +30,6 @@ from agenticrec_jax.generation.engine import Engine, EngineConfig, Reply, Reques
 from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config
 from experiments import app
 
-_JSON = flags.DEFINE_string("json", "", "File to write the figures to; empty for none.")
-_REPEATS = flags.DEFINE_integer("repeats", 3, "Timed runs of each work.", lower_bound=1)
-
 PAUSE, STOP, PAD = 1, 2, 0
 OBSERVATION = 35
 
@@ -182,4 +179,6 @@ def main(argv) -> None:
 
 
 if __name__ == "__main__":
+    _JSON = flags.DEFINE_string("json", "", "File to write the figures to; empty for none.")
+    _REPEATS = flags.DEFINE_integer("repeats", 3, "Timed runs of each work.", lower_bound=1)
     app.run(main)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agenticrec_jax.models import attention
-from agenticrec_jax.models.attention import Masks, rope_tables, rotate, xla_attend
+from agenticrec_jax.models.attention import Masks, xla_attend
 
 
 def reference(q, k, v, sees, group_of, past=None, past_sees=None):
@@ -142,25 +142,3 @@ def test_own_mask_is_its_definition(shape, seed):
             want[b, t, visible] = True
         np.testing.assert_array_equal(masks.own, want)
         assert masks.context is None
-
-
-@pytest.mark.parametrize("theta", [1e4, 5e5])
-def test_rotation_multiplies_complex_numbers(theta):
-    width, positions = 12, np.array([[0, 1, 17, 900]])
-    x = np.random.default_rng(0).normal(size=(1, 4, 3, width))
-    pairs = x[..., : width // 2] + 1j * x[..., width // 2 :]
-    angles = positions[..., None, None] / theta ** (np.arange(0, width, 2) / width)
-    turned = pairs * np.exp(1j * angles)
-    got = rotate(jnp.asarray(x, jnp.float32), rope_tables(jnp.asarray(positions), width, theta))
-    np.testing.assert_allclose(
-        got, np.concatenate([turned.real, turned.imag], -1), atol=1e-4
-    )  # at position 900 an angle in float32 is good to 3e-5
-
-
-def test_rotation_of_bfloat16_is_computed_in_float32():
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 3, 2, 8)), jnp.bfloat16)
-    tables = rope_tables(jnp.array([[5, 300, 4001]]), 8, 1e4)
-    want = rotate(x.astype(jnp.float32), tables).astype(jnp.bfloat16)
-    got = rotate(x, tables)
-    assert got.dtype == jnp.bfloat16
-    np.testing.assert_array_equal(got, want)

@@ -13,6 +13,7 @@ import pytest
 from flax import nnx
 
 from agenticrec_jax.losses import for_batch, grpo_loss, sft_loss
+from agenticrec_jax.models.lora import LoraConfig, add_lora, join_learned, split_learned
 from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config, by_layer
 from agenticrec_jax.parallel.mesh import make_mesh
 from agenticrec_jax.training.batches import (
@@ -292,6 +293,54 @@ def test_an_update_of_36_scanned_layers_compiles_within_a_minute():
     seconds = time.process_time() - start
     print(f"36 layers: {seconds:.1f} s")
     assert seconds < 60
+
+
+@cache
+def adapted_policy():
+    """The policy with adapters that have left zero."""
+    model = add_lora(nnx.merge(*policy()), LoraConfig(3, 6.0), rngs=nnx.Rngs(2))
+    graphdef, params = nnx.split(model)
+    adapters, base = split_learned(params)
+    return graphdef, join_learned(jax.tree.map(lambda x: x + 0.05, adapters), base)
+
+
+def adapter_updates(mesh=None):
+    """The state after two updates, the shapes of the moments, the metrics of the second."""
+    graphdef, params = adapted_policy()
+    optimizer = optax.sgd(0.5, momentum=0.9)
+    update = make_update(
+        graphdef, with_entropy_bonus, optimizer, temperature=TEMPERATURE, mesh=mesh
+    )
+    state = init_state(jax.tree.map(jnp.copy, params), optimizer, mesh)
+    moments = [m.shape for m in jax.tree.leaves(state.opt_state) if m.ndim]
+    batches = pack_groups(GROUPS, replace(WHOLE, group_multiple=4))
+    for _ in range(2):
+        state, metrics = update(state, batches)
+    return state, moments, metrics
+
+
+def test_only_adapters_are_updated_and_have_moments():
+    state, moments, metrics = adapter_updates()
+    _, params = adapted_policy()
+    (before, base), (after, frozen) = split_learned(params), split_learned(state.params)
+    assert moments == [x.shape for x in jax.tree.leaves(before)] and len(moments) == 7 * 2
+    assert jax.tree.structure(state.params) == jax.tree.structure(params)
+    for a, b in zip(jax.tree.leaves(frozen), jax.tree.leaves(base), strict=True):
+        np.testing.assert_array_equal(a, b)
+    moved = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), after, before)
+    assert min(map(float, jax.tree.leaves(moved))) > 1e-4
+    assert metrics["gradient_norm"][0] > 0
+
+
+def test_sharded_update_of_adapters_equals_a_single_devices():
+    """Data 2 x fsdp 2 x tensor 2: adapters to 1e-5 of each one's largest entry."""
+    single, _, expected = adapter_updates()
+    sharded, _, found = adapter_updates(make_mesh(data=2, fsdp=2, tensor=2))
+    a = sharded.params["layers"][0]["mlp"]["down"]["lora"]["a"].get_value()
+    assert a.addressable_shards[0].data.shape == (20, 3)
+    np.testing.assert_allclose(found["loss"], expected["loss"], atol=1e-5)
+    pair = (split_learned(jax.device_get(s.params))[0] for s in (sharded, single))
+    assert_trees_close(*pair, 1e-5)
 
 
 def gradient_program(chunk):
