@@ -21,6 +21,7 @@ from agenticrec_jax.models.attention import (
 )
 from agenticrec_jax.models.config import Qwen3Config
 from agenticrec_jax.models.rope import rope_tables, rotate
+from agenticrec_jax.parallel.mesh import constrain
 
 __all__ = [
     "KV",
@@ -192,10 +193,17 @@ class Qwen3(nnx.Module):
         config = self.config
         tables = rope_tables(positions, config.head_dim, config.rope_theta, config.rope_scaling)
         masks = Masks(valid, segments, None if context is None else context.valid)
-        x = self.embedding[...][ids].astype(self.config.dtype)
+        x = self._embed(ids)
         run = self._scan if self.config.scan_layers else self._unroll
         x, kv = run(x, tables, masks, context)
         return self.norm(x), kv
+
+    def _embed(self, ids):
+        """Rows of the table, which is gathered over its width first: rows and width may be split
+        over the same devices, and XLA would replicate the rows to go from one to the other."""
+        table = constrain(self.embedding[...], ("vocab", None), "embedding")
+        x = table[ids].astype(self.config.dtype)
+        return constrain(x, ("batch", None, None), "embedded tokens")
 
     def _unroll(self, x, tables, masks: Masks, context: Context | None):
         new = []

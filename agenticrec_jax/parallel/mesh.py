@@ -146,10 +146,20 @@ def place(value: Any, sharding: NamedSharding) -> jax.Array:
 
 
 def traced_on(mesh: Mesh | None) -> contextlib.AbstractContextManager:
-    """Names the mesh while a program is traced, for kernels that XLA cannot split by itself."""
+    """Names the mesh while a program is traced, for what XLA cannot split well by itself."""
     if mesh is None:
         return contextlib.nullcontext()
     return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+
+
+def constrain(array: jax.Array, axes: Sequence[str | None], name: str) -> jax.Array:
+    """Places an array by its logical axes inside a program; as it is where no mesh is named."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return array
+    return jax.lax.with_sharding_constraint(
+        array, partition_spec(axes, array.shape, mesh, name=name)
+    )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
