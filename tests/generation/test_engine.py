@@ -121,7 +121,7 @@ def test_adapters_roll_out_as_the_merged_weights(policy, sizes):
 
 def merged_params(model):
     """The base's parameters with the adapters added by hand."""
-    params = nnx.state(model, BASE)
+    params = jax.tree.map(jnp.copy, nnx.state(model, BASE))  # not the model's own variables
     for (*path, name), value in adapters_by_path(model).items():
         node = params
         for key in path:
