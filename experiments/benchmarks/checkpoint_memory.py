@@ -24,15 +24,13 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from flax import nnx
-from rich.console import Console
-from rich.table import Table
 from safetensors.numpy import load_file, save_file
 
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.models.hf import load_policy, save_policy
 from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config
 from experiments import app
-from experiments.benchmarks.rollout import machine
+from experiments.benchmarks.figures import figure, publish
 
 WORKS = ("load", "load_at_once", "save", "save_at_once")
 
@@ -107,17 +105,11 @@ def measure(config: Qwen3Config = CONFIG) -> list[dict]:
         save_policy(random_policy(config), directory)
         size = (directory / "model.safetensors").stat().st_size
         peaks = {name: _in_process(name, directory) / size for name in WORKS}
-    rows = [_row("weights", "MB", size / 1e6, None, None)]
+    rows = [figure("weights", "MB", size / 1e6)]
     for name, bound in (("load", 2.0), ("save", 1.0)):
-        peer = peaks[f"{name}_at_once"]
-        rows.append(_row(f"{name}: peak over weights", "x", peaks[name], peer, bound))
+        peer = peaks[f"{name}_at_once"], "all tensors at once"
+        rows.append(figure(f"{name}: peak over weights", "x", peaks[name], *peer, bound))
     return rows
-
-
-def _row(name: str, unit: str, ours: float, peer: float | None, bound: float | None) -> dict:
-    row = {"name": name, "unit": unit, "ours": round(ours, 3)}
-    row["peer"] = None if peer is None else round(peer, 3)
-    return row | {"peer_name": None if peer is None else "all tensors at once", "bound": bound}
 
 
 def _in_process(name: str, directory: pathlib.Path) -> float:
@@ -132,18 +124,7 @@ def main(argv) -> None:
     if _WORK.value:
         print(json.dumps(work(_WORK.value, pathlib.Path(_DIRECTORY.value))))
         return
-    parent = pathlib.Path(_JSON.value).parent
-    if not parent.is_dir():
-        raise InputError(f"flag --json: found no directory {str(parent)!r} to write the file in.")
-    found, rows = machine(), measure()
-    table = Table("figure", "unit", "ours", "all at once", "bound")
-    for row in rows:
-        cells = (row[key] for key in ("name", "unit", "ours", "peer", "bound"))
-        table.add_row(*("" if cell is None else str(cell) for cell in cells))
-    Console().print(table)
-    if _JSON.value:
-        text = json.dumps({"machine": found, "rows": rows}, indent=1)
-        pathlib.Path(_JSON.value).write_text(text + "\n", encoding="utf-8")
+    publish(measure, _JSON.value)
 
 
 if __name__ == "__main__":

@@ -22,15 +22,7 @@ from agenticrec_jax.parallel.mesh import make_mesh
 from agenticrec_jax.testing.models import tiny_qwen3
 
 ORACLES = Path(__file__).parents[1] / "oracles"
-NAMES = (
-    "tiny_qwen3",
-    "tiny_qwen3_untied_hd24",
-    "tiny_qwen2_gqa7",
-    "tiny_llama_bias",
-    "tiny_llama3_rope",
-    "tiny_qwen2_yarn",
-    "tiny_qwen3_yarn_mscale",
-)
+NAMES = sorted(path.parent.name for path in ORACLES.glob("*/model.safetensors"))
 Q0 = "model.layers.0.self_attn.q_proj.weight"
 
 

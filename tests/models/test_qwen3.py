@@ -18,15 +18,7 @@ from agenticrec_jax.models.qwen3 import Context, Qwen3, by_layer, segment_positi
 from agenticrec_jax.testing.models import tiny_qwen3
 
 ORACLES = Path(__file__).parents[1] / "oracles"
-NAMES = (
-    "tiny_qwen3",
-    "tiny_qwen3_untied_hd24",
-    "tiny_qwen2_gqa7",
-    "tiny_llama_bias",
-    "tiny_llama3_rope",
-    "tiny_qwen2_yarn",
-    "tiny_qwen3_yarn_mscale",
-)
+NAMES = sorted(path.parent.name for path in ORACLES.glob("*/model.safetensors"))
 T, NEW = 12, 6
 
 
