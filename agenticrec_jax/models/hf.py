@@ -204,16 +204,12 @@ def save_policy(
 
 
 def _tensors(model: Qwen3) -> tuple[list[Spec], Iterator[np.ndarray]]:
-    """What there is to save, and the tensors on the host in the same order, made when asked for."""
-    parameters = list(_by_layer(model))
-    entries = [_entry(path, shape) for path, shape, _ in parameters]
+    """What there is to save, by name, and the tensors on the host, each made when asked for."""
+    found = [(_entry(path, shape), make) for path, shape, make in _by_layer(model)]
+    found.sort(key=lambda one: one[0].name)
     dtype = model.config.param_dtype
-    specs = [Spec(entry.name, entry.hf_shape, dtype) for entry in entries]
-    values = (
-        entry.to_hf(to_host(value()))
-        for entry, (_, _, value) in zip(entries, parameters, strict=True)
-    )
-    return specs, values
+    specs = [Spec(entry.name, entry.hf_shape, dtype) for entry, _ in found]
+    return specs, (entry.to_hf(to_host(make())) for entry, make in found)
 
 
 def _by_layer(model: Qwen3) -> Iterator[tuple[tuple, tuple[int, ...], Callable[[], jax.Array]]]:

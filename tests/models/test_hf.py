@@ -211,13 +211,13 @@ def test_stacked_layers_load_and_save_the_same_bytes(name, tmp_path):
 
 def test_layers_are_stacked_in_their_sharded_place_without_a_second_copy(monkeypatch):
     """While reading no more is alive than the model and one tensor; the rest lies as it should."""
-    alive, read = [], hf._Reader.read
+    alive, read = [], shards.Reader.read
 
-    def watched(reader, entry):
+    def watched(reader, *tensor):
         alive.append(sum(x.nbytes for x in jax.live_arrays()) - before)
-        return read(reader, entry)
+        return read(reader, *tensor)
 
-    monkeypatch.setattr(hf._Reader, "read", watched)
+    monkeypatch.setattr(shards.Reader, "read", watched)
     before = sum(x.nbytes for x in jax.live_arrays())
     mesh = make_mesh(data=2, fsdp=2, tensor=2)
     model = load_policy(ORACLES / "tiny_qwen3", mesh=mesh, scan_layers=True)
