@@ -31,10 +31,6 @@ from agenticrec_jax.models.tokenizers import CompactTokenizer, train_tokenizer
 from agenticrec_jax.tools.base import AsOfView, Toolbox
 from experiments import app, pipeline, train_policy
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory for checkpoints and metrics.")
-_OUTPUT = flags.DEFINE_string("output", "tools_data/tiny_policy", "Policy directory to write.")
-_CONFIG = pipeline.define_config("experiments/configs/office.py")
-
 JSON_SYMBOLS = ('{"name":"', '","arguments":{', "}}", '"item_name":"', '"}', "{", "}", '"', "_")
 QUOTES = ("‹", "›")
 LABELS = tuple(f"{label}:" for labels in scripted.ORDERS.values() for label in labels)
@@ -173,4 +169,7 @@ def save(model: Qwen3, params, tokenizer: CompactTokenizer, output: Path) -> Non
 
 
 if __name__ == "__main__":
+    _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
+    _OUTPUT = flags.DEFINE_string("output", "tools_data/tiny_policy", "Policy directory to write.")
+    _CONFIG = pipeline.define_config("experiments/configs/office.py")
     app.run(main)

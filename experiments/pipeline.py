@@ -27,9 +27,10 @@ from agenticrec_jax.data.splits import FitRange, Splits, chronological_splits, p
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.generation.engine import Engine, EngineConfig
 from agenticrec_jax.models.hf import load_policy
+from agenticrec_jax.models.lora import LoraConfig, add_lora
 from agenticrec_jax.models.sasrec import SasrecConfig
 from agenticrec_jax.models.tokenizers import CompactTokenizer, load_tokenizer
-from agenticrec_jax.parallel.mesh import make_mesh
+from agenticrec_jax.parallel.mesh import make_mesh, shard_params
 from agenticrec_jax.parallel.multihost import local_mesh, main_writes
 from agenticrec_jax.tools.artifacts import Artifacts
 from agenticrec_jax.tools.base import Toolbox
@@ -208,12 +209,26 @@ def load(directory: str, dtype: str = "float32", mesh=None) -> Policy:
     if tokenizer.vocab_size > model.config.vocab_size:
         raise InputError(
             f"{path}/tokenizer.model: found {tokenizer.vocab_size} pieces, expected at most the "
-            f"embedding's {model.config.vocab_size} rows"
+            f"{model.config.vocab_size} rows of tensor model.embed_tokens.weight"
         )
     digest = hashlib.sha256()
     for shard in sorted(path.glob("*.safetensors")):
-        digest.update(shard.read_bytes())
+        with open(shard, "rb") as file:  # piece by piece: a shard may be larger than memory
+            while piece := file.read(1 << 24):
+                digest.update(piece)
     return Policy(*nnx.split(model), tokenizer, digest.hexdigest()[:16])
+
+
+def with_adapters(policy: Policy, config: ConfigDict, mesh: Mesh | None = None) -> Policy:
+    """The policy with fresh adapters by ``config.policy.lora``; with rank 0 as it is."""
+    settings = config.policy.lora
+    if settings.rank == 0:
+        return policy
+    adapters = LoraConfig(settings.rank, settings.alpha, tuple(settings.targets))
+    model = nnx.merge(policy.graphdef, policy.params)
+    graphdef, params = nnx.split(add_lora(model, adapters, rngs=nnx.Rngs(config.seed)))
+    params = params if mesh is None else shard_params(params, mesh)
+    return dataclasses.replace(policy, graphdef=graphdef, params=params)
 
 
 def device_mesh(config: ConfigDict) -> Mesh | None:

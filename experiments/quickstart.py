@@ -101,7 +101,7 @@ def run(config: ConfigDict, workdir: str | Path, seeds: Sequence[int]) -> dict:
 
 def start(config: ConfigDict, workdir: str | Path) -> tuple[pipeline.World, pipeline.Policy]:
     """The data and the policy to start from; refuses a workdir whose run had other settings."""
-    policy = pipeline.load(config.policy.directory)
+    policy = pipeline.with_adapters(pipeline.load(config.policy.directory), config)
     with app.phase("data"):
         world = pipeline.prepare(config, workdir)
     settings = {"config": config.to_dict(), "policy": policy.weights_hash}
@@ -186,6 +186,12 @@ def _paired(first: np.ndarray, second: np.ndarray, users: Sequence[int]) -> dict
     return {"difference": difference.mean, "interval": [difference.low, difference.high]}
 
 
+def gate_of(directory: str) -> dict:
+    """What ``make_policy`` found that the policy can do before any reinforcement, if it made it."""
+    made = pipeline.resolve(directory) / "made.json"
+    return json.loads(made.read_text())["gate"] if made.exists() else {}
+
+
 def finish(world, judged: Judged, transcripts: list[dict], seeds: Sequence[int]) -> dict:
     """Writes results, trajectories and the report, prints the table and returns the results."""
     workdir = world.workdir
@@ -194,6 +200,7 @@ def finish(world, judged: Judged, transcripts: list[dict], seeds: Sequence[int])
         "protocol": pipeline.protocol(world, "test", seeds),
         "comparisons": comparisons(judged),
         "phases": app.phase_records(),
+        "gate": gate_of(world.config.policy.directory),
         "config": world.config.to_dict(),
     }
     lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in transcripts)

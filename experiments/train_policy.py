@@ -28,6 +28,8 @@ from agenticrec_jax.evaluation.evaluator import evaluate
 from agenticrec_jax.generation.engine import Engine
 from agenticrec_jax.losses import for_batch, grpo_loss
 from agenticrec_jax.models.hf import save_policy
+from agenticrec_jax.models.lora import lora_config
+from agenticrec_jax.models.peft import save_adapters
 from agenticrec_jax.parallel import multihost
 from agenticrec_jax.training import reinforce
 from agenticrec_jax.training import warm_start as warming
@@ -51,6 +53,7 @@ def main(argv: Sequence[str]) -> None:
     workdir = Path(_WORKDIR.value)
     mesh = pipeline.device_mesh(config)
     policy = pipeline.load(starting_point(config, workdir, stage), mesh=mesh)
+    policy = pipeline.with_adapters(policy, config, mesh)
     with app.phase("data and tools"):
         world = pipeline.prepare(config, _WORKDIR.value)
         artifacts = pipeline.artifacts_a(world)
@@ -176,6 +179,8 @@ def _reinforce(name, settings, world, agent, engine, policy, tasks_at, directory
         settings.save_every,
     )
     record = {name: settings.to_dict(), "seed": seed, "candidates": world.candidate_hash}
+    if config.policy.lora.rank:
+        record["lora"] = config.policy.lora.to_dict()
     with (
         Checkpoints(directory / name / "checkpoints", record) as checkpoints,
         MetricsWriter(directory, jax.process_index()) as writer,
@@ -188,8 +193,14 @@ def _reinforce(name, settings, world, agent, engine, policy, tasks_at, directory
 
 
 def save(policy: pipeline.Policy, params, directory: Path) -> None:
-    """Writes a policy directory: configuration, weights and tokenizer."""
-    save_policy(nnx.merge(policy.graphdef, params), directory)
+    """Writes a policy directory: configuration, weights and tokenizer.
+
+    Adapters are merged into the weights, and written alone in ``adapter`` beside them.
+    """
+    model = nnx.merge(policy.graphdef, params)
+    save_policy(model, directory)
+    if lora_config(model):
+        save_adapters(model, directory / "adapter")
     with multihost.main_writes("tokenizer") as writes:
         if writes:
             policy.tokenizer.save(directory)

@@ -66,6 +66,7 @@ class Engine:
             slots=config.slots,
             shards=self.shards,
             place=self.placement.rows,
+            mesh=mesh,
         )
         self.state = None
         self.telemetry: dict[str, float] = {}

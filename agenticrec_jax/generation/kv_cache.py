@@ -9,39 +9,63 @@ One slot's columns, at length 5, before and after a splice of 3 ids::
     before   p p p p c . . . . .      p prompt, c completion: columns < length are valid
     after    p p p p c o o o . .      the rest is whatever an earlier trajectory left there
 
+Of a model that scans its layers, keys and values are one array each with a leading layers axis;
+every function here says what happens to one layer and is mapped over that axis.
+
 A program works on ``read`` rows (a copy of the first columns of some slots) and puts what it
 computed back with ``append``. Slots may be split over ``shards`` devices; row indices count within
 a shard, so that reading and writing never cross devices.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
-from agenticrec_jax.models.attention import KV
+from agenticrec_jax.models.attention import KV, Context
 
 
 class Cache(NamedTuple):
-    """Keys, L arrays [B, K, H, S], and values, L arrays [B, K, S, H]."""
+    """Keys, L arrays [B, K, H, S], and values, L arrays [B, K, S, H]; or one with leading L."""
 
-    k: tuple[Array, ...]
-    v: tuple[Array, ...]
+    k: tuple[Array, ...] | Array
+    v: tuple[Array, ...] | Array
+
+    @property
+    def columns(self) -> int:
+        """S, the columns of every slot."""
+        return jax.tree.leaves(self.k)[0].shape[-1]
+
+
+def _layers(function: Callable, part: Any, *others: Any) -> Any:
+    """Applies ``function`` to the arrays of each layer, in a tuple or stacked."""
+
+    def apply(*arrays: Array) -> Array:
+        return (function if arrays[0].ndim == 4 else jax.vmap(function))(*arrays)
+
+    return jax.tree.map(apply, part, *others)
 
 
 def allocate(abstract: KV, slots: int, columns: int) -> Cache:
     """Zeros for ``slots`` x ``columns``; heads, width and dtype as in ``abstract`` [.., K, H]."""
-    k = tuple(jnp.zeros((slots, *x.shape[2:], columns), x.dtype) for x in abstract.k)
-    v = tuple(jnp.zeros((slots, x.shape[2], columns, x.shape[3]), x.dtype) for x in abstract.v)
-    return Cache(k, v)
+
+    def zeros(x: jax.ShapeDtypeStruct, *shape: int) -> Array:
+        return jnp.zeros((*x.shape[:-4], slots, *shape), x.dtype)
+
+    k = jax.tree.map(lambda x: zeros(x, *x.shape[-2:], columns), abstract.k)
+    return Cache(k, jax.tree.map(lambda x: zeros(x, x.shape[-2], columns, x.shape[-1]), abstract.v))
 
 
-def view(cache: Cache) -> KV:
-    """The cache in the model's order of axes, [B, S, K, H]."""
-    k = tuple(x.transpose(0, 3, 1, 2) for x in cache.k)
-    return KV(k, tuple(x.transpose(0, 2, 1, 3) for x in cache.v))
+def view(k: Array, v: Array) -> tuple[Array, Array]:
+    """One layer's keys and values in the model's order of axes, [B, S, K, H]."""
+    return k.transpose(0, 3, 1, 2), v.transpose(0, 2, 1, 3)
+
+
+def context(cache: Cache, valid: Bool[Array, "B S"]) -> Context:
+    """What the model attends to: the columns of the cache that are ``valid``."""
+    return Context(cache, valid, view)
 
 
 def by_shard(function: Callable, shards: int, array: Array, *rows: Array) -> Array:
@@ -65,8 +89,8 @@ def put(array: Array, rows: Int[Array, " R"], values: Array, shards: int) -> Arr
 
 def read(cache: Cache, rows: Int[Array, " R"], window: int, shards: int) -> Cache:
     """A copy of the first ``window`` columns of ``rows``."""
-    k = tuple(take(x[..., :window], rows, shards) for x in cache.k)
-    return Cache(k, tuple(take(x[:, :, :window], rows, shards) for x in cache.v))
+    k = _layers(lambda x: take(x[..., :window], rows, shards), cache.k)
+    return Cache(k, _layers(lambda x: take(x[:, :, :window], rows, shards), cache.v))
 
 
 def enter(cache: Cache, rows: Int[Array, " R"], new: KV, source: Array, shards: int) -> Cache:
@@ -78,11 +102,10 @@ def enter(cache: Cache, rows: Int[Array, " R"], new: KV, source: Array, shards: 
     def put_v(x: Array, r: Array, s: Array, y: Array) -> Array:
         return x.at[r, :, : y.shape[1]].set(y.transpose(0, 2, 1, 3)[s], mode="drop")
 
-    args = [(rows, source, y) for y in (*new.k, *new.v)]
-    layers = len(cache.k)
-    k = tuple(by_shard(put_k, shards, x, *a) for x, a in zip(cache.k, args[:layers], strict=True))
-    v = tuple(by_shard(put_v, shards, x, *a) for x, a in zip(cache.v, args[layers:], strict=True))
-    return Cache(k, v)
+    k = _layers(lambda x, y: by_shard(put_k, shards, x, rows, source, y), cache.k, new.k)
+    return Cache(
+        k, _layers(lambda x, y: by_shard(put_v, shards, x, rows, source, y), cache.v, new.v)
+    )
 
 
 def append(
@@ -96,13 +119,10 @@ def append(
     def put_v(x: Array, r: Array, c: Array, y: Array) -> Array:
         return x.at[r[:, None], :, c].set(y, mode="drop")
 
-    k = tuple(
-        by_shard(put_k, shards, x, rows, columns, y) for x, y in zip(cache.k, new.k, strict=True)
+    k = _layers(lambda x, y: by_shard(put_k, shards, x, rows, columns, y), cache.k, new.k)
+    return Cache(
+        k, _layers(lambda x, y: by_shard(put_v, shards, x, rows, columns, y), cache.v, new.v)
     )
-    v = tuple(
-        by_shard(put_v, shards, x, rows, columns, y) for x, y in zip(cache.v, new.v, strict=True)
-    )
-    return Cache(k, v)
 
 
 def write_column(cache: Cache, column: Int[Array, ""], new: KV) -> Cache:
@@ -111,12 +131,11 @@ def write_column(cache: Cache, column: Int[Array, ""], new: KV) -> Cache:
     def at(x: Array, y: Array, axis: int) -> Array:
         return jax.lax.dynamic_update_slice_in_dim(x, y, column, axis)
 
-    k = [at(x, y.transpose(0, 2, 3, 1), 3) for x, y in zip(cache.k, new.k, strict=True)]
-    v = [at(x, y.transpose(0, 2, 1, 3), 2) for x, y in zip(cache.v, new.v, strict=True)]
-    return Cache(tuple(k), tuple(v))
+    k = _layers(lambda x, y: at(x, y.transpose(0, 2, 3, 1), 3), cache.k, new.k)
+    return Cache(k, _layers(lambda x, y: at(x, y.transpose(0, 2, 1, 3), 2), cache.v, new.v))
 
 
 def last_columns(cache: Cache, count: int) -> KV:
     """The last ``count`` columns in the model's order of axes, [B, count, K, H]."""
-    k = tuple(x[..., -count:] for x in cache.k)
-    return view(Cache(k, tuple(x[:, :, -count:] for x in cache.v)))
+    k = _layers(lambda x: x[..., -count:].transpose(0, 3, 1, 2), cache.k)
+    return KV(k, _layers(lambda x: x[:, :, -count:].transpose(0, 2, 1, 3), cache.v))

@@ -12,7 +12,7 @@ from agenticrec_jax.parallel.multihost import local_params
 
 # Decoding reads every weight in every step: whole on each row shard, split by heads and mlp only.
 DECODE_RULES: Rules = {**RULES, "embed": None}
-_CACHE_AXES = Cache(k=("batch", "kv_heads", None, None), v=("batch", "kv_heads", None, None))
+_CACHE_AXES = ("layers", "batch", "kv_heads", None, None)  # without the first: of one layer
 
 
 class Placement:
@@ -42,12 +42,7 @@ class Placement:
 
     def _node(self, node: Any) -> Any:
         if isinstance(node, Cache):
-            return Cache(
-                *(
-                    tuple(self._at(x, a) for x in xs)
-                    for xs, a in zip(node, _CACHE_AXES, strict=True)
-                )
-            )
+            return jax.tree.map(lambda x: self._at(x, _CACHE_AXES[-x.ndim :]), node)
         return self._at(node, ("batch",) + (None,) * (node.ndim - 1))
 
     def _at(self, array: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:

@@ -11,11 +11,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from agenticrec_jax.generation import kv_cache, sampling
 from agenticrec_jax.generation.kv_cache import Cache, put, take
-from agenticrec_jax.models.attention import Context
+from agenticrec_jax.parallel.mesh import traced_on
 
 EMPTY, RUNNING, PAUSED, STOPPED, SPENT = range(5)
 
@@ -57,7 +58,7 @@ class Report(NamedTuple):
 class Programs:
     """``prefill``, ``decode`` and ``splice`` for one model; each donates the state it is given.
 
-    ``place`` constrains arrays whose leading axis is rows (or slots) to their place on the mesh.
+    ``place`` constrains arrays whose leading axis is rows (or slots) to their place on ``mesh``.
     """
 
     def __init__(
@@ -69,10 +70,11 @@ class Programs:
         slots: int,
         shards: int,
         place=lambda tree: tree,
+        mesh: Mesh | None = None,
     ):
         self._graphdef = graphdef
         self._pause, self._stops = pause_id, jnp.array(stop_ids, jnp.int32)
-        self._slots, self._shards, self._place = slots, shards, place
+        self._slots, self._shards, self._place, self._mesh = slots, shards, place, mesh
         self.prefill = jax.jit(self._prefill, donate_argnames="state")
         self.decode = jax.jit(
             self._decode,
@@ -109,6 +111,10 @@ class Programs:
     def _model(self, params):
         return nnx.merge(self._graphdef, params)
 
+    def _forward(self, model, *args):
+        with traced_on(self._mesh):
+            return model.forward(*args)
+
     def _prefill(
         self,
         params,
@@ -124,7 +130,7 @@ class Programs:
         """Computes each prompt once, puts it into the slots of its group, samples first tokens."""
         model, (prompts, group) = self._model(params), rows.shape
         steps = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
-        hidden, new = model.forward(ids, steps, steps < lengths[:, None])
+        hidden, new = self._forward(model, ids, steps, steps < lengths[:, None])
         last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
         keys = sampling.row_keys(seed, request_keys, jnp.arange(group)).reshape(-1, 2)
         spread = functools.partial(jnp.repeat, repeats=group, axis=0)
@@ -177,9 +183,9 @@ class Programs:
             running = report.status == RUNNING
             past = columns < row.length[:, None]
             recent = (columns >= fresh) & (columns < fresh + t)
-            context = Context(kv_cache.view(cache), past | recent)
+            context = kv_cache.context(cache, past | recent)
             own = jnp.ones((len(rows), 1), bool)
-            hidden, new = model.forward(token[:, None], position[:, None], own, context)
+            hidden, new = self._forward(model, token[:, None], position[:, None], own, context)
             token, logprob = sampling.sample(
                 model.logits(hidden[:, 0]), row.key, position + 1, temperature
             )
@@ -239,8 +245,9 @@ class Programs:
         offsets = jnp.arange(ids.shape[1])
         written = offsets < counts[:, None]
         local = self._place(kv_cache.read(state.cache, rows, window, self._shards))
-        context = Context(kv_cache.view(local), jnp.arange(window) < row.length[:, None])
-        hidden, new = model.forward(ids, row.length[:, None] + offsets, written, context)
+        context = kv_cache.context(local, jnp.arange(window) < row.length[:, None])
+        positions = row.length[:, None] + offsets
+        hidden, new = self._forward(model, ids, positions, written, context)
         last = jnp.take_along_axis(hidden, jnp.maximum(counts - 1, 0)[:, None, None], axis=1)[:, 0]
         length = row.length + counts
         token, logprob = sampling.sample(model.logits(last), row.key, length, temperature)
@@ -275,10 +282,8 @@ class Programs:
     def _append(self, state: State, rows: Array, start: Array, written: Array, new) -> Cache:
         """The cache with ``new`` [R, T, K, H] from ``start`` on, where ``written`` [R, T]."""
         columns = start[:, None] + jnp.arange(written.shape[1])
-        nowhere = state.cache.k[0].shape[-1]
-        return kv_cache.append(
-            state.cache, rows, jnp.where(written, columns, nowhere), new, self._shards
-        )
+        columns = jnp.where(written, columns, state.cache.columns)
+        return kv_cache.append(state.cache, rows, columns, new, self._shards)
 
     def _updated(self, state: State, rows: Array, *, cache: Cache, **values: Array) -> State:
         fields = {

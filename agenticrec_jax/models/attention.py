@@ -1,56 +1,65 @@
-"""One mask builder and one attention function for dense, packed, cached and shared-prefix use.
+"""One mask and one attention function for dense, packed, cached and shared-prefix use.
 
 Axis letters: B rows, P prompts (B = P * G), G group, T new tokens, S cached positions, N query
 heads, K key heads, R = N / K query heads per key head, H head width.
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
+
+from agenticrec_jax.errors import InputError
+from agenticrec_jax.models.flash import cudnn_attend, cudnn_fits, splash_attend, splash_fits
 
 _MASKED = -1e30  # finite, so that a row with nothing to see stays finite
 _BLOCK_SCORES = 1 << 20  # 4 MB of float32 scores: about what a core's cache holds
 
 
 class KV(NamedTuple):
-    """Keys (after rope and q/k norm) and values: one ``[B, S, K, H]`` array per layer."""
+    """Keys (after rope and q/k norm) and values: one ``[B, S, K, H]`` array per layer.
 
-    k: tuple[Float[Array, "B S K H"], ...]
-    v: tuple[Float[Array, "B S K H"], ...]
+    Of a model that scans its layers: one array each, ``[L, B, S, K, H]``.
+    """
+
+    k: tuple[Float[Array, "B S K H"], ...] | Float[Array, "L B S K H"]
+    v: tuple[Float[Array, "B S K H"], ...] | Float[Array, "L B S K H"]
 
 
 class Context(NamedTuple):
     """What new tokens attend to besides each other: every valid entry precedes all of them.
 
     A context of batch P serves B = P * G rows: rows ``p*G .. p*G+G-1`` read entry ``p``.
+    ``view`` brings one layer's keys and values to ``[P, S, K, H]`` if they are kept otherwise: in
+    the loop over layers, since ahead of it the whole of them would be copied.
     """
 
     kv: KV
     valid: Bool[Array, "P S"]
+    view: Callable[[Array, Array], tuple[Array, Array]] = lambda k, v: (k, v)
 
 
 class Masks(NamedTuple):
-    """What may be seen: ``own`` among the new tokens, ``context`` in the cache (or None)."""
+    """A new token sees valid new tokens up to itself in its segment, and all valid context.
 
-    own: Bool[Array, "B T T"]
-    context: Bool[Array, "P S"] | None
+    Segment numbers are not negative.
+    """
 
+    valid: Bool[Array, "B T"]
+    segments: Int[Array, "B T"] | None = None
+    context: Bool[Array, "P S"] | None = None
 
-def make_masks(
-    valid: Bool[Array, "B T"],
-    segments: Int[Array, "B T"] | None = None,
-    context_valid: Bool[Array, "P S"] | None = None,
-) -> Masks:
-    """A new token sees valid new tokens up to itself in its segment, and all valid context."""
-    steps = jnp.arange(valid.shape[1])
-    own = (steps[:, None] >= steps) & valid[:, None, :]
-    if segments is not None:
-        own &= segments[:, :, None] == segments[:, None, :]
-    return Masks(own, context_valid)
+    @property
+    def own(self) -> Bool[Array, "B T T"]:
+        """What each new token sees among the new ones."""
+        steps = jnp.arange(self.valid.shape[1])
+        own = (steps[:, None] >= steps) & self.valid[:, None, :]
+        if self.segments is not None:
+            own &= self.segments[:, :, None] == self.segments[:, None, :]
+        return own
 
 
 def attend(
@@ -59,9 +68,59 @@ def attend(
     v: Float[Array, "B T K H"],
     masks: Masks,
     context: tuple[Float[Array, "P S K H"], Float[Array, "P S K H"]] | None = None,
+    implementation: str = "auto",
+) -> Float[Array, "B T N H"]:
+    """Scaled dot-product attention over [context | own]; every use of the model comes through here.
+
+    ``implementation`` is ``Qwen3Config.attention``: ``xla``; ``cudnn``, a fused kernel on GPU;
+    ``splash``, a fused kernel on TPU (on other devices interpreted, which is for tests); ``auto``,
+    what the device has. A kernel runs where its constraints hold, and XLA elsewhere: in decoding,
+    say, where there is one new token.
+
+    Raises:
+        InputError: cuDNN is asked for where there is no GPU.
+    """
+    platform = _platform()
+    match _choose(implementation, platform, q, masks, context):
+        case "cudnn":
+            return cudnn_attend(q, k, v, masks, context)
+        case "splash":
+            return splash_attend(q, k, v, masks, context, interpret=platform != "tpu")
+    return xla_attend(q, k, v, masks, context)
+
+
+def _platform() -> str:
+    """Where the program being traced will run: on the named mesh, else on the default device."""
+    mesh = jax.sharding.get_abstract_mesh()
+    device = None if mesh.empty else mesh.abstract_device
+    return jax.default_backend() if device is None else device.platform
+
+
+def _choose(name: str, platform: str, q, masks: Masks, context) -> str:
+    on_gpu = platform in ("gpu", "cuda")
+    if name == "cudnn" and not on_gpu:
+        raise InputError(f"attention is cudnn, which needs a GPU; found {platform}")
+    if name in ("auto", "cudnn") and on_gpu:
+        return "cudnn" if cudnn_fits(q, context) else "xla"
+    if name == "splash" or name == "auto" and platform == "tpu" and _is_placed():
+        return "splash" if splash_fits(q, masks, context) else "xla"
+    return "xla"
+
+
+def _is_placed() -> bool:
+    """Whether a kernel can be split over the devices by hand, or need not be."""
+    return jax.device_count() == 1 or not jax.sharding.get_abstract_mesh().empty
+
+
+def xla_attend(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B T K H"],
+    v: Float[Array, "B T K H"],
+    masks: Masks,
+    context: tuple[Float[Array, "P S K H"], Float[Array, "P S K H"]] | None = None,
     blocks: bool | None = None,
 ) -> Float[Array, "B T N H"]:
-    """Scaled dot-product attention with one softmax over [context | own] scores.
+    """Attention as plain array operations, with one softmax over [context | own] scores.
 
     Keys are never repeated over query heads nor over group members: the G rows of a prompt and the
     R query heads of a key head become rows of one matrix product per (prompt, key head).
@@ -141,7 +200,8 @@ def _attend_in_blocks(q, k, v, masks: Masks, context):
     batch = _divisor(prompts, fit // group)
 
     whole = (-1, group // members, batch * members)
-    own = tuple(x.reshape(*whole, *x.shape[1:]) for x in (q, k, v, masks.own))
+    own = (q, k, v, masks._replace(context=None))
+    own = jax.tree.map(lambda x: x.reshape(*whole, *x.shape[1:]), own)
     past = None
     if context is not None:
         past = tuple(x.reshape(-1, batch, *x.shape[1:]) for x in (*context, masks.context))
@@ -155,11 +215,11 @@ def _attend_in_blocks(q, k, v, masks: Masks, context):
 
 
 def _attend_block(own, past):
-    q, k, v, mask = own
+    q, k, v, masks = own
     if past is None:
-        return _attend(q, k, v, Masks(mask, None), None)
+        return _attend(q, k, v, masks, None)
     keys, values, valid = past
-    return _attend(q, k, v, Masks(mask, valid), (keys, values))
+    return _attend(q, k, v, masks._replace(context=valid), (keys, values))
 
 
 def _divisor(total: int, at_most: int) -> int:
@@ -184,21 +244,3 @@ def _finish(out, total, dtype):
     rows, kv_heads, _, steps, ratio, width = out.shape
     out = (out / total[..., None]).astype(dtype)[:, :, 0].swapaxes(1, 2)
     return out.reshape(rows, steps, kv_heads * ratio, width)
-
-
-def rope_tables(
-    positions: Int[Array, "B T"], width: int, theta: float
-) -> tuple[Float[Array, "B T 1 half"], Float[Array, "B T 1 half"]]:
-    """Cosines and sines of the rotary angles, in float32 (frequencies rounded from float64)."""
-    frequencies = theta ** -(np.arange(0, width, 2) / width)
-    angles = positions[..., None, None].astype(jnp.float32) * frequencies.astype(np.float32)
-    return jnp.cos(angles), jnp.sin(angles)
-
-
-def rotate(
-    x: Float[Array, "B T N H"], tables: tuple[Float[Array, "..."], Float[Array, "..."]]
-) -> Float[Array, "B T N H"]:
-    """Rotary embedding in the half-split layout of Hugging Face checkpoints, in float32."""
-    cos, sin = tables
-    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)

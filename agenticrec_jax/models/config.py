@@ -5,12 +5,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from agenticrec_jax.errors import InputError
+from agenticrec_jax.models.rope import RopeScaling, read_rope, write_rope
 
 _ARCHITECTURES = {
     "Qwen3ForCausalLM": "qwen3",
     "Qwen2ForCausalLM": "qwen2",
     "LlamaForCausalLM": "llama",
 }
+REMAT = ("none", "full", "dots")
+ATTENTION = ("auto", "xla", "cudnn", "splash")
 _DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -21,8 +24,21 @@ class Qwen3Config:
     With ``qk_norm`` off and the biases set as the checkpoint has them the same module runs Llama
     (``qk_norm=False``) and Qwen2 (``qk_norm=False, qkv_bias=True``) weights exactly.
     ``param_dtype`` is how weights are stored, ``dtype`` how activations are computed; norms, the
-    rotation, softmax and logits are always float32. ``remat`` recomputes each block in the
-    backward pass, which saves memory on TPU and GPU (XLA's CPU compiler merges it away again).
+    rotation, softmax and logits are always float32.
+
+    The last three fields say how the same numbers are computed; no checkpoint has them:
+
+    ``scan_layers`` holds one block with stacked parameters and scans it, so that the program does
+    not grow with depth. Off by default: on a CPU a scan copies each layer's weights in every
+    decode step (three times slower).
+
+    ``remat`` is what the backward pass recomputes of each block: ``none``, ``full`` (all of it;
+    only its input is kept) or ``dots`` (all but the projections; attention scores are never kept).
+    It saves memory on TPU and GPU, and on CPU with ``scan_layers``; over unrolled layers XLA's CPU
+    compiler merges it away again.
+
+    ``attention`` is the implementation: ``xla``, ``cudnn`` (GPU), ``splash`` (TPU), or ``auto``:
+    the device's own (see ``models.attention``). The two kernels have not been timed yet.
     """
 
     vocab_size: int
@@ -39,11 +55,17 @@ class Qwen3Config:
     qk_norm: bool = True
     qkv_bias: bool = False
     o_bias: bool = False
+    rope_scaling: RopeScaling | None = None
     param_dtype: str = "float32"
     dtype: str = "float32"
-    remat: bool = False
+    scan_layers: bool = False
+    remat: str = "none"
+    attention: str = "auto"
 
     def __post_init__(self):
+        for field, names in (("remat", REMAT), ("attention", ATTENTION)):
+            if (found := getattr(self, field)) not in names:
+                raise InputError(f"{field} is {found}; expected one of {', '.join(names)}")
         if self.num_heads % self.num_kv_heads:
             raise InputError(
                 f"num_attention_heads {self.num_heads} is not a multiple of "
@@ -70,6 +92,7 @@ class Qwen3Config:
         heads = _need(raw, "num_attention_heads", source)
         hidden = _need(raw, "hidden_size", source)
         dtype = _dtype(raw, source)
+        theta, scaling = read_rope(raw, source)
         return cls(
             vocab_size=_need(raw, "vocab_size", source),
             hidden_size=hidden,
@@ -78,13 +101,14 @@ class Qwen3Config:
             num_heads=heads,
             num_kv_heads=raw.get("num_key_value_heads") or heads,
             head_dim=raw.get("head_dim") or (128 if kind == "qwen3" else hidden // heads),
-            rope_theta=_rope_theta(raw, source),
+            rope_theta=theta,
             rms_norm_eps=float(_need(raw, "rms_norm_eps", source)),
             tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
             max_position_embeddings=_need(raw, "max_position_embeddings", source),
             qk_norm=kind == "qwen3",
             qkv_bias=bias or kind == "qwen2",
             o_bias=bias and kind != "qwen2",
+            rope_scaling=scaling,
             param_dtype=dtype,
             dtype=dtype,
         )
@@ -92,7 +116,7 @@ class Qwen3Config:
     def to_hf(self) -> dict[str, Any]:
         """The ``config.json`` dict that transformers loads as the same model.
 
-        Both spellings of theta and dtype are written, so old and new readers agree.
+        Both spellings of rope and dtype are written, so old and new readers agree.
 
         Raises:
             InputError: if no Hugging Face architecture has this mix of norms and biases.
@@ -110,8 +134,7 @@ class Qwen3Config:
             "num_key_value_heads": self.num_kv_heads,
             "head_dim": self.head_dim,
             "hidden_act": "silu",
-            "rope_theta": self.rope_theta,
-            "rope_parameters": {"rope_theta": self.rope_theta, "rope_type": "default"},
+            **write_rope(self.rope_theta, self.rope_scaling),
             "rms_norm_eps": self.rms_norm_eps,
             "tie_word_embeddings": self.tie_word_embeddings,
             "max_position_embeddings": self.max_position_embeddings,
@@ -164,23 +187,6 @@ def _refuse_unsupported(raw: Mapping[str, Any], source: str) -> None:
         raise InputError(f"{source}: mlp_bias is on; only models without it are supported")
     if raw.get("quantization_config"):
         raise InputError(f"{source}: quantization_config is set; only unquantised weights")
-
-
-def _rope_theta(raw: Mapping[str, Any], source: str) -> float:
-    """Theta from ``rope_theta`` or ``rope_parameters``; any scaling is refused by its name."""
-    scaling = raw.get("rope_scaling") or {}
-    parameters = raw.get("rope_parameters") or {}
-    for field, value in (("rope_scaling", scaling), ("rope_parameters", parameters)):
-        kind = value.get("rope_type", value.get("type", "default"))
-        if kind != "default":
-            raise InputError(f"{source}: {field} of type {kind} is not supported; only default")
-    if raw.get("partial_rotary_factor", parameters.get("partial_rotary_factor", 1.0)) != 1.0:
-        raise InputError(f"{source}: partial_rotary_factor is not supported; only 1.0")
-    thetas = {float(t) for t in (raw.get("rope_theta"), parameters.get("rope_theta")) if t}
-    if len(thetas) != 1:
-        found = "no rope_theta" if not thetas else f"two different rope_theta {sorted(thetas)}"
-        raise InputError(f"{source}: {found}; expected one in rope_theta or rope_parameters")
-    return thetas.pop()
 
 
 def _dtype(raw: Mapping[str, Any], source: str) -> str:

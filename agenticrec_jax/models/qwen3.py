@@ -1,7 +1,12 @@
 """Qwen3 in Flax NNX: one forward primitive for training, prefill, decode and splice.
 
+Layers are unrolled, or (``config.scan_layers``) one block with stacked parameters is scanned. Keys
+and values then come as one array with a leading layers axis instead of a tuple of arrays.
+
 Every parameter carries ``logical_axes``, the names that ``parallel.mesh`` maps to mesh axes.
 """
+
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -13,15 +18,28 @@ from agenticrec_jax.models.attention import (
     Context,
     Masks,
     attend,
-    make_masks,
-    rope_tables,
-    rotate,
 )
 from agenticrec_jax.models.config import Qwen3Config
+from agenticrec_jax.models.rope import rope_tables, rotate
+from agenticrec_jax.parallel.mesh import constrain
 
-__all__ = ["KV", "Block", "Context", "Qwen3", "Qwen3Config", "segment_positions"]
+__all__ = [
+    "KV",
+    "Block",
+    "Context",
+    "Qwen3",
+    "Qwen3Config",
+    "by_layer",
+    "is_stacked",
+    "of_layer",
+    "segment_positions",
+]
 
 _INIT_STD = 0.02
+_SAVED = {  # by remat: what of a block is kept for the backward pass
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
 
 
 class Projection(nnx.Module):
@@ -35,10 +53,13 @@ class Projection(nnx.Module):
         self.kernel = nnx.Param(kernel.astype(dtype), logical_axes=axes)
         zeros = jnp.zeros(shape[inputs:], dtype)
         self.bias = nnx.Param(zeros, logical_axes=axes[inputs:]) if bias else None
+        self.lora = nnx.data(None)  # what `lora.add_lora` puts there is added to the output
 
     def __call__(self, x):
         kernel = self.kernel[...].astype(self.dtype)
         out = jnp.tensordot(x.astype(self.dtype), kernel, self.inputs)
+        if self.lora is not None:
+            out = out + self.lora(x)
         return out if self.bias is None else out + self.bias[...].astype(self.dtype)
 
 
@@ -60,6 +81,7 @@ class Attention(nnx.Module):
 
     def __init__(self, config: Qwen3Config, *, rngs: nnx.Rngs):
         d, n, k, h = config.hidden_size, config.num_heads, config.num_kv_heads, config.head_dim
+        self.implementation = config.attention
         bias = config.qkv_bias
         kv_axes = ("embed", "kv_heads", "head_dim")
         self.q = Projection((d, n, h), ("embed", "heads", "head_dim"), config, rngs=rngs, bias=bias)
@@ -81,7 +103,7 @@ class Attention(nnx.Module):
         if self.q_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = rotate(q, tables), rotate(k, tables)
-        return self.o(attend(q, k, v, masks, context)), (k, v)
+        return self.o(attend(q, k, v, masks, context, self.implementation)), (k, v)
 
 
 class MLP(nnx.Module):
@@ -112,8 +134,23 @@ class Block(nnx.Module):
         return x + self.mlp(self.mlp_norm(x)), kv
 
 
+def _stacked(blocks: list[Block]) -> Block:
+    """One block whose parameters have a leading axis ``layers``."""
+
+    def stack(*layers: nnx.Variable) -> nnx.Variable:
+        axes = ("layers", *layers[0].get_metadata()["logical_axes"])
+        return layers[0].replace(jnp.stack([x.get_value() for x in layers]), logical_axes=axes)
+
+    states = [nnx.state(block) for block in blocks]
+    stacked = jax.tree.map(stack, *states, is_leaf=lambda x: isinstance(x, nnx.Variable))
+    return nnx.merge(nnx.graphdef(blocks[0]), stacked)
+
+
 class Qwen3(nnx.Module):
-    """A dense Qwen3 (or, by config, Qwen2 or Llama) language model; layers are unrolled."""
+    """A dense Qwen3 (or, by config, Qwen2 or Llama) language model.
+
+    The same ``rngs`` give the same weights with layers stacked or not.
+    """
 
     def __init__(self, config: Qwen3Config, *, rngs: nnx.Rngs):
         self.config = config
@@ -121,7 +158,8 @@ class Qwen3(nnx.Module):
         table = _INIT_STD * jax.random.normal(rngs.params(), shape, jnp.float32)
         dtype = jnp.dtype(config.param_dtype)
         self.embedding = nnx.Param(table.astype(dtype), logical_axes=("vocab", "embed"))
-        self.layers = nnx.List([Block(config, rngs=rngs) for _ in range(config.num_layers)])
+        blocks = [Block(config, rngs=rngs) for _ in range(config.num_layers)]
+        self.layers = _stacked(blocks) if config.scan_layers else nnx.List(blocks)
         self.norm = RMSNorm(config.hidden_size, config)
         self.head = (
             None
@@ -152,17 +190,47 @@ class Qwen3(nnx.Module):
         valid position of ``context``, whose batch P may be B divided by a group size G.
         Outputs at invalid tokens are finite and mean nothing.
         """
-        tables = rope_tables(positions, self.config.head_dim, self.config.rope_theta)
-        masks = make_masks(valid, segments, None if context is None else context.valid)
-        x = self.embedding[...][ids].astype(self.config.dtype)
-        keys, values = [], []
+        config = self.config
+        tables = rope_tables(positions, config.head_dim, config.rope_theta, config.rope_scaling)
+        masks = Masks(valid, segments, None if context is None else context.valid)
+        x = self._embed(ids)
+        run = self._scan if self.config.scan_layers else self._unroll
+        x, kv = run(x, tables, masks, context)
+        return self.norm(x), kv
+
+    def _embed(self, ids):
+        """Rows of the table, which is gathered over its width first: rows and width may be split
+        over the same devices, and XLA would replicate the rows to go from one to the other."""
+        table = constrain(self.embedding[...], ("vocab", None), "embedding")
+        x = table[ids].astype(self.config.dtype)
+        return constrain(x, ("batch", None, None), "embedded tokens")
+
+    def _unroll(self, x, tables, masks: Masks, context: Context | None):
+        new = []
         for i, block in enumerate(self.layers):
-            past = None if context is None else (context.kv.k[i], context.kv.v[i])
-            run = jax.checkpoint(block.__call__) if self.config.remat else block
-            x, (k, v) = run(x, tables, masks, past)
-            keys.append(k)
-            values.append(v)
-        return self.norm(x), KV(tuple(keys), tuple(values))
+            past = None if context is None else context.view(context.kv.k[i], context.kv.v[i])
+            x, kv = self._recomputed(block.__call__)(x, tables, masks, past)
+            new.append(kv)
+        return x, KV(*zip(*new, strict=True))
+
+    def _scan(self, x, tables, masks: Masks, context: Context | None):
+        """Each step reads its layer of the parameters and of the context where they lie."""
+        graphdef, params = nnx.split(self.layers)
+
+        def step(x, layer):
+            params, kv = layer
+            past = None if kv is None else context.view(kv.k, kv.v)
+            return nnx.merge(graphdef, params)(x, tables, masks, past)
+
+        layers = (params, None if context is None else context.kv)
+        x, (k, v) = jax.lax.scan(self._recomputed(step), x, layers)
+        return x, KV(k, v)
+
+    def _recomputed(self, block):
+        if self.config.remat == "none":
+            return block
+        saved = _SAVED[self.config.remat]
+        return jax.checkpoint(block, policy=saved, prevent_cse=not self.config.scan_layers)
 
     def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
         """The vocabulary projection of final hidden states, in float32."""
@@ -172,6 +240,27 @@ class Qwen3(nnx.Module):
         else:
             kernel, letters = self.head.kernel[...], "...d,dv->...v"
         return jnp.einsum(letters, hidden, kernel.astype(dtype), preferred_element_type=jnp.float32)
+
+
+def is_stacked(path: tuple) -> bool:
+    """Whether a parameter holds all layers: (layers, mlp, ..) and not (layers, 0, mlp, ..)."""
+    return path[0] == "layers" and not isinstance(path[1], int)
+
+
+def of_layer(path: tuple, i: int) -> tuple:
+    """The path (layers, i, mlp, ..) of one layer of a stacked (layers, mlp, ..)."""
+    return (path[0], i, *path[1:])
+
+
+def by_layer(params: nnx.State) -> Iterator[tuple[tuple, nnx.Variable]]:
+    """Every parameter (or gradient) and its path, as those of a model whose layers are unrolled."""
+    for path, variable in nnx.to_flat_state(params):
+        if not is_stacked(path):
+            yield path, variable
+            continue
+        value, axes = variable.get_value(), variable.get_metadata()["logical_axes"][1:]
+        for i in range(value.shape[0]):
+            yield of_layer(path, i), variable.replace(value[i], logical_axes=axes)
 
 
 def segment_positions(

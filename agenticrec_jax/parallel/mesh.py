@@ -5,6 +5,7 @@ a mesh axis. Another table over the same mesh (one for the learner, one for deco
 ``Rules``; moving between them is ``shard_params`` again.
 """
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from agenticrec_jax.errors import InputError
 
@@ -29,6 +30,8 @@ RULES: Rules = {
     "mlp": "tensor",
     "head_dim": None,
     "norm": None,
+    "layers": None,
+    "rank": None,
 }
 
 
@@ -54,7 +57,7 @@ def make_mesh(
 def partition_spec(
     axes: Sequence[str | None],
     shape: Sequence[int],
-    mesh: Mesh,
+    mesh: Mesh | AbstractMesh,
     rules: Rules = RULES,
     name: str = "array",
 ) -> PartitionSpec:
@@ -140,6 +143,23 @@ def place(value: Any, sharding: NamedSharding) -> jax.Array:
         return jax.device_put(value, sharding)
     whole = np.asarray(value)
     return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+
+def traced_on(mesh: Mesh | None) -> contextlib.AbstractContextManager:
+    """Names the mesh while a program is traced, for what XLA cannot split well by itself."""
+    if mesh is None:
+        return contextlib.nullcontext()
+    return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+
+
+def constrain(array: jax.Array, axes: Sequence[str | None], name: str) -> jax.Array:
+    """Places an array by its logical axes inside a program; as it is where no mesh is named."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return array
+    return jax.lax.with_sharding_constraint(
+        array, partition_spec(axes, array.shape, mesh, name=name)
+    )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Int
 
 from agenticrec_jax.losses import LossFn
 from agenticrec_jax.losses.reductions import metric
+from agenticrec_jax.models.lora import join_learned, split_learned
 from agenticrec_jax.models.qwen3 import Context, Qwen3
 from agenticrec_jax.parallel.mesh import (
     RULES,
@@ -30,6 +31,7 @@ from agenticrec_jax.parallel.mesh import (
     place,
     replicated,
     shard_params,
+    traced_on,
     tree_shardings,
 )
 from agenticrec_jax.parallel.multihost import global_batch
@@ -45,7 +47,10 @@ Update = Callable[
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """What an update changes: parameters, optimiser state, and the count of updates done."""
+    """What an update changes: parameters, optimiser state, and the count of updates done.
+
+    Of a policy with adapters, ``params`` holds the frozen base too.
+    """
 
     params: Any
     opt_state: Any
@@ -185,7 +190,8 @@ def init_state(
 ) -> TrainState:
     """Returns a fresh state over params, which it takes over; on a mesh, placed by the rules.
 
-    The optimiser's moments are float32 whatever the parameters are stored in.
+    The optimiser's moments are float32 whatever the parameters are stored in. Of a policy with
+    adapters (`models.lora`) there are moments for the adapters alone.
     """
 
     def moments(params: Any) -> Any:
@@ -193,10 +199,11 @@ def init_state(
 
     step = jnp.zeros((), jnp.int32)
     if mesh is None:
-        return TrainState(params, jax.jit(moments)(params), step)
+        return TrainState(params, jax.jit(moments)(split_learned(params)[0]), step)
     params = shard_params(params, mesh, rules)
-    shardings = tree_shardings(jax.eval_shape(moments, params), mesh, rules)
-    opt_state = jax.jit(moments, out_shardings=shardings)(params)
+    learned, _ = split_learned(params)
+    shardings = tree_shardings(jax.eval_shape(moments, learned), mesh, rules)
+    opt_state = jax.jit(moments, out_shardings=shardings)(learned)
     return TrainState(params, opt_state, place(step, replicated(mesh)))
 
 
@@ -213,7 +220,9 @@ def make_update(
     """Returns ``update(state, micro_batches) -> (state, metrics)``.
 
     The gradients of the micro-batches are added up in float32 and applied once; the state given is
-    donated. With no micro-batch (every group was dropped) the state comes back as it is.
+    donated. Where the policy has adapters (`models.lora`) they alone have gradients and change; the
+    base passes through untouched. With no micro-batch (every group was dropped) the state comes
+    back as it is.
 
     Args:
       graphdef: the policy's static half, of ``nnx.split(model)``.
@@ -241,9 +250,10 @@ def make_update(
             return tree
         return jax.lax.with_sharding_constraint(tree, tree_shardings(tree, mesh, rules))
 
-    def loss_of(params: Any, batch: RolloutBatch) -> tuple[Array, dict]:
-        model = nnx.merge(graphdef, params)
-        logprobs, entropy = policy_logprobs(model, batch, temperature, chunk)
+    def loss_of(learned: Any, frozen: nnx.State, batch: RolloutBatch) -> tuple[Array, dict]:
+        model = nnx.merge(graphdef, join_learned(learned, frozen))
+        with traced_on(mesh):
+            logprobs, entropy = policy_logprobs(model, batch, temperature, chunk)
         loss, metrics = loss_fn(logprobs, replace(batch, entropy=entropy))
         return loss, {"entropy": metric(entropy, batch.sampled)} | metrics
 
@@ -251,8 +261,10 @@ def make_update(
     def zeros(params: Any) -> Any:
         return pinned(jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), params))
 
-    def accumulate(params: Any, gradients: Any, batch: RolloutBatch) -> tuple[Any, Array, dict]:
-        (loss, metrics), more = jax.value_and_grad(loss_of, has_aux=True)(params, batch)
+    def accumulate(
+        learned: Any, frozen: nnx.State, gradients: Any, batch: RolloutBatch
+    ) -> tuple[Any, Array, dict]:
+        (loss, metrics), more = jax.value_and_grad(loss_of, has_aux=True)(learned, frozen, batch)
         return pinned(jax.tree.map(jnp.add, gradients, more)), loss, metrics
 
     def apply(state: TrainState, gradients: Any) -> tuple[TrainState, Array]:
@@ -261,18 +273,20 @@ def make_update(
         norm = optax.global_norm(gradients)
         return pinned(TrainState(params, opt_state, state.step + 1)), norm
 
-    accumulate = jax.jit(accumulate, donate_argnums=1)
+    accumulate = jax.jit(accumulate, donate_argnums=2)
     apply = jax.jit(apply, donate_argnums=0)
 
     def update(state: TrainState, batches: Sequence[RolloutBatch]) -> tuple[TrainState, dict]:
         if not batches:
             return state, {"updates_skipped": (1.0, 1.0)}
-        gradients, reports = zeros(state.params), []
+        learned, frozen = split_learned(state.params)
+        gradients, reports = zeros(learned), []
         for batch in batches:
             batch = batch if mesh is None else global_batch(batch, mesh, rules)
-            gradients, loss, metrics = accumulate(state.params, gradients, batch)
+            gradients, loss, metrics = accumulate(learned, frozen, gradients, batch)
             reports.append((loss, metrics))
-        state, norm = apply(state, gradients)
+        state, norm = apply(replace(state, params=learned), gradients)
+        state = replace(state, params=join_learned(state.params, frozen))
         reports, norm = jax.device_get((reports, norm))
         total = {"loss": (float(sum(loss for loss, _ in reports)), 1.0)}
         extra = {"gradient_norm": (float(norm), 1.0), "updates_skipped": (0.0, 1.0)}

@@ -10,10 +10,6 @@ Medians of ``--repeats`` runs after one that compiles; CPU seconds are those of 
 """
 
 import dataclasses
-import json
-import os
-import pathlib
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -22,16 +18,11 @@ import jax
 import numpy as np
 from absl import flags
 from flax import nnx
-from rich.console import Console
-from rich.table import Table
 
-from agenticrec_jax.errors import InputError
 from agenticrec_jax.generation.engine import Engine, EngineConfig, Reply, Request
 from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config
 from experiments import app
-
-_JSON = flags.DEFINE_string("json", "", "File to write the figures to; empty for none.")
-_REPEATS = flags.DEFINE_integer("repeats", 3, "Timed runs of each work.", lower_bound=1)
+from experiments.benchmarks.figures import figure, publish
 
 PAUSE, STOP, PAD = 1, 2, 0
 OBSERVATION = 35
@@ -140,11 +131,7 @@ def _figures(name: str, once: Callable[[], dict[str, float]], repeats: int) -> l
     for phase in ("prefill", "decode", "splice"):
         seconds = statistics.median(t[f"{phase}_seconds"] for t, _, _ in timed)
         figures[phase] = ("s", seconds)
-    return [
-        {"name": f"{name}: {what}", "unit": unit, "ours": round(float(value), 3)}
-        | {"peer": None, "peer_name": None, "bound": None}
-        for what, (unit, value) in figures.items()
-    ]
+    return [figure(f"{name}: {what}", unit, value) for what, (unit, value) in figures.items()]
 
 
 def _timed(once: Callable[[], dict[str, float]]) -> tuple[dict[str, float], float, float]:
@@ -153,33 +140,18 @@ def _timed(once: Callable[[], dict[str, float]]) -> tuple[dict[str, float], floa
     return told, time.perf_counter() - wall, time.process_time() - cpu
 
 
-def machine() -> dict:
-    """Where the figures were taken."""
-    return {
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "load_before": os.getloadavg()[0],
-        "devices": [str(device) for device in jax.devices()],
-        "jax": jax.__version__,
-    }
+def measure(repeats: int) -> list[dict]:
+    """The figures of every work."""
+    graphdef, params = policy(REFERENCE)
+    return [row for work in WORKS for row in run(work, graphdef, params, repeats)]
 
 
 def main(argv) -> None:
     del argv
-    parent = pathlib.Path(_JSON.value).parent
-    if not parent.is_dir():
-        raise InputError(f"flag --json: found no directory {str(parent)!r} to write the file in.")
-    found = machine()
-    graphdef, params = policy(REFERENCE)
-    rows = [row for work in WORKS for row in run(work, graphdef, params, _REPEATS.value)]
-    table = Table("work", "unit", "ours")
-    for row in rows:
-        table.add_row(row["name"], row["unit"], f"{row['ours']:g}")
-    Console().print(table)
-    if _JSON.value:
-        text = json.dumps({"machine": found, "rows": rows}, indent=1)
-        pathlib.Path(_JSON.value).write_text(text + "\n", encoding="utf-8")
+    publish(lambda: measure(_REPEATS.value), _JSON.value)
 
 
 if __name__ == "__main__":
+    _JSON = flags.DEFINE_string("json", "", "File to write the figures to; empty for none.")
+    _REPEATS = flags.DEFINE_integer("repeats", 3, "Timed runs of each work.", lower_bound=1)
     app.run(main)

@@ -20,6 +20,9 @@ def get_config(preset: str = "quick") -> ConfigDict:
     )
     config.tools = ConfigDict({"evidence_length": 10, "title_words": 3})
     config.policy = ConfigDict({"directory": "tools_data/tiny_policy", "title_tokens": 6})
+    config.policy.lora = ConfigDict(  # rank 0: every parameter is trained
+        {"rank": 0, "alpha": 32.0, "targets": ("q_proj", "k_proj", "v_proj", "o_proj")}
+    )
     config.engine = _engine()
     config.warm_start = _warm_start()
     config.rta = _rta()

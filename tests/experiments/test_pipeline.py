@@ -1,7 +1,13 @@
 import jax
 import pytest
+from flax import nnx
 
 from agenticrec_jax.errors import InputError
+from agenticrec_jax.models.hf import save_policy
+from agenticrec_jax.models.lora import LoraConfig, lora_config
+from agenticrec_jax.models.tokenizers import train_tokenizer
+from agenticrec_jax.parallel.mesh import make_mesh
+from agenticrec_jax.testing.models import tiny_qwen3
 from experiments import pipeline
 from experiments.configs import office
 
@@ -22,3 +28,29 @@ def test_the_mesh_is_the_configs():
 def test_a_mesh_for_other_devices_is_refused():
     with pytest.raises(InputError, match="data=3 fsdp=1 tensor=1 takes 3 devices; found 8"):
         pipeline.device_mesh(with_mesh(data=3))
+
+
+def test_a_tokenizer_larger_than_the_embedding_is_refused(tmp_path):
+    directory = tmp_path / "policy"
+    save_policy(tiny_qwen3(vocab_size=50), directory)
+    train_tokenizer(["a pen and a pad", "tape"], 400, ()).save(directory)
+    with pytest.raises(InputError) as error:
+        pipeline.load(str(directory))
+    for word in (f"{directory}/tokenizer.model", "50 rows", "tensor model.embed_tokens.weight"):
+        assert word in str(error.value)
+
+
+def test_adapters_come_from_the_config_and_only_with_a_rank():
+    config = office.get_config("smoke")
+    policy = pipeline.Policy(*nnx.split(tiny_qwen3()), None, "")
+    assert pipeline.with_adapters(policy, config) is policy
+    config.policy.lora.update({"rank": 3, "alpha": 5.0, "targets": ("v_proj", "down_proj")})
+    mesh = make_mesh(tensor=8)
+    adapted = pipeline.with_adapters(policy, config, mesh)
+    model = nnx.merge(adapted.graphdef, adapted.params)
+    assert lora_config(model) == LoraConfig(3, 5.0, ("v_proj", "down_proj"))
+    a = model.layers[0].mlp.down.lora.a[...]
+    assert a.sharding.shard_shape(a.shape) == (6, 3)
+    config.policy.lora.targets = ("lm_head",)
+    with pytest.raises(InputError, match="lm_head"):
+        pipeline.with_adapters(policy, config)

@@ -82,6 +82,16 @@ def test_the_protocol_and_the_phases_are_recorded(finished, results):
         assert phase["wall_s"] > 0 and phase["cpu_s"] > 0 and 100 < phase["peak_mb"] < 6144
 
 
+def test_what_the_policy_could_do_before_is_told(finished, results):
+    made = json.loads((ROOT / CONFIG.policy.directory / "made.json").read_text())
+    gate = results["gate"]
+    assert gate == made["gate"]
+    assert gate["single"]["followed"] >= 0.95 and gate["single"]["invalid"] <= 0.02
+    assert abs(gate["greedy"]["ndcg@10"] - gate["demonstrator_ndcg@10"]) <= 0.03
+    page = (finished[0] / "report.html").read_text()
+    assert "Gate: single" in page and f"{gate['single']['followed']:.3f}" in page
+
+
 def test_the_terminal_shows_the_table_and_the_comparisons(finished, results):
     for row in results["rows"]:
         line = re.search(rf"^│ {re.escape(row['name'])} .*$", finished[1], re.M)[0]

@@ -11,6 +11,8 @@ from flax import nnx
 
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.generation.engine import Engine, EngineConfig, Reply, Request, RespondError
+from agenticrec_jax.models.lora import BASE, LoraConfig, LoraParam, adapters_by_path, add_lora
+from agenticrec_jax.parallel.mesh import make_mesh
 from agenticrec_jax.testing.models import tiny_qwen3
 from agenticrec_jax.types import OBSERVATION, SAMPLED
 
@@ -93,6 +95,41 @@ def test_every_sampled_token_rescored_by_a_plain_forward(policy, engine, tempera
             observed += (~sampled).sum()
     assert observed > 10 and "budget" in {r.finish for r in flat(out)}
     assert np.std([x for r in flat(out) for x in r.logprobs[r.origin == SAMPLED]]) > 0.2
+
+
+@pytest.mark.parametrize("sizes", [None, (2, 1, 4)])
+def test_adapters_roll_out_as_the_merged_weights(policy, sizes):
+    """On one device and on a mesh; against plain forwards, whose weights have the adapters in."""
+    model = nnx.merge(policy[1], jax.tree.map(jnp.copy, policy[2]))
+    add_lora(model, LoraConfig(3, 6.0), rngs=nnx.Rngs(4))
+    nnx.update(model, jax.tree.map(lambda x: x + 0.1, nnx.state(model, LoraParam)))
+    whole = nnx.merge(policy[1], merged_params(model))
+    adapted = (whole, *nnx.split(model))
+    mesh = sizes and make_mesh(*sizes)
+    engine = make_engine(adapted, mesh)
+    requests = make_requests(3)
+    out = engine.generate(adapted[2], requests, respond, temperature=1.0, seed=1)
+    gaps = []
+    for request, group in zip(requests, out, strict=True):
+        for rollout in group:
+            sampled, ids = rollout.origin == SAMPLED, rollout.ids.tolist()
+            want = rescored(adapted, request.prompt, ids, 1.0)
+            np.testing.assert_allclose(rollout.logprobs[sampled], want[sampled], atol=1e-4)
+            gaps.append(np.abs(rescored(policy, request.prompt, ids, 1.0) - want).max())
+    assert max(gaps) > 0.1, "the base alone must score otherwise"
+
+
+def merged_params(model):
+    """The base's parameters with the adapters added by hand."""
+    params = jax.tree.map(jnp.copy, nnx.state(model, BASE))  # not the model's own variables
+    for (*path, name), value in adapters_by_path(model).items():
+        node = params
+        for key in path:
+            node = node[key]
+        kernel = node[name]["kernel"]
+        delta = jnp.tensordot(value.a[...], value.b[...], 1) * 2.0
+        kernel.set_value(kernel.get_value() + delta)
+    return params
 
 
 def test_the_oracle_sees_a_wrong_observation(policy, engine):

@@ -1,6 +1,5 @@
 """On 8 simulated devices (data x fsdp x tensor) the engine gives what it gives on one."""
 
-import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -25,45 +24,58 @@ def respond(request, member, ids):
     return Reply(tuple((ids[0] + i) % 30 for i in range(len(ids) % 9)))
 
 
-@pytest.fixture(scope="module")
-def policy():
-    graphdef, params = nnx.split(tiny_qwen3(5, vocab_size=32))
-    return graphdef, jax.tree.map(lambda x: x * 9 if x.ndim > 1 else x, params)
+def policy(scan):
+    """Large weights, so that the next token hangs on what was read; the same in both forms."""
+    graphdef, params = nnx.split(tiny_qwen3(5, vocab_size=32, scan_layers=scan))
+    flat = [
+        (path, v if path[-1] == "scale" else v.replace(9 * v.get_value()))
+        for path, v in nnx.to_flat_state(params)
+    ]
+    return graphdef, nnx.from_flat_state(flat)
 
 
-def test_eight_devices_give_the_rollouts_of_one(policy):
-    graphdef, params = policy
+def rollouts(scan, mesh):
+    """An engine that has worked, its parameters, and what it made."""
+    graphdef, params = policy(scan)
     rng = np.random.default_rng(0)
     prompts = [tuple(rng.integers(4, 30, rng.integers(3, 13)).tolist()) for _ in range(6)]
     requests = [Request(prompt, 3, (2, i)) for i, prompt in enumerate(prompts)]
-    mesh = make_mesh(data=2, fsdp=2, tensor=2)
-    engines = [Engine(graphdef, CONFIG, 3, (1,), 0, mesh=m) for m in (None, mesh)]
-    placed = [params, shard_params(params, mesh)]
-    one, eight = (
-        engine.generate(p, requests, respond, temperature=0.9, seed=1)
-        for engine, p in zip(engines, placed, strict=True)
-    )
-    observed = 0
-    for a, b in zip(sum(one, []), sum(eight, []), strict=True):
+    engine = Engine(graphdef, CONFIG, 3, (1,), 0, mesh=mesh)
+    params = params if mesh is None else shard_params(params, mesh)
+    out = engine.generate(params, requests, respond, temperature=0.9, seed=1)
+    assert engine.telemetry["prompt_tokens"] == sum(map(len, prompts))
+    return engine, params, sum(out, [])
+
+
+@pytest.fixture(scope="module")
+def one():
+    return rollouts(False, None)[2]
+
+
+@pytest.mark.parametrize("scan,devices", [(False, 8), (True, 1), (True, 8)])
+def test_many_devices_and_scanned_layers_give_the_rollouts_of_one_unrolled(one, scan, devices):
+    mesh = make_mesh(data=2, fsdp=2, tensor=2) if devices > 1 else None
+    engine, params, got = rollouts(scan, mesh)
+    for a, b in zip(one, got, strict=True):
         assert a.ids.tolist() == b.ids.tolist() and a.finish == b.finish
         np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-4)
-        observed += (a.origin == OBSERVATION).sum()
-    assert observed > 10
-    assert engines[1].telemetry["prompt_tokens"] == sum(map(len, prompts))
-    check_places(engines[1], params)
+    assert sum((rollout.origin == OBSERVATION).sum() for rollout in got) > 10
+    if mesh is not None:
+        check_places(engine, params, scan)
 
 
-def check_places(engine, params):
+def check_places(engine, params, scan):
     """Slots and key heads are split; weights are whole along the rows' axes."""
-    state = engine.state
-    whole = state.cache.k[0].shape
-    assert state.cache.k[0].addressable_shards[0].data.shape == (4, whole[1] // 2, *whole[2:])
-    assert state.length.addressable_shards[0].data.shape == (4,)
-    gate = engine.placement.params(params)["layers"][0]["mlp"]["gate"]["kernel"][...]
-    assert gate.addressable_shards[0].data.shape == (gate.shape[0], gate.shape[1] // 2)
+    state, layers = engine.state, engine.placement.params(params)["layers"]
+    keys = state.cache.k if scan else state.cache.k[0]
+    *stack, slots, heads, _, _ = keys.shape
+    assert keys.addressable_shards[0].data.shape[-4:-2] == (slots // 4, heads // 2)
+    assert state.length.addressable_shards[0].data.shape == (4,) and len(stack) == scan
+    gate = (layers if scan else layers[0])["mlp"]["gate"]["kernel"][...]
+    assert gate.addressable_shards[0].data.shape == (*gate.shape[:-1], gate.shape[-1] // 2)
 
 
-def test_slots_must_divide_over_the_shards(policy):
+def test_slots_must_divide_over_the_shards():
     config = EngineConfig(slots=6, prompt_buckets=(12,), splice_buckets=(6,), max_tokens=4)
     with pytest.raises(InputError, match="6 slots do not divide over 4 shards"):
-        Engine(policy[0], config, 3, (1,), 0, mesh=make_mesh(data=2, fsdp=2, tensor=2))
+        Engine(policy(False)[0], config, 3, (1,), 0, mesh=make_mesh(data=2, fsdp=2, tensor=2))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agenticrec_jax.models import attention
-from agenticrec_jax.models.attention import attend, make_masks, rope_tables, rotate
+from agenticrec_jax.models.attention import Masks, xla_attend
 
 
 def reference(q, k, v, sees, group_of, past=None, past_sees=None):
@@ -67,23 +67,23 @@ def test_equals_a_plain_loop(
     q, k, v, past, valid, past_valid = arrays(prompts, group, steps, length, heads, kv_heads, width)
     group_of = [b // group for b in range(prompts * group)]
     past_sees = [list(np.flatnonzero(row)) for row in np.asarray(past_valid)]
-    masks = make_masks(valid, None, past_valid)
-    run = jax.jit(attend, static_argnames="blocks")
+    masks = Masks(valid, None, past_valid)
+    run = jax.jit(xla_attend, static_argnames="blocks")
     got = run(q, k, v, masks, past, blocks=blocks)
     want = reference(q, k, v, seen(valid), group_of, past, past_sees)
     np.testing.assert_allclose(got, want, atol=2e-6)
-    alone = run(q, k, v, make_masks(valid), blocks=blocks)
+    alone = run(q, k, v, Masks(valid), blocks=blocks)
     np.testing.assert_allclose(alone, reference(q, k, v, seen(valid), group_of), atol=2e-6)
 
 
 @pytest.mark.parametrize("limit", [1, 2000])
 def test_blocks_of_any_size_give_the_same_numbers_and_gradients(limit, monkeypatch):
     q, k, v, past, valid, past_valid = arrays(3, 4, 6, 10, 4, 2, 8)
-    masks = make_masks(valid, None, past_valid)
+    masks = Masks(valid, None, past_valid)
 
     def loss(blocks):
         def f(q, k, v, past):
-            return jnp.sum(attend(q, k, v, masks, past, blocks=blocks) ** 2)
+            return jnp.sum(xla_attend(q, k, v, masks, past, blocks=blocks) ** 2)
 
         return jax.jit(jax.value_and_grad(f, argnums=(0, 1, 2, 3)))(q, k, v, past)
 
@@ -96,11 +96,11 @@ def test_blocks_of_any_size_give_the_same_numbers_and_gradients(limit, monkeypat
 def test_blocks_need_less_memory(monkeypatch):
     monkeypatch.setattr(attention, "_BLOCK_SCORES", 1)
     q, k, v, past, valid, past_valid = arrays(4, 4, 96, 96, 2, 1, 8)
-    masks = make_masks(valid, None, past_valid)
+    masks = Masks(valid, None, past_valid)
 
     def temporaries(blocks):
         def f(q, k, v, past):
-            return jnp.sum(attend(q, k, v, masks, past, blocks=blocks) ** 2)
+            return jnp.sum(xla_attend(q, k, v, masks, past, blocks=blocks) ** 2)
 
         compiled = jax.jit(jax.grad(f)).lower(q, k, v, past).compile()
         return compiled.memory_analysis().temp_size_in_bytes
@@ -115,15 +115,15 @@ def test_blocks_are_for_many_scores_on_a_single_device(devices, scores, blocks, 
     monkeypatch.setattr(attention, "_BLOCK_SCORES", scores)
     monkeypatch.setattr(attention, "_attend_in_blocks", lambda *a: called.append(a))
     q, k, v, past, valid, past_valid = arrays(1, 1, 2, 2, 2, 1, 4)
-    masks = make_masks(valid, None, past_valid)
-    jax.eval_shape(lambda *a: attend(*a), q, k, v, masks, past)
+    masks = Masks(valid, None, past_valid)
+    jax.eval_shape(lambda *a: xla_attend(*a), q, k, v, masks, past)
     assert bool(called) is blocks
 
 
 def test_a_query_that_sees_nothing_is_finite_in_value_and_gradient():
     q, k, v, past, valid, past_valid = arrays(2, 2, 3, 4, 2, 1, 4)
-    nothing = make_masks(np.zeros_like(valid), None, np.zeros_like(past_valid))
-    run = jax.jit(jax.value_and_grad(lambda q: jnp.sum(attend(q, k, v, nothing, past))))
+    nothing = Masks(np.zeros_like(valid), None, np.zeros_like(past_valid))
+    run = jax.jit(jax.value_and_grad(lambda q: jnp.sum(xla_attend(q, k, v, nothing, past))))
     value, grads = run(q)
     assert np.isfinite(value) and np.isfinite(grads).all()
 
@@ -136,31 +136,9 @@ def test_own_mask_is_its_definition(shape, seed):
     valid = rng.random((rows, steps)) < 0.7
     segments = np.sort(rng.integers(0, 3, (rows, steps)), axis=1)
     for given_segments in (None, segments):
-        masks = make_masks(valid, given_segments)
+        masks = Masks(valid, given_segments)
         want = np.zeros((rows, steps, steps), bool)
         for (b, t), visible in seen(valid, given_segments).items():
             want[b, t, visible] = True
         np.testing.assert_array_equal(masks.own, want)
         assert masks.context is None
-
-
-@pytest.mark.parametrize("theta", [1e4, 5e5])
-def test_rotation_multiplies_complex_numbers(theta):
-    width, positions = 12, np.array([[0, 1, 17, 900]])
-    x = np.random.default_rng(0).normal(size=(1, 4, 3, width))
-    pairs = x[..., : width // 2] + 1j * x[..., width // 2 :]
-    angles = positions[..., None, None] / theta ** (np.arange(0, width, 2) / width)
-    turned = pairs * np.exp(1j * angles)
-    got = rotate(jnp.asarray(x, jnp.float32), rope_tables(jnp.asarray(positions), width, theta))
-    np.testing.assert_allclose(
-        got, np.concatenate([turned.real, turned.imag], -1), atol=1e-4
-    )  # at position 900 an angle in float32 is good to 3e-5
-
-
-def test_rotation_of_bfloat16_is_computed_in_float32():
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 3, 2, 8)), jnp.bfloat16)
-    tables = rope_tables(jnp.array([[5, 300, 4001]]), 8, 1e4)
-    want = rotate(x.astype(jnp.float32), tables).astype(jnp.bfloat16)
-    got = rotate(x, tables)
-    assert got.dtype == jnp.bfloat16
-    np.testing.assert_array_equal(got, want)

@@ -6,6 +6,7 @@ import pytest
 
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.models.config import Qwen3Config
+from agenticrec_jax.models.rope import Llama3Scaling, YarnScaling
 from agenticrec_jax.testing.models import TINY
 
 PUBLISHED = {  # the spelling of checkpoints on the hub
@@ -84,8 +85,8 @@ def test_head_dim_falls_back_as_transformers_does():
         ({"num_experts": 8}, "num_experts"),
         ({"use_sliding_window": True}, "sliding window"),
         ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding window"),
-        ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "yarn"),
-        ({"rope_parameters": {"rope_theta": 1e6, "rope_type": "llama3"}}, "llama3"),
+        ({"rope_scaling": {"type": "linear", "factor": 4.0}}, "linear"),
+        ({"rope_parameters": {"rope_theta": 1e6, "rope_type": "longrope"}}, "longrope"),
         ({"rope_parameters": {"rope_theta": 1e4}}, "two different rope_theta"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
         ({"hidden_act": "gelu"}, "gelu"),
@@ -114,6 +115,8 @@ def test_what_would_be_ignored_is_refused_by_name(change, word):
         {"qk_norm": False, "qkv_bias": True},
         {"qk_norm": False, "qkv_bias": True, "o_bias": True},
         {"tie_word_embeddings": False, "num_kv_heads": 1, "param_dtype": "bfloat16"},
+        {"rope_scaling": Llama3Scaling(6.0, 1.5, 5.0, 64)},
+        {"rope_scaling": YarnScaling(3.0, 32, 1.1, 16.0, 2.0, truncate=False)},
     ],
 )
 def test_written_config_reads_back(change):

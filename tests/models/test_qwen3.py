@@ -1,120 +1,20 @@
-"""The policy against committed oracles, and one mask test over every way of running it."""
+"""One mask test over every way of running the policy, and what its options change."""
 
-from pathlib import Path
+from dataclasses import replace
+from functools import cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from safetensors.numpy import load_file
 
-from agenticrec_jax.models.hf import load_policy
-from agenticrec_jax.models.qwen3 import KV, Context, segment_positions
+from agenticrec_jax.errors import InputError
+from agenticrec_jax.models import attention
+from agenticrec_jax.models.qwen3 import Context, Qwen3, by_layer, segment_positions
 from agenticrec_jax.testing.models import tiny_qwen3
 
-ORACLES = Path(__file__).parents[1] / "oracles"
-NAMES = ("tiny_qwen3", "tiny_qwen3_untied_hd24", "tiny_qwen2_gqa7", "tiny_llama_bias")
-T, NEW = 12, 6
-
-
-def load(name):
-    oracle = load_file(ORACLES / name / "oracle.safetensors")
-    return load_policy(ORACLES / name), oracle, oracle["attention_mask"].astype(bool)
-
-
-def padded_logits(model, oracle, valid):
-    hidden, _ = model.forward(oracle["input_ids"], oracle["position_ids"], valid)
-    return model.logits(hidden)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_logits_loss_and_gradients_equal_the_oracle(name):
-    model, oracle, valid = load(name)
-    graphdef, params = nnx.split(model)
-    ids = jnp.asarray(oracle["input_ids"])
-
-    @jax.jit
-    def run(params):
-        def loss(params):
-            logits = padded_logits(nnx.merge(graphdef, params), oracle, valid)
-            nll = -jnp.take_along_axis(jax.nn.log_softmax(logits)[:, :-1], ids[:, 1:, None], 2)
-            real = valid[:, 1:] & valid[:, :-1]
-            return jnp.sum(nll[..., 0] * real) / real.sum(), logits
-
-        return jax.value_and_grad(loss, has_aux=True)(params)
-
-    (loss, logits), grads = run(params)
-    np.testing.assert_allclose(logits[valid], oracle["logits"][valid], rtol=1e-6, atol=1e-5)
-    np.testing.assert_allclose(loss, oracle["loss"], rtol=1e-6)
-    _check_gradients(nnx.merge(graphdef, grads), oracle)
-
-
-def _check_gradients(grads, oracle):
-    """Every oracle gradient is found under its own name, within 1e-4 of the leaf's maximum."""
-    layers = {f"model.layers.{i}": layer for i, layer in enumerate(grads.layers)}
-    found = {
-        "model.embed_tokens.weight": grads.embedding[...],
-        "model.norm.weight": grads.norm.scale[...],
-    }
-    if grads.head is not None:
-        found["lm_head.weight"] = grads.head.kernel[...].T
-    for stem, layer in layers.items():
-        found[f"{stem}.input_layernorm.weight"] = layer.attention_norm.scale[...]
-        found[f"{stem}.post_attention_layernorm.weight"] = layer.mlp_norm.scale[...]
-        for part in ("gate", "up", "down"):
-            found[f"{stem}.mlp.{part}_proj.weight"] = getattr(layer.mlp, part).kernel[...].T
-        for part in "qkvo":
-            found |= _projection(f"{stem}.self_attn.{part}_proj", getattr(layer.attention, part))
-        if layer.attention.q_norm is not None:
-            found[f"{stem}.self_attn.q_norm.weight"] = layer.attention.q_norm.scale[...]
-            found[f"{stem}.self_attn.k_norm.weight"] = layer.attention.k_norm.scale[...]
-    assert {f"grad.{name}" for name in found} == {n for n in oracle if n.startswith("grad.")}
-    for name, value in found.items():
-        want = oracle[f"grad.{name}"]
-        np.testing.assert_allclose(value, want, atol=1e-4 * np.abs(want).max(), err_msg=name)
-
-
-def _projection(name, projection):
-    kernel = np.asarray(projection.kernel[...])
-    inputs = int(np.prod(kernel.shape[: projection.inputs]))
-    found = {f"{name}.weight": kernel.reshape(inputs, -1).T}
-    if projection.bias is not None:
-        found[f"{name}.bias"] = np.asarray(projection.bias[...]).reshape(-1)
-    return found
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_greedy_continuation_through_the_cache_equals_the_oracle(name):
-    model, oracle, valid = load(name)
-    graphdef, params = nnx.split(model)
-    want = oracle["greedy"]
-    length, total = valid.shape[1], want.shape[1]
-    pad = (~valid).sum(1)
-
-    @jax.jit
-    def prefill(params):
-        model = nnx.merge(graphdef, params)
-        hidden, kv = model.forward(oracle["input_ids"], oracle["position_ids"], valid)
-        room = ((0, 0), (0, total - length), (0, 0), (0, 0))
-        return model.logits(hidden[:, -1]).argmax(-1), jax.tree.map(lambda x: jnp.pad(x, room), kv)
-
-    @jax.jit
-    def decode(params, token, kv, column):
-        model, columns = nnx.merge(graphdef, params), jnp.arange(total)
-        context = Context(kv, (columns >= pad[:, None]) & (columns < column))
-        positions = (column - pad)[:, None]
-        hidden, new = model.forward(token[:, None], positions, np.ones((2, 1), bool), context)
-        kv = jax.tree.map(lambda a, b: a.at[:, column].set(b[:, 0]), kv, new)
-        return model.logits(hidden[:, 0]).argmax(-1), kv
-
-    token, kv = prefill(params)
-    found = [token]
-    for column in range(length, total - 1):
-        token, kv = decode(params, token, kv, column)
-        found.append(token)
-    np.testing.assert_array_equal(np.stack(found, 1), want[:, length:])
-
+T = 12
 
 # Every way of running the model, each as a function (model, ids [B, T]) -> logits [B, T, V].
 
@@ -151,9 +51,10 @@ def spliced(model, ids):
 
 
 def _in_chunks(model, ids, sizes):
-    config, rows, columns = model.config, len(ids), ids.shape[1] + 2
-    shape = (rows, columns, config.num_kv_heads, config.head_dim)
-    kv = KV(*((jnp.full(shape, 9.0),) * config.num_layers for _ in "kv"))
+    rows, columns = len(ids), ids.shape[1] + 2
+    wide = jnp.zeros((rows, columns), jnp.int32)
+    _, kv = jax.eval_shape(lambda x: model.forward(x, x, x == 0), wide)
+    kv = jax.tree.map(lambda x: jnp.full(x.shape, 9.0), kv)
     logits, start = [], 0
     for size in sizes:
         chunk = ids[:, start : start + size]
@@ -161,7 +62,7 @@ def _in_chunks(model, ids, sizes):
         context = Context(kv, jnp.arange(columns) < jnp.full((rows, 1), start))
         hidden, new = model.forward(chunk, segment_positions(chunk) + start, valid, context)
         kv = jax.tree.map(
-            lambda a, b, s=start: jax.lax.dynamic_update_slice_in_dim(a, b, s, 1), kv, new
+            lambda a, b, s=start: jax.lax.dynamic_update_slice_in_dim(a, b, s, -3), kv, new
         )
         logits.append(model.logits(hidden))
         start += size
@@ -190,17 +91,49 @@ def rows():
     return jnp.asarray(ids)
 
 
-@pytest.fixture(scope="module")
-def model():
-    return tiny_qwen3(num_heads=6, num_kv_heads=2, head_dim=10, tie_word_embeddings=False)
+@pytest.fixture(params=["unrolled", "scanned"])
+def model(request):
+    return tiny_qwen3(
+        num_heads=6,
+        num_kv_heads=2,
+        head_dim=10,
+        tie_word_embeddings=False,
+        scan_layers=request.param == "scanned",
+    )
+
+
+@pytest.fixture
+def splash(monkeypatch):
+    """The same model with the TPU kernel, interpreted, however few the tokens; counts its uses."""
+    used = []
+
+    def fits(q, masks, context):
+        used.append(q.shape)
+        return context is None or masks.segments is None
+
+    monkeypatch.setattr(attention, "splash_fits", fits)
+    changes = {"num_heads": 6, "num_kv_heads": 2, "head_dim": 10, "tie_word_embeddings": False}
+    return tiny_qwen3(**changes, scan_layers=True, attention="splash"), used
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_changing_a_token_changes_nothing_before_it(way, model):
+    check_causality(way, model, nnx.jit(dense)(model, rows()))
+
+
+@pytest.mark.parametrize("way", [dense, padded, packed, spliced, shared])
+def test_the_kernel_for_tpu_passes_the_mask_test(way, splash):
+    model, used = splash
+    plain = Qwen3(replace(model.config, attention="xla"), rngs=nnx.Rngs(0))
+    check_causality(way, model, nnx.jit(dense)(plain, rows()))
+    assert used
+
+
+def check_causality(way, model, want):
     run = nnx.jit(way)
     ids = rows()
     before = run(model, ids)
-    np.testing.assert_allclose(before, nnx.jit(dense)(model, ids), atol=1e-5)
+    np.testing.assert_allclose(before, want, atol=1e-5)
     for j in (0, 5, T - 2):
         changed = ids.at[:, j].set((ids[:, j] + 31) % 96)
         after = run(model, changed)
@@ -210,6 +143,14 @@ def test_changing_a_token_changes_nothing_before_it(way, model):
 
 
 def test_changing_a_token_changes_nothing_in_another_segment(model):
+    check_segments(model)
+
+
+def test_the_kernel_for_tpu_keeps_segments_apart(splash):
+    check_segments(splash[0])
+
+
+def check_segments(model):
     segments = jnp.array([[0, 0, 0, 0, 1, 1, 1, 1, 1, 2, 2, 2]] * 4)
     run, ids = nnx.jit(lambda model, ids: model(ids, segments)), rows()
     before = run(model, ids)
@@ -237,30 +178,98 @@ def test_padding_in_the_middle_of_a_context_is_not_seen(model):
     np.testing.assert_allclose(logits, nnx.jit(dense)(model, short)[:, -1], atol=1e-5)
 
 
-def test_gradients_through_a_shared_context_equal_those_of_separate_rows():
-    """Also with every block recomputed in the backward pass."""
-    graphdef, params = nnx.split(tiny_qwen3(qkv_bias=True))
-    recomputed = nnx.split(tiny_qwen3(qkv_bias=True, remat=True))[0]
+def gradient(way, graphdef, params):
+    """Of the mean log-prob of every next token; jitted."""
     ids = rows()
 
-    def gradient(way, graphdef):
+    def loss(params):
+        scores = jax.nn.log_softmax(way(nnx.merge(graphdef, params), ids)[:, :-1])
+        return -jnp.take_along_axis(scores, ids[:, 1:, None], 2).mean()
+
+    return jax.jit(jax.grad(loss)).lower(params).compile()
+
+
+@cache
+def gradient_of_separate_rows():
+    graphdef, params = nnx.split(tiny_qwen3(qkv_bias=True))
+    return dict(by_layer(gradient(dense, graphdef, params)(params)))
+
+
+@pytest.mark.parametrize(
+    "remat,scan", [("full", False), ("none", True), ("full", True), ("dots", True)]
+)
+def test_gradients_through_a_shared_context_equal_those_of_separate_rows(remat, scan):
+    """With every block recomputed in the backward pass or not, stacked or not."""
+    want = gradient_of_separate_rows()
+    model = tiny_qwen3(qkv_bias=True, remat=remat, scan_layers=scan)
+    graphdef, params = nnx.split(model)
+    got = gradient(shared, graphdef, params)(params)
+    got = dict(by_layer(got))
+    assert got.keys() == want.keys()
+    for path, value in want.items():
+        value, limit = value[...], 1e-5 * np.abs(value[...]).max()
+        np.testing.assert_allclose(got[path][...], value, atol=limit, err_msg=str(path))
+
+
+def test_the_same_seed_gives_the_same_weights_stacked_or_not():
+    plain, scanned = (tiny_qwen3(7, qkv_bias=True, scan_layers=s) for s in (False, True))
+    assert scanned.layers.attention.q.kernel[...].shape == (2, 32, 4, 12)
+    plain, scanned = (dict(by_layer(nnx.state(model))) for model in (plain, scanned))
+    assert plain.keys() == scanned.keys()
+    for path, variable in plain.items():
+        np.testing.assert_array_equal(scanned[path][...], variable[...])
+        assert scanned[path].get_metadata() == variable.get_metadata()
+
+
+@pytest.mark.parametrize("way", [dense, packed, spliced, shared])
+def test_scanned_layers_give_the_numbers_of_unrolled_ones(way):
+    plain, scanned = (tiny_qwen3(num_layers=3, scan_layers=s) for s in (False, True))
+    want, got = (nnx.jit(way)(model, rows()) for model in (plain, scanned))
+    np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_remat_decides_what_the_backward_pass_recomputes(scan):
+    """Matrix products of the gradient: with full remat each is done again, with dots only the two
+    of attention, whose results have batch axes. Honest in the program given to the compiler."""
+
+    def products(remat):
+        model = tiny_qwen3(remat=remat, scan_layers=scan)
+        graphdef, params = nnx.split(model)
+
         def loss(params):
-            scores = jax.nn.log_softmax(way(nnx.merge(graphdef, params), ids)[:, :-1])
-            return -jnp.take_along_axis(scores, ids[:, 1:, None], 2).mean()
+            return nnx.merge(graphdef, params)(rows()).sum()
 
-        return jax.jit(jax.grad(loss))(params)
+        return str(jax.make_jaxpr(jax.grad(loss))(params)).count("dot_general")
 
-    assert _checkpoints(graphdef, params) == 0 and _checkpoints(recomputed, params) == 2
-    want, got = gradient(dense, graphdef), gradient(shared, recomputed)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max()), got, want
-    )
+    blocks = 1 if scan else 2
+    assert products("dots") - products("none") == 2 * blocks
+    assert products("full") - products("none") >= 8 * blocks
 
 
-def _checkpoints(graphdef, params):
-    """How many blocks are marked to be recomputed."""
-    jaxpr = jax.make_jaxpr(lambda p: nnx.merge(graphdef, p)(rows()))(params)
-    return sum("remat" in equation.primitive.name for equation in jaxpr.eqns)
+def test_an_unknown_remat_is_refused():
+    with pytest.raises(InputError, match="remat is half; expected one of none, full, dots"):
+        tiny_qwen3(remat="half")
+
+
+def test_remat_of_scanned_layers_saves_memory_on_a_cpu_too():
+    def temporaries(remat):
+        graphdef, params = nnx.split(tiny_qwen3(num_layers=12, remat=remat, scan_layers=True))
+        return gradient(dense, graphdef, params).memory_analysis().temp_size_in_bytes
+
+    kept = {remat: temporaries(remat) for remat in ("none", "full", "dots")}
+    assert kept["full"] < kept["dots"] < kept["none"] and kept["full"] < 0.4 * kept["none"], kept
+
+
+def test_the_program_of_scanned_layers_does_not_grow_with_depth():
+    def program(layers, scan):
+        graphdef, params = nnx.split(tiny_qwen3(num_layers=layers, scan_layers=scan))
+        return gradient(dense, graphdef, params).as_text()
+
+    shallow, deep, unrolled = program(4, True), program(12, True), program(4, False)
+    assert " while(" in deep and " while(" not in unrolled
+    assert len(deep.splitlines()) <= 1.02 * len(shallow.splitlines())
+    assert len(shallow.splitlines()) < len(unrolled.splitlines())
 
 
 def test_theta_eps_and_qk_norm_reach_the_computation():
@@ -298,6 +307,9 @@ def test_new_keys_and_values_have_the_documented_shape():
     hidden, kv = jax.eval_shape(lambda: model.forward(ids, ids, ids >= 0))
     assert hidden.shape == (4, T, 32)
     assert [x.shape for x in (*kv.k, *kv.v)] == [(4, T, 3, 12)] * 4
+    scanned = tiny_qwen3(num_heads=6, num_kv_heads=3, scan_layers=True)
+    _, kv = jax.eval_shape(lambda: scanned.forward(ids, ids, ids >= 0))
+    assert kv.k.shape == kv.v.shape == (2, 4, T, 3, 12)
 
 
 def test_positions_start_anew_in_every_segment():

@@ -58,7 +58,9 @@ def main(scratch):
     params = shard_params(params, mesh)
     loss, grads = mean_nll(graphdef, params, batch["ids"])
     save_policy(nnx.merge(graphdef, params), scratch / "saved")
-    loaded = load_policy(scratch / "saved", mesh=mesh)
+    scanned = load_policy(scratch / "saved", mesh=mesh, scan_layers=True)
+    save_policy(scanned, scratch / "again")
+    loaded = load_policy(scratch / "again", mesh=mesh)
     return {
         "processes": jax.process_count(),
         "devices": jax.device_count(),

@@ -1,0 +1,134 @@
+"""Measures how much host memory loading and saving a checkpoint takes, over the model's size.
+
+``python -m experiments.benchmarks.checkpoint_memory --json=FILE`` writes a random policy of about
+480 MB and, each in a process of its own, loads and saves it
+
+- as the package does, tensor by tensor;
+- all at once, the peer: every tensor read before the first is placed, or gathered before the first
+  is written.
+
+A figure is the most memory resident at once less what was resident before, over the bytes of the
+weights. On a CPU the loaded model itself is in host memory, so loading takes 1.0 at least.
+"""
+
+import ctypes
+import gc
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from flax import nnx
+from safetensors.numpy import load_file, save_file
+
+from agenticrec_jax.errors import InputError
+from agenticrec_jax.models.hf import load_policy, save_policy
+from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config
+from experiments import app
+from experiments.benchmarks.figures import figure, publish
+
+WORKS = ("load", "load_at_once", "save", "save_at_once")
+
+CONFIG = Qwen3Config(
+    vocab_size=32000,
+    hidden_size=768,
+    intermediate_size=2048,
+    num_layers=14,
+    num_heads=12,
+    num_kv_heads=4,
+    head_dim=64,
+    rope_theta=1e4,
+    rms_norm_eps=1e-6,
+    tie_word_embeddings=True,
+    max_position_embeddings=1024,
+)
+
+
+def random_policy(config: Qwen3Config) -> Qwen3:
+    """A policy of uniform random weights, made one tensor at a time."""
+    graphdef, abstract = nnx.split(nnx.eval_shape(lambda: Qwen3(config, rngs=nnx.Rngs(0))))
+    rng = np.random.default_rng(0)
+    return nnx.merge(
+        graphdef, jax.tree.map(lambda x: jnp.asarray(rng.random(x.shape, np.float32)), abstract)
+    )
+
+
+def work(name: str, directory: pathlib.Path) -> dict[str, int]:
+    """Runs one of ``WORKS`` on a policy directory; the bytes of its ``peak``."""
+    if name == "load":
+        return _peak(lambda: load_policy(directory))
+    if name == "load_at_once":
+        return _peak(lambda: jax.tree.map(jnp.array, load_file(directory / "model.safetensors")))
+    model = load_policy(directory)
+    target = directory / "again"
+    if name == "save":
+        return _peak(lambda: save_policy(model, target))
+    return _peak(lambda: save_file(_copies(model), target / "model.safetensors"))
+
+
+def _copies(model: Qwen3) -> dict[str, np.ndarray]:
+    flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
+    return {".".join(map(str, path)): np.array(v.get_value()) for path, v in flat}
+
+
+def _peak(run) -> dict[str, int]:
+    """Memory is that of the kernel's own mark, which is set back first (Linux).
+
+    What was freed before is given back to the system first, or the work would use it unseen.
+    """
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
+    before = _status("VmRSS")
+    result = run()
+    jax.block_until_ready(nnx.state(result) if isinstance(result, nnx.Module) else result)
+    return {"peak": _status("VmHWM") - before}
+
+
+def _status(field: str) -> int:
+    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    raise InputError(f"/proc/self/status: found no {field}, expected Linux")
+
+
+def measure(config: Qwen3Config = CONFIG) -> list[dict]:
+    """The figures: peaks over the size of the weights, ours and all at once."""
+    with tempfile.TemporaryDirectory() as scratch:
+        directory = pathlib.Path(scratch)
+        (directory / "again").mkdir()
+        save_policy(random_policy(config), directory)
+        size = (directory / "model.safetensors").stat().st_size
+        peaks = {name: _in_process(name, directory) / size for name in WORKS}
+    rows = [figure("weights", "MB", size / 1e6)]
+    for name, bound in (("load", 2.0), ("save", 1.0)):
+        peer = peaks[f"{name}_at_once"], "all tensors at once"
+        rows.append(figure(f"{name}: peak over weights", "x", peaks[name], *peer, bound))
+    return rows
+
+
+def _in_process(name: str, directory: pathlib.Path) -> float:
+    command = [sys.executable, "-m", "experiments.benchmarks.checkpoint_memory"]
+    command += [f"--work={name}", f"--directory={directory}", "--compilation_cache="]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])["peak"]
+
+
+def main(argv) -> None:
+    del argv
+    if _WORK.value:
+        print(json.dumps(work(_WORK.value, pathlib.Path(_DIRECTORY.value))))
+        return
+    publish(measure, _JSON.value)
+
+
+if __name__ == "__main__":
+    _JSON = flags.DEFINE_string("json", "", "File to write the figures to; empty for none.")
+    _WORK = flags.DEFINE_enum("work", None, WORKS, "Measure one work in this process.")
+    _DIRECTORY = flags.DEFINE_string("directory", "", "Policy directory of --work.")
+    app.run(main)

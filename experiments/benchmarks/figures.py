@@ -1,0 +1,58 @@
+"""What every benchmark writes: where it ran, and rows of figures beside a peer's and a bound."""
+
+import json
+import os
+import pathlib
+import platform
+from collections.abc import Callable
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+from agenticrec_jax.errors import InputError
+
+
+def figure(
+    name: str,
+    unit: str,
+    ours: float,
+    peer: float | None = None,
+    peer_name: str | None = None,
+    bound: float | None = None,
+) -> dict:
+    """One row, rounded to three places; None where there is no peer or bound."""
+    numbers = {"ours": float(ours), "peer": peer, "bound": bound}
+    rounded = {key: None if x is None else round(x, 3) for key, x in numbers.items()}
+    return {"name": name, "unit": unit} | rounded | {"peer_name": peer_name}
+
+
+def machine() -> dict:
+    """Where the figures are taken."""
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "load_before": os.getloadavg()[0],
+        "devices": [str(device) for device in jax.devices()],
+        "jax": jax.__version__,
+    }
+
+
+def publish(measure: Callable[[], list[dict]], path: str) -> None:
+    """Runs a benchmark, prints its rows as a table and writes them to ``path`` unless it is empty.
+
+    Raises:
+        InputError: before anything runs, if the directory of ``path`` is not there.
+    """
+    parent = pathlib.Path(path).parent
+    if not parent.is_dir():
+        raise InputError(f"flag --json: found no directory {str(parent)!r} to write the file in.")
+    found, rows = machine(), measure()
+    columns = ("name", "unit", "ours", "peer", "peer_name", "bound")
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*("" if row[key] is None else str(row[key]) for key in columns))
+    Console().print(table)
+    if path:
+        text = json.dumps({"machine": found, "rows": rows}, indent=1)
+        pathlib.Path(path).write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,127 @@
+"""The policy against numbers of transformers, committed for every kind of checkpoint."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file
+
+from agenticrec_jax.models.hf import load_policy
+from agenticrec_jax.models.qwen3 import Context, Qwen3, by_layer
+
+ORACLES = Path(__file__).parents[1] / "oracles"
+NAMES = sorted(path.parent.name for path in ORACLES.glob("*/model.safetensors"))
+
+
+def load(name, scan=False):
+    oracle = load_file(ORACLES / name / "oracle.safetensors")
+    model = load_policy(ORACLES / name, scan_layers=scan)
+    return model, oracle, oracle["attention_mask"].astype(bool)
+
+
+def layers_of(model):
+    """The blocks of a model, stacked or not."""
+    flat = list(by_layer(nnx.state(model)))
+    config = replace(model.config, scan_layers=False)
+    graphdef = nnx.graphdef(nnx.eval_shape(lambda: Qwen3(config, rngs=nnx.Rngs(0))))
+    return list(nnx.merge(graphdef, nnx.from_flat_state(flat)).layers)
+
+
+def padded_logits(model, oracle, valid):
+    hidden, _ = model.forward(oracle["input_ids"], oracle["position_ids"], valid)
+    return model.logits(hidden)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_logits_loss_and_gradients_equal_the_oracle(name, scan):
+    model, oracle, valid = load(name, scan)
+    graphdef, params = nnx.split(model)
+    ids = jnp.asarray(oracle["input_ids"])
+
+    @jax.jit
+    def run(params):
+        def loss(params):
+            logits = padded_logits(nnx.merge(graphdef, params), oracle, valid)
+            nll = -jnp.take_along_axis(jax.nn.log_softmax(logits)[:, :-1], ids[:, 1:, None], 2)
+            real = valid[:, 1:] & valid[:, :-1]
+            return jnp.sum(nll[..., 0] * real) / real.sum(), logits
+
+        return jax.value_and_grad(loss, has_aux=True)(params)
+
+    (loss, logits), grads = run(params)
+    np.testing.assert_allclose(logits[valid], oracle["logits"][valid], rtol=1e-6, atol=1e-5)
+    np.testing.assert_allclose(loss, oracle["loss"], rtol=1e-6)
+    _check_gradients(nnx.merge(graphdef, grads), oracle)
+
+
+def _check_gradients(grads, oracle):
+    """Every oracle gradient is found under its own name, within 1e-4 of the leaf's maximum."""
+    layers = {f"model.layers.{i}": layer for i, layer in enumerate(layers_of(grads))}
+    found = {
+        "model.embed_tokens.weight": grads.embedding[...],
+        "model.norm.weight": grads.norm.scale[...],
+    }
+    if grads.head is not None:
+        found["lm_head.weight"] = grads.head.kernel[...].T
+    for stem, layer in layers.items():
+        found[f"{stem}.input_layernorm.weight"] = layer.attention_norm.scale[...]
+        found[f"{stem}.post_attention_layernorm.weight"] = layer.mlp_norm.scale[...]
+        for part in ("gate", "up", "down"):
+            found[f"{stem}.mlp.{part}_proj.weight"] = getattr(layer.mlp, part).kernel[...].T
+        for part in "qkvo":
+            found |= _projection(f"{stem}.self_attn.{part}_proj", getattr(layer.attention, part))
+        if layer.attention.q_norm is not None:
+            found[f"{stem}.self_attn.q_norm.weight"] = layer.attention.q_norm.scale[...]
+            found[f"{stem}.self_attn.k_norm.weight"] = layer.attention.k_norm.scale[...]
+    assert {f"grad.{name}" for name in found} == {n for n in oracle if n.startswith("grad.")}
+    for name, value in found.items():
+        want = oracle[f"grad.{name}"]
+        np.testing.assert_allclose(value, want, atol=1e-4 * np.abs(want).max(), err_msg=name)
+
+
+def _projection(name, projection):
+    kernel = np.asarray(projection.kernel[...])
+    inputs = int(np.prod(kernel.shape[: projection.inputs]))
+    found = {f"{name}.weight": kernel.reshape(inputs, -1).T}
+    if projection.bias is not None:
+        found[f"{name}.bias"] = np.asarray(projection.bias[...]).reshape(-1)
+    return found
+
+
+@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_greedy_continuation_through_the_cache_equals_the_oracle(name, scan):
+    model, oracle, valid = load(name, scan)
+    graphdef, params = nnx.split(model)
+    want = oracle["greedy"]
+    length, total = valid.shape[1], want.shape[1]
+    pad = (~valid).sum(1)
+
+    @jax.jit
+    def prefill(params):
+        model = nnx.merge(graphdef, params)
+        hidden, kv = model.forward(oracle["input_ids"], oracle["position_ids"], valid)
+        empty = jax.tree.map(lambda x: jnp.repeat(x[..., :1, :, :], total - length, -3), kv)
+        kv = jax.tree.map(lambda x, y: jnp.concatenate([x, y], -3), kv, empty)
+        return model.logits(hidden[:, -1]).argmax(-1), kv
+
+    @jax.jit
+    def decode(params, token, kv, column):
+        model, columns = nnx.merge(graphdef, params), jnp.arange(total)
+        context = Context(kv, (columns >= pad[:, None]) & (columns < column))
+        positions = (column - pad)[:, None]
+        hidden, new = model.forward(token[:, None], positions, np.ones((2, 1), bool), context)
+        kv = jax.tree.map(lambda a, b: a.at[..., column, :, :].set(b[..., 0, :, :]), kv, new)
+        return model.logits(hidden[:, 0]).argmax(-1), kv
+
+    token, kv = prefill(params)
+    found = [token]
+    for column in range(length, total - 1):
+        token, kv = decode(params, token, kv, column)
+        found.append(token)
+    np.testing.assert_array_equal(np.stack(found, 1), want[:, length:])
