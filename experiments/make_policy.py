@@ -33,7 +33,6 @@ from experiments import app, pipeline, train_policy
 
 JSON_SYMBOLS = ('{"name":"', '","arguments":{', "}}", '"item_name":"', '"}', "{", "}", '"', "_")
 QUOTES = ("‹", "›")
-LABELS = tuple(f"{label}:" for labels in scripted.ORDERS.values() for label in labels)
 FOLLOWED, INVALID = 0.95, 0.02  # what the policy must reach before any reinforcement
 
 
@@ -107,7 +106,8 @@ def fit_tokenizer(
 ) -> CompactTokenizer:
     """A tokenizer fitted on titles inside the fit range and on the demonstrator's own words."""
     lines = [*_titles(world.log, fit_range), *_episodes(world, toolbox)]
-    symbols = [*toolbox.names, *LABELS, *JSON_SYMBOLS, *QUOTES]
+    labels = [f"{label}:" for label in scripted.LABELS]
+    symbols = [*toolbox.names, *labels, *JSON_SYMBOLS, *QUOTES]
     return train_tokenizer(lines, vocab_size, symbols)
 
 

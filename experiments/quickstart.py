@@ -9,6 +9,7 @@ The workdir gets ``results.json``, ``trajectories.jsonl``, ``metrics.jsonl`` of 
 import dataclasses
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,9 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from agenticrec_jax.agent.episodes import Agent
+from agenticrec_jax.agent.scripted import LABELS
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.agent.transcripts import transcript
-from agenticrec_jax.baselines import scripted as scripted_rows
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.evaluation.evaluator import evaluate, summary_row
@@ -43,7 +44,7 @@ COMPARED = (
     ("rta_ppr_blanked", "warm_start_no_tools"),
     ("rta_ppr_permuted", "warm_start_no_tools"),
 )
-COMPARED_BY = {"ndcg@10": lambda ranks: ndcg_values(ranks, 10), "hr@1": lambda r: hr_values(r, 1)}
+COMPARED_BY = {"ndcg@10": partial(ndcg_values, k=10), "hr@1": partial(hr_values, k=1)}
 STAGES = {"rta": (train_policy.train_rta, "rta"), "ppr": (train_policy.train_ppr, "rta_ppr")}
 
 
@@ -171,7 +172,7 @@ def comparisons(judged: Judged) -> list[dict]:
     found = []
     for metric, values_of in COMPARED_BY.items():
         values = {name: values_of(ranks) for name, ranks in judged.ranks.items()}
-        single = [values[f"scripted:{label}"] for label in scripted_rows.LABELS]
+        single = [values[f"scripted:{label}"] for label in LABELS]
         values["single_tool_mean"] = np.mean(single, axis=0)
         for a, b in COMPARED:
             found.append({"a": a, "b": b, "metric": metric} | _paired(values[a], values[b], users))
@@ -189,7 +190,7 @@ def _paired(first: np.ndarray, second: np.ndarray, users: Sequence[int]) -> dict
 def gate_of(directory: str) -> dict:
     """What ``make_policy`` found that the policy can do before any reinforcement, if it made it."""
     made = pipeline.resolve(directory) / "made.json"
-    return json.loads(made.read_text())["gate"] if made.exists() else {}
+    return json.loads(made.read_text()).get("gate", {}) if made.exists() else {}
 
 
 def finish(world, judged: Judged, transcripts: list[dict], seeds: Sequence[int]) -> dict:

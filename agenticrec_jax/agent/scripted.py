@@ -15,6 +15,7 @@ import numpy as np
 from agenticrec_jax.agent import protocol
 from agenticrec_jax.agent.prompts import LESS, RANK
 from agenticrec_jax.tools.base import AsOfView, Toolbox
+from agenticrec_jax.tools.text import ELLIPSIS
 from agenticrec_jax.types import OBSERVATION, SAMPLED
 
 ORDERS = {
@@ -22,6 +23,7 @@ ORDERS = {
     "get_similar_items": ("similar",),
     "get_similar_users": ("taken",),
 }
+LABELS = tuple(label for labels in ORDERS.values() for label in labels)
 _ORDER = re.compile(r"([a-z][a-z ]*):((?:\d+,)+)")
 _INTENT = {
     "get_user_profile": "who is the user",
@@ -83,8 +85,7 @@ def follow(
 
 def fixed_plans(max_orders: int = 3) -> list[Plan]:
     """Every sequence of up to ``max_orders`` labels, each with the fewest tools that show it."""
-    labels = [label for shown in ORDERS.values() for label in shown]
-    sequences = (p for n in range(1, max_orders + 1) for p in itertools.permutations(labels, n))
+    sequences = (p for n in range(1, max_orders + 1) for p in itertools.permutations(LABELS, n))
     return [Plan(_tools_showing(priority), priority) for priority in sequences]
 
 
@@ -151,7 +152,9 @@ def decision(plan: Plan, orders: Mapping[str, Sequence[int]]) -> str:
     With the number beside the label the answer starts from what stands just before it; a small
     policy that has to find the label's order from the answer often starts from another one.
     """
-    followed = [f"{label}:{orders[label][0]},…" for label in plan.priority if label in orders]
+    followed = [
+        f"{label}:{orders[label][0]},{ELLIPSIS}" for label in plan.priority if label in orders
+    ]
     return f" rank by {' then '.join(followed)}" if followed else " no evidence."
 
 

@@ -8,14 +8,13 @@ import numpy as np
 import optax
 from jaxtyping import Float, Int
 
-from agenticrec_jax.agent.scripted import ORDERS, Plan, follow, orders_of
+from agenticrec_jax.agent.scripted import LABELS, Plan, follow, orders_of
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import InteractionLog
 from agenticrec_jax.evaluation.metrics import ndcg_at_k
 from agenticrec_jax.tools.artifacts import Artifacts
 from agenticrec_jax.tools.base import AsOfView, Toolbox
 
-LABELS = tuple(label for labels in ORDERS.values() for label in labels)
 Evidence = list[dict[str, tuple[int, ...]]]
 
 

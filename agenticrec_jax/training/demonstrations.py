@@ -17,8 +17,6 @@ from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.tools.base import AsOfView
 from agenticrec_jax.types import OBSERVATION, SAMPLED
 
-DRILL_LABELS = tuple(label for labels in scripted.ORDERS.values() for label in labels)
-
 
 @dataclasses.dataclass(frozen=True)
 class SupervisedGroup:
@@ -89,13 +87,13 @@ def episode_group(
 def _copy(rng: np.random.Generator, longest: int) -> list[tuple[int, str]]:
     numbers = rng.permutation(20)[: rng.integers(3, longest + 1)] + 1
     return [
-        (OBSERVATION, _shown(str(rng.choice(DRILL_LABELS)), numbers)),
+        (OBSERVATION, _shown(str(rng.choice(scripted.LABELS)), numbers)),
         (SAMPLED, protocol.render_ranking(numbers)),
     ]
 
 
 def _merge(rng: np.random.Generator) -> list[tuple[int, str]]:
-    labels = rng.permutation(DRILL_LABELS)[: rng.integers(1, 4)].tolist()
+    labels = rng.permutation(scripted.LABELS)[: rng.integers(1, 4)].tolist()
     lengths = [rng.choice([0, 1, 2, 3, 10]) for _ in labels]
     orders = {
         label: (rng.permutation(20)[:length] + 1).tolist()

@@ -14,10 +14,10 @@ from experiments.configs import office
 def test_the_committed_policy_passes_its_gate(tmp_path):
     config = office.get_config()
     world = pipeline.prepare(config, tmp_path)
-    found = make_policy.gate(world, pipeline.resolve(config.policy.directory), count=120)
+    found = make_policy.gate(world, pipeline.resolve(config.policy.directory))
     assert found["single"]["followed"] >= make_policy.FOLLOWED
     assert found["single"]["invalid"] <= make_policy.INVALID
-    assert abs(found["greedy"]["ndcg@10"] - found["demonstrator_ndcg@10"]) < 0.06  # of 120 samples
+    assert abs(found["greedy"]["ndcg@10"] - found["demonstrator_ndcg@10"]) <= 0.03
     assert found["merged"]["followed"] > 0.5
 
 

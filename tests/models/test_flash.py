@@ -139,13 +139,12 @@ def test_cudnn_without_a_gpu_and_an_unknown_name_are_refused():
 @pytest.fixture(scope="module")
 def tpus():
     """16 TPU v5e chips to compile for."""
-    pytest.importorskip("libtpu")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     devices = topologies.get_topology_desc(platform="tpu", topology_name="v5e:4x4").devices
     return make_mesh(data=4, tensor=4, devices=devices)
 
 
-@pytest.mark.slow
+@pytest.mark.peer
 def test_splash_compiles_for_a_tpu_and_needs_less_memory_than_plain_attention(tpus):
     """Forward and gradient of a shared-prefix layer in bfloat16, 512 + 2,048 tokens."""
     wide, flat = (NamedSharding(tpus, P("data", *rest)) for rest in ((None, "tensor"), ()))

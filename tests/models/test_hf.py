@@ -160,11 +160,11 @@ def test_a_save_holds_one_tensor_on_the_host_at_a_time(tmp_path, monkeypatch):
     assert events == ["write", *["read", "write"] * 24]  # the header, then 24 tensors
 
 
-@pytest.mark.slow
+@pytest.mark.peer
 @pytest.mark.parametrize("name", NAMES)
 def test_transformers_computes_the_same_logits_of_a_saved_policy(name, tmp_path):
     """Of whole files and of shards; needs torch, which the package does not."""
-    torch = pytest.importorskip("torch")
+    import torch
     from transformers import AutoModelForCausalLM
 
     save_policy(load_policy(ORACLES / name), tmp_path / "whole")

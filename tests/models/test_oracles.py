@@ -17,6 +17,18 @@ ORACLES = Path(__file__).parents[1] / "oracles"
 NAMES = sorted(path.parent.name for path in ORACLES.glob("*/model.safetensors"))
 
 
+def test_every_kind_of_checkpoint_has_its_oracle():
+    assert NAMES == [
+        "tiny_llama3_rope",
+        "tiny_llama_bias",
+        "tiny_qwen2_gqa7",
+        "tiny_qwen2_yarn",
+        "tiny_qwen3",
+        "tiny_qwen3_untied_hd24",
+        "tiny_qwen3_yarn_mscale",
+    ]
+
+
 def load(name, scan=False):
     oracle = load_file(ORACLES / name / "oracle.safetensors")
     model = load_policy(ORACLES / name, scan_layers=scan)

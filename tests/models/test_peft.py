@@ -87,10 +87,11 @@ def test_an_alpha_that_is_no_multiple_of_the_rank_comes_back(tmp_path):
     assert lora_config(load_adapters(tiny_qwen3(1), tmp_path)) == config
 
 
-@pytest.mark.slow
+@pytest.mark.peer
 def test_peft_computes_the_same_logits_of_written_adapters(tmp_path):
     """And transformers of the merged export; needs torch and peft, which the package does not."""
-    torch, peft = pytest.importorskip("torch"), pytest.importorskip("peft")
+    import peft
+    import torch
     from transformers import AutoModelForCausalLM
 
     model = load_adapters(load_policy(BASE), ADAPTER)

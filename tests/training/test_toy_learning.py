@@ -1,13 +1,14 @@
 """The whole update learns: to repeat demonstrations, and what a reward asks for."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 from flax import nnx
 
 from agenticrec_jax.losses import for_batch, grpo_loss, sft_loss
-from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config
+from agenticrec_jax.testing.models import tiny_qwen3
 from agenticrec_jax.training.batches import (
     Demonstration,
     Packing,
@@ -18,37 +19,16 @@ from agenticrec_jax.training.batches import (
 from agenticrec_jax.training.learner import init_state, make_optimizer, make_update, mean_metrics
 from agenticrec_jax.types import OBSERVATION, SAMPLED
 
-VOCAB = 101
-CONFIG = Qwen3Config(
-    vocab_size=VOCAB,
-    hidden_size=24,
-    intermediate_size=40,
-    num_layers=1,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=10,
-    rope_theta=5e4,
-    rms_norm_eps=1e-5,
-    tie_word_embeddings=False,
-    max_position_embeddings=128,
-)
 WHOLE = Packing(10_000, prompt_buckets=8, completion_buckets=8)
-
-
-@dataclass
-class Rollout:
-    ids: np.ndarray
-    logprobs: np.ndarray
-    origin: np.ndarray
 
 
 def test_supervised_learning_learns():
     """The same update with groups of one memorises three demonstrations, observations apart."""
     rng = np.random.default_rng(3)
     origin = np.array([SAMPLED] * 3 + [OBSERVATION] * 2 + [SAMPLED] * 2, np.uint8)
-    demonstrations = [Demonstration(rng.integers(0, VOCAB, 7), origin) for _ in range(3)]
-    groups = demonstration_groups([rng.integers(0, VOCAB, 4) for _ in range(3)], demonstrations)
-    graphdef, params = nnx.split(Qwen3(CONFIG, rngs=nnx.Rngs(0)))
+    demonstrations = [Demonstration(rng.integers(0, 96, 7), origin) for _ in range(3)]
+    groups = demonstration_groups([rng.integers(0, 96, 4) for _ in range(3)], demonstrations)
+    graphdef, params = nnx.split(tiny_qwen3(num_layers=1, tie_word_embeddings=False))
     optimizer = make_optimizer(0.02, warmup_steps=3)
     update = make_update(graphdef, for_batch(sft_loss), optimizer)
     state = init_state(params, optimizer)
@@ -62,9 +42,7 @@ def test_supervised_learning_learns():
 def test_reinforcement_learns():
     """Sampled single tokens, rewarded when they equal the prompt's last: chance 0.1 to over 0.8."""
     rng = np.random.default_rng(4)
-    graphdef, params = nnx.split(
-        Qwen3(replace(CONFIG, vocab_size=10, tie_word_embeddings=True), rngs=nnx.Rngs(0))
-    )
+    graphdef, params = nnx.split(tiny_qwen3(num_layers=1, vocab_size=10))
     optimizer = make_optimizer(0.01)
     update = make_update(graphdef, for_batch(grpo_loss, normaliser=1.0), optimizer)
     state = init_state(params, optimizer)
@@ -77,7 +55,11 @@ def test_reinforcement_learns():
         draws = [rng.choice(10, 8, p=chance / chance.sum()) for chance in chances]
         rollouts = [
             [
-                Rollout(np.array([i]), np.log(chance[[i]]), np.array([SAMPLED], np.uint8))
+                SimpleNamespace(
+                    ids=np.array([i]),
+                    logprobs=np.log(chance[[i]]),
+                    origin=np.array([SAMPLED], np.uint8),
+                )
                 for i in drawn
             ]
             for drawn, chance in zip(draws, chances, strict=True)

@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from agenticrec_jax.agent import protocol
+from agenticrec_jax.agent import protocol, scripted
 from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.agent.prompts import PromptBuilder
 from agenticrec_jax.errors import InputError
@@ -55,7 +55,7 @@ def test_drills_answer_from_what_is_shown(agent, kind):
     for ids in group.ids:
         for block in prompts.tokenizer.decode(ids).split("<observation>")[1:]:
             shown, answer = block.split("</observation>")
-            told = [label for label in demonstrations.DRILL_LABELS if f"{label}:" in shown]
+            told = [label for label in scripted.LABELS if f"{label}:" in shown]
             assert told and "\\boxed{[" in answer
             if kind != "merge":
                 assert shown.split(":")[1] == answer.split("[")[1].split("]")[0]
