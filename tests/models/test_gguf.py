@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 
 import jax
 import numpy as np
@@ -252,4 +251,3 @@ def test_transformers_reads_the_same_policy_and_ids_from_the_file(path):
     for text in HOSTILE:
         text = regex.sub(r"\s+(?=\p{N})|[^\S ]+|\p{N}+", " ", text)
         assert tokenizer.encode(text).ids == peer_ids.encode(text, add_special_tokens=False), text
-    assert os.path.exists(path)
