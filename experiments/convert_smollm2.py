@@ -18,7 +18,6 @@ from pathlib import Path
 
 from absl import flags
 from flax import nnx
-from transformers import AutoTokenizer
 
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.generation.engine import Engine, EngineConfig, Request
@@ -105,6 +104,8 @@ def convert(gguf: Path, output: Path) -> None:
 
 def answer(directory: Path, question: str, most: int = 128) -> str:
     """The policy's greedy reply to a question, of at most ``most`` tokens."""
+    from transformers import AutoTokenizer  # which warns on stderr where there is no torch
+
     model = load_policy(directory)
     tokenizer = AutoTokenizer.from_pretrained(directory)
     turns = [{"role": "user", "content": question}]

@@ -219,13 +219,17 @@ def take_turns(todo: list[Work], peer: Peer | None, repeats: int) -> dict[str, l
     return answers
 
 
-def measure(directory: str, python: str, threads: int, repeats: int) -> list[dict]:
-    """The figures of a policy directory, beside a peer's if ``python`` names its interpreter."""
+def measure(directory: str, python: str, threads: int, repeats: int, **sizes: int) -> list[dict]:
+    """The figures of a policy directory, beside a peer's if ``python`` names its interpreter.
+
+    ``sizes`` are those of ``works``.
+    """
     model = load_policy(directory, dtype="float32")
+    todo = works(model, **sizes)
     if not python:
-        return quality(model, directory, None) + speeds(model, None, repeats)
+        return quality(model, directory, None) + speeds(todo, None, repeats)
     with Peer(python, directory, threads) as peer:
-        return quality(model, directory, peer) + speeds(model, peer, repeats)
+        return quality(model, directory, peer) + speeds(todo, peer, repeats)
 
 
 def quality(model: Qwen3, directory: str, peer: Peer | None) -> list[dict]:
@@ -255,9 +259,8 @@ def same(ours: list[int], theirs: list[int]) -> int:
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(ours), len(theirs)))
 
 
-def speeds(model: Qwen3, peer: Peer | None, repeats: int) -> list[dict]:
+def speeds(todo: list[Work], peer: Peer | None, repeats: int) -> list[dict]:
     """The rows of the timed works."""
-    todo = works(model)
     rows = []
     for work, turns in zip(todo, take_turns(todo, peer, repeats).values(), strict=True):
         ours, theirs = (

