@@ -48,7 +48,14 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.10"],
         "cuda": ["jax[cuda12]>=0.10"],
-        "test": ["pytest>=8.0", "hypothesis>=6.100", "ruff>=0.17,<0.18", "gguf>=0.19", *NOTEBOOK],
+        "test": [
+            "pytest>=8.0",
+            "hypothesis>=6.100",
+            "ruff>=0.17,<0.18",
+            "gguf>=0.19",
+            "regex>=2024.5",
+            *NOTEBOOK,
+        ],
         "demo": ["jupyterlab>=4.0", "gguf>=0.19", *NOTEBOOK],
     },
 )

@@ -1,4 +1,4 @@
-"""SmolLM2's benchmark on a tiny policy: its works do what they say, and turns are reckoned right."""
+"""SmolLM2's benchmark on a tiny policy: its works do what they say, turns are reckoned right."""
 
 import sys
 
