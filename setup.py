@@ -28,6 +28,7 @@ setup(
         "optax>=0.2.5",
         "orbax-checkpoint>=0.11.30",
         "transformers>=4.53",
+        "tokenizers>=0.21",
         "sentencepiece>=0.2",
         "numpy>=2.0",
         "grain>=0.2.12",
@@ -47,7 +48,14 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.10"],
         "cuda": ["jax[cuda12]>=0.10"],
-        "test": ["pytest>=8.0", "hypothesis>=6.100", "ruff>=0.17,<0.18", *NOTEBOOK],
-        "demo": ["jupyterlab>=4.0", *NOTEBOOK],
+        "test": [
+            "pytest>=8.0",
+            "hypothesis>=6.100",
+            "ruff>=0.17,<0.18",
+            "gguf>=0.19",
+            "regex>=2024.5",
+            *NOTEBOOK,
+        ],
+        "demo": ["jupyterlab>=4.0", "gguf>=0.19", *NOTEBOOK],
     },
 )

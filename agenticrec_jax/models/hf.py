@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -114,16 +114,30 @@ def load_policy(
     config = replace(config, scan_layers=scan_layers, remat=remat, attention=attention)
     if dtype is not None:
         config = replace(config, param_dtype=dtype, dtype=dtype)
-    model = nnx.eval_shape(lambda: Qwen3(config, rngs=nnx.Rngs(0)))
-    graphdef, abstract = nnx.split(model)
+    reader = Reader(directory)
+    model = read_parameters(reader, config, mesh, rules)
+    _check_all_read(reader)
+    return model
+
+
+class TensorReader(Protocol):
+    """Gives tensors by Hugging Face's names: ``shards.Reader``, or another file format's."""
+
+    def read(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """One tensor. InputError, naming file and tensor, if it is missing or of another shape."""
+
+
+def read_parameters(
+    reader: TensorReader, config: Qwen3Config, mesh: Mesh | None = None, rules: Rules = RULES
+) -> Qwen3:
+    """The model of ``config``, its parameters read one at a time, each into its sharded place."""
+    graphdef, abstract = nnx.split(nnx.eval_shape(lambda: Qwen3(config, rngs=nnx.Rngs(0))))
     shardings = None if mesh is None else nnx.to_flat_state(tree_shardings(abstract, mesh, rules))
     placed = []
-    reader = Reader(directory)
     for i, (path, variable) in enumerate(nnx.to_flat_state(abstract)):
         sharding = None if shardings is None else shardings[i][1].get_value()
         value = _read_parameter(reader, path, variable.get_value(), sharding)
         placed.append((path, variable.replace(value)))
-    _check_all_read(reader)
     return nnx.merge(graphdef, nnx.from_flat_state(placed))
 
 
@@ -138,7 +152,7 @@ def _check_all_read(reader: Reader) -> None:
 
 
 def _read_parameter(
-    reader: Reader, path: tuple, like: jax.ShapeDtypeStruct, sharding: NamedSharding | None
+    reader: TensorReader, path: tuple, like: jax.ShapeDtypeStruct, sharding: NamedSharding | None
 ) -> jax.Array:
     """The parameter in its place; a stacked one is written there layer by layer."""
 

@@ -114,7 +114,11 @@ def _score_in_chunks(
     temperature: float,
     chunk: int,
 ) -> tuple[Float[Array, "P M"], Float[Array, "P M"]]:
-    """Scores the first counts[p] places of each group; chunks beyond every count are skipped."""
+    """Scores the first counts[p] places of each group; chunks beyond every count are skipped.
+
+    A single chunk is not recomputed in the backward pass, which follows at once and needs the same
+    logits: the memory at that moment is the same.
+    """
     groups, places = targets.shape
     width = min(max(1, chunk // groups), places)
     chunks = -(-places // width)
@@ -129,6 +133,9 @@ def _score_in_chunks(
 
     def score(hidden: Array, targets: Array) -> tuple[Array, Array]:
         return score_targets(model.logits(hidden) / temperature, targets)
+
+    if chunks == 1:
+        return score(hidden, targets)
 
     def nothing(hidden: Array, targets: Array) -> tuple[Array, Array]:
         return jnp.zeros(targets.shape), jnp.zeros(targets.shape)

@@ -366,6 +366,12 @@ def test_no_array_of_all_tokens_by_vocabulary_exists():
     assert largest_over_vocabulary(gradient_program(chunk=1024).as_text()) == 384
 
 
+def test_logits_of_a_single_chunk_are_not_computed_twice():
+    product = rf"dot_general.*-> tensor<\d+x\d+x{VOCAB}xf32>"
+    counts = [len(re.findall(product, gradient_program(chunk).as_text())) for chunk in (1024, 40)]
+    assert counts == [1, 2]
+
+
 def test_no_groups_no_update():
     optimizer, update = updater()
     state = fresh_state(optimizer)

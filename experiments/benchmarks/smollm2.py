@@ -1,0 +1,302 @@
+"""SmolLM2-135M beside transformers: whether its numbers are the same, and how fast they come.
+
+``python -m experiments.benchmarks.smollm2 --policy=DIR --peer_python=PYTHON --json=FILE`` takes a
+directory of ``experiments.convert_smollm2`` and an interpreter that has torch and transformers.
+Without ``--peer_python`` only our figures are taken. In float32, on ``--threads`` cores:
+
+- ``perplexity`` of ``PARAGRAPH``, the same ids given to both;
+- ``prefill``: 512 tokens of one prompt, with keys and values and the next token. Ours is the
+  rollout engine asked for one token, theirs one forward pass with logits of the last position;
+- ``forward and backward``: 512 tokens of one row, mean cross-entropy, gradients of all parameters.
+  Ours is what the learner differentiates, its log-probs and loss as they are in training (which
+  recompute the vocabulary projection); ``of the bare model`` is a loss on plain logits;
+- ``decode``: 128 greedy tokens after a prompt of 64, in 1 row and in 8, prefill included. Ours is
+  the rollout engine, theirs ``generate``.
+
+Both models live in processes of their own that take turns, work by work, so that the machine's
+drift meets both; the one that waits is asleep. Speeds are medians of ``--repeats`` turns after one
+that warms up; ``bound`` is the least speed that is asked of ours.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+import os
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from flax import nnx
+from transformers import AutoTokenizer
+
+from agenticrec_jax.errors import InputError
+from agenticrec_jax.generation.engine import Engine, EngineConfig, Request
+from agenticrec_jax.losses import for_batch, sft_loss
+from agenticrec_jax.models.hf import load_policy
+from agenticrec_jax.models.qwen3 import Qwen3
+from agenticrec_jax.training.batches import RolloutBatch
+from agenticrec_jax.training.learner import policy_logprobs
+from experiments import app
+from experiments.benchmarks.figures import figure, publish
+
+PARAGRAPH = (
+    "The old library stood at the end of the street, between a bakery and a shop that repaired "
+    "bicycles. On rainy afternoons the children of the neighbourhood came in to read by the tall "
+    "windows, and the librarian, who had worked there for thirty years, knew what each of them "
+    "liked. She kept a small notebook in which she wrote down every book that was borrowed and the "
+    "one that was asked for next. After a while she noticed that people who read about the sea "
+    "often came back for stories about the stars, and that those who loved gardens wanted to learn "
+    "how to cook. So she began to leave a second book on the table, without saying a word, and "
+    "most of the time it was taken home with the first."
+)
+TURN = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
+NEVER = -1  # no id pauses or stops a row: it always writes all its tokens
+PEER = Path(__file__).with_name("smollm2_peer.py")
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What is timed: ``tokens`` are what its speed counts, ``least`` the bound over the peer's.
+
+    ``ours`` runs it once and returns what can be compared; ``ask`` is the peer's request.
+    """
+
+    name: str
+    tokens: int
+    least: float | None
+    ours: Callable[[], dict]
+    ask: dict
+
+
+class Peer:
+    """The other process; ``ask`` waits for its answer."""
+
+    def __init__(self, python: str, directory: str, threads: int):
+        command = [python, str(PEER), directory, str(threads)]
+        try:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+        except OSError as error:
+            raise InputError(
+                f"flag --peer_python: found {python!r}, expected an interpreter ({error.strerror})"
+            ) from error
+
+    def ask(self, **request) -> dict:
+        """Runs one work there. InputError if the process ended, whose stderr was passed on."""
+        try:
+            print(json.dumps(request), file=self._process.stdin, flush=True)
+            return json.loads(self._process.stdout.readline())
+        except (BrokenPipeError, ValueError):
+            raise InputError(
+                "flag --peer_python: the interpreter's process ended, expected one with torch and "
+                "transformers"
+            ) from None
+
+    def __enter__(self) -> "Peer":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def mean_loss(logits: jax.Array, ids: jax.Array) -> jax.Array:
+    """Mean cross-entropy of every token but the first."""
+    logprobs = jax.nn.log_softmax(logits[:, :-1])
+    return -jnp.take_along_axis(logprobs, ids[:, 1:, None], axis=-1).mean()
+
+
+def perplexity(model: Qwen3, ids: list[int]) -> float:
+    """The exponential of the mean loss of ``ids`` after the first."""
+    row = jnp.array([ids])
+    return math.exp(jax.jit(lambda model: mean_loss(model(row), row))(model))
+
+
+def learner_loss(model: Qwen3, ids: jax.Array) -> jax.Array:
+    """The mean loss of one row [1, T] as the learner computes it: a demonstration of T - 1 tokens
+    after a prompt of one."""
+    rest = ids[:, None, 1:]
+    real = jnp.ones(rest.shape, bool)
+    one, nothing = jnp.ones((1, 1)), jnp.zeros(rest.shape)
+    weights = one / rest.shape[-1]
+    batch = RolloutBatch(ids[:, :1], one > 0, rest, real, real, nothing, one, weights)
+    return for_batch(sft_loss)(policy_logprobs(model, batch)[0], batch)[0]
+
+
+def plain_loss(model: Qwen3, ids: jax.Array) -> jax.Array:
+    """The mean loss of one row [1, T] on the model's logits."""
+    return mean_loss(model(ids), ids)
+
+
+def make_gradient(model: Qwen3, loss: Callable, ids: np.ndarray) -> Callable[[], dict]:
+    """Runs ``loss`` and its gradients by every parameter."""
+    graphdef, params = nnx.split(model)
+    run = jax.jit(jax.value_and_grad(lambda p: loss(nnx.merge(graphdef, p), jnp.array(ids))))
+
+    def once() -> dict:
+        start = time.perf_counter()
+        value, gradients = jax.block_until_ready(run(params))
+        seconds = time.perf_counter() - start
+        squares = [float(jnp.vdot(x, x)) for x in jax.tree.leaves(gradients)]
+        return {"seconds": seconds, "loss": float(value), "norm": math.sqrt(sum(squares))}
+
+    return once
+
+
+def make_generate(model: Qwen3, prompts: np.ndarray, tokens: int) -> Callable[[], dict]:
+    """Continues prompts [rows, T] greedily by ``tokens`` in the rollout engine."""
+    graphdef, params = nnx.split(model)
+    rows, length = prompts.shape
+    sizes = EngineConfig(
+        slots=rows,
+        prompt_buckets=(length,),
+        splice_buckets=(1,),
+        max_tokens=tokens,
+        row_buckets=(rows,),
+    )
+    engine = Engine(graphdef, sizes, NEVER, [NEVER], pad_id=0)
+    requests = [Request(tuple(row), 1, (i,)) for i, row in enumerate(prompts.tolist())]
+
+    def once() -> dict:
+        start = time.perf_counter()
+        groups = engine.generate(params, requests, None, temperature=0.0, seed=0)
+        ids = [group[0].ids.tolist() for group in groups]
+        return {"seconds": time.perf_counter() - start, "ids": ids}
+
+    return once
+
+
+def works(model: Qwen3, long: int = 512, prompt: int = 64, new: int = 128) -> list[Work]:
+    """The timed works on random ids: a row of ``long`` and 8 prompts, continued by ``new``."""
+    rng = np.random.default_rng(0)
+    row, prompts = (
+        rng.integers(20, model.config.vocab_size, shape) for shape in ((1, long), (8, prompt))
+    )
+    ask = {"ids": row.tolist()}
+    found = [
+        Work("prefill", long, 0.9, make_generate(model, row, 1), {"work": "prefill"} | ask),
+        Work(
+            "forward and backward",
+            long,
+            0.9,
+            make_gradient(model, learner_loss, row),
+            {"work": "gradient"} | ask,
+        ),
+        Work(
+            "forward and backward of the bare model",
+            long,
+            None,
+            make_gradient(model, plain_loss, row),
+            {"work": "gradient"} | ask,
+        ),
+    ]
+    for rows in (1, 8):
+        ask = {"work": "decode", "ids": prompts[:rows].tolist(), "tokens": new}
+        once = make_generate(model, prompts[:rows], new)
+        found.append(Work(f"decode, batch {rows}", rows * new, 1.5, once, ask))
+    return found
+
+
+def take_turns(todo: list[Work], peer: Peer | None, repeats: int) -> dict[str, list[tuple]]:
+    """By work, the answers of each turn: (ours, the peer's), the first of which warms up.
+
+    Who goes first changes from turn to turn.
+    """
+    answers = {work.name: [] for work in todo}
+    for turn in range(1 + repeats):
+        for work in todo:
+            runs = [work.ours, functools.partial(peer.ask, **work.ask) if peer else dict]
+            found = [run() for run in (runs if turn % 2 else runs[::-1])]
+            answers[work.name].append(tuple(found if turn % 2 else found[::-1]))
+    return answers
+
+
+def measure(directory: str, python: str, threads: int, repeats: int, **sizes: int) -> list[dict]:
+    """The figures of a policy directory, beside a peer's if ``python`` names its interpreter.
+
+    ``sizes`` are those of ``works``.
+    """
+    model = load_policy(directory, dtype="float32")
+    todo = works(model, **sizes)
+    if not python:
+        return quality(model, directory, None) + speeds(todo, None, repeats)
+    with Peer(python, directory, threads) as peer:
+        return quality(model, directory, peer) + speeds(todo, peer, repeats)
+
+
+def quality(model: Qwen3, directory: str, peer: Peer | None) -> list[dict]:
+    """The rows that say whether the numbers are the same."""
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    ids = tokenizer.encode(PARAGRAPH, add_special_tokens=False)
+    ours = perplexity(model, ids)
+    if peer is None:
+        return [figure("perplexity of the paragraph", "", ours)]
+    name = "{transformers} on torch {torch}".format(**peer.ask(work="versions"))
+    theirs = math.exp(peer.ask(work="loss", ids=[ids])["loss"])
+    turn = tokenizer.encode(TURN, add_special_tokens=False)
+    [reply] = make_generate(model, np.array([turn]), 64)()["ids"]
+    [peer_reply] = peer.ask(work="decode", ids=[turn], tokens=64)["ids"]
+    other_ids = peer.ask(work="encode", text=PARAGRAPH)["ids"]
+    return [
+        figure("perplexity of the paragraph", "", ours, theirs, f"transformers {name}"),
+        figure("perplexity: difference", "millionths", abs(ours / theirs - 1) * 1e6, bound=100),
+        figure("ids of the paragraph", "equal of theirs", same(ids, other_ids), len(other_ids)),
+        figure("greedy reply", "equal of theirs", same(reply, peer_reply), len(peer_reply)),
+    ]
+
+
+def same(ours: list[int], theirs: list[int]) -> int:
+    """How many ids agree before the first that does not."""
+    pairs = zip(ours, theirs, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(ours), len(theirs)))
+
+
+def speeds(todo: list[Work], peer: Peer | None, repeats: int) -> list[dict]:
+    """The rows of the timed works."""
+    rows = []
+    for work, turns in zip(todo, take_turns(todo, peer, repeats).values(), strict=True):
+        ours, theirs = (
+            [work.tokens / side["seconds"] for side in sides if side]
+            for sides in zip(*turns[1:], strict=True)
+        )
+        told = statistics.median(theirs) if theirs else None
+        bound = work.least * told if work.least and told else None
+        rows.append(figure(work.name, "tokens/s", statistics.median(ours), told, bound=bound))
+        rows += agreement(work, *turns[-1]) if peer else []
+    return rows
+
+
+def agreement(work: Work, ours: dict, theirs: dict) -> list[dict]:
+    """For gradients: how far loss and norm are from the peer's, in millionths of it."""
+    apart = {x: abs(ours[x] / theirs[x] - 1) * 1e6 for x in ("loss", "norm") if x in ours}
+    return [
+        figure(f"{work.name}: {what}, difference", "millionths", value, bound=100)
+        for what, value in apart.items()
+    ]
+
+
+def main(argv) -> None:
+    del argv
+    cores = sorted(os.sched_getaffinity(0))
+    if _THREADS.value > len(cores):
+        raise InputError(f"flag --threads: found {_THREADS.value}, expected at most {len(cores)}")
+    os.sched_setaffinity(0, cores[: _THREADS.value])  # the peer's process inherits it
+    arguments = _POLICY.value, _PEER_PYTHON.value, _THREADS.value, _REPEATS.value
+    publish(lambda: measure(*arguments), _JSON.value)
+
+
+if __name__ == "__main__":
+    _POLICY = flags.DEFINE_string("policy", None, "Policy directory to load.", required=True)
+    _PEER_PYTHON = flags.DEFINE_string("peer_python", "", "Interpreter with torch; empty for none.")
+    _JSON = flags.DEFINE_string("json", "", "File to write the figures to; empty for none.")
+    _THREADS = flags.DEFINE_integer("threads", 2, "Cores that both may use.", lower_bound=1)
+    _REPEATS = flags.DEFINE_integer("repeats", 5, "Timed turns of each work.", lower_bound=1)
+    app.run(main)

@@ -1,0 +1,97 @@
+"""SmolLM2's benchmark on a tiny policy: its works do what they say, turns are reckoned right."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from agenticrec_jax.errors import InputError
+from agenticrec_jax.models.hf import load_policy
+from agenticrec_jax.testing import gguf as tiny
+from experiments import convert_smollm2
+from experiments.benchmarks import smollm2
+
+SIZES = {"long": 40, "prompt": 9, "new": 5}
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    path = tmp_path_factory.mktemp("smollm2")
+    tiny.write_gguf(path / "tiny.gguf", tiny.random_tensors())
+    convert_smollm2.convert(path / "tiny.gguf", path / "policy")
+    return str(path / "policy")
+
+
+def test_the_works_do_what_they_say(directory):
+    model = load_policy(directory)
+    todo = {work.name: work for work in smollm2.works(model, **SIZES)}
+    learner, bare = (work.ours() for name, work in todo.items() if name.startswith("forward"))
+    row = np.array(todo["prefill"].ask["ids"])
+    logits = np.asarray(model(row), np.float64)[0, :-1]
+    nll = np.log(np.exp(logits).sum(-1)) - logits[np.arange(39), row[0, 1:]]
+    for found in (learner, bare):
+        np.testing.assert_allclose(found["loss"], nll.mean(), rtol=1e-5)
+    assert learner["norm"] == pytest.approx(bare["norm"], rel=1e-4) and bare["norm"] > 0.1
+    np.testing.assert_allclose(smollm2.perplexity(model, row[0]), np.exp(nll.mean()), rtol=1e-5)
+    assert todo["prefill"].ours()["ids"] == [[int(np.argmax(model(row)[0, -1]))]]
+    for name, rows in (("decode, batch 1", 1), ("decode, batch 8", 8)):
+        ids = np.array(todo[name].ask["ids"])
+        assert ids.shape == (rows, 9) and todo[name].tokens == rows * 5
+        for _ in range(5):
+            ids = np.concatenate([ids, np.argmax(model(ids)[:, -1:], -1)], 1)
+        assert todo[name].ours()["ids"] == ids[:, 9:].tolist()
+
+
+class FakePeer:
+    """Takes 2 seconds for everything."""
+
+    def __init__(self, log):
+        self.log = log
+
+    def ask(self, **request):
+        self.log.append("peer")
+        return {"seconds": 2.0, "loss": 4.0, "norm": 1.0}
+
+
+def test_speeds_are_medians_of_turns_after_the_first():
+    log, seconds = [], iter([100.0, 1.0, 4.0, 2.0])
+
+    def ours():
+        log.append("ours")
+        return {"seconds": next(seconds), "loss": 4.0004, "norm": 1.0}
+
+    work = smollm2.Work("some work", 10, 1.5, ours, {})
+    speed, loss, norm = smollm2.speeds([work], FakePeer(log), 3)
+    assert log == ["peer", "ours", "ours", "peer"] * 2
+    assert (speed["ours"], speed["peer"], speed["bound"]) == (5.0, 5.0, 7.5)
+    assert loss["ours"] == pytest.approx(100, rel=1e-3) and norm["ours"] == 0 == norm["ours"]
+
+
+def test_ids_agree_up_to_the_first_difference():
+    assert smollm2.same([1, 2, 3], [1, 2, 4]) == 2
+    assert smollm2.same([1, 2], [1, 2, 4]) == 2 and smollm2.same([], [1]) == 0
+
+
+def test_without_a_peer_there_are_our_figures(directory):
+    rows = {row["name"]: row for row in smollm2.measure(directory, "", 1, 1, **SIZES)}
+    assert len(rows) == 6 and all(row["ours"] > 0 for row in rows.values())
+    assert {row["peer"] for row in rows.values()} == {None}
+
+
+def test_an_interpreter_that_cannot_run_the_peer_is_named(directory, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="--peer_python: found '/no/python'"):
+        smollm2.Peer("/no/python", directory, 1)
+    (tmp_path / "peer.py").write_text("import a_module_that_is_not_there")
+    monkeypatch.setattr(smollm2, "PEER", tmp_path / "peer.py")
+    with pytest.raises(InputError, match="the interpreter's process ended"):
+        smollm2.measure(directory, sys.executable, 1, 1, **SIZES)
+
+
+@pytest.mark.peer
+def test_transformers_has_the_same_numbers(directory):
+    rows = {r["name"]: r for r in smollm2.measure(directory, sys.executable, 1, 1, **SIZES)}
+    apart = [row for row in rows.values() if row["unit"] == "millionths"]
+    assert len(apart) == 5 and all(row["ours"] < row["bound"] == 100 for row in apart)
+    counted = [row for row in rows.values() if row["unit"] == "equal of theirs"]
+    assert len(counted) == 2 and all(row["ours"] == row["peer"] > 0 for row in counted)
+    assert all(rows[f"decode, batch {n}"]["peer"] > 0 for n in (1, 8))
