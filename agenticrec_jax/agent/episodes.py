@@ -156,7 +156,8 @@ class _EpisodeTable:
     def respond(self, request: int, member: int, ids: Sequence[int]) -> Reply:
         episode = self.at(request, member)
         reply = episode.respond(ids)
-        episode.read = len(ids) + len(reply.ids)
+        if reply.finish is None:
+            episode.read = len(ids) + len(reply.ids)
         return reply
 
 

@@ -1,12 +1,19 @@
 """A small tokenizer in the format of Qwen3's: byte-level BPE, its added tokens, a chat template."""
 
+import functools
 import json
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
 from tokenizers import pre_tokenizers as pre
 from tokenizers.trainers import BpeTrainer
+
+from agenticrec_jax.agent.chat import function_schemas, instructions, question, tools_section
+from agenticrec_jax.agent.prompts import RANK
+from agenticrec_jax.models.hf_tokenizer import HFTokenizer, read_hf_tokenizer
+from agenticrec_jax.testing.world import tiny_world
 
 SPECIAL = (
     "<|endoftext|>",
@@ -80,3 +87,14 @@ def write_chat_tokenizer(directory: str | Path, lines: Iterable[str], vocab_size
     }
     (directory / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
     return made.get_vocab_size()
+
+
+@functools.cache
+def chat_tokenizer() -> HFTokenizer:
+    """A small one that knows the tiny world's titles and the words of prompts; made once."""
+    world = tiny_world()
+    tools = tools_section(function_schemas(world.toolbox.schemas()))
+    words = [instructions(RANK, 20, True), question(RANK), tools] * 4
+    with tempfile.TemporaryDirectory() as directory:
+        write_chat_tokenizer(directory, [*world.log.items.title, *words], 900)
+        return read_hf_tokenizer(directory)
