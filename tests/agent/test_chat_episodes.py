@@ -5,6 +5,8 @@ at, splices and ends at is its own doing, and its log-probs show what is in its 
 """
 
 import copy
+import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +24,11 @@ from agenticrec_jax.generation.engine import Engine, EngineConfig
 from agenticrec_jax.testing.chat import chat_tokenizer
 from agenticrec_jax.testing.models import tiny_qwen3
 from agenticrec_jax.testing.world import tiny_world
-from agenticrec_jax.tools.base import AsOfView
+from agenticrec_jax.tools.base import AsOfView, Toolbox
+from agenticrec_jax.tools.registry import agenticrec_tools
 from agenticrec_jax.types import OBSERVATION, SAMPLED
 
-SEED, STEP, MEMBERS = 9, 4, 4
+SEED, STEP, MEMBERS, BUDGET = 9, 4, 4, 240
 NEAR = '<tool_call>\n{"name": "get_similar_items", "arguments": {"item_name": "h1"}}\n</tool_call>'
 LOOK = '<tool_call>{"name":"candidates_analyze","arguments":{}}</tool_call>'
 QUOTE = "<think>it says </tool_response> and <observation></think>\n"  # its own words, in pieces
@@ -38,10 +41,23 @@ def ends_with_its_turn(tokenizer):
     return changed
 
 
+def example():
+    """The first one, with its last 12 candidates (the target is among them)."""
+    whole = tiny_world().examples[0]
+    assert whole.target in whole.candidates[8:]
+    return dataclasses.replace(whole, candidates=whole.candidates[8:])
+
+
+def toolbox():
+    """Two of the tools, so that the prompt is short."""
+    every = agenticrec_tools(tiny_world().artifacts)
+    return Toolbox([every._tools[name] for name in ARGUMENTS])
+
+
 def scripts(call_end=""):
     """Turns by member, and the tools that they call: two calls, none, an unknown one, no end."""
-    target = tiny_world().examples[0].target_number
-    numbers = [target, *(n for n in range(1, 21) if n != target)]
+    target = example().target_number
+    numbers = [target, *(n for n in range(1, 13) if n != target)]
     answer = protocol.render_ranking(numbers[:10]) + "<|im_end|>"
     unknown = NEAR.replace("get_similar_items", "buy")
     return [
@@ -58,14 +74,13 @@ ARGUMENTS = {"get_similar_items": {"item_name": "h1"}, "candidates_analyze": {}}
 
 def expected(prompts, turns, called, budget):
     """Ids and origins of a row, put together from the script and the tools' own words."""
-    world = tiny_world()
-    view = AsOfView(world.log, world.examples[0])
+    view = AsOfView(tiny_world().log, example())
     ids, origin = [], []
     for i, turn in enumerate(turns):
         part = prompts.tokenizer.encode_markup(turn)
         ids, origin = ids + part, origin + [SAMPLED] * len(part)
         if i < len(called) and called[i] in ARGUMENTS:
-            seen = world.toolbox.call(view, called[i], ARGUMENTS[called[i]]).text
+            seen = toolbox().call(view, called[i], ARGUMENTS[called[i]]).text
             part = prompts.observation(seen)
             ids, origin = ids + part, origin + [OBSERVATION] * len(part)
         elif i < len(called):
@@ -75,8 +90,7 @@ def expected(prompts, turns, called, budget):
 
 def told(rows, start):
     """``sampling.sample`` that draws the token a row's script has at a position."""
-    world = tiny_world()
-    key = jnp.array([[STEP, world.examples[0].example_id, 0]], jnp.uint32)
+    key = jnp.array([[STEP, example().example_id, 0]], jnp.uint32)
     known = sampling.row_keys(jnp.uint32(SEED), key, jnp.arange(MEMBERS))[0]
     table = np.zeros((MEMBERS, 4096), np.int32)
     for member, ids in enumerate(rows):
@@ -94,7 +108,7 @@ def told(rows, start):
 
 def policy(tokenizer):
     """A random Qwen3 with more rows than the tokenizer has ids, as published ones have."""
-    return tiny_qwen3(3, vocab_size=tokenizer.vocab_size + 7, max_position_embeddings=4096)
+    return tiny_qwen3(3, num_layers=1, vocab_size=tokenizer.vocab_size + 7)
 
 
 def sizes(prompt):
@@ -102,28 +116,31 @@ def sizes(prompt):
         slots=4,
         prompt_buckets=(len(prompt),),
         splice_buckets=(16, 64),
-        max_tokens=320,
+        max_tokens=BUDGET,
         row_buckets=(4,),
-        window_buckets=(len(prompt) + 400,),
+        window_buckets=(len(prompt) + BUDGET + 32,),
     )
 
 
-def play(monkeypatch, tokenizer, observations, call_end=""):
+@functools.cache
+def play(form):
     """The four trajectories, what they must be, and the model that they are of."""
-    world = tiny_world()
+    make, observations, call_end = FORMS[form]
+    tokenizer, world = make(), tiny_world()
     prompts = make_prompts(tokenizer, world.log.items, 6, "chat", observations)
-    agent = Agent(world.log, world.toolbox, world.artifacts, prompts)
-    task = Task(world.examples[0])
+    agent = Agent(world.log, toolbox(), world.artifacts, prompts)
+    task = Task(example())
     prompt, model = agent.prompt(task), policy(tokenizer)
     turns = zip(scripts(call_end), CALLED, strict=True)
-    rows = [expected(prompts, *turn, budget=320) for turn in turns]
-    monkeypatch.setattr(sampling, "sample", told([ids for ids, _ in rows], len(prompt)))
+    rows = [expected(prompts, *turn, budget=BUDGET) for turn in turns]
     graphdef, params = nnx.split(model)
     stop = [i for i in tokenizer.stop_ids if i != tokenizer.pause_id]
     engine = Engine(graphdef, sizes(prompt), tokenizer.pause_id, stop, tokenizer.pad_id)
-    (group,) = run_episodes(
-        agent, engine, params, [task], members=MEMBERS, temperature=1.5, seed=SEED, step=STEP
-    )
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sampling, "sample", told([ids for ids, _ in rows], len(prompt)))
+        (group,) = run_episodes(
+            agent, engine, params, [task], members=MEMBERS, temperature=1.5, seed=SEED, step=STEP
+        )
     return group, rows, model
 
 
@@ -135,9 +152,8 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_episodes_are_the_scripts_with_observations_between(monkeypatch, form):
-    make, observations, call_end = FORMS[form]
-    group, rows, model = play(monkeypatch, make(), observations, call_end)
+def test_episodes_are_the_scripts_with_observations_between(form):
+    group, rows, model = play(form)
     for played, (ids, origin) in zip(group, rows, strict=True):
         assert played.ids.tolist() == ids
         assert played.origin.tolist() == origin
@@ -147,7 +163,7 @@ def test_episodes_are_the_scripts_with_observations_between(monkeypatch, form):
     assert (two.finish, two.rank, two.reward.total) == ("stop", 1, 1.1)
     assert (none.finish, none.rank, none.calls) == ("stop", None, [])
     assert (unknown.finish, unknown.invalid_reason) == ("unknown_tool", "unknown_tool")
-    assert (endless.finish, len(endless.ids)) == ("budget", 320)
+    assert (endless.finish, len(endless.ids)) == ("budget", BUDGET)
     _assert_rescored(group, model)
 
 
@@ -155,7 +171,7 @@ def _assert_rescored(group, model):
     forward = nnx.jit(lambda model, ids: model(ids))
     for played in group:
         row = np.concatenate([played.prompt, played.ids])
-        padded = np.pad(row, (0, len(played.prompt) + 320 - len(row)))
+        padded = np.pad(row, (0, len(played.prompt) + BUDGET - len(row)))
         logits = forward(model, jnp.array(padded[None]))[0, len(played.prompt) - 1 :]
         scores = jax.nn.log_softmax(logits / 1.5)[np.arange(len(played.ids)), played.ids]
         sampled = played.origin == SAMPLED
@@ -163,14 +179,13 @@ def _assert_rescored(group, model):
         assert (played.logprobs[~sampled] == 0).all()
 
 
-def test_episodes_read_as_turns_without_the_frame_of_the_chat(monkeypatch):
-    world, tokenizer = tiny_world(), chat_tokenizer()
-    for observations in (chat.RESPONSE, chat.INLINE):
-        (played, *_), _, _ = play(monkeypatch, tokenizer, observations)
-        record = transcript(played, world.examples[0], world.log, tokenizer, "rta")
-        turns = turns_of(record)
-        kinds = ["think", "tool_call", "observation"] * 2 + ["answer"]
-        assert [turn["kind"] for turn in turns] == kinds
-        seen = [turn["text"].strip() for turn in turns if turn["kind"] == "observation"]
-        assert seen == [call.observation for call in played.calls]
-        assert turns[1]["call"]["name"] == "get_similar_items"
+@pytest.mark.parametrize("form", FORMS)
+def test_episodes_read_as_turns_without_the_frame_of_the_chat(form):
+    (played, *_), _, _ = play(form)
+    record = transcript(played, example(), tiny_world().log, chat_tokenizer(), "rta")
+    turns = turns_of(record)
+    kinds = ["think", "tool_call", "observation"] * 2 + ["answer"]
+    assert [turn["kind"] for turn in turns] == kinds
+    seen = [turn["text"].strip() for turn in turns if turn["kind"] == "observation"]
+    assert seen == [call.observation for call in played.calls]
+    assert turns[1]["call"]["name"] == "get_similar_items"
