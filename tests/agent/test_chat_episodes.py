@@ -25,7 +25,9 @@ from agenticrec_jax.testing.chat import chat_tokenizer
 from agenticrec_jax.testing.models import tiny_qwen3
 from agenticrec_jax.testing.world import tiny_world
 from agenticrec_jax.tools.base import AsOfView, Toolbox
-from agenticrec_jax.tools.registry import agenticrec_tools
+from agenticrec_jax.tools.collaborative import GetSimilarItems
+from agenticrec_jax.tools.items import CandidatesAnalyze
+from agenticrec_jax.tools.text import ToolOptions
 from agenticrec_jax.types import OBSERVATION, SAMPLED
 
 SEED, STEP, MEMBERS, BUDGET = 9, 4, 4, 240
@@ -50,8 +52,8 @@ def example():
 
 def toolbox():
     """Two of the tools, so that the prompt is short."""
-    every = agenticrec_tools(tiny_world().artifacts)
-    return Toolbox([every._tools[name] for name in ARGUMENTS])
+    made = tiny_world().artifacts, ToolOptions()
+    return Toolbox([GetSimilarItems(*made), CandidatesAnalyze(*made)])
 
 
 def scripts(call_end=""):
