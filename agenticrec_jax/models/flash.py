@@ -6,7 +6,6 @@ checked on CPU, and splash is compiled for TPU; neither has been timed on hardwa
 """
 
 import math
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +13,8 @@ from jax.experimental.pallas.ops.tpu import splash_attention as splash
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
+from agenticrec_jax.models.masks import Masks
 from agenticrec_jax.parallel.mesh import partition_spec
-
-if TYPE_CHECKING:
-    from agenticrec_jax.models.attention import Masks
 
 _LANES = 128  # what a TPU's vector unit is wide: the least block of a kernel
 
@@ -36,7 +33,7 @@ def cudnn_attend(
     q: Float[Array, "B T N H"],
     k: Float[Array, "B T K H"],
     v: Float[Array, "B T K H"],
-    masks: "Masks",
+    masks: Masks,
     context: KeysAndValues | None = None,
     implementation: str = "cudnn",
 ) -> Float[Array, "B T N H"]:
@@ -50,7 +47,7 @@ def cudnn_attend(
     return jax.nn.dot_product_attention(q, k, v, mask=seen[:, None], implementation=implementation)
 
 
-def splash_fits(q: Array, masks: "Masks", context: KeysAndValues | None) -> bool:
+def splash_fits(q: Array, masks: Masks, context: KeysAndValues | None) -> bool:
     """At least a block of new tokens; segments and a context together would need another mask."""
     return q.shape[1] >= _LANES and (context is None or masks.segments is None)
 
@@ -59,7 +56,7 @@ def splash_attend(
     q: Float[Array, "B T N H"],
     k: Float[Array, "B T K H"],
     v: Float[Array, "B T K H"],
-    masks: "Masks",
+    masks: Masks,
     context: KeysAndValues | None = None,
     *,
     interpret: bool,
@@ -89,7 +86,7 @@ def splash_attend(
     return jax.shard_map(run, in_specs=specs, out_specs=wide, check_vma=False)(*args)
 
 
-def _splash(q, k, v, masks: "Masks", context, interpret: bool):
+def _splash(q, k, v, masks: Masks, context, interpret: bool):
     rows, steps, heads, width = q.shape
     past = 0 if context is None else context[0].shape[1]
     asking = jnp.zeros((rows, steps), jnp.int32) if masks.segments is None else masks.segments

@@ -92,7 +92,7 @@ def load_adapters(
     config = _from_peft(read_json(directory / _CONFIG), str(directory / _CONFIG))
     add_lora(model, config, rngs=nnx.Rngs(0))
     state = dict(nnx.to_flat_state(nnx.state(model, LoraParam)))
-    reader, found = Reader(directory, _STEM), {path: [] for path in state}
+    reader, found = Reader(directory, _STEM, _CONFIG), {path: [] for path in state}
     for factor in _factors(state):
         shape = state[factor.path].get_value().shape[0 if factor.layer is None else 1 :]
         tensor = reader.read(factor.name, factor.hf_shape)

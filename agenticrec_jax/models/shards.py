@@ -96,10 +96,13 @@ def _write_file(path: Path, specs: Sequence[Spec], values: Iterator[np.ndarray])
 
 
 class Reader:
-    """Finds tensors by name in ``<stem>.safetensors`` or in the shards of its index."""
+    """Finds tensors by name in ``<stem>.safetensors`` or in the shards of its index.
 
-    def __init__(self, directory: Path, stem: str = "model"):
-        self._directory = directory
+    ``config`` is the file that says which tensors there should be, for messages.
+    """
+
+    def __init__(self, directory: Path, stem: str = "model", config: str = "config.json"):
+        self._directory, self._config = directory, config
         self._weights = directory / f"{stem}.safetensors"
         self._index = directory / f"{stem}.safetensors.index.json"
         self._names: dict[Path, set[str]] = {}
@@ -116,7 +119,7 @@ class Reader:
             found = tuple(file.get_slice(name).get_shape())
             if found != shape:
                 raise InputError(
-                    f"{path}: tensor {name} has shape {found}; {self._asking} asks for {shape}"
+                    f"{path}: tensor {name} has shape {found}; {self._config} asks for {shape}"
                 )
             self._read.add(name)
             return file.get_tensor(name)
@@ -125,11 +128,6 @@ class Reader:
         """Tensors that nobody asked for, in the files that were opened."""
         for path, names in self._names.items():
             yield from ((path, name) for name in sorted(names - self._read))
-
-    @property
-    def _asking(self) -> str:
-        adapter = self._weights.name.startswith("adapter")
-        return "adapter_config.json" if adapter else "config.json"
 
     def _weight_map(self) -> dict[str, str]:
         if not self._index.exists():
