@@ -56,8 +56,8 @@ class HFTokenizer(ChatTokenizer):
         self._files = dict(files)
         raw = _object(files[FILE], source)
         self._added = {token["content"]: token["id"] for token in raw.get("added_tokens", ())}
-        self._full = _made(raw, source)
-        self._data = _made(stripped(raw), source)
+        self._full = _made(files[FILE], source)
+        self._data = _made(json.dumps(stripped(raw)).encode(), source)
         self._own = literals(self._added)
         self._lost = self._data.encode("\ufffd").ids
         self.vocab_size = 1 + max(self._full.get_vocab(with_added_tokens=True).values())
@@ -141,9 +141,9 @@ def _object(content: bytes, source: str) -> dict[str, Any]:
     return raw
 
 
-def _made(raw: Mapping[str, Any], source: str) -> tokenizers.Tokenizer:
+def _made(content: bytes, source: str) -> tokenizers.Tokenizer:
     try:
-        made = tokenizers.Tokenizer.from_str(json.dumps(raw))
+        made = tokenizers.Tokenizer.from_buffer(content)
     except Exception as error:  # the library raises nothing narrower
         raise InputError(f"{source}: found no tokenizer that can be read ({error})") from None
     made.no_truncation()

@@ -1,6 +1,7 @@
 """The training program with a policy directory in Qwen3's format: tokenizer.json, chat prompts."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,10 @@ import pytest
 from transformers import AutoTokenizer
 
 from agenticrec_jax.agent.chat import ChatPrompts
+from agenticrec_jax.agent.episodes import Task, run_episodes
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.models.hf import load_policy, save_policy
+from agenticrec_jax.models.hf_tokenizer import read_hf_tokenizer
 from agenticrec_jax.testing.chat import chat_tokenizer
 from agenticrec_jax.testing.models import tiny_qwen3
 from agenticrec_jax.testing.world import tiny_world
@@ -71,6 +74,28 @@ def test_a_tokenizer_json_that_is_none_is_named(tmp_path, content):
     (directory / "tokenizer.json").write_text(content)
     with pytest.raises(InputError, match="policy/tokenizer.json"):
         pipeline.load(str(directory))
+
+
+@pytest.mark.peer
+def test_qwen3s_vocabulary_with_its_padded_rows(tmp_path):
+    """The published tokenizer, in the directory that AGENTICREC_QWEN3_TOKENIZER names."""
+    save_policy(tiny_qwen3(1, num_layers=1, vocab_size=151936), tmp_path)
+    read_hf_tokenizer(os.environ["AGENTICREC_QWEN3_TOKENIZER"]).save(tmp_path)
+    policy = pipeline.load(str(tmp_path))
+    assert policy.tokenizer.vocab_size == 151669
+    world, config = tiny_world(), office.get_config("smoke")
+    config.engine.update({"prompt_buckets": (1536,), "splice_buckets": (96,), "slots": 4})
+    config.engine.update({"max_tokens": 24, "row_buckets": (4,), "window_buckets": (1600,)})
+    made = pipeline.World(config, tmp_path, world.log, None, {}, "")
+    agent = pipeline.agent(made, world.artifacts, policy.tokenizer)
+    engine = pipeline.engine(config, policy)
+    (group,) = run_episodes(
+        agent, engine, policy.params, [Task(world.examples[0])], members=4, temperature=1.0, seed=0
+    )
+    for played in group:
+        assert (played.prompt[0], played.prompt[-3]) == (151644, 151644)
+        assert played.ids.max() < 151936 and len(played.ids) == 24
+        assert policy.tokenizer.decode(played.ids)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers, processors, trainers
 
 from agenticrec_jax.errors import InputError
+from agenticrec_jax.models import hf_tokenizer
 from agenticrec_jax.models.hf_tokenizer import HFTokenizer, read_hf_tokenizer, stripped
 from agenticrec_jax.models.text import literals, neutralise
 from agenticrec_jax.models.tokenizers import load_tokenizer
@@ -60,6 +61,14 @@ def test_the_stripped_tokenizer_makes_none_of_text_as_it_is(text):
     assert bare.decode(ids) == unicodedata.normalize("NFC", text)
     if not any(token in text for token in TOKENS):
         assert ids == whole.encode(text).ids
+
+
+def test_data_is_encoded_without_added_tokens_even_where_a_literal_stays(tokenizer, monkeypatch):
+    monkeypatch.setattr(hf_tokenizer, "neutralise", lambda text, own: text)
+    for token in TOKENS:
+        ids = tokenizer.encode_data(f"Pen {token}")
+        assert tokenizer.decode(ids) == f"Pen {token}"
+        assert tokenizer.added_tokens[token] not in ids
 
 
 def test_the_whole_tokenizer_would_have_made_them():
