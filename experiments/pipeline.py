@@ -253,7 +253,7 @@ def agent(world: World, artifacts: Artifacts, tokenizer: Tokenizer, **options) -
         world.log.items,
         settings.title_tokens,
         settings.prompt_style,
-        settings.observations,
+        settings.observation_style,
     )
     return Agent(world.log, toolbox(world.config, artifacts), artifacts, prompts, **options)
 

@@ -84,15 +84,15 @@ def function_schemas(tools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
 class ChatPrompts(PromptBuilder):
     """The style of a chat; the tokenizer is a ``ChatTokenizer``.
 
-    ``observations`` is ``tool_response`` or ``observation``: the turns and tags that a tool's
+    ``observation_style`` is ``tool_response`` or ``observation``: the turns and tags that a tool's
     output comes in.
     """
 
-    observations: str = RESPONSE
+    observation_style: str = RESPONSE
 
     def build(self, history, candidates, tools, task=RANK):
         markup = self.tokenizer.encode_markup
-        system = instructions(task, len(candidates), bool(tools), self.observations)
+        system = instructions(task, len(candidates), bool(tools), self.observation_style)
         if tools:
             system += f"\n\n{tools_section(function_schemas(tools))}"
         ids = [*self.tokenizer.prefix, *markup(_turn("system", system))]
@@ -110,7 +110,7 @@ class ChatPrompts(PromptBuilder):
 
     def observation(self, text):
         before, after = f"\n<{INLINE}>\n", f"</{INLINE}>\n"
-        if self.observations == RESPONSE:
+        if self.observation_style == RESPONSE:
             end = "" if self._paused_at_turn_end else TURN_END
             before = f"{end}\n{TURN_START}user\n<{RESPONSE}>\n"
             after = f"</{RESPONSE}>{TURN_END}\n{TURN_START}assistant\n"

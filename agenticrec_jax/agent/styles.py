@@ -15,11 +15,11 @@ def make_prompts(
     items: Items,
     title_tokens: int,
     style: str = AUTO,
-    observations: str = AUTO,
+    observation_style: str = AUTO,
 ) -> PromptBuilder:
     """The builder of a style, ``auto`` for the tokenizer's own.
 
-    ``observations`` is ``tool_response``, ``observation`` or ``auto`` for the style's own.
+    ``observation_style`` is ``tool_response``, ``observation`` or ``auto`` for the style's own.
 
     Raises:
       InputError: if the tokenizer has not the markers of the style, or the style not these
@@ -31,17 +31,17 @@ def make_prompts(
             f"the style of the policy's {tokenizer.file}"
         )
     known = STYLES[tokenizer.prompt_style]
-    observations = known[0] if observations == AUTO else observations
+    observations = known[0] if observation_style == AUTO else observation_style
     if observations not in known:
         raise InputError(
-            f"policy.observations: found {observations!r}, expected {AUTO} or one of "
+            f"policy.observation_style: found {observations!r}, expected {AUTO} or one of "
             f"{', '.join(known)} in the {tokenizer.prompt_style} style"
         )
     if tokenizer.prompt_style == "compact":
         return CompactPrompts(tokenizer, items, title_tokens)
     if observations == INLINE and tokenizer.pause_id in tokenizer.stop_ids:
         raise InputError(
-            f"policy.observations: found {INLINE!r}, expected {RESPONSE}: </tool_call> is not one "
-            f"id in {tokenizer.file}, so that a call ends the turn that its output would stand in"
+            f"policy.observation_style: found {INLINE!r}, expected {RESPONSE}: </tool_call> is not "
+            f"one id in {tokenizer.file}, so that a call ends the turn that its output would be in"
         )
     return ChatPrompts(tokenizer, items, title_tokens, observations)

@@ -143,7 +143,7 @@ def test_a_title_changes_no_more_than_the_rest_of_its_line(title, budget):
 def test_an_observation_cannot_end_itself(text):
     tokenizer = chat_tokenizer()
     for style in (chat.RESPONSE, chat.INLINE):
-        prompts = ChatPrompts(tokenizer, catalogue(), 4, observations=style)
+        prompts = ChatPrompts(tokenizer, catalogue(), 4, observation_style=style)
         ids, plain = prompts.observation(text), prompts.observation("Pen")
         added = set(tokenizer.added_tokens.values())
         assert [i for i in ids if i in added] == [i for i in plain if i in added]
@@ -157,16 +157,14 @@ def test_observations_come_in_the_configured_tags():
         "<|im_end|>\n<|im_start|>user\n<tool_response>\nx\n</tool_response><|im_end|>\n"
         "<|im_start|>assistant\n"
     )
-    inline = dataclasses.replace(response, observations=chat.INLINE)
+    inline = dataclasses.replace(response, observation_style=chat.INLINE)
     assert decode(inline.observation("x")) == "\n<observation>\nx\n</observation>\n"
     tools = tiny_world().toolbox.schemas()
     for prompts in (response, inline):
-        text = decode(ChatPrompts.build(_with_title(prompts), (0,), (0, 0), tools))
-        assert f"comes back within <{prompts.observations}></{prompts.observations}>" in text
-
-
-def _with_title(prompts):
-    return dataclasses.replace(prompts, items=catalogue("Pen"))
+        with_pen = dataclasses.replace(prompts, items=catalogue("Pen"))
+        text = decode(with_pen.build((0,), (0, 0), tools))
+        mark = prompts.observation_style
+        assert f"comes back within <{mark}></{mark}>" in text
 
 
 def test_without_tools_none_are_mentioned():

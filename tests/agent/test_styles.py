@@ -18,8 +18,8 @@ def test_the_style_is_the_tokenizers_own():
     compact, chat = made(tiny_world().tokenizer), made(chat_tokenizer())
     assert type(compact) is CompactPrompts and compact.title_tokens == 7
     assert type(chat) is ChatPrompts and chat.title_tokens == 7
-    assert chat.observations == "tool_response"
-    assert made(chat_tokenizer(), "chat", "observation").observations == "observation"
+    assert chat.observation_style == "tool_response"
+    assert made(chat_tokenizer(), "chat", "observation").observation_style == "observation"
     assert type(made(tiny_world().tokenizer, "compact", "observation")) is CompactPrompts
 
 
@@ -27,7 +27,7 @@ def test_the_style_is_the_tokenizers_own():
     ("settings", "said"),
     [
         (("compact",), "policy.prompt_style: found 'compact', expected auto or chat"),
-        (("auto", "text"), "policy.observations: found 'text', expected auto or one of"),
+        (("auto", "text"), "policy.observation_style: found 'text', expected auto or one of"),
     ],
 )
 def test_a_style_that_the_tokenizer_has_not_is_refused(settings, said):
@@ -45,4 +45,4 @@ def test_output_inside_a_turn_needs_a_call_that_does_not_end_it():
     tokenizer.pause_id = tokenizer.stop_ids[0]
     with pytest.raises(InputError, match="expected tool_response: </tool_call> is not one id"):
         made(tokenizer, "chat", "observation")
-    assert made(tokenizer).observations == "tool_response"
+    assert made(tokenizer).observation_style == "tool_response"

@@ -48,11 +48,11 @@ def test_a_policy_with_more_rows_than_ids_loads_and_gets_the_chat_style(tmp_path
     policy = pipeline.load(str(write_policy(tmp_path / "policy")))
     world = tiny_world()
     config = office.get_config("smoke")
-    config.policy.update({"title_tokens": 9, "observations": "observation"})
+    config.policy.update({"title_tokens": 9, "observation_style": "observation"})
     made = pipeline.World(config, tmp_path, world.log, None, {}, "")
     prompts = pipeline.agent(made, world.artifacts, policy.tokenizer).prompts
     assert type(prompts) is ChatPrompts
-    assert (prompts.title_tokens, prompts.observations) == (9, "observation")
+    assert (prompts.title_tokens, prompts.observation_style) == (9, "observation")
     engine = pipeline.engine(config, policy)
     marker = policy.tokenizer.marker
     assert engine.programs._pause == marker("</tool_call>")
