@@ -30,6 +30,7 @@ setup(
         "transformers>=4.53",
         "tokenizers>=0.21",
         "sentencepiece>=0.2",
+        "protobuf>=4.25",
         "numpy>=2.0",
         "grain>=0.2.12",
         "absl-py>=2.1",

@@ -19,7 +19,7 @@ from flax import nnx
 from agenticrec_jax import save_policy
 from agenticrec_jax.agent import scripted
 from agenticrec_jax.agent.episodes import Agent
-from agenticrec_jax.agent.prompts import PromptBuilder
+from agenticrec_jax.agent.prompts import CompactPrompts
 from agenticrec_jax.baselines import scripted as scripted_rows
 from agenticrec_jax.data.interactions import InteractionLog
 from agenticrec_jax.data.splits import FitRange
@@ -45,7 +45,7 @@ def main(argv) -> None:
         artifacts = pipeline.artifacts_a(world)
     toolbox = pipeline.toolbox(config, artifacts)
     tokenizer = fit_tokenizer(world, toolbox, artifacts.fit_range, config.warm_start.vocab_size)
-    prompts = PromptBuilder(tokenizer, world.log.items, config.policy.title_tokens)
+    prompts = CompactPrompts(tokenizer, world.log.items, config.policy.title_tokens)
     agent = Agent(world.log, toolbox, artifacts, prompts)
     model = random_policy(config.warm_start, tokenizer.vocab_size)
     with app.phase("warm start"):

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict, config_flags
 
 from agenticrec_jax.agent.episodes import Agent
-from agenticrec_jax.agent.prompts import PromptBuilder
+from agenticrec_jax.agent.styles import make_prompts
 from agenticrec_jax.data.candidates import (
     candidate_hash,
     draw_split_candidates,
@@ -26,10 +26,11 @@ from agenticrec_jax.data.interactions import InteractionLog, read_log
 from agenticrec_jax.data.splits import FitRange, Splits, chronological_splits, prediction_samples
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.generation.engine import Engine, EngineConfig
-from agenticrec_jax.models.hf import load_policy
+from agenticrec_jax.models.hf import load_policy, read_config
 from agenticrec_jax.models.lora import LoraConfig, add_lora
 from agenticrec_jax.models.sasrec import SasrecConfig
-from agenticrec_jax.models.tokenizers import CompactTokenizer, load_tokenizer
+from agenticrec_jax.models.text import Tokenizer
+from agenticrec_jax.models.tokenizers import load_tokenizer
 from agenticrec_jax.parallel.mesh import make_mesh, shard_params
 from agenticrec_jax.parallel.multihost import local_mesh, main_writes
 from agenticrec_jax.tools.artifacts import Artifacts
@@ -197,20 +198,21 @@ class Policy:
 
     graphdef: nnx.GraphDef
     params: nnx.State
-    tokenizer: CompactTokenizer
+    tokenizer: Tokenizer
     weights_hash: str
 
 
 def load(directory: str, dtype: str = "float32", mesh=None) -> Policy:
     """Loads a policy directory and checks that tokenizer and embedding fit together."""
     path = resolve(directory)
-    model = load_policy(path, mesh=mesh, dtype=dtype)
+    rows = read_config(path).vocab_size
     tokenizer = load_tokenizer(path)
-    if tokenizer.vocab_size > model.config.vocab_size:
+    if tokenizer.vocab_size > rows:
         raise InputError(
-            f"{path}/tokenizer.model: found {tokenizer.vocab_size} pieces, expected at most the "
-            f"{model.config.vocab_size} rows of tensor model.embed_tokens.weight"
+            f"{path / tokenizer.file}: found {tokenizer.vocab_size} pieces, expected at most the "
+            f"{rows} rows of tensor model.embed_tokens.weight"
         )
+    model = load_policy(path, mesh=mesh, dtype=dtype)
     digest = hashlib.sha256()
     for shard in sorted(path.glob("*.safetensors")):
         with open(shard, "rb") as file:  # piece by piece: a shard may be larger than memory
@@ -243,25 +245,33 @@ def copied(params):
     return jax.tree.map(jnp.copy, params)
 
 
-def agent(world: World, artifacts: Artifacts, tokenizer: CompactTokenizer, **options) -> Agent:
+def agent(world: World, artifacts: Artifacts, tokenizer: Tokenizer, **options) -> Agent:
     """The agent that a run of ``world`` uses; ``options`` are fields of ``Agent``."""
-    prompts = PromptBuilder(tokenizer, world.log.items, world.config.policy.title_tokens)
+    settings = world.config.policy
+    prompts = make_prompts(
+        tokenizer,
+        world.log.items,
+        settings.title_tokens,
+        settings.prompt_style,
+        settings.observation_style,
+    )
     return Agent(world.log, toolbox(world.config, artifacts), artifacts, prompts, **options)
 
 
 def engine(config: ConfigDict, policy: Policy) -> Engine:
     """The rollout engine on this process's devices of the mesh.
 
-    A row ends at ``</answer>`` and pauses at ``</tool_call>``.
+    Where a row pauses and ends is the tokenizer's to say; where one id does both it pauses, and
+    the episode ends it.
     """
     sizes = EngineConfig(**config.engine)
-    marker = policy.tokenizer.marker
+    tokenizer = policy.tokenizer
     return Engine(
         policy.graphdef,
         sizes,
-        pause_id=marker("</tool_call>"),
-        stop_ids=[marker("</answer>")],
-        pad_id=policy.tokenizer.pad_id,
+        pause_id=tokenizer.pause_id,
+        stop_ids=[i for i in tokenizer.stop_ids if i != tokenizer.pause_id],
+        pad_id=tokenizer.pad_id,
         mesh=local_mesh(device_mesh(config)),
     )
 

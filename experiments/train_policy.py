@@ -198,12 +198,14 @@ def save(policy: pipeline.Policy, params, directory: Path) -> None:
     Adapters are merged into the weights, and written alone in ``adapter`` beside them.
     """
     model = nnx.merge(policy.graphdef, params)
-    save_policy(model, directory)
+    tokenizer = policy.tokenizer
+    ends = {"eos_token_id": list(tokenizer.stop_ids), "pad_token_id": tokenizer.pad_id}
+    save_policy(model, directory, generation=ends)
     if lora_config(model):
         save_adapters(model, directory / "adapter")
     with multihost.main_writes("tokenizer") as writes:
         if writes:
-            policy.tokenizer.save(directory)
+            tokenizer.save(directory)
 
 
 if __name__ == "__main__":

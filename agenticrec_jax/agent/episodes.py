@@ -51,7 +51,7 @@ class Agent:
     toolbox: Toolbox
     artifacts: Artifacts
     prompts: PromptBuilder
-    max_calls: int = 10
+    max_calls: int = protocol.MAX_CALLS
     use_tools: bool = True
     stop_on_illegal: bool = True
     transform: Transform | None = None
@@ -60,7 +60,7 @@ class Agent:
     def prompt(self, task: Task) -> list[int]:
         """Prompt ids of a task; refuses an example inside the artefacts' fit range."""
         self.artifacts.check(task.example)
-        tools = self.toolbox.names if self.use_tools else ()
+        tools = self.toolbox.schemas() if self.use_tools else ()
         return self.prompts.build(task.example.history, task.example.candidates, tools, task.kind)
 
 
@@ -75,8 +75,11 @@ class _Episode:
     calls: list[CallRecord] = dataclasses.field(default_factory=list)
 
     def respond(self, ids: Sequence[int]) -> Reply:
-        """Runs the call that the row has just written."""
-        turn = self.agent.prompts.tokenizer.decode(ids[self.read :])
+        """Runs the call that the row has just written; a turn that ends without one is the last."""
+        tokenizer = self.agent.prompts.tokenizer
+        turn = tokenizer.decode(ids[self.read :])
+        if tokenizer.pause_id in tokenizer.stop_ids and protocol.CALL_OPEN not in turn:
+            return Reply((), "stop")
         if len(self.calls) >= self.agent.max_calls:
             return Reply((), "too_many_calls")
         start = time.perf_counter()
@@ -153,7 +156,8 @@ class _EpisodeTable:
     def respond(self, request: int, member: int, ids: Sequence[int]) -> Reply:
         episode = self.at(request, member)
         reply = episode.respond(ids)
-        episode.read = len(ids) + len(reply.ids)
+        if reply.finish is None:
+            episode.read = len(ids) + len(reply.ids)
         return reply
 
 
@@ -183,7 +187,7 @@ def _read_answer(trajectory: Trajectory, task: Task, final: str) -> None:
     try:
         if task.kind == RANK:
             count = len(task.example.candidates)
-            trajectory.ranking = protocol.parse_ranking(final, min(10, count), count)
+            trajectory.ranking = protocol.parse_ranking(final, min(protocol.RANKED, count), count)
             target = task.example.target_number
             if target in trajectory.ranking:
                 trajectory.rank = trajectory.ranking.index(target) + 1

@@ -1,10 +1,15 @@
-"""Prompts as token ids: templates are ours, item text is data and can never spell a marker."""
+"""Prompts as token ids: templates are ours, item text is data and can never spell a marker.
 
+Here are what all styles share and the compact style; the style of a chat is in ``agent.chat``.
+"""
+
+import abc
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from agenticrec_jax.data.interactions import Items
-from agenticrec_jax.models.tokenizers import CompactTokenizer
+from agenticrec_jax.models.text import Tokenizer
 from agenticrec_jax.types import OBSERVATION
 
 RANK = "rank"
@@ -14,29 +19,67 @@ TASKS = (RANK, MORE, LESS)
 
 
 @dataclasses.dataclass(frozen=True)
-class PromptBuilder:
-    """Renders a user's history and the candidates in the compact style.
+class PromptBuilder(abc.ABC):
+    """Renders a user's history and the candidates, and what comes back from a tool.
 
     ``title_tokens`` is the budget of ids for one title; a longer one ends in the mark ``…``.
     """
 
-    tokenizer: CompactTokenizer
+    tokenizer: Tokenizer
     items: Items
     title_tokens: int = 6
-    _cache: dict[int, list[int]] = dataclasses.field(default_factory=dict)
+    _cache: dict[int, list[int]] = dataclasses.field(default_factory=dict, init=False)
 
+    @abc.abstractmethod
     def build(
         self,
         history: Sequence[int],
         candidates: Sequence[int],
-        tools: Sequence[str],
+        tools: Sequence[Mapping[str, Any]],
         task: str = RANK,
     ) -> list[int]:
         """Prompt ids for item codes ``history`` (oldest first) and ``candidates`` (as numbered).
 
-        ``tools`` are the names that may be called, none for a run without tools. ``task`` is
-        ``rank``, or ``more`` / ``less`` for a preference question over two candidates.
+        ``tools`` are the schemas of those that may be called (``Toolbox.schemas``), none for a run
+        without tools. ``task`` is ``rank``, or ``more`` / ``less`` for a preference question over
+        two candidates.
         """
+
+    @abc.abstractmethod
+    def drill(self) -> list[int]:
+        """Prompt ids of an exercise that is about no user."""
+
+    @abc.abstractmethod
+    def observation(self, text: str) -> list[int]:
+        """Ids that follow a call: a tool's output inside its markers; the text itself is data."""
+
+    def written(self, text: str) -> list[int]:
+        """Ids of a turn, or of the beginning of one, as the policy would write it."""
+        return self.tokenizer.encode_markup(text)
+
+    def turns(self, turns: Sequence[tuple[int, str]]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Ids and origins of (origin, text) turns, as the policy and its tools would write them."""
+        ids: list[int] = []
+        origin: list[int] = []
+        for kind, text in turns:
+            part = self.observation(text) if kind == OBSERVATION else self.written(text)
+            ids += part
+            origin += [kind] * len(part)
+        return tuple(ids), tuple(origin)
+
+    def _title(self, item: int) -> list[int]:
+        if item not in self._cache:
+            self._cache[item] = self._encode_title(self.items.title[item])
+        return self._cache[item]
+
+    @abc.abstractmethod
+    def _encode_title(self, title: str) -> list[int]: ...
+
+
+class CompactPrompts(PromptBuilder):
+    """The style of the compact tokenizer: few words, one turn, ``<observation>`` inline."""
+
+    def build(self, history, candidates, tools, task=RANK):
         markup = self.tokenizer.encode_markup
         ids = markup("<user> history:")
         for place, item in enumerate(history, 1):
@@ -45,35 +88,24 @@ class PromptBuilder:
         for number, item in enumerate(candidates, 1):
             ids += markup(str(number)) + self._title(item)
         ids += markup(f"; {_question(task)}; tools:")
-        for name in tools or ("none",):
+        for name in [tool["name"] for tool in tools] or ["none"]:
             ids += markup(name)
         return ids + markup("<assistant>")
 
-    def observation(self, text: str) -> list[int]:
-        """Ids of a tool's output inside its markers; the text itself is data."""
+    def drill(self):
+        return self.tokenizer.encode_markup("<user> rank<assistant>")
+
+    def observation(self, text):
         return [
             self.tokenizer.marker("<observation>"),
             *self.tokenizer.encode_data(text),
             self.tokenizer.marker("</observation>"),
         ]
 
-    def turns(self, turns: Sequence[tuple[int, str]]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Ids and origins of (origin, text) turns, as the policy and its tools would write them."""
-        ids: list[int] = []
-        origin: list[int] = []
-        for kind, text in turns:
-            observed = kind == OBSERVATION
-            part = self.observation(text) if observed else self.tokenizer.encode_markup(text)
-            ids += part
-            origin += [kind] * len(part)
-        return tuple(ids), tuple(origin)
-
-    def _title(self, item: int) -> list[int]:
-        if item not in self._cache:
-            title = " " + self.items.title[item]
-            cut = self.tokenizer.encode_cut(title, self.title_tokens) if self.title_tokens else []
-            self._cache[item] = cut
-        return self._cache[item]
+    def _encode_title(self, title):
+        if not self.title_tokens:
+            return []
+        return self.tokenizer.encode_cut(f" {title}", self.title_tokens)
 
 
 def _question(task: str) -> str:

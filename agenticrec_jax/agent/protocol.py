@@ -12,6 +12,8 @@ import re
 
 CALL_OPEN, CALL_CLOSE = "<tool_call>", "</tool_call>"
 ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
+MAX_CALLS = 10  # of tools in a trajectory
+RANKED = 10  # candidates in an answer
 
 _RANKING = re.compile(r"\\boxed\{\[([^\]]*)\]\}")
 _CHOICE = re.compile(r"\\boxed\{([AB])\}")
@@ -57,7 +59,8 @@ def parse_tool_call(turn: str) -> ToolCall:
     body = turn[turn.index(CALL_OPEN) + len(CALL_OPEN) : turn.index(CALL_CLOSE)]
     try:
         call = json.loads(body)
-    except json.JSONDecodeError as error:
+        json.dumps(call, ensure_ascii=False).encode()  # no half of a surrogate pair
+    except (ValueError, RecursionError) as error:
         raise ProtocolError("malformed_call") from error
     if not isinstance(call, dict) or set(call) != {"name", "arguments"}:
         raise ProtocolError("malformed_call")
@@ -66,7 +69,7 @@ def parse_tool_call(turn: str) -> ToolCall:
     return ToolCall(call["name"], call["arguments"])
 
 
-def parse_ranking(turn: str, length: int = 10, candidates: int = 20) -> tuple[int, ...]:
+def parse_ranking(turn: str, length: int = RANKED, candidates: int = 20) -> tuple[int, ...]:
     """Candidate numbers of the final turn, best first.
 
     Raises ProtocolError with one of ``no_answer``, ``malformed_answer``, ``wrong_length``,
@@ -106,6 +109,6 @@ def _numbers(body: str) -> tuple[int, ...]:
     parts = [part.strip() for part in body.split(",")]
     if parts and parts[-1] == "":
         parts.pop()
-    if not all(part.isascii() and part.isdigit() for part in parts):
+    if not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
         raise ProtocolError("malformed_answer")
     return tuple(int(part) for part in parts)

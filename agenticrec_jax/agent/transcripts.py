@@ -8,7 +8,7 @@ import numpy as np
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import InteractionLog
-from agenticrec_jax.models.tokenizers import CompactTokenizer
+from agenticrec_jax.models.text import Tokenizer
 from agenticrec_jax.types import SAMPLED
 
 
@@ -16,7 +16,7 @@ def transcript(
     trajectory: Trajectory,
     example: RankingExample,
     log: InteractionLog,
-    tokenizer: CompactTokenizer,
+    tokenizer: Tokenizer,
     stage: str,
 ) -> dict:
     """One JSON-ready record of ``trajectories.jsonl``; ``stage`` names the row it belongs to."""

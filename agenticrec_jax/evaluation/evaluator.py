@@ -91,7 +91,7 @@ def copy_accuracy(
 
 def _up_to_answer(agent: Agent, example: RankingExample, plan: scripted.Plan):
     agent.artifacts.check(example)
-    tools = agent.toolbox.names if plan.tools else ()
+    tools = agent.toolbox.schemas() if plan.tools else ()
     prompt = agent.prompts.build(example.history, example.candidates, tools, RANK)
     shown = scripted.demonstrate(plan, AsOfView(agent.log, example), agent.toolbox)
     *before, (_, last) = shown.turns

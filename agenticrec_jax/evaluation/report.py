@@ -40,6 +40,12 @@ ROW_NOTES = {
 FIRST_CURVES = {"reward": "Mean reward", "tool_calls": "Tool calls per trajectory"}
 
 _TAGGED = re.compile(r"<(think|tool_call|answer)>(.*?)(?:</\1>|\Z)", re.S)
+_TURN = r"(?:<\|im_start\|>\w+\s*)?"
+_END = r"(?:<\|im_end\|>|<\|endoftext\|>|</s>)"
+_OBSERVED = re.compile(
+    rf"{_END}?\s*{_TURN}<(observation|tool_response)>(.*)</\1>{_END}?\s*{_TURN}", re.S
+)
+_ENDED = re.compile(rf"{_END}\Z")
 _ORDER = re.compile(r"(?<=[:\[])\s*(?:\d+,\s*)+\d*")
 
 
@@ -256,10 +262,11 @@ def turns_of(trajectory: Mapping) -> list[dict]:
     turns = []
     for segment in trajectory["segments"]:
         if segment["origin"] == "observation":
-            text = segment["text"].removeprefix("<observation>").removesuffix("</observation>")
+            framed = _OBSERVED.fullmatch(segment["text"])
+            text = framed[2] if framed else segment["text"]
             turns.append({"kind": "observation", "text": text, "call": None})
             continue
-        parts = _sampled_parts(segment["text"])
+        parts = _sampled_parts(_ENDED.sub("", segment["text"]))
         call = next(calls, None)
         if call is not None and parts:
             named = [part for part in parts if part["kind"] == "tool_call"]

@@ -1,9 +1,9 @@
-"""The compact domain tokenizer: a sentencepiece model whose markers no text can spell.
+"""The tokenizer of a policy directory, and the compact one whose markers no text can spell.
 
-Markers of the protocol are sentencepiece *control symbols*: they have an id, and encoding text
-never produces it, whatever the text is. Templates of ours name them, data cannot. The numbers 1 to
-20, alone and with the comma that follows them in a list, and a few fixed pieces of the protocol
-are user-defined symbols, one id each.
+The compact tokenizer is a sentencepiece model. Markers of the protocol are *control symbols* of it:
+they have an id, and encoding text never produces it, whatever the text is. Templates of ours name
+them, data cannot. The numbers 1 to 20, alone and with the comma that follows them in a list, and a
+few fixed pieces of the protocol are user-defined symbols, one id each.
 """
 
 import io
@@ -14,6 +14,11 @@ from pathlib import Path
 import sentencepiece
 
 from agenticrec_jax.errors import InputError
+from agenticrec_jax.models import hf_tokenizer
+from agenticrec_jax.models.hf_tokenizer import read_hf_tokenizer
+from agenticrec_jax.models.plain_tokenizer import FILE, PlainTokenizer
+from agenticrec_jax.models.shards import read_json
+from agenticrec_jax.models.text import CUT, Tokenizer, neutralise
 
 PAD = "<pad>"
 MARKERS = (
@@ -35,21 +40,13 @@ MARKERS = (
 )
 NUMBERS = tuple(str(n) for n in range(1, 21))
 LISTED = tuple(f"{n}," for n in NUMBERS)  # a number in a list: copying a list copies one id each
-CUT = "…"
-_MODEL_FILE = "tokenizer.model"
-_LITERALS = re.compile(
-    r"<(/?(?:think|tool_call|tool_response|observation|answer|user|assistant|\|[a-z_]+\|))>", re.I
-)
 
 
-def neutralise(text: str) -> str:
-    """Makes marker literals in data visibly harmless: ``</think>`` becomes ``‹/think›``."""
-    text = _LITERALS.sub(r"‹\1›", text)
-    return text.replace("\\boxed", "/boxed")
+class CompactTokenizer(Tokenizer):
+    """Ids of text and markers; a row pauses at ``</tool_call>`` and ends at ``</answer>``."""
 
-
-class CompactTokenizer:
-    """Ids of text and markers; ``pad_id`` fills, and is never part of a text."""
+    file = FILE
+    prompt_style = "compact"
 
     def __init__(self, model: bytes):
         self._model = model
@@ -59,6 +56,8 @@ class CompactTokenizer:
         self._split = re.compile("(" + "|".join(map(re.escape, MARKERS)) + ")")
         self.pad_id = self._pieces.pad_id()
         self.vocab_size = self._pieces.vocab_size()
+        self.pause_id = self._markers["</tool_call>"]
+        self.stop_ids = (self._markers["</answer>"],)
 
     def marker(self, name: str) -> int:
         """Id of a marker. Raises KeyError for a name that is not in ``MARKERS``."""
@@ -94,7 +93,7 @@ class CompactTokenizer:
 
     def save(self, directory: str | Path) -> None:
         """Writes ``tokenizer.model`` into an existing directory."""
-        (Path(directory) / _MODEL_FILE).write_bytes(self._model)
+        (Path(directory) / FILE).write_bytes(self._model)
 
 
 def train_tokenizer(
@@ -129,9 +128,37 @@ def train_tokenizer(
     return CompactTokenizer(out.getvalue())
 
 
-def load_tokenizer(directory: str | Path) -> CompactTokenizer:
-    """Reads ``tokenizer.model`` of a policy directory; InputError when it is missing."""
-    path = Path(directory) / _MODEL_FILE
+def load_tokenizer(directory: str | Path) -> Tokenizer:
+    """The tokenizer of a policy directory.
+
+    ``tokenizer.json`` if it is byte-level BPE, else ``tokenizer.model``: a compact one, or a
+    sentencepiece model without our markers.
+
+    Raises:
+      InputError: if neither is there, or what is there is no such tokenizer; names the file.
+    """
+    json_path, path = Path(directory) / hf_tokenizer.FILE, Path(directory) / FILE
+    if json_path.is_file():
+        raw = read_json(json_path)
+        if hf_tokenizer.is_byte_level(raw):
+            return read_hf_tokenizer(directory)
+        if not path.is_file():
+            kind = (raw.get("model") or {}).get("type")
+            raise InputError(
+                f"{json_path}: found a tokenizer of type {kind} that is not byte-level BPE, "
+                f"expected one that is, or a {FILE} beside it"
+            )
     if not path.is_file():
-        raise InputError(f"{path}: file not found, expected a sentencepiece model of the policy")
-    return CompactTokenizer(path.read_bytes())
+        raise InputError(f"{path}: file not found, expected it or a {hf_tokenizer.FILE} beside it")
+    return _sentencepiece_tokenizer(path)
+
+
+def _sentencepiece_tokenizer(path: Path) -> Tokenizer:
+    model = path.read_bytes()
+    pieces = sentencepiece.SentencePieceProcessor()
+    try:
+        pieces.LoadFromSerializedProto(model)
+    except RuntimeError:
+        raise InputError(f"{path}: found no sentencepiece model, expected one") from None
+    compact = all(pieces.IsControl(pieces.piece_to_id(name)) for name in MARKERS)
+    return CompactTokenizer(model) if compact else PlainTokenizer(model, str(path))

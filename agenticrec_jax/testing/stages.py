@@ -13,7 +13,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from agenticrec_jax.agent.episodes import Agent, Task
-from agenticrec_jax.agent.prompts import PromptBuilder
+from agenticrec_jax.agent.prompts import CompactPrompts
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.generation.engine import Engine, EngineConfig
 from agenticrec_jax.losses import for_batch, grpo_loss
@@ -129,7 +129,7 @@ def tiny_stage(mesh: Mesh | None = None, loss_fn: LossFn = LOSS) -> TinyStage:
 
 
 def _agent(world: TinyWorld) -> Agent:
-    prompts = PromptBuilder(world.tokenizer, world.log.items, title_tokens=0)
+    prompts = CompactPrompts(world.tokenizer, world.log.items, title_tokens=0)
     return Agent(
         world.log,
         world.toolbox,

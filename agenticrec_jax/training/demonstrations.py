@@ -54,8 +54,7 @@ def drill_group(
         prompts.turns([turn for _ in range(count) for turn in exercise(rng)])
         for _ in range(members)
     ]
-    prompt = tuple(prompts.tokenizer.encode_markup("<user> rank<assistant>"))
-    return SupervisedGroup(prompt, *zip(*rows, strict=True))
+    return SupervisedGroup(tuple(prompts.drill()), *zip(*rows, strict=True))
 
 
 def episode_group(
@@ -72,7 +71,8 @@ def episode_group(
         example = dataclasses.replace(example, candidates=tuple(pair))
     agent.artifacts.check(example)
     prompts = _with_titles(agent.prompts, mixture.title_tokens)
-    tools = () if rng.random() < mixture.no_tools else agent.toolbox.names
+    use_tools = rng.random() >= mixture.no_tools
+    tools = agent.toolbox.names if use_tools else ()
     view = AsOfView(agent.log, example)
     rows = []
     for _ in range(members):
@@ -80,7 +80,8 @@ def episode_group(
         blank = BLANK if rng.random() < mixture.blank else None
         shown = scripted.demonstrate(plan, view, agent.toolbox, kind, blank)
         rows.append(prompts.turns(shown.turns))
-    prompt = tuple(prompts.build(example.history, example.candidates, tools, kind))
+    schemas = agent.toolbox.schemas() if use_tools else ()
+    prompt = tuple(prompts.build(example.history, example.candidates, schemas, kind))
     return SupervisedGroup(prompt, *zip(*rows, strict=True))
 
 
@@ -128,4 +129,4 @@ def _kind_shares(mixture: Mixture) -> list[float]:
 def _with_titles(prompts: PromptBuilder, title_tokens: int) -> PromptBuilder:
     if title_tokens == prompts.title_tokens:
         return prompts
-    return PromptBuilder(prompts.tokenizer, prompts.items, title_tokens)
+    return dataclasses.replace(prompts, title_tokens=title_tokens)

@@ -20,6 +20,8 @@ def get_config(preset: str = "quick") -> ConfigDict:
     )
     config.tools = ConfigDict({"evidence_length": 10, "title_words": 3})
     config.policy = ConfigDict({"directory": "tools_data/tiny_policy", "title_tokens": 6})
+    config.policy.prompt_style = "auto"  # or compact, chat; the style of the policy's tokenizer
+    config.policy.observation_style = "auto"  # or tool_response, observation
     config.policy.lora = ConfigDict(  # rank 0: every parameter is trained
         {"rank": 0, "alpha": 32.0, "targets": ("q_proj", "k_proj", "v_proj", "o_proj")}
     )

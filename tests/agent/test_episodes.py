@@ -5,7 +5,7 @@ import pytest
 
 from agenticrec_jax.agent import interventions, protocol
 from agenticrec_jax.agent.episodes import Agent, Task, run_episodes
-from agenticrec_jax.agent.prompts import PromptBuilder
+from agenticrec_jax.agent.prompts import CompactPrompts
 from agenticrec_jax.agent.protocol import ToolCall
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.agent.transcripts import transcript
@@ -56,7 +56,7 @@ class Actor:
 @pytest.fixture(scope="module")
 def agent():
     world = tiny_world()
-    prompts = PromptBuilder(world.tokenizer, world.log.items, 4)
+    prompts = CompactPrompts(world.tokenizer, world.log.items, 4)
     return Agent(world.log, world.toolbox, world.artifacts, prompts)
 
 

@@ -47,6 +47,7 @@ def test_an_illegal_ranking_is_named(body, reason):
         ("<answer>\\boxed{[1,two,3]}</answer>", "malformed_answer"),
         ("<answer>\\boxed{[1,,3]}</answer>", "malformed_answer"),
         ("<answer>\\boxed{[1, -2]}</answer>", "malformed_answer"),
+        (f"<answer>\\boxed{{[1,{'9' * 5000}]}}</answer>", "malformed_answer"),
         ("<tool_call>" + protocol.render_ranking(TEN), "malformed_answer"),
     ],
 )
@@ -88,11 +89,19 @@ def test_calls_read_back_whatever_their_arguments(name, arguments):
         '{"name":"x","arguments":[]}',
         '{"name":"x","arguments":{},"more":1}',
         '{"name":"x","arguments":{}',
+        '{"name":"x","arguments":{"item_name":"\\ud800"}}',
+        '{"name":"x","arguments":{"n":' + "9" * 5000 + "}}",
+        '{"name":"x","arguments":' + "[" * 100_000,
     ],
 )
 def test_malformed_calls_are_named(body):
     text = f"<tool_call>{body}</tool_call>"
     assert _reason(protocol.parse_tool_call, text) == "malformed_call"
+
+
+def test_calls_are_read_in_qwen3s_layout():
+    body = '\n{"name": "x", "arguments": {"n": 1}}\n'
+    assert protocol.parse_tool_call(f"so\n<tool_call>{body}</tool_call>") == ToolCall("x", {"n": 1})
 
 
 def test_two_calls_or_an_answer_in_one_turn_are_malformed():

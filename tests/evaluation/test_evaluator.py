@@ -3,7 +3,7 @@ import pytest
 
 from agenticrec_jax.agent import scripted
 from agenticrec_jax.agent.episodes import Agent
-from agenticrec_jax.agent.prompts import PromptBuilder
+from agenticrec_jax.agent.prompts import CompactPrompts
 from agenticrec_jax.baselines import scripted as rows
 from agenticrec_jax.evaluation.evaluator import copy_accuracy, evaluate, summary_row
 from agenticrec_jax.generation.engine import Rollout
@@ -31,7 +31,7 @@ class Writer:
 @pytest.fixture(scope="module")
 def agent():
     world = tiny_world()
-    prompts = PromptBuilder(world.tokenizer, world.log.items, 4)
+    prompts = CompactPrompts(world.tokenizer, world.log.items, 4)
     return Agent(world.log, world.toolbox, world.artifacts, prompts)
 
 

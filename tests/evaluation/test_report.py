@@ -275,6 +275,34 @@ def test_an_observation_cannot_look_like_a_turn():
     assert kinds == ["think", "tool_call", "observation", "think", "answer"]
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("<observation>", "</observation>"),
+        ("\n<observation>\n", "\n</observation>\n"),
+        (
+            "<|im_end|>\n<|im_start|>user\n<tool_response>\n",
+            "\n</tool_response><|im_end|>\n<|im_start|>assistant\n",
+        ),
+        (
+            "\n<|im_start|>user\n<tool_response>\n",
+            "\n</tool_response></s>\n<|im_start|>assistant\n",
+        ),
+    ],
+)
+def test_the_frame_of_an_observation_and_the_end_of_a_turn_are_not_shown(before, after):
+    trajectory = made_trajectory(1)
+    said = "near h3; ‹/tool_response› similar:7,3,"
+    trajectory["segments"][1]["text"] = f"{before}{said}{after}"
+    trajectory["segments"][2]["text"] += "<|im_end|>"
+    turns = report.turns_of(trajectory)
+    assert [turn["kind"] for turn in turns] == ["think", "tool_call", "observation"] + [
+        "think",
+        "answer",
+    ]
+    assert turns[2]["text"].strip() == said
+
+
 def test_an_unfinished_turn_and_stray_text_are_shown_too():
     trajectory = made_trajectory(1) | {"calls": []}
     trajectory["segments"] = [

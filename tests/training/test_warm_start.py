@@ -5,7 +5,7 @@ import pytest
 
 from agenticrec_jax.agent import protocol, scripted
 from agenticrec_jax.agent.episodes import Agent
-from agenticrec_jax.agent.prompts import PromptBuilder
+from agenticrec_jax.agent.prompts import CompactPrompts
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.testing.world import tiny_world
 from agenticrec_jax.training import demonstrations, warm_start
@@ -17,7 +17,7 @@ from agenticrec_jax.types import OBSERVATION, SAMPLED
 @pytest.fixture(scope="module")
 def agent():
     world = tiny_world()
-    prompts = PromptBuilder(world.tokenizer, world.log.items, 4)
+    prompts = CompactPrompts(world.tokenizer, world.log.items, 4)
     return Agent(world.log, world.toolbox, world.artifacts, prompts), world.examples
 
 

@@ -1,0 +1,135 @@
+"""Prompts in the format of a chat, as Qwen3-Instruct was trained on it.
+
+The first turns are, id for id, what Qwen3's chat template makes of a system message, the tools and
+a user message; but the template is never rendered with data in it. Segments of ours are encoded
+with added tokens, data without any, and the two meet where byte-level BPE splits text anyway: data
+is the rest of a line, with the blank before it and the end of the line.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agenticrec_jax.agent import protocol
+from agenticrec_jax.agent.prompts import MORE, RANK, PromptBuilder
+from agenticrec_jax.models.text import TURN_END, TURN_START
+
+RESPONSE = "tool_response"  # a turn of the user's, as Qwen3 was trained on
+INLINE = "observation"  # inside the policy's own turn, as in the paper
+
+_TOOLS = """# Tools
+
+You may call one or more functions to assist with the user query.
+
+You are provided with function signatures within <tools></tools> XML tags:
+<tools>
+{schemas}
+</tools>
+
+For each function call, return a json object with function name and arguments within \
+<tool_call></tool_call> XML tags:
+<tool_call>
+{{"name": <function-name>, "arguments": <args-json-object>}}
+</tool_call>"""
+_GIVEN = (
+    "You are a recommendation agent. You are given what a user took before, oldest first "
+    "(h1, h2, ...), and numbered candidates, exactly one of which the user took next."
+)
+_CALLS = (
+    f"You may call functions, one at a time and at most {protocol.MAX_CALLS} in all. What a "
+    "function returns comes back within <{mark}></{mark}>; then reason again."
+)
+_RANKING = (
+    "End with the numbers of the {count} candidates that the user most likely took next, best "
+    "first and each once: <answer>\\boxed{{[8,3,15,...]}}</answer>"
+)
+_CHOICE = (
+    "End with the letter of the candidate: <answer>\\boxed{A}</answer> for candidate 1, "
+    "<answer>\\boxed{B}</answer> for candidate 2"
+)
+
+
+def instructions(task: str, candidates: int, tools: bool, mark: str = RESPONSE) -> str:
+    """What the system turn says before its tools: the task, how to go on, the form of the answer.
+
+    ``candidates`` is their number, ``mark`` names the tags around a tool's output.
+    """
+    reason = "Reason within <think></think> before each step."
+    calls = f" {_CALLS.format(mark=mark)}" if tools else ""
+    count = min(protocol.RANKED, candidates)
+    answer = _RANKING.format(count=count) if task == RANK else _CHOICE
+    return f"{_GIVEN}\n\n{reason}{calls}\n\n{answer}"
+
+
+def question(task: str) -> str:
+    """The last line of the user's turn."""
+    if task == RANK:
+        return "Rank the candidates."
+    likely = "MORE LIKELY" if task == MORE else "LESS LIKELY"
+    return f"Which of the two did the user {likely} take next, A (1) or B (2)?"
+
+
+def tools_section(tools: Sequence[Mapping[str, Any]]) -> str:
+    """The part of the system turn that offers tools, in the words of Qwen3's template."""
+    return _TOOLS.format(schemas="\n".join(json.dumps(s, ensure_ascii=False) for s in tools))
+
+
+def function_schemas(tools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Schemas of a toolbox as chat templates take them in ``tools=``."""
+    return [{"type": "function", "function": dict(tool)} for tool in tools]
+
+
+@dataclasses.dataclass(frozen=True)
+class ChatPrompts(PromptBuilder):
+    """The style of a chat; the tokenizer is a ``ChatTokenizer``.
+
+    ``observation_style`` is ``tool_response`` or ``observation``: the turns and tags that a tool's
+    output comes in.
+    """
+
+    observation_style: str = RESPONSE
+
+    def build(self, history, candidates, tools, task=RANK):
+        markup = self.tokenizer.encode_markup
+        system = instructions(task, len(candidates), bool(tools), self.observation_style)
+        if tools:
+            system += f"\n\n{tools_section(function_schemas(tools))}"
+        ids = [*self.tokenizer.prefix, *markup(_turn("system", system))]
+        ids += markup(f"{TURN_START}user\nTaken before, oldest first:\n")
+        for place, item in enumerate(history, 1):
+            ids += markup(f"h{place}.") + self._title(item)
+        ids += markup("Candidates:\n")
+        for number, item in enumerate(candidates, 1):
+            ids += markup(f"{number}.") + self._title(item)
+        return ids + markup(f"{question(task)}{TURN_END}\n{TURN_START}assistant\n")
+
+    def drill(self):
+        text = _turn("user", question(RANK)) + f"{TURN_START}assistant\n"
+        return [*self.tokenizer.prefix, *self.tokenizer.encode_markup(text)]
+
+    def observation(self, text):
+        before, after = f"\n<{INLINE}>\n", f"</{INLINE}>\n"
+        if self.observation_style == RESPONSE:
+            end = "" if self._paused_at_turn_end else TURN_END
+            before = f"{end}\n{TURN_START}user\n<{RESPONSE}>\n"
+            after = f"</{RESPONSE}>{TURN_END}\n{TURN_START}assistant\n"
+        markup, data = self.tokenizer.encode_markup, self.tokenizer.encode_data
+        return [*markup(before), *data(f"{text}\n"), *markup(after)]
+
+    def written(self, text):
+        ends = protocol.ANSWER_CLOSE
+        if self._paused_at_turn_end:
+            ends = ends, protocol.CALL_CLOSE
+        return self.tokenizer.encode_markup(text + TURN_END if text.endswith(ends) else text)
+
+    @property
+    def _paused_at_turn_end(self) -> bool:
+        return self.tokenizer.pause_id in self.tokenizer.stop_ids
+
+    def _encode_title(self, title):
+        return self.tokenizer.encode_line(" ".join(title.split()), self.title_tokens)
+
+
+def _turn(role: str, text: str) -> str:
+    return f"{TURN_START}{role}\n{text}{TURN_END}\n"

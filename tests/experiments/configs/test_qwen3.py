@@ -1,0 +1,39 @@
+import os
+
+import pytest
+
+from agenticrec_jax.agent.styles import make_prompts
+from agenticrec_jax.data.candidates import draw_split_candidates
+from agenticrec_jax.data.interactions import read_log
+from agenticrec_jax.data.splits import chronological_splits, prediction_samples
+from agenticrec_jax.generation.config import EngineConfig
+from agenticrec_jax.models.tokenizers import load_tokenizer
+from agenticrec_jax.testing.world import tiny_world
+from experiments import pipeline
+from experiments.configs import qwen3
+
+
+def test_its_sizes_agree_with_each_other():
+    config = qwen3.get_config()
+    sizes = EngineConfig(**config.engine)
+    for stage in (config.rta, config.ppr):
+        assert stage.prompt_buckets[-1] == sizes.prompt_buckets[-1]
+        assert stage.completion_buckets[-1] == sizes.max_tokens == 6144
+        assert stage.members * stage.completion_buckets[-1] <= stage.token_budget
+        assert (stage.prompts, stage.members, stage.temperature) == (64, 8, 0.6)
+
+
+@pytest.mark.peer
+def test_every_prompt_of_the_log_fits():
+    config = qwen3.get_config()
+    data = config.dataset
+    log = read_log(pipeline.resolve(data.interactions), pipeline.resolve(data["items"]))
+    splits = chronological_splits(prediction_samples(log, data.max_history))
+    tokenizer = load_tokenizer(os.environ["AGENTICREC_QWEN3_TOKENIZER"])
+    prompts = make_prompts(tokenizer, log.items, config.policy.title_tokens)
+    tools = tiny_world().toolbox.schemas()
+    lengths = [
+        len(prompts.build(example.history, example.candidates, tools))
+        for example in draw_split_candidates(log, splits, data.negatives, seed=data.candidate_seed)
+    ]
+    assert qwen3.PROMPT_TOKENS / 2 < max(lengths) <= qwen3.PROMPT_TOKENS

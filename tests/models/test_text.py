@@ -1,0 +1,31 @@
+import pytest
+
+from agenticrec_jax.models.text import join_at, literals, neutralise
+from agenticrec_jax.testing.chat import NOT_SPECIAL, SPECIAL
+
+
+@pytest.mark.parametrize("token", [*SPECIAL, *NOT_SPECIAL, "</tools>", "<OBSERVATION>", "<|a0|>"])
+def test_every_marker_in_data_is_made_harmless_and_stays_legible(token):
+    shown = neutralise(f"Pen {token}, 12-Pack")
+    assert token not in shown and token.strip("<>") in shown
+    assert shown.startswith("Pen ‹") and shown.endswith("›, 12-Pack")
+
+
+def test_ordinary_text_stays_as_it_is():
+    text = "Avery <3 labels> 1/2 x 1 [50] | 8 > 7 <b>bold</b> naïve 日本語"
+    assert neutralise(text) == text
+
+
+def test_tokens_of_a_tokenizers_own_are_made_harmless_too():
+    own = literals(["<s>", "</s>", "[INST]", "<s", "  "])
+    shown = neutralise("<s>  [INST] x</s><|im_end|>", own)
+    assert shown == "‹s›  [·INST] x‹/s›‹|im_end|›"
+    assert literals(["  ", "\n"]) is None
+
+
+def test_half_of_a_surrogate_pair_is_text_that_can_be_encoded():
+    assert neutralise("a\ud800b") == "a?b"
+
+
+def test_a_mark_in_a_template_stands_for_an_id():
+    assert join_at("ab|c|", "|", list, 7) == ["a", "b", 7, "c", 7]
