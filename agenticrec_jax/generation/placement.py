@@ -4,10 +4,17 @@ import math
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 
 from agenticrec_jax.generation.kv_cache import Cache
-from agenticrec_jax.parallel.mesh import RULES, Rules, partition_spec, shard_params
+from agenticrec_jax.parallel.mesh import (
+    RULES,
+    Rules,
+    abstract,
+    partition_spec,
+    shard_params,
+    tree_shardings,
+)
 from agenticrec_jax.parallel.multihost import local_params
 
 # Decoding reads every weight in every step: whole on each row shard, split by heads and mlp only.
@@ -38,6 +45,18 @@ class Placement:
         """Constrains arrays inside a program: the leading axis is rows or slots."""
         if self._mesh is None:
             return tree
+        return jax.lax.with_sharding_constraint(tree, self._shardings(tree))
+
+    def abstract_rows(self, tree: Any) -> Any:
+        """Shapes of arrays as ``rows`` places them."""
+        return abstract(tree, None if self._mesh is None else self._shardings(tree))
+
+    def abstract_params(self, params: Any) -> Any:
+        """Shapes of parameters as ``params`` places them."""
+        mesh = self._mesh
+        return abstract(params, None if mesh is None else tree_shardings(params, mesh, DECODE_RULES))
+
+    def _shardings(self, tree: Any) -> Any:
         return jax.tree.map(self._node, tree, is_leaf=lambda node: isinstance(node, Cache))
 
     def _node(self, node: Any) -> Any:
@@ -45,6 +64,6 @@ class Placement:
             return jax.tree.map(lambda x: self._at(x, _CACHE_AXES[-x.ndim :]), node)
         return self._at(node, ("batch",) + (None,) * (node.ndim - 1))
 
-    def _at(self, array: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
-        spec: PartitionSpec = partition_spec(axes, array.shape, self._mesh, DECODE_RULES)
-        return jax.lax.with_sharding_constraint(array, NamedSharding(self._mesh, spec))
+    def _at(self, array: jax.Array, axes: tuple[str | None, ...]) -> NamedSharding:
+        spec = partition_spec(axes, array.shape, self._mesh, DECODE_RULES)
+        return NamedSharding(self._mesh, spec)

@@ -9,7 +9,7 @@ nothing depends on how groups are spread over micro-batches, and a dropped group
 the denominator while costing no work.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -194,13 +194,40 @@ def pack_groups(
         raise ValueError("a prompt has no tokens, expected at least one")
     waiting = sorted(groups, key=lambda group: (group.longest, len(group.prompt)), reverse=True)
     batches = []
-    while any(queues):
-        count, prompt_length, completion_length = _next_shape(queues, packing)
-        queues = [queue[count:] for queue in queues]
+    for count, prompt_length, completion_length in micro_batches(queues, packing):
         taken, waiting = waiting[:count], waiting[count:]
         shape = (count, *sizes, completion_length)
         batches.append(_pad(taken, shape, prompt_length, packing.pad_id))
     return batches
+
+
+def micro_batches(
+    queues: Sequence[Sequence[tuple[int, int, int]]], packing: Packing
+) -> Iterator[tuple[int, int, int]]:
+    """Yields P, Tp and T of each micro-batch for the `group_shapes` of every process."""
+    while any(queues):
+        shape = _next_shape(queues, packing)
+        queues = [queue[shape[0] :] for queue in queues]
+        yield shape
+
+
+def abstract_batch(groups: int, members: int, prompt: int, completion: int) -> RolloutBatch:
+    """Returns the shapes of a micro-batch of P groups, G members, Tp and T tokens: no numbers."""
+
+    def array(dtype, *shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    tokens, members = (groups, members, completion), (groups, members)
+    return RolloutBatch(
+        prompts=array(np.int32, groups, prompt),
+        prompt_valid=array(bool, groups, prompt),
+        completions=array(np.int32, *tokens),
+        valid=array(bool, *tokens),
+        sampled=array(bool, *tokens),
+        behaviour_logprobs=array(np.float32, *tokens),
+        advantages=array(np.float32, *members),
+        weights=array(np.float32, *members),
+    )
 
 
 def _next_shape(
