@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from agenticrec_jax.models.attention import KV, Context
+from agenticrec_jax.models.masks import KV, Context
 
 
 class Cache(NamedTuple):

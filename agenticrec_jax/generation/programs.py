@@ -118,6 +118,10 @@ class Programs:
         with traced_on(self._mesh, self._rules):
             return model.forward(*args)
 
+    def _sample(self, *args):
+        with traced_on(self._mesh, self._rules):
+            return sampling.sample(*args)
+
     def _prefill(
         self,
         params,
@@ -139,7 +143,7 @@ class Programs:
         spread = functools.partial(jnp.repeat, repeats=group, axis=0)
         source = jnp.arange(prompts) % (prompts // self._shards)
         rows, lengths, limits = rows.reshape(-1), spread(lengths), spread(limits)
-        token, logprob = sampling.sample(spread(model.logits(last)), keys, lengths, temperature)
+        token, logprob = self._sample(spread(model.logits(last)), keys, lengths, temperature)
         status = self._outcome(token, lengths + 1, limits)
         cache = kv_cache.enter(state.cache, rows, new, spread(source), self._shards)
         state = self._updated(
@@ -189,9 +193,8 @@ class Programs:
             context = kv_cache.context(cache, past | recent)
             own = jnp.ones((len(rows), 1), bool)
             hidden, new = self._forward(model, token[:, None], position[:, None], own, context)
-            token, logprob = sampling.sample(
-                model.logits(hidden[:, 0]), row.key, position + 1, temperature
-            )
+            logits = model.logits(hidden[:, 0])
+            token, logprob = self._sample(logits, row.key, position + 1, temperature)
             status = self._outcome(token, position + 2, row.limit)
             report = Report(
                 jax.lax.dynamic_update_slice_in_dim(report.ids, token[:, None], t, 1),
@@ -253,7 +256,7 @@ class Programs:
         hidden, new = self._forward(model, ids, positions, written, context)
         last = jnp.take_along_axis(hidden, jnp.maximum(counts - 1, 0)[:, None, None], axis=1)[:, 0]
         length = row.length + counts
-        token, logprob = sampling.sample(model.logits(last), row.key, length, temperature)
+        token, logprob = self._sample(model.logits(last), row.key, length, temperature)
         status = self._outcome(token, length + 1, row.limit)
         state = self._updated(
             state,

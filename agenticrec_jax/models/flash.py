@@ -7,7 +7,6 @@ checked on CPU, and splash is compiled for TPU; neither has been timed on hardwa
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +14,9 @@ from jax.experimental.pallas.ops.tpu import splash_attention as splash
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
+from agenticrec_jax.models.masks import Masks
 from agenticrec_jax.parallel.hlo import Array as ShapedArray
 from agenticrec_jax.parallel.mesh import traced_spec
-
-if TYPE_CHECKING:
-    from agenticrec_jax.models.attention import Masks
 
 _LANES = 128  # what a TPU's vector unit is wide: the least block of a kernel
 
@@ -38,7 +35,7 @@ def cudnn_attend(
     q: Float[Array, "B T N H"],
     k: Float[Array, "B T K H"],
     v: Float[Array, "B T K H"],
-    masks: "Masks",
+    masks: Masks,
     context: KeysAndValues | None = None,
     implementation: str = "cudnn",
 ) -> Float[Array, "B T N H"]:
@@ -52,7 +49,7 @@ def cudnn_attend(
     return jax.nn.dot_product_attention(q, k, v, mask=seen[:, None], implementation=implementation)
 
 
-def splash_fits(q: Array, masks: "Masks", context: KeysAndValues | None) -> bool:
+def splash_fits(q: Array, masks: Masks, context: KeysAndValues | None) -> bool:
     """At least a block of new tokens; segments and a context together would need another mask."""
     return q.shape[1] >= _LANES and (context is None or masks.segments is None)
 
@@ -61,7 +58,7 @@ def splash_attend(
     q: Float[Array, "B T N H"],
     k: Float[Array, "B T K H"],
     v: Float[Array, "B T K H"],
-    masks: "Masks",
+    masks: Masks,
     context: KeysAndValues | None = None,
     *,
     interpret: bool,
@@ -109,7 +106,7 @@ def splash_flops(name: str, operands: Sequence[ShapedArray]) -> float:
     return 2 * products * math.prod(q[:-2]) * pairs * q[-1]
 
 
-def _splash(q, k, v, masks: "Masks", context, interpret: bool):
+def _splash(q, k, v, masks: Masks, context, interpret: bool):
     rows, steps, heads, width = q.shape
     past = 0 if context is None else context[0].shape[1]
     asking = jnp.zeros((rows, steps), jnp.int32) if masks.segments is None else masks.segments

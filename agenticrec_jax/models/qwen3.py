@@ -13,20 +13,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from agenticrec_jax.models.attention import (
-    KV,
-    Context,
-    Masks,
-    attend,
-)
+from agenticrec_jax.models.attention import attend
 from agenticrec_jax.models.config import Qwen3Config
+from agenticrec_jax.models.masks import KV, Context, Masks
 from agenticrec_jax.models.rope import rope_tables, rotate
 from agenticrec_jax.parallel.mesh import constrain
 
 __all__ = [
-    "KV",
     "Block",
-    "Context",
     "Qwen3",
     "Qwen3Config",
     "by_layer",

@@ -24,7 +24,8 @@ from jaxtyping import Array, Float, Int
 from agenticrec_jax.losses import LossFn
 from agenticrec_jax.losses.reductions import metric
 from agenticrec_jax.models.lora import join_learned, split_learned
-from agenticrec_jax.models.qwen3 import Context, Qwen3
+from agenticrec_jax.models.masks import Context
+from agenticrec_jax.models.qwen3 import Qwen3
 from agenticrec_jax.parallel.mesh import (
     RULES,
     Rules,

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from agenticrec_jax.generation import kv_cache
-from agenticrec_jax.models.attention import KV
+from agenticrec_jax.models.masks import KV
 
 B, S, K, H, L = 6, 7, 2, 3, 2
 

@@ -1,43 +1,79 @@
 """The compiled programs themselves; what they compute is tested through the engine."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
 
+from agenticrec_jax.generation.placement import DECODE_RULES, Placement
 from agenticrec_jax.generation.programs import Programs
+from agenticrec_jax.parallel.mesh import RULES, make_mesh, tree_shardings
 from agenticrec_jax.testing.models import tiny_qwen3
 
 SLOTS, ROWS, WINDOW, LAYERS, K, H = 32, 16, 320, 6, 4, 64
 
 
+def compiled_decode(params, graphdef, mesh=None):
+    """The program for abstract parameters, and the state that it passes on."""
+    placement = Placement(mesh)
+    programs = Programs(
+        graphdef,
+        3,
+        (5,),
+        slots=SLOTS,
+        shards=placement.shards,
+        place=placement.rows,
+        mesh=mesh,
+    )
+    state = jax.eval_shape(lambda p: programs.empty_state(p, WINDOW + 64), params)
+    rows, scalar = jax.ShapeDtypeStruct((ROWS,), jnp.int32), jax.ShapeDtypeStruct((), jnp.int32)
+    warmth = jax.ShapeDtypeStruct((), jnp.float32)
+    lowered = programs.decode.lower(
+        params, state, rows, scalar, warmth, window=WINDOW, steps=32, least_steps=8
+    )
+    return lowered.compile(), state
+
+
+def abstract_policy(scan, **changes):
+    shape = {"num_layers": LAYERS, "num_kv_heads": K, "head_dim": H, "scan_layers": scan} | changes
+    return nnx.split(nnx.eval_shape(lambda: tiny_qwen3(**shape)))
+
+
 @pytest.mark.parametrize("scan", [False, True])
 def test_decoding_holds_the_window_once_and_updates_it_in_place(scan):
     """Beside its copy of the rows' window nothing as large lives; the slots' cache is donated."""
-    model = nnx.eval_shape(
-        lambda: tiny_qwen3(num_layers=LAYERS, num_kv_heads=K, head_dim=H, scan_layers=scan)
-    )
-    graphdef, params = nnx.split(model)
-    programs = Programs(graphdef, 3, (5,), slots=SLOTS, shards=1)
-    state = jax.eval_shape(lambda p: programs.empty_state(p, WINDOW + 64), params)
-
-    def scalar(dtype, *shape):
-        return jax.ShapeDtypeStruct(shape, dtype)
-
-    memory = (
-        programs.decode.lower(
-            params,
-            state,
-            scalar(jnp.int32, ROWS),
-            scalar(jnp.int32),
-            scalar(jnp.float32),
-            window=WINDOW,
-            steps=32,
-            least_steps=8,
-        )
-        .compile()
-        .memory_analysis()
-    )
+    graphdef, params = abstract_policy(scan)
+    compiled, state = compiled_decode(params, graphdef)
+    memory = compiled.memory_analysis()
     window = 2 * LAYERS * ROWS * WINDOW * K * H * 4
     assert window < memory.temp_size_in_bytes < 1.8 * window
     assert memory.alias_size_in_bytes > sum(4 * x.size for x in jax.tree.leaves(state.cache)) * 0.99
+
+
+def collectives(compiled, kind):
+    """Shapes of the results of every ``kind`` in the program's text."""
+    found = re.findall(rf"= (.+?) {kind}(?:-start)?\(", compiled.as_text())
+    return [shape for result in found for shape in re.findall(r"\[([\d,]*)\]", result)]
+
+
+@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("tied", [False, True])
+def test_sharded_decoding_gathers_nothing(scan, tied):
+    """Two sums a layer and one for the embedding; the vocabulary is sampled where it lies."""
+    graphdef, params = abstract_policy(scan, tie_word_embeddings=tied, vocab_size=104)
+    mesh = make_mesh(data=2, fsdp=2, tensor=2)
+
+    def placed(rules):
+        def at(p, sharding):
+            return jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=sharding)
+
+        return jax.tree.map(at, params, tree_shardings(params, mesh, rules))
+
+    compiled, _ = compiled_decode(placed(DECODE_RULES), graphdef, mesh)
+    assert collectives(compiled, "all-gather") == []
+    hidden = [s for s in collectives(compiled, "all-reduce") if s == f"{ROWS // 4},1,32"]
+    assert len(hidden) == 1 + 2 * (1 if scan else LAYERS)
+    learners, _ = compiled_decode(placed(RULES), graphdef, mesh)  # what the engine moves away from
+    assert len(collectives(learners, "all-gather")) >= 7

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agenticrec_jax.models import attention
-from agenticrec_jax.models.attention import Masks, xla_attend
+from agenticrec_jax.models.attention import xla_attend
+from agenticrec_jax.models.masks import Masks
 
 
 def reference(q, k, v, sees, group_of, past=None, past_sees=None):

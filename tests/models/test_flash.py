@@ -16,8 +16,9 @@ from jax.sharding import PartitionSpec as P
 
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.models import attention
-from agenticrec_jax.models.attention import Masks, attend, xla_attend
+from agenticrec_jax.models.attention import attend, xla_attend
 from agenticrec_jax.models.flash import cudnn_attend, splash_attend
+from agenticrec_jax.models.masks import Masks
 from agenticrec_jax.parallel.mesh import make_mesh, shard_batch, traced_on
 from agenticrec_jax.testing.models import tiny_qwen3
 

@@ -11,7 +11,8 @@ from flax import nnx
 from safetensors.numpy import load_file
 
 from agenticrec_jax.models.hf import load_policy
-from agenticrec_jax.models.qwen3 import Context, Qwen3, by_layer
+from agenticrec_jax.models.masks import Context
+from agenticrec_jax.models.qwen3 import Qwen3, by_layer
 
 ORACLES = Path(__file__).parents[1] / "oracles"
 NAMES = sorted(path.parent.name for path in ORACLES.glob("*/model.safetensors"))

@@ -11,7 +11,8 @@ from flax import nnx
 
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.models import attention
-from agenticrec_jax.models.qwen3 import Context, Qwen3, by_layer, segment_positions
+from agenticrec_jax.models.masks import Context
+from agenticrec_jax.models.qwen3 import Qwen3, by_layer, segment_positions
 from agenticrec_jax.testing.models import tiny_qwen3
 
 T = 12

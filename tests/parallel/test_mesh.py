@@ -12,7 +12,8 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.models.qwen3 import Context, segment_positions
+from agenticrec_jax.models.masks import Context
+from agenticrec_jax.models.qwen3 import segment_positions
 from agenticrec_jax.parallel.mesh import (
     RULES,
     batch_sharding,

@@ -1,0 +1,54 @@
+"""What a new token may see: earlier new tokens of its segment, and a context before all of them.
+
+Axis letters: B rows, P prompts (B = P * G), T new tokens, S cached positions, K key heads, H head
+width, L layers.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+
+class KV(NamedTuple):
+    """Keys (after rope and q/k norm) and values: one ``[B, S, K, H]`` array per layer.
+
+    Of a model that scans its layers: one array each, ``[L, B, S, K, H]``.
+    """
+
+    k: tuple[Float[Array, "B S K H"], ...] | Float[Array, "L B S K H"]
+    v: tuple[Float[Array, "B S K H"], ...] | Float[Array, "L B S K H"]
+
+
+class Context(NamedTuple):
+    """What new tokens attend to besides each other: every valid entry precedes all of them.
+
+    A context of batch P serves B = P * G rows: rows ``p*G .. p*G+G-1`` read entry ``p``.
+    ``view`` brings one layer's keys and values to ``[P, S, K, H]`` if they are kept otherwise: in
+    the loop over layers, since ahead of it the whole of them would be copied.
+    """
+
+    kv: KV
+    valid: Bool[Array, "P S"]
+    view: Callable[[Array, Array], tuple[Array, Array]] = lambda k, v: (k, v)
+
+
+class Masks(NamedTuple):
+    """A new token sees valid new tokens up to itself in its segment, and all valid context.
+
+    Segment numbers are not negative.
+    """
+
+    valid: Bool[Array, "B T"]
+    segments: Int[Array, "B T"] | None = None
+    context: Bool[Array, "P S"] | None = None
+
+    @property
+    def own(self) -> Bool[Array, "B T T"]:
+        """What each new token sees among the new ones."""
+        steps = jnp.arange(self.valid.shape[1])
+        own = (steps[:, None] >= steps) & self.valid[:, None, :]
+        if self.segments is not None:
+            own &= self.segments[:, :, None] == self.segments[:, None, :]
+        return own
