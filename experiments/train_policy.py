@@ -26,7 +26,6 @@ from flax import nnx
 from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.evaluation.evaluator import evaluate
 from agenticrec_jax.generation.engine import Engine
-from agenticrec_jax.losses import for_batch, grpo_loss
 from agenticrec_jax.models.hf import save_policy
 from agenticrec_jax.models.lora import lora_config
 from agenticrec_jax.models.peft import save_adapters
@@ -35,7 +34,7 @@ from agenticrec_jax.training import reinforce
 from agenticrec_jax.training import warm_start as warming
 from agenticrec_jax.training.batches import Packing
 from agenticrec_jax.training.checkpoints import Checkpoints
-from agenticrec_jax.training.learner import init_state, make_optimizer, make_update
+from agenticrec_jax.training.learner import init_state
 from agenticrec_jax.training.metrics import MetricsWriter
 from agenticrec_jax.training.mining import HardPair, mine_pairs, read_pairs, write_pairs
 from experiments import app, pipeline
@@ -52,7 +51,8 @@ def main(argv: Sequence[str]) -> None:
     multihost.check_same({"config": config.to_dict(), "stage": stage}, "the configuration")
     workdir = Path(_WORKDIR.value)
     mesh = pipeline.device_mesh(config)
-    policy = pipeline.load(starting_point(config, workdir, stage), mesh=mesh)
+    start = starting_point(config, workdir, stage)
+    policy = pipeline.load(start, mesh, **pipeline.computed(config))
     policy = pipeline.with_adapters(policy, config, mesh)
     with app.phase("data and tools"):
         world = pipeline.prepare(config, _WORKDIR.value)
@@ -109,14 +109,14 @@ def warm_start(world: pipeline.World, agent: Agent, graphdef, params):
 
 
 def train_rta(world, agent: Agent, engine: Engine, policy, directory: Path, seed: int):
-    """Stage one on the policy examples; returns the parameters."""
+    """Stage one on the policy examples; takes the policy's parameters over, returns the new."""
     settings = world.config.rta
     tasks_at = reinforce.ranking_tasks(world.examples["policy"], settings.prompts, seed)
     return _reinforce("rta", settings, world, agent, engine, policy, tasks_at, directory, seed)
 
 
 def train_ppr(world, agent: Agent, engine: Engine, policy, directory: Path, seed: int):
-    """Stage two on pairs mined with ``policy``; returns the parameters."""
+    """Stage two on pairs mined with ``policy``; takes its parameters over, returns the new."""
     settings = world.config.ppr
     examples = world.examples["policy"]
     pairs = mined_pairs(world, agent, engine, policy.params, directory, seed)
@@ -151,31 +151,15 @@ def mined_pairs(world, agent, engine, params, directory: Path, seed: int) -> lis
 
 def _reinforce(name, settings, world, agent, engine, policy, tasks_at, directory, seed):
     config = world.config
-    optimizer = make_optimizer(
-        settings.learning_rate,
-        warmup_steps=settings.warmup_steps,
-        clip_norm=settings.clip_norm,
-        b2=settings.b2,
-    )
-    loss = for_batch(grpo_loss, normaliser=float(config.engine.max_tokens))
     mesh = pipeline.device_mesh(config)
-    update = make_update(
-        policy.graphdef, loss, optimizer, temperature=settings.temperature, mesh=mesh
-    )
-    packing = Packing(
-        settings.token_budget,
-        settings.prompt_buckets,
-        settings.completion_buckets,
-        multihost.row_shards(mesh),
-        pad_id=policy.tokenizer.pad_id,
-    )
+    update = pipeline.update(config, settings, policy.graphdef, mesh)
     stage = reinforce.Stage(
         name,
         settings.steps,
         settings.members,
         settings.temperature,
         seed,
-        packing,
+        pipeline.packing(settings, mesh, policy.tokenizer.pad_id),
         settings.save_every,
     )
     record = {name: settings.to_dict(), "seed": seed, "candidates": world.candidate_hash}
@@ -185,7 +169,7 @@ def _reinforce(name, settings, world, agent, engine, policy, tasks_at, directory
         Checkpoints(directory / name / "checkpoints", record) as checkpoints,
         MetricsWriter(directory, jax.process_index()) as writer,
     ):
-        state = init_state(pipeline.copied(policy.params), optimizer, mesh)
+        state = init_state(policy.params, pipeline.optimizer(settings), mesh)
         state = reinforce.reinforce(
             stage, state, agent, engine, update, tasks_at, writer, checkpoints
         )

@@ -102,7 +102,7 @@ class Engine:
             InputError: a request does not fit the engine; says which and why.
             RespondError: ``respond`` raised; says for which request and member.
         """
-        params = self.placement.params(params)
+        params = self.placement.params(params, self.programs.dtype(params))
         if self.state is None:
             self.state = self.programs.empty_state(params, self.config.columns)
             self._vocabulary = self.programs.vocab_size(params)
@@ -119,6 +119,10 @@ class Engine:
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
         return schedule.rollouts()
+
+    def abstract_params(self, params):
+        """Shapes of the parameters as the programs take them; ``params`` may be shapes."""
+        return self.placement.abstract_params(params, self.programs.dtype(params))
 
     def abstract_state(self, params) -> State:
         """Shapes of the slots' state, and where they lie; ``params`` may be shapes."""
@@ -140,7 +144,7 @@ class Engine:
                 f"{config.slots} slots over {shards} shards of the mesh: found groups of {members} "
                 f"members, expected at most {config.slots // shards}"
             )
-        params = self.placement.abstract_params(params)
+        params = self.abstract_params(params)
         state = self.abstract_state(params)
         groups = config.slots // shards // members
         prompts = shards * next(size for size in PROMPTS_AT_ONCE if size <= groups)

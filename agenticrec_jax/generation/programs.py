@@ -106,6 +106,10 @@ class Programs:
 
         return jax.jit(build)()
 
+    def dtype(self, params) -> str:
+        """What the model computes in."""
+        return self._model(params).config.dtype
+
     def vocab_size(self, params) -> int:
         """The width of the model's logits."""
         one = jax.ShapeDtypeStruct((1, 1), jnp.int32)

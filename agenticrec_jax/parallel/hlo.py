@@ -5,6 +5,7 @@ https://openxla.org/xla/operation_semantics. Only what an estimate of cost needs
 """
 
 import functools
+import itertools
 import math
 import re
 from collections.abc import Iterator
@@ -66,7 +67,7 @@ class Instruction:
 
     def called(self) -> tuple[str, ...]:
         """Names of the computations that it runs, other than a loop's."""
-        found = re.search(r"(?:branch_computations|called_computations)=\{([^}]*)\}", self.attributes)
+        found = re.search(r"\b(?:branch|called)_computations=\{([^}]*)\}", self.attributes)
         if found:
             return tuple(name.strip().lstrip("%") for name in found.group(1).split(","))
         names = [self.attribute(name) for name in ("true_computation", "false_computation")]
@@ -120,66 +121,87 @@ class Program:
         if known:
             return int(known.group(1))
         condition = self.computations[loop.attribute("condition")]
-        bounds = [
-            self._bound(computation, loop, condition, test)
-            for test in self._conjuncts(condition, condition.root)
-        ]
+        test, here = self._follow(_Node(condition, condition.root)), _Node(computation, loop)
+        bounds = [self._bound(here, part) for part in self._conjuncts(test)]
         return min((bound for bound in bounds if bound is not None), default=None)
 
-    def _conjuncts(self, inside: Computation, test: Instruction) -> Iterator[Instruction]:
-        if test.opcode == "and":
-            for name in test.operands:
-                yield from self._conjuncts(inside, inside.source(name))
+    def _conjuncts(self, test: "_Node") -> Iterator["_Node"]:
+        if test.instruction.opcode == "and":
+            for operand in self._operands(test):
+                yield from self._conjuncts(operand)
         else:
             yield test
 
-    def _bound(self, computation, loop, condition: Computation, test: Instruction) -> int | None:
-        compare = self._unwrapped(condition, test)
-        if compare is None or compare[0].opcode != "compare":
+    def _bound(self, loop: "_Node", test: "_Node") -> int | None:
+        direction = test.instruction.attribute("direction")
+        if test.instruction.opcode != "compare" or direction not in ("LT", "GT"):
             return None
-        (less, (left, right)) = compare
-        if less.attribute("direction") == "GT":
-            left, right = right, left
-        elif less.attribute("direction") != "LT":
+        low, high = (x.instruction for x in self._operands(test)[:: 1 if direction == "LT" else -1])
+        if low.opcode != "get-tuple-element" or high.opcode != "constant":
             return None
-        index = left.attribute("index") if left.opcode == "get-tuple-element" else None
-        if index is None or right.opcode != "constant":
-            return None
-        start = self._start(computation, loop, int(index))
-        step = self._step(self.computations[loop.attribute("body")], int(index))
+        index = int(low.attribute("index"))
+        start, step = self._start(loop, index), self._step(loop.instruction, index)
         if start is None or not step:
             return None
-        return max(0, math.ceil((_constant(right) - start) / step))
+        return max(0, math.ceil((int(high.literal) - start) / step))
 
-    def _unwrapped(self, inside: Computation, test: Instruction):
-        """A binary instruction with its operands as ``inside`` knows them, out of its fusion."""
-        operands = [inside.source(name) for name in test.operands]
-        if test.opcode == "fusion":
-            fused = self.computations[test.attribute("calls")]
-            test = fused.root
-            sources = [fused.source(name) for name in test.operands]
-            operands = [
-                operands[int(s.literal)] if s.opcode == "parameter" else s for s in sources
-            ]
-        return (test, operands) if len(operands) == 2 else None
+    def _start(self, loop: "_Node", index: int) -> int | None:
+        (state,) = self._operands(loop)
+        if state.instruction.opcode != "tuple":
+            return None
+        start = self._follow(state.operands[index]).instruction
+        return int(start.literal) if start.opcode == "constant" else None
 
-    def _start(self, computation: Computation, loop: Instruction, index: int) -> int | None:
-        state = computation.source(loop.operands[0])
-        if state.opcode != "tuple":
+    def _step(self, loop: Instruction, index: int) -> int | None:
+        body = self.computations[loop.attribute("body")]
+        result = self._follow(_Node(body, body.root))
+        if result.instruction.opcode != "tuple":
             return None
-        start = computation.source(state.operands[index])
-        return _constant(start) if start.opcode == "constant" else None
-
-    def _step(self, body: Computation, index: int) -> int | None:
-        if body.root.opcode != "tuple":
+        add = self._follow(result.operands[index])
+        if add.instruction.opcode != "add":
             return None
-        add = self._unwrapped(body, body.source(body.root.operands[index]))
-        if add is None or add[0].opcode != "add":
-            return None
-        for one, other in (add[1], add[1][::-1]):
+        for one, other in itertools.permutations(x.instruction for x in self._operands(add)):
             if other.opcode == "constant" and one.attribute("index") == str(index):
-                return _constant(other)
+                return int(other.literal)
         return None
+
+    def _operands(self, node: "_Node") -> list["_Node"]:
+        return [self._follow(operand) for operand in node.operands]
+
+    def _follow(self, node: "_Node") -> "_Node":
+        """What a value comes from, past copies, into fusions and out of them."""
+        while True:
+            instruction = node.instruction
+            if instruction.opcode in _TRANSPARENT and instruction.operands:
+                node = node.operands[0]
+            elif instruction.opcode in ("fusion", "call"):
+                inner = self.computations[instruction.called()[0]]
+                node = _Node(inner, inner.root, node.operands)
+            elif instruction.opcode == "parameter" and node.arguments is not None:
+                node = node.arguments[int(instruction.literal)]
+            elif instruction.opcode == "get-tuple-element":
+                whole = self._follow(node.operands[0])
+                if whole.instruction.opcode != "tuple":
+                    return node
+                node = whole.operands[int(instruction.attribute("index"))]
+            else:
+                return node
+
+
+@dataclass(frozen=True)
+class _Node:
+    """An instruction where it stands; inside a fusion, with what the fusion was given."""
+
+    inside: Computation
+    instruction: Instruction
+    arguments: tuple["_Node", ...] | None = None
+
+    @property
+    def operands(self) -> tuple["_Node", ...]:
+        """Its operands where they stand."""
+        inside = self.inside.instructions
+        names = self.instruction.operands
+        return tuple(_Node(self.inside, inside[name], self.arguments) for name in names)
 
 
 def parse(text: str) -> Program:
@@ -237,7 +259,3 @@ def _bracketed(text: str) -> tuple[str, str]:
         if depth == 0:
             return text[: found.end()], text[found.end() :]
     return text, ""
-
-
-def _constant(instruction: Instruction) -> int:
-    return int(instruction.literal)

@@ -5,6 +5,7 @@
 be compiled, never run.
 """
 
+import functools
 import os
 import re
 from importlib import metadata
@@ -69,6 +70,7 @@ def host_devices(name: str) -> list[jax.Device]:
     return slice_devices(f"{kind}:{'x'.join(map(str, sizes[: whole.count('x') + 1]))}")
 
 
+@functools.cache
 def chip_memory(device: jax.Device) -> int | None:
     """Bytes of a device that programs can have; None if nobody says.
 

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from agenticrec_jax.errors import InputError
 from agenticrec_jax.losses import Metrics, group_advantages, keep_groups
 from agenticrec_jax.types import SAMPLED
 
@@ -96,6 +97,7 @@ class Packing:
       multiples.
     group_multiple: micro-batches hold a multiple of this many groups (the devices the batch is
       sharded over; of this process, see `parallel.multihost.row_shards`).
+    members_at_once: most members of a group in a micro-batch, see `cut_groups`; 0 for all.
     pad_id: token in padded places.
     """
 
@@ -103,6 +105,7 @@ class Packing:
     prompt_buckets: int | tuple[int, ...] = 32
     completion_buckets: int | tuple[int, ...] = 32
     group_multiple: int = 1
+    members_at_once: int = 0
     pad_id: int = 0
 
 
@@ -160,6 +163,34 @@ def demonstration_groups(
         Group(prompt, [demonstration], np.ones(1, np.float32), weights)
         for prompt, demonstration in zip(prompts, demonstrations, strict=True)
     ]
+
+
+def cut_groups(groups: Sequence[Group], members: int) -> list[Group]:
+    """Returns groups of at most so many members: each in equal parts, like lengths together.
+
+    Losses are additive over members (`losses.reductions`), so the gradient stays the same; a prompt
+    is computed once for each part.
+
+    Args:
+      members: 0 for whole groups.
+
+    Raises:
+      InputError: if they do not divide a group.
+    """
+    if not members:
+        return list(groups)
+    parts = []
+    for group in groups:
+        count = len(group.completions)
+        if count % min(members, count):
+            raise InputError(f"members_at_once is {members}, expected a divisor of {count} members")
+        order = sorted(range(count), key=lambda g: len(group.completions[g].ids), reverse=True)
+        for start in range(0, count, members):
+            part = order[start : start + members]
+            completions = [group.completions[g] for g in part]
+            weights = group.advantages[part], group.weights[part]
+            parts.append(Group(group.prompt, completions, *weights))
+    return parts
 
 
 def group_shapes(groups: Sequence[Group]) -> list[tuple[int, int, int]]:

@@ -42,6 +42,7 @@ from agenticrec_jax.training.batches import RolloutBatch
 
 CHUNK = 1024
 
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:

@@ -66,7 +66,7 @@ def test_many_devices_and_scanned_layers_give_the_rollouts_of_one_unrolled(one, 
 
 def check_places(engine, params, scan):
     """Slots and key heads are split; weights are whole along the rows' axes."""
-    state, layers = engine.state, engine.placement.params(params)["layers"]
+    state, layers = engine.state, engine.placement.params(params, "float32")["layers"]
     keys = state.cache.k if scan else state.cache.k[0]
     *stack, slots, heads, _, _ = keys.shape
     assert keys.addressable_shards[0].data.shape[-4:-2] == (slots // 4, heads // 2)
