@@ -12,13 +12,14 @@ backward pass, so that no array of ``[B, T, V]`` ever exists.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from agenticrec_jax.losses import LossFn
@@ -35,6 +36,7 @@ from agenticrec_jax.parallel.mesh import (
     replicated,
     shard_params,
     traced_on,
+    traced_spec,
     tree_shardings,
 )
 from agenticrec_jax.parallel.multihost import global_batch
@@ -67,7 +69,7 @@ def policy_logprobs(
       model: the policy.
       batch: whole groups; only prompts, completions and their masks are read.
       temperature: of the sampler, above 0.
-      chunk: tokens whose logits exist at one time.
+      chunk: tokens whose logits exist at one time (on each device).
     """
     sampled = batch.sampled.reshape(batch.sampled.shape[0], -1)
     order = jnp.argsort(~sampled, axis=1, stable=True)
@@ -112,7 +114,36 @@ def _score_in_chunks(
     temperature: float,
     chunk: int,
 ) -> tuple[Float[Array, "P M"], Float[Array, "P M"]]:
-    """Scores the first counts[p] places of each group; chunks beyond every count are skipped."""
+    """Scores the first counts[p] places of each group; chunks beyond every count are skipped.
+
+    On a mesh each device goes through its own groups, with the vocabulary's kernel gathered ahead
+    of its loop and the kernel's gradient added up over devices behind it. (Left to XLA, both would
+    happen in every chunk.)
+    """
+    run = partial(_score_chunks, model.project, temperature, chunk)
+    args = model.head_kernel(), hidden, targets, counts
+    spec = traced_spec(("batch", None, None), hidden.shape, "hidden states")
+    if spec is None or spec[0] is None:
+        return run(*args)
+    rows, axes = PartitionSpec(spec[0]), spec[0]
+    return jax.shard_map(
+        run,
+        in_specs=(PartitionSpec(), rows, rows, rows),
+        out_specs=rows,
+        axis_names={axes} if isinstance(axes, str) else set(axes),
+        check_vma=False,
+    )(*args)
+
+
+def _score_chunks(
+    project: Callable[[Array, Array], Array],
+    temperature: float,
+    chunk: int,
+    kernel: Array,
+    hidden: Float[Array, "P M D"],
+    targets: Int[Array, "P M"],
+    counts: Int[Array, "P"],
+) -> tuple[Float[Array, "P M"], Float[Array, "P M"]]:
     groups, places = targets.shape
     width = min(max(1, chunk // groups), places)
     chunks = -(-places // width)
@@ -126,7 +157,7 @@ def _score_in_chunks(
         return x.swapaxes(0, 1).reshape(groups, chunks * width)[:, :places]
 
     def score(hidden: Array, targets: Array) -> tuple[Array, Array]:
-        return score_targets(model.logits(hidden) / temperature, targets)
+        return score_targets(project(hidden, kernel) / temperature, targets)
 
     def nothing(hidden: Array, targets: Array) -> tuple[Array, Array]:
         return jnp.zeros(targets.shape), jnp.zeros(targets.shape)
