@@ -46,6 +46,7 @@ setup(
     ],
     extras_require={
         "tpu": ["jax[tpu]>=0.10"],
+        "dry_run": ["libtpu>=0.0.52"],
         "cuda": ["jax[cuda12]>=0.10"],
         "test": ["pytest>=8.0", "hypothesis>=6.100", "ruff>=0.17,<0.18", *NOTEBOOK],
         "demo": ["jupyterlab>=4.0", *NOTEBOOK],

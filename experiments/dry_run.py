@@ -6,7 +6,7 @@ devices or for a TPU slice that need not be there. Bytes are the compiler's; wor
 """
 
 import dataclasses
-import re
+import sys
 import time
 from collections.abc import Iterator
 
@@ -31,6 +31,8 @@ from experiments import pipeline
 
 GIB = 2**30
 KERNELS = {"splash_m": splash_flops}
+COLUMNS = ("program", "runs", "arguments", "temporaries", "beside", "GiB", "of", "fits")
+COLUMNS += ("collectives", "TFLOP (estimate)", "GB accessed (estimate)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,60 +144,88 @@ def _shared(learner, engine) -> int:
     return chip_bytes([a for a, b in pairs if same(a, b)])
 
 
-def measure(program: Program, label: str, settings: dict) -> dict:
-    """Compiles a program; one row of figures, whose ``ours`` is null if it did not fit at all."""
-    available, began = chip_memory(program.device), time.perf_counter()
-    row = {
+def rows(
+    config: ConfigDict, stage: str, model: Qwen3Config, topology: str, label: str
+) -> list[dict]:
+    """Compiles the programs of a stage; a row of figures for each (see ``row``)."""
+    settings = described(config, stage)
+    return [row(p, label, settings) for p in programs(config, stage, model, topology)]
+
+
+def row(program: Program, label: str, settings: dict) -> dict:
+    """The figures of a program: what a benchmark's row has, and where they come from.
+
+    ``ours`` is all that lies on a chip while it runs, in GiB, or null if the compiler gave up, and
+    ``bound`` the memory that a program can have.
+    """
+    available = chip_memory(program.device)
+    found = compiled(program)
+    total = found["bytes"] and found["bytes"]["peak"] + program.beside
+    return {
         "name": f"{label}: {program.name}",
         "unit": "GiB a chip",
-        "ours": None,
+        "ours": total and round(total / GIB, 3),
         "peer": None,
         "peer_name": None,
         "bound": available and round(available / GIB, 2),
-        "fits": False,
+        "fits": total is not None and (available is None or total <= available),
         "runs": program.runs,
         "settings": settings,
+        "beside": program.beside,
+        **found,
     }
+
+
+_compiled: dict[tuple, dict] = {}
+
+
+def compiled(program: Program) -> dict:
+    """What the compiler says of a program; one that was seen before is not compiled again.
+
+    ``bytes`` are null, and ``needs`` the compiler's own words, if it found no way to fit it.
+    """
+    key = program.device.device_kind, program.lowered.as_text()
+    if key not in _compiled:
+        _compiled[key] = _compile(program.lowered)
+    return _compiled[key]
+
+
+def _compile(lowered: jax.stages.Lowered) -> dict:
+    began = time.perf_counter()
     try:
-        compiled = program.lowered.compile()
+        compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        needed = re.search(r"\(([\d.]+)G\) exceeds|Used ([\d.]+)G", str(error))
-        return row | {"needs": needed and float(needed.group(1) or needed.group(2))}
-    row["compile_seconds"] = round(time.perf_counter() - began, 1)
-    memory = cost.memory(compiled)
-    total = memory.peak + program.beside
-    work = cost.estimate(compiled.as_text(), KERNELS)
-    return row | {
-        "ours": round(total / GIB, 3),
-        "fits": available is None or total <= available,
-        "bytes": dataclasses.asdict(memory) | {"peak": memory.peak, "beside": program.beside},
+        return {"bytes": None, "needs": str(error).splitlines()[0]}
+    seconds = time.perf_counter() - began
+    memory, work = cost.memory(compiled), cost.estimate(compiled.as_text(), KERNELS)
+    return {
+        "bytes": dataclasses.asdict(memory) | {"peak": memory.peak},
         "collectives": {kind: dataclasses.asdict(t) for kind, t in work.collectives.items()},
         "estimate": {"matmul_flops": work.flops, "bytes_accessed": work.bytes},
         "uncounted": dict(work.uncounted),
+        "compile_seconds": round(seconds, 1),
     }
 
 
 def show(rows: list[dict]) -> None:
     """Prints rows as a table: bytes against the chip's memory, collectives, the estimate."""
-    table = Table(title="a chip; FLOP and bytes accessed are estimates, not speeds")
-    for column in ("program", "runs", "arguments", "temporaries", "beside", "GiB", "of", "fits"):
-        table.add_column(column, overflow="fold")
-    for column in ("collectives", "TFLOP (est.)", "GB accessed (est.)"):
+    table = Table(title="of one chip; FLOP and bytes accessed are estimates, never speeds")
+    for column in COLUMNS:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*_cells(row))
-    Console().print(table)
+        table.add_row(*_cells(row), end_section=row["name"].endswith(": update"))
+    wide = 0 if sys.stdout.isatty() else 150
+    Console(width=wide or None).print(table)
 
 
 def _cells(row: dict) -> list[str]:
     of = "?" if row["bound"] is None else f"{row['bound']:.2f}"
     first = [row["name"], str(row["runs"] or "")]
     if row["ours"] is None:
-        needs = "too much" if row["needs"] is None else f"{row['needs']:.2f}"
-        return [*first, "", "", "", needs, of, "no", "", "", ""]
-    sizes = [f"{row['bytes'][part] / GIB:.2f}" for part in ("arguments", "temporaries", "beside")]
+        return [*first, "", "", f"{row['beside'] / GIB:.2f}", "", of, "no", row["needs"], "", ""]
+    sizes = [row["bytes"]["arguments"], row["bytes"]["temporaries"], row["beside"]]
     sent = [
         f"{kind} {traffic['count']:.0f} ({traffic['bytes'] / 1e9:.2f} GB)"
         for kind, traffic in sorted(row["collectives"].items())
@@ -203,7 +233,7 @@ def _cells(row: dict) -> list[str]:
     work = row["estimate"]
     return [
         *first,
-        *sizes,
+        *(f"{size / GIB:.2f}" for size in sizes),
         f"{row['ours']:.2f}",
         of,
         "yes" if row["fits"] else "no",
@@ -216,11 +246,9 @@ def _cells(row: dict) -> list[str]:
 def run(config: ConfigDict, stage: str, directory: str, topology: str) -> list[dict]:
     """Compiles the programs of the config's own policy and prints the table; returns its rows."""
     model = pipeline.policy_config(config, directory)
-    label = topology or "this machine"
-    settings = described(config, stage)
-    rows = [measure(p, label, settings) for p in programs(config, stage, model, topology)]
-    show(rows)
-    return rows
+    found = rows(config, stage, model, topology, topology or "this machine")
+    show(found)
+    return found
 
 
 def described(config: ConfigDict, stage: str) -> dict:

@@ -214,10 +214,7 @@ def computed(config: ConfigDict) -> dict:
 
 def policy_config(config: ConfigDict, directory: str) -> Qwen3Config:
     """The shape of a policy directory's model, computed as the config says; nothing is loaded."""
-    options = computed(config)
-    dtypes = options.pop("dtype"), options.pop("param_dtype")
-    found = read_config(resolve(directory)).in_dtypes(*dtypes)
-    return dataclasses.replace(found, **options)
+    return dataclasses.replace(read_config(resolve(directory)), **computed(config))
 
 
 def load(directory: str, mesh: Mesh | None = None, dtype: str = "float32", **options) -> Policy:

@@ -12,6 +12,10 @@ The learner lies on the config's mesh over all devices. With ``--distributed`` t
 several processes with the same flags, and a workdir that all of them see; each rolls out its own
 share of every step. TPU pods and Slurm are recognised; elsewhere ``AGENTICREC_COORDINATOR``
 (host:port of process 0), ``AGENTICREC_PROCESSES`` and ``AGENTICREC_PROCESS`` say who is who.
+
+With ``--dry_run`` the programs of ``rta`` or ``ppr`` are only compiled, for this machine's devices
+or for a TPU slice that need not be there (``--dry_run_topology=v5e:4x4``), and what each takes of a
+chip is printed. Nothing is loaded but the policy's ``config.json``, nothing written.
 """
 
 import dataclasses
@@ -24,6 +28,7 @@ from absl import flags
 from flax import nnx
 
 from agenticrec_jax.agent.episodes import Agent
+from agenticrec_jax.errors import InputError
 from agenticrec_jax.evaluation.evaluator import evaluate
 from agenticrec_jax.generation.engine import Engine
 from agenticrec_jax.models.hf import save_policy
@@ -37,7 +42,7 @@ from agenticrec_jax.training.checkpoints import Checkpoints
 from agenticrec_jax.training.learner import init_state
 from agenticrec_jax.training.metrics import MetricsWriter
 from agenticrec_jax.training.mining import HardPair, mine_pairs, read_pairs, write_pairs
-from experiments import app, pipeline
+from experiments import app, dry_run, pipeline
 
 STAGES = ("sft", "rta", "ppr")
 BEFORE = {"sft": None, "rta": "sft", "ppr": "rta"}
@@ -45,13 +50,15 @@ BEFORE = {"sft": None, "rta": "sft", "ppr": "rta"}
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    config, stage = _CONFIG.value, _STAGE.value
+    config, stage, workdir = _CONFIG.value, _STAGE.value, Path(_WORKDIR.value)
+    start = starting_point(config, workdir, stage)
+    if _DRY_RUN.value:
+        compile_only(config, stage, start, _DRY_RUN_TOPOLOGY.value)
+        return
     if _DISTRIBUTED.value:
         multihost.initialize(os.environ.get(multihost.COORDINATOR, "auto"))
     multihost.check_same({"config": config.to_dict(), "stage": stage}, "the configuration")
-    workdir = Path(_WORKDIR.value)
     mesh = pipeline.device_mesh(config)
-    start = starting_point(config, workdir, stage)
     policy = pipeline.load(start, mesh, **pipeline.computed(config))
     policy = pipeline.with_adapters(policy, config, mesh)
     with app.phase("data and tools"):
@@ -73,6 +80,14 @@ def starting_point(config, workdir: Path, stage: str) -> str:
     """The policy directory a stage starts from: the stage before, else the config's."""
     before = workdir / BEFORE[stage] / "policy" if BEFORE[stage] else None
     return str(before) if before and before.is_dir() else config.policy.directory
+
+
+def compile_only(config, stage: str, directory: str, topology: str) -> None:
+    """Prints what the stage's programs would take of each chip; nothing is loaded or trained."""
+    if stage == "sft":
+        raise InputError("flag --dry_run: found --stage=sft, expected rta or ppr")
+    with app.phase("compiling"):
+        dry_run.run(config, stage, directory, topology)
 
 
 def warm_start(world: pipeline.World, agent: Agent, graphdef, params):
@@ -194,5 +209,13 @@ if __name__ == "__main__":
     _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
     _STAGE = flags.DEFINE_enum("stage", "rta", STAGES, "Which stage to run.")
     _CONFIG = pipeline.define_config("experiments/configs/office.py")
+    _DRY_RUN = flags.DEFINE_bool(
+        "dry_run", False, "Compile the stage's programs, print what they take of a chip, and end."
+    )
+    _DRY_RUN_TOPOLOGY = flags.DEFINE_string(
+        "dry_run_topology",
+        "",
+        "TPU slice to compile for, such as v5e:4x4; empty for this machine's devices.",
+    )
     _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Run as one of several processes.")
     app.run(main)
