@@ -91,12 +91,12 @@ def test_paths_named_in_the_docs_exist():
 
 
 def test_flags_in_the_readme_are_those_of_the_programs():
-    commands = re.findall(r"python -m experiments\.(\w+)((?: [^\s`]+)*)", README)
+    commands = re.findall(r"python -m experiments\.([\w.]+)((?: [^\s`]+)*)", README)
     commands += [("train_policy", rest) for rest in re.findall(r"tpu_pod\.sh(.*)", README)]
     assert {"quickstart", "train_policy", "train_sasrec"} <= {name for name, _ in commands}
     shared = defined_flags(ROOT / "experiments" / "app.py")
     for name, rest in commands:
-        path = ROOT / "experiments" / f"{name}.py"
+        path = ROOT / "experiments" / f"{name.replace('.', '/')}.py"
         used = set(re.findall(r"--(\w+)", rest))
         assert used <= defined_flags(path) | shared, name
 

@@ -4,6 +4,7 @@ The text is that of ``compiled.as_text()``; XLA documents its grammar at
 https://openxla.org/xla/operation_semantics. Only what an estimate of cost needs is read.
 """
 
+import collections
 import functools
 import itertools
 import math
@@ -168,6 +169,20 @@ class Program:
     def _operands(self, node: "_Node") -> list["_Node"]:
         return [self._follow(operand) for operand in node.operands]
 
+    def _given(self, computation: str) -> tuple["_Node", ...] | None:
+        """What the one ``call`` of a computation gives it."""
+        found = self._calls.get(computation, [])
+        return found[0].operands if len(found) == 1 else None
+
+    @functools.cached_property
+    def _calls(self) -> dict[str, list["_Node"]]:
+        calls = collections.defaultdict(list)
+        for computation in self.computations.values():
+            for instruction in computation:
+                if instruction.opcode == "call":
+                    calls[instruction.called()[0]].append(_Node(computation, instruction))
+        return calls
+
     def _follow(self, node: "_Node") -> "_Node":
         """What a value comes from, past copies, into fusions and out of them."""
         while True:
@@ -177,8 +192,11 @@ class Program:
             elif instruction.opcode in ("fusion", "call"):
                 inner = self.computations[instruction.called()[0]]
                 node = _Node(inner, inner.root, node.operands)
-            elif instruction.opcode == "parameter" and node.arguments is not None:
-                node = node.arguments[int(instruction.literal)]
+            elif instruction.opcode == "parameter":
+                given = node.arguments or self._given(node.inside.name)
+                if given is None:
+                    return node
+                node = given[int(instruction.literal)]
             elif instruction.opcode == "get-tuple-element":
                 whole = self._follow(node.operands[0])
                 if whole.instruction.opcode != "tuple":
