@@ -6,9 +6,11 @@ devices or for a TPU slice that need not be there. Bytes are the compiler's; wor
 """
 
 import dataclasses
+import os
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 from flax import nnx
@@ -147,9 +149,11 @@ def _shared(learner, engine) -> int:
 def rows(
     config: ConfigDict, stage: str, model: Qwen3Config, topology: str, label: str
 ) -> list[dict]:
-    """Compiles the programs of a stage; a row of figures for each (see ``row``)."""
-    settings = described(config, stage)
-    return [row(p, label, settings) for p in programs(config, stage, model, topology)]
+    """Compiles the programs of a stage, several at a time; a row for each (see ``row``)."""
+    settings, found = described(config, stage), list(programs(config, stage, model, topology))
+    with ThreadPoolExecutor(min(4, os.cpu_count())) as pool:
+        list(pool.map(compiled, found))
+    return [row(program, label, settings) for program in found]
 
 
 def row(program: Program, label: str, settings: dict) -> dict:
