@@ -108,7 +108,7 @@ def kept(path: str, models: list[str], slices: list[str]) -> list[dict]:
     if {name: found["machine"].get(name) for name in same} != same:
         return []
     new = {f"{model} on {topology}" for model in models for topology in slices}
-    return [row for row in found["rows"] if row["name"].split(":")[0] not in new]
+    return [row for row in found["rows"] if row["name"].rsplit(": ", 1)[0] not in new]
 
 
 def main(argv) -> None:
