@@ -30,7 +30,8 @@ OBSERVATIONS = {
 def main(argv: Sequence[str]) -> None:
     del argv
     config = _CONFIG.value
-    policy = pipeline.load(_POLICY.value or config.policy.directory)
+    directory = _POLICY.value or config.policy.directory
+    policy = pipeline.load(directory, **pipeline.computed(config))
     with app.phase("data and tools"):
         world = pipeline.prepare(config, _WORKDIR.value)
         artifacts = pipeline.artifacts_b(world)

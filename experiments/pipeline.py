@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict, config_flags
@@ -26,23 +27,28 @@ from agenticrec_jax.data.interactions import InteractionLog, read_log
 from agenticrec_jax.data.splits import FitRange, Splits, chronological_splits, prediction_samples
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.generation.engine import Engine, EngineConfig
+from agenticrec_jax.losses import for_batch, grpo_loss
+from agenticrec_jax.models.config import Qwen3Config
 from agenticrec_jax.models.hf import load_policy, read_config
 from agenticrec_jax.models.lora import LoraConfig, add_lora
 from agenticrec_jax.models.sasrec import SasrecConfig
 from agenticrec_jax.models.text import Tokenizer
 from agenticrec_jax.models.tokenizers import load_tokenizer
 from agenticrec_jax.parallel.mesh import make_mesh, shard_params
-from agenticrec_jax.parallel.multihost import local_mesh, main_writes
+from agenticrec_jax.parallel.multihost import local_mesh, main_writes, row_shards
 from agenticrec_jax.tools.artifacts import Artifacts
 from agenticrec_jax.tools.base import Toolbox
 from agenticrec_jax.tools.registry import agenticrec_tools
 from agenticrec_jax.tools.text import ToolOptions
+from agenticrec_jax.training.batches import Packing
+from agenticrec_jax.training.learner import Update, make_optimizer, make_update
 from agenticrec_jax.training.metrics import Progress
 from agenticrec_jax.training.sasrec import SasrecTraining, fit_artifacts
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("policy", "valid", "test")
 LONGEST_PROMPT = 512  # cache columns are bounded by this and by the completion budget
+COMPUTED = ("dtype", "param_dtype", "scan_layers", "remat", "attention")
 
 
 def define_config(default: str):
@@ -202,8 +208,21 @@ class Policy:
     weights_hash: str
 
 
-def load(directory: str, dtype: str = "float32", mesh=None) -> Policy:
-    """Loads a policy directory and checks that tokenizer and embedding fit together."""
+def computed(config: ConfigDict) -> dict:
+    """How the config's policy is computed: options of ``load_policy``."""
+    return {name: config.policy[name] for name in COMPUTED}
+
+
+def policy_config(config: ConfigDict, directory: str) -> Qwen3Config:
+    """The shape of a policy directory's model, computed as the config says; nothing is loaded."""
+    return dataclasses.replace(read_config(resolve(directory)), **computed(config))
+
+
+def load(directory: str, mesh: Mesh | None = None, dtype: str = "float32", **options) -> Policy:
+    """Loads a policy directory and checks that tokenizer and embedding fit together.
+
+    ``options`` are those of ``load_policy``.
+    """
     path = resolve(directory)
     rows = read_config(path).vocab_size
     tokenizer = load_tokenizer(path)
@@ -212,7 +231,7 @@ def load(directory: str, dtype: str = "float32", mesh=None) -> Policy:
             f"{path / tokenizer.file}: found {tokenizer.vocab_size} pieces, expected at most the "
             f"{rows} rows of tensor model.embed_tokens.weight"
         )
-    model = load_policy(path, mesh=mesh, dtype=dtype)
+    model = load_policy(path, mesh=mesh, dtype=dtype, **options)
     digest = hashlib.sha256()
     for shard in sorted(path.glob("*.safetensors")):
         with open(shard, "rb") as file:  # piece by piece: a shard may be larger than memory
@@ -221,12 +240,18 @@ def load(directory: str, dtype: str = "float32", mesh=None) -> Policy:
     return Policy(*nnx.split(model), tokenizer, digest.hexdigest()[:16])
 
 
-def with_adapters(policy: Policy, config: ConfigDict, mesh: Mesh | None = None) -> Policy:
-    """The policy with fresh adapters by ``config.policy.lora``; with rank 0 as it is."""
+def lora_config(config: ConfigDict) -> LoraConfig | None:
+    """The adapters of ``config.policy.lora``; None for rank 0."""
     settings = config.policy.lora
     if settings.rank == 0:
+        return None
+    return LoraConfig(settings.rank, settings.alpha, tuple(settings.targets))
+
+
+def with_adapters(policy: Policy, config: ConfigDict, mesh: Mesh | None = None) -> Policy:
+    """The policy with fresh adapters by ``config.policy.lora``; with rank 0 as it is."""
+    if (adapters := lora_config(config)) is None:
         return policy
-    adapters = LoraConfig(settings.rank, settings.alpha, tuple(settings.targets))
     model = nnx.merge(policy.graphdef, policy.params)
     graphdef, params = nnx.split(add_lora(model, adapters, rngs=nnx.Rngs(config.seed)))
     params = params if mesh is None else shard_params(params, mesh)
@@ -273,6 +298,38 @@ def engine(config: ConfigDict, policy: Policy) -> Engine:
         stop_ids=[i for i in tokenizer.stop_ids if i != tokenizer.pause_id],
         pad_id=tokenizer.pad_id,
         mesh=local_mesh(device_mesh(config)),
+    )
+
+
+def optimizer(settings: ConfigDict) -> optax.GradientTransformation:
+    """The optimiser of a stage of reinforcement."""
+    return make_optimizer(
+        settings.learning_rate,
+        warmup_steps=settings.warmup_steps,
+        clip_norm=settings.clip_norm,
+        b2=settings.b2,
+    )
+
+
+def update(
+    config: ConfigDict, settings: ConfigDict, graphdef: nnx.GraphDef, mesh: Mesh | None
+) -> Update:
+    """The learner's update in a stage of reinforcement."""
+    loss = for_batch(grpo_loss, normaliser=float(config.engine.max_tokens))
+    return make_update(
+        graphdef, loss, optimizer(settings), temperature=settings.temperature, mesh=mesh
+    )
+
+
+def packing(settings: ConfigDict, mesh: Mesh | None, pad_id: int) -> Packing:
+    """How a stage of reinforcement packs its micro-batches."""
+    return Packing(
+        settings.token_budget,
+        settings.prompt_buckets,
+        settings.completion_buckets,
+        row_shards(mesh),
+        settings.members_at_once,
+        pad_id,
     )
 
 

@@ -102,7 +102,8 @@ def run(config: ConfigDict, workdir: str | Path, seeds: Sequence[int]) -> dict:
 
 def start(config: ConfigDict, workdir: str | Path) -> tuple[pipeline.World, pipeline.Policy]:
     """The data and the policy to start from; refuses a workdir whose run had other settings."""
-    policy = pipeline.with_adapters(pipeline.load(config.policy.directory), config)
+    policy = pipeline.load(config.policy.directory, **pipeline.computed(config))
+    policy = pipeline.with_adapters(policy, config)
     with app.phase("data"):
         world = pipeline.prepare(config, workdir)
     settings = {"config": config.to_dict(), "policy": policy.weights_hash}
@@ -160,7 +161,8 @@ def run_stage(
     """Trains ``policy`` in stage ``rta`` or ``ppr``, saves and judges what comes out of it."""
     train, row = STAGES[stage]
     with app.phase(f"{stage}, seed {seed}"):
-        params = train(judge.world, agent, judge.engine, policy, directory, seed)
+        start = dataclasses.replace(policy, params=pipeline.copied(policy.params))
+        params = train(judge.world, agent, judge.engine, start, directory, seed)
     train_policy.save(policy, params, directory / stage / "policy")
     judge(row, params, directory)
     return dataclasses.replace(policy, params=params)

@@ -12,6 +12,10 @@ The learner lies on the config's mesh over all devices. With ``--distributed`` t
 several processes with the same flags, and a workdir that all of them see; each rolls out its own
 share of every step. TPU pods and Slurm are recognised; elsewhere ``AGENTICREC_COORDINATOR``
 (host:port of process 0), ``AGENTICREC_PROCESSES`` and ``AGENTICREC_PROCESS`` say who is who.
+
+With ``--dry_run`` the programs of ``rta`` or ``ppr`` are only compiled, for this machine's devices
+or for a TPU slice that need not be there (``--dry_run_topology=v5e:4x4``), and what each takes of a
+chip is printed. Nothing is loaded but the policy's ``config.json``, nothing written.
 """
 
 import dataclasses
@@ -24,9 +28,9 @@ from absl import flags
 from flax import nnx
 
 from agenticrec_jax.agent.episodes import Agent
+from agenticrec_jax.errors import InputError
 from agenticrec_jax.evaluation.evaluator import evaluate
 from agenticrec_jax.generation.engine import Engine
-from agenticrec_jax.losses import for_batch, grpo_loss
 from agenticrec_jax.models.hf import save_policy
 from agenticrec_jax.models.lora import lora_config
 from agenticrec_jax.models.peft import save_adapters
@@ -35,10 +39,10 @@ from agenticrec_jax.training import reinforce
 from agenticrec_jax.training import warm_start as warming
 from agenticrec_jax.training.batches import Packing
 from agenticrec_jax.training.checkpoints import Checkpoints
-from agenticrec_jax.training.learner import init_state, make_optimizer, make_update
+from agenticrec_jax.training.learner import init_state
 from agenticrec_jax.training.metrics import MetricsWriter
 from agenticrec_jax.training.mining import HardPair, mine_pairs, read_pairs, write_pairs
-from experiments import app, pipeline
+from experiments import app, dry_run, pipeline
 
 STAGES = ("sft", "rta", "ppr")
 BEFORE = {"sft": None, "rta": "sft", "ppr": "rta"}
@@ -46,13 +50,16 @@ BEFORE = {"sft": None, "rta": "sft", "ppr": "rta"}
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    config, stage = _CONFIG.value, _STAGE.value
+    config, stage, workdir = _CONFIG.value, _STAGE.value, Path(_WORKDIR.value)
+    start = starting_point(config, workdir, stage)
+    if _DRY_RUN.value:
+        compile_only(config, stage, start, _DRY_RUN_TOPOLOGY.value)
+        return
     if _DISTRIBUTED.value:
         multihost.initialize(os.environ.get(multihost.COORDINATOR, "auto"))
     multihost.check_same({"config": config.to_dict(), "stage": stage}, "the configuration")
-    workdir = Path(_WORKDIR.value)
     mesh = pipeline.device_mesh(config)
-    policy = pipeline.load(starting_point(config, workdir, stage), mesh=mesh)
+    policy = pipeline.load(start, mesh, **pipeline.computed(config))
     policy = pipeline.with_adapters(policy, config, mesh)
     with app.phase("data and tools"):
         world = pipeline.prepare(config, _WORKDIR.value)
@@ -73,6 +80,14 @@ def starting_point(config, workdir: Path, stage: str) -> str:
     """The policy directory a stage starts from: the stage before, else the config's."""
     before = workdir / BEFORE[stage] / "policy" if BEFORE[stage] else None
     return str(before) if before and before.is_dir() else config.policy.directory
+
+
+def compile_only(config, stage: str, directory: str, topology: str) -> None:
+    """Prints what the stage's programs would take of each chip; nothing is loaded or trained."""
+    if stage == "sft":
+        raise InputError("flag --dry_run: found --stage=sft, expected rta or ppr")
+    with app.phase("compiling"):
+        dry_run.run(config, stage, directory, topology)
 
 
 def warm_start(world: pipeline.World, agent: Agent, graphdef, params):
@@ -109,14 +124,14 @@ def warm_start(world: pipeline.World, agent: Agent, graphdef, params):
 
 
 def train_rta(world, agent: Agent, engine: Engine, policy, directory: Path, seed: int):
-    """Stage one on the policy examples; returns the parameters."""
+    """Stage one on the policy examples; takes the policy's parameters over, returns the new."""
     settings = world.config.rta
     tasks_at = reinforce.ranking_tasks(world.examples["policy"], settings.prompts, seed)
     return _reinforce("rta", settings, world, agent, engine, policy, tasks_at, directory, seed)
 
 
 def train_ppr(world, agent: Agent, engine: Engine, policy, directory: Path, seed: int):
-    """Stage two on pairs mined with ``policy``; returns the parameters."""
+    """Stage two on pairs mined with ``policy``; takes its parameters over, returns the new."""
     settings = world.config.ppr
     examples = world.examples["policy"]
     pairs = mined_pairs(world, agent, engine, policy.params, directory, seed)
@@ -151,31 +166,15 @@ def mined_pairs(world, agent, engine, params, directory: Path, seed: int) -> lis
 
 def _reinforce(name, settings, world, agent, engine, policy, tasks_at, directory, seed):
     config = world.config
-    optimizer = make_optimizer(
-        settings.learning_rate,
-        warmup_steps=settings.warmup_steps,
-        clip_norm=settings.clip_norm,
-        b2=settings.b2,
-    )
-    loss = for_batch(grpo_loss, normaliser=float(config.engine.max_tokens))
     mesh = pipeline.device_mesh(config)
-    update = make_update(
-        policy.graphdef, loss, optimizer, temperature=settings.temperature, mesh=mesh
-    )
-    packing = Packing(
-        settings.token_budget,
-        settings.prompt_buckets,
-        settings.completion_buckets,
-        multihost.row_shards(mesh),
-        pad_id=policy.tokenizer.pad_id,
-    )
+    update = pipeline.update(config, settings, policy.graphdef, mesh)
     stage = reinforce.Stage(
         name,
         settings.steps,
         settings.members,
         settings.temperature,
         seed,
-        packing,
+        pipeline.packing(settings, mesh, policy.tokenizer.pad_id),
         settings.save_every,
     )
     record = {name: settings.to_dict(), "seed": seed, "candidates": world.candidate_hash}
@@ -185,7 +184,7 @@ def _reinforce(name, settings, world, agent, engine, policy, tasks_at, directory
         Checkpoints(directory / name / "checkpoints", record) as checkpoints,
         MetricsWriter(directory, jax.process_index()) as writer,
     ):
-        state = init_state(pipeline.copied(policy.params), optimizer, mesh)
+        state = init_state(policy.params, pipeline.optimizer(settings), mesh)
         state = reinforce.reinforce(
             stage, state, agent, engine, update, tasks_at, writer, checkpoints
         )
@@ -212,5 +211,13 @@ if __name__ == "__main__":
     _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
     _STAGE = flags.DEFINE_enum("stage", "rta", STAGES, "Which stage to run.")
     _CONFIG = pipeline.define_config("experiments/configs/office.py")
+    _DRY_RUN = flags.DEFINE_bool(
+        "dry_run", False, "Compile the stage's programs, print what they take of a chip, and end."
+    )
+    _DRY_RUN_TOPOLOGY = flags.DEFINE_string(
+        "dry_run_topology",
+        "",
+        "TPU slice to compile for, such as v5e:4x4; empty for this machine's devices.",
+    )
     _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Run as one of several processes.")
     app.run(main)

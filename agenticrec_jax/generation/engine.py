@@ -26,10 +26,10 @@ from flax import nnx
 
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.generation.config import EngineConfig
-from agenticrec_jax.generation.placement import Placement
-from agenticrec_jax.generation.programs import Programs
+from agenticrec_jax.generation.placement import DECODE_RULES, Placement
+from agenticrec_jax.generation.programs import Programs, State
 from agenticrec_jax.generation.requests import Reply, Request, Respond, RespondError, Rollout
-from agenticrec_jax.generation.schedule import PROMPTS_AT_ONCE, Schedule
+from agenticrec_jax.generation.schedule import PROMPTS_AT_ONCE, Schedule, fit
 
 __all__ = ["Engine", "EngineConfig", "Reply", "Request", "Respond", "RespondError", "Rollout"]
 
@@ -67,6 +67,7 @@ class Engine:
             shards=self.shards,
             place=self.placement.rows,
             mesh=mesh,
+            rules=DECODE_RULES,
         )
         self.state = None
         self.telemetry: dict[str, float] = {}
@@ -101,7 +102,7 @@ class Engine:
             InputError: a request does not fit the engine; says which and why.
             RespondError: ``respond`` raised; says for which request and member.
         """
-        params = self.placement.params(params)
+        params = self.placement.params(params, self.programs.dtype(params))
         if self.state is None:
             self.state = self.programs.empty_state(params, self.config.columns)
             self._vocabulary = self.programs.vocab_size(params)
@@ -118,6 +119,54 @@ class Engine:
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
         return schedule.rollouts()
+
+    def abstract_params(self, params):
+        """Shapes of the parameters as the programs take them; ``params`` may be shapes."""
+        return self.placement.abstract_params(params, self.programs.dtype(params))
+
+    def abstract_state(self, params) -> State:
+        """Shapes of the slots' state, and where they lie; ``params`` may be shapes."""
+        columns = self.config.columns
+        state = jax.eval_shape(lambda p: self.programs.empty_state(p, columns), params)
+        return self.placement.abstract_rows(state)
+
+    def lower(self, params, members: int) -> dict[str, jax.stages.Lowered]:
+        """Each program at the largest of its declared shapes, lowered; ``params`` may be shapes.
+
+        ``members`` is the size of a group, which says how many prompts are computed at once.
+
+        Raises:
+            InputError: a group does not fit the slots of a shard.
+        """
+        config, shards, programs = self.config, self.shards, self.programs
+        if members > config.slots // shards:
+            raise InputError(
+                f"{config.slots} slots over {shards} shards of the mesh: found groups of {members} "
+                f"members, expected at most {config.slots // shards}"
+            )
+        params = self.abstract_params(params)
+        state = self.abstract_state(params)
+        groups = config.slots // shards // members
+        prompts = shards * next(size for size in PROMPTS_AT_ONCE if size <= groups)
+        members = fit(members, config.members(shards))
+        rows, window = shards * config.rows(shards)[-1], config.windows()[-1]
+        tokens = config.prompt_buckets[-1], config.splice_buckets[-1]
+
+        def ints(*shape: int, dtype=np.int32) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(shape, dtype)
+
+        temperature, seed = ints(dtype=np.float32), ints(dtype=np.uint32)
+        prompt = ints(prompts, tokens[0]), ints(prompts), ints(prompts), ints(prompts, members)
+        keys = ints(prompts, 3, dtype=np.uint32)
+        piece = ints(rows), ints(rows, tokens[1]), ints(rows)
+        steps = {"steps": config.decode_steps, "least_steps": config.least_steps}
+        return {
+            "prefill": programs.prefill.lower(params, state, *prompt, keys, seed, temperature),
+            "decode": programs.decode.lower(
+                params, state, ints(rows), ints(), temperature, window=window, **steps
+            ),
+            "splice": programs.splice.lower(params, state, *piece, temperature, window=window),
+        }
 
     def _check(self, requests: Sequence[Request]) -> None:
         longest, room = self.config.prompt_buckets[-1], self.config.slots // self.shards

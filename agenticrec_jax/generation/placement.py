@@ -1,13 +1,22 @@
 """Where slots and parameters lie on a mesh."""
 
+import functools
 import math
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding
 
 from agenticrec_jax.generation.kv_cache import Cache
-from agenticrec_jax.parallel.mesh import RULES, Rules, partition_spec, shard_params
+from agenticrec_jax.parallel.mesh import (
+    RULES,
+    Rules,
+    abstract,
+    partition_spec,
+    shard_params,
+    tree_shardings,
+)
 from agenticrec_jax.parallel.multihost import local_params
 
 # Decoding reads every weight in every step: whole on each row shard, split by heads and mlp only.
@@ -26,18 +35,35 @@ class Placement:
         axes = DECODE_RULES["batch"]
         self.shards = 1 if mesh is None else math.prod(mesh.shape[axis] for axis in axes)
 
-    def params(self, params: Any) -> Any:
-        """The parameters placed by ``DECODE_RULES``, moved on the devices.
+    def params(self, params: Any, dtype: str) -> Any:
+        """The parameters placed by ``DECODE_RULES``, moved on the devices, as they are read.
 
-        Where they are spread over processes every process must call this at the same time.
+        ``dtype`` is what it computes in: weights that are stored wider are rounded here, as every
+        use of them would; only the norms read theirs in float32. So the engine's copy is no wider
+        than it must be. Where parameters are spread over processes every process must call this at
+        the same time.
         """
-        params = local_params(params, DECODE_RULES)
+        params = local_params(_as_read(params, dtype), DECODE_RULES)
         return params if self._mesh is None else shard_params(params, self._mesh, DECODE_RULES)
 
     def rows(self, tree: Any) -> Any:
         """Constrains arrays inside a program: the leading axis is rows or slots."""
         if self._mesh is None:
             return tree
+        return jax.lax.with_sharding_constraint(tree, self._shardings(tree))
+
+    def abstract_rows(self, tree: Any) -> Any:
+        """Shapes of arrays as ``rows`` places them."""
+        return abstract(tree, None if self._mesh is None else self._shardings(tree))
+
+    def abstract_params(self, params: Any, dtype: str) -> Any:
+        """Shapes of parameters as ``params`` places them."""
+        params = jax.eval_shape(lambda tree: _as_read(tree, dtype), params)
+        if self._mesh is None:
+            return abstract(params)
+        return abstract(params, tree_shardings(params, self._mesh, DECODE_RULES))
+
+    def _shardings(self, tree: Any) -> Any:
         return jax.tree.map(self._node, tree, is_leaf=lambda node: isinstance(node, Cache))
 
     def _node(self, node: Any) -> Any:
@@ -45,6 +71,23 @@ class Placement:
             return jax.tree.map(lambda x: self._at(x, _CACHE_AXES[-x.ndim :]), node)
         return self._at(node, ("batch",) + (None,) * (node.ndim - 1))
 
-    def _at(self, array: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
-        spec: PartitionSpec = partition_spec(axes, array.shape, self._mesh, DECODE_RULES)
-        return jax.lax.with_sharding_constraint(array, NamedSharding(self._mesh, spec))
+    def _at(self, array: jax.Array, axes: tuple[str | None, ...]) -> NamedSharding:
+        spec = partition_spec(axes, array.shape, self._mesh, DECODE_RULES)
+        return NamedSharding(self._mesh, spec)
+
+
+def _as_read(params: Any, dtype: str) -> Any:
+    """Everything but the scales of norms in ``dtype``; as it is where nothing would change."""
+    flat = nnx.to_flat_state(params)
+    if all(path[-1] == "scale" or value.dtype == dtype for path, value in flat):
+        return params
+    return _rounded(params, dtype)
+
+
+@functools.partial(jax.jit, static_argnames="dtype")
+def _rounded(params: Any, dtype: str) -> Any:
+    def read(path: tuple, variable: nnx.Variable) -> nnx.Variable:
+        value = variable.get_value()
+        return variable if path[-1] == "scale" else variable.replace(value.astype(dtype))
+
+    return nnx.from_flat_state([(p, read(p, v)) for p, v in nnx.to_flat_state(params)])

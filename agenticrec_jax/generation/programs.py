@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from agenticrec_jax.generation import kv_cache, sampling
 from agenticrec_jax.generation.kv_cache import Cache, put, take
-from agenticrec_jax.parallel.mesh import traced_on
+from agenticrec_jax.parallel.mesh import RULES, Rules, traced_on
 
 EMPTY, RUNNING, PAUSED, STOPPED, SPENT = range(5)
 
@@ -58,7 +58,8 @@ class Report(NamedTuple):
 class Programs:
     """``prefill``, ``decode`` and ``splice`` for one model; each donates the state it is given.
 
-    ``place`` constrains arrays whose leading axis is rows (or slots) to their place on ``mesh``.
+    ``place`` constrains arrays whose leading axis is rows (or slots) to their place on ``mesh``,
+    where the model's arrays lie by ``rules``.
     """
 
     def __init__(
@@ -71,10 +72,12 @@ class Programs:
         shards: int,
         place=lambda tree: tree,
         mesh: Mesh | None = None,
+        rules: Rules = RULES,
     ):
         self._graphdef = graphdef
         self._pause, self._stops = pause_id, jnp.array(stop_ids, jnp.int32)
-        self._slots, self._shards, self._place, self._mesh = slots, shards, place, mesh
+        self._slots, self._shards, self._place = slots, shards, place
+        self._mesh, self._rules = mesh, rules
         self.prefill = jax.jit(self._prefill, donate_argnames="state")
         self.decode = jax.jit(
             self._decode,
@@ -103,6 +106,10 @@ class Programs:
 
         return jax.jit(build)()
 
+    def dtype(self, params) -> str:
+        """What the model computes in."""
+        return self._model(params).config.dtype
+
     def vocab_size(self, params) -> int:
         """The width of the model's logits."""
         one = jax.ShapeDtypeStruct((1, 1), jnp.int32)
@@ -112,11 +119,11 @@ class Programs:
         return nnx.merge(self._graphdef, params)
 
     def _forward(self, model, *args):
-        with traced_on(self._mesh):
+        with traced_on(self._mesh, self._rules):
             return model.forward(*args)
 
     def _sample(self, *args):
-        with traced_on(self._mesh):
+        with traced_on(self._mesh, self._rules):
             return sampling.sample(*args)
 
     def _prefill(

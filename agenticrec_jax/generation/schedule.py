@@ -101,7 +101,7 @@ class Schedule:
             length = len(request.prompt)
             group = [Row(index, m, shard, slot, length) for m, slot in enumerate(slots)]
             self._rows.update({(index, row.member): row for row in group})
-            seated[_fit(length, self._config.prompt_buckets)][shard].append(group)
+            seated[fit(length, self._config.prompt_buckets)][shard].append(group)
         return [batch for _, by_shard in sorted(seated.items()) for batch in _batches(by_shard)]
 
     def _prefill(self, state, batch: list[list[list[Row]]]):
@@ -109,9 +109,9 @@ class Schedule:
         groups = [group for shard in batch for group in _padded(shard, prompts)]
         requests = [self._requests[group[0].request] if group else None for group in groups]
         lengths = np.array([len(r.prompt) if r else 1 for r in requests], np.int32)
-        width = _fit(lengths.max(), self._config.prompt_buckets)
+        width = fit(lengths.max(), self._config.prompt_buckets)
         ids = np.full((len(groups), width), self._engine.pad_id, np.int32)
-        members = _fit(max(map(len, groups)), self._config.members(len(self._free)))
+        members = fit(max(map(len, groups)), self._config.members(len(self._free)))
         slots = np.full((len(groups), members), self._room, np.int32)
         keys = np.zeros((len(groups), len(self._requests[0].key)), np.uint32)
         for i, (group, request) in enumerate(zip(groups, requests, strict=True)):
@@ -138,7 +138,7 @@ class Schedule:
     def _decode(self, state):
         config, rows = self._config, self._running
         placed, slots = self._place(rows)
-        window = _fit(max(row.length for row in rows) + config.decode_steps, config.windows())
+        window = fit(max(row.length for row in rows) + config.decode_steps, config.windows())
         quota = np.int32(max(1, self._patience() - len(self._waiting)))
         with self._timed("decode"):
             state, report = self._programs.decode(
@@ -165,14 +165,14 @@ class Schedule:
         while rows:
             placed, slots = self._place(rows)
             most = min(max(len(row.pending) for row in rows), self._config.splice_buckets[-1])
-            width = _fit(most, self._config.splice_buckets)
+            width = fit(most, self._config.splice_buckets)
             ids = np.full((len(slots), width), self._engine.pad_id, np.int32)
             counts = np.zeros(len(slots), np.int32)
             for row, i in placed:
                 piece = row.pending[:most]
                 ids[i, : len(piece)], counts[i] = piece, len(piece)
                 row.pending = row.pending[most:]
-            window = _fit(max(row.length for row in rows), self._config.windows())
+            window = fit(max(row.length for row in rows), self._config.windows())
             with self._timed("splice"):
                 state, report = self._programs.splice(
                     self._params, state, slots, ids, counts, self._temperature, window=window
@@ -206,7 +206,7 @@ class Schedule:
         """Each row with its index in a padded dispatch, and the dispatch's slots [D * R]."""
         shards = len(self._free)
         by_shard = [[row for row in rows if row.shard == shard] for shard in range(shards)]
-        size = _fit(max(map(len, by_shard)), self._config.rows(shards))
+        size = fit(max(map(len, by_shard)), self._config.rows(shards))
         slots = np.full((shards, size), self._room, np.int32)
         placed = []
         for shard, mine in enumerate(by_shard):
@@ -242,7 +242,7 @@ class Schedule:
         self.telemetry[f"{phase}_dispatches"] += 1
 
 
-def _fit(value: int, buckets: Sequence[int]) -> int:
+def fit(value: int, buckets: Sequence[int]) -> int:
     """The smallest bucket that holds ``value``."""
     return next(bucket for bucket in buckets if bucket >= value)
 

@@ -88,7 +88,7 @@ def xla_attend(
     would gather them.
     """
     if blocks is None:
-        alone = jax.default_backend() == "cpu" and jax.device_count() == 1
+        alone = _platform() == "cpu" and jax.device_count() == 1
         blocks = alone and _score_count(q, context) > 4 * _BLOCK_SCORES
     return (_attend_in_blocks if blocks else _attend)(q, k, v, masks, context)
 

@@ -1,7 +1,7 @@
 """The shape of a Qwen3-family policy, read from and written to Hugging Face's ``config.json``."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from agenticrec_jax.errors import InputError
@@ -63,7 +63,8 @@ class Qwen3Config:
     attention: str = "auto"
 
     def __post_init__(self):
-        for field, names in (("remat", REMAT), ("attention", ATTENTION)):
+        allowed = {"remat": REMAT, "attention": ATTENTION, "dtype": _DTYPES, "param_dtype": _DTYPES}
+        for field, names in allowed.items():
             if (found := getattr(self, field)) not in names:
                 raise InputError(f"{field} is {found}; expected one of {', '.join(names)}")
         if self.num_heads % self.num_kv_heads:
@@ -78,6 +79,12 @@ class Qwen3Config:
     def queries_per_kv(self) -> int:
         """How many query heads share one key and value head."""
         return self.num_heads // self.num_kv_heads
+
+    def in_dtypes(self, dtype: str | None, param_dtype: str | None = None) -> "Qwen3Config":
+        """The same with activations in ``dtype`` and weights in ``param_dtype``, or in ``dtype``
+        too; None leaves what the checkpoint says."""
+        stored = param_dtype or dtype or self.param_dtype
+        return replace(self, dtype=dtype or self.dtype, param_dtype=stored)
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any], source: str = "config.json") -> "Qwen3Config":

@@ -6,6 +6,7 @@ checked on CPU, and splash is compiled for TPU; neither has been timed on hardwa
 """
 
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,8 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from agenticrec_jax.models.masks import Masks
-from agenticrec_jax.parallel.mesh import partition_spec
+from agenticrec_jax.parallel.hlo import Array as ShapedArray
+from agenticrec_jax.parallel.mesh import traced_spec
 
 _LANES = 128  # what a TPU's vector unit is wide: the least block of a kernel
 
@@ -74,16 +76,34 @@ def splash_attend(
     def run(q, k, v, masks, context):
         return _splash(q, k, v, masks, context, interpret)
 
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
-        return run(q, k, v, masks, context)
     fewest = k if context is None else context[0]
-    axes = ("batch", None, "kv_heads", None)
-    wide = partition_spec(axes, fewest.shape, mesh, name="attention")
+    wide = traced_spec(("batch", None, "kv_heads", None), fewest.shape, "attention")
+    if wide is None:
+        return run(q, k, v, masks, context)
     flat = PartitionSpec(wide[0], None)
     args = (q, k, v, masks, context)
     specs = jax.tree.map(lambda x: wide if x.ndim == 4 else flat, args)
     return jax.shard_map(run, in_specs=specs, out_specs=wide, check_vma=False)(*args)
+
+
+def splash_flops(name: str, operands: Sequence[ShapedArray]) -> float:
+    """Floating-point operations of a splash kernel in a compiled program, by attention's formula.
+
+    XLA cannot look into a kernel. Per head and pair of a query and a key that it may see, a product
+    over the head's width is 2 H operations; the forward kernel has 2 of them, the one for queries'
+    gradients 3, the one for keys' and values' 4. Queries are taken to be the last of the keys.
+
+    Args:
+      name: of the kernel, which says what it computes: ``splash_mha_fwd..``, ``.._dq..``,
+        ``.._dkv..``.
+      operands: the kernel's, with ``dtype`` and ``dims``; its first two float arrays are queries
+        [.., N, T, H] and keys [.., K, S, H].
+    """
+    q, k = [x.dims for x in operands if "f" in x.dtype and len(x.dims) > 2][:2]
+    products = next(n for part, n in (("_dkv", 4), ("_dq", 3), ("_fwd", 2)) if part in name)
+    steps, keys = q[-2], k[-2]
+    pairs = steps * keys - steps * (steps - 1) / 2
+    return 2 * products * math.prod(q[:-2]) * pairs * q[-1]
 
 
 def _splash(q, k, v, masks: Masks, context, interpret: bool):

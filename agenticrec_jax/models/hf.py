@@ -94,6 +94,7 @@ def load_policy(
     *,
     mesh: Mesh | None = None,
     dtype: str | None = None,
+    param_dtype: str | None = None,
     rules: Rules = RULES,
     scan_layers: bool = False,
     remat: str = "none",
@@ -102,7 +103,8 @@ def load_policy(
     """Reads a Hugging Face directory, one tensor at a time, each straight into its sharded place.
 
     Host memory never holds more than one tensor. ``dtype`` (say ``"float32"``) overrides the
-    checkpoint's for weights and activations; without ``mesh`` the model is on the default device.
+    checkpoint's for weights and activations, ``param_dtype`` that for weights alone; without
+    ``mesh`` the model is on the default device.
     ``scan_layers``, ``remat`` and ``attention`` are those of ``Qwen3Config``; with layers stacked
     each one's tensor is written into the parameter in place.
 
@@ -110,10 +112,12 @@ def load_policy(
         InputError: names the file and the field or tensor that is missing or unfit.
     """
     directory = Path(directory)
-    config = read_config(directory)
-    config = replace(config, scan_layers=scan_layers, remat=remat, attention=attention)
-    if dtype is not None:
-        config = replace(config, param_dtype=dtype, dtype=dtype)
+    config = replace(
+        read_config(directory).in_dtypes(dtype, param_dtype),
+        scan_layers=scan_layers,
+        remat=remat,
+        attention=attention,
+    )
     reader = Reader(directory)
     model = read_parameters(reader, config, mesh, rules)
     _check_all_read(reader)

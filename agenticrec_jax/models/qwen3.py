@@ -228,12 +228,17 @@ class Qwen3(nnx.Module):
 
     def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
         """The vocabulary projection of final hidden states, in float32."""
-        dtype = self.config.dtype
-        if self.head is None:
-            kernel, letters = self.embedding[...], "...d,vd->...v"
-        else:
-            kernel, letters = self.head.kernel[...], "...d,dv->...v"
-        return jnp.einsum(letters, hidden, kernel.astype(dtype), preferred_element_type=jnp.float32)
+        return self.project(hidden, self.head_kernel())
+
+    def head_kernel(self) -> Array:
+        """What projects to the vocabulary, as it is stored: [V, D] if it is tied, else [D, V]."""
+        return self.embedding[...] if self.head is None else self.head.kernel[...]
+
+    def project(self, hidden: Float[Array, "... D"], kernel: Array) -> Float[Array, "... V"]:
+        """``logits`` with the ``head_kernel`` given, so that a loop can have it beside itself."""
+        letters = "...d,vd->...v" if self.head is None else "...d,dv->...v"
+        kernel = kernel.astype(self.config.dtype)
+        return jnp.einsum(letters, hidden, kernel, preferred_element_type=jnp.float32)
 
 
 def is_stacked(path: tuple) -> bool:

@@ -6,8 +6,9 @@ a mesh axis. Another table over the same mesh (one for the learner, one for deco
 """
 
 import contextlib
+import contextvars
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -34,11 +35,17 @@ RULES: Rules = {
     "rank": None,
 }
 
+_traced_rules = contextvars.ContextVar("rules", default=RULES)
+
 
 def make_mesh(
     data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
     """A mesh of ``data x fsdp x tensor`` devices (default: all of them) with automatic axes.
+
+    Devices of several processes come process by process: each then holds one run of rows, and a
+    tensor group lies within one, which rollouts need. (The order that JAX finds for a slice's wires
+    breaks this for most sizes: on v5e:4x4 a tensor group of 4 is a row of chips of two hosts.)
 
     Raises:
         InputError: if the sizes do not multiply to the number of devices.
@@ -51,6 +58,9 @@ def make_mesh(
             f"found {len(devices)}"
         )
     types = (AxisType.Auto,) * len(shape)
+    if len({device.process_index for device in devices}) > 1:
+        ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
+        return Mesh(np.array(ordered).reshape(shape), MESH_AXES, axis_types=types)
     return jax.make_mesh(shape, MESH_AXES, axis_types=types, devices=devices)
 
 
@@ -145,21 +155,32 @@ def place(value: Any, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
 
-def traced_on(mesh: Mesh | None) -> contextlib.AbstractContextManager:
-    """Names the mesh while a program is traced, for what XLA cannot split well by itself."""
+@contextlib.contextmanager
+def traced_on(mesh: Mesh | None, rules: Rules = RULES) -> Iterator[None]:
+    """Names the mesh and its table while a program is traced, for what XLA cannot split well."""
     if mesh is None:
-        return contextlib.nullcontext()
-    return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+        yield
+        return
+    token = _traced_rules.set(rules)
+    try:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            yield
+    finally:
+        _traced_rules.reset(token)
+
+
+def traced_spec(
+    axes: Sequence[str | None], shape: Sequence[int], name: str
+) -> PartitionSpec | None:
+    """``partition_spec`` by the mesh and table of ``traced_on``; None where no mesh is named."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return None if mesh.empty else partition_spec(axes, shape, mesh, _traced_rules.get(), name)
 
 
 def constrain(array: jax.Array, axes: Sequence[str | None], name: str) -> jax.Array:
     """Places an array by its logical axes inside a program; as it is where no mesh is named."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
-        return array
-    return jax.lax.with_sharding_constraint(
-        array, partition_spec(axes, array.shape, mesh, name=name)
-    )
+    spec = traced_spec(axes, array.shape, name)
+    return array if spec is None else jax.lax.with_sharding_constraint(array, spec)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -172,15 +193,31 @@ def batch_sharding(mesh: Mesh, rules: Rules = RULES) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(_entry(_mesh_axes("batch", mesh, rules, "batch"))))
 
 
-def shard_batch(batch: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
-    """Places every array of a batch with its rows split, or whole where rows do not divide."""
+def batch_shardings(batch: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
+    """The same tree with rows split for every array, or whole where rows do not divide."""
 
-    def put(array):
+    def choose(array):
         axes = ("batch",) + (None,) * (np.ndim(array) - 1) if np.ndim(array) else ()
-        spec = partition_spec(axes, np.shape(array), mesh, rules, "batch")
-        return place(array, NamedSharding(mesh, spec))
+        return NamedSharding(mesh, partition_spec(axes, np.shape(array), mesh, rules, "batch"))
 
-    return jax.tree.map(put, batch)
+    return jax.tree.map(choose, batch)
+
+
+def shard_batch(batch: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
+    """Places every array of a batch by ``batch_shardings``."""
+    return jax.tree.map(place, batch, batch_shardings(batch, mesh, rules))
+
+
+def abstract(tree: Any, shardings: Any = None) -> Any:
+    """Shapes and types of a tree's arrays, and where ``shardings`` would have them: no numbers."""
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+    if shardings is None:
+        return shapes
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        shapes,
+        shardings,
+    )
 
 
 def _is_variable(leaf: Any) -> bool:

@@ -273,7 +273,7 @@ def _devices_by_process(mesh: Mesh) -> np.ndarray:
             "expected every tensor group within one"
         )
     first = [owner.pop() for owner in owners]
-    by_process = [rows[[p == q for q in first]] for p in range(jax.process_count())]
+    by_process = [rows[[p == q for q in first]] for p in sorted(set(first))]
     return np.stack(by_process)[:, :, None, :]
 
 

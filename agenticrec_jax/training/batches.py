@@ -9,7 +9,7 @@ nothing depends on how groups are spread over micro-batches, and a dropped group
 the denominator while costing no work.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from agenticrec_jax.errors import InputError
 from agenticrec_jax.losses import Metrics, group_advantages, keep_groups
 from agenticrec_jax.types import SAMPLED
 
@@ -96,6 +97,7 @@ class Packing:
       multiples.
     group_multiple: micro-batches hold a multiple of this many groups (the devices the batch is
       sharded over; of this process, see `parallel.multihost.row_shards`).
+    members_at_once: most members of a group in a micro-batch, see `cut_groups`; 0 for all.
     pad_id: token in padded places.
     """
 
@@ -103,6 +105,7 @@ class Packing:
     prompt_buckets: int | tuple[int, ...] = 32
     completion_buckets: int | tuple[int, ...] = 32
     group_multiple: int = 1
+    members_at_once: int = 0
     pad_id: int = 0
 
 
@@ -162,6 +165,34 @@ def demonstration_groups(
     ]
 
 
+def cut_groups(groups: Sequence[Group], members: int) -> list[Group]:
+    """Returns groups of at most so many members: each in equal parts, like lengths together.
+
+    Losses are additive over members (`losses.reductions`), so the gradient stays the same; a prompt
+    is computed once for each part.
+
+    Args:
+      members: 0 for whole groups.
+
+    Raises:
+      InputError: if they do not divide a group.
+    """
+    if not members:
+        return list(groups)
+    parts = []
+    for group in groups:
+        count = len(group.completions)
+        if count % min(members, count):
+            raise InputError(f"members_at_once is {members}, expected a divisor of {count} members")
+        order = sorted(range(count), key=lambda g: len(group.completions[g].ids), reverse=True)
+        for start in range(0, count, members):
+            part = order[start : start + members]
+            completions = [group.completions[g] for g in part]
+            weights = group.advantages[part], group.weights[part]
+            parts.append(Group(group.prompt, completions, *weights))
+    return parts
+
+
 def group_shapes(groups: Sequence[Group]) -> list[tuple[int, int, int]]:
     """Returns (longest completion, prompt, members) of each group, longest first."""
     shapes = [(group.longest, len(group.prompt), len(group.completions)) for group in groups]
@@ -194,13 +225,40 @@ def pack_groups(
         raise ValueError("a prompt has no tokens, expected at least one")
     waiting = sorted(groups, key=lambda group: (group.longest, len(group.prompt)), reverse=True)
     batches = []
-    while any(queues):
-        count, prompt_length, completion_length = _next_shape(queues, packing)
-        queues = [queue[count:] for queue in queues]
+    for count, prompt_length, completion_length in micro_batches(queues, packing):
         taken, waiting = waiting[:count], waiting[count:]
         shape = (count, *sizes, completion_length)
         batches.append(_pad(taken, shape, prompt_length, packing.pad_id))
     return batches
+
+
+def micro_batches(
+    queues: Sequence[Sequence[tuple[int, int, int]]], packing: Packing
+) -> Iterator[tuple[int, int, int]]:
+    """Yields P, Tp and T of each micro-batch for the `group_shapes` of every process."""
+    while any(queues):
+        shape = _next_shape(queues, packing)
+        queues = [queue[shape[0] :] for queue in queues]
+        yield shape
+
+
+def abstract_batch(groups: int, members: int, prompt: int, completion: int) -> RolloutBatch:
+    """Returns the shapes of a micro-batch of P groups, G members, Tp and T tokens: no numbers."""
+
+    def array(dtype, *shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    tokens, members = (groups, members, completion), (groups, members)
+    return RolloutBatch(
+        prompts=array(np.int32, groups, prompt),
+        prompt_valid=array(bool, groups, prompt),
+        completions=array(np.int32, *tokens),
+        valid=array(bool, *tokens),
+        sampled=array(bool, *tokens),
+        behaviour_logprobs=array(np.float32, *tokens),
+        advantages=array(np.float32, *members),
+        weights=array(np.float32, *members),
+    )
 
 
 def _next_shape(

@@ -12,13 +12,14 @@ backward pass, so that no array of ``[B, T, V]`` ever exists.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from agenticrec_jax.losses import LossFn
@@ -29,20 +30,19 @@ from agenticrec_jax.models.qwen3 import Qwen3
 from agenticrec_jax.parallel.mesh import (
     RULES,
     Rules,
+    abstract,
+    batch_shardings,
     place,
     replicated,
     shard_params,
     traced_on,
+    traced_spec,
     tree_shardings,
 )
 from agenticrec_jax.parallel.multihost import global_batch
 from agenticrec_jax.training.batches import RolloutBatch
 
 CHUNK = 1024
-
-Update = Callable[
-    ["TrainState", Sequence[RolloutBatch]], tuple["TrainState", dict[str, tuple[float, float]]]
-]
 
 
 @jax.tree_util.register_dataclass
@@ -69,7 +69,7 @@ def policy_logprobs(
       model: the policy.
       batch: whole groups; only prompts, completions and their masks are read.
       temperature: of the sampler, above 0.
-      chunk: tokens whose logits exist at one time.
+      chunk: tokens whose logits exist at one time (on each device).
     """
     sampled = batch.sampled.reshape(batch.sampled.shape[0], -1)
     order = jnp.argsort(~sampled, axis=1, stable=True)
@@ -116,8 +116,37 @@ def _score_in_chunks(
 ) -> tuple[Float[Array, "P M"], Float[Array, "P M"]]:
     """Scores the first counts[p] places of each group; chunks beyond every count are skipped.
 
-    A single chunk is not recomputed in the backward pass, which follows at once and needs the same
-    logits: the memory at that moment is the same.
+    On a mesh each device goes through its own groups, with the vocabulary's kernel gathered ahead
+    of its loop and the kernel's gradient added up over devices behind it. (Left to XLA, both would
+    happen in every chunk.)
+    """
+    run = partial(_score_chunks, model.project, temperature, chunk)
+    args = model.head_kernel(), hidden, targets, counts
+    spec = traced_spec(("batch", None, None), hidden.shape, "hidden states")
+    if spec is None or spec[0] is None:
+        return run(*args)
+    rows, axes = PartitionSpec(spec[0]), spec[0]
+    return jax.shard_map(
+        run,
+        in_specs=(PartitionSpec(), rows, rows, rows),
+        out_specs=rows,
+        axis_names={axes} if isinstance(axes, str) else set(axes),
+        check_vma=False,
+    )(*args)
+
+
+def _score_chunks(
+    project: Callable[[Array, Array], Array],
+    temperature: float,
+    chunk: int,
+    kernel: Array,
+    hidden: Float[Array, "P M D"],
+    targets: Int[Array, "P M"],
+    counts: Int[Array, "P"],
+) -> tuple[Float[Array, "P M"], Float[Array, "P M"]]:
+    """Scores one device's groups; a single chunk is not recomputed in the backward pass.
+
+    That pass follows at once and needs the same logits: the memory at that moment is the same.
     """
     groups, places = targets.shape
     width = min(max(1, chunk // groups), places)
@@ -132,7 +161,7 @@ def _score_in_chunks(
         return x.swapaxes(0, 1).reshape(groups, chunks * width)[:, :places]
 
     def score(hidden: Array, targets: Array) -> tuple[Array, Array]:
-        return score_targets(model.logits(hidden) / temperature, targets)
+        return score_targets(project(hidden, kernel) / temperature, targets)
 
     if chunks == 1:
         return score(hidden, targets)
@@ -202,9 +231,7 @@ def init_state(
     adapters (`models.lora`) there are moments for the adapters alone.
     """
 
-    def moments(params: Any) -> Any:
-        return optimizer.init(jax.tree.map(lambda x: x.astype(jnp.float32), params))
-
+    moments = _moments(optimizer)
     step = jnp.zeros((), jnp.int32)
     if mesh is None:
         return TrainState(params, jax.jit(moments)(split_learned(params)[0]), step)
@@ -213,6 +240,78 @@ def init_state(
     shardings = tree_shardings(jax.eval_shape(moments, learned), mesh, rules)
     opt_state = jax.jit(moments, out_shardings=shardings)(learned)
     return TrainState(params, opt_state, place(step, replicated(mesh)))
+
+
+def abstract_state(
+    params: Any,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh | None = None,
+    rules: Rules = RULES,
+) -> TrainState:
+    """Returns the shapes of `init_state`'s arrays, and where they lie on a mesh: no numbers."""
+    opt_state = jax.eval_shape(_moments(optimizer), split_learned(params)[0])
+    state = TrainState(params, opt_state, jax.ShapeDtypeStruct((), jnp.int32))
+    return abstract(state, None if mesh is None else tree_shardings(state, mesh, rules))
+
+
+def _moments(optimizer: optax.GradientTransformation) -> Callable:
+    def moments(params: Any) -> Any:
+        return optimizer.init(jax.tree.map(lambda x: x.astype(jnp.float32), params))
+
+    return moments
+
+
+@dataclass(frozen=True)
+class Update:
+    """``update(state, micro_batches) -> (state, metrics)``, as `make_update` describes it.
+
+    zeros: ``(learned) -> gradients``, jitted like the other two.
+    accumulate: ``(learned, frozen, gradients, batch) -> (gradients, loss, metrics)``.
+    apply: ``(state, gradients) -> (state, gradient norm)``.
+    mesh, rules: where the state lies and where micro-batches are put.
+    """
+
+    zeros: Callable
+    accumulate: Callable
+    apply: Callable
+    mesh: Mesh | None
+    rules: Rules
+
+    def __call__(
+        self, state: TrainState, batches: Sequence[RolloutBatch]
+    ) -> tuple[TrainState, dict[str, tuple[float, float]]]:
+        if not batches:
+            return state, {"updates_skipped": (1.0, 1.0)}
+        learned, frozen = split_learned(state.params)
+        gradients, reports = self.zeros(learned), []
+        for batch in batches:
+            batch = batch if self.mesh is None else global_batch(batch, self.mesh, self.rules)
+            gradients, loss, metrics = self.accumulate(learned, frozen, gradients, batch)
+            reports.append((loss, metrics))
+        state, norm = self.apply(replace(state, params=learned), gradients)
+        state = replace(state, params=join_learned(state.params, frozen))
+        reports, norm = jax.device_get((reports, norm))
+        total = {"loss": (float(sum(loss for loss, _ in reports)), 1.0)}
+        extra = {"gradient_norm": (float(norm), 1.0), "updates_skipped": (0.0, 1.0)}
+        return state, total | add_metrics([metrics for _, metrics in reports]) | extra
+
+    def lower(self, state: TrainState, batch: RolloutBatch) -> dict[str, jax.stages.Lowered]:
+        """Returns what runs once for each micro-batch and what runs once for an update, lowered.
+
+        Args:
+          state: shapes, such as those of `abstract_state`.
+          batch: shapes of one micro-batch (of all processes).
+        """
+        mesh, rules = self.mesh, self.rules
+        learned, frozen = split_learned(state.params)
+        gradients = jax.eval_shape(self.zeros, learned)
+        if mesh is not None:
+            gradients = abstract(gradients, tree_shardings(gradients, mesh, rules))
+            batch = abstract(batch, batch_shardings(batch, mesh, rules))
+        return {
+            "accumulate": self.accumulate.lower(learned, frozen, gradients, batch),
+            "apply": self.apply.lower(replace(state, params=learned), gradients),
+        }
 
 
 def make_update(
@@ -225,7 +324,7 @@ def make_update(
     mesh: Mesh | None = None,
     rules: Rules = RULES,
 ) -> Update:
-    """Returns ``update(state, micro_batches) -> (state, metrics)``.
+    """Returns an `Update`, called as ``update(state, micro_batches) -> (state, metrics)``.
 
     The gradients of the micro-batches are added up in float32 and applied once; the state given is
     donated. Where the policy has adapters (`models.lora`) they alone have gradients and change; the
@@ -260,7 +359,7 @@ def make_update(
 
     def loss_of(learned: Any, frozen: nnx.State, batch: RolloutBatch) -> tuple[Array, dict]:
         model = nnx.merge(graphdef, join_learned(learned, frozen))
-        with traced_on(mesh):
+        with traced_on(mesh, rules):
             logprobs, entropy = policy_logprobs(model, batch, temperature, chunk)
         loss, metrics = loss_fn(logprobs, replace(batch, entropy=entropy))
         return loss, {"entropy": metric(entropy, batch.sampled)} | metrics
@@ -284,23 +383,7 @@ def make_update(
     accumulate = jax.jit(accumulate, donate_argnums=2)
     apply = jax.jit(apply, donate_argnums=0)
 
-    def update(state: TrainState, batches: Sequence[RolloutBatch]) -> tuple[TrainState, dict]:
-        if not batches:
-            return state, {"updates_skipped": (1.0, 1.0)}
-        learned, frozen = split_learned(state.params)
-        gradients, reports = zeros(learned), []
-        for batch in batches:
-            batch = batch if mesh is None else global_batch(batch, mesh, rules)
-            gradients, loss, metrics = accumulate(learned, frozen, gradients, batch)
-            reports.append((loss, metrics))
-        state, norm = apply(replace(state, params=learned), gradients)
-        state = replace(state, params=join_learned(state.params, frozen))
-        reports, norm = jax.device_get((reports, norm))
-        total = {"loss": (float(sum(loss for loss, _ in reports)), 1.0)}
-        extra = {"gradient_norm": (float(norm), 1.0), "updates_skipped": (0.0, 1.0)}
-        return state, total | add_metrics([metrics for _, metrics in reports]) | extra
-
-    return update
+    return Update(zeros, accumulate, apply, mesh, rules)
 
 
 def make_scorer(

@@ -16,7 +16,13 @@ from agenticrec_jax.agent.episodes import Agent, Task, run_episodes
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.generation.engine import Engine
 from agenticrec_jax.parallel.multihost import allgather, share
-from agenticrec_jax.training.batches import Packing, group_shapes, pack_groups, rollout_groups
+from agenticrec_jax.training.batches import (
+    Packing,
+    cut_groups,
+    group_shapes,
+    pack_groups,
+    rollout_groups,
+)
 from agenticrec_jax.training.checkpoints import Checkpoints
 from agenticrec_jax.training.learner import TrainState, Update
 from agenticrec_jax.training.metrics import MetricsWriter, Progress, mean_of
@@ -93,6 +99,7 @@ def _step(stage: Stage, step: int, state, agent, engine, update, tasks):
         rewards_of(trajectories),
         total_prompts=len(tasks),
     )
+    groups = cut_groups(groups, stage.packing.members_at_once)
     batches = pack_groups(groups, stage.packing, allgather(group_shapes(groups)))
     state, learnt = update(state, batches)
     seconds = {

@@ -4,7 +4,8 @@ import json
 import os
 import pathlib
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib import metadata
 
 import jax
 from rich.console import Console
@@ -27,19 +28,35 @@ def figure(
     return {"name": name, "unit": unit} | rounded | {"peer_name": peer_name}
 
 
-def machine() -> dict:
-    """Where the figures are taken."""
+def machine(packages: Sequence[str] = ()) -> dict:
+    """Where the figures are taken, and the versions of jax and ``packages``."""
     return {
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "load_before": os.getloadavg()[0],
         "devices": [str(device) for device in jax.devices()],
         "jax": jax.__version__,
-    }
+    } | {name: metadata.version(name) for name in packages}
 
 
-def publish(measure: Callable[[], list[dict]], path: str) -> None:
-    """Runs a benchmark, prints its rows as a table and writes them to ``path`` unless it is empty.
+def show(rows: list[dict]) -> None:
+    """Prints rows as a table."""
+    columns = ("name", "unit", "ours", "peer", "peer_name", "bound")
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*("" if row[key] is None else str(row[key]) for key in columns))
+    Console().print(table)
+
+
+def publish(
+    measure: Callable[[], list[dict]],
+    path: str,
+    show: Callable[[list[dict]], None] = show,
+    packages: Sequence[str] = (),
+) -> None:
+    """Runs a benchmark, shows its rows and writes them to ``path`` unless it is empty.
+
+    ``packages`` are named with their versions, where more than jax decides the figures.
 
     Raises:
         InputError: before anything runs, if the directory of ``path`` is not there.
@@ -47,12 +64,8 @@ def publish(measure: Callable[[], list[dict]], path: str) -> None:
     parent = pathlib.Path(path).parent
     if not parent.is_dir():
         raise InputError(f"flag --json: found no directory {str(parent)!r} to write the file in.")
-    found, rows = machine(), measure()
-    columns = ("name", "unit", "ours", "peer", "peer_name", "bound")
-    table = Table(*columns)
-    for row in rows:
-        table.add_row(*("" if row[key] is None else str(row[key]) for key in columns))
-    Console().print(table)
+    found, rows = machine(packages), measure()
+    show(rows)
     if path:
         text = json.dumps({"machine": found, "rows": rows}, indent=1)
         pathlib.Path(path).write_text(text + "\n", encoding="utf-8")

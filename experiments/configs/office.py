@@ -19,12 +19,7 @@ def get_config(preset: str = "quick") -> ConfigDict:
         {"epochs": 25, "dim": 64, "blocks": 2, "heads": 2, "dropout": 0.4, "seed": 0}
     )
     config.tools = ConfigDict({"evidence_length": 10, "title_words": 3})
-    config.policy = ConfigDict({"directory": "tools_data/tiny_policy", "title_tokens": 6})
-    config.policy.prompt_style = "auto"  # or compact, chat; the style of the policy's tokenizer
-    config.policy.observation_style = "auto"  # or tool_response, observation
-    config.policy.lora = ConfigDict(  # rank 0: every parameter is trained
-        {"rank": 0, "alpha": 32.0, "targets": ("q_proj", "k_proj", "v_proj", "o_proj")}
-    )
+    config.policy = _policy()
     config.engine = _engine()
     config.warm_start = _warm_start()
     config.rta = _rta()
@@ -48,6 +43,25 @@ def _dataset() -> ConfigDict:
             "candidate_seed": 0,
         }
     )
+
+
+def _policy() -> ConfigDict:
+    config = ConfigDict({"directory": "tools_data/tiny_policy", "title_tokens": 6})
+    config.prompt_style = "auto"  # or compact, chat; the style of the policy's tokenizer
+    config.observation_style = "auto"  # or tool_response, observation
+    config.update(  # how its numbers are computed: the fields of Qwen3Config of these names
+        {
+            "dtype": "float32",
+            "param_dtype": "float32",
+            "scan_layers": False,
+            "remat": "none",
+            "attention": "auto",
+        }
+    )
+    config.lora = ConfigDict(  # rank 0: every parameter is trained
+        {"rank": 0, "alpha": 32.0, "targets": ("q_proj", "k_proj", "v_proj", "o_proj")}
+    )
+    return config
 
 
 def _engine() -> ConfigDict:
@@ -105,6 +119,7 @@ def _rta() -> ConfigDict:
             "clip_norm": 1.0,
             "b2": 0.95,
             "token_budget": 16384,
+            "members_at_once": 0,  # of a group in a micro-batch; 0 for whole groups
             "save_every": 5,
         }
     )

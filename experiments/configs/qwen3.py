@@ -16,6 +16,7 @@ def get_config() -> ConfigDict:
     """The configuration; the policy's directory is one of the user's."""
     config = office.get_config()
     config.policy.update({"directory": "Qwen3-4B-Instruct-2507", "title_tokens": 32})
+    config.policy.update({"dtype": "bfloat16", "scan_layers": True, "remat": "full"})
     config.engine = ConfigDict(
         {
             "slots": 64,

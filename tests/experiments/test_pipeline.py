@@ -40,6 +40,35 @@ def test_a_tokenizer_larger_than_the_embedding_is_refused(tmp_path):
         assert word in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"dtype": "bfloat16", "scan_layers": True},
+        {"param_dtype": "bfloat16", "remat": "dots", "attention": "xla"},
+    ],
+)
+def test_how_the_policy_is_computed_is_the_configs(changes):
+    config = office.get_config()
+    config.policy.update(changes)
+    shape = pipeline.policy_config(config, config.policy.directory)
+    policy = pipeline.load(config.policy.directory, **pipeline.computed(config))
+    model = nnx.merge(policy.graphdef, policy.params)
+    assert model.config == shape
+    today = {"dtype": "float32", "param_dtype": "float32", "scan_layers": False}
+    today |= {"remat": "none", "attention": "auto"}
+    assert {name: getattr(shape, name) for name in today} == today | changes
+    assert model.embedding.dtype == (today | changes)["param_dtype"]
+
+
+def test_a_way_to_compute_that_is_not_there_is_refused():
+    config = office.get_config()
+    for name, value in (("dtype", "float8"), ("param_dtype", "int8"), ("remat", "some")):
+        config.policy.update({**office.get_config().policy.to_dict(), name: value})
+        with pytest.raises(InputError, match=f"{name} is {value}; expected one of"):
+            pipeline.policy_config(config, config.policy.directory)
+
+
 def test_adapters_come_from_the_config_and_only_with_a_rank():
     config = office.get_config("smoke")
     policy = pipeline.Policy(*nnx.split(tiny_qwen3()), None, "")

@@ -5,6 +5,7 @@ import pytest
 from flax import nnx
 
 from agenticrec_jax.errors import InputError
+from agenticrec_jax.generation import placement
 from agenticrec_jax.generation.engine import Engine, EngineConfig, Reply, Request
 from agenticrec_jax.parallel.mesh import make_mesh, shard_params
 from agenticrec_jax.testing.models import tiny_qwen3
@@ -24,9 +25,9 @@ def respond(request, member, ids):
     return Reply(tuple((ids[0] + i) % 30 for i in range(len(ids) % 9)))
 
 
-def policy(scan):
+def policy(scan, **changes):
     """Large weights, so that the next token hangs on what was read; the same in both forms."""
-    graphdef, params = nnx.split(tiny_qwen3(5, vocab_size=32, scan_layers=scan))
+    graphdef, params = nnx.split(tiny_qwen3(5, vocab_size=32, scan_layers=scan, **changes))
     flat = [
         (path, v if path[-1] == "scale" else v.replace(9 * v.get_value()))
         for path, v in nnx.to_flat_state(params)
@@ -66,13 +67,34 @@ def test_many_devices_and_scanned_layers_give_the_rollouts_of_one_unrolled(one, 
 
 def check_places(engine, params, scan):
     """Slots and key heads are split; weights are whole along the rows' axes."""
-    state, layers = engine.state, engine.placement.params(params)["layers"]
+    state, layers = engine.state, engine.placement.params(params, "float32")["layers"]
     keys = state.cache.k if scan else state.cache.k[0]
     *stack, slots, heads, _, _ = keys.shape
     assert keys.addressable_shards[0].data.shape[-4:-2] == (slots // 4, heads // 2)
     assert state.length.addressable_shards[0].data.shape == (4,) and len(stack) == scan
     gate = (layers if scan else layers[0])["mlp"]["gate"]["kernel"][...]
     assert gate.addressable_shards[0].data.shape == (*gate.shape[:-1], gate.shape[-1] // 2)
+
+
+def test_weights_stored_wider_are_rounded_once_and_give_the_same_rollouts(monkeypatch):
+    """The engine's copy is what every use would round to, but for the scales of norms."""
+    wide = policy(False, dtype="bfloat16")
+    rng = np.random.default_rng(1)
+    requests = [Request(tuple(rng.integers(4, 30, 9).tolist()), 2, (i,)) for i in range(3)]
+
+    def run():
+        engine = Engine(wide[0], CONFIG, 3, (1,), 0)
+        out = engine.generate(wide[1], requests, respond, temperature=0.9, seed=3)
+        return engine, sum(out, [])
+
+    engine, narrow = run()
+    for path, x in nnx.to_flat_state(engine.placement.params(wide[1], "bfloat16")):
+        assert x.dtype == ("float32" if path[-1] == "scale" else "bfloat16"), path
+    assert engine.placement.params(wide[1], "float32") is wide[1]
+    monkeypatch.setattr(placement, "_as_read", lambda params, dtype: params)
+    for a, b in zip(narrow, run()[1], strict=True):
+        assert a.ids.tolist() == b.ids.tolist()
+        np.testing.assert_array_equal(a.logprobs, b.logprobs)
 
 
 def test_slots_must_divide_over_the_shards():

@@ -17,8 +17,9 @@ from jax.sharding import PartitionSpec as P
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.models import attention
 from agenticrec_jax.models.attention import attend, xla_attend
-from agenticrec_jax.models.flash import cudnn_attend, splash_attend
+from agenticrec_jax.models.flash import cudnn_attend, splash_attend, splash_flops
 from agenticrec_jax.models.masks import Masks
+from agenticrec_jax.parallel.hlo import Array
 from agenticrec_jax.parallel.mesh import make_mesh, shard_batch, traced_on
 from agenticrec_jax.testing.models import tiny_qwen3
 
@@ -86,6 +87,16 @@ def test_splash_over_devices_gives_the_numbers_of_one():
         text = jax.jit(run).lower(*args).as_text()
         split = form["prompts"] == 4
         assert ("tensor<2x2x128x16xf32>" in text) is split
+
+
+@pytest.mark.parametrize("phase,products", [("fwd", 2), ("dq", 3), ("dkv", 4)])
+def test_the_kernels_operations_by_hand(phase, products):
+    """Query t of 4 sees keys 0..6 + t: 28 + 6 pairs for each of 3 rows and 2 heads of width 8."""
+    shapes = {"s8": (1, 2, 3), "bf16": (3, 2, 4, 8), "f32": (3, 1, 10, 8), "s32": (3, 4, 128)}
+    operands = [Array(dtype, dims) for dtype, dims in shapes.items()]
+    pairs = sum(7 + t for t in range(4))
+    found = splash_flops(f"splash_mha_{phase}_segmented.2", operands)
+    assert found == 2 * products * 3 * 2 * pairs * 8
 
 
 @pytest.mark.parametrize(

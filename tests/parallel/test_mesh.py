@@ -16,12 +16,15 @@ from agenticrec_jax.models.masks import Context
 from agenticrec_jax.models.qwen3 import segment_positions
 from agenticrec_jax.parallel.mesh import (
     RULES,
+    abstract,
     batch_sharding,
+    constrain,
     make_mesh,
     partition_spec,
     replicated,
     shard_batch,
     shard_params,
+    traced_on,
     tree_shardings,
 )
 from agenticrec_jax.testing.models import tiny_qwen3
@@ -146,3 +149,26 @@ def test_sharded_logits_and_gradients_equal_those_of_one_device(kv_heads, num_la
     got = run(shard_params(params, mesh), *sharded)
     assert len(jax.tree.leaves(got)[0].sharding.device_set) == 8
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), got, want)
+
+
+@pytest.mark.parametrize("changes,expected", [({}, ("tensor",)), ({"vocab": "fsdp"}, ("fsdp",))])
+def test_inside_a_program_the_table_that_was_named_is_used(changes, expected, mesh):
+    @jax.jit
+    def run(table):
+        with traced_on(mesh, {**RULES, **changes}):
+            return constrain(2 * table, ("vocab", None), "table")
+
+    placed = run(jax.device_put(np.ones((8, 4)), replicated(mesh)))
+    assert tuple(axis for axis in placed.sharding.spec if axis) == expected
+    assert constrain(placed, ("vocab", None), "table") is placed  # no mesh is named here
+
+
+def test_abstract_arrays_have_shape_type_and_place_but_no_numbers(mesh):
+    _, params = nnx.split(tiny_qwen3())
+    found = abstract(params, tree_shardings(params, mesh))
+    for a, b in zip(
+        jax.tree.leaves(found), jax.tree.leaves(shard_params(params, mesh)), strict=True
+    ):
+        assert isinstance(a, jax.ShapeDtypeStruct)
+        assert (a.shape, a.dtype, a.sharding) == (b.shape, b.dtype, b.sharding)
+    assert all(x.sharding is None for x in jax.tree.leaves(abstract(params)))

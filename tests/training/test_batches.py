@@ -2,16 +2,20 @@
 
 from dataclasses import dataclass
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agenticrec_jax.errors import InputError
 from agenticrec_jax.training.batches import (
     Demonstration,
     Group,
     Packing,
+    abstract_batch,
     bucket_length,
+    cut_groups,
     demonstration_groups,
     group_shapes,
     pack_groups,
@@ -212,3 +216,28 @@ def test_weights_count_the_prompts_of_other_processes():
     rewards = np.array([[0.0, 1.0]] * 3)
     groups, _ = rollout_groups([(1,)] * 3, rollouts, rewards, total_prompts=12)
     assert {float(w) for g in groups for w in g.weights} == {np.float32(1 / 24)}
+
+
+def test_cut_groups_keep_every_member_and_put_like_lengths_together():
+    rng = np.random.default_rng(0)
+    groups = [group(rng, 5, [3, 40, 7, 33]), group(rng, 9, [8, 2, 6, 4])]
+    parts = cut_groups(groups, 2)
+    assert [[len(c.ids) for c in part.completions] for part in parts] == [
+        *([40, 33], [7, 3], [8, 6], [4, 2])
+    ]
+
+    def members(groups):
+        batches = unpack(pack_groups(groups, Packing(400, 8, 8)))
+        return sorted((prompt, member) for prompt, found in batches for member in found)
+
+    assert members(parts) == members(groups)
+    assert cut_groups(groups, 0) == groups and len(cut_groups(groups, 8)) == 2
+    with pytest.raises(InputError, match="members_at_once is 3, expected a divisor of 4 members"):
+        cut_groups(groups, 3)
+
+
+def test_an_abstract_batch_has_the_shapes_of_a_packed_one():
+    (batch,) = pack_groups([group(np.random.default_rng(1), 5, [3, 7])], Packing(100, 8, 16))
+    found = abstract_batch(*batch.prompts.shape[:1], *batch.completions.shape[1:2], 8, 16)
+    shapes = [(x.shape, x.dtype) for x in jax.tree.leaves(found)]
+    assert shapes == [(x.shape, x.dtype) for x in jax.tree.leaves(batch)]

@@ -19,6 +19,7 @@ from agenticrec_jax.parallel.mesh import make_mesh
 from agenticrec_jax.training.batches import (
     Group,
     Packing,
+    cut_groups,
     pack_groups,
 )
 from agenticrec_jax.training.learner import (
@@ -225,8 +226,9 @@ def one_micro_batch(config=CONFIG):
     return two_updates(batches, *updater(config=config), config=config)
 
 
-def test_results_do_not_depend_on_the_micro_batches():
-    """Six micro-batches of one group and an odd chunk; one trace serves all of one shape."""
+@pytest.mark.parametrize("members", [3, 1])
+def test_results_do_not_depend_on_the_micro_batches(members):
+    """Micro-batches of one group (or member) and an odd chunk; one trace serves all of a shape."""
     traces = []
 
     def counted(logprobs, batch):
@@ -235,11 +237,12 @@ def test_results_do_not_depend_on_the_micro_batches():
 
     optimizer, _ = updater()
     update = make_update(policy()[0], counted, optimizer, temperature=TEMPERATURE, chunk=5)
-    batches = pack_groups(GROUPS, Packing(1, prompt_buckets=16, completion_buckets=16))
-    assert len(batches) == len(GROUPS)
+    groups = cut_groups(GROUPS, members)
+    batches = pack_groups(groups, Packing(1, prompt_buckets=16, completion_buckets=16))
+    assert len(batches) == len(groups) == 12 // members
     many, found = two_updates(batches, optimizer, update)
     one, expected = one_micro_batch()
-    assert traces == [(1, 3, 16)]
+    assert traces == [(1, members, 16)]
     assert_trees_close(many.params, one.params, 1e-5)
     moved = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), one.params, policy()[1])
     assert min(map(float, jax.tree.leaves(moved))) > 1e-3

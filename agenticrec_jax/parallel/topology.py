@@ -1,0 +1,99 @@
+"""TPU slices to compile for without having one, and the memory of a chip.
+
+`jax.experimental.topologies` with the package libtpu knows every slice by its name, such as
+``v5e:4x4``. Its devices take part in meshes and shardings like real ones; programs over them can
+be compiled, never run.
+"""
+
+import functools
+import os
+import re
+from importlib import metadata
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from agenticrec_jax.errors import InputError
+
+_QUIET = {  # libtpu asks what machine it is on, and complains where it is no TPU
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+}
+_AVAILABLE = re.compile(r"exceeds available HBM \(([\d.]+)([KMGT])\)|of ([\d.]+)([KMGT]) hbm")
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def slice_devices(name: str) -> list[jax.Device]:
+    """The chips of a slice, such as ``v5e:4x4`` or ``v5p:2x2x4``.
+
+    Local devices are set aside (``jax_platforms`` becomes ``cpu`` if JAX has not started yet), so
+    that a machine without a TPU does not look for one.
+
+    Raises:
+        InputError: libtpu is not installed, or knows no such slice.
+    """
+    try:
+        metadata.version("libtpu")
+    except metadata.PackageNotFoundError as error:
+        raise InputError(
+            f"topology {name}: found no package libtpu, expected it for compiling without a TPU "
+            "(pip install 'agenticrec-jax[dry_run]')"
+        ) from error
+    if not os.environ.get("JAX_PLATFORMS"):
+        jax.config.update("jax_platforms", "cpu")
+    for variable, value in _QUIET.items():
+        os.environ.setdefault(variable, value)
+    try:
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        said = str(error).splitlines()[0].removeprefix("INVALID_ARGUMENT: ")
+        raise InputError(
+            f"topology {name!r}: expected the name of a TPU slice such as v5e:4x4 ({said})"
+        ) from error
+
+
+def host_devices(name: str) -> list[jax.Device]:
+    """The chips of one host of a slice, as a slice of their own.
+
+    (XLA compiles for whole slices only, so they are not taken out of the large one.)
+    """
+    devices = slice_devices(name)
+    if len({device.process_index for device in devices}) == 1:
+        return devices
+    own = np.array([d.coords for d in devices if d.process_index == devices[0].process_index])
+    sizes = own.max(axis=0) - own.min(axis=0) + 1
+    kind, whole = re.split("[:=_]", name, maxsplit=1)
+    return slice_devices(f"{kind}:{'x'.join(map(str, sizes[: whole.count('x') + 1]))}")
+
+
+@functools.cache
+def chip_memory(device: jax.Device) -> int | None:
+    """Bytes of a device that programs can have; None if nobody says.
+
+    Of a TPU it is what the compiler says is available, when it is asked for far too much (a v5e
+    chip has 16 GB, v5p 95 GB, v6e 32 GB: https://docs.cloud.google.com/tpu/docs/v5e; a little is
+    the runtime's own). Of a CPU it is the memory of the machine.
+    """
+    if device.platform == "cpu":
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if device.platform != "tpu":
+        return (device.memory_stats() or {}).get("bytes_limit")
+    whole = NamedSharding(Mesh(np.array([device]), ("all",)), PartitionSpec())
+    huge = jax.ShapeDtypeStruct((2**40,), jnp.int8, sharding=whole)
+    try:
+        jax.jit(lambda x: x + 1).lower(huge).compile()
+    except jax.errors.JaxRuntimeError as error:
+        return available_memory(str(error))
+    return None
+
+
+def available_memory(said: str) -> int | None:
+    """The bytes available by the compiler's own words, where it ran out of memory; else None."""
+    if not (found := _AVAILABLE.search(said)):
+        return None
+    number, unit = [part for part in found.groups() if part]
+    return int(float(number) * _UNITS[unit])

@@ -1,0 +1,133 @@
+"""Compiles a whole run for TPU slices that need not be there, and says what fits.
+
+``python -m experiments.benchmarks.tpu_compile --json=FILE [--topology=v5e:4x4] [--model=Qwen3-4B]``
+compiles prefill, decode, splice and the learner's step of Qwen3-1.7B, 4B and 8B for four slices:
+the paper's 64 prompts in groups of 8, up to 6,144 tokens generated after prompts of 512, computed
+in bfloat16. Every program is the run's own (see ``experiments.dry_run``); nothing of a model is
+ever made. Rows of models and slices that are not named are kept as FILE has them, if it was made
+with the same versions.
+
+``ours`` is what a program takes of a chip, all else that lies there meanwhile included, ``bound``
+the memory that the compiler has. The estimates of work are no speeds. ``settings`` says how a row
+was made to fit; what does not fit says so.
+"""
+
+import dataclasses
+import json
+import pathlib
+from importlib import metadata
+
+import jax
+from absl import flags
+from ml_collections import ConfigDict
+
+from agenticrec_jax.errors import InputError
+from agenticrec_jax.models.qwen3 import Qwen3Config
+from agenticrec_jax.parallel.topology import slice_devices
+from experiments import app, dry_run, pipeline
+from experiments.benchmarks.figures import publish
+from experiments.configs import office
+
+PROMPTS, MEMBERS, PROMPT_TOKENS, MAX_TOKENS = 64, 8, 512, 6144
+SLICES = ("v5e:4x4", "v5e:8x8", "v5p:2x2x4", "v6e:4x4")
+
+
+def _qwen3(hidden: int, mlp: int, layers: int, heads: int, tied: bool) -> Qwen3Config:
+    """A dense Qwen3 by its published config.json (https://huggingface.co/Qwen)."""
+    return Qwen3Config(
+        vocab_size=151936,
+        hidden_size=hidden,
+        intermediate_size=mlp,
+        num_layers=layers,
+        num_heads=heads,
+        num_kv_heads=8,
+        head_dim=128,
+        rope_theta=1e6,
+        rms_norm_eps=1e-6,
+        tie_word_embeddings=tied,
+        max_position_embeddings=40960,
+    )
+
+
+MODELS = {
+    "Qwen3-1.7B": _qwen3(2048, 6144, 28, 16, True),
+    "Qwen3-4B": _qwen3(2560, 9728, 36, 32, True),
+    "Qwen3-8B": _qwen3(4096, 12288, 36, 32, False),
+}
+
+# Chips that split each layer, slots of a host, members of a group at once, and rank of adapters
+# (0: every parameter is trained). A host has 4 chips.
+FITTED = {
+    ("Qwen3-1.7B", "v5e:4x4"): (4, 16, 2, 0),
+    ("Qwen3-1.7B", "v5e:8x8"): (4, 16, 2, 0),
+    ("Qwen3-1.7B", "v5p:2x2x4"): (4, 128, 8, 0),
+    ("Qwen3-1.7B", "v6e:4x4"): (4, 32, 4, 0),
+    ("Qwen3-4B", "v5e:4x4"): (4, 8, 2, 0),
+    ("Qwen3-4B", "v5e:8x8"): (4, 8, 2, 0),
+    ("Qwen3-4B", "v5p:2x2x4"): (4, 64, 8, 0),
+    ("Qwen3-4B", "v6e:4x4"): (4, 16, 2, 0),
+    ("Qwen3-8B", "v5e:4x4"): (4, 8, 1, 32),
+    ("Qwen3-8B", "v5e:8x8"): (4, 8, 1, 0),
+    ("Qwen3-8B", "v5p:2x2x4"): (4, 64, 4, 0),
+    ("Qwen3-8B", "v6e:4x4"): (4, 16, 1, 0),
+}
+
+
+def settings(model: str, topology: str) -> ConfigDict:
+    """The configuration of a row: the paper's sizes, fitted to the slice."""
+    tensor, slots, members, rank = FITTED[model, topology]
+    config = office.get_config()
+    config.mesh.update({"fsdp": len(slice_devices(topology)) // tensor, "tensor": tensor})
+    stored = "bfloat16" if rank else "float32"  # a frozen base needs no more; adapters are float32
+    config.policy.update({"dtype": "bfloat16", "param_dtype": stored})
+    config.policy.update({"scan_layers": True, "remat": "full"})
+    config.policy.lora.update({"rank": rank})
+    config.engine.update({"slots": slots, "max_tokens": MAX_TOKENS})
+    config.engine.update({"prompt_buckets": (PROMPT_TOKENS,), "splice_buckets": (256,)})
+    config.rta.update({"prompts": PROMPTS, "members": MEMBERS, "members_at_once": members})
+    config.rta.update({"prompt_buckets": (PROMPT_TOKENS,), "completion_buckets": (MAX_TOKENS,)})
+    config.rta.token_budget = PROMPT_TOKENS + members * MAX_TOKENS  # one part of a group a time
+    return config
+
+
+def measure(model: str, topology: str) -> list[dict]:
+    """The rows of a model on a slice."""
+    config = settings(model, topology)
+    shape = dataclasses.replace(MODELS[model], **pipeline.computed(config))
+    label = f"{model} on {topology}"
+    with app.phase(label):
+        return dry_run.rows(config, "rta", shape, topology, label)
+
+
+def kept(path: str, models: list[str], slices: list[str]) -> list[dict]:
+    """Rows of ``path`` for other models and slices, made with the same versions."""
+    if not path or not pathlib.Path(path).exists():
+        return []
+    found = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    same = {"jax": jax.__version__, "libtpu": metadata.version("libtpu")}
+    if {name: found["machine"].get(name) for name in same} != same:
+        return []
+    new = {f"{model} on {topology}" for model in models for topology in slices}
+    return [row for row in found["rows"] if row["name"].rsplit(": ", 1)[0] not in new]
+
+
+def main(argv) -> None:
+    del argv
+    for name, chosen, known in (("model", _MODEL, MODELS), ("topology", _TOPOLOGY, SLICES)):
+        for value in chosen.value:
+            if value not in known:
+                raise InputError(f"flag --{name}: found {value!r}, expected {', '.join(known)}")
+    slice_devices(_TOPOLOGY.value[0])  # before anything else asks JAX for devices
+    models, slices = _MODEL.value, _TOPOLOGY.value
+    rows = kept(_JSON.value, models, slices)
+    for topology in slices:
+        for model in models:
+            rows += measure(model, topology)
+            publish(rows.copy, _JSON.value, dry_run.show, ("libtpu",))
+
+
+if __name__ == "__main__":
+    _JSON = flags.DEFINE_string("json", "", "File to write the figures to; empty for none.")
+    _MODEL = flags.DEFINE_list("model", list(MODELS), "Models to compile.")
+    _TOPOLOGY = flags.DEFINE_list("topology", list(SLICES), "TPU slices to compile for.")
+    app.run(main)

@@ -1,0 +1,271 @@
+"""What a run's programs take of each chip: they are compiled, and nothing is run or loaded.
+
+The programs are those of the run itself (the engine's ``prefill``, ``decode`` and ``splice`` at the
+largest of their declared shapes, and the learner's two), made from shapes alone, for this machine's
+devices or for a TPU slice that need not be there. Bytes are the compiler's; work is an estimate.
+"""
+
+import dataclasses
+import os
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+from rich.console import Console
+from rich.table import Table
+
+from agenticrec_jax.generation.engine import Engine, EngineConfig
+from agenticrec_jax.models.flash import splash_flops
+from agenticrec_jax.models.lora import add_lora, split_learned
+from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config
+from agenticrec_jax.parallel import cost
+from agenticrec_jax.parallel.mesh import make_mesh
+from agenticrec_jax.parallel.multihost import local_mesh
+from agenticrec_jax.parallel.topology import chip_memory, host_devices, slice_devices
+from agenticrec_jax.training.batches import abstract_batch, micro_batches
+from agenticrec_jax.training.learner import abstract_state
+from experiments import pipeline
+
+GIB = 2**30
+KERNELS = {"splash_m": splash_flops}
+COLUMNS = ("program", "runs", "arguments", "temporaries", "beside", "GiB", "of", "fits")
+COLUMNS += ("collectives", "TFLOP (estimate)", "GB accessed (estimate)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A program of a run before it is compiled.
+
+    Attributes:
+        name: what it does.
+        runs: how often it runs in a step of training; 0 for as often as the rollouts want.
+        beside: bytes a chip of what lies there meanwhile without being an argument of it.
+        lowered: the program, for its mesh and shapes.
+        device: one of its chips.
+    """
+
+    name: str
+    runs: int
+    beside: int
+    lowered: jax.stages.Lowered
+    device: jax.Device
+
+
+def meshes(config: ConfigDict, topology: str) -> tuple[Mesh | None, Mesh | None]:
+    """The learner's mesh over all devices, and the engine's over those of one host.
+
+    Raises:
+        InputError: there is no such slice, or the config's mesh does not fit it.
+    """
+    if not topology:
+        mesh = pipeline.device_mesh(config)
+        return mesh, local_mesh(mesh)
+    mesh = make_mesh(**config.mesh, devices=slice_devices(topology))
+    if not mesh.is_multi_process:
+        return mesh, mesh
+    return mesh, make_mesh(**local_mesh(mesh).shape, devices=host_devices(topology))
+
+
+def programs(
+    config: ConfigDict, stage: str, model: Qwen3Config, topology: str = ""
+) -> Iterator[Program]:
+    """The programs of a stage of reinforcement by the config, largest shapes only.
+
+    Args:
+        model: the policy's, as ``config.policy`` has it computed.
+        topology: a TPU slice such as ``v5e:4x4``; empty for this machine's devices.
+    """
+    settings = config[stage]
+    mesh, host = meshes(config, topology)
+    device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
+    graphdef, params = nnx.split(nnx.eval_shape(lambda: _policy(config, model)))
+    engine = Engine(graphdef, EngineConfig(**config.engine), 1, (2,), 0, mesh=host)
+    state = abstract_state(params, pipeline.optimizer(settings), mesh)
+    slots = chip_bytes(engine.abstract_state(params))
+    learned, frozen = map(chip_bytes, split_learned(state.params))
+    moments = chip_bytes(state.opt_state)
+    shared = _shared(state.params, engine.abstract_params(params)) if host is mesh else 0
+    for name, lowered in engine.lower(params, settings.members).items():
+        yield Program(name, 0, learned + frozen + moments - shared, lowered, device)
+    update = pipeline.update(config, settings, graphdef, mesh)
+    count, batch = _micro_batches(config, settings, mesh)
+    lowered = update.lower(state, batch)
+    yield Program("gradients", count, moments + slots, lowered["accumulate"], device)
+    yield Program("update", 1, frozen + slots, lowered["apply"], device)
+
+
+def _policy(config: ConfigDict, model: Qwen3Config) -> Qwen3:
+    policy, adapters = Qwen3(model, rngs=nnx.Rngs(0)), pipeline.lora_config(config)
+    return policy if adapters is None else add_lora(policy, adapters, rngs=nnx.Rngs(0))
+
+
+def _micro_batches(config: ConfigDict, settings: ConfigDict, mesh: Mesh | None):
+    """How many micro-batches a step has if all rollouts are as long as they may be, and the first.
+
+    Several hosts each pack the groups of their own prompts.
+    """
+    hosts = 1 if mesh is None else len({device.process_index for device in mesh.devices.flat})
+    packing = pipeline.packing(settings, mesh, 0)
+    members = packing.members_at_once or settings.members
+    parts = -(-settings.prompts // hosts) * (settings.members // members)
+    longest = config.engine.max_tokens, _longest_prompt(config, settings), members
+    shapes = list(micro_batches([[longest] * parts], packing))
+    groups, prompt, completion = shapes[0]
+    return len(shapes), abstract_batch(groups * hosts, members, prompt, completion)
+
+
+def _longest_prompt(config: ConfigDict, settings: ConfigDict) -> int:
+    buckets = settings.prompt_buckets
+    longest = config.engine.prompt_buckets[-1]
+    return longest if isinstance(buckets, int) else min(longest, buckets[-1])
+
+
+def chip_bytes(tree) -> int:
+    """Bytes that the arrays of ``tree`` (shapes with their placement) take of one chip."""
+
+    def size(x: jax.ShapeDtypeStruct) -> int:
+        shape = x.shape if x.sharding is None else x.sharding.shard_shape(x.shape)
+        return jax.ShapeDtypeStruct(shape, x.dtype).size * x.dtype.itemsize
+
+    return sum(map(size, jax.tree.leaves(tree)))
+
+
+def _shared(learner, engine) -> int:
+    """Bytes of the parameters that lie where the engine wants them: they are not copied."""
+
+    def same(a: jax.ShapeDtypeStruct, b: jax.ShapeDtypeStruct) -> bool:
+        placed = a.sharding is None or a.sharding.is_equivalent_to(b.sharding, len(a.shape))
+        return placed and a.dtype == b.dtype
+
+    pairs = zip(jax.tree.leaves(learner), jax.tree.leaves(engine), strict=True)
+    return chip_bytes([a for a, b in pairs if same(a, b)])
+
+
+def rows(
+    config: ConfigDict, stage: str, model: Qwen3Config, topology: str, label: str
+) -> list[dict]:
+    """Compiles the programs of a stage, several at a time; a row for each (see ``row``)."""
+    settings, found = described(config, stage), list(programs(config, stage, model, topology))
+    with ThreadPoolExecutor(min(4, os.cpu_count())) as pool:
+        list(pool.map(compiled, found))
+    return [row(program, label, settings) for program in found]
+
+
+def row(program: Program, label: str, settings: dict) -> dict:
+    """The figures of a program: what a benchmark's row has, and where they come from.
+
+    ``ours`` is all that lies on a chip while it runs, in GiB, or null if the compiler gave up, and
+    ``bound`` the memory that a program can have.
+    """
+    available = chip_memory(program.device)
+    found = compiled(program)
+    total = found["bytes"] and found["bytes"]["peak"] + program.beside
+    return {
+        "name": f"{label}: {program.name}",
+        "unit": "GiB a chip",
+        "ours": total and round(total / GIB, 3),
+        "peer": None,
+        "peer_name": None,
+        "bound": available and round(available / GIB, 2),
+        "fits": total is not None and (available is None or total <= available),
+        "runs": program.runs,
+        "settings": settings,
+        "beside": program.beside,
+        **found,
+    }
+
+
+_compiled: dict[tuple, dict] = {}
+
+
+def compiled(program: Program) -> dict:
+    """What the compiler says of a program; one that was seen before is not compiled again.
+
+    ``bytes`` are null, and ``needs`` the compiler's own words, if it found no way to fit it.
+    """
+    key = program.device.device_kind, program.lowered.as_text()
+    if key not in _compiled:
+        _compiled[key] = _compile(program.lowered)
+    return _compiled[key]
+
+
+def _compile(lowered: jax.stages.Lowered) -> dict:
+    began = time.perf_counter()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return {"bytes": None, "needs": str(error).splitlines()[0]}
+    seconds = time.perf_counter() - began
+    memory, work = cost.memory(compiled), cost.estimate(compiled.as_text(), KERNELS)
+    return {
+        "bytes": dataclasses.asdict(memory) | {"peak": memory.peak},
+        "collectives": {kind: dataclasses.asdict(t) for kind, t in work.collectives.items()},
+        "estimate": {"matmul_flops": work.flops, "bytes_accessed": work.bytes},
+        "uncounted": dict(work.uncounted),
+        "compile_seconds": round(seconds, 1),
+    }
+
+
+def show(rows: list[dict]) -> None:
+    """Prints rows as a table: bytes against the chip's memory, collectives, the estimate."""
+    table = Table(title="of one chip; FLOP and bytes accessed are estimates, never speeds")
+    for column in COLUMNS:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*_cells(row), end_section=row["name"].endswith(": update"))
+    wide = 0 if sys.stdout.isatty() else 150
+    Console(width=wide or None).print(table)
+
+
+def _cells(row: dict) -> list[str]:
+    of = "?" if row["bound"] is None else f"{row['bound']:.2f}"
+    first = [row["name"], str(row["runs"] or "")]
+    if row["ours"] is None:
+        return [*first, "", "", f"{row['beside'] / GIB:.2f}", "", of, "no", row["needs"], "", ""]
+    sizes = [row["bytes"]["arguments"], row["bytes"]["temporaries"], row["beside"]]
+    sent = [
+        f"{kind} {traffic['count']:.0f} ({traffic['bytes'] / 1e9:.2f} GB)"
+        for kind, traffic in sorted(row["collectives"].items())
+    ]
+    work = row["estimate"]
+    return [
+        *first,
+        *(f"{size / GIB:.2f}" for size in sizes),
+        f"{row['ours']:.2f}",
+        of,
+        "yes" if row["fits"] else "no",
+        ", ".join(sent) or "none",
+        f"{work['matmul_flops'] / 1e12:.3g}",
+        f"{work['bytes_accessed'] / 1e9:.3g}",
+    ]
+
+
+def run(config: ConfigDict, stage: str, directory: str, topology: str) -> list[dict]:
+    """Compiles the programs of the config's own policy and prints the table; returns its rows."""
+    model = pipeline.policy_config(config, directory)
+    found = rows(config, stage, model, topology, topology or "this machine")
+    show(found)
+    return found
+
+
+def described(config: ConfigDict, stage: str) -> dict:
+    """The settings that decide what fits."""
+    policy, settings = config.policy, config[stage]
+    return {
+        "mesh": config.mesh.to_dict(),
+        **pipeline.computed(config),
+        "lora_rank": policy.lora.rank,
+        "slots": config.engine.slots,
+        "max_tokens": config.engine.max_tokens,
+        "prompts": settings.prompts,
+        "members": settings.members,
+        "members_at_once": settings.members_at_once,
+        "token_budget": settings.token_budget,
+    }

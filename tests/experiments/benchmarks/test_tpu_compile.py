@@ -1,0 +1,55 @@
+"""The TPU benchmark: published shapes, the paper's sizes, rows that are kept, committed figures."""
+
+import json
+from pathlib import Path
+
+import jax
+import pytest
+from flax import nnx
+
+from agenticrec_jax.models.qwen3 import Qwen3
+from experiments.benchmarks import tpu_compile
+
+RESULTS = Path(tpu_compile.__file__).parent / "results" / "tpu_compile.json"
+PARAMETERS = {"Qwen3-1.7B": 1720574976, "Qwen3-4B": 4022468096, "Qwen3-8B": 8190735360}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_the_shapes_are_the_published_models(name):
+    """By their number of parameters, which depends on every size."""
+    model = nnx.eval_shape(lambda: Qwen3(tpu_compile.MODELS[name], rngs=nnx.Rngs(0)))
+    assert sum(x.size for x in jax.tree.leaves(nnx.state(model))) == PARAMETERS[name]
+    assert (tpu_compile.MODELS[name].rope_theta, model.config.rms_norm_eps) == (1e6, 1e-6)
+
+
+def test_a_row_has_the_papers_sizes(monkeypatch):
+    monkeypatch.setattr(tpu_compile, "slice_devices", lambda name: [None] * 16)
+    for model in tpu_compile.MODELS:
+        config = tpu_compile.settings(model, "v5e:4x4")
+        assert (config.rta.prompts, config.rta.members, config.engine.max_tokens) == (64, 8, 6144)
+        assert config.policy.dtype == "bfloat16" and config.mesh.fsdp * config.mesh.tensor == 16
+    assert set(tpu_compile.FITTED) == {
+        (model, topology) for model in tpu_compile.MODELS for topology in tpu_compile.SLICES
+    }
+
+
+def test_rows_that_were_not_asked_for_are_kept_if_versions_agree(tmp_path, monkeypatch):
+    monkeypatch.setattr(tpu_compile.metadata, "version", lambda name: "1.2")
+    path = tmp_path / "rows.json"
+    assert tpu_compile.kept(str(path), ["Qwen3-4B"], ["v5e:4x4"]) == []
+    names = ["Qwen3-4B on v5e:4x4: decode", "Qwen3-8B on v5e:4x4: decode"]
+    machine = {"jax": jax.__version__, "libtpu": "1.2"}
+    path.write_text(json.dumps({"machine": machine, "rows": [{"name": n} for n in names]}))
+    assert tpu_compile.kept(str(path), ["Qwen3-4B"], ["v5e:4x4"]) == [{"name": names[1]}]
+    monkeypatch.setattr(tpu_compile.metadata, "version", lambda name: "1.3")
+    assert tpu_compile.kept(str(path), ["Qwen3-4B"], ["v5e:4x4"]) == []
+
+
+def test_the_committed_figures_name_versions_settings_and_what_fits():
+    found = json.loads(RESULTS.read_text())
+    assert found["machine"]["jax"] and found["machine"]["libtpu"]
+    for row in found["rows"]:
+        fits = row["ours"] is not None and row["ours"] <= row["bound"]
+        assert row["fits"] is fits and row["settings"]["max_tokens"] == 6144, row["name"]
+        if row["ours"] is not None:
+            assert row["uncounted"] == {}, row["name"]

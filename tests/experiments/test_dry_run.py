@@ -1,0 +1,144 @@
+"""The dry run: the programs of the run itself, what they take of a chip, and its refusals."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+from flax import nnx
+
+from agenticrec_jax.errors import InputError
+from agenticrec_jax.testing.models import TINY, tiny_qwen3
+from experiments import dry_run, train_policy
+from experiments.configs import office
+
+ROOT = Path(__file__).parents[2]
+F32 = 4
+
+
+def small_config():
+    """A few slots and short rows, on a mesh of the 8 simulated devices."""
+    config = office.get_config("smoke")
+    config.mesh.update({"fsdp": 4, "tensor": 2})
+    config.engine.update({"slots": 16, "max_tokens": 16, "prompt_buckets": (16,)})
+    config.engine.update({"splice_buckets": (8,), "row_buckets": (), "window_buckets": ()})
+    config.engine.decode_steps = config.engine.least_steps = 4
+    config.rta.update({"prompts": 16, "prompt_buckets": (16,), "completion_buckets": (16,)})
+    config.rta.update({"token_budget": 4 * (16 + 2 * 16), "members_at_once": 2})
+    return config
+
+
+@pytest.fixture(scope="module")
+def rows():
+    found = dry_run.rows(small_config(), "rta", TINY, "", "here")
+    return {row["name"].removeprefix("here: "): row for row in found}
+
+
+def test_a_row_for_every_program_says_what_it_takes(rows):
+    assert list(rows) == ["prefill", "decode", "splice", "gradients", "update"]
+    for row in rows.values():
+        assert row["fits"] and row["ours"] < row["bound"] and row["uncounted"] == {}
+        assert row["settings"]["mesh"] == {"data": 1, "fsdp": 4, "tensor": 2}
+        total = row["bytes"]["peak"] + row["beside"]
+        assert row["ours"] == round(total / 2**30, 3)
+
+
+def test_bytes_beside_are_what_the_program_does_not_take_itself(rows):
+    """A chip's part of parameters, moments and slots, counted from the shapes by hand."""
+    _, params = nnx.split(nnx.eval_shape(tiny_qwen3))
+    parts = {"fsdp": {"embed"}, "tensor": {"vocab", "heads", "kv_heads", "mlp"}}
+    learner = 0
+    for _, variable in nnx.to_flat_state(params):
+        size, axes = variable.get_value().size, variable.get_metadata()["logical_axes"]
+        size //= 4 if set(axes) & parts["fsdp"] else 1
+        learner += F32 * size // (2 if set(axes) & parts["tensor"] else 1)
+    moments = 2 * learner + 2 * F32  # and the counts of two schedules
+    columns = 48  # 16 + 16 + 4 in multiples of 16
+    cache = 2 * TINY.num_layers * (16 // 4) * (TINY.num_kv_heads // 2) * TINY.head_dim * columns
+    slots = F32 * cache + 4 * (4 * F32 + 2 * F32)
+    assert rows["gradients"]["beside"] == moments + slots
+    assert rows["update"]["beside"] == slots
+    # Parameters split over fsdp are copied for the engine, the scales of norms lie there already.
+    assert learner + moments > rows["decode"]["beside"] > 0.9 * (learner + moments)
+    assert rows["update"]["bytes"]["arguments"] == pytest.approx(2 * learner + moments, abs=64)
+
+
+def test_a_step_has_the_micro_batches_of_its_groups(rows):
+    """16 prompts of 4 members, 2 at once: 32 parts, of which 4 (one a device) fit the budget."""
+    assert rows["gradients"]["runs"] == 8 and rows["update"]["runs"] == 1
+
+
+def test_all_gradients_and_a_whole_dispatch_of_decoding_are_in_the_estimate(rows):
+    layer = TINY.hidden_size * (
+        TINY.head_dim * 2 * (TINY.num_heads + TINY.num_kv_heads) + 3 * TINY.intermediate_size
+    )
+    weights = TINY.num_layers * layer + TINY.vocab_size * TINY.hidden_size
+    decode = 2 * weights * 16 * 4 / 8  # rows x steps, over devices
+    assert decode < rows["decode"]["estimate"]["matmul_flops"] < 1.5 * decode
+    tokens = 4 * (16 + 2 * 16)
+    learn = 6 * TINY.num_layers * layer * tokens / 8
+    assert learn < rows["gradients"]["estimate"]["matmul_flops"] < 2 * learn
+
+
+def test_a_program_that_does_not_fit_is_a_row_that_says_so(monkeypatch, capsys):
+    class Lowered:
+        def compile(self):
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: uses 99.00G of 15.75G hbm")
+
+        def as_text(self):
+            return "too large"
+
+    program = dry_run.Program("update", 1, 2**30, Lowered(), jax.devices()[0])
+    row = dry_run.row(program, "here", {})
+    assert row["ours"] is None and not row["fits"] and "99.00G" in row["needs"]
+    dry_run.show([row])
+    assert "99.00G" in capsys.readouterr().out
+    monkeypatch.setattr(dry_run, "chip_memory", lambda device: 2**20)
+    fitted = dry_run._compile(jax.jit(lambda x: x + 1).lower(1.0))
+    monkeypatch.setattr(dry_run, "compiled", lambda program: fitted)
+    assert not dry_run.row(program, "here", {})["fits"]
+
+
+def test_refusals(monkeypatch):
+    config = small_config()
+    with pytest.raises(InputError, match="--stage=sft, expected rta or ppr"):
+        train_policy.compile_only(config, "sft", config.policy.directory, "")
+    config.rta.members = 8
+    with pytest.raises(InputError, match="groups of 8 members, expected at most 4"):
+        list(dry_run.programs(config, "rta", TINY))
+    config.mesh.tensor = 3
+    with pytest.raises(InputError, match="takes 12 devices; found 8"):
+        list(dry_run.programs(config, "rta", TINY))
+
+
+def dry(tmp_path, *flags):
+    command = [sys.executable, "-m", "experiments.train_policy", f"--workdir={tmp_path / 'run'}"]
+    command += ["--config=experiments/configs/office.py:smoke", "--dry_run", *flags]
+    environment = {k: v for k, v in os.environ.items() if k not in ("JAX_PLATFORMS", "XLA_FLAGS")}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert not (tmp_path / "run").exists()
+    return done
+
+
+@pytest.mark.peer
+def test_the_users_own_config_for_a_slice(tmp_path):
+    done = dry(tmp_path, "--dry_run_topology=v5e:2x2", "--config.mesh.fsdp=4")
+    assert done.returncode == 0, done.stderr
+    for name in ("v5e:2x2: prefill", "15.75", "update", "yes", "all-gather"):
+        assert name in done.stdout
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize(
+    "flags,said",
+    [
+        (["--dry_run_topology=v5e:3x5"], "topology 'v5e:3x5': expected the name of a TPU slice"),
+        (["--dry_run_topology=v5e:4x4"], "takes 1 devices; found 16"),
+    ],
+)
+def test_a_bad_slice_ends_with_one_sentence(tmp_path, flags, said):
+    done = dry(tmp_path, *flags)
+    assert done.returncode == 2 and said in done.stderr
+    assert len(done.stderr.splitlines()) == 1

@@ -1,0 +1,73 @@
+"""TPU slices by name, the memory of a chip, and meshes that give every host a run of rows."""
+
+from importlib import metadata
+
+import jax
+import pytest
+
+from agenticrec_jax.errors import InputError
+from agenticrec_jax.parallel import topology
+from agenticrec_jax.parallel.mesh import make_mesh
+from agenticrec_jax.parallel.multihost import local_mesh, row_shards
+
+GIB = 2**30
+SLICES = {"v5e:4x4": (16, 15.75), "v5e:8x8": (64, 15.75), "v6e:4x4": (16, 31.24)}
+SLICES["v5p:2x2x4"] = (16, 95.73)
+
+
+def test_without_libtpu_one_sentence_says_what_to_install(monkeypatch):
+    def missing(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(topology.metadata, "version", missing)
+    with pytest.raises(InputError, match="topology v5e:4x4: found no package libtpu.*dry_run"):
+        topology.slice_devices("v5e:4x4")
+
+
+def test_the_memory_of_a_cpu_is_the_machines():
+    assert 2**28 < topology.chip_memory(jax.devices()[0]) < 2**50
+
+
+@pytest.mark.parametrize(
+    "said,expected",
+    [
+        ("RESOURCE_EXHAUSTED: .. temporaries (240.00G) exceeds available HBM (95.73G).", 95.73),
+        ("Ran out of memory in memory space hbm. Used 17.2G of 15.75G hbm.", 15.75),
+        ("INTERNAL: something else", None),
+    ],
+)
+def test_available_memory_is_read_from_the_compilers_words(said, expected):
+    found = topology.available_memory(said)
+    assert found == (None if expected is None else int(expected * GIB))
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("name", SLICES)
+def test_slices_have_their_chips_hosts_and_memory(name):
+    chips, memory = SLICES[name]
+    devices, host = topology.slice_devices(name), topology.host_devices(name)
+    assert len(devices) == chips and len(host) == 4
+    assert {device.platform for device in devices} == {"tpu"}
+    assert len({device.process_index for device in devices}) == chips // 4
+    assert topology.chip_memory(host[0]) == int(memory * GIB)
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("name", SLICES)
+@pytest.mark.parametrize("tensor", [1, 2, 4])
+def test_on_a_slice_every_host_has_rows_and_tensor_groups_of_its_own(name, tensor):
+    devices = topology.slice_devices(name)
+    for data in (1, 2, 4):
+        fsdp = len(devices) // tensor // data
+        mesh = make_mesh(data=data, fsdp=fsdp, tensor=tensor, devices=devices)
+        assert row_shards(mesh) == 4 // tensor
+        assert dict(local_mesh(mesh).shape) == {"data": 4 // tensor, "fsdp": 1, "tensor": tensor}
+        hosts = [[d.process_index for d in row] for row in mesh.devices.reshape(-1, 4)]
+        assert all(len(set(row)) == 1 for row in hosts)
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("name", ["v5e:3x5", "v9:2x2", "nonsense"])
+def test_an_unknown_slice_is_refused_in_one_sentence(name):
+    with pytest.raises(InputError, match=f"topology '{name}': expected the name of a TPU slice"):
+        topology.slice_devices(name)
