@@ -33,6 +33,8 @@ _FREE = {  # names for data that is somewhere already, or waiting for it
     *("while", "conditional", "call", "partition-id", "replica-id", "opt-barrier", "domain"),
     *("copy-start", "copy-done", "slice-start", "slice-done", "async-done", "async-update"),
 }
+# Custom calls that compute: Pallas' kernels on TPU, libraries elsewhere. Others only move data.
+_KERNEL = re.compile(r'custom_call_target="(tpu_custom_call|__cu|__onednn|__gpu|triton)')
 _PART = ("dynamic-slice", "slice", "gather")
 
 
@@ -173,10 +175,8 @@ class _Walk:
             cost.collectives = {"reduce-scatter": Traffic(1, sent / 2)}
 
     def _kernel(self, instruction: Instruction, shapes, cost: Cost) -> None:
-        if instruction.attribute("custom_call_target") is None:
-            target = re.search(r'custom_call_target="([^"]*)"', instruction.attributes).group(1)
-            if target != "tpu_custom_call":
-                return
+        if not _KERNEL.search(instruction.attributes):
+            return
         for prefix, count in self._kernels.items():
             if instruction.name.startswith(prefix):
                 operands = tuple(array for shape in shapes for array in shape.arrays)

@@ -18,7 +18,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from agenticrec_jax.errors import InputError
 
-_QUIET = {  # libtpu asks what machine it is on, and complains where it is no TPU
+_APART = {  # libtpu asks what machine it is on, and wants to be the only one there
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -45,7 +46,7 @@ def slice_devices(name: str) -> list[jax.Device]:
         ) from error
     if not os.environ.get("JAX_PLATFORMS"):
         jax.config.update("jax_platforms", "cpu")
-    for variable, value in _QUIET.items():
+    for variable, value in _APART.items():
         os.environ.setdefault(variable, value)
     try:
         return list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
