@@ -42,7 +42,7 @@ from agenticrec_jax.losses import for_batch, sft_loss
 from agenticrec_jax.models.hf import load_policy
 from agenticrec_jax.models.qwen3 import Qwen3
 from agenticrec_jax.training.batches import RolloutBatch
-from agenticrec_jax.training.learner import policy_logprobs
+from agenticrec_jax.training.logprobs import policy_logprobs
 from experiments import app
 from experiments.benchmarks.figures import figure, publish
 

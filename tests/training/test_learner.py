@@ -1,9 +1,8 @@
-"""The learner: exact log-probs and gradients, whatever the packing, and nothing of [B, T, V]."""
+"""The learner's updates, whatever the packing, the placement and the form of the layers."""
 
-import re
 import time
-from dataclasses import dataclass, replace
-from functools import cache, partial
+from dataclasses import replace
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -14,40 +13,28 @@ from flax import nnx
 
 from agenticrec_jax.losses import for_batch, grpo_loss
 from agenticrec_jax.models.lora import LoraConfig, add_lora, join_learned, split_learned
-from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config, by_layer
 from agenticrec_jax.parallel.mesh import make_mesh
-from agenticrec_jax.training.batches import (
-    Group,
-    Packing,
-    cut_groups,
-    pack_groups,
+from agenticrec_jax.testing.groups import (
+    CONFIG,
+    GROUPS,
+    VOCAB,
+    WHOLE,
+    assert_trees_close,
+    policy,
+    unrolled,
 )
+from agenticrec_jax.training.batches import Packing, cut_groups, pack_groups
 from agenticrec_jax.training.learner import (
     add_metrics,
     init_state,
     make_optimizer,
-    make_scorer,
     make_update,
     mean_metrics,
-    policy_logprobs,
 )
-from agenticrec_jax.types import OBSERVATION, SAMPLED
+from agenticrec_jax.training.logprobs import make_scorer
 
-VOCAB = 101  # a prime that no other dimension has, to find it in compiled programs
 TEMPERATURE = 0.7
-CONFIG = Qwen3Config(
-    vocab_size=VOCAB,
-    hidden_size=24,
-    intermediate_size=40,
-    num_layers=1,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=10,
-    rope_theta=5e4,
-    rms_norm_eps=1e-5,
-    tie_word_embeddings=False,
-    max_position_embeddings=128,
-)
+TWO_LAYERS = replace(CONFIG, num_layers=2)
 GRPO = for_batch(grpo_loss, normaliser=16.0, clip_low=0.2, clip_high=0.3)
 
 
@@ -57,149 +44,9 @@ def with_entropy_bonus(logprobs, batch):
     return loss - 0.01 * (batch.weights * batch.entropy.sum(axis=-1)).sum(), metrics
 
 
-@dataclass
-class Rollout:
-    ids: np.ndarray
-    logprobs: np.ndarray
-    origin: np.ndarray
-
-
-@cache
-def policy(config=CONFIG):
-    """A model with weights large enough for attention and probabilities to be far from uniform."""
-    graphdef, params = nnx.split(Qwen3(config, rngs=nnx.Rngs(1)))
-    flat = [
-        (path, v if path[-1] == "scale" else v.replace(8 * v.get_value()))
-        for path, v in nnx.to_flat_state(params)
-    ]
-    return graphdef, nnx.from_flat_state(flat)
-
-
 def fresh_state(optimizer, config=CONFIG, mesh=None):
     """A state of its own that an update may take over."""
     return init_state(jax.tree.map(jnp.copy, policy(config)[1]), optimizer, mesh)
-
-
-def groups_of(lengths, seed=0):
-    """Groups of random prompts and completions whose middle third is an observation."""
-    rng = np.random.default_rng(seed)
-    groups = []
-    for prompt, completions in lengths:
-        rollouts = []
-        for length in completions:
-            origin = np.full(length, SAMPLED, np.uint8)
-            origin[length // 3 : 2 * length // 3] = OBSERVATION
-            logprobs = -4 - rng.random(length).astype(np.float32)
-            rollouts.append(Rollout(rng.integers(0, VOCAB, length), logprobs, origin))
-        members = len(completions)
-        weights = np.full(members, 1 / (members * len(lengths)), np.float32)
-        advantages = rng.normal(size=members).astype(np.float32)
-        groups.append(Group(rng.integers(0, VOCAB, prompt), rollouts, advantages, weights))
-    return groups
-
-
-LENGTHS = [(9, (7, 1, 12)), (4, (3, 6, 2)), (13, (5, 11, 9)), (1, (2, 2, 2))]
-GROUPS = groups_of(LENGTHS)
-WHOLE = Packing(10_000, prompt_buckets=8, completion_buckets=8)
-
-
-def assert_trees_close(found, expected, tolerance):
-    """Every leaf within tolerance of the expected leaf's largest entry."""
-    pairs = zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True)
-    for (path, a), b in pairs:
-        worst = float(jnp.abs(a - b).max())
-        limit = tolerance * max(float(jnp.abs(b).max()), 1e-6)
-        assert worst <= limit, f"{jax.tree_util.keystr(path)}: {worst} > {limit}"
-
-
-def separate_rows(model, groups):
-    """Log-probs and entropies of sampled tokens from one full row per member: the oracle.
-
-    Rows are filled up on the right, where a causal model's earlier logits cannot see.
-    """
-    rows = [(g.prompt, r) for g in groups for r in g.completions]
-    longest = max(len(prompt) + len(rollout.ids) for prompt, rollout in rows)
-    ids, found = np.zeros((len(rows), longest), np.int32), []
-    for row, (prompt, rollout) in zip(ids, rows, strict=True):
-        row[: len(prompt) + len(rollout.ids)] = np.concatenate([prompt, rollout.ids])
-    laws = jax.nn.log_softmax(model(jnp.asarray(ids)) / TEMPERATURE)
-    for law, (prompt, rollout) in zip(laws, rows, strict=True):
-        places = len(prompt) - 1 + np.flatnonzero(rollout.origin == SAMPLED)
-        targets = rollout.ids[rollout.origin == SAMPLED]
-        found.append(jnp.stack([law[places, targets], -(jnp.exp(law) * law).sum(-1)[places]]))
-    return jnp.concatenate(found, axis=1)
-
-
-def in_order(batch, values):
-    """values [..., P, G, T] at sampled tokens, in the order of GROUPS and their members."""
-    order = sorted(GROUPS, key=lambda g: (g.longest, len(g.prompt)), reverse=True)
-    row = {id(group): p for p, group in enumerate(order)}
-    return np.concatenate(
-        [
-            np.asarray(values)[..., row[id(group)], g, :][..., batch.sampled[row[id(group)], g]]
-            for group in GROUPS
-            for g in range(len(group.completions))
-        ],
-        axis=-1,
-    )
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def two_streams(config, chunk, params, batch, weights):
-    """The learner's scores [2, P, G, T] and the gradient of their sum under weights."""
-
-    def value(params):
-        model = nnx.merge(policy(config)[0], params)
-        scores = jnp.stack(policy_logprobs(model, batch, TEMPERATURE, chunk))
-        return (scores * weights).sum(), scores
-
-    gradient, scores = jax.grad(value, has_aux=True)(params)
-    return scores, gradient
-
-
-TWO_LAYERS = replace(CONFIG, num_layers=2)
-
-
-@cache
-def oracle():
-    """A batch, random weights of its scores, and the scores and gradient from separate rows."""
-    (batch,) = pack_groups(GROUPS, WHOLE)
-    graphdef, params = policy(TWO_LAYERS)
-    weights = np.random.default_rng(5).normal(size=(2, *batch.sampled.shape)).astype(np.float32)
-    flat = in_order(batch, weights)
-
-    def value(params):
-        scores = separate_rows(nnx.merge(graphdef, params), GROUPS)
-        return (scores * flat).sum(), scores
-
-    gradient, scores = jax.jit(jax.grad(value, has_aux=True))(params)
-    return batch, weights, scores, gradient
-
-
-@pytest.mark.parametrize(
-    ("chunk", "changes"), [(1024, {}), (9, {"remat": "full"}), (40, {"scan_layers": True})]
-)
-def test_two_streams_equal_separate_rows(chunk, changes):
-    """Log-probs, entropies and the gradient of a random functional of them, to 1e-5."""
-    batch, weights, expected, gradient = oracle()
-    config = replace(TWO_LAYERS, **changes)
-    scores, found = two_streams(config, chunk, policy(config)[1], batch, weights)
-    np.testing.assert_allclose(in_order(batch, scores), expected, atol=2e-5)
-    assert float(expected[0].std()) > 0.5  # the policy is far from uniform
-    assert_trees_close(unrolled(found), unrolled(gradient), 1e-5)
-    assert (np.asarray(scores)[:, ~batch.sampled] == 0).all()
-
-
-def test_observations_alone_give_no_gradient():
-    batch, weights, _, _ = oracle()
-    batch = replace(batch, sampled=np.zeros_like(batch.sampled))
-    _, found = two_streams(TWO_LAYERS, 1024, policy(TWO_LAYERS)[1], batch, weights)
-    assert all((leaf == 0).all() for leaf in jax.tree.leaves(found))
-
-
-def unrolled(params):
-    """Parameters or gradients as those of unrolled layers."""
-    return {path: variable.get_value() for path, variable in by_layer(params)}
 
 
 @cache
@@ -342,37 +189,6 @@ def test_sharded_update_of_adapters_equals_a_single_devices():
     np.testing.assert_allclose(found["loss"], expected["loss"], atol=1e-5)
     pair = (split_learned(jax.device_get(s.params))[0] for s in (sharded, single))
     assert_trees_close(*pair, 1e-5)
-
-
-def gradient_program(chunk):
-    graphdef, params = policy()
-    (batch,) = pack_groups(groups_of([(9, (17, 30, 25))] * 4), WHOLE)
-
-    def loss(params):
-        return GRPO(policy_logprobs(nnx.merge(graphdef, params), batch, 1.0, chunk)[0], batch)[0]
-
-    return jax.jit(jax.grad(loss)).lower(params)
-
-
-def largest_over_vocabulary(text):
-    """Most elements over the vocabulary of any array in a program, weights and chunks alike."""
-    shapes = re.findall(r"tensor<((?:\d+x)+)f32>|f32\[([\d,]+)\]", text)
-    sizes = [[int(n) for n in re.split("[x,]", a or b) if n] for a, b in shapes]
-    return max(int(np.prod(size)) for size in sizes if VOCAB in size) // VOCAB
-
-
-def test_no_array_of_all_tokens_by_vocabulary_exists():
-    """4 x 3 x 32 = 384 tokens; neither traced nor compiled is there [384, V], only chunks."""
-    program = gradient_program(chunk=40)
-    for text in (program.as_text(), program.compile().as_text()):
-        assert largest_over_vocabulary(text) == 40
-    assert largest_over_vocabulary(gradient_program(chunk=1024).as_text()) == 384
-
-
-def test_logits_of_a_single_chunk_are_not_computed_twice():
-    product = rf"dot_general.*-> tensor<\d+x\d+x{VOCAB}xf32>"
-    counts = [len(re.findall(product, gradient_program(chunk).as_text())) for chunk in (1024, 40)]
-    assert counts == [1, 2]
 
 
 def test_no_groups_no_update():
