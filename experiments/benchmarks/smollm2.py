@@ -18,6 +18,7 @@ drift meets both; the one that waits is asleep. Speeds are medians of ``--repeat
 that warms up; ``bound`` is the least speed that is asked of ours.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -104,7 +105,8 @@ class Peer:
         return self
 
     def __exit__(self, *error) -> None:
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # of what a process that ended did not read
+            self._process.stdin.close()
         self._process.wait()
 
 
