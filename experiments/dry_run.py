@@ -7,7 +7,6 @@ devices or for a TPU slice that need not be there. Bytes are the compiler's; wor
 
 import dataclasses
 import os
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,6 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
-from rich.console import Console
 from rich.table import Table
 
 from agenticrec_jax.generation.engine import Engine, EngineConfig
@@ -30,6 +28,7 @@ from agenticrec_jax.parallel.topology import chip_memory, host_devices, slice_de
 from agenticrec_jax.training.batches import abstract_batch, micro_batches
 from agenticrec_jax.training.learner import abstract_state
 from experiments import pipeline
+from experiments.benchmarks.figures import print_wide
 
 GIB = 2**30
 KERNELS = {"splash_m": splash_flops}
@@ -220,8 +219,7 @@ def show(rows: list[dict]) -> None:
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*_cells(row), end_section=row["name"].endswith(": update"))
-    wide = 0 if sys.stdout.isatty() else 150
-    Console(width=wide or None).print(table)
+    print_wide(table)
 
 
 def _cells(row: dict) -> list[str]:

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import platform
+import sys
 from collections.abc import Callable, Sequence
 from importlib import metadata
 
@@ -45,7 +46,12 @@ def show(rows: list[dict]) -> None:
     table = Table(*columns)
     for row in rows:
         table.add_row(*("" if row[key] is None else str(row[key]) for key in columns))
-    Console().print(table)
+    print_wide(table)
+
+
+def print_wide(table: Table) -> None:
+    """Prints a table as wide as the terminal, or where there is none wide enough for a log."""
+    Console(width=None if sys.stdout.isatty() else 150).print(table)
 
 
 def publish(
