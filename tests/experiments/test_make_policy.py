@@ -26,6 +26,8 @@ def test_a_policy_that_has_learnt_nothing_is_refused(tmp_path):
     output = tmp_path / "policy"
     command = [sys.executable, "-m", "experiments.make_policy", f"--workdir={tmp_path}/run"]
     command += [f"--output={output}", "--config=experiments/configs/office.py:smoke"]
+    sizes = {"prompt_buckets": "(512,)", "window_buckets": "(800,)"}  # prompts with observations
+    command += [f"--config.engine.{name}={size}" for name, size in sizes.items()]
     environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 2

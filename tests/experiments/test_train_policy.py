@@ -20,7 +20,7 @@ def test_a_stage_with_adapters_writes_them_and_their_sum(tmp_path):
     command = [sys.executable, "-m", "experiments.train_policy", f"--workdir={tmp_path}"]
     command += ["--config=experiments/configs/office.py:smoke", "--stage=rta"]
     command += ["--config.policy.lora.rank=2", "--config.mesh.data=8"]
-    command += ["--config.engine.slots=16", "--config.rta.learning_rate=0.01"]
+    command += ["--config.engine.slots=32", "--config.rta.learning_rate=0.01"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     written, start = tmp_path / "rta" / "policy", ROOT / "tools_data" / "tiny_policy"
