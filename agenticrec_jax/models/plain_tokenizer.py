@@ -12,7 +12,14 @@ import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.models.text import TURN_END, ChatTokenizer, join_at, literals, neutralise
+from agenticrec_jax.models.text import (
+    TURN_END,
+    ChatTokenizer,
+    decode_around,
+    join_at,
+    literals,
+    neutralise,
+)
 
 FILE = "tokenizer.model"
 _MARKUP = re.compile(r"<[^<>\s]+>|\[[A-Z_/]+\]")
@@ -63,15 +70,10 @@ class PlainTokenizer(ChatTokenizer):
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids with control symbols spelled out; rows without a piece are ``�`` each."""
-        parts: list[str] = []
-        run: list[int] = []
-        for index in map(int, ids):
-            if index in self._names or index >= self.vocab_size:
-                parts += [self._pieces.decode(run), self._names.get(index, "\ufffd")]
-                run = []
-            else:
-                run.append(index)
-        return "".join([*parts, self._pieces.decode(run)])
+        return decode_around(ids, self._pieces.decode, self._spelled)
+
+    def _spelled(self, index: int) -> str | None:
+        return "\ufffd" if index >= self.vocab_size else self._names.get(index)
 
     def save(self, directory: str | Path) -> None:
         """Writes ``tokenizer.model``, as it was read, into an existing directory."""

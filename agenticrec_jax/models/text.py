@@ -5,7 +5,7 @@ anything from a file or a tool: it never becomes a marker, and where it spells o
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -117,3 +117,18 @@ def join_at(text: str, mark: str, encode, index: int) -> list[int]:
     for part in others:
         ids = [*ids, index, *encode(part)]
     return ids
+
+
+def decode_around(
+    ids: Sequence[int], decode: Callable[[list[int]], str], spelled: Callable[[int], str | None]
+) -> str:
+    """Text of ids: the words of ``spelled`` for those that have one, ``decode`` of runs between."""
+    parts: list[str] = []
+    run: list[int] = []
+    for index in map(int, ids):
+        if (word := spelled(index)) is None:
+            run.append(index)
+        else:
+            parts += [decode(run), word]
+            run = []
+    return "".join([*parts, decode(run)])

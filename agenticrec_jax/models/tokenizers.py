@@ -18,7 +18,7 @@ from agenticrec_jax.models import hf_tokenizer
 from agenticrec_jax.models.hf_tokenizer import read_hf_tokenizer
 from agenticrec_jax.models.plain_tokenizer import FILE, PlainTokenizer
 from agenticrec_jax.models.shards import read_json
-from agenticrec_jax.models.text import CUT, Tokenizer, neutralise
+from agenticrec_jax.models.text import CUT, Tokenizer, decode_around, neutralise
 
 PAD = "<pad>"
 MARKERS = (
@@ -52,9 +52,9 @@ class CompactTokenizer(Tokenizer):
         self._model = model
         self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
         self._markers = {name: self._pieces.piece_to_id(name) for name in MARKERS}
-        self._names = {index: name for name, index in self._markers.items()}
         self._split = re.compile("(" + "|".join(map(re.escape, MARKERS)) + ")")
         self.pad_id = self._pieces.pad_id()
+        self._spelled = {i: name for name, i in self._markers.items()} | {self.pad_id: ""}
         self.vocab_size = self._pieces.vocab_size()
         self.pause_id = self._markers["</tool_call>"]
         self.stop_ids = (self._markers["</answer>"],)
@@ -81,15 +81,7 @@ class CompactTokenizer(Tokenizer):
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids with markers spelled out; padding disappears."""
-        parts: list[str] = []
-        run: list[int] = []
-        for index in map(int, ids):
-            if index in self._names or index == self.pad_id:
-                parts += [self._pieces.decode(run), self._names.get(index, "")]
-                run = []
-            else:
-                run.append(index)
-        return "".join([*parts, self._pieces.decode(run)])
+        return decode_around(ids, self._pieces.decode, self._spelled.get)
 
     def save(self, directory: str | Path) -> None:
         """Writes ``tokenizer.model`` into an existing directory."""

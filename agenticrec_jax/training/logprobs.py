@@ -6,8 +6,8 @@ V vocabulary, M scored places of a group (M = G * T, sampled tokens first).
 A group's prompt goes through the model once. Its completions are a second stream that attends to
 the prompt's keys and values, and the first token of every completion is scored from the prompt's
 last hidden state; gradients flow through both streams, as they would through G separate rows. The
-vocabulary projection sees sampled tokens only, a chunk at a time, and is recomputed in the
-backward pass, so that no array of ``[B, T, V]`` ever exists.
+vocabulary projection sees sampled tokens only, a chunk at a time, and where there are several
+chunks it is recomputed in the backward pass, so that no array of ``[B, T, V]`` ever exists.
 """
 
 from collections.abc import Callable

@@ -8,8 +8,8 @@ Without ``--peer_python`` only our figures are taken. In float32, on ``--threads
 - ``prefill``: 512 tokens of one prompt, with keys and values and the next token. Ours is the
   rollout engine asked for one token, theirs one forward pass with logits of the last position;
 - ``forward and backward``: 512 tokens of one row, mean cross-entropy, gradients of all parameters.
-  Ours is what the learner differentiates, its log-probs and loss as they are in training (which
-  recompute the vocabulary projection); ``of the bare model`` is a loss on plain logits;
+  Ours is what the learner differentiates, its log-probs and loss as they are in training; ``of the
+  bare model`` is a loss on plain logits;
 - ``decode``: 128 greedy tokens after a prompt of 64, in 1 row and in 8, prefill included. Ours is
   the rollout engine, theirs ``generate``.
 

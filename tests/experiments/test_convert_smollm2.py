@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from agenticrec_jax.errors import InputError
 from agenticrec_jax.models.gguf import GgufFile, read_policy
 from agenticrec_jax.models.hf import load_policy
 from agenticrec_jax.testing import gguf as tiny
+from agenticrec_jax.testing.errors import refused
 from experiments import convert_smollm2
 from experiments.benchmarks import smollm2
 
@@ -59,23 +59,16 @@ def test_the_greedy_answer_is_the_models_own(gguf, tmp_path):
     )
     turn = [{"role": "user", "content": "the 12"}]
     text = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
-    ids, length = tokenizer.encode(text), 6
-    start = len(ids)
-    for _ in range(length):
-        ids.append(int(np.argmax(model(np.array([ids]))[0, -1])))
+    prompt, length = tokenizer.encode(text), 6
+    start = len(prompt)
+    ids = prompt + convert_smollm2.greedy(model, [prompt], length, convert_smollm2.NO_CALLS)[0]
+    assert np.argmax(model(np.array([ids]))[0, start - 1 : -1], -1).tolist() == ids[start:]
+    assert len(ids) == start + length
     found = convert_smollm2.answer(tmp_path / "policy", "the 12", length)
     assert found == tokenizer.decode(ids[start:]) and len(set(ids[start:])) > 1
     stop = ids[start + 3]
     before = convert_smollm2.greedy(model, [ids[:start]], length, stop)[0]
     assert before == ids[start : ids.index(stop, start)]
-
-
-def refused(run, *arguments):
-    with pytest.raises(InputError) as caught:
-        run(*arguments)
-    sentence = str(caught.value)
-    assert sentence and "\n" not in sentence
-    return sentence
 
 
 def test_a_file_that_does_not_fit_leaves_nothing(gguf, tmp_path):

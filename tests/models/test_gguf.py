@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 
-from agenticrec_jax.errors import InputError
 from agenticrec_jax.models.gguf import GgufFile, build_tokenizer, read_policy, write_tokenizer
 from agenticrec_jax.models.hf import load_policy
 from agenticrec_jax.testing import gguf as tiny
+from agenticrec_jax.testing.errors import refused
 from experiments import convert_smollm2
 
 IDS = np.random.default_rng(1).integers(0, len(tiny.tokens()[0]), (2, 40))
@@ -171,14 +171,6 @@ def test_transformers_loads_the_tokenizer_with_its_template(path, tmp_path):
     assert written == "<|im_start|>user\nthe 12<|im_end|>\n<|im_start|>assistant\n"
     assert "<think>" in found.decode(found.encode("<think>"), skip_special_tokens=True)
     assert found.decode(found.encode("<|im_end|>"), skip_special_tokens=True) == ""
-
-
-def refused(run, *arguments):
-    with pytest.raises(InputError) as caught:
-        run(*arguments)
-    sentence = str(caught.value)
-    assert sentence and "\n" not in sentence
-    return sentence
 
 
 def convert(path, directory):
