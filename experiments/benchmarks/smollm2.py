@@ -38,7 +38,6 @@ from flax import nnx
 from transformers import AutoTokenizer
 
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.generation.engine import Engine, EngineConfig, Request
 from agenticrec_jax.losses import for_batch, sft_loss
 from agenticrec_jax.models.hf import load_policy
 from agenticrec_jax.models.qwen3 import Qwen3
@@ -46,6 +45,7 @@ from agenticrec_jax.training.batches import RolloutBatch
 from agenticrec_jax.training.logprobs import policy_logprobs
 from experiments import app
 from experiments.benchmarks.figures import figure, publish
+from experiments.convert_smollm2 import NEVER, make_greedy
 
 PARAGRAPH = (
     "The old library stood at the end of the street, between a bakery and a shop that repaired "
@@ -58,7 +58,6 @@ PARAGRAPH = (
     "most of the time it was taken home with the first."
 )
 TURN = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
-NEVER = -1  # no id pauses or stops a row: it always writes all its tokens
 PEER = Path(__file__).with_name("smollm2_peer.py")
 
 
@@ -155,22 +154,11 @@ def make_gradient(model: Qwen3, loss: Callable, ids: np.ndarray) -> Callable[[],
 
 def make_generate(model: Qwen3, prompts: np.ndarray, tokens: int) -> Callable[[], dict]:
     """Continues prompts [rows, T] greedily by ``tokens`` in the rollout engine."""
-    graphdef, params = nnx.split(model)
-    rows, length = prompts.shape
-    sizes = EngineConfig(
-        slots=rows,
-        prompt_buckets=(length,),
-        splice_buckets=(1,),
-        max_tokens=tokens,
-        row_buckets=(rows,),
-    )
-    engine = Engine(graphdef, sizes, NEVER, [NEVER], pad_id=0)
-    requests = [Request(tuple(row), 1, (i,)) for i, row in enumerate(prompts.tolist())]
+    greedy = make_greedy(model, prompts.tolist(), tokens, NEVER)
 
     def once() -> dict:
         start = time.perf_counter()
-        groups = engine.generate(params, requests, None, temperature=0.0, seed=0)
-        ids = [group[0].ids.tolist() for group in groups]
+        ids = greedy()
         return {"seconds": time.perf_counter() - start, "ids": ids}
 
     return once

@@ -61,7 +61,7 @@ def test_the_greedy_answer_is_the_models_own(gguf, tmp_path):
     text = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
     prompt, length = tokenizer.encode(text), 6
     start = len(prompt)
-    ids = prompt + convert_smollm2.greedy(model, [prompt], length, convert_smollm2.NO_CALLS)[0]
+    ids = prompt + convert_smollm2.greedy(model, [prompt], length, convert_smollm2.NEVER)[0]
     assert np.argmax(model(np.array([ids]))[0, start - 1 : -1], -1).tolist() == ids[start:]
     assert len(ids) == start + length
     found = convert_smollm2.answer(tmp_path / "policy", "the 12", length)
