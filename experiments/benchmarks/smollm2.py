@@ -18,17 +18,13 @@ drift meets both; the one that waits is asleep. Speeds are medians of ``--repeat
 that warms up; ``bound`` is the least speed that is asked of ours.
 """
 
-import contextlib
 import dataclasses
 import functools
-import json
 import math
 import os
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +41,7 @@ from agenticrec_jax.training.batches import RolloutBatch
 from agenticrec_jax.training.logprobs import policy_logprobs
 from experiments import app
 from experiments.benchmarks.figures import figure, publish
+from experiments.benchmarks.peers import Peer
 from experiments.convert_smollm2 import NEVER, make_greedy
 
 PARAGRAPH = (
@@ -58,7 +55,6 @@ PARAGRAPH = (
     "most of the time it was taken home with the first."
 )
 TURN = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
-PEER = Path(__file__).with_name("smollm2_peer.py")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,40 +69,6 @@ class Work:
     least: float | None
     ours: Callable[[], dict]
     ask: dict
-
-
-class Peer:
-    """The other process; ``ask`` waits for its answer."""
-
-    def __init__(self, python: str, directory: str, threads: int):
-        command = [python, str(PEER), directory, str(threads)]
-        try:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-            )
-        except OSError as error:
-            raise InputError(
-                f"flag --peer_python: found {python!r}, expected an interpreter ({error.strerror})"
-            ) from error
-
-    def ask(self, **request) -> dict:
-        """Runs one work there. InputError if the process ended, whose stderr was passed on."""
-        try:
-            print(json.dumps(request), file=self._process.stdin, flush=True)
-            return json.loads(self._process.stdout.readline())
-        except (BrokenPipeError, ValueError):
-            raise InputError(
-                "flag --peer_python: the interpreter's process ended, expected one with torch and "
-                "transformers"
-            ) from None
-
-    def __enter__(self) -> "Peer":
-        return self
-
-    def __exit__(self, *error) -> None:
-        with contextlib.suppress(BrokenPipeError):  # of what a process that ended did not read
-            self._process.stdin.close()
-        self._process.wait()
 
 
 def mean_loss(logits: jax.Array, ids: jax.Array) -> jax.Array:
@@ -218,7 +180,7 @@ def measure(directory: str, python: str, threads: int, repeats: int, **sizes: in
     todo = works(model, **sizes)
     if not python:
         return quality(model, directory, None) + speeds(todo, None, repeats)
-    with Peer(python, directory, threads) as peer:
+    with Peer("peer_python", python, "smollm2_peer.py", directory, str(threads)) as peer:
         return quality(model, directory, peer) + speeds(todo, peer, repeats)
 
 

@@ -1,16 +1,14 @@
-"""The transformers side of ``experiments.benchmarks.smollm2``: runs works that it is asked for.
+"""The transformers side of ``experiments.benchmarks.smollm2`` (see ``peer_loop``).
 
-Started by that program with the interpreter that has torch, as ``PYTHON smollm2_peer.py DIRECTORY
-THREADS``; imports nothing of the project. Each line on stdin is a JSON object ``{"work", ...}``,
-answered with one line of JSON on stdout; ``seconds`` are those of the work alone.
+``PYTHON smollm2_peer.py DIRECTORY THREADS``; ``seconds`` are those of the work alone.
 """
 
-import json
 import sys
 import time
 
 import torch
 import transformers
+from peer_loop import serve
 
 
 class Peer:
@@ -74,18 +72,8 @@ class Peer:
         return {"loss": float(self.model(ids, labels=ids, use_cache=False).loss)}
 
 
-def main() -> None:
-    directory, threads = sys.argv[1:]
-    torch.set_num_threads(int(threads))
+if __name__ == "__main__":
+    torch.set_num_threads(int(sys.argv[2]))
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    answers, sys.stdout = sys.stdout, sys.stderr
-    peer = Peer(directory)
-    for line in sys.stdin:
-        request = json.loads(line)
-        answer = getattr(peer, request.pop("work"))(**request)
-        print(json.dumps(answer), file=answers, flush=True)
-
-
-if __name__ == "__main__":
-    main()
+    serve(lambda: Peer(sys.argv[1]))

@@ -1,11 +1,11 @@
 """Compiles a whole run for TPU slices that need not be there, and says what fits.
 
 ``python -m experiments.benchmarks.tpu_compile --json=FILE [--topology=v5e:4x4] [--model=Qwen3-4B]``
-compiles prefill, decode, splice and the learner's step of Qwen3-1.7B, 4B and 8B for four slices:
-the paper's 64 prompts in groups of 8, up to 6,144 tokens generated after prompts of 512, computed
-in bfloat16. Every program is the run's own (see ``experiments.dry_run``); nothing of a model is
-ever made. Rows of models and slices that are not named are kept as FILE has them, if it was made
-with the same versions.
+compiles prefill, decode, splice and the learner's step of Qwen3-1.7B, 4B and 8B for four slices.
+Sizes are those of ``experiments.configs.qwen3``: 64 prompts of up to 2,048 tokens in groups of 8,
+up to 6,144 tokens generated, computed in bfloat16. Every program is the run's own (see
+``experiments.dry_run``); nothing of a model is ever made. Rows of models and slices that are not
+named are kept as FILE has them, if it was made with the same versions.
 
 ``ours`` is what a program takes of a chip, all else that lies there meanwhile included, ``bound``
 the memory that the compiler has. The estimates of work are no speeds. ``settings`` says how a row
@@ -26,9 +26,8 @@ from agenticrec_jax.models.qwen3 import Qwen3Config
 from agenticrec_jax.parallel.topology import slice_devices
 from experiments import app, dry_run, pipeline
 from experiments.benchmarks.figures import publish
-from experiments.configs import office
+from experiments.configs import qwen3
 
-PROMPTS, MEMBERS, PROMPT_TOKENS, MAX_TOKENS = 64, 8, 512, 6144
 SLICES = ("v5e:4x4", "v5e:8x8", "v5p:2x2x4", "v6e:4x4")
 
 
@@ -76,17 +75,14 @@ FITTED = {
 def settings(model: str, topology: str) -> ConfigDict:
     """The configuration of a row: the paper's sizes, fitted to the slice."""
     tensor, slots, members, rank = FITTED[model, topology]
-    config = office.get_config()
+    config = qwen3.get_config()
     config.mesh.update({"fsdp": len(slice_devices(topology)) // tensor, "tensor": tensor})
-    stored = "bfloat16" if rank else "float32"  # a frozen base needs no more; adapters are float32
-    config.policy.update({"dtype": "bfloat16", "param_dtype": stored})
-    config.policy.update({"scan_layers": True, "remat": "full"})
-    config.policy.lora.update({"rank": rank})
-    config.engine.update({"slots": slots, "max_tokens": MAX_TOKENS})
-    config.engine.update({"prompt_buckets": (PROMPT_TOKENS,), "splice_buckets": (256,)})
-    config.rta.update({"prompts": PROMPTS, "members": MEMBERS, "members_at_once": members})
-    config.rta.update({"prompt_buckets": (PROMPT_TOKENS,), "completion_buckets": (MAX_TOKENS,)})
-    config.rta.token_budget = PROMPT_TOKENS + members * MAX_TOKENS  # one part of a group a time
+    config.policy.param_dtype = "bfloat16" if rank else "float32"  # a frozen base needs no more
+    config.policy.lora.rank = rank
+    config.engine.slots = slots
+    config.rta.members_at_once = members
+    longest = config.rta.completion_buckets[-1]
+    config.rta.token_budget = qwen3.PROMPT_TOKENS + members * longest  # one part of a group a time
     return config
 
 

@@ -1,0 +1,48 @@
+"""Programs that a benchmark is paired with: processes of other environments, asked in turn."""
+
+import contextlib
+import json
+import subprocess
+from pathlib import Path
+
+from agenticrec_jax.errors import InputError
+
+DIRECTORY = Path(__file__).parent
+
+
+class Peer:
+    """Another interpreter's process that runs a script of ``peer_loop``.
+
+    It sleeps between requests, so that ours has the machine to itself.
+    """
+
+    def __init__(self, flag: str, python: str, script: str, *arguments: str):
+        self._flag, self._script = flag, script
+        command = [python, str(DIRECTORY / script), *arguments]
+        try:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+        except OSError as error:
+            raise InputError(
+                f"flag --{flag}: found {python!r}, expected an interpreter ({error.strerror})"
+            ) from error
+
+    def ask(self, **request) -> dict:
+        """Runs one work there. InputError if the process ended, whose stderr was passed on."""
+        try:
+            print(json.dumps(request), file=self._process.stdin, flush=True)
+            return json.loads(self._process.stdout.readline())
+        except (BrokenPipeError, ValueError):
+            raise InputError(
+                f"flag --{self._flag}: the interpreter's process ended, expected one that has what "
+                f"{self._script} imports"
+            ) from None
+
+    def __enter__(self) -> "Peer":
+        return self
+
+    def __exit__(self, *error) -> None:
+        with contextlib.suppress(BrokenPipeError):  # of what a process that ended did not read
+            self._process.stdin.close()
+        self._process.wait()
