@@ -1,7 +1,7 @@
 """Measures how much host memory loading and saving a checkpoint takes, over the model's size.
 
-``python -m experiments.benchmarks.checkpoint_memory --json=FILE`` writes a random policy of about
-480 MB and, each in a process of its own, loads and saves it
+``python -m experiments.benchmarks.checkpoint_memory --json=FILE`` writes a random policy of
+Qwen3-0.6B's shape in float32 and, each in a process of its own, loads and saves it
 
 - as the package does, tensor by tensor;
 - all at once, the peer: every tensor read before the first is placed, or gathered before the first
@@ -34,18 +34,19 @@ from experiments.benchmarks.figures import figure, publish
 
 WORKS = ("load", "load_at_once", "save", "save_at_once")
 
+# Qwen3-0.6B by its published config.json (https://huggingface.co/Qwen/Qwen3-0.6B).
 CONFIG = Qwen3Config(
-    vocab_size=32000,
-    hidden_size=768,
-    intermediate_size=2048,
-    num_layers=14,
-    num_heads=12,
-    num_kv_heads=4,
-    head_dim=64,
-    rope_theta=1e4,
+    vocab_size=151936,
+    hidden_size=1024,
+    intermediate_size=3072,
+    num_layers=28,
+    num_heads=16,
+    num_kv_heads=8,
+    head_dim=128,
+    rope_theta=1e6,
     rms_norm_eps=1e-6,
     tie_word_embeddings=True,
-    max_position_embeddings=1024,
+    max_position_embeddings=40960,
 )
 
 

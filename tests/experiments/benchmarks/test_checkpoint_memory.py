@@ -11,7 +11,9 @@ from experiments.benchmarks import checkpoint_memory
 
 
 def test_loading_and_saving_take_less_than_all_at_once():
-    small = dataclasses.replace(checkpoint_memory.CONFIG, hidden_size=512, num_layers=6)
+    sizes = {"vocab_size": 32000, "hidden_size": 512, "intermediate_size": 2048, "num_layers": 6}
+    heads = {"num_heads": 12, "num_kv_heads": 4, "head_dim": 64}
+    small = dataclasses.replace(checkpoint_memory.CONFIG, **sizes, **heads)
     size, load, save = checkpoint_memory.measure(small)
     abstract = nnx.eval_shape(lambda: Qwen3(small, rngs=nnx.Rngs(0)))
     floats = sum(x.size for x in jax.tree.leaves(nnx.state(abstract)))
