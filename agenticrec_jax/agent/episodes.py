@@ -1,7 +1,7 @@
 """Episodes: the loop of thoughts, calls and observations between the engine and the tools."""
 
 import dataclasses
-import threading
+import functools
 import time
 from collections.abc import Callable, Sequence
 
@@ -12,10 +12,19 @@ from agenticrec_jax.agent.prompts import RANK, PromptBuilder
 from agenticrec_jax.agent.trajectories import CallRecord, Trajectory
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import InteractionLog
-from agenticrec_jax.generation.engine import Engine, Reply, Request, Rollout
+from agenticrec_jax.generation.engine import Engine, Failure, Reply, Request, Rollout
 from agenticrec_jax.rewards import Reward, preference_reward, ranking_reward
 from agenticrec_jax.tools.artifacts import Artifacts
-from agenticrec_jax.tools.base import AsOfView, Toolbox
+from agenticrec_jax.tools.base import AsOfView, Toolbox, ToolFailure
+from agenticrec_jax.types import (
+    JUNK,
+    MALFORMED_CALL,
+    RAISED,
+    STOP,
+    TIMEOUT,
+    TOO_MANY_CALLS,
+    UNKNOWN_TOOL,
+)
 
 Transform = Callable[[str, int], str]
 
@@ -42,7 +51,8 @@ class Agent:
     """What an episode needs beside the policy.
 
     ``stop_on_illegal`` ends a trajectory at an unknown tool or a malformed call (training);
-    otherwise the policy reads an error observation and goes on (evaluation, serving). With
+    otherwise the policy reads an error observation and goes on (evaluation, serving). After a legal
+    call to a tool that fails it always does: the fault is not the policy's. With
     ``use_tools`` off the prompt offers none. ``transform`` rewrites observations (blank, permute).
     ``reward`` judges a finished trajectory: any pure function of it and its task.
     """
@@ -64,43 +74,83 @@ class Agent:
         return self.prompts.build(task.example.history, task.example.candidates, tools, task.kind)
 
 
-@dataclasses.dataclass
-class _Episode:
-    """The host side of one row: its calls so far, and how much of it has been read."""
+@dataclasses.dataclass(frozen=True)
+class Episode:
+    """The host side of one row: its calls so far, and how much of it has been read.
+
+    It never changes. An answer makes the next one, which the row keeps if the answer reaches it:
+    what a call that was given up returns later is without effect.
+    """
 
     agent: Agent
     task: Task
     view: AsOfView
     read: int = 0
-    calls: list[CallRecord] = dataclasses.field(default_factory=list)
+    calls: tuple[CallRecord, ...] = ()
 
-    def respond(self, ids: Sequence[int]) -> Reply:
+    def respond(self, ids: Sequence[int]) -> tuple[Reply, "Episode"]:
         """Runs the call that the row has just written; a turn that ends without one is the last."""
-        tokenizer = self.agent.prompts.tokenizer
-        turn = tokenizer.decode(ids[self.read :])
+        agent, start = self.agent, time.perf_counter()
+        turn = self._turn(ids)
+        tokenizer = agent.prompts.tokenizer
         if tokenizer.pause_id in tokenizer.stop_ids and protocol.CALL_OPEN not in turn:
-            return Reply((), "stop")
-        if len(self.calls) >= self.agent.max_calls:
-            return Reply((), "too_many_calls")
-        start = time.perf_counter()
+            return Reply((), STOP), self
+        if len(self.calls) >= agent.max_calls:
+            return Reply((), TOO_MANY_CALLS), self
         try:
             call = protocol.parse_tool_call(turn)
-        except protocol.ProtocolError as error:
-            return self._observe(turn, {}, f"error: {error.reason}", False, start, error.reason)
-        if call.name not in self.agent.toolbox.names or not self.agent.use_tools:
-            text = f"error: no tool named {call.name}"
-            return self._observe(call.name, call.arguments, text, False, start, "unknown_tool")
-        seen = self.agent.toolbox.call(self.view, call.name, call.arguments)
-        return self._observe(call.name, call.arguments, seen.text, seen.ok, start, None)
-
-    def _observe(self, name, arguments, text, ok, start, illegal) -> Reply:
-        if illegal and self.agent.stop_on_illegal:
-            return Reply((), illegal)
-        if self.agent.transform:
-            text = self.agent.transform(text, self.task.example.example_id)
+        except protocol.ProtocolError:
+            record = CallRecord(turn, {}, f"error: {MALFORMED_CALL}", False, 0.0)
+            return self._illegal(ids, record, MALFORMED_CALL)
+        if call.name not in agent.toolbox.names or not agent.use_tools:
+            said = f"error: no tool named {call.name}"
+            record = CallRecord(call.name, call.arguments, said, False, 0.0)
+            return self._illegal(ids, record, UNKNOWN_TOOL)
+        try:
+            seen = agent.toolbox.call(self.view, call.name, call.arguments)
+        except ToolFailure as failure:
+            return self.failed(ids, failure.reason, failure.detail, time.perf_counter() - start)
         seconds = time.perf_counter() - start
-        self.calls.append(CallRecord(name, arguments, text, ok, seconds))
-        return Reply(tuple(self.agent.prompts.observation(text)))
+        record = CallRecord(call.name, call.arguments, seen.text, seen.ok, seconds)
+        return self._observed(ids, record)
+
+    def failed(
+        self, ids: Sequence[int], reason: str, detail: str, seconds: float
+    ) -> tuple[Reply, "Episode"]:
+        """What is said in place of an answer that a tool failed to give."""
+        try:
+            call = protocol.parse_tool_call(self._turn(ids))
+        except protocol.ProtocolError:
+            call = protocol.ToolCall(self._turn(ids), {})
+        said = f"error: the tool {_SAID[reason]}"
+        record = CallRecord(call.name, call.arguments, said, False, seconds, reason, detail)
+        return self._told(ids, record)
+
+    def _turn(self, ids: Sequence[int]) -> str:
+        return self.agent.prompts.tokenizer.decode(ids[self.read :])
+
+    def _illegal(self, ids, record: CallRecord, reason: str) -> tuple[Reply, "Episode"]:
+        if self.agent.stop_on_illegal:
+            return Reply((), reason), self
+        return self._observed(ids, record)
+
+    def _observed(self, ids, record: CallRecord) -> tuple[Reply, "Episode"]:
+        if self.agent.transform:
+            text = self.agent.transform(record.observation, self.task.example.example_id)
+            record = dataclasses.replace(record, observation=text)
+        return self._told(ids, record)
+
+    def _told(self, ids, record: CallRecord) -> tuple[Reply, "Episode"]:
+        told = tuple(self.agent.prompts.observation(record.observation))
+        read, calls = len(ids) + len(told), (*self.calls, record)
+        return Reply(told), dataclasses.replace(self, read=read, calls=calls)
+
+
+_SAID = {
+    TIMEOUT: "gave no answer in time",
+    RAISED: "failed",
+    JUNK: "gave no usable answer",
+}
 
 
 def run_episodes(
@@ -120,16 +170,21 @@ def run_episodes(
     example, task kind, member, position): no two members and no two steps share their noise.
     """
     prompts = [tuple(agent.prompt(task)) for task in tasks]
-    episodes = _EpisodeTable(agent, tasks)
+    episodes = _Episodes(agent, tasks, members)
     requests = [
         Request(prompt, members, (step, task.example.example_id, _KIND_KEY[task.kind]))
         for prompt, task in zip(prompts, tasks, strict=True)
     ]
     rollouts = engine.generate(
-        params, requests, episodes.respond, temperature=temperature, seed=seed
+        params,
+        requests,
+        episodes.respond,
+        temperature=temperature,
+        seed=seed,
+        failed=episodes.failed,
     )
     return [
-        [judge(episodes.at(i, m), prompts[i], m, r) for m, r in enumerate(rows)]
+        [judge(episodes.now[i, m], prompts[i], m, r) for m, r in enumerate(rows)]
         for i, rows in enumerate(rollouts)
     ]
 
@@ -137,31 +192,31 @@ def run_episodes(
 _KIND_KEY = {RANK: 0, "more": 1, "less": 2}
 
 
-class _EpisodeTable:
-    """Rows are answered from the engine's host threads, so starting an episode takes a lock."""
+class _Episodes:
+    """The episode that each row has come to; moved on in the engine's own thread only."""
 
-    def __init__(self, agent: Agent, tasks: Sequence[Task]):
-        self._agent, self._tasks = agent, tasks
-        self._episodes: dict[tuple[int, int], _Episode] = {}
-        self._lock = threading.Lock()
-
-    def at(self, request: int, member: int) -> _Episode:
-        with self._lock:
-            if (request, member) not in self._episodes:
-                task = self._tasks[request]
-                view = AsOfView(self._agent.log, task.example)
-                self._episodes[request, member] = _Episode(self._agent, task, view)
-            return self._episodes[request, member]
+    def __init__(self, agent: Agent, tasks: Sequence[Task], members: int):
+        views = [AsOfView(agent.log, task.example) for task in tasks]
+        self.now = {
+            (index, member): Episode(agent, task, views[index])
+            for index, task in enumerate(tasks)
+            for member in range(members)
+        }
 
     def respond(self, request: int, member: int, ids: Sequence[int]) -> Reply:
-        episode = self.at(request, member)
-        reply = episode.respond(ids)
-        if reply.finish is None:
-            episode.read = len(ids) + len(reply.ids)
-        return reply
+        return self._moving(request, member, *self.now[request, member].respond(ids))
+
+    def failed(self, request: int, member: int, ids: Sequence[int], failure: Failure) -> Reply:
+        episode = self.now[request, member]
+        answer = episode.failed(ids, failure.reason, failure.detail, failure.seconds)
+        return self._moving(request, member, *answer)
+
+    def _moving(self, request: int, member: int, reply: Reply, then: Episode) -> Reply:
+        taken = functools.partial(self.now.__setitem__, (request, member), then)
+        return dataclasses.replace(reply, taken=taken)
 
 
-def judge(episode: _Episode, prompt: Sequence[int], member: int, rollout: Rollout) -> Trajectory:
+def judge(episode: Episode, prompt: Sequence[int], member: int, rollout: Rollout) -> Trajectory:
     """The trajectory of a finished row: its answer read, its reward given."""
     trajectory = Trajectory(
         example_id=episode.task.example.example_id,
@@ -171,7 +226,7 @@ def judge(episode: _Episode, prompt: Sequence[int], member: int, rollout: Rollou
         ids=rollout.ids,
         logprobs=rollout.logprobs,
         origin=rollout.origin,
-        calls=episode.calls,
+        calls=list(episode.calls),
         finish=rollout.finish,
     )
     final = episode.agent.prompts.tokenizer.decode(rollout.ids[episode.read :])
@@ -181,7 +236,7 @@ def judge(episode: _Episode, prompt: Sequence[int], member: int, rollout: Rollou
 
 
 def _read_answer(trajectory: Trajectory, task: Task, final: str) -> None:
-    if trajectory.finish != "stop":
+    if trajectory.finish != STOP:
         trajectory.invalid_reason = trajectory.finish
         return
     try:

@@ -10,13 +10,19 @@ from agenticrec_jax.rewards import Reward
 
 @dataclasses.dataclass(frozen=True)
 class CallRecord:
-    """One tool call: what was asked, what came back, and how long it took in seconds."""
+    """One tool call: what was asked, what the policy read, and how long it took in seconds.
+
+    ``ok`` is whether a tool answered. If it did not, either the call was illegal, or the tool
+    failed: ``failure`` is then ``timeout``, ``raised`` or ``junk``, and ``detail`` says more.
+    """
 
     name: str
     arguments: dict
     observation: str
     ok: bool
     seconds: float
+    failure: str | None = None
+    detail: str = ""
 
 
 @dataclasses.dataclass
@@ -24,7 +30,8 @@ class Trajectory:
     """Exact ids with their log-probs and origins, the calls, the result and its reward.
 
     ``prompt`` [Tp] and ``ids`` [T] are token ids, ``logprobs`` [T] the behaviour log-probs (0 at
-    observations), ``origin`` [T] the constants of ``agenticrec_jax.types``. ``ranking`` is the list
+    observations), ``origin`` [T] and ``finish`` the constants of ``agenticrec_jax.types``.
+    ``ranking`` is the list
     of candidate numbers (RTA) and ``choice`` the letter (PPR); both are None when the trajectory is
     invalid, and ``invalid_reason`` then says why. ``rank`` is the target's place, None for a miss.
     """

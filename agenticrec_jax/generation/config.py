@@ -1,6 +1,7 @@
 """Sizes of the rollout engine, and the shapes that it compiles."""
 
 import math
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,12 +19,16 @@ class EngineConfig:
         splice_buckets: observation ids (and one) appended at once, ascending; longer observations
             take several rounds.
         max_tokens: most tokens of a completion, observations included.
+        turn_tokens: most tokens sampled in a turn, from one observation to the next; 0 for any.
         decode_steps: most steps in one dispatch of ``decode``.
         least_steps: steps after which a dispatch may return because rows wait.
         wait_fraction: share of the live rows that must wait (or have ended) for that.
         row_buckets: how many rows a dispatch computes; 1/8, 1/4, 1/2, 3/4 and all slots if empty.
         window_buckets: how many cache columns it reads; four steps up to all of them if empty.
-        tool_threads: host threads that answer paused rows.
+        tool_threads: host threads that answer paused rows at once.
+        tool_timeout: seconds that an answer may take; then the row hears of its failure.
+        deterministic: whether the order of programs depends on what was sampled only. If not, rows
+            whose answers are in go on without those that still wait.
     """
 
     slots: int
@@ -36,6 +41,9 @@ class EngineConfig:
     row_buckets: tuple[int, ...] = ()
     window_buckets: tuple[int, ...] = ()
     tool_threads: int = 8
+    tool_timeout: float = 30.0
+    turn_tokens: int = 0
+    deterministic: bool = True
 
     def __post_init__(self):
         for name in ("prompt_buckets", "splice_buckets", "row_buckets", "window_buckets"):
@@ -49,6 +57,12 @@ class EngineConfig:
             raise InputError(
                 f"slots {self.slots}, max_tokens {self.max_tokens} and tool_threads "
                 f"{self.tool_threads} must all be at least 1"
+            )
+        if self.turn_tokens < 0:
+            raise InputError(f"turn_tokens {self.turn_tokens} is negative; expected 0 for no bound")
+        if not 0 < self.tool_timeout <= threading.TIMEOUT_MAX:
+            raise InputError(
+                f"tool_timeout {self.tool_timeout} is not in (0, {threading.TIMEOUT_MAX:.0f}] s"
             )
         if not 0 < self.wait_fraction <= 1:
             raise InputError(f"wait_fraction {self.wait_fraction} is not in (0, 1]")

@@ -6,19 +6,22 @@ Slots hold rows; the host decides which of the jitted programs runs next, and on
 2. ``splice``: when enough rows wait, or none runs, all answers are awaited and appended;
 3. ``decode``: otherwise the running rows go on, while the host's threads work on the answers.
 
-The order depends on what was sampled, never on how long an answer took, so that a call with the
-same requests runs the same programs on the same rows. Sampling keys are folded from the seed, the
-request's key, the member and the position only.
+That is the deterministic order. It depends on what was sampled, never on how long an answer took,
+so that a call with the same requests runs the same programs on the same rows. In the eager order
+(``EngineConfig.deterministic`` off) rows whose answers are in are spliced without those that still
+wait. Sampling keys are folded from the seed, the request's key, the member and the position only.
+
+An answer that raises, hangs or is junk is a failure: ``failed`` says what the row hears in its
+place. So time has one way in: whether an answer took longer than ``tool_timeout``.
 
 On several processes each has an engine of its own, on a mesh of its own devices and for its own
-requests: no program of the engine crosses processes, so none waits for another's tools, and no
-agreement is needed. Only parameters that are spread over processes are gathered, on the devices,
-when a call begins; all processes must then make the call.
+requests: no program of the engine crosses processes, so none waits for another's tools, which
+program runs next is each one's own affair, and no agreement is needed. Only parameters that are
+spread over processes are gathered, on the devices, when a call begins; all processes must then make
+the call.
 """
 
-import functools
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -28,10 +31,30 @@ from agenticrec_jax.errors import InputError
 from agenticrec_jax.generation.config import EngineConfig
 from agenticrec_jax.generation.placement import DECODE_RULES, Placement
 from agenticrec_jax.generation.programs import Programs, State
-from agenticrec_jax.generation.requests import Reply, Request, Respond, RespondError, Rollout
+from agenticrec_jax.generation.requests import (
+    Budget,
+    Failed,
+    Failure,
+    Reply,
+    Request,
+    Respond,
+    RespondError,
+    Rollout,
+)
 from agenticrec_jax.generation.schedule import PROMPTS_AT_ONCE, Schedule, fit
+from agenticrec_jax.generation.threads import HostThreads
 
-__all__ = ["Engine", "EngineConfig", "Reply", "Request", "Respond", "RespondError", "Rollout"]
+__all__ = [
+    "Engine",
+    "EngineConfig",
+    "Failed",
+    "Failure",
+    "Reply",
+    "Request",
+    "Respond",
+    "RespondError",
+    "Rollout",
+]
 
 
 class Engine:
@@ -39,7 +62,7 @@ class Engine:
 
     A row pauses when it samples ``pause_id`` and ends at any of ``stop_ids``. With a ``mesh`` the
     slots lie over its data and fsdp axes and the parameters by the table of ``parallel.mesh``.
-    ``telemetry`` describes the last call of ``generate``.
+    ``telemetry`` describes the last call of ``generate`` (see ``schedule.Schedule``).
     """
 
     def __init__(
@@ -58,7 +81,7 @@ class Engine:
             raise InputError(
                 f"{config.slots} slots do not divide over {self.shards} shards of the mesh"
             )
-        self.pad_id = pad_id
+        self.pause_id, self.pad_id = pause_id, pad_id
         self.programs = Programs(
             graphdef,
             pause_id,
@@ -92,32 +115,37 @@ class Engine:
         *,
         temperature: float,
         seed: int,
+        failed: Failed | None = None,
     ) -> list[list[Rollout]]:
         """Rolls out every member of every request: [requests][members].
 
-        ``respond`` is called in host threads, for several rows at once. ``temperature`` 0 is
+        ``respond`` is called in host threads, for several rows at once; ``failed``, in the thread
+        of this call, where it raised, took too long or gave no usable reply. ``temperature`` 0 is
         greedy.
 
         Raises:
             InputError: a request does not fit the engine; says which and why.
-            RespondError: ``respond`` raised; says for which request and member.
+            RespondError: a reply failed and there is no ``failed``; says for which request and
+                member.
         """
         params = self.placement.params(params, self.programs.dtype(params))
         if self.state is None:
             self.state = self.programs.empty_state(params, self.config.columns)
-            self._vocabulary = self.programs.vocab_size(params)
-        self._check(requests)
+            self.vocabulary = self.programs.vocab_size(params)
+        config = self.config
+        context = self.programs.context_length(params)
+        self._check(requests, context)
         state, self.state = self.state, None  # donated: gone if the call fails
-        pool = ThreadPoolExecutor(self.config.tool_threads)
+        threads = HostThreads(respond, config.tool_threads, config.tool_timeout)
+        budget = Budget(config.max_tokens, config.turn_tokens, context)
         try:
-            submit = functools.partial(pool.submit, respond)
-            schedule = Schedule(self, requests, submit)
+            schedule = Schedule(self, requests, threads, failed, budget)
             self.telemetry = schedule.telemetry
             self.state = schedule.run(
                 params, state, np.float32(temperature), np.uint32(seed % 2**32)
             )
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            threads.close()
         return schedule.rollouts()
 
     def abstract_params(self, params):
@@ -158,7 +186,7 @@ class Engine:
         temperature, seed = ints(dtype=np.float32), ints(dtype=np.uint32)
         prompt = ints(prompts, tokens[0]), ints(prompts), ints(prompts), ints(prompts, members)
         keys = ints(prompts, 3, dtype=np.uint32)
-        piece = ints(rows), ints(rows, tokens[1]), ints(rows)
+        piece = ints(rows), ints(rows, tokens[1]), ints(rows), ints(rows)
         steps = {"steps": config.decode_steps, "least_steps": config.least_steps}
         return {
             "prefill": programs.prefill.lower(params, state, *prompt, keys, seed, temperature),
@@ -168,8 +196,9 @@ class Engine:
             "splice": programs.splice.lower(params, state, *piece, temperature, window=window),
         }
 
-    def _check(self, requests: Sequence[Request]) -> None:
-        longest, room = self.config.prompt_buckets[-1], self.config.slots // self.shards
+    def _check(self, requests: Sequence[Request], context: int) -> None:
+        longest = min(self.config.prompt_buckets[-1], context - 1)
+        room = self.config.slots // self.shards
         for index, request in enumerate(requests):
             if not 1 <= len(request.prompt) <= longest:
                 raise InputError(
@@ -190,10 +219,9 @@ class Engine:
                 raise InputError(
                     f"request {index} has the key {request.key}; expected numbers from 0 to 2**32-1"
                 )
-            self.check_ids(request.prompt, f"the prompt of request {index}")
-
-    def check_ids(self, ids: Sequence[int], what: str) -> None:
-        """Raises InputError if an id is outside the vocabulary."""
-        wrong = next((i for i in ids if not 0 <= i < self._vocabulary), None)
-        if wrong is not None:
-            raise InputError(f"{what} has id {wrong}; expected 0 to {self._vocabulary - 1}")
+            wrong = next((i for i in request.prompt if not 0 <= i < self.vocabulary), None)
+            if wrong is not None:
+                raise InputError(
+                    f"the prompt of request {index} has id {wrong}; "
+                    f"expected 0 to {self.vocabulary - 1}"
+                )

@@ -31,7 +31,7 @@ class State(NamedTuple):
         cache: keys and values of every slot.
         length: [B] columns of the cache that are computed; where the next token goes.
         token: [B] the last sampled id, not yet in the cache.
-        limit: [B] tokens of prompt and completion together at which the row must end.
+        limit: [B] tokens of prompt and completion together at which the row's turn must end.
         key: [B, 2] key data that the noise at each position is folded from.
         status: [B] ``EMPTY``, ``RUNNING``, ``PAUSED`` (at a call), ``STOPPED`` or ``SPENT``.
     """
@@ -109,6 +109,10 @@ class Programs:
     def dtype(self, params) -> str:
         """What the model computes in."""
         return self._model(params).config.dtype
+
+    def context_length(self, params) -> int:
+        """Most tokens of a row that the model was made for."""
+        return self._model(params).config.context_length
 
     def vocab_size(self, params) -> int:
         """The width of the model's logits."""
@@ -241,6 +245,7 @@ class Programs:
         rows: Int[Array, " R"],
         ids: Int[Array, "R T"],
         counts: Int[Array, " R"],
+        limits: Int[Array, " R"],
         temperature: Float[Array, ""],
         *,
         window: int,
@@ -248,7 +253,7 @@ class Programs:
         """Appends ``counts`` of ``ids`` to each row and samples the token after the last.
 
         The ids begin with the row's last sampled one, which is not in the cache yet. No row may be
-        longer than ``window``.
+        longer than ``window``. ``limits`` are the new turns'.
         """
         model = self._model(params)
         row = self._rows(state, rows)
@@ -261,13 +266,14 @@ class Programs:
         last = jnp.take_along_axis(hidden, jnp.maximum(counts - 1, 0)[:, None, None], axis=1)[:, 0]
         length = row.length + counts
         token, logprob = self._sample(model.logits(last), row.key, length, temperature)
-        status = self._outcome(token, length + 1, row.limit)
+        status = self._outcome(token, length + 1, limits)
         state = self._updated(
             state,
             rows,
             cache=self._append(state, rows, _after(token, row.length), written, new),
             length=length,
             token=token,
+            limit=limits,
             status=status,
         )
         return state, _single(token, logprob, status)

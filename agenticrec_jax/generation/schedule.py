@@ -1,32 +1,49 @@
 """One call of the engine: which row sits in which slot, and which program runs next."""
 
 import collections
+import dataclasses
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agenticrec_jax.generation.programs import PAUSED, RUNNING, SPENT, STOPPED, Report
-from agenticrec_jax.generation.requests import Request, RespondError, Rollout, Row
+from agenticrec_jax.generation.programs import PAUSED, RUNNING, STOPPED, Report
+from agenticrec_jax.generation.requests import (
+    Budget,
+    Failed,
+    Failure,
+    Reply,
+    Request,
+    RespondError,
+    Rollout,
+    Row,
+    junk,
+)
+from agenticrec_jax.generation.threads import Call, HostThreads
+from agenticrec_jax.types import STOP, TURN_BUDGET
 
 if TYPE_CHECKING:
     from agenticrec_jax.generation.engine import Engine
 
 PROMPTS_AT_ONCE = (16, 4, 1)
-_ENDS = {STOPPED: "stop", SPENT: "budget"}
-_COUNTERS = (
+COUNTERS = (
     "prompt_tokens",
     "sampled_tokens",
     "observed_tokens",
+    "spliced_tokens",
     "prefill_dispatches",
     "decode_dispatches",
     "splice_dispatches",
     "decode_steps",
     "decode_row_steps",
+    "slot_steps",
     "decode_tokens",
+    "drain_slot_steps",
+    "drain_tokens",
+    "calls",
+    "failed_calls",
     "compilations",
     "prefill_seconds",
     "decode_seconds",
@@ -39,26 +56,47 @@ _COUNTERS = (
 class Schedule:
     """Rows of one call, from the queue through their slots to the end.
 
-    ``submit(request index, member, ids)`` starts an answer in a host thread. What runs next is a
-    function of the rows' contents, never of the time an answer takes.
+    ``threads`` answer the rows that pause; ``failed`` says what a row hears in place of an answer
+    that did not come (None: a RespondError).
+
+    In the deterministic order what runs next is a function of the rows' contents, never of the time
+    that an answer takes; the eager one splices the answers that are in. Either looks at the rows of
+    this process alone.
+
+    ``telemetry`` counts, over the call:
+
+    - ``prompt_tokens``, ``sampled_tokens``, ``observed_tokens``: a prompt once for its group;
+      ``spliced_tokens``: what ``splice`` computed, the observed and the calls' last ones;
+      ``decode_tokens``: those of the sampled that ``decode`` sampled, all of which are kept;
+    - ``<program>_dispatches``, ``<program>_seconds``: of prefill, decode and splice, until the
+      result is on the host; compiling is part of a first one;
+    - ``decode_steps``; times the rows that were computed, padding included, ``decode_row_steps``;
+      times all slots, ``slot_steps``; and of these and of ``decode_tokens`` the part after the last
+      request was seated, ``drain_slot_steps`` and ``drain_tokens``;
+    - ``calls`` and the ``failed_calls`` among them; ``tool_wait_seconds`` in which no program ran
+      because answers were awaited;
+    - ``compilations``: programs compiled, or loaded from a cache on disk; ``seconds``: the whole.
     """
 
     def __init__(
         self,
         engine: "Engine",
         requests: Sequence[Request],
-        submit: Callable[[int, int, list[int]], Future],
+        threads: HostThreads,
+        failed: Failed | None,
+        budget: Budget,
     ):
         self._engine, self._config, self._programs = engine, engine.config, engine.programs
-        self._requests, self._submit = requests, submit
+        self._requests, self._threads, self._failed = requests, threads, failed
+        self._budget = budget
         shards = engine.shards
         self._room = engine.config.slots // shards
         self._free = [list(range(self._room)) for _ in range(shards)]
         self._queue = collections.deque(enumerate(requests))
         self._rows: dict[tuple[int, int], Row] = {}
         self._running: list[Row] = []
-        self._waiting: list[tuple[Row, Future]] = []
-        self.telemetry: dict[str, float] = dict.fromkeys(_COUNTERS, 0)
+        self._waiting: list[tuple[Row, Call]] = []
+        self.telemetry: dict[str, float] = dict.fromkeys(COUNTERS, 0)
 
     def run(self, params, state, temperature: np.float32, seed: np.uint32):
         """Runs every row to its end; takes the slots' state (donated) and gives it back."""
@@ -67,8 +105,8 @@ class Schedule:
         while self._queue or self._running or self._waiting:
             for batch in self._admit():
                 state = self._prefill(state, batch)
-            if self._waiting and len(self._waiting) >= self._patience():
-                state = self._splice(state)
+            if due := self._due():
+                state = self._splice(state, self._answered(due))
             elif self._running:
                 state = self._decode(state)
         self.telemetry["compilations"] = self._programs.compilations() - compiled
@@ -82,11 +120,29 @@ class Schedule:
             for index, request in enumerate(self._requests)
         ]
 
-    def _patience(self) -> int:
-        """How many rows must wait before the others stop for them."""
-        live = len(self._running) + len(self._waiting)
-        share = int(np.ceil(self._config.wait_fraction * live))
+    def _due(self) -> list[tuple[Row, Call]]:
+        """The rows to hear their answers now: none unless enough are ready, or no row runs."""
+        if self._waiting and not self._config.deterministic:
+            self._await(0 if self._running else 1)
+        ready = self._ready()
+        return ready if ready and len(ready) >= self._patience(len(ready)) else []
+
+    def _ready(self) -> list[tuple[Row, Call]]:
+        """Rows that may be spliced: in the deterministic order all that wait, answered or not."""
+        if self._config.deterministic:
+            return self._waiting
+        return [(row, call) for row, call in self._waiting if call.over]
+
+    def _patience(self, ready: int) -> int:
+        """How many rows must be ready before the others stop for them."""
+        share = int(np.ceil(self._config.wait_fraction * (len(self._running) + ready)))
         return max(1, share) if self._running else 1
+
+    def _await(self, count: int) -> None:
+        """Waits until ``count`` of the waiting rows have an answer."""
+        start = time.perf_counter()
+        self._threads.wait([call for _, call in self._waiting], count)
+        self.telemetry["tool_wait_seconds"] += time.perf_counter() - start
 
     def _admit(self) -> list[list[list[list[Row]]]]:
         """Seats whole groups while there is room; batches [shard][group][member] of one bucket."""
@@ -99,7 +155,8 @@ class Schedule:
             self._queue.popleft()
             slots = [self._free[shard].pop(0) for _ in range(request.members)]
             length = len(request.prompt)
-            group = [Row(index, m, shard, slot, length) for m, slot in enumerate(slots)]
+            place = length, self._budget
+            group = [Row(index, m, shard, slot, *place) for m, slot in enumerate(slots)]
             self._rows.update({(index, row.member): row for row in group})
             seated[fit(length, self._config.prompt_buckets)][shard].append(group)
         return [batch for _, by_shard in sorted(seated.items()) for batch in _batches(by_shard)]
@@ -109,6 +166,7 @@ class Schedule:
         groups = [group for shard in batch for group in _padded(shard, prompts)]
         requests = [self._requests[group[0].request] if group else None for group in groups]
         lengths = np.array([len(r.prompt) if r else 1 for r in requests], np.int32)
+        limits = np.array([group[0].limit if group else 1 for group in groups], np.int32)
         width = fit(lengths.max(), self._config.prompt_buckets)
         ids = np.full((len(groups), width), self._engine.pad_id, np.int32)
         members = fit(max(map(len, groups)), self._config.members(len(self._free)))
@@ -124,7 +182,7 @@ class Schedule:
                 state,
                 ids,
                 lengths,
-                lengths + self._config.max_tokens,
+                limits,
                 slots,
                 keys,
                 self._seed,
@@ -132,14 +190,15 @@ class Schedule:
             )
             placed = [(row, i * members + row.member) for i, g in enumerate(groups) for row in g]
             self._receive(placed, report)
-        self.telemetry["prompt_tokens"] += sum(len(r.prompt) for r in requests if r)
+        self._count(prompt_tokens=sum(len(r.prompt) for r in requests if r))
         return state
 
     def _decode(self, state):
         config, rows = self._config, self._running
         placed, slots = self._place(rows)
         window = fit(max(row.length for row in rows) + config.decode_steps, config.windows())
-        quota = np.int32(max(1, self._patience() - len(self._waiting)))
+        ready = len(self._ready())
+        quota = np.int32(max(1, self._patience(ready) - ready))
         with self._timed("decode"):
             state, report = self._programs.decode(
                 self._params,
@@ -153,54 +212,80 @@ class Schedule:
             )
             self._running = []
             self._receive(placed, report, cached=np.asarray(report.count))
-        steps = int(report.steps)
-        self.telemetry["decode_steps"] += steps
-        self.telemetry["decode_row_steps"] += steps * len(slots)
-        self.telemetry["decode_tokens"] += int(sum(report.count[i] for _, i in placed))
+        counts = np.asarray(report.count)
+        steps, tokens = int(report.steps), int(sum(counts[i] for _, i in placed))
+        self._count(
+            decode_steps=steps,
+            decode_row_steps=steps * len(slots),
+            slot_steps=steps * config.slots,
+            decode_tokens=tokens,
+        )
+        if not self._queue:
+            self._count(drain_slot_steps=steps * config.slots, drain_tokens=tokens)
         return state
 
-    def _splice(self, state):
-        """Appends the answers of all waiting rows, long ones in several pieces."""
-        rows = self._answered()
+    def _splice(self, state, rows: list[Row]):
+        """Appends the answers of ``rows``, long ones in several pieces."""
         while rows:
             placed, slots = self._place(rows)
             most = min(max(len(row.pending) for row in rows), self._config.splice_buckets[-1])
             width = fit(most, self._config.splice_buckets)
             ids = np.full((len(slots), width), self._engine.pad_id, np.int32)
-            counts = np.zeros(len(slots), np.int32)
+            counts, limits = np.zeros(len(slots), np.int32), np.ones(len(slots), np.int32)
             for row, i in placed:
                 piece = row.pending[:most]
-                ids[i, : len(piece)], counts[i] = piece, len(piece)
+                ids[i, : len(piece)], counts[i], limits[i] = piece, len(piece), row.limit
                 row.pending = row.pending[most:]
             window = fit(max(row.length for row in rows), self._config.windows())
             with self._timed("splice"):
                 state, report = self._programs.splice(
-                    self._params, state, slots, ids, counts, self._temperature, window=window
+                    self._params,
+                    state,
+                    slots,
+                    ids,
+                    counts,
+                    limits,
+                    self._temperature,
+                    window=window,
                 )
                 for row, i in placed:
                     row.length += int(counts[i])
                 self._receive([(row, i) for row, i in placed if not row.pending], report)
+            self._count(spliced_tokens=int(counts.sum()))
             rows = [row for row in rows if row.pending]
         return state
 
-    def _answered(self) -> list[Row]:
-        """Waits for every answer; the rows that go on."""
-        waiting, self._waiting = self._waiting, []
-        start = time.perf_counter()
-        for row, future in waiting:
-            who = f"respond for request {row.request}, member {row.member}"
-            try:
-                reply = future.result()
-            except Exception as error:
-                raise RespondError(f"{who} raised {type(error).__name__}: {error}") from error
-            self._engine.check_ids(reply.ids, f"{who}: the reply")
+    def _answered(self, due: list[tuple[Row, Call]]) -> list[Row]:
+        """Takes the answers of ``due``, after waiting for those still missing; who goes on."""
+        gone = {row for row, _ in due}
+        if self._config.deterministic:
+            self._await(len(self._waiting))
+        self._waiting = [(row, call) for row, call in self._waiting if row not in gone]
+        for row, call in due:
             before = len(row.ids)
-            row.answered(reply, self._config.max_tokens)
-            self.telemetry["observed_tokens"] += len(row.ids) - before
+            row.answered(self._reply(row, call))
+            self._count(calls=1, observed_tokens=len(row.ids) - before)
             if row.finish:
                 self._leave(row)
-        self.telemetry["tool_wait_seconds"] += time.perf_counter() - start
-        return [row for row, _ in waiting if not row.finish]
+        return [row for row, _ in due if not row.finish]
+
+    def _reply(self, row: Row, call: Call) -> Reply:
+        """What a row hears: the reply, or what is said in place of one that failed."""
+        reply = call.outcome
+        if failure := reply if isinstance(reply, Failure) else self._junk(reply):
+            self._count(failed_calls=1)
+            if self._failed is None:
+                raise RespondError(f"{_who('respond', row)} {failure.detail}")
+            failure = dataclasses.replace(failure, seconds=call.seconds)
+            reply = self._failed(row.request, row.member, list(row.ids), failure)
+            if wrong := self._junk(reply):
+                raise RespondError(f"{_who('failed', row)} {wrong.detail}")
+        if reply.taken:
+            reply.taken()
+        return reply
+
+    def _junk(self, reply: Any) -> Failure | None:
+        return junk(reply, self._engine.vocabulary, self._config.max_tokens)
 
     def _place(self, rows: Sequence[Row]) -> tuple[list[tuple[Row, int]], np.ndarray]:
         """Each row with its index in a padded dispatch, and the dispatch's slots [D * R]."""
@@ -221,18 +306,26 @@ class Schedule:
             n = int(count[i])
             row.sampled(ids[i, :n].tolist(), logprobs[i, :n].tolist())
             row.length += n if cached is not None else 0
-            self.telemetry["sampled_tokens"] += n
+            self._count(sampled_tokens=n)
             if status[i] == RUNNING:
                 self._running.append(row)
-            elif status[i] == PAUSED:
-                answer = self._submit(row.request, row.member, list(row.ids))
-                self._waiting.append((row, answer))
+            elif status[i] == PAUSED or self._calls_with_its_last(row):
+                call = self._threads.submit(row.request, row.member, list(row.ids))
+                self._waiting.append((row, call))
             else:
-                row.finish = _ENDS[int(status[i])]
+                row.finish = STOP if status[i] == STOPPED else row.bound
                 self._leave(row)
+
+    def _calls_with_its_last(self, row: Row) -> bool:
+        """Whether a row that is at its limit has written a call with the last token of a turn."""
+        return row.bound == TURN_BUDGET and row.ids[-1] == self._engine.pause_id
 
     def _leave(self, row: Row) -> None:
         self._free[row.shard].append(row.slot)
+
+    def _count(self, **counts: int) -> None:
+        for name, count in counts.items():
+            self.telemetry[name] += count
 
     @contextmanager
     def _timed(self, phase: str):
@@ -240,6 +333,10 @@ class Schedule:
         yield
         self.telemetry[f"{phase}_seconds"] += time.perf_counter() - start
         self.telemetry[f"{phase}_dispatches"] += 1
+
+
+def _who(which: str, row: Row) -> str:
+    return f"{which} for request {row.request}, member {row.member}"
 
 
 def fit(value: int, buckets: Sequence[int]) -> int:

@@ -80,6 +80,14 @@ class Qwen3Config:
         """How many query heads share one key and value head."""
         return self.num_heads // self.num_kv_heads
 
+    @property
+    def context_length(self) -> int:
+        """Positions that the policy is made for: the checkpoint's, or more by its rope scaling."""
+        if self.rope_scaling is None:
+            return self.max_position_embeddings
+        scaled = self.rope_scaling.factor * self.rope_scaling.original_max_position_embeddings
+        return max(self.max_position_embeddings, int(scaled))
+
     def in_dtypes(self, dtype: str | None, param_dtype: str | None = None) -> "Qwen3Config":
         """The same with activations in ``dtype`` and weights in ``param_dtype``, or in ``dtype``
         too; None leaves what the checkpoint says."""

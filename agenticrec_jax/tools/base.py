@@ -9,6 +9,9 @@ import numpy as np
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import InteractionLog, Items
 from agenticrec_jax.errors import InputError
+from agenticrec_jax.types import JUNK, RAISED
+
+LONGEST = 20_000  # characters of an observation; about a hundred times what a tool has to say
 
 
 class AsOfView:
@@ -63,6 +66,15 @@ class Tool(Protocol):
         ...
 
 
+class ToolFailure(RuntimeError):
+    """A tool did not answer a legal call: ``reason`` is ``raised`` or ``junk``, ``detail`` in
+    words."""
+
+    def __init__(self, name: str, reason: str, detail: str):
+        super().__init__(f"tool {name} {detail}")
+        self.reason, self.detail = reason, detail
+
+
 @dataclass(frozen=True)
 class Observation:
     """What came back: text for the policy, and whether the call was legal."""
@@ -91,14 +103,37 @@ class Toolbox:
         ]
 
     def call(self, view: AsOfView, name: str, arguments: dict[str, Any]) -> Observation:
-        """Makes one call; an unknown tool or wrong arguments give ``ok=False`` and say so."""
+        """Makes one call; an unknown tool or wrong arguments give ``ok=False`` and say so.
+
+        Raises:
+          ToolFailure: the tool raised, or returned no usable text.
+        """
         tool = self._tools.get(name) if isinstance(name, str) else None
         if tool is None:
             return Observation(f"no tool of that name; tools: {', '.join(self.names)}", False)
         fault = argument_fault(tool.parameters, arguments)
         if fault:
             return Observation(f"{name}: {fault}", False)
-        return Observation(tool(view, **arguments), True)
+        try:
+            text = tool(view, **arguments)
+        except Exception as error:
+            raise ToolFailure(name, RAISED, f"raised {type(error).__name__}: {error}") from error
+        if fault := text_fault(text):
+            raise ToolFailure(name, JUNK, f"returned {fault}")
+        return Observation(text, True)
+
+
+def text_fault(text: Any) -> str | None:
+    """Why ``text`` cannot be an observation, or None: its type, length, or half a character."""
+    if not isinstance(text, str):
+        return f"a {type(text).__name__}, expected a str"
+    if len(text) > LONGEST:
+        return f"{len(text)} characters, expected at most {LONGEST}"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "half of a surrogate pair, expected characters"
+    return None
 
 
 _KINDS: dict[str, tuple[type, ...]] = {

@@ -27,7 +27,13 @@ from agenticrec_jax.training.checkpoints import Checkpoints
 from agenticrec_jax.training.learner import TrainState, Update
 from agenticrec_jax.training.metrics import MetricsWriter, Progress, mean_of
 from agenticrec_jax.training.mining import HardPair, preference_tasks
-from agenticrec_jax.training.rollouts import over_processes, rewards_of, rollout_metrics
+from agenticrec_jax.training.rollouts import (
+    engine_metrics,
+    engine_note,
+    over_processes,
+    rewards_of,
+    rollout_metrics,
+)
 
 TasksAt = Callable[[int], Sequence[Task]]
 
@@ -92,7 +98,7 @@ def _step(stage: Stage, step: int, state, agent, engine, update, tasks):
         seed=stage.seed,
         step=step,
     )
-    rolled = time.perf_counter()
+    rolled, telemetry = time.perf_counter(), engine.telemetry
     groups, metrics = rollout_groups(
         [group[0].prompt for group in trajectories],
         trajectories,
@@ -106,12 +112,14 @@ def _step(stage: Stage, step: int, state, agent, engine, update, tasks):
         "seconds/rollout": rolled - began,
         "seconds/update": time.perf_counter() - rolled,
     }
-    return state, over_processes(rollout_metrics(trajectories) | metrics) | learnt | seconds
+    rolled_out = rollout_metrics(trajectories) | metrics | engine_metrics(telemetry)
+    return state, over_processes(rolled_out) | learnt | seconds
 
 
 def _note(metrics: dict) -> str:
     shown = {name: mean_of(metrics[name]) for name in ("reward", "valid", "tool_calls")}
-    return ", ".join(f"{name} {value:.3f}" for name, value in shown.items())
+    parts = [f"{name} {value:.3f}" for name, value in shown.items()]
+    return ", ".join([*parts, engine_note(metrics)])
 
 
 def ranking_tasks(examples: Sequence[RankingExample], prompts: int, seed: int) -> TasksAt:

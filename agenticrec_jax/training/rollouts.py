@@ -1,13 +1,14 @@
 """What a batch of trajectories says of the policy: numbers for the log of a training step."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from agenticrec_jax.agent.trajectories import Trajectory
+from agenticrec_jax.agent.trajectories import CallRecord, Trajectory
 from agenticrec_jax.parallel.multihost import allgather
 from agenticrec_jax.training.learner import add_metrics
+from agenticrec_jax.training.metrics import mean_of
 from agenticrec_jax.types import SAMPLED
 
 
@@ -20,7 +21,8 @@ def rollout_metrics(groups: Sequence[Sequence[Trajectory]]) -> dict[str, tuple[f
     """Sums and counts over all trajectories: reward parts, validity, ranks, calls, lengths.
 
     Includes one ``calls/<tool>`` and one ``invalid/<reason>`` share for each that occurs; calls
-    that were answered by an error are together ``calls/refused``, whatever they named.
+    that were answered by an error are together ``calls/refused``, whatever they named, and those
+    that a tool failed to answer ``calls/failed/timeout``, ``/raised`` or ``/junk``.
     """
     flat = [trajectory for group in groups for trajectory in group]
     n = float(len(flat))
@@ -36,10 +38,55 @@ def rollout_metrics(groups: Sequence[Sequence[Trajectory]]) -> dict[str, tuple[f
         "tokens": (float(sum(len(t.ids) for t in flat)), n),
         "sampled_tokens": (float(sum((t.origin == SAMPLED).sum() for t in flat)), n),
     }
-    calls = Counter(call.name if call.ok else "refused" for t in flat for call in t.calls)
+    calls = Counter(_outcome(call) for t in flat for call in t.calls)
     reasons = Counter(t.invalid_reason for t in flat if not t.valid)
     metrics |= {f"calls/{name}": (float(count), n) for name, count in sorted(calls.items())}
     return metrics | {f"invalid/{name}": (float(c), n) for name, c in sorted(reasons.items())}
+
+
+def _outcome(call: CallRecord) -> str:
+    if call.failure:
+        return f"failed/{call.failure}"
+    return call.name if call.ok else "refused"
+
+
+def engine_metrics(told: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+    """Sums and counts of how the engine worked, from its ``telemetry`` of one call.
+
+    - ``engine/<program>_tokens_per_s`` for prefill, decode and splice: the tokens that the program
+      computed (decode: sampled) a second of its own dispatches; NaN if it did not run;
+    - ``engine/occupancy``: tokens that ``decode`` sampled, every one kept, a slot and step;
+      ``engine/row_occupancy``: a row and step that was computed, padding of row buckets included;
+    - ``engine/dispatches_per_token``: dispatches of all programs a sampled token;
+    - ``engine/tool_wait_s``: seconds in which no program ran because answers were awaited;
+    - ``engine/compilations``: programs compiled, or loaded from a cache on disk.
+
+    The last two count each process once, so over several they are the mean of a process; the others
+    weigh processes by their seconds, steps and tokens.
+    """
+    speeds = {
+        f"engine/{name}_tokens_per_s": (told[f"{tokens}_tokens"], told[f"{name}_seconds"])
+        for name, tokens in (("prefill", "prompt"), ("decode", "decode"), ("splice", "spliced"))
+    }
+    dispatches = sum(told[f"{name}_dispatches"] for name in ("prefill", "decode", "splice"))
+    return speeds | {
+        "engine/occupancy": (told["decode_tokens"], told["slot_steps"]),
+        "engine/row_occupancy": (told["decode_tokens"], told["decode_row_steps"]),
+        "engine/dispatches_per_token": (dispatches, told["sampled_tokens"]),
+        "engine/tool_wait_s": (told["tool_wait_seconds"], 1),
+        "engine/compilations": (told["compilations"], 1),
+    }
+
+
+def engine_note(metrics: Mapping[str, tuple[float, float]]) -> str:
+    """The same in a few words, for a line of progress."""
+    told = {n.removeprefix("engine/"): mean_of(metrics[n]) for n in metrics if "engine/" in n}
+    speeds = "/".join(f"{told[f'{n}_tokens_per_s']:.0f}" for n in ("prefill", "decode", "splice"))
+    return (
+        f"prefill/decode/splice {speeds} tok/s, occupancy {told['occupancy']:.2f}, "
+        f"{told['dispatches_per_token']:.3f} dispatches/tok, "
+        f"tools {told['tool_wait_s']:.1f} s, compiled {told['compilations']:.0f}"
+    )
 
 
 def over_processes(metrics: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:

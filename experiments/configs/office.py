@@ -72,6 +72,10 @@ def _engine() -> ConfigDict:
             "decode_steps": 32,
             "prompt_buckets": (64, 128, 256, 320, 512),
             "splice_buckets": (16, 48),
+            "turn_tokens": 0,  # most sampled between two observations; 0 for any number
+            "tool_threads": 8,
+            "tool_timeout": 30.0,  # seconds
+            "deterministic": True,  # else rows go on as their answers come in
         }
     )
 

@@ -17,15 +17,9 @@ def get_config() -> ConfigDict:
     config = office.get_config()
     config.policy.update({"directory": "Qwen3-4B-Instruct-2507", "title_tokens": 32})
     config.policy.update({"dtype": "bfloat16", "scan_layers": True, "remat": "full"})
-    config.engine = ConfigDict(
-        {
-            "slots": 64,
-            "max_tokens": 6144,
-            "decode_steps": 64,
-            "prompt_buckets": (1280, 1536, PROMPT_TOKENS),
-            "splice_buckets": (128, 256),
-        }
-    )
+    config.engine.update({"slots": 64, "max_tokens": 6144, "decode_steps": 64})
+    buckets = {"prompt_buckets": (1280, 1536, PROMPT_TOKENS), "splice_buckets": (128, 256)}
+    config.engine.update(buckets)
     shapes = {
         "prompt_buckets": (1280, 1536, PROMPT_TOKENS),
         "completion_buckets": (512, 1024, 2048, 4096, 6144),

@@ -165,7 +165,7 @@ def test_episodes_are_the_scripts_with_observations_between(form):
     assert (two.finish, two.rank, two.reward.total) == ("stop", 1, 1.1)
     assert (none.finish, none.rank, none.calls) == ("stop", None, [])
     assert (unknown.finish, unknown.invalid_reason) == ("unknown_tool", "unknown_tool")
-    assert (endless.finish, len(endless.ids)) == ("budget", BUDGET)
+    assert (endless.finish, len(endless.ids)) == ("token_budget", BUDGET)
     _assert_rescored(group, model)
 
 

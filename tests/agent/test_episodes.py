@@ -24,14 +24,14 @@ class Actor:
     def __init__(self, tokenizer, *scripts):
         self.tokenizer, self.scripts, self.heard = tokenizer, scripts, {}
 
-    def generate(self, params, requests, respond, *, temperature, seed):
+    def generate(self, params, requests, respond, *, temperature, seed, failed):
         return [
             [self._play(i, m, respond) for m in range(request.members)]
             for i, request in enumerate(requests)
         ]
 
     def _play(self, request, member, respond):
-        ids, origin, finish = [], [], "budget"
+        ids, origin, finish = [], [], "token_budget"
         for turn in self.scripts[member]:
             written = self.tokenizer.encode_markup(turn)
             ids += written
@@ -40,6 +40,7 @@ class Actor:
                 finish = "stop"
                 break
             reply = respond(request, member, ids)
+            reply.taken()
             ids += reply.ids
             origin += [OBSERVATION] * len(reply.ids)
             if reply.finish:
@@ -129,7 +130,7 @@ def test_ten_calls_are_allowed_and_an_eleventh_is_not(agent):
 @pytest.mark.parametrize(
     ("script", "reason"),
     [
-        ([LOOK], "budget"),
+        ([LOOK], "token_budget"),
         (["<think>no answer</think>"], "no_answer"),
         ([protocol.render_ranking(range(1, 10))], "wrong_length"),
         ([LOOK, protocol.render_ranking([1] * 10)], "repeated_item"),

@@ -149,7 +149,7 @@ def made_trajectory(example_id, kind="hit", stage="rta_ppr"):
         "rank": 3 if kind == "hit" else None,
         "reward": dict(zip(("ranking", "format", "tool_bonus"), values, strict=True))
         | {"total": sum(values)},
-        "finish": "budget" if kind == "invalid" else "stop",
+        "finish": "token_budget" if kind == "invalid" else "stop",
     }
 
 

@@ -31,6 +31,9 @@ def test_given_buckets_end_in_the_whole():
         ({"wait_fraction": 0.0}, "wait_fraction"),
         ({"least_steps": 40}, "least_steps 40 is not in 1..decode_steps 32"),
         ({"max_tokens": 0}, "max_tokens"),
+        ({"turn_tokens": -1}, "turn_tokens -1 is negative"),
+        ({"tool_timeout": 0}, "tool_timeout 0 is not in"),
+        ({"tool_timeout": float("inf")}, "tool_timeout inf is not in"),
         ({"window_buckets": (32,)}, "window_buckets"),
     ],
 )

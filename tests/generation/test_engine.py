@@ -93,7 +93,7 @@ def test_every_sampled_token_rescored_by_a_plain_forward(policy, engine, tempera
             assert (rollout.logprobs[~sampled] == 0).all()
             assert len(rollout.ids) <= SIZES["max_tokens"]
             observed += (~sampled).sum()
-    assert observed > 10 and "budget" in {r.finish for r in flat(out)}
+    assert observed > 10 and "token_budget" in {r.finish for r in flat(out)}
     assert np.std([x for r in flat(out) for x in r.logprobs[r.origin == SAMPLED]]) > 0.2
 
 
@@ -178,7 +178,7 @@ def test_respond_hears_the_row_so_far_and_its_ids_follow_the_pause(policy, engin
                 assert told == list(reply)
                 assert (rollout.origin[len(ids) : len(ids) + len(reply)] == OBSERVATION).all()
             else:
-                assert told == [] and rollout.finish == "budget"
+                assert told == [] and rollout.finish == "token_budget"
     for index, group in enumerate(out):
         for member, rollout in enumerate(group):
             pauses = (rollout.ids == PAUSE) & (rollout.origin == SAMPLED)
@@ -198,7 +198,7 @@ def test_stop_ends_a_row_and_is_kept(policy, engine):
 def test_a_budget_of_one_token(policy):
     short = make_engine(policy, max_tokens=1)
     out = flat(short.generate(policy[2], make_requests(4), respond, temperature=1.0, seed=3))
-    assert all(len(r.ids) == 1 and r.finish in ("budget", "stop") for r in out)
+    assert all(len(r.ids) == 1 and r.finish in ("token_budget", "stop") for r in out)
 
 
 def test_a_reply_may_end_its_row(policy, engine):
@@ -306,7 +306,7 @@ def test_an_answer_that_raises_names_its_row_and_leaves_the_engine_usable(policy
     before = engine.generate(policy[2], requests, respond, temperature=1.0, seed=1)
     with pytest.raises(RespondError, match=r"request 2, member \d raised KeyError: 'no such item'"):
         engine.generate(policy[2], requests, broken, temperature=1.0, seed=1)
-    with pytest.raises(InputError, match=r"member \d: the reply has id 40; expected 0 to 39"):
+    with pytest.raises(RespondError, match=r"member \d gave a reply with id 40; expected 0 to 39"):
         engine.generate(policy[2], requests, lambda *_: Reply((40,)), temperature=1.0, seed=1)
     again = engine.generate(policy[2], requests, respond, temperature=1.0, seed=1)
     assert_same(again, before, atol=0)

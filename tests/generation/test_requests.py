@@ -3,20 +3,21 @@
 import numpy as np
 import pytest
 
-from agenticrec_jax.generation.requests import Reply, Row
+from agenticrec_jax.generation.requests import Budget, Reply, Row, junk
 
 PAUSE = 9
 
 
-def paused_row():
-    row = Row(request=0, member=0, shard=0, slot=3, length=5)
+def paused_row(completion=10, turn=0, context=100):
+    budget = Budget(completion, turn, context)
+    row = Row(request=0, member=0, shard=0, slot=3, prompt=5, budget=budget)
     row.sampled([4, PAUSE], [-0.5, -0.25])
     return row
 
 
 def test_an_answer_is_recorded_and_waits_to_be_spliced_after_the_pausing_token():
     row = paused_row()
-    row.answered(Reply((7, 8)), max_tokens=10)
+    row.answered(Reply((7, 8)))
     assert row.finish is None and row.pending == [PAUSE, 7, 8]
     row.sampled([1], [-1.0])
     rollout = row.rollout()
@@ -28,15 +29,60 @@ def test_an_answer_is_recorded_and_waits_to_be_spliced_after_the_pausing_token()
 @pytest.mark.parametrize(
     "reply, room, finish, length",
     [
-        (Reply((7, 8, 6)), 4, "budget", 2),  # does not fit: not there
-        (Reply((7, 8)), 4, "budget", 4),  # fits, and leaves no room for a token
+        (Reply((7, 8, 6)), 4, "token_budget", 2),  # does not fit: not there
+        (Reply((7, 8)), 4, "token_budget", 4),  # fits, and leaves no room for a token
         (Reply((), "too_many_calls"), 10, "too_many_calls", 2),
         (Reply((7,), "done"), 10, "done", 3),
         (Reply(()), 10, None, 2),
     ],
 )
-def test_how_an_answer_ends_a_row(reply, room, finish, length):
-    row = paused_row()
-    row.answered(reply, room)
-    assert (row.finish, len(row.ids)) == (finish, length)
+@pytest.mark.parametrize("bound", ["completion", "context"])
+def test_how_an_answer_ends_a_row(reply, room, finish, length, bound):
+    in_context = bound == "context"
+    row = paused_row(context=5 + room) if in_context else paused_row(room)
+    row.answered(reply)
+    named = "context_limit" if in_context and finish == "token_budget" else finish
+    assert (row.finish, len(row.ids)) == (named, length)
     assert len(row.logprobs) == len(row.origin) == length
+
+
+@pytest.mark.parametrize(
+    "completion, turn, context, first, second",
+    [
+        (10, 0, 100, (15, "token_budget"), (15, "token_budget")),
+        (10, 4, 100, (9, "turn_budget"), (13, "turn_budget")),
+        (10, 7, 100, (12, "turn_budget"), (15, "token_budget")),
+        (10, 6, 14, (11, "turn_budget"), (14, "context_limit")),
+        (10, 0, 15, (15, "context_limit"), (15, "context_limit")),  # of equals the harder one
+        (10, 10, 100, (15, "token_budget"), (15, "token_budget")),
+    ],
+)
+def test_a_turn_ends_at_the_smallest_of_its_bounds(completion, turn, context, first, second):
+    """A prompt of 5, a turn of 2 and an observation of 2: the second turn begins after 9."""
+    row = paused_row(completion, turn, context)
+    assert (row.limit, row.bound) == first
+    row.answered(Reply((7, 8)))
+    assert (row.limit, row.bound) == second
+
+
+@pytest.mark.parametrize(
+    "reply, says",
+    [
+        (None, "a NoneType; expected a Reply"),
+        ((1, 2), "a tuple; expected a Reply"),
+        (Reply((1, 40)), "id 40; expected 0 to 39"),
+        (Reply((-1,)), "id -1; expected"),
+        (Reply((1.0,)), "id of type float"),
+        (Reply(("1",)), "id of type str"),
+        (Reply("12"), "ids are no tuple"),
+        (Reply((), 3), "finish is no string"),
+        (Reply((1,) * 11), "11 ids; expected at most 10"),
+    ],
+)
+def test_what_is_no_reply_is_junk(reply, says):
+    failure = junk(reply, vocabulary=40, longest=10)
+    assert failure.reason == "junk" and says in failure.detail
+
+
+def test_a_reply_of_numpys_integers_is_one():
+    assert junk(Reply(tuple(np.arange(5))), 40, 10) is None and junk(Reply(), 40, 10) is None

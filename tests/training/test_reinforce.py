@@ -22,7 +22,8 @@ MEMBERS = 4
 
 
 def timeless(lines):
-    return [{k: v for k, v in line.items() if not k.startswith("seconds/")} for line in lines]
+    times = ("seconds/", "engine/")
+    return [{k: v for k, v in line.items() if not k.startswith(times)} for line in lines]
 
 
 def test_the_metrics_are_those_of_the_trajectories(single):
@@ -67,6 +68,10 @@ class Stale:
     def generate(self, params, *arguments, **options):
         self._params = self._params or jax.tree.map(jnp.copy, params)
         return self._engine.generate(self._params, *arguments, **options)
+
+    @property
+    def telemetry(self):
+        return self._engine.telemetry
 
 
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(single, pieces, tmp_path):
