@@ -56,8 +56,16 @@ def sample(
 
 
 def _race(mass: Array, keys: Array, positions: Array) -> Array:
-    score = mass / _exponential(_fold(keys, positions), mass.shape[1])
+    score = mass / noise(keys, positions, mass.shape[1])
     return _argmax(score, _reduce(jnp.max, score))
+
+
+def noise(
+    keys: UInt32[Array, "B 2"], positions: Int[Array, " B"], size: int
+) -> Float[Array, "B V"]:
+    """What ``sample`` divides the probabilities of ``size`` ids by: Exp(1), the same for the same
+    key and position."""
+    return _exponential(_fold(keys, positions), size)
 
 
 def _fold(keys: Array, positions: Array) -> Array:

@@ -57,9 +57,11 @@ class TinyRun:
 class TinyStage:
     """The pieces of ``reinforce.reinforce``; the compiled ones serve any number of runs.
 
-    ``params()`` makes the first weights, on one device; the learner's lie on ``mesh``.
+    ``params()`` makes the first weights, on one device, of ``graphdef``; the learner's lie on
+    ``mesh``.
     """
 
+    graphdef: nnx.GraphDef
     stage: reinforce.Stage
     agent: Agent
     engine: Engine
@@ -118,6 +120,7 @@ def tiny_stage(mesh: Mesh | None = None, loss_fn: LossFn = LOSS) -> TinyStage:
     )
     packing = Packing(900, 96, 32, group_multiple=row_shards(mesh), pad_id=tokenizer.pad_id)
     return TinyStage(
+        graphdef,
         reinforce.Stage("tiny", 2, 4, temperature, 11, packing, save_every=1),
         agent,
         engine,

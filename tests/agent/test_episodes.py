@@ -10,9 +10,11 @@ from agenticrec_jax.agent.protocol import ToolCall
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.agent.transcripts import transcript
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.generation.engine import Rollout
+from agenticrec_jax.generation.engine import Failure, Rollout
 from agenticrec_jax.testing.world import tiny_world
-from agenticrec_jax.types import OBSERVATION, SAMPLED
+from agenticrec_jax.tools.base import Toolbox, object_schema
+from agenticrec_jax.training.rollouts import rollout_metrics
+from agenticrec_jax.types import ENDS, OBSERVATION, SAMPLED
 
 LOOK = f"<think>look</think>{ToolCall('candidates_analyze', {}).render()}"
 NEAR = f"<think>near</think>{ToolCall('get_similar_items', {'item_name': 'h1'}).render()}"
@@ -139,7 +141,82 @@ def test_ten_calls_are_allowed_and_an_eleventh_is_not(agent):
 def test_invalid_ends_are_named(agent, script, reason):
     (played,) = _run(agent, script)
     assert (played.invalid_reason, played.reward.total) == (reason, -1.0)
+    assert played.finish in ENDS
     assert played.rank is None and played.ranking is None
+
+
+class Tool:
+    """Does what it is told when it is called."""
+
+    name, description, parameters = "candidates_analyze", "Does anything.", object_schema()
+
+    def __init__(self, act):
+        self.act = act
+
+    def __call__(self, view):
+        return self.act()
+
+
+def _raise():
+    raise OSError("the shelf is empty")
+
+
+@pytest.mark.parametrize(
+    ("act", "reason", "said"),
+    [
+        (_raise, "raised", "error: the tool failed"),
+        (lambda: 7, "junk", "error: the tool gave no usable answer"),
+        (lambda: "x" * 10**6, "junk", "error: the tool gave no usable answer"),
+    ],
+)
+@pytest.mark.parametrize("stop_on_illegal", [True, False])
+def test_a_tools_failure_is_read_and_counted_and_is_not_the_policys(
+    agent, act, reason, said, stop_on_illegal
+):
+    box = Toolbox([Tool(act)])
+    broken = dataclasses.replace(agent, toolbox=box, stop_on_illegal=stop_on_illegal)
+    played, other = _run(broken, [LOOK, _list_with_target_at(1)], [_list_with_target_at(2)])
+    (call,) = played.calls
+    assert (call.ok, call.failure, call.observation) == (False, reason, said)
+    assert call.name == "candidates_analyze" and call.detail
+    seen = agent.prompts.tokenizer.decode(played.ids[played.origin == OBSERVATION])
+    assert seen == f"<observation>{said}</observation>"
+    assert played.valid and played.rank == 1
+    assert Trajectory.from_json(played.to_json()).calls == [call]
+    told = rollout_metrics([[played, other]])
+    assert told[f"calls/failed/{reason}"] == (1.0, 2.0) and "calls/refused" not in told
+
+
+def test_what_a_call_returns_after_it_was_given_up_changes_nothing(agent):
+    """The engine gives the call up, and the tool answers after all: one call, one observation."""
+    late = []
+
+    class Impatient(Actor):
+        def generate(self, params, requests, respond, *, failed, **options):
+            def give_up(request, member, ids):
+                late.append((respond, request, member, list(ids)))
+                return failed(request, member, ids, Failure("timeout", "took long", 2.5))
+
+            out = super().generate(params, requests, give_up, failed=failed, **options)
+            for respond, *arguments in late:
+                respond(*arguments)
+            return out
+
+    actor = Impatient(agent.prompts.tokenizer, [LOOK, NEAR, _list_with_target_at(2)])
+    task = Task(tiny_world().examples[0])
+    ((played,),) = run_episodes(agent, actor, None, [task], members=1, temperature=1.0, seed=0)
+    assert [call.name for call in played.calls] == ["candidates_analyze", "get_similar_items"]
+    for call in played.calls:
+        assert (call.failure, call.detail, call.seconds) == ("timeout", "took long", 2.5)
+        assert call.observation == "error: the tool gave no answer in time" and not call.ok
+    assert played.valid and played.rank == 2 and len(late) == 2
+    assert rollout_metrics([[played]])["calls/failed/timeout"] == (2.0, 1.0)
+
+
+def test_a_failed_call_counts_as_one_of_ten(agent):
+    broken = dataclasses.replace(agent, toolbox=Toolbox([Tool(_raise)]))
+    (played,) = _run(broken, [LOOK] * 11)
+    assert played.finish == "too_many_calls" and len(played.calls) == 10
 
 
 def test_an_answer_quoted_by_a_tool_is_not_the_policys(agent):

@@ -127,3 +127,15 @@ def test_written_config_reads_back(change):
 def test_a_mix_that_no_architecture_has_cannot_be_written():
     with pytest.raises(InputError, match="no Hugging Face architecture"):
         replace(TINY, qkv_bias=True).to_hf()
+
+
+@pytest.mark.parametrize(
+    ("given", "scaling", "expected"),
+    [(40960, None, 40960), (32768, 32768, 131072), (131072, 8192, 131072), (1000, 2000, 8000)],
+)
+def test_the_context_is_the_checkpoints_or_what_its_scaling_reaches(given, scaling, expected):
+    config = replace(TINY, max_position_embeddings=given)
+    if scaling:
+        scaled = YarnScaling(4.0, scaling, 1.0)
+        config = replace(config, rope_scaling=scaled)
+    assert config.context_length == expected

@@ -8,6 +8,7 @@ from agenticrec_jax.tools.base import (
     AsOfView,
     Observation,
     Toolbox,
+    ToolFailure,
     argument_fault,
     nanmean,
     object_schema,
@@ -137,6 +138,38 @@ def test_an_illegal_call_makes_no_call_and_says_why(name, arguments, said):
     tool = _Echo()
     assert Toolbox([tool]).call("view", name, arguments) == Observation(said, False)
     assert tool.calls == 0
+
+
+class _Faulty(_Echo):
+    """Gives what it is told to, or raises it."""
+
+    parameters = object_schema()
+
+    def __init__(self, outcome):
+        self.outcome = outcome
+
+    def __call__(self, view):
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason", "detail"),
+    [
+        (KeyError("no such item"), "raised", "raised KeyError: 'no such item'"),
+        (None, "junk", "returned a NoneType, expected a str"),
+        (b"bytes", "junk", "returned a bytes, expected a str"),
+        (["a", "list"], "junk", "returned a list, expected a str"),
+        ("x" * 20_001, "junk", "returned 20001 characters, expected at most 20000"),
+        ("half a \ud83d", "junk", "returned half of a surrogate pair"),
+    ],
+)
+def test_a_tool_that_does_not_answer_is_named_with_its_reason(outcome, reason, detail):
+    with pytest.raises(ToolFailure, match="^tool echo ") as caught:
+        Toolbox([_Faulty(outcome)]).call("view", "echo", {})
+    assert caught.value.reason == reason and caught.value.detail.startswith(detail)
+    assert Toolbox([_Faulty("x" * 20_000)]).call("view", "echo", {}).ok
 
 
 def test_two_tools_of_one_name_are_refused():

@@ -1,5 +1,6 @@
 """Two real processes of four simulated devices each train together as one process would alone."""
 
+import json
 import os
 import socket
 import subprocess
@@ -8,10 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flax import nnx
 
 from agenticrec_jax.agent.trajectories import Trajectory
+from agenticrec_jax.generation.engine import Request
 from agenticrec_jax.parallel import multihost
+from agenticrec_jax.testing.agreement import differences, perturbed_logits
+from agenticrec_jax.testing.stages import PROMPTS
 from agenticrec_jax.training.metrics import read_metrics
+from agenticrec_jax.types import SAMPLED
 
 PROCESSES, DEVICES = 2, 4
 QUICK = "--xla_backend_optimization_level=0"  # compiles in half the time, rounds as well
@@ -54,6 +60,12 @@ def directory(tmp_path_factory):
     return path
 
 
+def read_share(path):
+    """What one process rolled out in one case."""
+    with open(path / "trajectories.jsonl") as lines:
+        return [Trajectory.from_json(line) for line in lines]
+
+
 def losses(lines):
     return np.array([line["loss"] for line in lines])
 
@@ -68,18 +80,40 @@ def furthest(found, expected):
 
 
 def test_each_process_rolls_out_its_own_share(directory, single):
-    shares = [
-        [
-            Trajectory.from_json(line)
-            for line in open(directory / str(p) / "whole/trajectories.jsonl")
-        ]
-        for p in range(PROCESSES)
-    ]
+    shares = [read_share(directory / str(p) / "whole") for p in range(PROCESSES)]
     assert [len(share) for share in shares] == [len(single.trajectories) // 2] * 2
     ids = [sorted(t.ids.tolist() for t in ts) for ts in (sum(shares, []), single.trajectories)]
     assert ids[0] == ids[1]
     first, second = ({t.example_id for t in share} for share in shares)
     assert first.isdisjoint(second)
+
+
+@pytest.mark.parametrize("case", ["slow", "slow_eager"])
+def test_slow_tools_of_one_process_hold_up_no_other_and_change_nothing(
+    directory, single, pieces, case, record_property
+):
+    """The first step of one process's run, within rounding; in the fixed order and the eager."""
+    shares = [read_share(directory / str(p) / case) for p in range(PROCESSES)]
+    found = {(t.example_id, t.member): t for t in sum(shares, [])}
+    expected = single.trajectories[: len(found)]
+    assert len(found) == PROMPTS * pieces.stage.members
+    model, stage = nnx.merge(pieces.graphdef, pieces.params()), pieces.stage
+
+    def perturbed(i):
+        t = expected[i]
+        request = Request(tuple(t.prompt.tolist()), stage.members, (0, t.example_id, 0))
+        options = {"temperature": stage.temperature, "seed": stage.seed}
+        return perturbed_logits(model, request, t.member, t.ids, **options)
+
+    same = [found[t.example_id, t.member] for t in expected]
+    accepted = differences(same, expected, perturbed)
+    record_property("accepted differing ids", accepted)
+    print(f"{case}: {accepted} of {len(expected)} trajectories differ by a tie")
+    slow, quick = (json.loads((directory / f"{p}/{case}/told.json").read_text()) for p in (0, 1))
+    assert slow["tool_wait_seconds"] > 0.2 and slow["calls"] > 0 < quick["calls"]
+    assert quick["tool_wait_seconds"] < slow["tool_wait_seconds"] / 2
+    sampled = expected[0].origin == SAMPLED
+    assert (perturbed(0).argmax(1) == expected[0].ids)[sampled].all()  # what the rule judges by
 
 
 def test_losses_metrics_and_weights_are_those_of_one_process(directory, single):

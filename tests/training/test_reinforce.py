@@ -39,7 +39,15 @@ def test_the_metrics_are_those_of_the_trajectories(single):
         assert line["sampled_tokens"] == pytest.approx(sampled / len(rows))
         assert line["tool_calls"] == line["calls/refused"] > 0
         assert line["groups_dropped"] == 0 and line["updates_skipped"] == 0
+        assert 0 < line["engine/occupancy"] <= line["engine/row_occupancy"] <= 1
+        assert line["engine/decode_tokens_per_s"] > 0 < line["engine/splice_tokens_per_s"]
         assert {"loss", "entropy", "ratio", "gradient_norm", "seconds/rollout"} <= set(line)
+
+
+def test_the_line_of_progress_says_how_the_engine_worked(pieces, tmp_path, capsys):
+    pieces.run(tmp_path, steps=1)
+    shown = capsys.readouterr().out
+    assert "tiny: 1/1 steps" in shown and "prefill/decode/splice" in shown and "compiled 0" in shown
 
 
 def test_observations_are_in_the_batch_and_not_judged(single):

@@ -1,0 +1,295 @@
+"""What runs next, what a row hears, and where it ends: orders, failures, budgets and counts."""
+
+import threading
+import time
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from agenticrec_jax.errors import InputError
+from agenticrec_jax.generation.engine import Engine, EngineConfig, Reply, Request, RespondError
+from agenticrec_jax.testing.agreement import differences, perturbed_logits
+from agenticrec_jax.testing.models import tiny_qwen3
+from agenticrec_jax.types import OBSERVATION, SAMPLED
+
+V, PAUSE, STOP, PAD, CONTEXT = 40, 3, 5, 0, 60
+SIZES = {
+    "slots": 16,
+    "prompt_buckets": (20,),
+    "splice_buckets": (7,),
+    "max_tokens": 64,
+    "decode_steps": 8,
+    "least_steps": 4,
+    "row_buckets": (16,),
+    "window_buckets": (96,),
+}
+SAMPLING = {"temperature": 0.9, "seed": 6}
+ERROR = (30, 31, 32)
+
+
+@pytest.fixture(scope="module")
+def policy():
+    """A policy whose next token hangs on what it has read."""
+    graphdef, params = nnx.split(tiny_qwen3(3, num_layers=1, vocab_size=V))
+    params = jax.tree.map(lambda x: x * 9 if x.ndim > 1 else x, params)
+    return nnx.merge(graphdef, params), graphdef, params
+
+
+@pytest.fixture(scope="module")
+def run(policy):
+    """Rolls out with engines that share their compiled programs, whatever their config."""
+    engine = Engine(policy[1], EngineConfig(**SIZES), PAUSE, (STOP,), PAD)
+
+    def run(requests, respond, failed=None, **changes):
+        engine.config = EngineConfig(**{**SIZES, **changes})
+        out = engine.generate(policy[2], requests, respond, failed=failed, **SAMPLING)
+        return out, engine.telemetry
+
+    return run
+
+
+def make_requests(count, members=4):
+    rng = np.random.default_rng(1)
+    prompts = [rng.integers(7, V, rng.integers(2, 21)).tolist() for _ in range(count)]
+    return [Request(tuple(p), members, (11, 100 + i)) for i, p in enumerate(prompts)]
+
+
+def respond(request, member, ids):
+    rng = np.random.default_rng([len(ids), sum(ids)])
+    return Reply(tuple(rng.integers(7, V, rng.integers(0, 10)).tolist()))
+
+
+def observe(request, member, ids):
+    return Reply((8, 9))
+
+
+def slowed(latency):
+    """``respond`` that takes ``latency(request, member)`` seconds."""
+
+    def slow(request, member, ids):
+        time.sleep(latency(request, member))
+        return respond(request, member, ids)
+
+    return slow
+
+
+def flat(rollouts):
+    return [rollout for group in rollouts for rollout in group]
+
+
+def assert_bit_equal(a, b):
+    for x, y in zip(flat(a), flat(b), strict=True):
+        np.testing.assert_array_equal(x.ids, y.ids)
+        np.testing.assert_array_equal(x.logprobs, y.logprobs)
+        assert x.finish == y.finish
+
+
+def perturbed(policy, requests):
+    rows = [(request, member) for request in requests for member in range(request.members)]
+
+    def of(expected):
+        ids = [rollout.ids for rollout in flat(expected)]
+        return lambda i: perturbed_logits(policy[0], *rows[i], ids[i], **SAMPLING)
+
+    return of
+
+
+def programs(told):
+    return {name: told[name] for name in told if not name.endswith("seconds")}
+
+
+@pytest.mark.parametrize("order", [(3, 2, 1, 0), (2, 0, 3, 1)])
+def test_slots_and_latencies_change_no_bit_in_the_deterministic_order(run, order):
+    """Four groups in other slots, and answers after 0 to 60 ms: the same programs and numbers."""
+    requests = make_requests(4)
+    expected, told = run(requests, respond)
+    assert told["splice_dispatches"] > 3 and told["observed_tokens"] > 50
+    slow = slowed(lambda request, member: 0.02 * ((7 * request + member) % 4))
+    found, slower = run([requests[i] for i in order], slow)
+    assert_bit_equal([found[order.index(i)] for i in range(4)], expected)
+    assert programs(slower) | {"compilations": 0} == programs(told) | {"compilations": 0}
+    assert slower["tool_wait_seconds"] > told["tool_wait_seconds"]
+
+
+def test_the_eager_order_is_sooner_and_its_rollouts_agree(run, policy):
+    """A fifth of the rows hear nothing for 200 ms; the others need not wait for them."""
+    requests = make_requests(10)
+    slow = slowed(lambda request, member: 0.2 if (request + member) % 5 == 0 else 0.0)
+    run(requests, respond, deterministic=False)  # compiles
+    fixed, by_content = run(requests, slow)
+    eager, by_time = run(requests, slow, deterministic=False)
+    assert by_time["tool_wait_seconds"] < 0.7 * by_content["tool_wait_seconds"]
+    assert by_time["seconds"] < 0.9 * by_content["seconds"]
+    accepted = differences(flat(eager), flat(fixed), perturbed(policy, requests)(fixed))
+    print(f"{accepted} of {len(flat(eager))} rollouts differ by a tie")
+    for request, group in zip(requests, eager, strict=True):
+        for row in group:
+            assert_rescored(policy, request, row)
+
+
+def assert_rescored(policy, request, row):
+    logits = perturbed_logits(policy[0], request, 0, row.ids, temperature=0, seed=0)
+    scores = jax.nn.log_softmax(logits / SAMPLING["temperature"])[np.arange(len(row.ids)), row.ids]
+    sampled = row.origin == SAMPLED
+    np.testing.assert_allclose(row.logprobs[sampled], scores[sampled], atol=1e-4)
+
+
+def test_in_the_eager_order_a_row_goes_on_while_others_wait(run):
+    """The first row to call is answered when another has called twice; else after 30 s, never."""
+    again, lock, calls = threading.Event(), threading.Lock(), []
+
+    def held(request, member, ids):
+        with lock:
+            first = not calls
+            calls.append((request, member))
+            twice = calls.count((request, member)) == 2 and (request, member) != calls[0]
+        if twice:
+            again.set()
+        if first:
+            assert again.wait(20)
+        return respond(request, member, ids)
+
+    _, told = run(make_requests(4), held, deterministic=False)
+    assert again.is_set() and told["failed_calls"] == 0
+
+
+def fails(kind, forever):
+    """Answers of which those of request 1 fail: as a tool may, by raising, hanging or junk."""
+
+    def answer(request, member, ids):
+        if request != 1:
+            return respond(request, member, ids)
+        if kind == "timeout":
+            forever.wait()
+        if kind == "raised":
+            raise SystemExit("a tool may try")
+        return Reply((V,))
+
+    return answer
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+@pytest.mark.parametrize("kind", ["timeout", "raised", "junk"])
+def test_a_failed_answer_is_told_and_the_rows_go_on(run, kind, deterministic):
+    forever, heard = threading.Event(), []
+
+    def failed(request, member, ids, failure):
+        assert threading.current_thread() is threading.main_thread()
+        heard.append((request, failure.reason, failure.seconds))
+        return Reply(ERROR)
+
+    requests = make_requests(3)
+    options = {"tool_timeout": 0.1, "tool_threads": 2, "deterministic": deterministic}
+    out, told = run(requests, fails(kind, forever), failed, **options)
+    assert {(request, reason) for request, reason, _ in heard} == {(1, kind)}
+    assert told["failed_calls"] == len(heard) > 3 and told["calls"] > len(heard)
+    assert all(seconds >= 0.1 for *_, seconds in heard) == (kind == "timeout")
+    tools_of = [row.ids[row.origin == OBSERVATION] for row in out[1]]
+    assert all((ids.reshape(-1, 3) == ERROR).all() for ids in tools_of)
+    assert sum(map(len, tools_of)) >= 3 * (len(heard) - 1)  # the last may find no room
+    want, _ = run([requests[0], requests[2]], respond)
+    for group, expected in zip([out[0], out[2]], want, strict=True):
+        assert [r.ids.tolist() for r in group] == [r.ids.tolist() for r in expected]
+    forever.set()
+
+
+def test_what_a_row_hears_too_late_is_never_taken(run):
+    """Every answer is tried, half of them too late: those in time are taken, once each."""
+    taken, given, lock = [], [], threading.Lock()
+
+    def late(request, member, ids):
+        if len(ids) % 2:
+            time.sleep(0.3)
+        with lock:
+            given.append((request, member, len(ids)))
+        return Reply((9,), taken=lambda: taken.append((request, member, len(ids))))
+
+    def failed(request, member, ids, failure):
+        assert len(ids) % 2 and failure.reason == "timeout"
+        return Reply(ERROR, taken=lambda: taken.append("failed"))
+
+    _, told = run(make_requests(2), late, failed, tool_timeout=0.15, tool_threads=8)
+    time.sleep(0.5)
+    in_time = [place for place in given if place[2] % 2 == 0]
+    assert sorted(t for t in taken if t != "failed") == sorted(in_time)
+    assert taken.count("failed") == told["failed_calls"] > 0 < len(in_time)
+    assert len(given) == told["calls"]
+
+
+def test_without_a_substitute_a_failure_is_an_error_of_the_call(run):
+    forever = threading.Event()
+    with pytest.raises(RespondError, match=r"request 1, member \d took longer than 0.1 s"):
+        run(make_requests(2), fails("timeout", forever), tool_timeout=0.1)
+    with pytest.raises(RespondError, match=r"failed for request 1, member \d gave a NoneType"):
+        run(make_requests(2), fails("raised", forever), lambda *_: None)
+    forever.set()
+
+
+def turns(row):
+    """How many tokens were sampled in each turn of a row."""
+    parts = np.split(row.origin, np.flatnonzero(np.diff(row.origin)) + 1)
+    return [len(part) for part in parts if part[0] == SAMPLED]
+
+
+@pytest.mark.parametrize("most", [1, 5, 12])
+def test_a_turn_has_so_many_tokens_and_a_call_may_be_the_last(run, most):
+    requests = make_requests(12)
+    out, told = run(requests, observe, turn_tokens=most)
+    free, _ = run(requests, observe)
+    rows = flat(out)
+    assert max(max(turns(row)) for row in rows) == most
+    assert {"turn_budget", "stop"} <= {row.finish for row in rows}
+    for row, unbound in zip(rows, flat(free), strict=True):
+        same = min(len(row.ids), len(unbound.ids))
+        assert row.ids[:same].tolist() == unbound.ids[:same].tolist()
+        if row.finish == "turn_budget":
+            assert turns(row)[-1] == most and row.ids[-1] not in (PAUSE, STOP)
+    assert most in [turn for row in rows for turn in turns(row)[:-1]]  # called with its last token
+    assert told["calls"] > 0
+
+
+@pytest.mark.parametrize("turn", [0, 50])
+def test_the_context_limit_has_its_name(policy, turn):
+    """Prompts of 20 leave 28 of 48 positions, fewer than the budget; one of 2 leaves 46."""
+    graphdef, params = nnx.split(
+        tiny_qwen3(3, num_layers=1, vocab_size=V, max_position_embeddings=48)
+    )
+    params = jax.tree.map(lambda x: x * 9 if x.ndim > 1 else x, params)
+    sizes = EngineConfig(**{**SIZES, "max_tokens": 40, "turn_tokens": turn})
+    engine = Engine(graphdef, sizes, PAUSE, (STOP,), PAD)
+    long, short = (Request(tuple(range(10, 10 + n)), 8, (n,)) for n in (20, 2))
+    out = engine.generate(params, [long, short], observe, temperature=1.5, seed=2)
+    for request, group, name, room in (
+        (long, out[0], "context_limit", 28),
+        (short, out[1], "token_budget", 40),
+    ):
+        ended = [row for row in group if row.finish == name]
+        assert ended and {row.finish for row in group} <= {name, "stop"}
+        assert all(room - 2 <= len(row.ids) <= room for row in ended)
+        assert len(request.prompt) + max(len(row.ids) for row in group) <= 48
+    with pytest.raises(InputError, match="prompt of 20 tokens; expected 1 to 15"):
+        graphdef, params = nnx.split(
+            tiny_qwen3(3, num_layers=1, vocab_size=V, max_position_embeddings=16)
+        )
+        engine = Engine(graphdef, sizes, PAUSE, (STOP,), PAD)
+        engine.generate(params, [long], observe, temperature=1.5, seed=2)
+
+
+def test_counts_are_those_of_the_rollouts(run):
+    requests = make_requests(9)
+    slow = slowed(lambda request, member: 0.01)
+    out, told = run(requests, slow)
+    rows = flat(out)
+    assert told["prompt_tokens"] == sum(len(r.prompt) for r in requests)
+    assert told["sampled_tokens"] == sum((r.origin == SAMPLED).sum() for r in rows)
+    assert told["observed_tokens"] == sum((r.origin == OBSERVATION).sum() for r in rows)
+    spliced = told["sampled_tokens"] - told["decode_tokens"] - len(rows)  # rows that went on
+    assert told["spliced_tokens"] >= told["observed_tokens"] * 0.8 + spliced
+    assert told["slot_steps"] == told["decode_steps"] * SIZES["slots"]
+    assert told["decode_tokens"] <= told["decode_row_steps"] <= told["slot_steps"]
+    assert 0 < told["drain_slot_steps"] < told["slot_steps"]
+    assert 0 < told["drain_tokens"] < told["decode_tokens"]
+    spent = sum(told[f"{name}_seconds"] for name in ("prefill", "decode", "splice", "tool_wait"))
+    assert 0 < told["tool_wait_seconds"] and 0.5 * told["seconds"] < spent <= told["seconds"]
