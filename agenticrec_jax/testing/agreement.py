@@ -85,7 +85,7 @@ def _differs(i: int, found: Completion, expected: Completion, perturbed: Any, to
     place = int(unequal[0]) if len(unequal) else shorter
     assert (found.origin[:place] == expected.origin[:place]).all(), f"rollout {i}: origins differ"
     gap = np.abs(found.logprobs[:place] - expected.logprobs[:place]).max(initial=0.0)
-    assert gap <= tolerance, f"rollout {i}: log-probs of the same ids are {gap} apart"
+    assert gap <= tolerance, f"rollout {i}: log-probs of the same ids are {gap:.2g} apart"
     if not len(unequal):
         ends = [(len(rollout.ids), rollout.finish) for rollout in (found, expected)]
         assert ends[0] == ends[1], f"rollout {i}: found the end {ends[0]}, expected {ends[1]}"
@@ -94,5 +94,7 @@ def _differs(i: int, found: Completion, expected: Completion, perturbed: Any, to
     assert kinds == {SAMPLED}, f"rollout {i}: observed ids differ at {place}"
     scores = perturbed(i)[place]
     behind = scores.max() - scores[[found.ids[place], expected.ids[place]]].min()
-    assert behind < tolerance, f"rollout {i}: ids differ at {place}, where one is {behind} behind"
+    assert behind < tolerance, (
+        f"rollout {i}: ids differ at {place}, where one is {behind:.2g} behind"
+    )
     return True

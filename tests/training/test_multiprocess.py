@@ -110,8 +110,9 @@ def test_slow_tools_of_one_process_hold_up_no_other_and_change_nothing(
     record_property("accepted differing ids", accepted)
     print(f"{case}: {accepted} of {len(expected)} trajectories differ by a tie")
     slow, quick = (json.loads((directory / f"{p}/{case}/told.json").read_text()) for p in (0, 1))
-    assert slow["tool_wait_seconds"] > 0.2 and slow["calls"] > 0 < quick["calls"]
-    assert quick["tool_wait_seconds"] < slow["tool_wait_seconds"] / 2
+    assert slow["calls"] > 0 < quick["calls"] and slow["failed_calls"] == 0
+    if case == "slow":  # in the eager order other rows may have run meanwhile
+        assert slow["tool_wait_seconds"] > 0.2 > 2 * quick["tool_wait_seconds"]
     sampled = expected[0].origin == SAMPLED
     assert (perturbed(0).argmax(1) == expected[0].ids)[sampled].all()  # what the rule judges by
 
