@@ -198,12 +198,13 @@ class Engine:
 
     def _check(self, requests: Sequence[Request], context: int) -> None:
         longest = min(self.config.prompt_buckets[-1], context - 1)
+        why = f", one less than the model's {context} positions" if longest == context - 1 else ""
         room = self.config.slots // self.shards
         for index, request in enumerate(requests):
             if not 1 <= len(request.prompt) <= longest:
                 raise InputError(
                     f"request {index} has a prompt of {len(request.prompt)} tokens; "
-                    f"expected 1 to {longest}"
+                    f"expected 1 to {longest}{why}"
                 )
             if not 1 <= request.members <= room:
                 raise InputError(

@@ -18,7 +18,7 @@ TINY = Qwen3Config(
     rope_theta=5000.0,
     rms_norm_eps=1e-5,
     tie_word_embeddings=True,
-    max_position_embeddings=256,
+    max_position_embeddings=2048,
 )
 
 

@@ -71,7 +71,7 @@ def test_other_choices_are_malformed(text):
 
 @given(
     st.from_regex(r"[a-z_]{1,20}", fullmatch=True),
-    st.dictionaries(st.text(st.characters(exclude_characters="<>")), st.text()),
+    st.dictionaries(st.text(st.characters(codec="utf-8", exclude_characters="<>")), st.text()),
 )
 def test_calls_read_back_whatever_their_arguments(name, arguments):
     call = ToolCall(name, {key: value.replace("<", "") for key, value in arguments.items()})

@@ -244,7 +244,7 @@ def test_the_miss_and_the_invalid_one_are_labelled(page):
     assert "the target is not in the list" in miss and miss.count(">target</span>") == 1
     assert "refused" in miss and "-0.500" in miss
     invalid = page[page.index('<article class="invalid">') :].split("</article>")[0]
-    assert "invalid: malformed_answer" in invalid and "ended by budget" in invalid
+    assert "invalid: malformed_answer" in invalid and "ended by token_budget" in invalid
 
 
 @pytest.mark.parametrize("place", ["title", "history", "thought", "observation", "argument", "row"])

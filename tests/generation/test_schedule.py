@@ -278,7 +278,9 @@ def test_the_context_limit_has_its_name(policy, turn):
         assert ended and {row.finish for row in group} <= {name, "stop"}
         assert all(room - 2 <= len(row.ids) <= room for row in ended)
         assert len(request.prompt) + max(len(row.ids) for row in group) <= 48
-    with pytest.raises(InputError, match="prompt of 20 tokens; expected 1 to 15"):
+    with pytest.raises(
+        InputError, match="20 tokens; expected 1 to 15, one less than the model's 16"
+    ):
         _, graphdef, params = make_policy(max_position_embeddings=16)
         engine = Engine(graphdef, sizes, PAUSE, (STOP,), PAD)
         engine.generate(params, [long], observe, temperature=1.5, seed=2)
