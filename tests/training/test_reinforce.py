@@ -1,6 +1,7 @@
 """One whole stage on a tiny world: on one device, resumed, and on a mesh of eight."""
 
 import dataclasses
+import threading
 from collections import Counter
 
 import jax
@@ -48,6 +49,19 @@ def test_the_line_of_progress_says_how_the_engine_worked(pieces, tmp_path, capsy
     pieces.run(tmp_path, steps=1)
     shown = capsys.readouterr().out
     assert "tiny: 1/1 steps" in shown and "prefill/decode/splice" in shown and "compiled 0" in shown
+
+
+def test_a_tool_that_hangs_is_read_and_counted_and_the_stage_goes_on(pieces, tmp_path, monkeypatch):
+    forever = threading.Event()
+    hangs = dataclasses.replace(pieces.agent, transform=lambda *_: forever.wait())
+    sizes = dataclasses.replace(pieces.engine.config, tool_timeout=0.1)
+    monkeypatch.setattr(pieces.engine, "config", sizes)
+    run = dataclasses.replace(pieces, agent=hangs).run(tmp_path, steps=1)
+    forever.set()
+    (line,), calls = run.lines, [call for t in run.trajectories for call in t.calls]
+    assert line["calls/failed/timeout"] == line["tool_calls"] == len(calls) / 16 > 0
+    assert {call.observation for call in calls} == {"error: the tool gave no answer in time"}
+    assert "calls/refused" not in line and line["engine/tool_wait_s"] >= 0.1
 
 
 def test_observations_are_in_the_batch_and_not_judged(single):
