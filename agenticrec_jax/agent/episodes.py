@@ -147,9 +147,9 @@ class Episode:
 
 
 _SAID = {
-    TIMEOUT: "gave no answer in time",
+    TIMEOUT: "timed out",
     RAISED: "failed",
-    JUNK: "gave no usable answer",
+    JUNK: "gave no text",
 }
 
 

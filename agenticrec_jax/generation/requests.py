@@ -59,13 +59,13 @@ Failed = Callable[[int, int, list[int], Failure], Reply]
 """The reply in place of the one that ``Respond`` did not give for the same arguments."""
 
 
-def junk(reply: Any, vocabulary: int, longest: int) -> Failure | None:
-    """What is wrong with a reply, if anything: its type, its length, or an id in it."""
+def junk(reply: Any, vocabulary: int, longest: int | None) -> Failure | None:
+    """What is wrong with a reply, if anything: its type, its length (None: any), an id in it."""
     if not isinstance(reply, Reply):
         return Failure(JUNK, f"gave a {type(reply).__name__}; expected a Reply")
     if not isinstance(reply.ids, tuple | list) or not isinstance(reply.finish, str | None):
         return Failure(JUNK, "gave a reply whose ids are no tuple or whose finish is no string")
-    if len(reply.ids) > longest:
+    if longest is not None and len(reply.ids) > longest:
         return Failure(JUNK, f"gave a reply of {len(reply.ids)} ids; expected at most {longest}")
     for i in reply.ids:
         if not isinstance(i, Integral) or not 0 <= i < vocabulary:

@@ -272,20 +272,21 @@ class Schedule:
     def _reply(self, row: Row, call: Call) -> Reply:
         """What a row hears: the reply, or what is said in place of one that failed."""
         reply = call.outcome
-        if failure := reply if isinstance(reply, Failure) else self._junk(reply):
+        longest = self._config.max_tokens  # more could never be read
+        if failure := reply if isinstance(reply, Failure) else self._junk(reply, longest):
             self._count(failed_calls=1)
             if self._failed is None:
                 raise RespondError(f"{_who('respond', row)} {failure.detail}")
             failure = dataclasses.replace(failure, seconds=call.seconds)
             reply = self._failed(row.request, row.member, list(row.ids), failure)
-            if wrong := self._junk(reply):
+            if wrong := self._junk(reply, None):
                 raise RespondError(f"{_who('failed', row)} {wrong.detail}")
         if reply.taken:
             reply.taken()
         return reply
 
-    def _junk(self, reply: Any) -> Failure | None:
-        return junk(reply, self._engine.vocabulary, self._config.max_tokens)
+    def _junk(self, reply: Any, longest: int | None) -> Failure | None:
+        return junk(reply, self._engine.vocabulary, longest)
 
     def _place(self, rows: Sequence[Row]) -> tuple[list[tuple[Row, int]], np.ndarray]:
         """Each row with its index in a padded dispatch, and the dispatch's slots [D * R]."""

@@ -165,8 +165,8 @@ def _raise():
     ("act", "reason", "said"),
     [
         (_raise, "raised", "error: the tool failed"),
-        (lambda: 7, "junk", "error: the tool gave no usable answer"),
-        (lambda: "x" * 10**6, "junk", "error: the tool gave no usable answer"),
+        (lambda: 7, "junk", "error: the tool gave no text"),
+        (lambda: "x" * 10**6, "junk", "error: the tool gave no text"),
     ],
 )
 @pytest.mark.parametrize("stop_on_illegal", [True, False])
@@ -208,7 +208,7 @@ def test_what_a_call_returns_after_it_was_given_up_changes_nothing(agent):
     assert [call.name for call in played.calls] == ["candidates_analyze", "get_similar_items"]
     for call in played.calls:
         assert (call.failure, call.detail, call.seconds) == ("timeout", "took long", 2.5)
-        assert call.observation == "error: the tool gave no answer in time" and not call.ok
+        assert call.observation == "error: the tool timed out" and not call.ok
     assert played.valid and played.rank == 2 and len(late) == 2
     assert rollout_metrics([[played]])["calls/failed/timeout"] == (2.0, 1.0)
 

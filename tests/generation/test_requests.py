@@ -86,3 +86,4 @@ def test_what_is_no_reply_is_junk(reply, says):
 
 def test_a_reply_of_numpys_integers_is_one():
     assert junk(Reply(tuple(np.arange(5))), 40, 10) is None and junk(Reply(), 40, 10) is None
+    assert junk(Reply((1,) * 11), 40, None) is None

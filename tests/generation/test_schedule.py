@@ -230,6 +230,19 @@ def test_what_a_row_hears_too_late_is_never_taken(run):
     assert len(given) == told["calls"]
 
 
+def test_a_substitute_that_does_not_fit_ends_its_row(run):
+    """Too long an answer is junk, which the substitute must not be for being long."""
+
+    def told(*arguments):
+        return Reply((8,) * 65)
+
+    out, counts = run(make_requests(2), told, told)
+    assert counts["failed_calls"] == counts["calls"] > 0
+    assert {row.finish for row in flat(out)} <= {"token_budget", "stop"}
+    ended = [row for row in flat(out) if row.ids[-1] == PAUSE]
+    assert len(ended) >= counts["calls"] and all(row.finish == "token_budget" for row in ended)
+
+
 def test_without_a_substitute_a_failure_is_an_error_of_the_call(run):
     forever = threading.Event()
     with pytest.raises(RespondError, match=r"request 1, member \d took longer than 0.1 s"):

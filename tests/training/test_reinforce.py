@@ -60,7 +60,7 @@ def test_a_tool_that_hangs_is_read_and_counted_and_the_stage_goes_on(pieces, tmp
     forever.set()
     (line,), calls = run.lines, [call for t in run.trajectories for call in t.calls]
     assert line["calls/failed/timeout"] == line["tool_calls"] == len(calls) / 16 > 0
-    assert {call.observation for call in calls} == {"error: the tool gave no answer in time"}
+    assert {call.observation for call in calls} == {"error: the tool timed out"}
     assert "calls/refused" not in line and line["engine/tool_wait_s"] >= 0.1
 
 
