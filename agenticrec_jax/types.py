@@ -6,10 +6,10 @@ Every trajectory has one end, by one of these names. The engine's own:
 
 - ``STOP``: the policy sampled an end of turn or of answer; the only end with an answer to judge;
 - ``TOKEN_BUDGET``: the completion has ``max_tokens``, or the next observation would not fit;
-- ``TURN_BUDGET``: ``turn_tokens`` were sampled since the last observation, without a call;
 - ``CONTEXT_LIMIT``: prompt and completion fill the positions that the model was made for.
 
-The agent's: ``TOO_MANY_CALLS``, one call beyond the allowed ones; and in training ``UNKNOWN_TOOL``
+The agent's: ``TURN_BUDGET``, ``turn_tokens`` were sampled since the last observation, without a
+call; ``TOO_MANY_CALLS``, one call beyond the allowed ones; and in training ``UNKNOWN_TOOL``
 and ``MALFORMED_CALL``. A tool's own failure ends no trajectory: the policy reads an error
 observation in its place, and the call's record has the reason, ``TIMEOUT``, ``RAISED`` or ``JUNK``
 (no usable text).

@@ -23,6 +23,7 @@ from agenticrec_jax.types import (
     STOP,
     TIMEOUT,
     TOO_MANY_CALLS,
+    TURN_BUDGET,
     UNKNOWN_TOOL,
 )
 
@@ -93,6 +94,8 @@ class Episode:
         agent, start = self.agent, time.perf_counter()
         turn = self._turn(ids)
         tokenizer = agent.prompts.tokenizer
+        if ids[-1] != tokenizer.pause_id:
+            return Reply((), TURN_BUDGET), self
         if tokenizer.pause_id in tokenizer.stop_ids and protocol.CALL_OPEN not in turn:
             return Reply((), STOP), self
         if len(self.calls) >= agent.max_calls:

@@ -19,7 +19,8 @@ class EngineConfig:
         splice_buckets: observation ids (and one) appended at once, ascending; longer observations
             take several rounds.
         max_tokens: most tokens of a completion, observations included.
-        turn_tokens: most tokens sampled in a turn, from one observation to the next; 0 for any.
+        turn_tokens: most tokens sampled in a turn, from one observation to the next, where the row
+            is answered as at a call; 0 for any.
         decode_steps: most steps in one dispatch of ``decode``.
         least_steps: steps after which a dispatch may return because rows wait.
         wait_fraction: share of the live rows that must wait (or have ended) for that.

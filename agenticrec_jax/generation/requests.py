@@ -53,7 +53,10 @@ class Failure:
 
 
 Respond = Callable[[int, int, list[int]], Reply]
-"""(request index, member, completion ids so far, the pausing one last) -> Reply."""
+"""(request index, member, completion ids so far) -> Reply.
+
+The last id is the pausing one, or another where the turn has all the tokens that it may have.
+"""
 
 Failed = Callable[[int, int, list[int], Failure], Reply]
 """The reply in place of the one that ``Respond`` did not give for the same arguments."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agenticrec_jax.generation.programs import PAUSED, RUNNING, STOPPED, Report
+from agenticrec_jax.generation.programs import PAUSED, RUNNING, SPENT, STOPPED, Report
 from agenticrec_jax.generation.requests import (
     Budget,
     Failed,
@@ -310,16 +310,12 @@ class Schedule:
             self._count(sampled_tokens=n)
             if status[i] == RUNNING:
                 self._running.append(row)
-            elif status[i] == PAUSED or self._calls_with_its_last(row):
+            elif status[i] == PAUSED or (status[i] == SPENT and row.bound == TURN_BUDGET):
                 call = self._threads.submit(row.request, row.member, list(row.ids))
                 self._waiting.append((row, call))
             else:
                 row.finish = STOP if status[i] == STOPPED else row.bound
                 self._leave(row)
-
-    def _calls_with_its_last(self, row: Row) -> bool:
-        """Whether a row that is at its limit has written a call with the last token of a turn."""
-        return row.bound == TURN_BUDGET and row.ids[-1] == self._engine.pause_id
 
     def _leave(self, row: Row) -> None:
         self._free[row.shard].append(row.slot)

@@ -72,7 +72,7 @@ def respond(request, member, ids):
 
 
 def observe(request, member, ids):
-    return Reply((8, 9))
+    return Reply((8, 9)) if ids[-1] == PAUSE else Reply(finish="turn_budget")
 
 
 def slowed(latency):
