@@ -11,6 +11,7 @@ import numpy as np
 
 from agenticrec_jax.generation.programs import PAUSED, RUNNING, SPENT, STOPPED, Report
 from agenticrec_jax.generation.requests import Request, RespondError, Rollout, Row
+from agenticrec_jax.generation.sampling import Draw
 
 if TYPE_CHECKING:
     from agenticrec_jax.generation.engine import Engine
@@ -60,9 +61,9 @@ class Schedule:
         self._waiting: list[tuple[Row, Future]] = []
         self.telemetry: dict[str, float] = dict.fromkeys(_COUNTERS, 0)
 
-    def run(self, params, state, temperature: np.float32, seed: np.uint32):
+    def run(self, params, state, draw: Draw, seed: np.uint32):
         """Runs every row to its end; takes the slots' state (donated) and gives it back."""
-        self._params, self._temperature, self._seed = params, temperature, seed
+        self._params, self._draw, self._seed = params, draw, seed
         start, compiled = time.perf_counter(), self._programs.compilations()
         while self._queue or self._running or self._waiting:
             for batch in self._admit():
@@ -114,6 +115,7 @@ class Schedule:
         members = fit(max(map(len, groups)), self._config.members(len(self._free)))
         slots = np.full((len(groups), members), self._room, np.int32)
         keys = np.zeros((len(groups), len(self._requests[0].key)), np.uint32)
+        choices = np.array([r.choices if r else 0 for r in requests], np.int32)
         for i, (group, request) in enumerate(zip(groups, requests, strict=True)):
             if request:
                 ids[i, : lengths[i]], keys[i] = request.prompt, request.key
@@ -127,8 +129,9 @@ class Schedule:
                 lengths + self._config.max_tokens,
                 slots,
                 keys,
+                choices,
                 self._seed,
-                self._temperature,
+                self._draw,
             )
             placed = [(row, i * members + row.member) for i, g in enumerate(groups) for row in g]
             self._receive(placed, report)
@@ -146,7 +149,7 @@ class Schedule:
                 state,
                 slots,
                 quota,
-                self._temperature,
+                self._draw,
                 window=window,
                 steps=config.decode_steps,
                 least_steps=config.least_steps,
@@ -175,7 +178,7 @@ class Schedule:
             window = fit(max(row.length for row in rows), self._config.windows())
             with self._timed("splice"):
                 state, report = self._programs.splice(
-                    self._params, state, slots, ids, counts, self._temperature, window=window
+                    self._params, state, slots, ids, counts, self._draw, window=window
                 )
                 for row, i in placed:
                     row.length += int(counts[i])
