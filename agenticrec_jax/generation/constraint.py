@@ -39,6 +39,9 @@ class Place(NamedTuple):
     full: bool = False
 
 
+_FREE, _NOWHERE = Place("free", False), Place("nowhere", False)
+_DEAD = np.array([[-1], [0], [0]], np.int32)
+
 Step = Callable[[Place, str], tuple[Place, int] | None]
 """(place, character) -> the place that it leads to and the number of the list that it ends, 0 for
 none; None where it may not come."""
@@ -170,19 +173,18 @@ def compile_constraint(
 
 
 def _explored(start: Place, step: Step, alphabet: str):
-    """All N places, and where each character leads from them: [2, N] nodes (-1 for none) and ended
-    numbers."""
-    free = Place("free", False)
-    places, nodes = [free, start], {free: FREE, start: START, None: -1}
+    """All N places, and where each character leads from them: [3, N] nodes (-1 for none), ended
+    numbers, and whether the node is one of full lists."""
+    places, nodes = [_FREE, start], {_FREE: FREE, start: START, _NOWHERE: -1}
     moves = {char: [] for char in (*alphabet, _OTHER)}
     for place in places:  # which grows meanwhile
         for char, leads in moves.items():
-            found = (free, 0) if place is free else step(place, char)
-            reached, number = found or (None, 0)
+            found = (_FREE, 0) if place is _FREE else step(place, char)
+            reached, number = found or (_NOWHERE, 0)
             if reached not in nodes:
                 nodes[reached] = len(places)
                 places.append(reached)
-            leads.append((nodes[reached], number))
+            leads.append((nodes[reached], number, reached.full))
     return places, {char: np.array(leads, np.int32).T for char, leads in moves.items()}
 
 
@@ -193,10 +195,10 @@ def _walked(text: str, places: Sequence[Place], moves: dict[str, np.ndarray]) ->
     if not text:
         at[[place.listing for place in places]] = -1
     for char in text:
-        to, ends = np.where(at < 0, [[-1], [0]], moves[char][:, at])
+        to, ends, closes = np.where(at < 0, _DEAD, moves[char][:, at])
         at = np.where((number > 0) & (ends > 0), -1, to)  # two numbers at once are not followed
-        number, full = number + ends, full | [i >= 0 and places[i].full for i in at]
-    return np.where(at < 0, [[-1], [0], [0]], [at, number, full]).astype(np.int32)
+        number, full = number + ends, full | closes
+    return np.where(at < 0, _DEAD, np.stack([at, number, full]))
 
 
 def _without_dead_ends(successor: np.ndarray, full: np.ndarray) -> np.ndarray:
@@ -217,7 +219,7 @@ def _becomes(digits: int) -> int:
 
 def _check_characters(places, moves: dict[str, np.ndarray], texts: Sequence[str]) -> None:
     listing, known = np.array([place.listing for place in places]), set(texts)
-    for char, (to, _) in moves.items():
+    for char, (to, *_) in moves.items():
         if char.strip() and char not in known and (to[listing] >= 0).any():
             raise InputError(
                 f"a constrained answer: found no id for {char!r} alone in the tokenizer, expected "

@@ -1,6 +1,7 @@
 """Constrained rankings: the protocol's own parser judges them, under both kinds of tokenizer."""
 
 import functools
+import os
 import re
 
 import jax
@@ -15,6 +16,7 @@ from agenticrec_jax.generation import sampling
 from agenticrec_jax.generation.engine import Engine, EngineConfig, Reply, Request
 from agenticrec_jax.generation.sampling import Filters
 from agenticrec_jax.models.text import spellings
+from agenticrec_jax.models.tokenizers import load_tokenizer
 from agenticrec_jax.testing.chat import chat_tokenizer
 from agenticrec_jax.testing.models import tiny_qwen3
 from agenticrec_jax.testing.world import tiny_world
@@ -22,7 +24,13 @@ from agenticrec_jax.types import SAMPLED
 
 OPENING = protocol.ANSWER_OPEN + "\\boxed{["
 SHAPE = re.compile(r"((?:\d+, ?)*)(\d*)(.*)", re.S)
-KINDS = {"compact": lambda: tiny_world().tokenizer, "chat": lambda: chat_tokenizer()}
+KINDS = {
+    "compact": lambda: tiny_world().tokenizer,
+    "chat": lambda: chat_tokenizer(),
+    "published": lambda: load_tokenizer(os.environ["AGENTICREC_QWEN3_TOKENIZER"]),
+}
+OWN = ("compact", "chat")
+ALL = (*OWN, pytest.param("published", marks=pytest.mark.peer))
 
 
 @functools.cache
@@ -43,7 +51,7 @@ def extendable(kind, listed, choices):
         return False
     ends = "]}" + protocol.ANSWER_CLOSE
     if rest:
-        whole = rest in ("]", "]}", ends) or kind == "chat"
+        whole = rest in ("]", "]}", ends) or kind != "compact"
         tries = [done + digits + ends] if ends.startswith(rest) and whole else []
     elif not digits:
         tries = [done + completed(numbers, choices)]
@@ -83,7 +91,7 @@ def listing(kind, ids, choices=20):
     }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL)
 def test_any_walk_through_the_allowed_ids_is_a_valid_ranking(kind):
     """Uniformly over the allowed ids, whatever way of splitting they make; an independent judge."""
     tokenizer, constraint, texts = known(kind)
@@ -112,7 +120,7 @@ def ended(ids, tokenizer):
     return bool(ids) and ids[-1] in tokenizer.stop_ids
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL)
 @pytest.mark.parametrize("choices", [20, 12, 4])
 def test_an_id_is_allowed_where_its_text_can_become_a_valid_ranking(kind, choices):
     tokenizer, constraint, texts = known(kind)
@@ -128,7 +136,7 @@ def test_an_id_is_allowed_where_its_text_can_become_a_valid_ranking(kind, choice
             at = constraint.after(at, jnp.array([chosen]))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL)
 def test_the_opening_is_seen_however_it_is_split(kind):
     tokenizer, _, texts = known(kind)
     canonical = tokenizer.encode_markup(OPENING)
@@ -142,7 +150,7 @@ def test_the_opening_is_seen_however_it_is_split(kind):
     assert not listing(kind, canonical[:-1]) and not listing(kind, canonical, choices=0)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL)
 def test_after_a_list_in_a_thought_the_policy_is_free_and_can_list_again(kind):
     tokenizer, constraint, texts = known(kind)
     bare = tokenizer.encode_markup("so \\boxed{[")
@@ -233,7 +241,7 @@ DRAWS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", OWN)
 @pytest.mark.parametrize("draw", DRAWS)
 def test_every_answer_of_a_random_policy_is_valid(kind, draw):
     temperature, filters = DRAWS[draw]
@@ -284,7 +292,7 @@ def kept(scores, filters):
     return (mass > 0) & (mass >= filters.min_p)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", OWN)
 def test_a_free_row_of_a_constraining_engine_is_that_of_one_without(kind):
     plain, free = (played(kind, on, choices=0)[-1] for on in (False, True))
     for a, b in zip(plain, free, strict=True):
