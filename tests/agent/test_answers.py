@@ -14,13 +14,12 @@ from agenticrec_jax.agent import protocol
 from agenticrec_jax.agent.answers import ranking_constraint
 from agenticrec_jax.generation import sampling
 from agenticrec_jax.generation.engine import Engine, EngineConfig, Reply, Request
-from agenticrec_jax.generation.sampling import Filters
+from agenticrec_jax.generation.sampling import NO_FILTERS, Filters
 from agenticrec_jax.models.text import spellings
 from agenticrec_jax.models.tokenizers import load_tokenizer
 from agenticrec_jax.testing.chat import chat_tokenizer
 from agenticrec_jax.testing.models import tiny_qwen3
 from agenticrec_jax.testing.world import tiny_world
-from agenticrec_jax.types import SAMPLED
 
 OPENING = protocol.ANSWER_OPEN + "\\boxed{["
 SHAPE = re.compile(r"((?:\d+, ?)*)(\d*)(.*)", re.S)
@@ -163,19 +162,44 @@ def test_after_a_list_in_a_thought_the_policy_is_free_and_can_list_again(kind):
 
 # --- through the engine: the policy is random, and only told to begin an answer ---
 
-STEPS, BUDGET, MEMBERS = 4, 96, 8
+SEED, STEPS, BUDGET, MEMBERS = 4, 4, 112, 4
 SEEN = "it says \\boxed{[1,2"  # an observation that quotes an opening begins nothing
+LATER = 13  # tokens of the second request before its call: the first is in its list by then
+
+
+def scripts(kind, begun):
+    """Ids that rows of each of two requests are told to write, -1 where they are free or listen."""
+    tokenizer, *_ = known(kind)
+    seen = [-1] * len(observed(kind))
+    think = tokenizer.encode_markup("x")
+    return [
+        [*think * times, tokenizer.pause_id, *seen, *tokenizer.encode_markup(begun)]
+        for times in (1, LATER)
+    ]
+
+
+def observed(kind):
+    tokenizer, *_ = known(kind)
+    return tokenizer.encode_markup("\n") + tokenizer.encode_data(SEEN)
+
+
+def asked(kind):
+    """The prompt: it has an opening, as the chat style's instructions have."""
+    return tuple(known(kind)[0].encode_markup(f"rank: {OPENING}"))
 
 
 def pushed(rows, start):
-    """``sampling.sample`` with a high logit for the ids of ``rows`` from position ``start`` on."""
-    script, real = (
-        jnp.full(512, -1).at[start : start + len(rows)].set(jnp.array(rows)),
-        sampling.sample,
-    )
+    """``sampling.sample`` with high logits for the ids of the scripts, from ``start`` on."""
+    table = np.full((len(rows), 512), -1)
+    for request, ids in enumerate(rows):
+        table[request, start : start + len(ids)] = ids
+    numbers = jnp.arange(len(rows), dtype=jnp.uint32)[:, None]
+    keys_of = sampling.row_keys(jnp.uint32(SEED), numbers, jnp.arange(MEMBERS))
+    table, real = jnp.array(table), sampling.sample
 
     def sample(logits, keys, positions, *draw):
-        told = jnp.arange(logits.shape[1]) == script[positions][:, None]
+        request = (keys[:, None, None] == keys_of).all(-1).any(-1).argmax(-1)
+        told = jnp.arange(logits.shape[1]) == table[request, positions][:, None]
         return real(jnp.where(told, logits + 1e4, logits), keys, positions, *draw)
 
     return sample
@@ -187,50 +211,50 @@ def policy(kind):
     more = 7 if kind == "chat" else 0  # rows without a token, as published policies have them
     model = tiny_qwen3(3, num_layers=1, vocab_size=tokenizer.vocab_size + more)
     graphdef, params = nnx.split(model)
-    params = jax.tree.map(lambda x: x * 6 if x.ndim > 1 else x, params)
-    return graphdef, params
+    return graphdef, jax.tree.map(lambda x: x * 6 if x.ndim > 1 else x, params)
 
 
-def played(
-    kind, constrained, temperature=1.0, filters=sampling.NO_FILTERS, choices=12, begun=OPENING
-):
-    """Rollouts that call, read an observation, and begin an answer; [members]."""
+@functools.cache
+def engine(kind, constrained, begun):
+    """One for each script: what is sampled is compiled into its programs."""
     tokenizer, constraint, _ = known(kind)
-    call = [*tokenizer.encode_markup("<think>"), tokenizer.pause_id]
-    seen = tokenizer.encode_markup("\n") + tokenizer.encode_data(SEEN)
-    prompt = tuple(tokenizer.encode_markup(f"rank: {OPENING}"))
-    rows = [*call, *([-1] * len(seen)), *tokenizer.encode_markup(begun)]
-    config = EngineConfig(
-        slots=MEMBERS,
+    sizes = EngineConfig(
+        slots=2 * MEMBERS,
         prompt_buckets=(32,),
         splice_buckets=(64,),
         max_tokens=BUDGET,
         decode_steps=STEPS,
         least_steps=2,
-        row_buckets=(MEMBERS,),
+        row_buckets=(2 * MEMBERS,),
         window_buckets=(160,),
     )
-    stop = [i for i in tokenizer.stop_ids if i != tokenizer.pause_id]
-    engine = Engine(
+    return Engine(
         policy(kind)[0],
-        config,
+        sizes,
         tokenizer.pause_id,
-        stop,
+        [i for i in tokenizer.stop_ids if i != tokenizer.pause_id],
         tokenizer.pad_id,
         constraint=constraint if constrained else None,
     )
+
+
+def played(kind, constrained, temperature=1.0, filters=NO_FILTERS, choices=(12, 20), begun=OPENING):
+    """Rollouts of two requests that call, read, and begin an answer; [requests][members]."""
+    prompt, rows = asked(kind), scripts(kind, begun)
+    requests = [Request(prompt, MEMBERS, (i,), count) for i, count in enumerate(choices)]
+    made = engine(kind, constrained, begun)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(sampling, "sample", pushed(rows, len(prompt)))
-        request = Request(prompt, MEMBERS, (1,), choices)
-        (group,) = engine.generate(
+        groups = made.generate(
             policy(kind)[1],
-            [request],
-            lambda *_: Reply(tuple(seen)),
+            requests,
+            lambda *_: Reply(tuple(observed(kind))),
             temperature=temperature,
-            seed=4,
+            seed=SEED,
             filters=filters,
         )
-    return prompt, rows, group
+    assert made.telemetry["splice_dispatches"] >= 2, "one of them while lists are being written"
+    return groups
 
 
 DRAWS = {
@@ -244,41 +268,41 @@ DRAWS = {
 @pytest.mark.parametrize("kind", OWN)
 @pytest.mark.parametrize("draw", DRAWS)
 def test_every_answer_of_a_random_policy_is_valid(kind, draw):
+    """Over dispatches of four steps and the splices of others; of 12 and of 20 candidates."""
     temperature, filters = DRAWS[draw]
-    tokenizer, _, texts = known(kind)
-    prompt, rows, group = played(kind, True, temperature, filters)
-    for rollout in group:
-        ids = rollout.ids.tolist()
-        assert rollout.finish == "stop"
-        assert [i for i, o in zip(ids, rollout.origin, strict=True) if o == SAMPLED][0] == rows[0]
-        final = tokenizer.decode(ids[len(rows) - len(tokenizer.encode_markup(OPENING)) :])
-        assert valid(final, 12), final
-        assert len(ids) > len(rows) + 2 * STEPS, "over several dispatches"
-    different = {tuple(rollout.ids.tolist()) for rollout in group}
-    assert len(different) == (1 if temperature == 0 else MEMBERS)
-    assert_rescored(kind, prompt, rows, group, temperature, filters)
+    tokenizer, *_ = known(kind)
+    groups = played(kind, True, temperature, filters)
+    for group, script, choices in zip(groups, scripts(kind, OPENING), (12, 20), strict=True):
+        for rollout in group:
+            final = tokenizer.decode(rollout.ids[len(script) :].tolist())
+            assert rollout.finish == "stop" and valid(OPENING + final, choices), final
+            assert len(rollout.ids) > len(script) + 2 * STEPS
+        different = {tuple(rollout.ids.tolist()) for rollout in group}
+        assert len(different) == (1 if temperature == 0 else MEMBERS)
+        assert_rescored(kind, script, group[0], choices, temperature, filters)
 
 
-def assert_rescored(kind, prompt, rows, group, temperature, filters):
+def assert_rescored(kind, script, rollout, choices, temperature, filters):
     """Log-probs in the list are of a plain forward's logits over the ids that may come."""
-    _, _, texts = known(kind)
-    model = nnx.merge(*policy(kind))
-    for rollout in group[:2]:
-        whole = jnp.array([[*prompt, *rollout.ids.tolist()]])
-        logits = np.asarray(model(jnp.pad(whole, ((0, 0), (0, 160 - whole.shape[1])))))[0]
-        listed = ""
-        for place in range(len(rows), len(rollout.ids)):
-            if listed.endswith(protocol.ANSWER_CLOSE):
-                break  # only the end of the turn may follow
-            allowed = [bool(text) and extendable(kind, listed + text, 12) for text in texts]
-            scores = np.where(allowed, logits[len(prompt) + place - 1, : len(texts)], -np.inf)
-            scores = np.float64(scores) / (temperature or 1)
-            scores[~kept(scores, filters)] = -np.inf
-            i = int(rollout.ids[place])
-            want = scores[i] - scores.max() - np.log(np.exp(scores - scores.max()).sum())
-            assert abs(rollout.logprobs[place] - want) < 1e-4
-            assert temperature or i == scores.argmax()
-            listed += texts[i]
+    prompt, texts, listed = asked(kind), known(kind)[-1], ""
+    whole = jnp.array([[*prompt, *rollout.ids.tolist()]])
+    logits = forward(nnx.merge(*policy(kind)), jnp.pad(whole, ((0, 0), (0, 160 - whole.shape[1]))))
+    logits = np.asarray(logits, np.float64)[0, len(prompt) - 1 :, : len(texts)]
+    for place in range(len(script), len(rollout.ids)):
+        if listed.endswith(protocol.ANSWER_CLOSE):
+            break  # only the end of the turn may follow
+        allowed = [bool(text) and extendable(kind, listed + text, choices) for text in texts]
+        scores = np.where(allowed, logits[place] / (temperature or 1), -np.inf)
+        scores[~kept(scores, filters)] = -np.inf
+        i = int(rollout.ids[place])
+        want = scores[i] - scores.max() - np.log(np.exp(scores - scores.max()).sum())
+        assert abs(rollout.logprobs[place] - want) < 1e-4
+        assert temperature or i == scores.argmax()
+        listed += texts[i]
+    assert listed.count("]}") == 1
+
+
+forward = nnx.jit(lambda model, ids: model(ids))
 
 
 def kept(scores, filters):
@@ -293,19 +317,21 @@ def kept(scores, filters):
 
 
 @pytest.mark.parametrize("kind", OWN)
-def test_a_free_row_of_a_constraining_engine_is_that_of_one_without(kind):
-    plain, free = (played(kind, on, choices=0)[-1] for on in (False, True))
-    for a, b in zip(plain, free, strict=True):
-        np.testing.assert_array_equal(a.ids, b.ids)
-        np.testing.assert_array_equal(a.logprobs, b.logprobs)
+def test_free_rows_of_a_constraining_engine_are_those_of_one_without(kind):
+    plain, free = (played(kind, on, choices=(0, 0)) for on in (False, True))
+    assert_equal(plain, free)
     tokenizer, *_ = known(kind)
-    finals = [tokenizer.decode(r.ids) for r in plain]
-    assert not any(valid(text, 12) for text in finals), "a random policy writes none by itself"
+    texts = [tokenizer.decode(rollout.ids.tolist()) for group in plain for rollout in group]
+    assert not any(valid(text, 20) for text in texts), "a random policy writes none by itself"
 
 
-def test_an_observation_and_a_prompt_begin_no_answer():
-    """They quote an opening; what the policy writes instead of its own goes on as without."""
-    plain, watched = (played("chat", on, begun="and so")[-1] for on in (False, True))
-    for a, b in zip(plain, watched, strict=True):
-        np.testing.assert_array_equal(a.ids, b.ids)
-        np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-6)
+def assert_equal(groups, others):
+    for group, other in zip(groups, others, strict=True):
+        for a, b in zip(group, other, strict=True):
+            np.testing.assert_array_equal(a.ids, b.ids)
+            np.testing.assert_array_equal(a.logprobs, b.logprobs)
+
+
+def test_observations_and_prompts_begin_no_answer():
+    """They quote an opening; what the policy writes then is what it writes without a constraint."""
+    assert_equal(*(played("chat", on, begun="and so") for on in (False, True)))
