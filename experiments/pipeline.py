@@ -13,6 +13,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict, config_flags
 
+from agenticrec_jax.agent.answers import ranking_constraint
 from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.agent.styles import make_prompts
 from agenticrec_jax.data.candidates import (
@@ -27,6 +28,7 @@ from agenticrec_jax.data.interactions import InteractionLog, read_log
 from agenticrec_jax.data.splits import FitRange, Splits, chronological_splits, prediction_samples
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.generation.engine import Engine, EngineConfig
+from agenticrec_jax.generation.sampling import Filters
 from agenticrec_jax.losses import for_batch, grpo_loss
 from agenticrec_jax.models.config import Qwen3Config
 from agenticrec_jax.models.hf import load_policy, read_config
@@ -283,11 +285,11 @@ def agent(world: World, artifacts: Artifacts, tokenizer: Tokenizer, **options) -
     return Agent(world.log, toolbox(world.config, artifacts), artifacts, prompts, **options)
 
 
-def engine(config: ConfigDict, policy: Policy) -> Engine:
+def engine(config: ConfigDict, policy: Policy, constrained: bool = False) -> Engine:
     """The rollout engine on this process's devices of the mesh.
 
     Where a row pauses and ends is the tokenizer's to say; where one id does both it pauses, and
-    the episode ends it.
+    the episode ends it. A ``constrained`` one writes no invalid ranking.
     """
     sizes = EngineConfig(**config.engine)
     tokenizer = policy.tokenizer
@@ -298,7 +300,25 @@ def engine(config: ConfigDict, policy: Policy) -> Engine:
         stop_ids=[i for i in tokenizer.stop_ids if i != tokenizer.pause_id],
         pad_id=tokenizer.pad_id,
         mesh=local_mesh(device_mesh(config)),
+        constraint=ranking_constraint(tokenizer) if constrained else None,
     )
+
+
+def temperature(settings: ConfigDict) -> float:
+    """What a stage of reinforcement samples at, and its learner scores at.
+
+    Raises:
+        InputError: the settings would also filter or constrain, which the learner does not know.
+    """
+    names = {field.name for field in dataclasses.fields(Filters)} & settings.keys()
+    on: dict = Filters(**{name: settings[name] for name in names}).on()
+    on |= {"constrained": True} if settings.get("constrained") else {}
+    for name, value in on.items():
+        raise InputError(
+            f"a training stage: found {name} {value}, expected it off, since the learner scores "
+            "tokens under the distribution of the temperature alone"
+        )
+    return settings.temperature
 
 
 def optimizer(settings: ConfigDict) -> optax.GradientTransformation:
@@ -317,7 +337,7 @@ def update(
     """The learner's update in a stage of reinforcement."""
     loss = for_batch(grpo_loss, normaliser=float(config.engine.max_tokens))
     return make_update(
-        graphdef, loss, optimizer(settings), temperature=settings.temperature, mesh=mesh
+        graphdef, loss, optimizer(settings), temperature=temperature(settings), mesh=mesh
     )
 
 

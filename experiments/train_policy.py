@@ -172,7 +172,7 @@ def _reinforce(name, settings, world, agent, engine, policy, tasks_at, directory
         name,
         settings.steps,
         settings.members,
-        settings.temperature,
+        pipeline.temperature(settings),
         seed,
         pipeline.packing(settings, mesh, policy.tokenizer.pad_id),
         settings.save_every,

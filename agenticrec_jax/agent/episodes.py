@@ -13,6 +13,7 @@ from agenticrec_jax.agent.trajectories import CallRecord, Trajectory
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import InteractionLog
 from agenticrec_jax.generation.engine import Engine, Failure, Reply, Request, Rollout
+from agenticrec_jax.generation.sampling import NO_FILTERS, Filters
 from agenticrec_jax.rewards import Reward, preference_reward, ranking_reward
 from agenticrec_jax.tools.artifacts import Artifacts
 from agenticrec_jax.tools.base import AsOfView, Toolbox, ToolFailure
@@ -166,16 +167,23 @@ def run_episodes(
     temperature: float,
     seed: int,
     step: int = 0,
+    filters: Filters = NO_FILTERS,
 ) -> list[list[Trajectory]]:
     """Rolls out ``members`` trajectories for each task, judged and with their rewards.
 
-    Returns [tasks][members]. ``temperature`` 0 is greedy. Keys are folded from (seed, step,
+    Returns [tasks][members]. ``temperature`` 0 is greedy, ``filters`` say which ids can be drawn.
+    An engine with a constraint writes valid rankings only. Keys are folded from (seed, step,
     example, task kind, member, position): no two members and no two steps share their noise.
     """
     prompts = [tuple(agent.prompt(task)) for task in tasks]
     episodes = _Episodes(agent, tasks, members)
     requests = [
-        Request(prompt, members, (step, task.example.example_id, _KIND_KEY[task.kind]))
+        Request(
+            prompt,
+            members,
+            (step, task.example.example_id, _KIND_KEY[task.kind]),
+            choices=len(task.example.candidates) if task.kind == RANK else 0,
+        )
         for prompt, task in zip(prompts, tasks, strict=True)
     ]
     rollouts = engine.generate(
@@ -184,6 +192,7 @@ def run_episodes(
         episodes.respond,
         temperature=temperature,
         seed=seed,
+        filters=filters,
         failed=episodes.failed,
     )
     return [

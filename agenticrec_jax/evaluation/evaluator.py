@@ -12,6 +12,7 @@ from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.evaluation.metrics import summarise
 from agenticrec_jax.generation.engine import Engine, Reply, Request
+from agenticrec_jax.generation.sampling import NO_FILTERS, Filters
 from agenticrec_jax.tools.base import AsOfView
 from agenticrec_jax.types import SAMPLED
 
@@ -24,8 +25,11 @@ def evaluate(
     *,
     temperature: float = 0.0,
     seed: int = 0,
+    filters: Filters = NO_FILTERS,
 ) -> list[Trajectory]:
     """One trajectory for each example, greedy unless ``temperature`` says otherwise.
+
+    ``filters`` say which ids can be drawn.
 
     An illegal call gives the policy an error observation to go on from; an invalid answer stays in
     the list, with rank None.
@@ -33,7 +37,14 @@ def evaluate(
     agent = dataclasses.replace(agent, stop_on_illegal=False)
     tasks = [Task(example) for example in examples]
     groups = run_episodes(
-        agent, engine, params, tasks, members=1, temperature=temperature, seed=seed
+        agent,
+        engine,
+        params,
+        tasks,
+        members=1,
+        temperature=temperature,
+        seed=seed,
+        filters=filters,
     )
     return [group[0] for group in groups]
 

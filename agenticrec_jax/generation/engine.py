@@ -29,6 +29,7 @@ from flax import nnx
 
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.generation.config import EngineConfig
+from agenticrec_jax.generation.constraint import MOST, Constraint
 from agenticrec_jax.generation.placement import DECODE_RULES, Placement
 from agenticrec_jax.generation.programs import Programs, State
 from agenticrec_jax.generation.requests import (
@@ -41,6 +42,7 @@ from agenticrec_jax.generation.requests import (
     RespondError,
     Rollout,
 )
+from agenticrec_jax.generation.sampling import NO_FILTERS, Draw, Filters
 from agenticrec_jax.generation.schedule import PROMPTS_AT_ONCE, Schedule, fit
 from agenticrec_jax.generation.threads import HostThreads
 
@@ -62,6 +64,7 @@ class Engine:
 
     A row pauses when it samples ``pause_id`` and ends at any of ``stop_ids``. With a ``mesh`` the
     slots lie over its data and fsdp axes and the parameters by the table of ``parallel.mesh``.
+    With a ``constraint`` the answers of requests that have ``choices`` can only be valid ones.
     ``telemetry`` describes the last call of ``generate`` (see ``schedule.Schedule``).
     """
 
@@ -73,8 +76,9 @@ class Engine:
         stop_ids: Sequence[int],
         pad_id: int,
         mesh: jax.sharding.Mesh | None = None,
+        constraint: Constraint | None = None,
     ):
-        self.config = config
+        self.config, self.constraint = config, constraint
         self.placement = Placement(mesh)
         self.shards = self.placement.shards
         if config.slots % self.shards:
@@ -91,6 +95,7 @@ class Engine:
             place=self.placement.rows,
             mesh=mesh,
             rules=DECODE_RULES,
+            constraint=constraint,
         )
         self.state = None
         self.telemetry: dict[str, float] = {}
@@ -115,19 +120,22 @@ class Engine:
         *,
         temperature: float,
         seed: int,
+        filters: Filters = NO_FILTERS,
         failed: Failed | None = None,
     ) -> list[list[Rollout]]:
         """Rolls out every member of every request: [requests][members].
 
         ``respond`` is called in host threads, for several rows at once; ``failed``, in the thread
         of this call, where it raised, took too long or gave no usable reply. ``temperature`` 0 is
-        greedy.
+        greedy; ``filters`` say which ids can be drawn. Log-probs are of the distribution drawn
+        from: an id that a filter or the constraint excludes has probability 0 in it.
 
         Raises:
             InputError: a request does not fit the engine; says which and why.
             RespondError: a reply failed and there is no ``failed``; says for which request and
                 member.
         """
+        draw = filters.draw(temperature)
         params = self.placement.params(params, self.programs.dtype(params))
         if self.state is None:
             self.state = self.programs.empty_state(params, self.config.columns)
@@ -141,9 +149,7 @@ class Engine:
         try:
             schedule = Schedule(self, requests, threads, failed, budget)
             self.telemetry = schedule.telemetry
-            self.state = schedule.run(
-                params, state, np.float32(temperature), np.uint32(seed % 2**32)
-            )
+            self.state = schedule.run(params, state, draw, np.uint32(seed % 2**32))
         finally:
             threads.close()
         return schedule.rollouts()
@@ -183,17 +189,17 @@ class Engine:
         def ints(*shape: int, dtype=np.int32) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct(shape, dtype)
 
-        temperature, seed = ints(dtype=np.float32), ints(dtype=np.uint32)
+        draw, seed = Draw(ints(dtype=np.float32)), ints(dtype=np.uint32)
         prompt = ints(prompts, tokens[0]), ints(prompts), ints(prompts), ints(prompts, members)
-        keys = ints(prompts, 3, dtype=np.uint32)
+        keys, choices = ints(prompts, 3, dtype=np.uint32), ints(prompts)
         piece = ints(rows), ints(rows, tokens[1]), ints(rows), ints(rows)
         steps = {"steps": config.decode_steps, "least_steps": config.least_steps}
         return {
-            "prefill": programs.prefill.lower(params, state, *prompt, keys, seed, temperature),
+            "prefill": programs.prefill.lower(params, state, *prompt, keys, choices, seed, draw),
             "decode": programs.decode.lower(
-                params, state, ints(rows), ints(), temperature, window=window, **steps
+                params, state, ints(rows), ints(), draw, window=window, **steps
             ),
-            "splice": programs.splice.lower(params, state, *piece, temperature, window=window),
+            "splice": programs.splice.lower(params, state, *piece, draw, window=window),
         }
 
     def _check(self, requests: Sequence[Request], context: int) -> None:
@@ -219,6 +225,11 @@ class Engine:
             if not all(0 <= number < 2**32 for number in request.key):
                 raise InputError(
                     f"request {index} has the key {request.key}; expected numbers from 0 to 2**32-1"
+                )
+            if self.constraint and not 0 <= request.choices <= MOST:
+                raise InputError(
+                    f"request {index} has {request.choices} choices; expected 0 (a free answer) "
+                    f"to {MOST}"
                 )
             wrong = next((i for i in request.prompt if not 0 <= i < self.vocabulary), None)
             if wrong is not None:

@@ -6,7 +6,7 @@ padding, reads some slot and writes none. Every shape comes from a bucket.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from agenticrec_jax.generation import kv_cache, sampling
+from agenticrec_jax.generation.constraint import Constraint, Progress
 from agenticrec_jax.generation.kv_cache import Cache, put, take
+from agenticrec_jax.generation.sampling import Draw
 from agenticrec_jax.parallel.mesh import RULES, Rules, traced_on
 
 EMPTY, RUNNING, PAUSED, STOPPED, SPENT = range(5)
@@ -34,6 +36,7 @@ class State(NamedTuple):
         limit: [B] tokens of prompt and completion together at which the row's turn must end.
         key: [B, 2] key data that the noise at each position is folded from.
         status: [B] ``EMPTY``, ``RUNNING``, ``PAUSED`` (at a call), ``STOPPED`` or ``SPENT``.
+        answer: where each row is in its constrained answer; None in an engine without a constraint.
     """
 
     cache: Cache
@@ -42,6 +45,7 @@ class State(NamedTuple):
     limit: Int[Array, " B"]
     key: UInt32[Array, "B 2"]
     status: Int[Array, " B"]
+    answer: Progress | None = None
 
 
 class Report(NamedTuple):
@@ -59,7 +63,8 @@ class Programs:
     """``prefill``, ``decode`` and ``splice`` for one model; each donates the state it is given.
 
     ``place`` constrains arrays whose leading axis is rows (or slots) to their place on ``mesh``,
-    where the model's arrays lie by ``rules``.
+    where the model's arrays lie by ``rules``. With a ``constraint`` no id is sampled that it does
+    not allow; without one the programs have no trace of it.
     """
 
     def __init__(
@@ -73,11 +78,12 @@ class Programs:
         place=lambda tree: tree,
         mesh: Mesh | None = None,
         rules: Rules = RULES,
+        constraint: Constraint | None = None,
     ):
         self._graphdef = graphdef
         self._pause, self._stops = pause_id, jnp.array(stop_ids, jnp.int32)
         self._slots, self._shards, self._place = slots, shards, place
-        self._mesh, self._rules = mesh, rules
+        self._mesh, self._rules, self._constraint = mesh, rules, constraint
         self.prefill = jax.jit(self._prefill, donate_argnames="state")
         self.decode = jax.jit(
             self._decode,
@@ -102,7 +108,7 @@ class Programs:
             none = jnp.zeros(self._slots, jnp.int32)
             key = jnp.zeros((self._slots, 2), jnp.uint32)
             cache = kv_cache.allocate(kv, self._slots, columns)
-            return self._place(State(cache, none, none, none, key, none))
+            return self._place(State(cache, none, none, none, key, none, self._answers(none)))
 
         return jax.jit(build)()
 
@@ -126,9 +132,20 @@ class Programs:
         with traced_on(self._mesh, self._rules):
             return model.forward(*args)
 
-    def _sample(self, *args):
+    def _answers(self, choices: Array) -> Progress | None:
+        return self._constraint and self._constraint.begin(choices)
+
+    def _sample(
+        self, logits: Array, keys: Array, positions: Array, draw: Draw, answer: Progress | None
+    ):
+        """Ids, their log-probs, and where they take the constrained answers."""
         with traced_on(self._mesh, self._rules):
-            return sampling.sample(*args)
+            if answer is not None:
+                logits = jnp.where(
+                    self._constraint.allowed(answer, logits.shape[1]), logits, -jnp.inf
+                )
+            ids, logprobs = sampling.sample(logits, keys, positions, *draw)
+        return ids, logprobs, answer and self._constraint.after(answer, ids)
 
     def _prefill(
         self,
@@ -139,10 +156,14 @@ class Programs:
         limits: Int[Array, " P"],
         rows: Int[Array, "P G"],
         request_keys: UInt32[Array, "P F"],
+        choices: Int[Array, " P"],
         seed: Int[Array, ""],
-        temperature: Float[Array, ""],
+        draw: Draw,
     ) -> tuple[State, Report]:
-        """Computes each prompt once, puts it into the slots of its group, samples first tokens."""
+        """Computes each prompt once, puts it into the slots of its group, samples first tokens.
+
+        ``choices`` are the candidates of each prompt's constrained answer, 0 for a free one.
+        """
         model, (prompts, group) = self._model(params), rows.shape
         steps = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
         hidden, new = self._forward(model, ids, steps, steps < lengths[:, None])
@@ -151,7 +172,9 @@ class Programs:
         spread = functools.partial(jnp.repeat, repeats=group, axis=0)
         source = jnp.arange(prompts) % (prompts // self._shards)
         rows, lengths, limits = rows.reshape(-1), spread(lengths), spread(limits)
-        token, logprob = self._sample(spread(model.logits(last)), keys, lengths, temperature)
+        token, logprob, answer = self._sample(
+            spread(model.logits(last)), keys, lengths, draw, self._answers(spread(choices))
+        )
         status = self._outcome(token, lengths + 1, limits)
         cache = kv_cache.enter(state.cache, rows, new, spread(source), self._shards)
         state = self._updated(
@@ -163,6 +186,7 @@ class Programs:
             limit=limits,
             key=keys,
             status=status,
+            answer=answer,
         )
         return state, _single(token, logprob, status)
 
@@ -172,7 +196,7 @@ class Programs:
         state: State,
         rows: Int[Array, " R"],
         quota: Int[Array, ""],
-        temperature: Float[Array, ""],
+        draw: Draw,
         *,
         window: int,
         steps: int,
@@ -192,7 +216,7 @@ class Programs:
         fresh = window - steps
 
         def step(carry):
-            cache, token, report = carry
+            cache, token, answer, report = carry
             t = report.steps
             position = row.length + t
             running = report.status == RUNNING
@@ -202,8 +226,9 @@ class Programs:
             own = jnp.ones((len(rows), 1), bool)
             hidden, new = self._forward(model, token[:, None], position[:, None], own, context)
             logits = model.logits(hidden[:, 0])
-            token, logprob = self._sample(logits, row.key, position + 1, temperature)
+            token, logprob, went = self._sample(logits, row.key, position + 1, draw, answer)
             status = self._outcome(token, position + 2, row.limit)
+            answer = jax.tree.map(lambda new, old: jnp.where(running, new, old), went, answer)
             report = Report(
                 jax.lax.dynamic_update_slice_in_dim(report.ids, token[:, None], t, 1),
                 jax.lax.dynamic_update_slice_in_dim(report.logprobs, logprob[:, None], t, 1),
@@ -211,10 +236,11 @@ class Programs:
                 jnp.where(running, status, report.status),
                 t + 1,
             )
-            return kv_cache.write_column(cache, _after(token, fresh + t), new), token, report
+            cache = kv_cache.write_column(cache, _after(token, fresh + t), new)
+            return cache, token, answer, report
 
         def unfinished(carry):
-            report = carry[2]
+            report = carry[-1]
             running = jnp.sum(report.status == RUNNING)
             stopped = jnp.sum(row.status == RUNNING) - running
             patient = (report.steps < least_steps) | (stopped < quota)
@@ -224,7 +250,9 @@ class Programs:
         blank = jnp.zeros((len(rows), steps), jnp.int32)
         nothing = jnp.zeros_like(row.length)
         report = Report(blank, blank.astype(jnp.float32), nothing, row.status, jnp.int32(0))
-        local, _, report = jax.lax.while_loop(unfinished, step, (local, row.token, report))
+        local, _, answer, report = jax.lax.while_loop(
+            unfinished, step, (local, row.token, row.answer, report)
+        )
         new = kv_cache.last_columns(local, steps)
         written = jnp.arange(steps) < report.count[:, None]
         last = jnp.take_along_axis(report.ids, report.count[:, None] - 1, axis=1)[:, 0]
@@ -235,6 +263,7 @@ class Programs:
             length=row.length + report.count,
             token=last,
             status=report.status,
+            answer=answer,
         )
         return state, report
 
@@ -246,7 +275,7 @@ class Programs:
         ids: Int[Array, "R T"],
         counts: Int[Array, " R"],
         limits: Int[Array, " R"],
-        temperature: Float[Array, ""],
+        draw: Draw,
         *,
         window: int,
     ) -> tuple[State, Report]:
@@ -265,7 +294,8 @@ class Programs:
         hidden, new = self._forward(model, ids, positions, written, context)
         last = jnp.take_along_axis(hidden, jnp.maximum(counts - 1, 0)[:, None, None], axis=1)[:, 0]
         length = row.length + counts
-        token, logprob = self._sample(model.logits(last), row.key, length, temperature)
+        logits = model.logits(last)
+        token, logprob, answer = self._sample(logits, row.key, length, draw, row.answer)
         status = self._outcome(token, length + 1, limits)
         state = self._updated(
             state,
@@ -275,6 +305,7 @@ class Programs:
             token=token,
             limit=limits,
             status=status,
+            answer=answer,
         )
         return state, _single(token, logprob, status)
 
@@ -301,9 +332,12 @@ class Programs:
         columns = jnp.where(written, columns, state.cache.columns)
         return kv_cache.append(state.cache, rows, columns, new, self._shards)
 
-    def _updated(self, state: State, rows: Array, *, cache: Cache, **values: Array) -> State:
+    def _updated(self, state: State, rows: Array, *, cache: Cache, **values: Any) -> State:
+        def at_rows(slots: Array, new: Array) -> Array:
+            return put(slots, rows, new, self._shards)
+
         fields = {
-            name: put(getattr(state, name), rows, value, self._shards)
+            name: jax.tree.map(at_rows, getattr(state, name), value)
             for name, value in values.items()
         }
         return self._place(state._replace(cache=cache, **fields))

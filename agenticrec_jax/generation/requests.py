@@ -21,11 +21,13 @@ from agenticrec_jax.types import (
 @dataclass(frozen=True)
 class Request:
     """``members`` rollouts of one prompt. ``key`` (non-negative numbers below 2**32, as many in
-    every request of a call) names it in the sampling keys: say, step and example."""
+    every request of a call) names it in the sampling keys: say, step and example. Of ``choices``
+    candidates, numbered from 1, a constrained answer may be made; 0 where the answer is free."""
 
     prompt: tuple[int, ...]
     members: int
     key: tuple[int, ...]
+    choices: int = 0
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from agenticrec_jax.generation.requests import (
     Row,
     junk,
 )
+from agenticrec_jax.generation.sampling import Draw
 from agenticrec_jax.generation.threads import Call, HostThreads
 from agenticrec_jax.types import STOP, TURN_BUDGET
 
@@ -98,9 +99,9 @@ class Schedule:
         self._waiting: list[tuple[Row, Call]] = []
         self.telemetry: dict[str, float] = dict.fromkeys(COUNTERS, 0)
 
-    def run(self, params, state, temperature: np.float32, seed: np.uint32):
+    def run(self, params, state, draw: Draw, seed: np.uint32):
         """Runs every row to its end; takes the slots' state (donated) and gives it back."""
-        self._params, self._temperature, self._seed = params, temperature, seed
+        self._params, self._draw, self._seed = params, draw, seed
         start, compiled = time.perf_counter(), self._programs.compilations()
         while self._queue or self._running or self._waiting:
             for batch in self._admit():
@@ -172,6 +173,7 @@ class Schedule:
         members = fit(max(map(len, groups)), self._config.members(len(self._free)))
         slots = np.full((len(groups), members), self._room, np.int32)
         keys = np.zeros((len(groups), len(self._requests[0].key)), np.uint32)
+        choices = np.array([r.choices if r else 0 for r in requests], np.int32)
         for i, (group, request) in enumerate(zip(groups, requests, strict=True)):
             if request:
                 ids[i, : lengths[i]], keys[i] = request.prompt, request.key
@@ -185,8 +187,9 @@ class Schedule:
                 limits,
                 slots,
                 keys,
+                choices,
                 self._seed,
-                self._temperature,
+                self._draw,
             )
             placed = [(row, i * members + row.member) for i, g in enumerate(groups) for row in g]
             self._receive(placed, report)
@@ -205,7 +208,7 @@ class Schedule:
                 state,
                 slots,
                 quota,
-                self._temperature,
+                self._draw,
                 window=window,
                 steps=config.decode_steps,
                 least_steps=config.least_steps,
@@ -245,7 +248,7 @@ class Schedule:
                     ids,
                     counts,
                     limits,
-                    self._temperature,
+                    self._draw,
                     window=window,
                 )
                 for row, i in placed:

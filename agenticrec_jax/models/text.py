@@ -119,6 +119,16 @@ def join_at(text: str, mark: str, encode, index: int) -> list[int]:
     return ids
 
 
+def spellings(tokenizer: Tokenizer) -> list[str]:
+    """What each id adds to a text; markers are spelled out, padding adds nothing.
+
+    Part of a character is ``�``.
+    """
+    before = tokenizer.encode_markup("0")  # alone, a word could lose the blank before it
+    start = len(tokenizer.decode(before))
+    return [tokenizer.decode([*before, i])[start:] for i in range(tokenizer.vocab_size)]
+
+
 def decode_around(
     ids: Sequence[int], decode: Callable[[list[int]], str], spelled: Callable[[int], str | None]
 ) -> str:

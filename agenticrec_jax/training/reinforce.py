@@ -14,6 +14,7 @@ import jax
 
 from agenticrec_jax.agent.episodes import Agent, Task, run_episodes
 from agenticrec_jax.data.examples import RankingExample
+from agenticrec_jax.errors import InputError
 from agenticrec_jax.generation.engine import Engine
 from agenticrec_jax.parallel.multihost import allgather, share
 from agenticrec_jax.training.batches import (
@@ -70,7 +71,15 @@ def reinforce(
     ``tasks_at(step)`` is a pure function of the step, so a resumed run sees what it would have
     seen. Each step's metrics are written as (sum, count) means under the stage's name, with the
     number of updates done as the step: 1 for the first.
+
+    Raises:
+        InputError: the engine constrains answers; the learner would not know.
     """
+    if engine.constraint is not None:
+        raise InputError(
+            f"stage {stage.name}: found an engine with a constraint, expected one without, since "
+            "the learner scores tokens under the distribution of the temperature alone"
+        )
     restored = checkpoints.restore(state) if checkpoints else None
     state, start = (restored.state, restored.step) if restored else (state, 0)
     writer.resume(stage.name, start)

@@ -26,7 +26,7 @@ class Actor:
     def __init__(self, tokenizer, *scripts):
         self.tokenizer, self.scripts, self.heard = tokenizer, scripts, {}
 
-    def generate(self, params, requests, respond, *, temperature, seed, failed):
+    def generate(self, params, requests, respond, *, temperature, seed, filters=None, failed=None):
         return [
             [self._play(i, m, respond) for m in range(request.members)]
             for i, request in enumerate(requests)

@@ -18,7 +18,7 @@ class Writer:
     def __init__(self, tokenizer, answers):
         self.tokenizer, self.answers = tokenizer, answers
 
-    def generate(self, params, requests, respond, *, temperature, seed, failed=None):
+    def generate(self, params, requests, respond, *, temperature, seed, filters=None, failed=None):
         return [[self._row(answer)] for answer in self.answers]
 
     def _row(self, text):

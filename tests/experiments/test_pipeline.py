@@ -1,3 +1,5 @@
+import types
+
 import jax
 import pytest
 from flax import nnx
@@ -8,7 +10,7 @@ from agenticrec_jax.models.lora import LoraConfig, lora_config
 from agenticrec_jax.models.tokenizers import train_tokenizer
 from agenticrec_jax.parallel.mesh import make_mesh
 from agenticrec_jax.testing.models import tiny_qwen3
-from experiments import pipeline
+from experiments import pipeline, train_policy
 from experiments.configs import office
 
 
@@ -83,3 +85,29 @@ def test_adapters_come_from_the_config_and_only_with_a_rank():
     config.policy.lora.targets = ("lm_head",)
     with pytest.raises(InputError, match="lm_head"):
         pipeline.with_adapters(policy, config)
+
+
+@pytest.mark.parametrize(
+    "name, value", [("top_k", 5), ("top_p", 0.9), ("min_p", 0.1), ("constrained", True)]
+)
+def test_training_samples_at_a_temperature_and_refuses_the_rest(name, value):
+    """A config file may set what it likes: neither the sampler nor the learner takes it."""
+    config = office.get_config("smoke")
+    config.rta.temperature = 0.7
+    assert pipeline.temperature(config.rta) == 0.7
+    off = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "constrained": False}
+    config.rta.update(off)
+    assert pipeline.temperature(config.rta) == 0.7
+    config.rta.update({name: value})
+    says = f"found {name} {value}, expected it off, since the learner scores"
+    with pytest.raises(InputError, match=says):
+        pipeline.update(config, config.rta, None, None)
+    with pytest.raises(InputError, match=says):
+        train_policy.train_rta(*stage_of(config), None, None)
+
+
+def stage_of(config):
+    """A world, agent, engine and policy of nothing: the refusal comes before they are used."""
+    world = types.SimpleNamespace(config=config, examples={"policy": [0]}, candidate_hash="")
+    policy = types.SimpleNamespace(graphdef=None)
+    return world, None, None, policy

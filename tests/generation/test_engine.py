@@ -11,6 +11,7 @@ from flax import nnx
 
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.generation.engine import Engine, EngineConfig, Reply, Request, RespondError
+from agenticrec_jax.generation.sampling import Filters
 from agenticrec_jax.models.lora import BASE, LoraConfig, LoraParam, adapters_by_path, add_lora
 from agenticrec_jax.parallel.mesh import make_mesh
 from agenticrec_jax.testing.models import tiny_qwen3
@@ -156,6 +157,48 @@ def test_greedy_is_the_argmax_step_by_step(policy, engine):
         best = np.asarray(_forward(policy[0], row)[0].argmax(-1))[len(request.prompt) - 1 :]
         sampled = rollout.origin == SAMPLED
         np.testing.assert_array_equal(rollout.ids[sampled], best[: len(sampled)][sampled])
+
+
+@pytest.mark.parametrize("temperature", [0.8, 0.0])
+def test_filtered_rollouts_are_of_the_kept_ids_rescored_by_a_plain_forward(
+    policy, engine, temperature
+):
+    """Top-3 after every temperature: log-probs of those three renormalised, others never drawn."""
+    requests = make_requests(5, seed=3)
+    out = engine.generate(
+        policy[2], requests, respond, temperature=temperature, seed=2, filters=Filters(top_k=3)
+    )
+    places = []
+    for request, group in zip(requests, out, strict=True):
+        for rollout in group:
+            row = jnp.array([[*request.prompt, *rollout.ids.tolist()]])
+            logits = _forward(policy[0], jnp.pad(row, ((0, 0), (0, 96 - row.shape[1]))))[0]
+            logits = np.asarray(logits, np.float64)[len(request.prompt) - 1 :]
+            best = np.argsort(-logits, axis=1)[: len(rollout.ids), :3]
+            scores = np.take_along_axis(logits, best, axis=1) / (temperature or 1)
+            scores -= np.log(np.exp(scores).sum(1, keepdims=True))
+            sampled = np.flatnonzero(rollout.origin == SAMPLED)
+            place = (best == rollout.ids[:, None]).argmax(1)[sampled]
+            assert (best[sampled, place] == rollout.ids[sampled]).all()
+            np.testing.assert_allclose(rollout.logprobs[sampled], scores[sampled, place], atol=1e-4)
+            places += place.tolist()
+    assert set(places) == ({0, 1, 2} if temperature else {0})
+
+
+def test_values_of_filters_compile_nothing_new(policy, engine):
+    def run(**filters):
+        engine.generate(
+            policy[2],
+            make_requests(3),
+            respond,
+            temperature=1.0,
+            seed=3,
+            filters=Filters(**filters),
+        )
+        return engine.telemetry["compilations"]
+
+    assert run(top_p=0.9) > 0
+    assert run(top_p=0.3) == 0 == run()
 
 
 def test_respond_hears_the_row_so_far_and_its_ids_follow_the_pause(policy, engine):

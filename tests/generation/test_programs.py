@@ -1,21 +1,36 @@
 """The compiled programs themselves; what they compute is tested through the engine."""
 
 import re
+from collections import Counter
 
 import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
 
+from agenticrec_jax.agent.answers import ranking_constraint
 from agenticrec_jax.generation.placement import DECODE_RULES, Placement
 from agenticrec_jax.generation.programs import Programs
+from agenticrec_jax.generation.sampling import NO_FILTERS, Filters
 from agenticrec_jax.parallel.mesh import RULES, make_mesh, tree_shardings
 from agenticrec_jax.testing.models import tiny_qwen3
 
 SLOTS, ROWS, WINDOW, LAYERS, K, H = 32, 16, 320, 6, 4, 64
 
 
-def compiled_decode(params, graphdef, mesh=None):
+class Letters:
+    """A tokenizer of 97 printable characters: what a constraint reads of one."""
+
+    vocab_size, stop_ids = 97, (0,)
+
+    def encode_markup(self, text):
+        return [ord(char) - 31 for char in text]
+
+    def decode(self, ids):
+        return "".join(chr(i + 31) for i in ids)
+
+
+def compiled_decode(params, graphdef, mesh=None, filters=NO_FILTERS, constraint=None):
     """The program for abstract parameters, and the state that it passes on."""
     placement = Placement(mesh)
     programs = Programs(
@@ -26,12 +41,13 @@ def compiled_decode(params, graphdef, mesh=None):
         shards=placement.shards,
         place=placement.rows,
         mesh=mesh,
+        constraint=constraint,
     )
     state = jax.eval_shape(lambda p: programs.empty_state(p, WINDOW + 64), params)
     rows, scalar = jax.ShapeDtypeStruct((ROWS,), jnp.int32), jax.ShapeDtypeStruct((), jnp.int32)
-    warmth = jax.ShapeDtypeStruct((), jnp.float32)
+    draw = jax.tree.map(lambda x: jax.ShapeDtypeStruct((), x.dtype), filters.draw(1.0))
     lowered = programs.decode.lower(
-        params, state, rows, scalar, warmth, window=WINDOW, steps=32, least_steps=8
+        params, state, rows, scalar, draw, window=WINDOW, steps=32, least_steps=8
     )
     return lowered.compile(), state
 
@@ -58,22 +74,45 @@ def collectives(compiled, kind):
     return [shape for result in found for shape in re.findall(r"\[([\d,]*)\]", result)]
 
 
+def placed(params, mesh, rules):
+    """Abstract parameters where a table puts them."""
+
+    def at(p, sharding):
+        return jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=sharding)
+
+    return jax.tree.map(at, params, tree_shardings(params, mesh, rules))
+
+
 @pytest.mark.parametrize("scan", [False, True])
 @pytest.mark.parametrize("tied", [False, True])
 def test_sharded_decoding_gathers_nothing(scan, tied):
     """Two sums a layer and one for the embedding; the vocabulary is sampled where it lies."""
     graphdef, params = abstract_policy(scan, tie_word_embeddings=tied, vocab_size=104)
     mesh = make_mesh(data=2, fsdp=2, tensor=2)
-
-    def placed(rules):
-        def at(p, sharding):
-            return jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=sharding)
-
-        return jax.tree.map(at, params, tree_shardings(params, mesh, rules))
-
-    compiled, _ = compiled_decode(placed(DECODE_RULES), graphdef, mesh)
+    compiled, _ = compiled_decode(placed(params, mesh, DECODE_RULES), graphdef, mesh)
     assert collectives(compiled, "all-gather") == []
     hidden = [s for s in collectives(compiled, "all-reduce") if s == f"{ROWS // 4},1,32"]
     assert len(hidden) == 1 + 2 * (1 if scan else LAYERS)
-    learners, _ = compiled_decode(placed(RULES), graphdef, mesh)  # what the engine moves away from
+    learners, _ = compiled_decode(
+        placed(params, mesh, RULES), graphdef, mesh
+    )  # what the engine moves away from
     assert len(collectives(learners, "all-gather")) >= 7
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_filters_and_constraint_work_where_the_vocabulary_lies(tied):
+    """What they add to what crosses devices is one number a row, never logits or a mask."""
+    graphdef, params = abstract_policy(True, tie_word_embeddings=tied, vocab_size=104)
+    mesh = make_mesh(data=2, fsdp=2, tensor=2)
+    params = placed(params, mesh, DECODE_RULES)
+    filters, constraint = Filters(5, 0.9, 0.1), ranking_constraint(Letters())
+    plain, state = compiled_decode(params, graphdef, mesh)
+    assert state.answer is None
+    compiled, state = compiled_decode(params, graphdef, mesh, filters, constraint)
+    assert state.answer.taken.shape == (SLOTS,)
+    assert collectives(compiled, "all-gather") == []
+    for kind in ("all-to-all", "collective-permute", "reduce-scatter"):  # of the noise's blocks
+        assert sorted(collectives(compiled, kind)) == sorted(collectives(plain, kind))
+    added = Counter(collectives(compiled, "all-reduce")) - Counter(collectives(plain, "all-reduce"))
+    assert added and set(added) == {str(ROWS // 4)}
+    assert " sort(" not in compiled.as_text()

@@ -1,7 +1,8 @@
 import pytest
 
-from agenticrec_jax.models.text import join_at, literals, neutralise
-from agenticrec_jax.testing.chat import NOT_SPECIAL, SPECIAL
+from agenticrec_jax.models.text import join_at, literals, neutralise, spellings
+from agenticrec_jax.testing.chat import NOT_SPECIAL, SPECIAL, chat_tokenizer
+from agenticrec_jax.testing.world import tiny_world
 
 
 @pytest.mark.parametrize("token", [*SPECIAL, *NOT_SPECIAL, "</tools>", "<OBSERVATION>", "<|a0|>"])
@@ -29,3 +30,15 @@ def test_half_of_a_surrogate_pair_is_text_that_can_be_encoded():
 
 def test_a_mark_in_a_template_stands_for_an_id():
     assert join_at("ab|c|", "|", list, 7) == ["a", "b", 7, "c", 7]
+
+
+@pytest.mark.parametrize("make", [chat_tokenizer, lambda: tiny_world().tokenizer])
+def test_spellings_put_together_are_the_text(make):
+    """Blanks before words included, which a word alone would lose."""
+    tokenizer = make()
+    ids = tokenizer.encode_markup("<think>a pen</think> <answer>\\boxed{[12, 3,]}</answer>")
+    texts = spellings(tokenizer)
+    assert len(texts) == tokenizer.vocab_size
+    assert "".join(texts[i] for i in ids) == tokenizer.decode(ids)
+    assert any(text.startswith(" ") and len(text) > 3 for text in texts)
+    assert texts[tokenizer.pause_id] == "</tool_call>"

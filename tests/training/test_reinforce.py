@@ -1,5 +1,6 @@
 """One whole stage on a tiny world: on one device, resumed, and on a mesh of eight."""
 
+import copy
 import dataclasses
 import threading
 from collections import Counter
@@ -9,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from agenticrec_jax.agent.answers import ranking_constraint
 from agenticrec_jax.agent.episodes import Agent
+from agenticrec_jax.errors import InputError
 from agenticrec_jax.parallel.mesh import make_mesh
 from agenticrec_jax.testing.stages import PROMPTS, tiny_stage
 from agenticrec_jax.testing.world import tiny_world
@@ -84,6 +87,8 @@ def test_the_engine_samples_from_the_updated_weights(single, pieces, tmp_path):
 class Stale:
     """An engine that never hears of new weights: the fault to be found."""
 
+    constraint = None
+
     def __init__(self, engine):
         self._engine, self._params = engine, None
 
@@ -94,6 +99,13 @@ class Stale:
     @property
     def telemetry(self):
         return self._engine.telemetry
+
+
+def test_an_engine_that_constrains_answers_is_refused(pieces, tmp_path):
+    engine = copy.copy(pieces.engine)
+    engine.constraint = ranking_constraint(tiny_world().tokenizer)
+    with pytest.raises(InputError, match="stage tiny: found an engine with a constraint"):
+        dataclasses.replace(pieces, engine=engine).run(tmp_path)
 
 
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(single, pieces, tmp_path):
