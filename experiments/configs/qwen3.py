@@ -17,6 +17,7 @@ def get_config() -> ConfigDict:
     config = office.get_config()
     config.policy.update({"directory": "Qwen3-4B-Instruct-2507", "title_tokens": 32})
     config.policy.update({"dtype": "bfloat16", "scan_layers": True, "remat": "full"})
+    config.profiles.update({"words": 150, "max_tokens": 256})
     config.engine = ConfigDict(
         {
             "slots": 64,
