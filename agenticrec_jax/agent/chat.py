@@ -49,7 +49,7 @@ _CHOICE = (
     "<answer>\\boxed{B}</answer> for candidate 2"
 )
 
-_PROFILER = (
+PROFILER = (  # the system turn where a profile is asked for
     "You write profiles of users for a recommendation agent. You are given what a user took, "
     "oldest first (h1, h2, ...), and how the user rated it where that is known."
 )
@@ -120,7 +120,7 @@ class ChatPrompts(PromptBuilder):
 
     def profile(self, items, ratings, words):
         markup = self.tokenizer.encode_markup
-        ids = [*self.tokenizer.prefix, *markup(_turn("system", _PROFILER))]
+        ids = [*self.tokenizer.prefix, *markup(_turn("system", PROFILER))]
         ids += markup(f"{TURN_START}user\nTaken, oldest first:\n")
         for place, (item, rating) in enumerate(zip(items, ratings, strict=True), 1):
             ids += markup(f"h{place}{rated(rating)}.") + self._title(item)

@@ -91,7 +91,10 @@ def read_profiles(path: str | Path) -> Profiles:
     first, *others = path.read_text(encoding="utf-8", errors="replace").split("\n")
     header = _record(path, 1, first, _HEADER)
     if (header["format"], header["version"]) != (FORMAT, VERSION):
-        raise _fault(path, 1, "format", header["format"], f"{FORMAT} version {VERSION}")
+        found = f"{header['format']!r} version {header['version']}"
+        raise InputError(
+            f"{path}, line 1, field format: found {found}, expected {FORMAT!r} version {VERSION}"
+        )
     profiles = Profiles(path, header, {}, {})
     for number, line in enumerate(others[:-1] if others and not others[-1] else others, start=2):
         record = _record(path, number, line, _FIELDS)
