@@ -18,6 +18,7 @@ from agenticrec_jax.models.text import CUT, Tokenizer, neutralise
 from agenticrec_jax.tools.base import AsOfView
 from agenticrec_jax.tools.profiles import Profile
 
+STOPPED = "stop"
 CALLED = "called_a_tool"  # where none was offered: the text ends there
 _THOUGHT = "</think>"
 _BROKEN = "\ufffd"  # what is left of a character whose last ids are missing
@@ -74,19 +75,19 @@ class ProfileWriter:
     def _respond(self, request: int, member: int, ids: Sequence[int]) -> Reply:
         """Ends a row that pauses: at its turn's end, or at a call that nobody answers."""
         del request, member
-        return Reply((), "stop" if ids[-1] in self.prompts.tokenizer.stop_ids else CALLED)
+        return Reply((), STOPPED if ids[-1] in self.prompts.tokenizer.stop_ids else CALLED)
 
 
 def profile_text(tokenizer: Tokenizer, rollout: Rollout) -> str:
     """What a rollout says, on one line: without the id that ended it, a closed thought or a call.
 
-    It is data from here on: marker literals are made harmless, and a text that its budget cut ends
-    in the visible mark.
+    It is data from here on: marker literals are made harmless, and a text that was cut, by its
+    budget or otherwise, ends in the visible mark.
     """
-    spent = rollout.finish == "budget"
-    text = tokenizer.decode(rollout.ids if spent else rollout.ids[:-1])
+    ended = rollout.finish in (STOPPED, CALLED)
+    text = tokenizer.decode(rollout.ids[:-1] if ended else rollout.ids)
     if rollout.finish == CALLED:
         text = text.partition(CALL_OPEN)[0]
     text = text.rpartition(_THOUGHT)[2]
     text = neutralise(" ".join(text.rstrip(_BROKEN).split()))
-    return text + CUT if spent else text
+    return text if ended else text + CUT

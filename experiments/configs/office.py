@@ -74,7 +74,7 @@ def _profiles() -> ConfigDict:
             "words": 30,
             "max_tokens": 64,
             "temperature": 0.0,
-            "save_every": 1024,  # profiles
+            "save_every": 512,  # profiles
         }
     )
 

@@ -294,6 +294,7 @@ def test_a_pause_that_is_the_end_of_a_turn_is_a_stop():
         ("Likes pens.<|im_end|>", "stop", "Likes pens."),
         ("  Likes\n\npens.\n<|im_end|>", "stop", "Likes pens."),
         ("Likes pens and", "budget", "Likes pens and…"),
+        ("Likes pens and", "context", "Likes pens and…"),
         ("<think>Pens, pens</think>\n\nLikes pens.<|im_end|>", "stop", "Likes pens."),
         ("<think>Pens, pens", "budget", "‹think›Pens, pens…"),
         ('Pens.\n<tool_call>{"name": "x"}</tool_call>', "called_a_tool", "Pens."),
