@@ -3,14 +3,18 @@
     python -m experiments.evaluate --policy=DIR --workdir=DIR [--split=test|valid]
 
 ``--observations=blank`` or ``permute`` takes the evidence out of what the tools say, ``none`` takes
-the tools away: three ways to see whether the policy uses what it reads. ``--top_k``, ``--top_p``
-and ``--min_p`` filter what is drawn at a ``--temperature`` above 0, and with ``--constrained`` an
-answer that is begun can only become a valid one. The workdir gets the row
-(``evaluation_<split>_<observations>.json``) and the trajectories (``.jsonl``).
+the tools away: three ways to see whether the policy uses what it reads. Several, separated by
+commas, are several rows: ``--observations=none,as_they_are`` of a directory that was not trained
+are the baselines of a frozen language model, direct answers and the same agent with its tools.
+``--top_k``, ``--top_p`` and ``--min_p`` filter what is drawn at a ``--temperature`` above 0, and
+with ``--constrained`` an answer that is begun can only become a valid one. For each row the workdir
+gets ``evaluation_<row>_<split>.json`` and the trajectories (``.jsonl``).
 """
 
 import dataclasses
 import json
+import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +22,8 @@ from absl import flags
 
 from agenticrec_jax.agent.interventions import blank, permute
 from agenticrec_jax.agent.trajectories import Trajectory
+from agenticrec_jax.data.examples import RankingExample
+from agenticrec_jax.errors import InputError
 from agenticrec_jax.evaluation.evaluator import evaluate, summary_row
 from agenticrec_jax.evaluation.report import print_table
 from agenticrec_jax.generation.sampling import Filters
@@ -29,39 +35,63 @@ OBSERVATIONS = {
     "blank": {"transform": blank},
     "permute": {"transform": permute},
 }
+SUFFIXES = {"as_they_are": "", "none": "_no_tools", "blank": "_blanked", "permute": "_permuted"}
 
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    config = _CONFIG.value
+    config, split = _CONFIG.value, _SPLIT.value
     filters = Filters(_TOP_K.value, _TOP_P.value, _MIN_P.value)
+    kinds, name = kinds_of(_OBSERVATIONS.value), checked_name(_NAME.value)
     directory = _POLICY.value or config.policy.directory
     policy = pipeline.load(directory, **pipeline.computed(config))
     with app.phase("data and tools"):
         world = pipeline.prepare(config, _WORKDIR.value)
         artifacts = pipeline.artifacts_b(world)
-    examples = pipeline.chosen(world.examples[_SPLIT.value], _EXAMPLES.value)
-    options = OBSERVATIONS[_OBSERVATIONS.value]
-    agent = pipeline.agent(world, artifacts, policy.tokenizer, **options)
-    with app.phase("evaluation"):
-        trajectories = evaluate(
-            agent,
-            pipeline.engine(config, policy, _CONSTRAINED.value),
-            policy.params,
-            examples,
-            temperature=_TEMPERATURE.value,
-            seed=config.seed,
-            filters=filters,
-        )
-    row = summary_row(f"policy, observations {_OBSERVATIONS.value}", trajectories, examples)
-    results = {"rows": [row], "protocol": pipeline.protocol(world, _SPLIT.value, [config.seed])}
+    examples = pipeline.chosen(world.examples[split], _EXAMPLES.value)
+    engine = pipeline.engine(config, policy, _CONSTRAINED.value)
+    protocol = pipeline.protocol(world, split, [config.seed])
+    protocol["policy"] = {"directory": directory, "weights": policy.weights_hash}
     drawn = {"temperature": _TEMPERATURE.value, "constrained": _CONSTRAINED.value}
-    results["sampling"] = drawn | dataclasses.asdict(filters)
-    print_table(results)
-    path = world.workdir / f"evaluation_{_SPLIT.value}_{_OBSERVATIONS.value}.json"
-    write_trajectories(path.with_suffix(".jsonl"), trajectories)
-    path.write_text(json.dumps(results, indent=1) + "\n")
-    print(f"row written to {path}, trajectories beside it")
+    protocol["sampling"] = drawn | dataclasses.asdict(filters)
+    sampling = {"temperature": _TEMPERATURE.value, "seed": config.seed, "filters": filters}
+    rows = []
+    for kind in kinds:
+        agent = pipeline.agent(world, artifacts, policy.tokenizer, **OBSERVATIONS[kind])
+        with app.phase(f"evaluation, observations {kind}"):
+            found = evaluate(agent, engine, policy.params, examples, **sampling)
+        rows.append(row_of(name + SUFFIXES[kind], found, examples))
+        path = world.workdir / f"evaluation_{rows[-1]['name']}_{split}.json"
+        write_trajectories(path.with_suffix(".jsonl"), found)
+        path.write_text(json.dumps({"rows": rows[-1:], "protocol": protocol}, indent=1) + "\n")
+        print(f"row written to {path}, trajectories beside it")
+    print_table({"rows": rows, "protocol": protocol})
+
+
+def row_of(
+    name: str, trajectories: Sequence[Trajectory], examples: Sequence[RankingExample]
+) -> dict:
+    """The table's row, and how often an output was invalid for which reason."""
+    reasons = Counter(t.invalid_reason for t in trajectories if not t.valid)
+    row = summary_row(name, trajectories, examples)
+    return row | {"invalid_reasons": dict(sorted(reasons.items()))}
+
+
+def checked_name(name: str) -> str:
+    """The name, if a file can be called so; else InputError."""
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise InputError(f"flag --name: found {name!r}, expected letters, digits, '_', '.' or '-'")
+    return name
+
+
+def kinds_of(names: Sequence[str]) -> list[str]:
+    """The kinds of observations that the flag names; InputError unless they are different ones."""
+    if not names or len(set(names)) < len(names) or not set(names) <= set(OBSERVATIONS):
+        raise InputError(
+            f"flag --observations: found {','.join(names)!r}, expected some of "
+            f"{', '.join(OBSERVATIONS)}, separated by commas"
+        )
+    return list(names)
 
 
 def write_trajectories(path: Path, trajectories: Sequence[Trajectory]) -> None:
@@ -86,8 +116,11 @@ if __name__ == "__main__":
     _TOP_P = flags.DEFINE_float("top_p", 1.0, "Draw from the most likely tokens of this mass.")
     _MIN_P = flags.DEFINE_float("min_p", 0.0, "Least share of the most likely token's probability.")
     _CONSTRAINED = flags.DEFINE_bool("constrained", False, "Let answers be valid rankings only.")
-    _OBSERVATIONS = flags.DEFINE_enum(
-        "observations", "as_they_are", tuple(OBSERVATIONS), "What the policy gets to read."
+    _OBSERVATIONS = flags.DEFINE_list(
+        "observations",
+        ["as_they_are"],
+        f"What the policy gets to read, a row each: some of {', '.join(OBSERVATIONS)}.",
     )
+    _NAME = flags.DEFINE_string("name", "policy", "What rows and files are called.")
     _CONFIG = pipeline.define_config("experiments/configs/office.py")
     app.run(main)

@@ -1,6 +1,7 @@
 """What every program sets up alike: the log, frozen candidates, artefacts, agents, the engine."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from ml_collections import ConfigDict, config_flags
 
 from agenticrec_jax.agent.answers import ranking_constraint
 from agenticrec_jax.agent.episodes import Agent
+from agenticrec_jax.agent.prompts import PromptBuilder
 from agenticrec_jax.agent.styles import make_prompts
 from agenticrec_jax.data.candidates import (
     candidate_hash,
@@ -40,6 +42,7 @@ from agenticrec_jax.parallel.mesh import make_mesh, shard_params
 from agenticrec_jax.parallel.multihost import local_mesh, main_writes, row_shards
 from agenticrec_jax.tools.artifacts import Artifacts
 from agenticrec_jax.tools.base import Toolbox
+from agenticrec_jax.tools.profiles import Profiles, read_profiles
 from agenticrec_jax.tools.registry import agenticrec_tools
 from agenticrec_jax.tools.text import ToolOptions
 from agenticrec_jax.training.batches import Packing
@@ -72,6 +75,24 @@ class World:
     def by_id(self, part: str) -> dict[int, RankingExample]:
         """Examples of a part by their id."""
         return {example.example_id: example for example in self.examples[part]}
+
+    @functools.cached_property
+    def profiles(self) -> Profiles | None:
+        """The stored profiles that the config names, None where it names none.
+
+        Raises:
+          InputError: if the file is none, is of another log, or another model wrote it than the
+            config's: its ``profiles.model``, or else its policy.
+        """
+        settings = self.config.profiles
+        if not settings.file:
+            return None
+        profiles = read_profiles(resolve(settings.file))
+        profiles.expect({"log": self.log.fingerprint}, "the log that is open")
+        model = profile_model(self.config)
+        because = f"the weights of {model} (config.profiles.model names others)"
+        profiles.expect({"model_hash": weights_hash(resolve(model))}, because)
+        return profiles
 
 
 def make_workdir(path: str | Path | None) -> Path:
@@ -195,9 +216,14 @@ def _fitted(world: World, name: str, fit_range: FitRange) -> Artifacts:
         )
 
 
-def toolbox(config: ConfigDict, artifacts: Artifacts) -> Toolbox:
-    """The seven tools with the config's wording."""
-    return agenticrec_tools(artifacts, ToolOptions(**config.tools))
+def toolbox(config: ConfigDict, artifacts: Artifacts, profiles: Profiles | None = None) -> Toolbox:
+    """The seven tools with the config's wording, and stored profiles if there are any."""
+    return agenticrec_tools(artifacts, ToolOptions(**config.tools), profiles)
+
+
+def profile_model(config: ConfigDict) -> str:
+    """The directory of the model whose profiles the tools give."""
+    return config.profiles.model or config.policy.directory
 
 
 @dataclasses.dataclass
@@ -234,12 +260,24 @@ def load(directory: str, mesh: Mesh | None = None, dtype: str = "float32", **opt
             f"{rows} rows of tensor model.embed_tokens.weight"
         )
     model = load_policy(path, mesh=mesh, dtype=dtype, **options)
+    return Policy(*nnx.split(model), tokenizer, weights_hash(path))
+
+
+def weights_hash(path: Path) -> str:
+    """16 hex digits of the sha256 of a policy directory's weights.
+
+    Raises:
+      InputError: if there are none.
+    """
+    shards = sorted(path.glob("*.safetensors"))
+    if not shards:
+        raise InputError(f"{path}: found no *.safetensors, expected a policy directory")
     digest = hashlib.sha256()
-    for shard in sorted(path.glob("*.safetensors")):
+    for shard in shards:
         with open(shard, "rb") as file:  # piece by piece: a shard may be larger than memory
             while piece := file.read(1 << 24):
                 digest.update(piece)
-    return Policy(*nnx.split(model), tokenizer, digest.hexdigest()[:16])
+    return digest.hexdigest()[:16]
 
 
 def lora_config(config: ConfigDict) -> LoraConfig | None:
@@ -274,15 +312,20 @@ def copied(params):
 
 def agent(world: World, artifacts: Artifacts, tokenizer: Tokenizer, **options) -> Agent:
     """The agent that a run of ``world`` uses; ``options`` are fields of ``Agent``."""
+    tools = toolbox(world.config, artifacts, world.profiles)
+    return Agent(world.log, tools, artifacts, prompts(world, tokenizer), **options)
+
+
+def prompts(world: World, tokenizer: Tokenizer) -> PromptBuilder:
+    """What renders prompts in the style of the config and the tokenizer."""
     settings = world.config.policy
-    prompts = make_prompts(
+    return make_prompts(
         tokenizer,
         world.log.items,
         settings.title_tokens,
         settings.prompt_style,
         settings.observation_style,
     )
-    return Agent(world.log, toolbox(world.config, artifacts), artifacts, prompts, **options)
 
 
 def engine(config: ConfigDict, policy: Policy, constrained: bool = False) -> Engine:

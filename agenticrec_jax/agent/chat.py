@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agenticrec_jax.agent import protocol
-from agenticrec_jax.agent.prompts import MORE, RANK, PromptBuilder
+from agenticrec_jax.agent.prompts import MORE, RANK, PromptBuilder, rated
 from agenticrec_jax.models.text import TURN_END, TURN_START
 
 RESPONSE = "tool_response"  # a turn of the user's, as Qwen3 was trained on
@@ -49,6 +49,15 @@ _CHOICE = (
     "<answer>\\boxed{B}</answer> for candidate 2"
 )
 
+PROFILER = (  # the system turn where a profile is asked for
+    "You write profiles of users for a recommendation agent. You are given what a user took, "
+    "oldest first (h1, h2, ...), and how the user rated it where that is known."
+)
+_PROFILE = (
+    "Describe the user's long-term interests in at most {words} words: kinds of items, brands, "
+    "what the user likes and dislikes, how it changed. Write nothing but the profile."
+)
+
 
 def instructions(task: str, candidates: int, tools: bool, mark: str = RESPONSE) -> str:
     """What the system turn says before its tools: the task, how to go on, the form of the answer.
@@ -68,6 +77,11 @@ def question(task: str) -> str:
         return "Rank the candidates."
     likely = "MORE LIKELY" if task == MORE else "LESS LIKELY"
     return f"Which of the two did the user {likely} take next, A (1) or B (2)?"
+
+
+def profile_question(words: int) -> str:
+    """The last line of the user's turn where a profile of at most ``words`` words is asked for."""
+    return _PROFILE.format(words=words)
 
 
 def tools_section(tools: Sequence[Mapping[str, Any]]) -> str:
@@ -103,6 +117,15 @@ class ChatPrompts(PromptBuilder):
         for number, item in enumerate(candidates, 1):
             ids += markup(f"{number}.") + self._title(item)
         return ids + markup(f"{question(task)}{TURN_END}\n{TURN_START}assistant\n")
+
+    def profile(self, items, ratings, words):
+        markup = self.tokenizer.encode_markup
+        ids = [*self.tokenizer.prefix, *markup(_turn("system", PROFILER))]
+        ids += markup(f"{TURN_START}user\nTaken, oldest first:\n")
+        for place, (item, rating) in enumerate(zip(items, ratings, strict=True), 1):
+            ids += markup(f"h{place}{rated(rating)}.") + self._title(item)
+        end = f"{profile_question(words)}{TURN_END}\n{TURN_START}assistant\n"
+        return ids + markup(end)
 
     def drill(self):
         text = _turn("user", question(RANK)) + f"{TURN_START}assistant\n"

@@ -70,8 +70,10 @@ class Agent:
     reward: Callable[[Trajectory, Task], Reward] = task_reward
 
     def prompt(self, task: Task) -> list[int]:
-        """Prompt ids of a task; refuses an example inside the artefacts' fit range."""
+        """Prompt ids of a task; refuses an example that artefacts or tools cannot serve."""
         self.artifacts.check(task.example)
+        if self.use_tools:
+            self.toolbox.check(task.example)
         tools = self.toolbox.schemas() if self.use_tools else ()
         return self.prompts.build(task.example.history, task.example.candidates, tools, task.kind)
 

@@ -5,6 +5,7 @@ Here are what all styles share and the compact style; the style of a chat is in 
 
 import abc
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,6 +44,14 @@ class PromptBuilder(abc.ABC):
         ``tools`` are the schemas of those that may be called (``Toolbox.schemas``), none for a run
         without tools. ``task`` is ``rank``, or ``more`` / ``less`` for a preference question over
         two candidates.
+        """
+
+    @abc.abstractmethod
+    def profile(self, items: Sequence[int], ratings: Sequence[float], words: int) -> list[int]:
+        """Prompt ids that ask for a profile of who took ``items`` (codes, oldest first).
+
+        ``ratings`` are those given to them, NaN where there is none. ``words`` is the length asked
+        for, in the styles that can say it.
         """
 
     @abc.abstractmethod
@@ -92,6 +101,14 @@ class CompactPrompts(PromptBuilder):
             ids += markup(name)
         return ids + markup("<assistant>")
 
+    def profile(self, items, ratings, words):
+        del words  # a policy of this style reads no such sentence
+        markup = self.tokenizer.encode_markup
+        ids = markup("<user> history:")
+        for place, (item, rating) in enumerate(zip(items, ratings, strict=True), 1):
+            ids += markup(f" h{place}") + self._title(item) + markup(rated(rating))
+        return ids + markup("; profile<assistant>")
+
     def drill(self):
         return self.tokenizer.encode_markup("<user> rank<assistant>")
 
@@ -106,6 +123,11 @@ class CompactPrompts(PromptBuilder):
         if not self.title_tokens:
             return []
         return self.tokenizer.encode_cut(f" {title}", self.title_tokens)
+
+
+def rated(rating: float) -> str:
+    """`` rated 4.5``, or nothing for a rating that is not known (NaN)."""
+    return "" if math.isnan(rating) else f" rated {rating:g}"
 
 
 def _question(task: str) -> str:

@@ -22,6 +22,8 @@ class AsOfView:
     only through artefacts that were fitted before the question.
 
     Attributes:
+      example_id, position: what the question is called, and where the log is cut for it: nothing
+        at or after that position is here.
       user, time: user code, and the unix seconds at which the question is asked.
       own_items, own_ratings, own_times: all the user's events at positions before the question,
         oldest first (codes; NaN where unrated; unix seconds).
@@ -33,6 +35,8 @@ class AsOfView:
     def __init__(self, log: InteractionLog, example: RankingExample):
         events = log.events_of(example.user)
         own = events[events < example.position]
+        self.example_id = example.example_id
+        self.position = example.position
         self.user = example.user
         self.time = example.time
         self.items: Items = log.items
@@ -55,7 +59,11 @@ class AsOfView:
 
 
 class Tool(Protocol):
-    """A function the policy may call: a name, a description, JSON schema, and the call."""
+    """A function the policy may call: a name, a description, JSON schema, and the call.
+
+    One that cannot serve every example may also have ``check(example)``, which raises InputError
+    for those; it is asked before an episode begins.
+    """
 
     name: str
     description: str
@@ -94,6 +102,12 @@ class Toolbox:
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(self._tools)
+
+    def check(self, example: RankingExample) -> None:
+        """Raises InputError if a tool cannot serve ``example``."""
+        for tool in self._tools.values():
+            if hasattr(tool, "check"):
+                tool.check(example)
 
     def schemas(self) -> list[dict[str, Any]]:
         """One ``{"name", "description", "parameters"}`` per tool, as prompts list them."""

@@ -2,7 +2,9 @@
 
 import math
 
+from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.tools.base import AsOfView, nanmean, object_schema
+from agenticrec_jax.tools.profiles import Profiles
 from agenticrec_jax.tools.text import ToolOptions, brand_of, counted, cut
 
 SESSION = 3  # events that count as the recent session
@@ -10,16 +12,29 @@ DAY = 86400
 
 
 class GetUserProfile:
-    """Long-term profile over all the user's events before the question."""
+    """Long-term profile over all the user's events before the question.
+
+    With ``profiles`` it is the text that a model wrote about them beforehand, without it is
+    counted. An example whose stored profile is missing or was cut elsewhere is refused.
+    """
 
     name = "get_user_profile"
     description = "Long-term profile of the user."
     parameters = object_schema()
 
-    def __init__(self, options: ToolOptions):
+    def __init__(self, options: ToolOptions, profiles: Profiles | None = None):
         self.options = options
+        self.profiles = profiles
+
+    def check(self, example: RankingExample) -> None:
+        """Raises InputError if there is no stored profile for just this example."""
+        if self.profiles is not None:
+            self.profiles.of(example)
 
     def __call__(self, view: AsOfView) -> str:
+        if self.profiles is not None:
+            text = cut(self.profiles.of(view).text, self.options.profile_words)
+            return f"profile: {text or 'nothing was written'}"
         brands = counted((brand_of(view.items, item) for item in view.own_items), 3)
         rating = nanmean(view.own_ratings)
         mean = "no ratings" if rating is None else f"mean rating {rating:.1f}"

@@ -5,15 +5,21 @@ from agenticrec_jax.tools.base import Toolbox
 from agenticrec_jax.tools.behavior import GetRatingBehavior, GetSessionBehavior, GetUserProfile
 from agenticrec_jax.tools.collaborative import GetSimilarItems, GetSimilarUsers
 from agenticrec_jax.tools.items import CandidatesAnalyze, ItemInfoSearch
+from agenticrec_jax.tools.profiles import Profiles
 from agenticrec_jax.tools.text import ToolOptions
 
 
-def agenticrec_tools(artifacts: Artifacts, options: ToolOptions | None = None) -> Toolbox:
-    """Profile, item information, behaviour and collaborative tools over ``artifacts``."""
+def agenticrec_tools(
+    artifacts: Artifacts, options: ToolOptions | None = None, profiles: Profiles | None = None
+) -> Toolbox:
+    """Profile, item information, behaviour and collaborative tools over ``artifacts``.
+
+    With ``profiles`` the first returns what is stored there.
+    """
     options = options or ToolOptions()
     return Toolbox(
         [
-            GetUserProfile(options),
+            GetUserProfile(options, profiles),
             ItemInfoSearch(artifacts, options),
             CandidatesAnalyze(artifacts, options),
             GetSessionBehavior(options),

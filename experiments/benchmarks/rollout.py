@@ -1,157 +1,314 @@
-"""Times the rollout engine on two works of a random policy, and writes the figures.
+"""Times the rollout engine beside systems that do not pause, splice, refill or share a prompt.
 
-``python -m experiments.benchmarks.rollout --json=FILE`` runs
+``python -m experiments.benchmarks.rollout --tunix_python=PYTHON --torch_python=PYTHON --json=FILE``
+takes interpreters that have google-tunix, and torch with transformers; without one, its figures are
+left out. In float32, a random Qwen3 of 27.3M parameters on all sides, rows of one length:
 
-- ``tools``: 16 prompts x 8 members of at most 320 tokens, sampled; a row writes about 70 tokens
-  between calls, each answered with 35 ids, and ends by itself after about 170;
-- ``greedy``: 128 prompts x 1 member of 200 tokens, without calls.
+- ``rows``: 8 prompts of 256 tokens, 128 sampled in each, with log-probs; and with top-p .95;
+- ``conversations``: 8 of 256 tokens, three turns of 32 sampled tokens with 32 observed between.
+  The peers compute a conversation from its start in every turn;
+- ``group``: the same with one prompt for all.
 
-Medians of ``--repeats`` runs after one that compiles; CPU seconds are those of the process.
+``limit`` is what this machine allows (``rollout_limit``). Then ``mixed lengths``: conversations
+whose prompts and observations have lengths of their own, twice, to count compilations; and
+``occupancy`` (``rollout_occupancy``).
+
+Processes take turns, work by work; the ones that wait are asleep. CPU seconds are those of a
+process with all its threads; figures are medians of ``--repeats`` turns after one that compiles,
+which stands apart. Nothing is kept compiled between runs.
 """
 
+import collections
+import contextlib
 import dataclasses
+import functools
+import json
+import os
 import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from flax import nnx
 
-from agenticrec_jax.generation.engine import Engine, EngineConfig, Reply, Request
+from agenticrec_jax.generation.engine import Engine, EngineConfig, Reply, Request, Rollout
+from agenticrec_jax.generation.sampling import Filters
 from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config
+from agenticrec_jax.types import SAMPLED
 from experiments import app
+from experiments.benchmarks import rollout_limit, rollout_occupancy
 from experiments.benchmarks.figures import figure, publish
+from experiments.benchmarks.peer_loop import Stopwatch
+from experiments.benchmarks.peers import Peer
 
-PAUSE, STOP, PAD = 1, 2, 0
-OBSERVATION = 35
+PAD, NEVER = 0, 2**30
+COMPILED = "/jax/core/compile/backend_compile_duration"
 
 REFERENCE = Qwen3Config(
-    vocab_size=2048,
-    hidden_size=256,
-    intermediate_size=704,
-    num_layers=4,
-    num_heads=4,
-    num_kv_heads=2,
+    vocab_size=4096,
+    hidden_size=512,
+    intermediate_size=1536,
+    num_layers=8,
+    num_heads=8,
+    num_kv_heads=4,
     head_dim=64,
-    rope_theta=1e4,
+    rope_theta=1e6,
     rms_norm_eps=1e-6,
-    tie_word_embeddings=False,
-    max_position_embeddings=1024,
+    tie_word_embeddings=True,
+    max_position_embeddings=4096,
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """``prompts`` x ``members`` of about ``prompt_tokens`` each; ``calls`` lets rows pause."""
+    """``rows`` conversations: a prompt, then ``turns`` of ``new`` sampled tokens, and an
+    observation between two turns.
+
+    ``prompt`` and ``observed`` are the shortest and the longest length. ``shared``: one prompt for
+    all rows. ``least``: how many times less CPU than Tunix ours is asked to take.
+    """
 
     name: str
-    prompts: int
-    members: int
-    prompt_tokens: int
-    max_tokens: int
-    temperature: float
-    calls: bool
+    rows: int
+    prompt: tuple[int, int]
+    turns: int
+    new: int
+    observed: tuple[int, int] = (0, 0)
+    shared: bool = False
+    top_p: float = 1.0
+    least: float | None = None
+
+    def draw(self, vocabulary: int, seed: int) -> tuple[list, list]:
+        """Prompts [rows][ids] and observations [turns - 1][rows][ids]."""
+        rng = np.random.default_rng(seed)
+
+        def ids(lengths: tuple[int, int]) -> list[int]:
+            return rng.integers(3, vocabulary, rng.integers(lengths[0], lengths[1] + 1)).tolist()
+
+        prompts = [ids(self.prompt)] * self.rows if self.shared else None
+        prompts = prompts or [ids(self.prompt) for _ in range(self.rows)]
+        return prompts, [[ids(self.observed) for _ in prompts] for _ in range(self.turns - 1)]
+
+    @property
+    def columns(self) -> int:
+        """The least cache of a sampler that pads its prompts to powers of two, as Tunix does."""
+        longest = self.prompt[1] + (self.turns - 1) * (self.new + self.observed[1])
+        return 2 ** (longest - 1).bit_length() + self.new
 
 
 WORKS = (
-    Work("tools", 16, 8, 220, 320, 1.0, True),
-    Work("greedy", 128, 1, 220, 200, 0.0, False),
+    Work("rows", 8, (256, 256), 1, 128, least=1.4),
+    Work("rows, top-p .95", 8, (256, 256), 1, 128, top_p=0.95, least=1.5),
+    Work("conversations", 8, (256, 256), 3, 32, (32, 32), least=3.8),
+    Work("group", 8, (256, 256), 3, 32, (32, 32), shared=True, least=5.4),
+)
+MIXED, CALLS = Work("mixed lengths", 8, (40, 200), 3, 32, (8, 64)), 4
+TIMED = (("CPU", "CPU-s", "cpu"), ("wall", "s", "seconds"), ("sampled", "tokens", "sampled"))
+FIRST = (
+    ("CPU of the first turn", "CPU-s", "cpu"),
+    ("compilations of the first turn", "", "compilations"),
 )
 
 
-def policy(config: Qwen3Config) -> tuple[nnx.GraphDef, nnx.State]:
-    """A random policy that pauses at about one token in 70 and stops at one in 170.
+class Ours:
+    """Our engine on a random policy, one for each work; ``rollout`` answers as a peer does."""
 
-    All embeddings agree in one place, which the head reads for these two tokens alone.
+    def __init__(self, config: Qwen3Config):
+        self.model = Qwen3(config, rngs=nnx.Rngs(0))
+        self._split = nnx.split(self.model)
+        self._engines: dict[str, Engine] = {}
+        self._compilations = 0
+        jax.monitoring.register_event_duration_secs_listener(self._count)
+
+    def _count(self, event: str, seconds: float, **rest) -> None:
+        self._compilations += event == COMPILED
+
+    def engine(self, work: Work) -> Engine:
+        """The engine of a work: a slot for each row."""
+        if work.name not in self._engines:
+            sizes = EngineConfig(
+                slots=work.rows,
+                prompt_buckets=buckets(*work.prompt),
+                splice_buckets=buckets(work.observed[0] + 1, work.observed[1] + 1),
+                max_tokens=work.turns * work.new + (work.turns - 1) * work.observed[1],
+                turn_tokens=work.new,
+            )
+            self._engines[work.name] = Engine(self._split[0], sizes, NEVER, (NEVER,), PAD)
+        return self._engines[work.name]
+
+    def rollout(self, work: Work, prompts: list, observations: list, seed: int) -> dict:
+        """Runs a work once; the answer holds the rollouts too."""
+        engine, before, members = self.engine(work), self._compilations, 1
+        if work.shared:
+            prompts, members = prompts[:1], len(prompts)
+        requests = [Request(tuple(ids), members, (i,)) for i, ids in enumerate(prompts)]
+        turns = collections.Counter()
+
+        def respond(request: int, member: int, ids: list[int]) -> Reply:
+            row = request * members + member
+            turns[row] += 1
+            if turns[row] == work.turns:
+                return Reply(finish="stop")
+            return Reply(tuple(observations[turns[row] - 1][row]))
+
+        with Stopwatch() as watch:
+            filters, policy = Filters(top_p=work.top_p), self._split[1]
+            groups = engine.generate(
+                policy, requests, respond, temperature=1.0, filters=filters, seed=seed
+            )
+        rollouts = [rollout for group in groups for rollout in group]
+        sampled = sum(int((rollout.origin == SAMPLED).sum()) for rollout in rollouts)
+        compiled = self._compilations - before
+        return watch.took | {"sampled": sampled, "compilations": compiled, "rollouts": rollouts}
+
+
+def buckets(shortest: int, longest: int) -> tuple[int, ...]:
+    """``longest`` and its halves, as long as they hold anything."""
+    found = [longest]
+    while found[0] // 2 >= shortest:
+        found.insert(0, found[0] // 2)
+    return tuple(found)
+
+
+def rescored(model: Qwen3, prompts: list, rollouts: list[Rollout]) -> float:
+    """The largest difference of a sampled token's log-prob from one plain forward pass's."""
+    rows = [list(p) + r.ids.tolist() for p, r in zip(prompts, rollouts, strict=True)]
+    ids = np.zeros((len(rows), max(map(len, rows))), np.int32)
+    for row, padded in zip(rows, ids, strict=True):
+        padded[: len(row)] = row
+    logprobs = np.asarray(_logprobs(model, ids))
+    apart = 0.0
+    for i, (prompt, rollout) in enumerate(zip(prompts, rollouts, strict=True)):
+        own = logprobs[i, len(prompt) - 1 : len(rows[i]) - 1]
+        apart = max(apart, np.abs(own - rollout.logprobs)[rollout.origin == SAMPLED].max())
+    return float(apart)
+
+
+@nnx.jit
+def _logprobs(model: Qwen3, ids: jax.Array) -> jax.Array:
+    """Of each id after the first, [B, T - 1]."""
+    logprobs = jax.nn.log_softmax(model(ids)[:, :-1])
+    return jnp.take_along_axis(logprobs, ids[:, 1:, None], axis=-1)[..., 0]
+
+
+def take_turns(
+    work: Work, ours: Ours, peers: Sequence[Peer], seeds: Sequence[int]
+) -> list[list[dict]]:
+    """Answers [seeds][ours, then the peers] of a work; who goes first changes from seed to seed.
+
+    Lengths of a work that has many are drawn anew for each seed.
     """
-    model = Qwen3(config, rngs=nnx.Rngs(0))
-    model.embedding[...] = model.embedding[...].at[:, 0].set(0.1)
-    odds = np.array([1 / 70, 1 / 170], np.float32) * config.vocab_size
-    ids = jax.random.randint(jax.random.key(1), (4, 64), 3, config.vocab_size)
-    steps = np.broadcast_to(np.arange(64), ids.shape)
-    hidden, _ = model.forward(ids, steps, np.ones(ids.shape, bool))
-    shared = np.asarray(hidden[..., 0])
-    # log-odds c * h whose exponential is right in the mean of a normal h: c mean + (c std)^2 / 2
-    mean, variance = shared.mean(), shared.var()
-    slope = (np.sqrt(mean**2 + 2 * variance * np.log(odds)) - mean) / variance
-    model.head.kernel[...] = model.head.kernel[...].at[0, [PAUSE, STOP]].set(slope)
-    return nnx.split(model)
+    answers = []
+    for turn, seed in enumerate(seeds):
+        drawn = seed if work.prompt[0] < work.prompt[1] else seeds[0]
+        prompts, observations = work.draw(ours.model.config.vocab_size, drawn)
+        ask = {"prompts": prompts, "observations": observations, "seed": seed}
+        theirs = ask | {"new": work.new, "columns": work.columns, "top_p": work.top_p}
+        sides = [functools.partial(ours.rollout, work, **ask)]
+        sides += [functools.partial(peer.ask, work="rollout", **theirs) for peer in peers]
+        order = range(len(sides)) if turn % 2 else range(len(sides))[::-1]
+        found = {side: sides[side]() for side in order}
+        found[0]["rescored"] = rescored(ours.model, prompts, found[0].pop("rollouts"))
+        answers.append([found[side] for side in range(len(sides))])
+    return answers
 
 
-def run(
-    work: Work, graphdef: nnx.GraphDef, params: nnx.State, repeats: int, **buckets
-) -> list[dict]:
-    """The figures of one work: rows of ``name``, ``unit``, ``ours``, without peer or bound.
-
-    ``buckets`` are fields of ``EngineConfig``.
-    """
-    longest = work.prompt_tokens + work.prompt_tokens // 8
-    sizes = EngineConfig(
-        slots=work.prompts * work.members,
-        prompt_buckets=(longest,),
-        splice_buckets=(OBSERVATION + 1,),
-        max_tokens=work.max_tokens,
-        **buckets,
-    )
-    pause, stops = (PAUSE, (STOP,)) if work.calls else (-1, (-1,))
-    engine = Engine(graphdef, sizes, pause, stops, PAD)
-    rng = np.random.default_rng(0)
-    lengths = rng.integers(work.prompt_tokens - work.prompt_tokens // 8, longest + 1, work.prompts)
-    vocabulary = params["embedding"][...].shape[0]
-    prompts = [tuple(rng.integers(3, vocabulary, n).tolist()) for n in lengths]
-    requests = [Request(prompt, work.members, (i,)) for i, prompt in enumerate(prompts)]
-
-    def respond(request: int, member: int, ids: list[int]) -> Reply:
-        start = request + member + len(ids)
-        return Reply(tuple(3 + (start + 7 * i) % (vocabulary - 3) for i in range(OBSERVATION)))
-
-    def once() -> dict[str, float]:
-        engine.generate(params, requests, respond, temperature=work.temperature, seed=0)
-        return engine.telemetry
-
-    return _figures(work.name, once, repeats)
+def measure(shape: Qwen3Config, tunix: Peer | None, torch: Peer | None, repeats: int) -> list[dict]:
+    """The rows of all works on policies of one shape."""
+    ours, peers = Ours(shape), [peer for peer in (tunix, torch) if peer]
+    told = [peer.ask(work="versions") for peer in peers]
+    names = [one["name"] for one in told]
+    size = sum(x.size for x in jax.tree.leaves(nnx.state(ours.model)))
+    rows = [figure("parameters", "millions", size / 1e6)]
+    rows += [figure("parameters", "millions", size / 1e6, p["size"] / 1e6, p["name"]) for p in told]
+    rates = rollout_limit.rates()
+    for work in WORKS:
+        turns = take_turns(work, ours, peers, range(1 + repeats))
+        rows += figures(work, turns, names) + bounds(work, turns, limit(shape, work, *rates))
+        if tunix:
+            rows.append(saving(work, turns, names[0]))
+    turns = take_turns(MIXED, ours, peers[:1] if tunix else [], range(2 * CALLS))
+    rows += mixed_figures(turns, names[0] if tunix else None, ours.engine(MIXED).buckets())
+    return rows + rollout_occupancy.measure()
 
 
-def _figures(name: str, once: Callable[[], dict[str, float]], repeats: int) -> list[dict]:
-    compiled, _, cpu = _timed(once)
-    timed = [_timed(once) for _ in range(repeats)]
-    told = timed[-1][0]
-    figures = {
-        "wall": ("s", statistics.median(wall for _, wall, _ in timed)),
-        "cpu": ("CPU-s", statistics.median(cpu for _, _, cpu in timed)),
-        "first run": ("CPU-s", cpu),
-        "compilations": ("programs", compiled["compilations"]),
-        "sampled": ("tokens", told["sampled_tokens"]),
-        "observed": ("tokens", told["observed_tokens"]),
-        "steps a dispatch": ("steps", told["decode_steps"] / told["decode_dispatches"]),
-        "occupancy": ("share of row-steps", told["decode_tokens"] / told["decode_row_steps"]),
-    }
-    for phase in ("prefill", "decode", "splice"):
-        seconds = statistics.median(t[f"{phase}_seconds"] for t, _, _ in timed)
-        figures[phase] = ("s", seconds)
-    return [figure(f"{name}: {what}", unit, value) for what, (unit, value) in figures.items()]
+def limit(shape: Qwen3Config, work: Work, operations: float, bandwidth: float) -> float:
+    """The CPU seconds that this machine needs for a work (see ``rollout_limit``)."""
+    observed = (work.turns - 1) * work.observed[1]
+    sampled = work.turns * work.new
+    read = work.prompt[1] * (1 if work.shared else work.rows) + work.rows * observed
+    mean = work.prompt[1] + (sampled + observed) / 2
+    return rollout_limit.least_cpu(shape, work.rows, read, sampled, mean, operations, bandwidth)
 
 
-def _timed(once: Callable[[], dict[str, float]]) -> tuple[dict[str, float], float, float]:
-    wall, cpu = time.perf_counter(), time.process_time()
-    told = once()
-    return told, time.perf_counter() - wall, time.process_time() - cpu
+def median(turns: list[list[dict]], side: int, key: str) -> float:
+    """Of the turns after the first."""
+    return statistics.median(turn[side][key] for turn in turns[1:])
 
 
-def measure(repeats: int) -> list[dict]:
-    """The figures of every work."""
-    graphdef, params = policy(REFERENCE)
-    return [row for work in WORKS for row in run(work, graphdef, params, repeats)]
+def figures(work: Work, turns: list[list[dict]], names: list[str]) -> list[dict]:
+    """What a work took, beside each peer or alone."""
+    rows = []
+    for side, name in list(enumerate(names, 1)) or [(0, None)]:
+        for what, unit, key in TIMED:
+            peer = median(turns, side, key) if side else None
+            rows.append(figure(f"{work.name}: {what}", unit, median(turns, 0, key), peer, name))
+        for what, unit, key in FIRST:
+            first = turns[0][side].get(key) if side else None
+            rows.append(figure(f"{work.name}: {what}", unit, turns[0][0][key], first, name))
+    return rows
+
+
+def bounds(work: Work, turns: list[list[dict]], least: float) -> list[dict]:
+    """How near a work is to this machine's limit, and to its own log-probs."""
+    share = median(turns, 0, "cpu") / least
+    rows = [figure(f"{work.name}: beside this machine's limit", "times its CPU", share, bound=1)]
+    if work.top_p < 1:  # a plain forward pass has another distribution
+        return rows
+    apart = max(turn[0]["rescored"] for turn in turns) * 1e6
+    return [*rows, figure(f"{work.name}: log-probs scored again", "millionths", apart, bound=100)]
+
+
+def saving(work: Work, turns: list[list[dict]], name: str) -> dict:
+    """How many times our CPU seconds the first peer takes, and how many are asked for."""
+    ratio = median(turns, 1, "cpu") / median(turns, 0, "cpu")
+    return figure(f"{work.name}: CPU of {name}", "times ours", ratio, bound=work.least)
+
+
+def mixed_figures(turns: list[list[dict]], name: str | None, declared: dict) -> list[dict]:
+    """Compilations and CPU of two runs of ``CALLS`` calls each."""
+    rows = []
+    for run, part in (("first run", turns[:CALLS]), ("second run", turns[CALLS:])):
+        for what, unit, key in (("compilations", "", "compilations"), ("CPU", "CPU-s", "cpu")):
+            ours, *peer = (sum(call[side][key] for call in part) for side in range(len(part[0])))
+            told = peer[0] if peer else None
+            rows.append(figure(f"{MIXED.name}: {what}, {run}", unit, ours, told, name))
+    apart = max(turn[0]["rescored"] for turn in turns) * 1e6
+    scored = figure(f"{MIXED.name}: log-probs scored again", "millionths", apart, bound=100)
+    return [*rows, scored | {"declared": declared}]
 
 
 def main(argv) -> None:
     del argv
-    publish(lambda: measure(_REPEATS.value), _JSON.value)
+    jax.config.update("jax_enable_compilation_cache", False)
+    shape = json.dumps(dataclasses.asdict(REFERENCE))
+    with contextlib.ExitStack() as stack:
+        tunix = torch = None
+        if _TUNIX.value:
+            tunix = Peer("tunix_python", _TUNIX.value, "rollout_tunix.py", shape)
+            stack.enter_context(tunix)
+        if _TORCH.value:
+            cores = str(os.cpu_count())
+            torch = Peer("torch_python", _TORCH.value, "rollout_transformers.py", shape, cores)
+            stack.enter_context(torch)
+        publish(lambda: measure(REFERENCE, tunix, torch, _REPEATS.value), _JSON.value)
 
 
 if __name__ == "__main__":
     _JSON = flags.DEFINE_string("json", "", "File to write the figures to; empty for none.")
-    _REPEATS = flags.DEFINE_integer("repeats", 3, "Timed runs of each work.", lower_bound=1)
+    _TUNIX = flags.DEFINE_string("tunix_python", "", "Interpreter with google-tunix, or none.")
+    _TORCH = flags.DEFINE_string("torch_python", "", "Interpreter with transformers, or none.")
+    _REPEATS = flags.DEFINE_integer("repeats", 3, "Timed turns of each work.", lower_bound=1)
     app.run(main)

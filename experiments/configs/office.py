@@ -20,6 +20,7 @@ def get_config(preset: str = "quick") -> ConfigDict:
     )
     config.tools = ConfigDict({"evidence_length": 10, "title_words": 3})
     config.policy = _policy()
+    config.profiles = _profiles()
     config.engine = _engine()
     config.warm_start = _warm_start()
     config.rta = _rta()
@@ -62,6 +63,20 @@ def _policy() -> ConfigDict:
         {"rank": 0, "alpha": 32.0, "targets": ("q_proj", "k_proj", "v_proj", "o_proj")}
     )
     return config
+
+
+def _profiles() -> ConfigDict:
+    return ConfigDict(
+        {
+            "file": "",  # that get_user_profile reads, of make_profiles; none: statistics
+            "model": "",  # the directory that writes them; none: the policy's
+            "events": 40,  # the newest that a prompt shows; 0 for all
+            "words": 30,
+            "max_tokens": 64,
+            "temperature": 0.0,
+            "save_every": 512,  # profiles
+        }
+    )
 
 
 def _engine() -> ConfigDict:

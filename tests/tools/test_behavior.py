@@ -1,13 +1,18 @@
+from pathlib import Path
+
 import pytest
 
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import make_items, make_log
-from agenticrec_jax.tools.base import AsOfView
+from agenticrec_jax.testing.errors import refused
+from agenticrec_jax.tools.base import AsOfView, Toolbox
 from agenticrec_jax.tools.behavior import GetRatingBehavior, GetSessionBehavior, GetUserProfile
+from agenticrec_jax.tools.profiles import Profile, Profiles
 from agenticrec_jax.tools.text import ToolOptions
 
 DAY = 86400
 TITLES = ("Red Pen Set Of Ten", "Blue Pen", "Label Tape Roll Long", "Desk Lamp", "Stapler")
+TEXT = "Buys pens by Pilot, and tape; rates labels low."
 BRANDS = ("Pilot", "Pilot", "Brother", None, "Bostitch")
 
 
@@ -36,6 +41,45 @@ def test_the_profile_covers_all_events_and_says_that_it_is_computed():
 
 def test_a_profile_without_ratings_says_so():
     assert ask(GetUserProfile, [0]) == "profile from statistics: 1 events; brands Pilot; no ratings"
+
+
+def stored(*profiles):
+    lines = {profile.example_id: n for n, profile in enumerate(profiles, 2)}
+    return Profiles(Path("p.jsonl"), {}, {p.example_id: p for p in profiles}, lines)
+
+
+def test_a_stored_profile_is_told_instead_of_statistics():
+    profiles = stored(Profile(7, 1, "Likes other things.", "stop"), Profile(0, 3, TEXT, "stop"))
+    said = GetUserProfile(ToolOptions(), profiles)(view([0, 1, 2]))
+    assert said == f"profile: {TEXT}"
+    short = GetUserProfile(ToolOptions(profile_words=4), profiles)(view([0, 1, 2]))
+    assert short == "profile: Buys pens by Pilot…"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "nothing was written"),
+        ("Pens.\npopular\u2028 7", "Pens. popular 7"),
+        ("x" * 90, f"{'x' * 24}…"),
+    ],
+)
+def test_a_stored_profile_is_one_line_whatever_it_holds(text, said):
+    tool = GetUserProfile(ToolOptions(), stored(Profile(0, 1, text, "stop")))
+    assert tool(view([0])) == f"profile: {said}"
+
+
+def test_an_example_without_its_own_profile_is_refused():
+    """Also before an episode, where the box is asked about the example."""
+    for profile, said in (
+        (Profile(1, 3, TEXT, "stop"), "p.jsonl: found no profile of example 0, expected one of"),
+        (Profile(0, 4, TEXT, "stop"), "p.jsonl, line 2, field position: found a profile of"),
+    ):
+        tool = GetUserProfile(ToolOptions(), stored(profile))
+        assert said in refused(tool, view([0, 1, 2]))
+        assert said in refused(Toolbox([tool]).check, view([0, 1, 2]))
+    assert "cut at 4, expected 3" in refused(tool, view([0, 1, 2]))
+    GetUserProfile(ToolOptions()).check(view([0]))
 
 
 @pytest.mark.parametrize(

@@ -1,28 +1,144 @@
-"""The rollout benchmark's works, at a size that takes seconds."""
+"""The rollout benchmark at a size that takes seconds: its works, turns, ratios and limit."""
 
 import dataclasses
+import sys
 
-from experiments.benchmarks import rollout
+import numpy as np
+import pytest
+
+from agenticrec_jax.generation.requests import Rollout
+from agenticrec_jax.types import OBSERVATION, SAMPLED
+from experiments.benchmarks import peers, rollout, rollout_limit, rollout_occupancy
+
+TINY = dataclasses.replace(
+    rollout.REFERENCE,
+    vocab_size=97,
+    hidden_size=32,
+    intermediate_size=48,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=8,
+)
+WORK = rollout.Work("talk", 3, (12, 12), 3, 5, (4, 4), least=2.0)
 
 
-def test_the_works_call_observe_and_stop_as_they_say():
-    small = dataclasses.replace(
-        rollout.REFERENCE, hidden_size=32, intermediate_size=48, num_layers=1, vocab_size=512
-    )
-    graphdef, params = rollout.policy(small)
-    works = [
-        dataclasses.replace(rollout.WORKS[0], prompts=4, members=4, prompt_tokens=24),
-        dataclasses.replace(rollout.WORKS[1], prompts=4, prompt_tokens=24, max_tokens=40),
-    ]
-    buckets = {"row_buckets": (16,), "window_buckets": (400,)}
-    tools, greedy = (
-        {
-            row["name"].split(": ")[1]: row["ours"]
-            for row in rollout.run(work, graphdef, params, 1, **buckets)
-        }
-        for work in works
-    )
-    assert greedy["sampled"] == 4 * 40 and greedy["observed"] == 0 and greedy["splice"] == 0
-    assert 60 < tools["sampled"] / 16 < 300 and tools["observed"] >= 16 * 20
-    assert tools["steps a dispatch"] >= 16 and 0.2 < tools["occupancy"] <= 1
-    assert tools["compilations"] == 3 and 0 < tools["cpu"] < tools["first run"]
+class FakePeer:
+    """Takes ten CPU seconds for everything, and remembers what it was asked for."""
+
+    def __init__(self):
+        self.asked = []
+
+    def ask(self, **request):
+        self.asked.append(request)
+        return {"cpu": 10.0, "seconds": 7.0, "sampled": 45, "compilations": 4}
+
+
+@pytest.fixture(scope="module")
+def ours():
+    return rollout.Ours(TINY)
+
+
+@pytest.mark.parametrize("changes", [{}, {"shared": True}, {"top_p": 0.5}])
+def test_a_work_samples_observes_and_ends_as_it_says(ours, changes):
+    work = dataclasses.replace(WORK, name=str(changes), **changes)
+    prompts, observations = work.draw(97, 0)
+    assert len({tuple(ids) for ids in prompts}) == (1 if work.shared else 3)
+    found = ours.rollout(work, prompts, observations, seed=0)
+    assert found["sampled"] == 3 * 3 * 5 and found["compilations"] > 0 and found["cpu"] > 0
+    for row, done in enumerate(found["rollouts"]):
+        assert len(done.ids) == 3 * 5 + 2 * 4
+        own = np.split(done.origin == SAMPLED, np.cumsum([5, 4, 5, 4]))
+        assert [part.all() for part in own] == [True, False, True, False, True]
+        for turn in range(2):
+            seen = done.ids[5 + 9 * turn : 9 + 9 * turn].tolist()
+            assert seen == observations[turn][row]
+    again = ours.rollout(work, prompts, observations, seed=1)
+    assert again["compilations"] == 0
+    if work.top_p == 1:
+        assert rollout.rescored(ours.model, prompts, found["rollouts"]) < 1e-4
+        found["rollouts"][1].logprobs[-1] += 0.01
+        assert rollout.rescored(ours.model, prompts, found["rollouts"]) > 0.009
+
+
+def test_turns_alternate_and_the_first_stands_apart(ours):
+    peer = FakePeer()
+    turns = rollout.take_turns(WORK, ours, [peer], range(4))
+    assert [request["seed"] for request in peer.asked] == [0, 1, 2, 3]
+    assert len({str(request["prompts"]) for request in peer.asked}) == 1
+    assert peer.asked[0]["columns"] == 32 + 5  # 12 + 2 x 9 tokens before the last turn
+    for cpu, turn in zip((1000.0, 4.0, 2.0, 3.0), turns, strict=True):
+        turn[0]["cpu"] = cpu
+    rows = {row["name"]: row for row in rollout.figures(WORK, turns, ["them"])}
+    assert (rows["talk: CPU"]["ours"], rows["talk: CPU"]["peer"]) == (3.0, 10.0)
+    assert rows["talk: CPU of the first turn"]["ours"] == 1000.0
+    saved = rollout.saving(WORK, turns, "them")
+    assert (saved["ours"], saved["bound"]) == (3.333, 2.0)
+    alone = rollout.figures(WORK, turns, [])
+    assert {row["peer"] for row in alone} == {None} and len(alone) == 5
+
+
+def test_mixed_lengths_compile_once(ours):
+    work = dataclasses.replace(rollout.MIXED, prompt=(5, 20), observed=(2, 9), new=6)
+    turns = rollout.take_turns(work, ours, [FakePeer()], range(2 * rollout.CALLS))
+    declared = ours.engine(work).buckets()
+    assert declared["prompt_tokens"] == (5, 10, 20) and declared["splice_tokens"] == (5, 10)
+    rows = {row["name"]: row for row in rollout.mixed_figures(turns, "them", declared)}
+    assert rows["mixed lengths: compilations, first run"]["ours"] > 0
+    assert rows["mixed lengths: compilations, second run"]["ours"] == 0
+    assert rows["mixed lengths: compilations, second run"]["peer"] == 4 * rollout.CALLS
+    assert rows["mixed lengths: log-probs scored again"]["ours"] < 100
+
+
+def test_the_limit_is_bytes_or_operations_by_hand():
+    shape = dataclasses.replace(TINY, tie_word_embeddings=True)
+    attention = 32 * (4 + 2 + 2 + 4) * 8
+    matrices = 2 * (attention + 3 * 32 * 48)
+    assert rollout_limit.matrices(shape) == matrices
+    weights, cached = matrices + 97 * 32, 2 * 2 * 2 * 8 * 20
+    sizes = {"rows": 3, "read": 50, "steps": 7, "length": 20}
+    for operations, bandwidth in ((1e9, 1e30), (1e30, 1e9)):
+        found = rollout_limit.least_cpu(shape, **sizes, operations=operations, bandwidth=bandwidth)
+        compute = 2 * 50 * matrices / 1e9 + 7 * 2 * 3 * weights / 1e9
+        memory = 7 * 4 * (weights + 3 * cached) / 1e9
+        assert found == pytest.approx(compute if operations < 1e30 else memory)
+
+
+def test_lock_step_waits_for_the_longest_turn():
+    def talk(*lengths):
+        origin = sum(([SAMPLED] * n + [OBSERVATION] * 2 for n in lengths), [])[:-2]
+        blank = np.zeros(len(origin))
+        return Rollout(blank, blank, np.array(origin, np.uint8), "stop")
+
+    rollouts = [talk(3, 1), talk(5), talk(2, 2, 6)]
+    assert rollout_occupancy.turn_lengths(rollouts[2]) == [2, 2, 6]
+    # two slots: turns of 5 and 1 steps, then a batch of one row with 2 + 2 + 6
+    assert rollout_occupancy.lock_step(rollouts, 2) == pytest.approx(19 / (2 * (5 + 1 + 10)))
+
+
+def test_occupancy_counts_steps_that_were_decoded():
+    shape = dataclasses.replace(TINY, tie_word_embeddings=False)
+    rows = rollout_occupancy.measure(shape, slots=4, prompts=24, slowest=0.01)
+    found = {row["name"]: row["ours"] for row in rows}
+    for order in ("deterministic", "eager"):
+        name = f"occupancy, {order}: "
+        kept, computed = (
+            found[name + what]
+            for what in (
+                "slot-steps that keep a token",
+                "computed row-steps that keep a token",
+            )
+        )
+        assert 0 < kept <= computed <= 1
+        assert found[name + "sampled"] > 24 * 5 and found[name + "dispatches"] < 1
+        assert found[name + "95th percentile of lengths"] > 1.5
+
+
+@pytest.mark.peer
+def test_transformers_runs_the_works(ours):
+    shape = rollout.json.dumps(dataclasses.asdict(TINY))
+    with peers.Peer("torch_python", sys.executable, "rollout_transformers.py", shape, "1") as peer:
+        [turn] = rollout.take_turns(WORK, ours, [peer], [0])
+        assert turn[1]["sampled"] == turn[0]["sampled"] == 45 and turn[1]["cpu"] > 0
+        size = peer.ask(work="versions")["size"]
+    assert size == sum(x.size for x in rollout.jax.tree.leaves(rollout.nnx.state(ours.model)))

@@ -1,0 +1,93 @@
+"""Long-term profiles, written offline by the policy's base model with the rollout engine.
+
+The model reads the user's own events before the example's position, through the same as-of view as
+a tool, and writes freely: groups of one, no tools. AgenticRec section 3 has its profiles generated
+so; the words of the question are ours.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+from agenticrec_jax.agent.prompts import PromptBuilder
+from agenticrec_jax.agent.protocol import CALL_OPEN
+from agenticrec_jax.data.examples import RankingExample
+from agenticrec_jax.data.interactions import InteractionLog
+from agenticrec_jax.errors import InputError
+from agenticrec_jax.generation.engine import Engine, Reply, Request, Rollout
+from agenticrec_jax.models.text import CUT, Tokenizer, neutralise
+from agenticrec_jax.tools.base import AsOfView
+from agenticrec_jax.tools.profiles import Profile
+
+STOPPED = "stop"
+CALLED = "called_a_tool"  # where none was offered: the text ends there
+_THOUGHT = "</think>"
+_BROKEN = "\ufffd"  # what is left of a character whose last ids are missing
+
+
+@dataclasses.dataclass(frozen=True)
+class ProfileWriter:
+    """Writes profiles of examples with ``engine``, whose ``max_tokens`` is the budget of a text.
+
+    A prompt shows at most ``events`` of the user's newest events (0 for all), and fewer where the
+    engine's longest prompt has no room for them. ``words`` is the length asked for. ``temperature``
+    0 is greedy; otherwise a text depends on ``seed`` and the example, not on the others.
+    """
+
+    log: InteractionLog
+    prompts: PromptBuilder
+    engine: Engine
+    events: int
+    words: int
+    temperature: float
+    seed: int
+
+    def prompt(self, example: RankingExample) -> list[int]:
+        """Prompt ids of an example.
+
+        Raises:
+          InputError: if the engine's longest prompt has no room for a single event.
+        """
+        view = AsOfView(self.log, example)
+        room = self.engine.config.prompt_buckets[-1]
+        items, ratings = view.own_items[-self.events :], view.own_ratings[-self.events :]
+        while items:
+            ids = self.prompts.profile(items, ratings, self.words)
+            if len(ids) <= room:
+                return ids
+            items, ratings = items[1:], ratings[1:]
+        raise InputError(
+            f"engine.prompt_buckets: found {room} tokens for the prompt of a profile, expected at "
+            f"least the {len(ids)} of one event"
+        )
+
+    def write(self, params, examples: Sequence[RankingExample]) -> list[Profile]:
+        """The examples' profiles, in their order."""
+        requests = [Request(tuple(self.prompt(e)), 1, (e.example_id,)) for e in examples]
+        rows = self.engine.generate(
+            params, requests, self._respond, temperature=self.temperature, seed=self.seed
+        )
+        tokenizer = self.prompts.tokenizer
+        return [
+            Profile(e.example_id, e.position, profile_text(tokenizer, row), row.finish)
+            for e, (row,) in zip(examples, rows, strict=True)
+        ]
+
+    def _respond(self, request: int, member: int, ids: Sequence[int]) -> Reply:
+        """Ends a row that pauses: at its turn's end, or at a call that nobody answers."""
+        del request, member
+        return Reply((), STOPPED if ids[-1] in self.prompts.tokenizer.stop_ids else CALLED)
+
+
+def profile_text(tokenizer: Tokenizer, rollout: Rollout) -> str:
+    """What a rollout says, on one line: without the id that ended it, a closed thought or a call.
+
+    It is data from here on: marker literals are made harmless, and a text that was cut, by its
+    budget or otherwise, ends in the visible mark.
+    """
+    ended = rollout.finish in (STOPPED, CALLED)
+    text = tokenizer.decode(rollout.ids[:-1] if ended else rollout.ids)
+    if rollout.finish == CALLED:
+        text = text.partition(CALL_OPEN)[0]
+    text = text.rpartition(_THOUGHT)[2]
+    text = neutralise(" ".join(text.rstrip(_BROKEN).split()))
+    return text if ended else text + CUT

@@ -1,0 +1,157 @@
+"""How many slot-steps of decoding produce a token that is kept, with tools that take their time.
+
+Conversations have a heavy-tailed number of turns, turns a geometric number of tokens (the policy is
+random but for the odds of its call), and every call is answered after 0 to 200 ms. There are 16
+times as many prompts as slots. A slot-step is one slot in one decode step, whether it holds a row
+that runs, one that waits, or none. The final drain, when no prompt is left for a free slot, stands
+apart. Lock-step decoding of the same rollouts is reckoned from their lengths: slots are filled at
+once, every turn lasts as long as its longest, and slots are filled again when all rows have ended.
+"""
+
+import statistics
+import time
+
+import jax
+import numpy as np
+from flax import nnx
+
+from agenticrec_jax.generation.engine import Engine, EngineConfig, Reply, Request, Rollout
+from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config
+from agenticrec_jax.types import SAMPLED
+from experiments.benchmarks.figures import figure
+
+PAUSE, PAD, NEVER = 1, 0, 2**30
+SLOTS, PROMPTS, OBSERVED, TURN, MOST_TURNS = 16, 256, 35, 24, 10
+
+SMALL = Qwen3Config(
+    vocab_size=2048,
+    hidden_size=256,
+    intermediate_size=704,
+    num_layers=4,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=64,
+    rope_theta=1e4,
+    rms_norm_eps=1e-6,
+    tie_word_embeddings=False,
+    max_position_embeddings=1024,
+)
+
+
+def policy(shape: Qwen3Config, turn: float) -> tuple[nnx.GraphDef, nnx.State]:
+    """A random policy that pauses at about one token in ``turn``.
+
+    All embeddings agree in one place, which the head reads for this token alone.
+    """
+    model = Qwen3(shape, rngs=nnx.Rngs(0))
+    model.embedding[...] = model.embedding[...].at[:, 0].set(0.1)
+    ids = jax.random.randint(jax.random.key(1), (4, 64), 3, shape.vocab_size)
+    steps = np.broadcast_to(np.arange(64), ids.shape)
+    hidden, _ = model.forward(ids, steps, np.ones(ids.shape, bool))
+    shared = np.asarray(hidden[..., 0])
+    # log-odds c * h whose exponential is right in the mean of a normal h: c mean + (c std)^2 / 2
+    mean, variance, odds = shared.mean(), shared.var(), shape.vocab_size / turn
+    slope = (np.sqrt(mean**2 + 2 * variance * np.log(odds)) - mean) / variance
+    model.head.kernel[...] = model.head.kernel[...].at[0, PAUSE].set(slope)
+    return nnx.split(model)
+
+
+def measure(
+    shape: Qwen3Config = SMALL, slots: int = SLOTS, prompts: int = PROMPTS, slowest: float = 0.2
+) -> list[dict]:
+    """The rows of one engine in both of its orders."""
+    rng = np.random.default_rng(0)
+    requests = [
+        Request(tuple(rng.integers(3, shape.vocab_size, n).tolist()), 1, (i,))
+        for i, n in enumerate(rng.integers(100, 200, prompts))
+    ]
+    turns = np.minimum(np.ceil(rng.pareto(1.2, prompts) + 1e-9), MOST_TURNS).astype(int)
+    graphdef, params = policy(shape, TURN)
+    rows = []
+    for name, deterministic in (("deterministic", True), ("eager", False)):
+        engine = Engine(graphdef, sizes(slots, deterministic), PAUSE, (NEVER,), PAD)
+        for part in (requests[: 3 * slots], requests):  # the first compiles
+            answers = Answers(turns, shape.vocab_size, slowest)
+            rollouts = engine.generate(params, part, answers, temperature=1.0, seed=0)
+        done = [rollout for [rollout] in rollouts]
+        rows += figures(f"occupancy, {name}", engine.telemetry, done, slots)
+    return rows
+
+
+def sizes(slots: int, deterministic: bool) -> EngineConfig:
+    """Of the engine: turns end where the policy pauses, conversations where the answers say."""
+    return EngineConfig(
+        slots=slots,
+        prompt_buckets=(200,),
+        splice_buckets=(OBSERVED + 1,),
+        max_tokens=MOST_TURNS * (TURN + OBSERVED) * 2,
+        row_buckets=(slots // 2,),
+        window_buckets=(400,),
+        deterministic=deterministic,
+    )
+
+
+class Answers:
+    """Responds after a while of its own to each call, and ends a row after its number of turns."""
+
+    def __init__(self, turns: np.ndarray, vocabulary: int, slowest: float):
+        self._turns, self._vocabulary, self._slowest = turns, vocabulary, slowest
+        self._calls = np.zeros(len(turns), int)
+
+    def __call__(self, request: int, member: int, ids: list[int]) -> Reply:
+        self._calls[request] += 1
+        rng = np.random.default_rng([request, self._calls[request]])
+        if self._calls[request] == self._turns[request]:
+            return Reply(finish="stop")
+        time.sleep(rng.uniform(0, self._slowest))
+        return Reply(tuple(rng.integers(3, self._vocabulary, OBSERVED).tolist()))
+
+
+def figures(name: str, told: dict, rollouts: list[Rollout], slots: int) -> list[dict]:
+    """The rows of one run."""
+    sampled = told["sampled_tokens"]
+    lengths = [len(rollout.ids) for rollout in rollouts]
+    steady = told["slot_steps"] - told["drain_slot_steps"]
+    kept = (told["decode_tokens"] - told["drain_tokens"]) / steady
+    drained = told["drain_tokens"] / max(told["drain_slot_steps"], 1)
+    dispatches = sum(told[f"{phase}_dispatches"] for phase in ("prefill", "decode", "splice"))
+    tail = np.percentile(lengths, 95) / statistics.median(lengths)
+    return [
+        figure(f"{name}: slot-steps that keep a token", "share", kept, bound=0.85),
+        figure(f"{name}: the same of lock-step decoding", "share", lock_step(rollouts, slots)),
+        figure(f"{name}: the same in the final drain", "share", drained),
+        figure(
+            f"{name}: computed row-steps that keep a token",
+            "share",
+            told["decode_tokens"] / told["decode_row_steps"],
+        ),
+        figure(f"{name}: final drain", "share of slot-steps", 1 - steady / told["slot_steps"]),
+        figure(f"{name}: dispatches", "a sampled token", dispatches / sampled),
+        figure(f"{name}: sampled", "tokens", sampled),
+        figure(f"{name}: 95th percentile of lengths", "times the median", tail),
+        figure(
+            f"{name}: waited for tools",
+            "share of time",
+            told["tool_wait_seconds"] / told["seconds"],
+        ),
+        figure(f"{name}: time", "s", told["seconds"]),
+    ]
+
+
+def lock_step(rollouts: list[Rollout], slots: int) -> float:
+    """Kept tokens a slot-step if ``slots`` rows at a time took their turns together."""
+    turns = [turn_lengths(rollout) for rollout in rollouts]
+    steps = 0
+    for start in range(0, len(turns), slots):
+        batch = turns[start : start + slots]
+        longest = max(map(len, batch))
+        steps += sum(max(row[i] for row in batch if i < len(row)) for i in range(longest))
+    return sum(map(sum, turns)) / (steps * slots)
+
+
+def turn_lengths(rollout: Rollout) -> list[int]:
+    """Sampled tokens of each turn."""
+    own = rollout.origin == SAMPLED
+    ends = np.flatnonzero(own & ~np.append(own[1:], False))
+    starts = np.flatnonzero(own & ~np.append(False, own[:-1]))
+    return (ends - starts + 1).tolist()

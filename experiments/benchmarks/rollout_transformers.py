@@ -1,0 +1,76 @@
+"""The transformers side of ``experiments.benchmarks.rollout`` (see ``peer_loop``)."""
+
+import json
+import sys
+
+import torch
+import transformers
+from peer_loop import Stopwatch, serve
+
+
+class Generate:
+    """``generate`` on a random policy of the shape ``shape`` (fields of ours)."""
+
+    def __init__(self, shape: dict, threads: int):
+        torch.set_num_threads(threads)
+        transformers.utils.logging.set_verbosity_error()
+        config = transformers.Qwen3Config(
+            vocab_size=shape["vocab_size"],
+            hidden_size=shape["hidden_size"],
+            intermediate_size=shape["intermediate_size"],
+            num_hidden_layers=shape["num_layers"],
+            num_attention_heads=shape["num_heads"],
+            num_key_value_heads=shape["num_kv_heads"],
+            head_dim=shape["head_dim"],
+            rms_norm_eps=shape["rms_norm_eps"],
+            rope_parameters={"rope_type": "default", "rope_theta": shape["rope_theta"]},
+            tie_word_embeddings=shape["tie_word_embeddings"],
+            max_position_embeddings=shape["max_position_embeddings"],
+        )
+        self.model = transformers.Qwen3ForCausalLM(config).float().eval()
+        self.model.generation_config.eos_token_id = None  # a row always writes all its tokens
+
+    def versions(self) -> dict:
+        name = f"transformers {transformers.__version__} on torch {torch.__version__}"
+        return {"name": name, "size": self.model.num_parameters()}
+
+    @torch.inference_mode()
+    def rollout(
+        self,
+        prompts: list,
+        observations: list,
+        new: int,
+        columns: int,
+        top_p: float,
+        seed: int,
+    ) -> dict:
+        """Conversations of prompts of one length: ``new`` tokens, an observation, ``new`` again,
+        each time from the start. ``observations`` are [turns - 1][rows][ids]; its cache grows as
+        it must, ``columns`` says nothing to it."""
+        torch.manual_seed(seed)
+        rows, sampled = torch.tensor(prompts), 0
+        with Stopwatch() as watch:
+            for turn in range(len(observations) + 1):
+                out = self.model.generate(
+                    rows,
+                    attention_mask=torch.ones_like(rows),
+                    max_new_tokens=new,
+                    do_sample=True,
+                    temperature=1.0,
+                    top_k=0,
+                    top_p=top_p,
+                    pad_token_id=0,
+                    return_dict_in_generate=True,
+                    output_logits=True,
+                )
+                told = self.model.compute_transition_scores(
+                    out.sequences, out.logits, normalize_logits=True
+                )
+                sampled += told.numel()
+                if turn < len(observations):
+                    rows = torch.cat([out.sequences, torch.tensor(observations[turn])], 1)
+        return watch.took | {"sampled": sampled}
+
+
+if __name__ == "__main__":
+    serve(lambda: Generate(json.loads(sys.argv[1]), int(sys.argv[2])))

@@ -1,0 +1,139 @@
+"""Writes users' long-term profiles with the policy's base model, for ``get_user_profile``.
+
+    python -m experiments.make_profiles --config=FILE.py --workdir=DIR [--parts=policy,valid,test]
+
+For every example of the parts the model of ``config.profiles.model``, or else the config's policy,
+reads the user's own events before the example, as tools see them, and writes a text of at most
+``config.profiles.max_tokens`` tokens. ``<workdir>/profiles.jsonl`` is replaced as a whole every
+``config.profiles.save_every`` profiles; a run that was stopped, or is given other parts, adds what
+is missing. The other programs use it with ``--config.profiles.file=DIR/profiles.jsonl``.
+
+How good the texts are is the model's doing: the embedded tiny policy knows no English sentence.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from agenticrec_jax.agent.profiles import ProfileWriter
+from agenticrec_jax.data.examples import RankingExample
+from agenticrec_jax.errors import InputError
+from agenticrec_jax.tools.profiles import Profile, read_profiles, write_profiles
+from agenticrec_jax.training.metrics import Progress
+from experiments import app, pipeline
+
+FILE = "profiles.jsonl"
+TEXTS = ("events", "words", "max_tokens", "temperature")  # settings that a text depends on
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    run(_CONFIG.value, _WORKDIR.value, parts_of(_PARTS.value), _EXAMPLES.value)
+
+
+def parts_of(names: Sequence[str]) -> list[str]:
+    """The parts that the flag names; InputError unless they are different parts."""
+    if not names or len(set(names)) < len(names) or not set(names) <= set(pipeline.PARTS):
+        raise InputError(
+            f"flag --parts: found {','.join(names)!r}, expected some of "
+            f"{', '.join(pipeline.PARTS)}, separated by commas"
+        )
+    return list(names)
+
+
+def run(config: ConfigDict, workdir: str | Path, parts: Sequence[str], count: int = 0) -> Path:
+    """Writes the profiles of ``count`` examples of each part, 0 for all; returns their file."""
+    directory = pipeline.profile_model(config)
+    with app.phase("model and data"):
+        policy = pipeline.load(directory, **pipeline.computed(config))
+        world = pipeline.prepare(config, workdir)
+    examples = [e for part in parts for e in pipeline.chosen(world.examples[part], count)]
+    path = world.workdir / FILE
+    header = {"model": directory, "model_hash": policy.weights_hash}
+    header |= settings_of(world, policy)
+    profiles = finished(path, header)
+    waiting = [example for example in examples if example.example_id not in profiles]
+    with app.phase("profiles"), Progress("profiles", len(examples), unit="profiles") as progress:
+        progress.advance(len(examples) - len(waiting))
+        writer = make_writer(world, policy)
+        for chunk in in_chunks(waiting, config.profiles.save_every):
+            profiles |= {p.example_id: p for p in writer.write(policy.params, chunk)}
+            write_profiles(path, header, profiles.values())
+            progress.advance(len(chunk), speed(writer.engine.telemetry))
+    print(f"{len(waiting)} profiles written to {path}, which has {ends(profiles.values())}")
+    return path
+
+
+def settings_of(world: pipeline.World, policy: pipeline.Policy) -> dict:
+    """What a text depends on beside the model: the log, the prompts and how it is sampled."""
+    config = world.config
+    texts = {name: config.profiles[name] for name in TEXTS}
+    seed = config.seed if config.profiles.temperature else 0  # of nothing if greedy
+    longest = config.engine.prompt_buckets[-1]
+    prompts = {"style": policy.tokenizer.prompt_style, "title_tokens": config.policy.title_tokens}
+    return {
+        "log": world.log.fingerprint,
+        **prompts,
+        "prompt_tokens": longest,
+        **texts,
+        "seed": seed,
+    }
+
+
+def finished(path: Path, header: dict) -> dict[int, Profile]:
+    """The profiles that an earlier run wrote, by example.
+
+    Raises:
+      InputError: if it made them otherwise, or the file is none.
+    """
+    if not path.exists():
+        return {}
+    found = read_profiles(path)
+    made = {name: value for name, value in header.items() if name != "model"}
+    found.expect(made, "as in this run; name another --workdir")
+    return found.by_id
+
+
+def make_writer(world: pipeline.World, policy: pipeline.Policy) -> ProfileWriter:
+    """The writer of ``world``'s profiles; its engine has room for a text, not for an episode."""
+    config = world.config.copy_and_resolve_references()
+    config.engine.max_tokens = config.profiles.max_tokens
+    settings = config.profiles
+    return ProfileWriter(
+        world.log,
+        pipeline.prompts(world, policy.tokenizer),
+        pipeline.engine(config, policy),
+        settings.events,
+        settings.words,
+        settings.temperature,
+        config.seed,
+    )
+
+
+def in_chunks(examples: Sequence[RankingExample], size: int) -> list[Sequence[RankingExample]]:
+    """The examples in runs of ``size``, the last one shorter."""
+    if size < 1:
+        raise InputError(f"config.profiles.save_every: found {size}, expected at least 1")
+    return [examples[start : start + size] for start in range(0, len(examples), size)]
+
+
+def speed(telemetry: dict[str, float]) -> str:
+    """Tokens written in a second."""
+    return f"{telemetry['sampled_tokens'] / telemetry['seconds']:.0f} tokens/s"
+
+
+def ends(profiles: Collection[Profile]) -> str:
+    """How many there are, by the reason why the model ended."""
+    counts = sorted(Counter(profile.finish for profile in profiles).items())
+    return f"{len(profiles)}: " + ", ".join(f"{count} {finish}" for finish, count in counts)
+
+
+if __name__ == "__main__":
+    _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
+    _PARTS = flags.DEFINE_list("parts", list(pipeline.PARTS), "Samples to write profiles for.")
+    _EXAMPLES = flags.DEFINE_integer("examples", 0, "How many a part; 0 for all.", lower_bound=0)
+    _CONFIG = pipeline.define_config("experiments/configs/office.py")
+    app.run(main)

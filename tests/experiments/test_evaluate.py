@@ -1,0 +1,158 @@
+"""A frozen language model in the results table: both rows by the one command of the README."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import pytest
+
+from agenticrec_jax.agent.chat import function_schemas, instructions, question, tools_section
+from agenticrec_jax.agent.prompts import RANK
+from agenticrec_jax.data.candidates import candidate_hash, read_candidates
+from agenticrec_jax.data.export import write_log
+from agenticrec_jax.data.interactions import read_log
+from agenticrec_jax.models.hf import save_policy
+from agenticrec_jax.models.hf_tokenizer import read_hf_tokenizer
+from agenticrec_jax.testing.chat import write_chat_tokenizer
+from agenticrec_jax.testing.errors import refused
+from agenticrec_jax.testing.models import tiny_qwen3
+from agenticrec_jax.testing.synthetic import SyntheticConfig, synthetic_log
+from agenticrec_jax.testing.world import tiny_world
+from agenticrec_jax.tools.profiles import Profile, read_profiles, write_profiles
+from experiments import evaluate
+
+ROOT = Path(__file__).parents[2]
+COUNT = 3
+CALL = '<tool_call>{"name":"get_user_profile","arguments":{}}</tool_call>'
+CONFIG = """
+from experiments.configs import office
+
+def get_config():
+    config = office.get_config("smoke")
+    config.dataset.update({{"interactions": {interactions!r}, "items": {items!r}}})
+    config.engine.update({{"prompt_buckets": (384, 1536), "splice_buckets": (96,), "slots": 4}})
+    config.engine.update({{"max_tokens": 1200, "row_buckets": (4,), "window_buckets": ()}})
+    return config
+"""
+
+
+def save_caller(directory, log):
+    """A policy that writes ``CALL`` at the beginning of each turn, by its weights alone.
+
+    What follows depends on the token before and nothing else: each token of the call has a
+    dimension of its own, which the head reads for the next one.
+    """
+    directory.mkdir()
+    tools = tools_section(function_schemas(tiny_world().toolbox.schemas()))
+    lines = [*log.items.title, *[instructions(RANK, 20, True), question(RANK), tools] * 4]
+    write_chat_tokenizer(directory, [*lines, *[CALL] * 200], 1200)
+    tokenizer = read_hf_tokenizer(directory)
+    chain = tokenizer.encode_markup(f"<|im_start|>assistant\n{CALL}")[2:]
+    assert len(set(chain)) == len(chain) < 31
+    size = tokenizer.vocab_size
+    model = tiny_qwen3(num_layers=1, vocab_size=size, tie_word_embeddings=False)
+    for kernel in (model.layers[0].attention.o.kernel, model.layers[0].mlp.down.kernel):
+        kernel[...] = 0 * kernel[...]
+    place = jnp.arange(len(chain))
+    model.embedding[...] = jnp.zeros((size, 32)).at[:, 31].set(1).at[chain, 31].set(0)
+    model.embedding[...] = model.embedding[...].at[jnp.array(chain), place].set(1)
+    follows = jnp.zeros((32, size)).at[place[:-1], jnp.array(chain[1:])].set(9)
+    model.head.kernel[...] = follows
+    save_policy(model, directory)
+
+
+def called(program, *flags):
+    ended = subprocess.run(
+        [sys.executable, "-m", f"experiments.{program}", *flags],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "COLUMNS": "160"},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """Profiles (with other words in them) and both rows of that policy, as a person makes them."""
+    directory = tmp_path_factory.mktemp("frozen")
+    log = synthetic_log(SyntheticConfig(users=40, items=40, brands=5), seed=2)
+    interactions, items = map(str, write_log(log, directory / "log"))
+    save_caller(directory / "policy", log)
+    config = directory / "config.py"
+    config.write_text(CONFIG.format(interactions=interactions, items=items))
+    workdir = directory / "run"
+    policy = f"{directory / 'policy'}"
+    shared = [f"--config={config}", f"--workdir={workdir}", f"--examples={COUNT}"]
+    shared += [f"--compilation_cache={directory / 'xla'}"]
+    made = f"--config.policy.directory={policy}"
+    told = called("make_profiles", *shared, made, "--parts=valid")
+    found = read_profiles(workdir / "profiles.jsonl")
+    assert {(p.text, p.finish) for p in found.by_id.values()} == {("", "called_a_tool")}
+    assert f"{COUNT} profiles written to {found.path}" in told and "3 called_a_tool" in told
+    texts = [
+        Profile(p.example_id, p.position, f"No {p.position}.", "stop") for p in found.by_id.values()
+    ]
+    write_profiles(found.path, found.header, texts)
+    rows = [
+        "--observations=none,as_they_are",
+        "--name=frozen",
+        "--split=valid",
+        f"--policy={policy}",
+    ]
+    told = called("evaluate", *shared, made, *rows, f"--config.profiles.file={found.path}")
+    return workdir, told, read_log(interactions, items)
+
+
+def test_both_rows_are_judged_alike(ran):
+    workdir, told, log = ran
+    frozen = read_candidates(workdir / "candidates.jsonl.gz", log)
+    for name, calls in (("frozen_no_tools", 10), ("frozen", 10)):
+        results = json.loads((workdir / f"evaluation_{name}_valid.json").read_text())
+        (row,) = results["rows"]
+        assert row["name"] == name and row["n"] == COUNT
+        assert row["invalid_rate"] == 1 and row["ndcg@10"] == row["hr@10"] == 0
+        assert row["invalid_reasons"] == {"too_many_calls": COUNT}
+        assert row["mean_tool_calls"] == calls
+        protocol = results["protocol"]
+        assert protocol["candidate_hash"] == candidate_hash(workdir / "candidates.jsonl.gz")
+        assert protocol["policy"]["directory"].endswith("policy") and protocol["split"] == "valid"
+        assert re.search(rf"^│ {name} +│", told, re.M), told
+        found = evaluate.read_trajectories(workdir / f"evaluation_{name}_valid.jsonl")
+        assert {t.example_id for t in found} <= {e.example_id for e in frozen if e.split == "valid"}
+    assert told.count("candidates (hash") == 1  # one table
+
+
+def test_only_the_row_with_tools_is_offered_and_given_any(ran):
+    """There, what the policy reads is the stored profile of the example."""
+    workdir = ran[0]
+    tokenizer = read_hf_tokenizer(workdir.parent / "policy")
+    for name in ("frozen_no_tools", "frozen"):
+        for t in evaluate.read_trajectories(workdir / f"evaluation_{name}_valid.jsonl"):
+            prompt = tokenizer.decode(t.prompt)
+            offered = name == "frozen"
+            assert ("get_user_profile" in prompt) == offered == ("<tools>" in prompt)
+            said = (
+                f"profile: No {t.example_id}."
+                if offered
+                else "error: no tool named get_user_profile"
+            )
+            assert [(call.observation, call.ok) for call in t.calls] == [(said, offered)] * 10
+            assert tokenizer.decode(t.ids).count(CALL) == 11
+
+
+@pytest.mark.parametrize("names", [[], ["all"], ["none", "none"]])
+def test_kinds_of_observations_are_different_ones(names):
+    assert evaluate.kinds_of(["none", "blank"]) == ["none", "blank"]
+    assert "flag --observations" in refused(evaluate.kinds_of, names)
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "two words"])
+def test_a_name_is_one_of_a_file(name):
+    assert evaluate.checked_name("Qwen3-1.7B_a") == "Qwen3-1.7B_a"
+    assert "flag --name" in refused(evaluate.checked_name, name)

@@ -1,0 +1,88 @@
+import json
+import os
+
+import pytest
+
+from agenticrec_jax.testing.errors import refused
+from agenticrec_jax.tools.profiles import Profile, read_profiles, write_profiles
+
+HEADER = {"model": "some/dir", "model_hash": "00ff", "log": "abcd", "words": 9}
+TWO = [Profile(12, 12, "Likes pens – 鋼筆.", "stop"), Profile(5, 5, "", "budget")]
+
+
+@pytest.fixture
+def path(tmp_path):
+    write_profiles(tmp_path / "profiles.jsonl", HEADER, TWO)
+    return tmp_path / "profiles.jsonl"
+
+
+def test_files_read_back_and_are_in_the_order_of_examples(path):
+    found = read_profiles(path)
+    assert list(found.by_id.items()) == [(5, TWO[1]), (12, TWO[0])]
+    assert found.header == HEADER | {"format": "agenticrec-profiles", "version": 1}
+    assert found.of(TWO[0]) == TWO[0] and found.lines == {5: 2, 12: 3}
+    before = path.read_bytes()
+    write_profiles(path, HEADER, TWO[::-1])
+    assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
+
+
+def test_a_write_that_is_killed_leaves_the_file_of_before(path, monkeypatch):
+    before = path.read_bytes()
+
+    def killed(*names):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_profiles(path, HEADER, TWO[:1])
+    assert path.read_bytes() == before
+
+
+def test_a_first_line_of_other_settings_is_refused(path):
+    found = read_profiles(path)
+    found.expect({"model_hash": "00ff", "words": 9}, "as it is")
+    said = refused(found.expect, {"log": "abcd", "model_hash": "1234"}, "the weights of DIR")
+    assert said == (
+        f"{path}, line 1, field model_hash: found '00ff', expected '1234', the weights of DIR"
+    )
+    assert "field seed: found None, expected 0, so" in refused(found.expect, {"seed": 0}, "so")
+
+
+def test_an_example_without_a_profile_or_cut_elsewhere_is_refused(path):
+    found = read_profiles(path)
+    assert f"{path}: found no profile of example 7" in refused(found.of, Profile(7, 7, "", ""))
+    assert refused(found.of, Profile(12, 11, "", "")) == (
+        f"{path}, line 3, field position: found a profile of example 12 cut at 12, expected 11"
+    )
+
+
+RECORD = {"example_id": 5, "position": 5, "text": "x", "finish": "stop"}
+FIRST = {"format": "agenticrec-profiles", "version": 1, **HEADER}
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ([FIRST, RECORD, RECORD], "line 3, field example_id: found 5, expected each example once"),
+        ([FIRST, RECORD, '{"example_id": 6, "posit'], "line 3: found invalid JSON"),
+        ([FIRST, RECORD, ""], "line 3: found invalid JSON"),
+        ([FIRST, "[1]"], "line 2: found no JSON object"),
+        ([FIRST, RECORD | {"position": "5"}], "line 2, field position: found '5', expected a"),
+        ([FIRST, RECORD | {"position": True}], "line 2, field position: found True, expected a"),
+        ([FIRST, {"example_id": 5}], "line 2, field position: found None, expected a value"),
+        ([FIRST, RECORD | {"text": None}], "line 2, field text: found None, expected a value"),
+        ([FIRST | {"format": "x"}], "line 1, field format: found 'x' version 1, expected"),
+        ([FIRST | {"version": 2}], "line 1, field format: found 'agenticrec-profiles' version 2"),
+        ([FIRST | {"model_hash": 3}], "line 1, field model_hash: found 3, expected a value"),
+        ([], "line 1: found invalid JSON"),
+    ],
+)
+def test_bad_files_are_named_with_their_line(tmp_path, lines, said):
+    path = tmp_path / "p.jsonl"
+    texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
+    path.write_text("".join(f"{text}\n" for text in texts))
+    assert f"{path}, {said}" in refused(read_profiles, path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    assert f"{tmp_path}/no.jsonl: no such file" in refused(read_profiles, tmp_path / "no.jsonl")
