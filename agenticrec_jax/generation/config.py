@@ -7,6 +7,8 @@ import numpy as np
 
 from agenticrec_jax.errors import InputError
 
+CACHE_DTYPES = ("", "float32", "bfloat16", "int8")
+
 
 @dataclass(frozen=True)
 class EngineConfig:
@@ -24,6 +26,8 @@ class EngineConfig:
         row_buckets: how many rows a dispatch computes; 1/8, 1/4, 1/2, 3/4 and all slots if empty.
         window_buckets: how many cache columns it reads; four steps up to all of them if empty.
         tool_threads: host threads that answer paused rows.
+        cache_dtype: what keys and values are kept in: ``float32``, ``bfloat16``, ``int8`` with a
+            scale for each slot, column and key head, or, if empty, what the model computes in.
     """
 
     slots: int
@@ -36,6 +40,7 @@ class EngineConfig:
     row_buckets: tuple[int, ...] = ()
     window_buckets: tuple[int, ...] = ()
     tool_threads: int = 8
+    cache_dtype: str = ""
 
     def __post_init__(self):
         for name in ("prompt_buckets", "splice_buckets", "row_buckets", "window_buckets"):
@@ -49,6 +54,11 @@ class EngineConfig:
             raise InputError(
                 f"slots {self.slots}, max_tokens {self.max_tokens} and tool_threads "
                 f"{self.tool_threads} must all be at least 1"
+            )
+        if self.cache_dtype not in CACHE_DTYPES:
+            raise InputError(
+                f"cache_dtype {self.cache_dtype!r} is not known; expected one of "
+                f"{', '.join(CACHE_DTYPES[1:])}, or nothing"
             )
         if not 0 < self.wait_fraction <= 1:
             raise InputError(f"wait_fraction {self.wait_fraction} is not in (0, 1]")

@@ -70,6 +70,7 @@ class Programs:
         *,
         slots: int,
         shards: int,
+        cache_dtype: str = "",
         place=lambda tree: tree,
         mesh: Mesh | None = None,
         rules: Rules = RULES,
@@ -77,6 +78,7 @@ class Programs:
         self._graphdef = graphdef
         self._pause, self._stops = pause_id, jnp.array(stop_ids, jnp.int32)
         self._slots, self._shards, self._place = slots, shards, place
+        self._cache_dtype = cache_dtype
         self._mesh, self._rules = mesh, rules
         self.prefill = jax.jit(self._prefill, donate_argnames="state")
         self.decode = jax.jit(
@@ -101,7 +103,7 @@ class Programs:
         def build() -> State:
             none = jnp.zeros(self._slots, jnp.int32)
             key = jnp.zeros((self._slots, 2), jnp.uint32)
-            cache = kv_cache.allocate(kv, self._slots, columns)
+            cache = kv_cache.allocate(kv, self._slots, columns, self._cache_dtype)
             return self._place(State(cache, none, none, none, key, none))
 
         return jax.jit(build)()
@@ -194,7 +196,7 @@ class Programs:
             running = report.status == RUNNING
             past = columns < row.length[:, None]
             recent = (columns >= fresh) & (columns < fresh + t)
-            context = kv_cache.context(cache, past | recent)
+            context = kv_cache.context(cache, past | recent, model.config.dtype)
             own = jnp.ones((len(rows), 1), bool)
             hidden, new = self._forward(model, token[:, None], position[:, None], own, context)
             logits = model.logits(hidden[:, 0])
@@ -255,7 +257,8 @@ class Programs:
         offsets = jnp.arange(ids.shape[1])
         written = offsets < counts[:, None]
         local = self._place(kv_cache.read(state.cache, rows, window, self._shards))
-        context = kv_cache.context(local, jnp.arange(window) < row.length[:, None])
+        past = jnp.arange(window) < row.length[:, None]
+        context = kv_cache.context(local, past, model.config.dtype)
         positions = row.length[:, None] + offsets
         hidden, new = self._forward(model, ids, positions, written, context)
         last = jnp.take_along_axis(hidden, jnp.maximum(counts - 1, 0)[:, None, None], axis=1)[:, 0]

@@ -72,6 +72,7 @@ def _engine() -> ConfigDict:
             "decode_steps": 32,
             "prompt_buckets": (64, 128, 256, 320, 512),
             "splice_buckets": (16, 48),
+            "cache_dtype": "",  # or float32, bfloat16, int8; empty: the policy's dtype
         }
     )
 

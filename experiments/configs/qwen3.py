@@ -24,6 +24,7 @@ def get_config() -> ConfigDict:
             "decode_steps": 64,
             "prompt_buckets": (1280, 1536, PROMPT_TOKENS),
             "splice_buckets": (128, 256),
+            "cache_dtype": "",  # or float32, bfloat16, int8; empty: the policy's dtype
         }
     )
     shapes = {

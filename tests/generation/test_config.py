@@ -32,6 +32,7 @@ def test_given_buckets_end_in_the_whole():
         ({"least_steps": 40}, "least_steps 40 is not in 1..decode_steps 32"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"window_buckets": (32,)}, "window_buckets"),
+        ({"cache_dtype": "int4"}, "cache_dtype 'int4' is not known.* float32, bfloat16, int8"),
     ],
 )
 def test_a_bad_size_is_refused(change, says):
