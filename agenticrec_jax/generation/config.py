@@ -8,6 +8,8 @@ import numpy as np
 
 from agenticrec_jax.errors import InputError
 
+CACHE_DTYPES = ("", "float32", "bfloat16", "int8")
+
 
 @dataclass(frozen=True)
 class EngineConfig:
@@ -30,6 +32,8 @@ class EngineConfig:
         tool_timeout: seconds that an answer may take; then the row hears of its failure.
         deterministic: whether the order of programs depends on what was sampled only. If not, rows
             whose answers are in go on without those that still wait.
+        cache_dtype: what keys and values are kept in: ``float32``, ``bfloat16``, ``int8`` with a
+            scale for each slot, column and key head, or, if empty, what the model computes in.
     """
 
     slots: int
@@ -45,6 +49,7 @@ class EngineConfig:
     tool_timeout: float = 30.0
     turn_tokens: int = 0
     deterministic: bool = True
+    cache_dtype: str = ""
 
     def __post_init__(self):
         for name in ("prompt_buckets", "splice_buckets", "row_buckets", "window_buckets"):
@@ -64,6 +69,11 @@ class EngineConfig:
         if not 0 < self.tool_timeout <= threading.TIMEOUT_MAX:
             raise InputError(
                 f"tool_timeout {self.tool_timeout} is not in (0, {threading.TIMEOUT_MAX:.0f}] s"
+            )
+        if self.cache_dtype not in CACHE_DTYPES:
+            raise InputError(
+                f"cache_dtype {self.cache_dtype!r} is not known; expected one of "
+                f"{', '.join(CACHE_DTYPES[1:])}, or nothing"
             )
         if not 0 < self.wait_fraction <= 1:
             raise InputError(f"wait_fraction {self.wait_fraction} is not in (0, 1]")

@@ -92,6 +92,7 @@ class Engine:
             tuple(stop_ids),
             slots=config.slots,
             shards=self.shards,
+            cache_dtype=config.cache_dtype,
             place=self.placement.rows,
             mesh=mesh,
             rules=DECODE_RULES,

@@ -15,23 +15,64 @@ every function here says what happens to one layer and is mapped over that axis.
 A program works on ``read`` rows (a copy of the first columns of some slots) and puts what it
 computed back with ``append``. Slots may be split over ``shards`` devices; row indices count within
 a shard, so that reading and writing never cross devices.
+
+The cache may be narrower than what the model computes in (``allocate``). What is put is rounded
+there and then, in the copy of a dispatch as in the slots, and ``view`` widens one layer of it where
+the model reads it. So a token is read with the same numbers by everything that comes after the
+program, or the step of ``decode``, that computed it, whatever slot, dispatch or bucket it came by.
+Tokens computed together (a prompt, the ids of one splice) see each other as they were computed.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Float32, Int, Int8, UInt16
 
 from agenticrec_jax.models.masks import KV, Context
 
+_MOST = 127  # symmetric: -128 stays unused
+
+
+class Quantised(NamedTuple):
+    """Numbers that stand for ``values * scale``, with one scale for the head's width.
+
+    ``scale`` has the axes of ``values``, with the head's width 1, so that both are cut, moved and
+    placed alike. It is float32, which keeps the largest number of a head as it was; bfloat16 would
+    move that one by up to 2**-9 of it, a quarter of a step, to save 2 bytes of H + 4.
+    """
+
+    values: Int8[Array, "..."]
+    scale: Float32[Array, "..."]
+
+
+class Bits(NamedTuple):
+    """bfloat16 numbers as integers, for a model that computes in another type.
+
+    To write a column of bfloat16 XLA's CPU compiler would widen the whole array and narrow it again
+    in every step.
+    """
+
+    values: UInt16[Array, "..."]
+
+
+Stored = Array | Bits | Quantised
+
+
+def _is_packed(x: Any) -> bool:
+    return isinstance(x, Bits | Quantised)
+
 
 class Cache(NamedTuple):
-    """Keys, L arrays [B, K, H, S], and values, L arrays [B, K, S, H]; or one with leading L."""
+    """Keys, L arrays [B, K, H, S], and values, L arrays [B, K, S, H]; or one with leading L.
 
-    k: tuple[Array, ...] | Array
-    v: tuple[Array, ...] | Array
+    An array may be kept as ``Quantised`` or ``Bits``.
+    """
+
+    k: tuple[Stored, ...] | Stored
+    v: tuple[Stored, ...] | Stored
 
     @property
     def columns(self) -> int:
@@ -48,24 +89,86 @@ def _layers(function: Callable, part: Any, *others: Any) -> Any:
     return jax.tree.map(apply, part, *others)
 
 
-def allocate(abstract: KV, slots: int, columns: int) -> Cache:
-    """Zeros for ``slots`` x ``columns``; heads, width and dtype as in ``abstract`` [.., K, H]."""
-
-    def zeros(x: jax.ShapeDtypeStruct, *shape: int) -> Array:
-        return jnp.zeros((*x.shape[:-4], slots, *shape), x.dtype)
-
-    k = jax.tree.map(lambda x: zeros(x, *x.shape[-2:], columns), abstract.k)
-    return Cache(k, jax.tree.map(lambda x: zeros(x, x.shape[-2], columns, x.shape[-1]), abstract.v))
+def quantise(x: Float[Array, "... H"]) -> Quantised:
+    """The nearest of 255 even steps up to the largest magnitude: off by at most half a scale."""
+    wide = x.astype(jnp.float32)
+    scale = jnp.max(jnp.abs(wide), axis=-1, keepdims=True) / _MOST
+    steps = jnp.round(wide / jnp.where(scale == 0, 1, scale))
+    return Quantised(jnp.clip(steps, -_MOST, _MOST).astype(jnp.int8), scale)
 
 
-def view(k: Array, v: Array) -> tuple[Array, Array]:
-    """One layer's keys and values in the model's order of axes, [B, S, K, H]."""
+def to_bits(x: Float[Array, "..."]) -> Bits:
+    """``x`` rounded to bfloat16."""
+    return Bits(jax.lax.bitcast_convert_type(x.astype(jnp.bfloat16), jnp.uint16))
+
+
+def widen(x: Stored, dtype: str, nothing: Array | float = 0.0) -> Array:
+    """What is stored, in ``dtype``; float32 numbers on the way are rounded to it once.
+
+    ``nothing`` is zero. Where it is computed, numbers are widened after that and not before.
+    """
+    if isinstance(x, Quantised):
+        return (x.values.astype(jnp.float32) * (x.scale + nothing)).astype(dtype)
+    if isinstance(x, Bits):
+        wide = jax.lax.bitcast_convert_type(x.values, jnp.bfloat16).astype(jnp.float32)
+        return (wide * (1 + nothing)).astype(dtype)
+    return x.astype(dtype)
+
+
+def allocate(abstract: KV, slots: int, columns: int, dtype: str = "") -> Cache:
+    """Zeros for ``slots`` x ``columns``; heads and width as in ``abstract`` [.., K, H].
+
+    ``dtype`` is ``EngineConfig.cache_dtype``: a floating type, ``int8``, or that of ``abstract`` if
+    it is empty.
+    """
+
+    def zeros(x: jax.ShapeDtypeStruct, width: int, *shape: int) -> Stored:
+        lead, kept = (*x.shape[:-4], slots), dtype or x.dtype
+        if kept == "int8":
+            one = (1 if axis == width else size for axis, size in enumerate(shape))
+            return Quantised(jnp.zeros((*lead, *shape), kept), jnp.zeros((*lead, *one)))
+        if kept == "bfloat16" != x.dtype:
+            return Bits(jnp.zeros((*lead, *shape), jnp.uint16))
+        return jnp.zeros((*lead, *shape), kept)
+
+    def k(x: jax.ShapeDtypeStruct) -> Stored:
+        return zeros(x, 1, x.shape[-2], x.shape[-1], columns)
+
+    def v(x: jax.ShapeDtypeStruct) -> Stored:
+        return zeros(x, 2, x.shape[-2], columns, x.shape[-1])
+
+    return Cache(jax.tree.map(k, abstract.k), jax.tree.map(v, abstract.v))
+
+
+def _stored(new: KV, cache: Cache) -> KV:
+    """``new`` [.., K, H] as ``cache`` keeps it; what comes from a cache like it stays as it is."""
+
+    def like(kept: Stored, x: Stored) -> Stored:
+        if _is_packed(x):
+            return x
+        if _is_packed(kept):
+            return quantise(x) if isinstance(kept, Quantised) else to_bits(x)
+        return x.astype(kept.dtype)
+
+    k = jax.tree.map(like, cache.k, new.k, is_leaf=_is_packed)
+    return KV(k, jax.tree.map(like, cache.v, new.v, is_leaf=_is_packed))
+
+
+def view(k: Stored, v: Stored, x: Array, dtype: str) -> tuple[Array, Array]:
+    """One layer's keys and values in the model's order of axes, [B, S, K, H], and ``dtype``.
+
+    Every kind of attention gets them so, fused kernels too, which know no scales. What is packed is
+    widened when ``x`` [B, T, D], the stream that the layer reads, is there: else XLA's CPU compiler
+    widens all layers at once, which is a second cache of the wider type.
+    """
+    nothing = 0 * x[:, :1, :1, None].astype(jnp.float32) if _is_packed(k) else 0.0
+    k, v = widen(k, dtype, nothing), widen(v, dtype, nothing)
     return k.transpose(0, 3, 1, 2), v.transpose(0, 2, 1, 3)
 
 
-def context(cache: Cache, valid: Bool[Array, "B S"]) -> Context:
-    """What the model attends to: the columns of the cache that are ``valid``."""
-    return Context(cache, valid, view)
+def context(cache: Cache, valid: Bool[Array, "B S"], dtype: str) -> Context:
+    """What a model that computes in ``dtype`` attends to: the ``valid`` columns of the cache."""
+    return Context(cache, valid, functools.partial(view, dtype=dtype))
 
 
 def by_shard(function: Callable, shards: int, array: Array, *rows: Array) -> Array:
@@ -102,6 +205,7 @@ def enter(cache: Cache, rows: Int[Array, " R"], new: KV, source: Array, shards: 
     def put_v(x: Array, r: Array, s: Array, y: Array) -> Array:
         return x.at[r, :, : y.shape[1]].set(y.transpose(0, 2, 1, 3)[s], mode="drop")
 
+    new = _stored(new, cache)
     k = _layers(lambda x, y: by_shard(put_k, shards, x, rows, source, y), cache.k, new.k)
     return Cache(
         k, _layers(lambda x, y: by_shard(put_v, shards, x, rows, source, y), cache.v, new.v)
@@ -119,6 +223,7 @@ def append(
     def put_v(x: Array, r: Array, c: Array, y: Array) -> Array:
         return x.at[r[:, None], :, c].set(y, mode="drop")
 
+    new = _stored(new, cache)
     k = _layers(lambda x, y: by_shard(put_k, shards, x, rows, columns, y), cache.k, new.k)
     return Cache(
         k, _layers(lambda x, y: by_shard(put_v, shards, x, rows, columns, y), cache.v, new.v)
@@ -131,11 +236,12 @@ def write_column(cache: Cache, column: Int[Array, ""], new: KV) -> Cache:
     def at(x: Array, y: Array, axis: int) -> Array:
         return jax.lax.dynamic_update_slice_in_dim(x, y, column, axis)
 
+    new = _stored(new, cache)
     k = _layers(lambda x, y: at(x, y.transpose(0, 2, 3, 1), 3), cache.k, new.k)
     return Cache(k, _layers(lambda x, y: at(x, y.transpose(0, 2, 1, 3), 2), cache.v, new.v))
 
 
 def last_columns(cache: Cache, count: int) -> KV:
-    """The last ``count`` columns in the model's order of axes, [B, count, K, H]."""
+    """The last ``count`` columns in the model's order of axes, [B, count, K, H], as stored."""
     k = _layers(lambda x: x[..., -count:].transpose(0, 3, 1, 2), cache.k)
     return KV(k, _layers(lambda x: x[:, :, -count:].transpose(0, 2, 1, 3), cache.v))

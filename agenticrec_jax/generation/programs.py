@@ -75,6 +75,7 @@ class Programs:
         *,
         slots: int,
         shards: int,
+        cache_dtype: str = "",
         place=lambda tree: tree,
         mesh: Mesh | None = None,
         rules: Rules = RULES,
@@ -83,6 +84,7 @@ class Programs:
         self._graphdef = graphdef
         self._pause, self._stops = pause_id, jnp.array(stop_ids, jnp.int32)
         self._slots, self._shards, self._place = slots, shards, place
+        self._cache_dtype = cache_dtype
         self._mesh, self._rules, self._constraint = mesh, rules, constraint
         self.prefill = jax.jit(self._prefill, donate_argnames="state")
         self.decode = jax.jit(
@@ -107,7 +109,7 @@ class Programs:
         def build() -> State:
             none = jnp.zeros(self._slots, jnp.int32)
             key = jnp.zeros((self._slots, 2), jnp.uint32)
-            cache = kv_cache.allocate(kv, self._slots, columns)
+            cache = kv_cache.allocate(kv, self._slots, columns, self._cache_dtype)
             return self._place(State(cache, none, none, none, key, none, self._answers(none)))
 
         return jax.jit(build)()
@@ -222,7 +224,7 @@ class Programs:
             running = report.status == RUNNING
             past = columns < row.length[:, None]
             recent = (columns >= fresh) & (columns < fresh + t)
-            context = kv_cache.context(cache, past | recent)
+            context = kv_cache.context(cache, past | recent, model.config.dtype)
             own = jnp.ones((len(rows), 1), bool)
             hidden, new = self._forward(model, token[:, None], position[:, None], own, context)
             logits = model.logits(hidden[:, 0])
@@ -289,7 +291,8 @@ class Programs:
         offsets = jnp.arange(ids.shape[1])
         written = offsets < counts[:, None]
         local = self._place(kv_cache.read(state.cache, rows, window, self._shards))
-        context = kv_cache.context(local, jnp.arange(window) < row.length[:, None])
+        past = jnp.arange(window) < row.length[:, None]
+        context = kv_cache.context(local, past, model.config.dtype)
         positions = row.length[:, None] + offsets
         hidden, new = self._forward(model, ids, positions, written, context)
         last = jnp.take_along_axis(hidden, jnp.maximum(counts - 1, 0)[:, None, None], axis=1)[:, 0]

@@ -5,7 +5,7 @@ width, L layers.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -26,12 +26,13 @@ class Context(NamedTuple):
 
     A context of batch P serves B = P * G rows: rows ``p*G .. p*G+G-1`` read entry ``p``.
     ``view`` brings one layer's keys and values to ``[P, S, K, H]`` if they are kept otherwise: in
-    the loop over layers, since ahead of it the whole of them would be copied.
+    the loop over layers, since ahead of it the whole of them would be copied. It is also given the
+    stream that the layer reads, which it may wait for.
     """
 
     kv: KV
     valid: Bool[Array, "P S"]
-    view: Callable[[Array, Array], tuple[Array, Array]] = lambda k, v: (k, v)
+    view: Callable[[Any, Any, Array], tuple[Array, Array]] = lambda k, v, x: (k, v)
 
 
 class Masks(NamedTuple):

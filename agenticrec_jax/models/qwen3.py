@@ -202,7 +202,7 @@ class Qwen3(nnx.Module):
     def _unroll(self, x, tables, masks: Masks, context: Context | None):
         new = []
         for i, block in enumerate(self.layers):
-            past = None if context is None else context.view(context.kv.k[i], context.kv.v[i])
+            past = None if context is None else context.view(context.kv.k[i], context.kv.v[i], x)
             x, kv = self._recomputed(block.__call__)(x, tables, masks, past)
             new.append(kv)
         return x, KV(*zip(*new, strict=True))
@@ -213,7 +213,7 @@ class Qwen3(nnx.Module):
 
         def step(x, layer):
             params, kv = layer
-            past = None if kv is None else context.view(kv.k, kv.v)
+            past = None if kv is None else context.view(kv.k, kv.v, x)
             return nnx.merge(graphdef, params)(x, tables, masks, past)
 
         layers = (params, None if context is None else context.kv)

@@ -98,7 +98,9 @@ class TinyStage:
         return TinyRun(leaves, read_metrics(directory / FILE_NAME), seen)
 
 
-def tiny_stage(mesh: Mesh | None = None, loss_fn: LossFn = LOSS) -> TinyStage:
+def tiny_stage(
+    mesh: Mesh | None = None, loss_fn: LossFn = LOSS, cache_dtype: str = ""
+) -> TinyStage:
     """Two steps of 4 prompts x 4 rollouts of at most 32 tokens by a random policy of one layer.
 
     About one token in twelve is a call, which is malformed and answered with an error observation.
@@ -112,7 +114,7 @@ def tiny_stage(mesh: Mesh | None = None, loss_fn: LossFn = LOSS) -> TinyStage:
     optimizer = optax.sgd(1.0, momentum=0.9)
     engine = Engine(
         graphdef,
-        _sizes(),
+        _sizes(cache_dtype),
         pause_id=call,
         stop_ids=[tokenizer.marker("</answer>")],
         pad_id=tokenizer.pad_id,
@@ -144,7 +146,7 @@ def _agent(world: TinyWorld) -> Agent:
     )
 
 
-def _sizes() -> EngineConfig:
+def _sizes(cache_dtype: str) -> EngineConfig:
     return EngineConfig(
         slots=16,
         prompt_buckets=(96,),
@@ -154,6 +156,7 @@ def _sizes() -> EngineConfig:
         least_steps=4,
         row_buckets=(16,),
         window_buckets=(144,),
+        cache_dtype=cache_dtype,
     )
 
 

@@ -91,6 +91,7 @@ def _engine() -> ConfigDict:
             "tool_threads": 8,
             "tool_timeout": 30.0,  # seconds
             "deterministic": True,  # else rows go on as their answers come in
+            "cache_dtype": "",  # or float32, bfloat16, int8; empty: the policy's dtype
         }
     )
 

@@ -35,6 +35,7 @@ def test_given_buckets_end_in_the_whole():
         ({"tool_timeout": 0}, "tool_timeout 0 is not in"),
         ({"tool_timeout": float("inf")}, "tool_timeout inf is not in"),
         ({"window_buckets": (32,)}, "window_buckets"),
+        ({"cache_dtype": "int4"}, "cache_dtype 'int4' is not known.* float32, bfloat16, int8"),
     ],
 )
 def test_a_bad_size_is_refused(change, says):

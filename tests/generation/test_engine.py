@@ -339,6 +339,30 @@ def test_a_dispatch_covers_many_steps(policy, engine):
     assert told["splice_dispatches"] > 2
 
 
+def test_decode_reads_the_smallest_window_that_fits_the_longest_row(policy):
+    """It grows with a long row and shrinks when that one has left."""
+    windows, seen = (24, 32, 48, 64), []
+    short = {"slots": 2, "max_tokens": 24, "decode_steps": 4, "least_steps": 4}
+    engine = make_engine(policy, pause=-1, stop=(-1,), window_buckets=windows, **short)
+    decode = engine.programs.decode
+
+    def watched(params, state, rows, *rest, window, **static):
+        longest = int(np.asarray(state.length)[rows[rows < 2]].max())
+        assert window == min(w for w in engine.config.windows() if w >= longest + 4)
+        seen.append(window)
+        return decode(params, state, rows, *rest, window=window, **static)
+
+    watched._cache_size = decode._cache_size
+    engine.programs.decode = watched
+    prompts = [(9,) * length for length in (20, 8, 8, 4)]
+    requests = [Request(prompt, 1, (i,)) for i, prompt in enumerate(prompts)]
+    out = engine.generate(policy[2], requests, respond, temperature=1.0, seed=1)
+    assert [len(r.ids) for r in flat(out)] == [24] * 4
+    assert seen[0] == 24 and max(seen) == 48 and seen[-1] == 48 - 16
+    first, last = seen[: len(seen) // 2], seen[len(seen) // 2 :]
+    assert first == sorted(first) and last == sorted(last) and last[0] < first[-1]
+
+
 def test_an_answer_that_raises_names_its_row_and_leaves_the_engine_usable(policy, engine):
     def broken(request, member, ids):
         if request == 2:

@@ -1,13 +1,17 @@
 """Reading and writing rows of the cache, whole or by shards, against plain numpy."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from agenticrec_jax.generation import kv_cache
-from agenticrec_jax.models.masks import KV
+from agenticrec_jax.models.masks import KV, Context
+from agenticrec_jax.testing.models import tiny_qwen3
 
 B, S, K, H, L = 6, 7, 2, 3, 2
+NARROW = ("bfloat16", "int8")
 
 
 def random_kv(rng, rows, columns):
@@ -27,7 +31,18 @@ def whole(cache):
 
 
 def leaves(kv):
-    return [np.array(x) for x in (*kv.k, *kv.v)]
+    """Keys of every layer, then values, in float32; of a tuple of layers or a stacked one."""
+    layers = (kept if type(kept) is tuple else [kept] for kept in kv)
+    wide = (kv_cache.widen(x, "float32") for kept in layers for x in kept)
+    return [np.array(layer) for x in wide for layer in (x if x.ndim == 5 else [x])]
+
+
+def rounded(x, dtype):
+    """What a cache of ``dtype`` makes of float32 numbers [.., H]."""
+    if dtype == "int8":
+        scale = np.abs(x).max(-1, keepdims=True) / np.float32(127)
+        return np.rint(x / np.where(scale > 0, scale, 1)) * scale
+    return x.astype(jnp.dtype(dtype or "float32")).astype(np.float32)
 
 
 def slot(row, shard, shards):
@@ -39,11 +54,12 @@ def test_allocate_and_view_agree_on_the_axes():
     abstract = random_kv(np.random.default_rng(0), 1, 1)
     cache = kv_cache.allocate(abstract, B, S)
     assert cache.k[0].shape == (B, K, H, S) and cache.v[1].shape == (B, K, S, H)
-    context = kv_cache.context(cache, jnp.ones((B, S), bool))
-    views = context.view(context.kv.k[0], context.kv.v[0])
+    context, x = kv_cache.context(cache, jnp.ones((B, S), bool), "float32"), jnp.ones((B, 1, 4))
+    views = context.view(context.kv.k[0], context.kv.v[0], x)
     assert [x.shape for x in (*views, *leaves(whole(cache)))] == [(B, S, K, H)] * (2 + 2 * L)
     cache, kv = random_cache(np.random.default_rng(0))
-    for x, y in zip(kv_cache.view(cache.k[1], cache.v[1]), (kv.k[1], kv.v[1]), strict=True):
+    views = kv_cache.view(cache.k[1], cache.v[1], x, "float32")
+    for x, y in zip(views, (kv.k[1], kv.v[1]), strict=True):
         np.testing.assert_array_equal(x, y)
 
 
@@ -88,29 +104,88 @@ def test_enter_gives_every_member_its_prompt(shards):
         np.testing.assert_array_equal(x, y)
 
 
+@pytest.mark.parametrize("dtype", ["", *NARROW])
 @pytest.mark.parametrize("shards", [1, 2])
-def test_stacked_layers_go_the_same_ways(shards):
-    """Every function, on one array with a layers axis and on a tuple of layers."""
+def test_stacked_and_narrow_layers_go_the_same_ways(shards, dtype):
+    """Every function, on one array with a layers axis and on a tuple of layers, of every dtype.
+
+    What is put is rounded once, wherever it came from: the columns of a copy go back as they are.
+    """
     rng = np.random.default_rng(5)
     prompts, chunk, one = random_kv(rng, 2, 5), random_kv(rng, 4, 2), random_kv(rng, 4, 1)
     rows, source = np.array([0, 2, 1, B]), np.array([0, 0, 1, 1]) % (2 // shards)
     columns = np.array([[5, 6], [5, S], [3, 4], [0, 1]])
 
-    def run(form):
-        cache = kv_cache.allocate(form(prompts), B, S)
+    def run(form, dtype):
+        cache = kv_cache.allocate(form(prompts), B, S, dtype)
         assert cache.columns == S
         cache = kv_cache.enter(cache, rows, form(prompts), source, shards)
         cache = kv_cache.append(cache, rows, columns, form(chunk), shards)
         local = kv_cache.write_column(kv_cache.read(cache, rows, 6, shards), 5, form(one))
-        return whole(cache), kv_cache.last_columns(local, 3)
+        last = kv_cache.last_columns(local, 3)
+        moved = kv_cache.append(cache, rows, np.array([[2, 0, 1]] * 4), last, shards)
+        return whole(cache), last, whole(moved)
 
     def stacked(kv):
         return KV(jnp.stack(kv.k), jnp.stack(kv.v))
 
-    for want, got in zip(run(lambda kv: kv), run(stacked), strict=True):
-        for x, y in zip(leaves(want), leaves(got), strict=True):
-            assert np.abs(x).sum() > 0
-            np.testing.assert_array_equal(x, y)
+    plain = run(lambda kv: kv, "")
+    for form in (lambda kv: kv, stacked):
+        for want, got in zip(plain, run(form, dtype), strict=True):
+            for x, y in zip(leaves(want), leaves(got), strict=True):
+                assert np.abs(x).sum() > 0
+                np.testing.assert_allclose(rounded(x, dtype), y, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("given", ["float32", "bfloat16"])
+def test_a_quantised_number_is_off_by_at_most_half_a_scale(given):
+    """Of rows of all sizes, with a number that stands out, all zero, or of one number."""
+    rng = np.random.default_rng(6)
+    x = rng.normal(size=(9, 4, 64)) * 10.0 ** rng.integers(-12, 12, (9, 4, 1))
+    x[3, :, 7] *= 1e4
+    x[5], x[6], x[7] = 0, 1.7, -x[7]
+    x = np.asarray(jnp.asarray(x, given).astype(jnp.float32)).astype(np.float64)
+    got = jax.jit(kv_cache.quantise)(jnp.asarray(x, given))
+    assert got.values.dtype == jnp.int8 and got.scale.dtype == jnp.float32
+    assert got.scale.shape == (9, 4, 1) and np.abs(np.asarray(got.values, int)).max() == 127
+    scale, back = np.asarray(got.scale, np.float64), np.asarray(kv_cache.widen(got, "float32"))
+    np.testing.assert_allclose(scale, np.abs(x).max(-1, keepdims=True) / 127, rtol=1e-6)
+    assert (np.abs(back - x) <= scale * (0.5 + 1e-4)).all() and (back[5] == 0).all()
+    largest = np.abs(x).argmax(-1)[..., None]  # is kept
+    kept = [np.take_along_axis(y, largest, -1) for y in (back, x)]
+    np.testing.assert_allclose(*kept, rtol=1e-6)
+
+
+def test_what_is_not_a_number_stays_so():
+    x = jnp.ones((2, 4)).at[0, 1].set(jnp.nan)
+    back = np.asarray(kv_cache.widen(kv_cache.quantise(x), "float32"))
+    assert np.isnan(back[0]).all() and (back[1] == 1).all()
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+def test_a_fused_kernel_reads_the_same_numbers(dtype):
+    """Splash attention behind a narrow context, against plain attention on numbers widened here."""
+    model = tiny_qwen3(2, attention="splash")
+    plain = nnx.clone(model)
+    for layer in plain.layers:
+        layer.attention.implementation = "xla"
+    rng = np.random.default_rng(7)
+    shape = (2, 24, model.config.num_kv_heads, model.config.head_dim)
+    kv = KV(*(tuple(jnp.asarray(rng.normal(size=shape), jnp.float32) for _ in "12") for _ in "kv"))
+    cache = kv_cache.enter(
+        kv_cache.allocate(kv, 2, 24, dtype), np.arange(2), kv, np.arange(2), shards=1
+    )
+    valid = jnp.arange(24) < jnp.array([[24], [9]])
+    ids = jnp.asarray(rng.integers(0, 96, (2, 128)))
+    positions = jnp.broadcast_to(jnp.arange(24, 152), ids.shape)
+
+    def states(model, context):
+        return np.asarray(model.forward(ids, positions, ids >= 0, context)[0])
+
+    want = Context(jax.tree.map(lambda x: jnp.asarray(rounded(np.asarray(x), dtype)), kv), valid)
+    got = states(model, kv_cache.context(cache, valid, "float32"))
+    np.testing.assert_allclose(got, states(plain, want), atol=2e-5)
+    assert np.abs(got - states(plain, Context(kv, valid))).max() > 1e-4
 
 
 def test_one_column_and_the_last_columns():

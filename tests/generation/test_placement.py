@@ -1,5 +1,8 @@
 """On 8 simulated devices (data x fsdp x tensor) the engine gives what it gives on one."""
 
+import dataclasses
+
+import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -35,13 +38,14 @@ def policy(scan, **changes):
     return graphdef, nnx.from_flat_state(flat)
 
 
-def rollouts(scan, mesh):
+def rollouts(scan, mesh, cache_dtype=""):
     """An engine that has worked, its parameters, and what it made."""
     graphdef, params = policy(scan)
     rng = np.random.default_rng(0)
     prompts = [tuple(rng.integers(4, 30, rng.integers(3, 13)).tolist()) for _ in range(6)]
     requests = [Request(prompt, 3, (2, i)) for i, prompt in enumerate(prompts)]
-    engine = Engine(graphdef, CONFIG, 3, (1,), 0, mesh=mesh)
+    config = dataclasses.replace(CONFIG, cache_dtype=cache_dtype)
+    engine = Engine(graphdef, config, 3, (1,), 0, mesh=mesh)
     params = params if mesh is None else shard_params(params, mesh)
     out = engine.generate(params, requests, respond, temperature=0.9, seed=1)
     assert engine.telemetry["prompt_tokens"] == sum(map(len, prompts))
@@ -65,13 +69,31 @@ def test_many_devices_and_scanned_layers_give_the_rollouts_of_one_unrolled(one, 
         check_places(engine, params, scan)
 
 
+@pytest.mark.parametrize("cache_dtype,scan", [("bfloat16", False), ("int8", False), ("int8", True)])
+def test_narrow_caches_are_split_as_wide_ones(one, cache_dtype, scan):
+    """Scales lie with their slots and heads; a number at the edge of two steps may round otherwise
+    where it is computed in another shape."""
+    alone = rollouts(False, None, cache_dtype)[2]
+    engine, params, got = rollouts(scan, make_mesh(data=2, fsdp=2, tensor=2), cache_dtype)
+    check_places(engine, params, scan)
+    apart, cost = [], []
+    for a, b, wide in zip(alone, got, one, strict=True):
+        assert a.ids.tolist() == b.ids.tolist() and a.finish == b.finish
+        apart.append(np.abs(a.logprobs - b.logprobs))
+        if a.ids.tolist() == wide.ids.tolist():
+            cost.append(np.abs(a.logprobs - wide.logprobs))
+    apart, cost = np.concatenate(apart), np.concatenate(cost)
+    assert (apart < 1e-4).mean() > 0.95 and apart.max() < 5e-3 and apart.mean() < 0.1 * cost.mean()
+
+
 def check_places(engine, params, scan):
     """Slots and key heads are split; weights are whole along the rows' axes."""
     state, layers = engine.state, engine.placement.params(params, "float32")["layers"]
-    keys = state.cache.k if scan else state.cache.k[0]
-    *stack, slots, heads, _, _ = keys.shape
-    assert keys.addressable_shards[0].data.shape[-4:-2] == (slots // 4, heads // 2)
-    assert state.length.addressable_shards[0].data.shape == (4,) and len(stack) == scan
+    for kept in jax.tree.leaves(state.cache):
+        *stack, slots, heads, _, _ = kept.shape
+        assert kept.addressable_shards[0].data.shape[-4:-2] == (slots // 4, heads // 2)
+        assert len(stack) == scan
+    assert state.length.addressable_shards[0].data.shape == (4,)
     gate = (layers if scan else layers[0])["mlp"]["gate"]["kernel"][...]
     assert gate.addressable_shards[0].data.shape == (*gate.shape[:-1], gate.shape[-1] // 2)
 

@@ -30,7 +30,9 @@ class Letters:
         return "".join(chr(i + 31) for i in ids)
 
 
-def compiled_decode(params, graphdef, mesh=None, filters=NO_FILTERS, constraint=None):
+def compiled_decode(
+    params, graphdef, mesh=None, cache_dtype="", filters=NO_FILTERS, constraint=None
+):
     """The program for abstract parameters, and the state that it passes on."""
     placement = Placement(mesh)
     programs = Programs(
@@ -39,6 +41,7 @@ def compiled_decode(params, graphdef, mesh=None, filters=NO_FILTERS, constraint=
         (5,),
         slots=SLOTS,
         shards=placement.shards,
+        cache_dtype=cache_dtype,
         place=placement.rows,
         mesh=mesh,
         constraint=constraint,
@@ -57,15 +60,23 @@ def abstract_policy(scan, **changes):
     return nnx.split(nnx.eval_shape(lambda: tiny_qwen3(**shape)))
 
 
+@pytest.mark.parametrize("cache_dtype", ["", "bfloat16", "int8"])
 @pytest.mark.parametrize("scan", [False, True])
-def test_decoding_holds_the_window_once_and_updates_it_in_place(scan):
-    """Beside its copy of the rows' window nothing as large lives; the slots' cache is donated."""
+def test_decoding_holds_the_window_once_and_updates_it_in_place(scan, cache_dtype):
+    """Beside its copy of the rows' window nothing as large lives; the slots' cache is donated.
+
+    Of a narrow cache one layer at a time is widened, never the whole.
+    """
     graphdef, params = abstract_policy(scan)
-    compiled, state = compiled_decode(params, graphdef)
+    compiled, state = compiled_decode(params, graphdef, cache_dtype=cache_dtype)
     memory = compiled.memory_analysis()
-    window = 2 * LAYERS * ROWS * WINDOW * K * H * 4
-    assert window < memory.temp_size_in_bytes < 1.8 * window
-    assert memory.alias_size_in_bytes > sum(4 * x.size for x in jax.tree.leaves(state.cache)) * 0.99
+    layer = 2 * ROWS * WINDOW * K * H * 4
+    width = {"": 4, "bfloat16": 2, "int8": 1 + 4 / H}[cache_dtype]
+    window, widened = LAYERS * layer * width / 4, layer if cache_dtype else 0
+    assert window + widened < memory.temp_size_in_bytes < 1.8 * window + widened
+    cache = sum(x.nbytes for x in map(jnp.zeros_like, jax.tree.leaves(state.cache)))
+    assert cache == 2 * LAYERS * SLOTS * (WINDOW + 64) * K * H * width
+    assert memory.alias_size_in_bytes > cache * 0.99
 
 
 def collectives(compiled, kind):
@@ -84,12 +95,12 @@ def placed(params, mesh, rules):
 
 
 @pytest.mark.parametrize("scan", [False, True])
-@pytest.mark.parametrize("tied", [False, True])
-def test_sharded_decoding_gathers_nothing(scan, tied):
+@pytest.mark.parametrize("tied,cache_dtype", [(False, ""), (True, ""), (True, "int8")])
+def test_sharded_decoding_gathers_nothing(scan, tied, cache_dtype):
     """Two sums a layer and one for the embedding; the vocabulary is sampled where it lies."""
     graphdef, params = abstract_policy(scan, tie_word_embeddings=tied, vocab_size=104)
     mesh = make_mesh(data=2, fsdp=2, tensor=2)
-    compiled, _ = compiled_decode(placed(params, mesh, DECODE_RULES), graphdef, mesh)
+    compiled, _ = compiled_decode(placed(params, mesh, DECODE_RULES), graphdef, mesh, cache_dtype)
     assert collectives(compiled, "all-gather") == []
     hidden = [s for s in collectives(compiled, "all-reduce") if s == f"{ROWS // 4},1,32"]
     assert len(hidden) == 1 + 2 * (1 if scan else LAYERS)
@@ -108,7 +119,9 @@ def test_filters_and_constraint_work_where_the_vocabulary_lies(tied):
     filters, constraint = Filters(5, 0.9, 0.1), ranking_constraint(Letters())
     plain, state = compiled_decode(params, graphdef, mesh)
     assert state.answer is None
-    compiled, state = compiled_decode(params, graphdef, mesh, filters, constraint)
+    compiled, state = compiled_decode(
+        params, graphdef, mesh, filters=filters, constraint=constraint
+    )
     assert state.answer.taken.shape == (SLOTS,)
     assert collectives(compiled, "all-gather") == []
     for kind in ("all-to-all", "collective-permute", "reduce-scatter"):  # of the noise's blocks

@@ -84,6 +84,14 @@ def test_the_engine_samples_from_the_updated_weights(single, pieces, tmp_path):
     assert stale.run(tmp_path).lines[1]["logprob_difference"] > 1e-3
 
 
+def test_what_a_narrow_cache_costs_is_logged(single, pieces, tmp_path):
+    """The sampler reads rounded keys and values, the learner does not."""
+    narrow = dataclasses.replace(pieces, engine=tiny_stage(cache_dtype="int8").engine)
+    [line] = narrow.run(tmp_path, steps=1).lines
+    cost = line["logprob_difference"]
+    assert 10 * single.lines[0]["logprob_difference"] < cost < 0.05 and cost > 1e-5
+
+
 class Stale:
     """An engine that never hears of new weights: the fault to be found."""
 

@@ -1,0 +1,219 @@
+"""What a narrower key-value cache costs in accuracy, and what it saves.
+
+``python -m experiments.benchmarks.cache_dtype --json=FILE [--policy=DIR]`` ranks samples of valid
+with the config's policy, greedily, once for each ``engine.cache_dtype``, and says of each:
+
+- ``bytes of a slot``;
+- ``log-probs`` of the ids sampled, against one plain float32 forward of the same ids: mean and
+  largest difference;
+- ``greedy ids`` equal to those from the float32 cache: whole rows, and tokens before the first that
+  differs;
+- ``NDCG@10``;
+- ``evaluation``: CPU seconds of a second run, compiled.
+
+Then ``attention``: relative error of its output on random numbers, with keys that are all alike and
+with one channel that is ``OUTLIER`` times the others, as many language models have them. With
+``--policy``, say a directory of ``experiments.convert_smollm2``, the perplexity of a paragraph fed
+token by token through the cache; ``peer`` is that of one plain forward.
+"""
+
+import contextlib
+import math
+import tempfile
+import time
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from flax import nnx
+from ml_collections import ConfigDict
+from transformers import AutoTokenizer
+
+from agenticrec_jax.agent.trajectories import Trajectory
+from agenticrec_jax.evaluation.evaluator import evaluate, summary_row
+from agenticrec_jax.generation import kv_cache
+from agenticrec_jax.generation.engine import Engine
+from agenticrec_jax.models.attention import attend
+from agenticrec_jax.models.hf import load_policy
+from agenticrec_jax.models.masks import KV, Masks
+from agenticrec_jax.models.qwen3 import Qwen3
+from agenticrec_jax.types import SAMPLED
+from experiments import app, pipeline
+from experiments.benchmarks.figures import figure, publish
+from experiments.benchmarks.smollm2 import PARAGRAPH, perplexity
+
+DTYPES = ("float32", "bfloat16", "int8")
+OUTLIER = 30.0
+
+
+def rankings(config: ConfigDict, workdir: str, count: int) -> list[dict]:
+    """The rows of ``count`` samples of valid, ranked with each dtype."""
+    policy = pipeline.load(config.policy.directory, **pipeline.computed(config))
+    world = pipeline.prepare(config, workdir)
+    examples = pipeline.chosen(world.examples["valid"], count)
+    agent = pipeline.agent(world, pipeline.artifacts_b(world), policy.tokenizer)
+    rows, first = [], None
+    for dtype in DTYPES:
+        config.engine.cache_dtype = dtype
+        engine = pipeline.engine(config, policy)
+        found, seconds = _twice(lambda e: evaluate(agent, e, policy.params, examples), engine)
+        first = first or found
+        ndcg, wide = (summary_row("", t, examples)["ndcg@10"] for t in (found, first))
+        rows += [
+            figure(f"{dtype}: bytes of a slot", "KiB", slot_bytes(engine, policy.params) / 1024),
+            *_differences(dtype, policy, found),
+            *_agreement(dtype, found, first),
+            figure(f"{dtype}: NDCG@10, {len(examples)} samples", "", ndcg, wide, DTYPES[0]),
+            figure(f"{dtype}: evaluation", "CPU-s", seconds),
+        ]
+    return rows
+
+
+def _twice(run, engine: Engine) -> tuple[list[Trajectory], float]:
+    run(engine)
+    start = time.process_time()
+    return run(engine), time.process_time() - start
+
+
+def slot_bytes(engine: Engine, params) -> float:
+    """Bytes of the keys and values of one slot."""
+    leaves = jax.tree.leaves(engine.abstract_state(params).cache)
+    return sum(x.size * x.dtype.itemsize for x in leaves) / engine.config.slots
+
+
+def _differences(dtype: str, policy: pipeline.Policy, found: Sequence[Trajectory]) -> list[dict]:
+    pairs = zip(found, plain_logprobs(policy, found), strict=True)
+    apart = [np.abs(t.logprobs - plain)[t.origin == SAMPLED] for t, plain in pairs]
+    apart = np.concatenate(apart) * 1e6
+    return [
+        figure(f"{dtype}: log-probs, {name} difference", "millionths", value)
+        for name, value in (("mean", apart.mean()), ("largest", apart.max()))
+    ]
+
+
+def plain_logprobs(policy: pipeline.Policy, found: Sequence[Trajectory]) -> list[np.ndarray]:
+    """Log-probs [T] of the ids of each trajectory by one forward pass over prompt and ids."""
+    rows = [[*t.prompt, *t.ids] for t in found]
+    longest = max(map(len, rows))
+
+    @jax.jit
+    def score(params, row):
+        logits = nnx.merge(policy.graphdef, params)(row[None])[0, :-1]
+        return jnp.take_along_axis(jax.nn.log_softmax(logits), row[1:, None], axis=1)[:, 0]
+
+    scores = [score(policy.params, np.pad(row, (0, longest - len(row)))) for row in rows]
+    return [
+        np.asarray(score)[len(t.prompt) - 1 :][: len(t.ids)]
+        for t, score in zip(found, scores, strict=True)
+    ]
+
+
+def _agreement(dtype: str, found: Sequence[Trajectory], first: Sequence[Trajectory]) -> list[dict]:
+    ids = [(a.ids.tolist(), b.ids.tolist()) for a, b in zip(found, first, strict=True)]
+    same = [_same(a, b) for a, b in ids]
+    whole = np.mean([a == b for a, b in ids])
+    share = np.sum(same) / sum(len(b) for _, b in ids)
+    return [
+        figure(f"{dtype}: greedy ids, whole rows", "share equal", whole),
+        figure(f"{dtype}: greedy ids, before the first other", "share of tokens", share),
+    ]
+
+
+def _same(a: list[int], b: list[int]) -> int:
+    pairs = zip(a, b, strict=False)
+    return next((i for i, (x, y) in enumerate(pairs) if x != y), min(len(a), len(b)))
+
+
+def attention_errors(columns: int = 256, heads: int = 2, width: int = 64) -> list[dict]:
+    """The rows of synthetic attention: 64 rows of one query over ``columns`` cached keys."""
+    rng = np.random.default_rng(0)
+    q, own, k, v = (
+        jnp.asarray(rng.normal(size=(64, length, heads, width)), jnp.float32)
+        for length in (1, 1, columns, columns)
+    )
+    spread = k.at[..., 7].multiply(OUTLIER)
+    rows = []
+    for dtype in DTYPES[1:]:
+        for name, keys in (("even keys", k), (f"one channel x {OUTLIER:g}", spread)):
+            kv = KV((keys,), (v,))
+            got, want = (_attended(q, own, kv, x) for x in (dtype, "float32"))
+            error = jnp.linalg.norm(got - want) / jnp.linalg.norm(want)
+            rows.append(figure(f"{dtype}: attention, {name}", "% of its output", 100 * error))
+    return rows
+
+
+def _attended(q, own, kv: KV, dtype: str):
+    """Attention of ``q`` to itself and, through a cache of ``dtype``, to ``kv``."""
+    rows = np.arange(len(q))
+    cache = kv_cache.allocate(kv, len(q), kv.k[0].shape[1], dtype)
+    cache = kv_cache.enter(cache, rows, kv, rows, shards=1)
+    seen = jnp.ones((len(q), cache.columns), bool)
+    past = kv_cache.view(cache.k[0], cache.v[0], q[:, 0], "float32")
+    return attend(q, own, own, Masks(seen[:, :1], context=seen), past)
+
+
+def cached_perplexity(model: Qwen3, ids: Sequence[int], dtype: str) -> float:
+    """The exponential of the mean loss of ``ids`` after the first, each read from the cache."""
+    graphdef, params = nnx.split(model)
+    row, one = jnp.array(ids), jnp.ones((1, 1), bool)
+
+    @jax.jit
+    def run(params):
+        model = nnx.merge(graphdef, params)
+        _, kv = jax.eval_shape(lambda x: model.forward(x, x, one), row[None, :1])
+        cache = kv_cache.allocate(kv, 1, len(ids), dtype)
+
+        def step(cache, t):
+            past = (jnp.arange(len(ids)) < t)[None]
+            context = kv_cache.context(cache, past, model.config.dtype)
+            hidden, new = model.forward(row[t][None, None], t[None, None], one, context)
+            logprobs = jax.nn.log_softmax(model.logits(hidden[0, 0]))
+            return kv_cache.write_column(cache, t, new), logprobs[row[t + 1]]
+
+        return jax.lax.scan(step, cache, jnp.arange(len(ids) - 1))[1]
+
+    return math.exp(-float(run(params).mean()))
+
+
+def perplexities(directory: str) -> list[dict]:
+    """The rows of a language model's perplexity."""
+    model = load_policy(directory, dtype="float32")
+    ids = AutoTokenizer.from_pretrained(directory).encode(PARAGRAPH, add_special_tokens=False)
+    plain = perplexity(model, ids)
+    return [
+        figure(
+            f"{dtype}: perplexity of {len(ids)} tokens",
+            "",
+            cached_perplexity(model, ids, dtype),
+            plain,
+            "one plain forward",
+        )
+        for dtype in DTYPES
+    ]
+
+
+def measure(config: ConfigDict, workdir: str, count: int, directory: str) -> list[dict]:
+    """All rows; those of a language model where ``directory`` names one."""
+    rows = rankings(config, workdir, count) + attention_errors()
+    return rows + (perplexities(directory) if directory else [])
+
+
+def main(argv) -> None:
+    del argv
+    config = _CONFIG.value
+    with config.unlocked():
+        config.engine.update({"slots": _EXAMPLES.value, "row_buckets": (_EXAMPLES.value,)})
+    with contextlib.ExitStack() as stack:
+        workdir = _WORKDIR.value or stack.enter_context(tempfile.TemporaryDirectory())
+        publish(lambda: measure(config, workdir, _EXAMPLES.value, _POLICY.value), _JSON.value)
+
+
+if __name__ == "__main__":
+    _JSON = flags.DEFINE_string("json", "", "File to write the figures to; empty for none.")
+    _POLICY = flags.DEFINE_string("policy", "", "Language model for perplexity; empty for none.")
+    _WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the artefacts; empty for another.")
+    _EXAMPLES = flags.DEFINE_integer("examples", 100, "Samples to rank.", lower_bound=1)
+    _CONFIG = pipeline.define_config("experiments/configs/office.py")
+    app.run(main)

@@ -1,0 +1,49 @@
+"""The benchmark's rows on a few samples, and its measures against what they must be."""
+
+import numpy as np
+import pytest
+
+from agenticrec_jax.testing.models import tiny_qwen3
+from experiments.benchmarks import cache_dtype
+from experiments.benchmarks.smollm2 import perplexity
+from experiments.configs import office
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    workdir = str(tmp_path_factory.mktemp("world"))
+    found = cache_dtype.rankings(office.get_config("smoke"), workdir, 6)
+    return {row["name"]: row for row in found}
+
+
+def test_a_narrow_cache_saves_bytes_and_costs_little(rows):
+    def ours(dtype, what):
+        return next(
+            row["ours"] for name, row in rows.items() if name.startswith(f"{dtype}: {what}")
+        )
+
+    wide, half, quarter = (ours(dtype, "bytes") for dtype in cache_dtype.DTYPES)
+    assert wide == 2 * half and quarter == pytest.approx(wide * (64 + 4) / 256, abs=1e-3)
+    mean = [ours(dtype, "log-probs, mean") for dtype in cache_dtype.DTYPES]
+    assert mean[0] < 10 < mean[1] < 1e4 and 10 < mean[2] < 1e4
+    assert ours("float32", "greedy ids, whole rows") == 1
+    assert ours("int8", "greedy ids, before") > 0.5
+    assert all(0 <= ours(dtype, "NDCG@10") <= 1 for dtype in cache_dtype.DTYPES)
+
+
+def test_an_outlying_channel_costs_int8_much_and_bfloat16_nothing():
+    found = {row["name"]: row["ours"] for row in cache_dtype.attention_errors(columns=64)}
+    half, spread_half, eighth, spread_eighth = found.values()
+    assert spread_eighth > 5 * eighth > half > 0
+    assert spread_half < 4 * half and eighth < 3
+
+
+def test_perplexity_through_the_cache_is_that_of_a_plain_forward():
+    model = tiny_qwen3(1, vocab_size=50)
+    model.embedding[...] = 30 * model.embedding[...]
+    ids = np.random.default_rng(0).integers(0, 50, 40).tolist()
+    plain = perplexity(model, ids)
+    got = {dtype: cache_dtype.cached_perplexity(model, ids, dtype) for dtype in cache_dtype.DTYPES}
+    assert got["float32"] == pytest.approx(plain, rel=1e-5)
+    for dtype in cache_dtype.DTYPES[1:]:
+        assert 1e-5 < abs(got[dtype] / plain - 1) < 0.05
