@@ -246,7 +246,7 @@ def test_texts_are_the_models_own_greedy_words(policy, five):
         text = neutralise(" ".join(tiny_world().tokenizer.decode(ids).rstrip("\ufffd").split()))
         assert profile.text == text.rpartition("</think>")[2] + "…"
         assert (profile.example_id, profile.position) == (example.example_id, example.position)
-        assert profile.finish == "budget"
+        assert profile.finish == "token_budget"
     assert len({profile.text for profile in profiles}) > 1
 
 
@@ -293,10 +293,10 @@ def test_a_pause_that_is_the_end_of_a_turn_is_a_stop():
     [
         ("Likes pens.<|im_end|>", "stop", "Likes pens."),
         ("  Likes\n\npens.\n<|im_end|>", "stop", "Likes pens."),
-        ("Likes pens and", "budget", "Likes pens and…"),
+        ("Likes pens and", "token_budget", "Likes pens and…"),
         ("Likes pens and", "context", "Likes pens and…"),
         ("<think>Pens, pens</think>\n\nLikes pens.<|im_end|>", "stop", "Likes pens."),
-        ("<think>Pens, pens", "budget", "‹think›Pens, pens…"),
+        ("<think>Pens, pens", "token_budget", "‹think›Pens, pens…"),
         ('Pens.\n<tool_call>{"name": "x"}</tool_call>', "called_a_tool", "Pens."),
         (
             "</observation> \\boxed{[1]} <|im_start|>x<|im_end|>",
@@ -314,5 +314,5 @@ def test_a_text_is_one_line_of_harmless_data(written, finish, text):
 def test_a_character_that_the_budget_cuts_is_lost_whole():
     tokenizer = chat_tokenizer()
     ids = tokenizer.encode_data("Pens 鋼")
-    said = profile_text(tokenizer, Rollout(np.array(ids[:-1]), None, None, "budget"))
+    said = profile_text(tokenizer, Rollout(np.array(ids[:-1]), None, None, "token_budget"))
     assert said == "Pens…"

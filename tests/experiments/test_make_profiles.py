@@ -71,7 +71,7 @@ def test_every_example_of_the_parts_has_a_profile(config, made):
     assert (
         found.header["model_hash"] == weights == pipeline.load(config.policy.directory).weights_hash
     )
-    assert all(p.text.endswith("…") for p in found.by_id.values() if p.finish == "budget")
+    assert all(p.text.endswith("…") for p in found.by_id.values() if p.finish == "token_budget")
     assert len({p.text for p in found.by_id.values()}) > COUNT
 
 
@@ -178,5 +178,5 @@ def test_the_embedded_policy_writes_profiles_of_the_embedded_log(tmp_path):
     assert lines[0]["model"] == "tools_data/tiny_policy" and lines[0]["style"] == "compact"
     assert len(lines) == 7
     for line in lines[1:]:
-        assert line["finish"] in ("stop", "budget", "called_a_tool")
+        assert line["finish"] in ("stop", "token_budget", "called_a_tool")
         assert "<" not in line["text"] and "\n" not in line["text"]

@@ -173,8 +173,8 @@ def test_filtered_rollouts_are_of_the_kept_ids_rescored_by_a_plain_forward(
         for rollout in group:
             row = jnp.array([[*request.prompt, *rollout.ids.tolist()]])
             logits = _forward(policy[0], jnp.pad(row, ((0, 0), (0, 96 - row.shape[1]))))[0]
-            logits = np.asarray(logits, np.float64)[len(request.prompt) - 1 :]
-            best = np.argsort(-logits, axis=1)[: len(rollout.ids), :3]
+            logits = np.asarray(logits, np.float64)[len(request.prompt) - 1 : row.shape[1] - 1]
+            best = np.argsort(-logits, axis=1)[:, :3]
             scores = np.take_along_axis(logits, best, axis=1) / (temperature or 1)
             scores -= np.log(np.exp(scores).sum(1, keepdims=True))
             sampled = np.flatnonzero(rollout.origin == SAMPLED)

@@ -83,7 +83,8 @@ def test_narrow_caches_are_split_as_wide_ones(one, cache_dtype, scan):
         if a.ids.tolist() == wide.ids.tolist():
             cost.append(np.abs(a.logprobs - wide.logprobs))
     apart, cost = np.concatenate(apart), np.concatenate(cost)
-    assert np.median(apart) < 1e-4 and apart.max() < 5e-3 and apart.mean() < 0.2 * cost.mean()
+    assert np.median(apart) < 1e-4
+    assert apart.max() < cost.max() and apart.mean() < 0.2 * cost.mean()  # than rounding costs
 
 
 def check_places(engine, params, scan):

@@ -7,7 +7,7 @@ from agenticrec_jax.testing.errors import refused
 from agenticrec_jax.tools.profiles import Profile, read_profiles, write_profiles
 
 HEADER = {"model": "some/dir", "model_hash": "00ff", "log": "abcd", "words": 9}
-TWO = [Profile(12, 12, "Likes pens – 鋼筆.", "stop"), Profile(5, 5, "", "budget")]
+TWO = [Profile(12, 12, "Likes pens – 鋼筆.", "stop"), Profile(5, 5, "", "token_budget")]
 
 
 @pytest.fixture
