@@ -7,8 +7,9 @@ a mesh axis. Another table over the same mesh (one for the learner, one for deco
 
 import contextlib
 import contextvars
+import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -145,14 +146,23 @@ def shard_params(params: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
 def place(value: Any, sharding: NamedSharding) -> jax.Array:
     """Puts one array where ``sharding`` says.
 
-    If the mesh spans processes and ``value`` is on this host, every process must hold the same
-    whole value; each keeps its part of it.
+    What lies on the devices of ``sharding`` moves between them; ``jax.device_put`` would read it
+    into the host's memory where its parts are cut otherwise. If the mesh spans processes and
+    ``value`` is on this host, every process must hold the same whole value; each keeps its part.
     """
+    if isinstance(value, jax.Array) and value.sharding.device_set == sharding.device_set:
+        same = value.sharding.is_equivalent_to(sharding, value.ndim)
+        return jax.device_put(value, sharding) if same else _mover(sharding)(value)
     here = not isinstance(value, jax.Array) or value.is_fully_addressable
     if sharding.is_fully_addressable or not here:
         return jax.device_put(value, sharding)
     whole = np.asarray(value)
     return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+
+@functools.lru_cache
+def _mover(sharding: NamedSharding) -> Callable[[jax.Array], jax.Array]:
+    return jax.jit(lambda x: x, out_shardings=sharding)
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from agenticrec_jax.types import SAMPLED
 from experiments.benchmarks.figures import figure
 
 PAUSE, PAD, NEVER = 1, 0, 2**30
-SLOTS, PROMPTS, OBSERVED, TURN, MOST_TURNS = 16, 256, 35, 24, 10
+SLOTS, PROMPTS, OBSERVED, TURN, MOST_TURNS = 16, 256, 35, 64, 6
 
 SMALL = Qwen3Config(
     vocab_size=2048,
@@ -34,7 +34,7 @@ SMALL = Qwen3Config(
     rope_theta=1e4,
     rms_norm_eps=1e-6,
     tie_word_embeddings=False,
-    max_position_embeddings=1024,
+    max_position_embeddings=2048,
 )
 
 
@@ -85,6 +85,8 @@ def sizes(slots: int, deterministic: bool) -> EngineConfig:
         prompt_buckets=(200,),
         splice_buckets=(OBSERVED + 1,),
         max_tokens=MOST_TURNS * (TURN + OBSERVED) * 2,
+        least_steps=8,
+        wait_fraction=0.1,
         row_buckets=(slots // 2,),
         window_buckets=(400,),
         deterministic=deterministic,

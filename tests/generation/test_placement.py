@@ -120,6 +120,31 @@ def test_weights_stored_wider_are_rounded_once_and_give_the_same_rollouts(monkey
         np.testing.assert_array_equal(a.logprobs, b.logprobs)
 
 
+def test_weights_are_taken_over_without_the_host(monkeypatch):
+    """The learner's shards become the engine's on the devices: nothing is read by the host."""
+    _, params = policy(False, dtype="bfloat16")
+    mesh = make_mesh(data=1, fsdp=4, tensor=2)
+    learners, place = shard_params(params, mesh), placement.Placement(mesh).params
+
+    def read(self, *arguments, **options):
+        raise AssertionError("the host reads an array of the devices")
+
+    for name in ("_value", "__array__", "__dlpack__"):
+        stop = property(read) if name == "_value" else read
+        monkeypatch.setattr(type(jax.numpy.zeros(1)), name, stop)
+    with pytest.raises(AssertionError, match="the host reads"):
+        np.asarray(jax.tree.leaves(learners)[0])
+    taken = place(learners, "bfloat16")
+    monkeypatch.undo()
+    moved = 0
+    for (path, was), (_, now) in zip(
+        nnx.to_flat_state(learners), nnx.to_flat_state(taken), strict=True
+    ):
+        moved += not now.get_value().sharding.is_equivalent_to(was.get_value().sharding, now.ndim)
+        np.testing.assert_array_equal(now[...], was[...].astype(now.dtype), err_msg=str(path))
+    assert moved > 10
+
+
 def test_slots_must_divide_over_the_shards():
     config = EngineConfig(slots=6, prompt_buckets=(12,), splice_buckets=(6,), max_tokens=4)
     with pytest.raises(InputError, match="6 slots do not divide over 4 shards"):
