@@ -353,7 +353,7 @@ def temperature(settings: ConfigDict) -> float:
     Raises:
         InputError: the settings would also filter or constrain, which the learner does not know.
     """
-    names = {field.name for field in dataclasses.fields(Filters)} & settings.keys()
+    names = {field.name for field in dataclasses.fields(Filters)} & set(settings)
     on: dict = Filters(**{name: settings[name] for name in names}).on()
     on |= {"constrained": True} if settings.get("constrained") else {}
     for name, value in on.items():

@@ -103,7 +103,7 @@ def test_training_samples_at_a_temperature_and_refuses_the_rest(name, value):
     with pytest.raises(InputError, match=says):
         pipeline.update(config, config.rta, None, None)
     with pytest.raises(InputError, match=says):
-        train_policy.train_rta(*stage_of(config), None, None)
+        train_policy.train_rta(*stage_of(config), None, 0)
 
 
 def stage_of(config):
