@@ -52,6 +52,7 @@ setup(
         "cuda": ["jax[cuda12]>=0.10"],
         "test": [
             "pytest>=8.0",
+            "pytest-xdist>=3.6",
             "hypothesis>=6.100",
             "ruff>=0.17,<0.18",
             "gguf>=0.19",

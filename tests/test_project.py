@@ -44,7 +44,7 @@ def test_the_readme_has_the_two_commands_each_on_one_line():
     assert code_block("quickstart").count("\n") == 1 and code_block("tests").count("\n") == 1
     quickstart = r"pip install -e \. && python -m experiments\.quickstart "
     assert re.match(quickstart, code_block("quickstart"))
-    assert re.match(r'pip install -e "\.\[test\]" && python -m pytest\n', code_block("tests"))
+    assert re.match(r'pip install -e "\.\[test\]" && python -m pytest -n 2', code_block("tests"))
 
 
 def test_ci_runs_the_command_of_the_readme(tmp_path):
