@@ -71,7 +71,7 @@ def test_many_devices_and_scanned_layers_give_the_rollouts_of_one_unrolled(one, 
 
 @pytest.mark.parametrize("cache_dtype,scan", [("bfloat16", False), ("int8", False), ("int8", True)])
 def test_narrow_caches_are_split_as_wide_ones(one, cache_dtype, scan):
-    """Scales lie with their slots and heads, and log-probs are apart by far less than rounding costs.
+    """Scales lie with their slots and heads; log-probs are apart by far less than rounding costs.
 
     Not by 1e-4: the last bits of what is put differ, so that one number in about a thousand is
     rounded to the next step, and all that is read after it moves a little.
