@@ -129,7 +129,7 @@ def test_occupancy_counts_steps_that_were_decoded():
                 "computed row-steps that keep a token",
             )
         )
-        assert 0 < kept <= computed <= 1
+        assert 0.3 < kept <= 1 and 0.3 < computed <= 1
         assert found[name + "sampled"] > 24 * 5 and found[name + "dispatches"] < 1
         assert found[name + "95th percentile of lengths"] > 1.5
 
