@@ -24,7 +24,7 @@ from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config
 from agenticrec_jax.parallel import cost
 from agenticrec_jax.parallel.mesh import make_mesh
 from agenticrec_jax.parallel.multihost import local_mesh
-from agenticrec_jax.parallel.topology import chip_memory, host_devices, slice_devices
+from agenticrec_jax.parallel.topology import chip_memory, compile_for, host_devices, slice_devices
 from agenticrec_jax.training.batches import abstract_batch, micro_batches
 from agenticrec_jax.training.learner import abstract_state
 from experiments import pipeline
@@ -149,6 +149,8 @@ def rows(
     config: ConfigDict, stage: str, model: Qwen3Config, topology: str, label: str
 ) -> list[dict]:
     """Compiles the programs of a stage, several at a time; a row for each (see ``row``)."""
+    if topology:  # its programs could be kept on disk but not be read back
+        jax.config.update("jax_enable_compilation_cache", False)
     settings, found = described(config, stage), list(programs(config, stage, model, topology))
     with ThreadPoolExecutor(min(4, os.cpu_count())) as pool:
         list(pool.map(compiled, found))
@@ -189,20 +191,20 @@ def compiled(program: Program) -> dict:
     """
     key = program.device.device_kind, program.lowered.as_text()
     if key not in _compiled:
-        _compiled[key] = _compile(program.lowered)
+        _compiled[key] = _compile(program)
     return _compiled[key]
 
 
-def _compile(lowered: jax.stages.Lowered) -> dict:
+def _compile(program: Program) -> dict:
     began = time.perf_counter()
     try:
-        compiled = lowered.compile()
+        compiled, text = compile_for(program.device, program.lowered)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return {"bytes": None, "needs": str(error).splitlines()[0]}
     seconds = time.perf_counter() - began
-    memory, work = cost.memory(compiled), cost.estimate(compiled.as_text(), KERNELS)
+    memory, work = cost.memory(compiled), cost.estimate(text, KERNELS)
     return {
         "bytes": dataclasses.asdict(memory) | {"peak": memory.peak},
         "collectives": {kind: dataclasses.asdict(t) for kind, t in work.collectives.items()},

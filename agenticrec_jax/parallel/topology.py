@@ -7,7 +7,9 @@ be compiled, never run.
 
 import functools
 import os
+import pathlib
 import re
+import tempfile
 from importlib import metadata
 
 import jax
@@ -69,6 +71,22 @@ def host_devices(name: str) -> list[jax.Device]:
     sizes = own.max(axis=0) - own.min(axis=0) + 1
     kind, whole = re.split("[:=_]", name, maxsplit=1)
     return slice_devices(f"{kind}:{'x'.join(map(str, sizes[: whole.count('x') + 1]))}")
+
+
+def compile_for(device: jax.Device, lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, str]:
+    """The program compiled for devices such as ``device``, and its optimised text.
+
+    A TPU's compiler is asked to write the text itself: jaxlib's own reader of programs refuses some
+    of v5p's and v6e's (0.10.2 with libtpu 0.0.52: a gather that the sparse cores do meanwhile).
+    """
+    if device.platform != "tpu":
+        compiled = lowered.compile()
+        return compiled, compiled.as_text()
+    with tempfile.TemporaryDirectory() as directory:
+        options = {"xla_dump_to": directory, "xla_dump_hlo_as_text": True}
+        compiled = lowered.compile(compiler_options=options)
+        [text] = pathlib.Path(directory).glob("*.after_optimizations.txt")
+        return compiled, text.read_text(encoding="utf-8")
 
 
 @functools.cache

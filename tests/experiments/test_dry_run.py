@@ -124,7 +124,8 @@ def dry(tmp_path, *flags):
 
 @pytest.mark.peer
 def test_the_users_own_config_for_a_slice(tmp_path):
-    done = dry(tmp_path, "--dry_run_topology=v5e:2x2", "--config.mesh.fsdp=4")
+    fitted = "--config.mesh.fsdp=4", "--config.engine.slots=16"
+    done = dry(tmp_path, "--dry_run_topology=v5e:2x2", *fitted)
     assert done.returncode == 0, done.stderr
     for name in ("v5e:2x2: prefill", "15.75", "update", "yes", "all-gather"):
         assert name in done.stdout

@@ -3,10 +3,12 @@
 from importlib import metadata
 
 import jax
+import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.parallel import topology
+from agenticrec_jax.parallel import cost, topology
 from agenticrec_jax.parallel.mesh import make_mesh
 from agenticrec_jax.parallel.multihost import local_mesh, row_shards
 
@@ -64,6 +66,21 @@ def test_on_a_slice_every_host_has_rows_and_tensor_groups_of_its_own(name, tenso
         assert dict(local_mesh(mesh).shape) == {"data": 4 // tensor, "fsdp": 1, "tensor": tensor}
         hosts = [[d.process_index for d in row] for row in mesh.devices.reshape(-1, 4)]
         assert all(len(set(row)) == 1 for row in hosts)
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("name", ["v5e:4x4", "v6e:4x4"])
+def test_a_program_for_a_slice_has_a_text_whatever_its_cores(name):
+    """A large gather, as of a prompt's embeddings, is done by sparse cores where there are some."""
+    device = topology.host_devices(name)[0]
+    place = NamedSharding(Mesh(np.array([device]), ("all",)), PartitionSpec())
+    table = jax.ShapeDtypeStruct((37984, 2048), "bfloat16", sharding=place)
+    ids = jax.ShapeDtypeStruct((8192,), "int32", sharding=place)
+    lowered = jax.jit(lambda table, ids: (table[ids] * 2) @ table[:2048]).lower(table, ids)
+    compiled, text = topology.compile_for(device, lowered)
+    assert cost.estimate(text).flops == 2 * 8192 * 2048 * 2048
+    assert cost.memory(compiled).arguments >= 37984 * 2048 * 2
+    assert ('async_execution_thread="sparsecore"' in text) == name.startswith("v6e")
 
 
 @pytest.mark.peer
