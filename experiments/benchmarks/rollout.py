@@ -104,7 +104,7 @@ WORKS = (
     Work("conversations", 8, (256, 256), 3, 32, (32, 32), least=3.8),
     Work("group", 8, (256, 256), 3, 32, (32, 32), shared=True, least=5.4),
 )
-MIXED, CALLS = Work("mixed lengths", 8, (40, 200), 3, 32, (8, 64)), 4
+MIXED, CALLS = Work("mixed lengths", 8, (40, 200), 3, 32, (8, 64)), 8
 TIMED = (("CPU", "CPU-s", "cpu"), ("wall", "s", "seconds"), ("sampled", "tokens", "sampled"))
 FIRST = (
     ("CPU of the first turn", "CPU-s", "cpu"),
@@ -205,7 +205,8 @@ def take_turns(
         drawn = seed if work.prompt[0] < work.prompt[1] else seeds[0]
         prompts, observations = work.draw(ours.model.config.vocab_size, drawn)
         ask = {"prompts": prompts, "observations": observations, "seed": seed}
-        theirs = ask | {"new": work.new, "columns": work.columns, "top_p": work.top_p}
+        theirs = ask | {"name": work.name, "new": work.new, "columns": work.columns}
+        theirs["top_p"] = work.top_p
         sides = [functools.partial(ours.rollout, work, **ask)]
         sides += [functools.partial(peer.ask, work="rollout", **theirs) for peer in peers]
         order = range(len(sides)) if turn % 2 else range(len(sides))[::-1]

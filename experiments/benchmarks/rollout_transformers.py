@@ -37,6 +37,7 @@ class Generate:
     @torch.inference_mode()
     def rollout(
         self,
+        name: str,
         prompts: list,
         observations: list,
         new: int,
@@ -46,7 +47,7 @@ class Generate:
     ) -> dict:
         """Conversations of prompts of one length: ``new`` tokens, an observation, ``new`` again,
         each time from the start. ``observations`` are [turns - 1][rows][ids]; its cache grows as
-        it must, ``columns`` says nothing to it."""
+        it must, ``name`` and ``columns`` say nothing to it."""
         torch.manual_seed(seed)
         rows, sampled = torch.tensor(prompts), 0
         with Stopwatch() as watch:

@@ -56,7 +56,7 @@ class Tunix:
         self.compilations = 0
         jax.monitoring.register_event_duration_secs_listener(self._count)
 
-    def _sampler(self, columns: int) -> Sampler:
+    def _sampler(self, name: str, columns: int) -> Sampler:
         config = self.model.config
         sizes = CacheConfig(columns, config.num_layers, config.num_kv_heads, config.head_dim)
         return Sampler(self.model, Ids(), sizes)
@@ -70,6 +70,7 @@ class Tunix:
 
     def rollout(
         self,
+        name: str,
         prompts: list,
         observations: list,
         new: int,
@@ -79,9 +80,10 @@ class Tunix:
     ) -> dict:
         """Conversations: ``new`` tokens, an observation, ``new`` again, each time from the start.
 
-        ``observations`` are [turns - 1][rows][ids]; ``columns`` is the size of its cache.
+        ``observations`` are [turns - 1][rows][ids]; ``columns`` is the size of its cache. Works of
+        different ``name`` have samplers of their own, that compile for themselves.
         """
-        before, sampler = self.compilations, self.sampler(columns)
+        before, sampler = self.compilations, self.sampler(name, columns)
         rows, sampled, logprobs = [list(prompt) for prompt in prompts], 0, 0
         with Stopwatch() as watch:
             for turn in range(len(observations) + 1):

@@ -1,5 +1,6 @@
 """The dry run: the programs of the run itself, what they take of a chip, and its refusals."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -96,7 +97,8 @@ def test_a_program_that_does_not_fit_is_a_row_that_says_so(monkeypatch, capsys):
     dry_run.show([row])
     assert "99.00G" in capsys.readouterr().out
     monkeypatch.setattr(dry_run, "chip_memory", lambda device: 2**20)
-    fitted = dry_run._compile(jax.jit(lambda x: x + 1).lower(1.0))
+    lowered = jax.jit(lambda x: x + 1).lower(1.0)
+    fitted = dry_run._compile(dataclasses.replace(program, lowered=lowered))
     monkeypatch.setattr(dry_run, "compiled", lambda program: fitted)
     assert not dry_run.row(program, "here", {})["fits"]
 

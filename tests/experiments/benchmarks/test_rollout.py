@@ -78,7 +78,8 @@ def test_turns_alternate_and_the_first_stands_apart(ours):
     assert {row["peer"] for row in alone} == {None} and len(alone) == 5
 
 
-def test_mixed_lengths_compile_once(ours):
+def test_mixed_lengths_compile_once(ours, monkeypatch):
+    monkeypatch.setattr(rollout, "CALLS", 4)
     work = dataclasses.replace(rollout.MIXED, prompt=(5, 20), observed=(2, 9), new=6)
     turns = rollout.take_turns(work, ours, [FakePeer()], range(2 * rollout.CALLS))
     declared = ours.engine(work).buckets()
