@@ -57,6 +57,7 @@ setup(
             "ruff>=0.17,<0.18",
             "gguf>=0.19",
             "regex>=2024.5",
+            "scipy>=1.13",
             *NOTEBOOK,
         ],
         "demo": ["jupyterlab>=4.0", "gguf>=0.19", *NOTEBOOK],

@@ -9,10 +9,10 @@ Every trajectory has one end, by one of these names. The engine's own:
 - ``CONTEXT_LIMIT``: prompt and completion fill the positions that the model was made for.
 
 The agent's: ``TURN_BUDGET``, ``turn_tokens`` were sampled since the last observation, without a
-call; ``TOO_MANY_CALLS``, one call beyond the allowed ones; and in training ``UNKNOWN_TOOL``
-and ``MALFORMED_CALL``. A tool's own failure ends no trajectory: the policy reads an error
-observation in its place, and the call's record has the reason, ``TIMEOUT``, ``RAISED`` or ``JUNK``
-(no usable text).
+call; ``TOO_MANY_CALLS``, one call beyond the allowed ones; in training ``UNKNOWN_TOOL`` and
+``MALFORMED_CALL``; and ``CALLED``, a call where nobody answers any. A tool's own failure ends no
+trajectory: the policy reads an error observation in its place, and the call's record has the
+reason, ``TIMEOUT``, ``RAISED`` or ``JUNK`` (no usable text).
 """
 
 PROMPT = 0
@@ -26,6 +26,7 @@ CONTEXT_LIMIT = "context_limit"
 TOO_MANY_CALLS = "too_many_calls"
 UNKNOWN_TOOL = "unknown_tool"
 MALFORMED_CALL = "malformed_call"
+CALLED = "called_a_tool"
 ENDS = (
     STOP,
     TOKEN_BUDGET,
@@ -34,6 +35,7 @@ ENDS = (
     TOO_MANY_CALLS,
     UNKNOWN_TOOL,
     MALFORMED_CALL,
+    CALLED,
 )
 
 TIMEOUT = "timeout"

@@ -22,6 +22,7 @@ from ml_collections import config_flags
 
 from agenticrec_jax.errors import InputError
 
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 BAD_INPUT = 2
 INTERRUPTED = 130
 
@@ -116,6 +117,22 @@ def _end(sentence: str, status: int = BAD_INPUT) -> NoReturn:
     sys.stdout.flush()
     print(f"error: {sentence}", file=sys.stderr, flush=True)
     sys.exit(status)
+
+
+def resolve(path: str) -> pathlib.Path:
+    """A path as given, or, where that does not exist, below the repository's root."""
+    given = pathlib.Path(path)
+    return given if given.is_absolute() or given.exists() else ROOT / given
+
+
+def some_of(flag: str, names: Sequence[str], known: Sequence[str]) -> list[str]:
+    """The names that a list flag was given; InputError unless they are different known ones."""
+    if not names or len(set(names)) < len(names) or not set(names) <= set(known):
+        raise InputError(
+            f"flag --{flag}: found {','.join(names)!r}, expected some of {', '.join(known)}, "
+            "separated by commas"
+        )
+    return list(names)
 
 
 _records: list[dict] = []

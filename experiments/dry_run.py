@@ -27,7 +27,7 @@ from agenticrec_jax.parallel.multihost import local_mesh
 from agenticrec_jax.parallel.topology import chip_memory, compile_for, host_devices, slice_devices
 from agenticrec_jax.training.batches import abstract_batch, micro_batches
 from agenticrec_jax.training.learner import abstract_state
-from experiments import pipeline
+from experiments import pipeline, policies
 from experiments.benchmarks.figures import print_wide
 
 GIB = 2**30
@@ -99,7 +99,7 @@ def programs(
 
 
 def _policy(config: ConfigDict, model: Qwen3Config) -> Qwen3:
-    policy, adapters = Qwen3(model, rngs=nnx.Rngs(0)), pipeline.lora_config(config)
+    policy, adapters = Qwen3(model, rngs=nnx.Rngs(0)), policies.lora_config(config)
     return policy if adapters is None else add_lora(policy, adapters, rngs=nnx.Rngs(0))
 
 
@@ -249,7 +249,7 @@ def _cells(row: dict) -> list[str]:
 
 def run(config: ConfigDict, stage: str, directory: str, topology: str) -> list[dict]:
     """Compiles the programs of the config's own policy and prints the table; returns its rows."""
-    model = pipeline.policy_config(config, directory)
+    model = policies.policy_config(config, directory)
     found = rows(config, stage, model, topology, topology or "this machine")
     show(found)
     return found
@@ -260,7 +260,7 @@ def described(config: ConfigDict, stage: str) -> dict:
     policy, settings = config.policy, config[stage]
     return {
         "mesh": config.mesh.to_dict(),
-        **pipeline.computed(config),
+        **policies.computed(config),
         "lora_rank": policy.lora.rank,
         "slots": config.engine.slots,
         "max_tokens": config.engine.max_tokens,

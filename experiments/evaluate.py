@@ -27,7 +27,7 @@ from agenticrec_jax.errors import InputError
 from agenticrec_jax.evaluation.evaluator import evaluate, summary_row
 from agenticrec_jax.evaluation.report import print_table
 from agenticrec_jax.generation.sampling import Filters
-from experiments import app, pipeline
+from experiments import app, pipeline, policies
 
 OBSERVATIONS = {
     "as_they_are": {},
@@ -42,9 +42,10 @@ def main(argv: Sequence[str]) -> None:
     del argv
     config, split = _CONFIG.value, _SPLIT.value
     filters = Filters(_TOP_K.value, _TOP_P.value, _MIN_P.value)
-    kinds, name = kinds_of(_OBSERVATIONS.value), checked_name(_NAME.value)
+    kinds = app.some_of("observations", _OBSERVATIONS.value, OBSERVATIONS)
+    name = checked_name(_NAME.value)
     directory = _POLICY.value or config.policy.directory
-    policy = pipeline.load(directory, **pipeline.computed(config))
+    policy = policies.load(directory, **policies.computed(config))
     with app.phase("data and tools"):
         world = pipeline.prepare(config, _WORKDIR.value)
         artifacts = pipeline.artifacts_b(world)
@@ -82,16 +83,6 @@ def checked_name(name: str) -> str:
     if not re.fullmatch(r"[\w.-]+", name):
         raise InputError(f"flag --name: found {name!r}, expected letters, digits, '_', '.' or '-'")
     return name
-
-
-def kinds_of(names: Sequence[str]) -> list[str]:
-    """The kinds of observations that the flag names; InputError unless they are different ones."""
-    if not names or len(set(names)) < len(names) or not set(names) <= set(OBSERVATIONS):
-        raise InputError(
-            f"flag --observations: found {','.join(names)!r}, expected some of "
-            f"{', '.join(OBSERVATIONS)}, separated by commas"
-        )
-    return list(names)
 
 
 def write_trajectories(path: Path, trajectories: Sequence[Trajectory]) -> None:

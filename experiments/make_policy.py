@@ -29,7 +29,7 @@ from agenticrec_jax.evaluation.metrics import ndcg_at_k
 from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config
 from agenticrec_jax.models.tokenizers import CompactTokenizer, train_tokenizer
 from agenticrec_jax.tools.base import AsOfView, Toolbox
-from experiments import app, pipeline, train_policy
+from experiments import app, pipeline, policies, train_policy
 
 JSON_SYMBOLS = ('{"name":"', '","arguments":{', "}}", '"item_name":"', '"}', "{", "}", '"', "_")
 QUOTES = ("‹", "›")
@@ -73,7 +73,7 @@ def gate(world: pipeline.World, directory: Path, count: int = 400) -> dict:
     was taught with.
     """
     config = world.config
-    policy = pipeline.load(str(directory))
+    policy = policies.load(str(directory))
     artifacts = pipeline.artifacts_b(world)
     agent = pipeline.agent(world, artifacts, policy.tokenizer)
     engine = pipeline.engine(config, policy)

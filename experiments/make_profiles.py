@@ -23,7 +23,7 @@ from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.tools.profiles import Profile, read_profiles, write_profiles
 from agenticrec_jax.training.metrics import Progress
-from experiments import app, pipeline
+from experiments import app, pipeline, policies
 
 FILE = "profiles.jsonl"
 TEXTS = ("events", "words", "max_tokens", "temperature")  # settings that a text depends on
@@ -31,24 +31,15 @@ TEXTS = ("events", "words", "max_tokens", "temperature")  # settings that a text
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    run(_CONFIG.value, _WORKDIR.value, parts_of(_PARTS.value), _EXAMPLES.value)
-
-
-def parts_of(names: Sequence[str]) -> list[str]:
-    """The parts that the flag names; InputError unless they are different parts."""
-    if not names or len(set(names)) < len(names) or not set(names) <= set(pipeline.PARTS):
-        raise InputError(
-            f"flag --parts: found {','.join(names)!r}, expected some of "
-            f"{', '.join(pipeline.PARTS)}, separated by commas"
-        )
-    return list(names)
+    parts = app.some_of("parts", _PARTS.value, pipeline.PARTS)
+    run(_CONFIG.value, _WORKDIR.value, parts, _EXAMPLES.value)
 
 
 def run(config: ConfigDict, workdir: str | Path, parts: Sequence[str], count: int = 0) -> Path:
     """Writes the profiles of ``count`` examples of each part, 0 for all; returns their file."""
-    directory = pipeline.profile_model(config)
+    directory = policies.profile_model(config)
     with app.phase("model and data"):
-        policy = pipeline.load(directory, **pipeline.computed(config))
+        policy = policies.load(directory, **policies.computed(config))
         world = pipeline.prepare(config, workdir)
     examples = [e for part in parts for e in pipeline.chosen(world.examples[part], count)]
     path = world.workdir / FILE
@@ -67,7 +58,7 @@ def run(config: ConfigDict, workdir: str | Path, parts: Sequence[str], count: in
     return path
 
 
-def settings_of(world: pipeline.World, policy: pipeline.Policy) -> dict:
+def settings_of(world: pipeline.World, policy: policies.Policy) -> dict:
     """What a text depends on beside the model: the log, the prompts and how it is sampled."""
     config = world.config
     texts = {name: config.profiles[name] for name in TEXTS}
@@ -97,7 +88,7 @@ def finished(path: Path, header: dict) -> dict[int, Profile]:
     return found.by_id
 
 
-def make_writer(world: pipeline.World, policy: pipeline.Policy) -> ProfileWriter:
+def make_writer(world: pipeline.World, policy: policies.Policy) -> ProfileWriter:
     """The writer of ``world``'s profiles; its engine has room for a text, not for an episode."""
     config = world.config.copy_and_resolve_references()
     config.engine.max_tokens = config.profiles.max_tokens

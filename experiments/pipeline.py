@@ -2,13 +2,11 @@
 
 import dataclasses
 import functools
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax.sharding import Mesh
@@ -32,13 +30,9 @@ from agenticrec_jax.errors import InputError
 from agenticrec_jax.generation.engine import Engine, EngineConfig
 from agenticrec_jax.generation.sampling import Filters
 from agenticrec_jax.losses import for_batch, grpo_loss
-from agenticrec_jax.models.config import Qwen3Config
-from agenticrec_jax.models.hf import load_policy, read_config
-from agenticrec_jax.models.lora import LoraConfig, add_lora
 from agenticrec_jax.models.sasrec import SasrecConfig
 from agenticrec_jax.models.text import Tokenizer
-from agenticrec_jax.models.tokenizers import load_tokenizer
-from agenticrec_jax.parallel.mesh import make_mesh, shard_params
+from agenticrec_jax.parallel.mesh import make_mesh
 from agenticrec_jax.parallel.multihost import local_mesh, main_writes, row_shards
 from agenticrec_jax.tools.artifacts import Artifacts
 from agenticrec_jax.tools.base import Toolbox
@@ -49,11 +43,11 @@ from agenticrec_jax.training.batches import Packing
 from agenticrec_jax.training.learner import Update, make_optimizer, make_update
 from agenticrec_jax.training.metrics import Progress
 from agenticrec_jax.training.sasrec import SasrecTraining, fit_artifacts
+from experiments.app import ROOT, resolve
+from experiments.policies import Policy, profile_model, weights_hash
 
-ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("policy", "valid", "test")
 LONGEST_PROMPT = 512  # cache columns are bounded by this and by the completion budget
-COMPUTED = ("dtype", "param_dtype", "scan_layers", "remat", "attention")
 
 
 def define_config(default: str):
@@ -108,12 +102,6 @@ def make_workdir(path: str | Path | None) -> Path:
             f"({error.strerror})"
         ) from error
     return directory
-
-
-def resolve(path: str) -> Path:
-    """A path as given, or, where that does not exist, below the repository's root."""
-    given = Path(path)
-    return given if given.is_absolute() or given.exists() else ROOT / given
 
 
 def prepare(config: ConfigDict, workdir: str | Path) -> World:
@@ -221,93 +209,11 @@ def toolbox(config: ConfigDict, artifacts: Artifacts, profiles: Profiles | None 
     return agenticrec_tools(artifacts, ToolOptions(**config.tools), profiles)
 
 
-def profile_model(config: ConfigDict) -> str:
-    """The directory of the model whose profiles the tools give."""
-    return config.profiles.model or config.policy.directory
-
-
-@dataclasses.dataclass
-class Policy:
-    """A loaded policy: its static half, parameters, tokenizer, and the hash of its weights."""
-
-    graphdef: nnx.GraphDef
-    params: nnx.State
-    tokenizer: Tokenizer
-    weights_hash: str
-
-
-def computed(config: ConfigDict) -> dict:
-    """How the config's policy is computed: options of ``load_policy``."""
-    return {name: config.policy[name] for name in COMPUTED}
-
-
-def policy_config(config: ConfigDict, directory: str) -> Qwen3Config:
-    """The shape of a policy directory's model, computed as the config says; nothing is loaded."""
-    return dataclasses.replace(read_config(resolve(directory)), **computed(config))
-
-
-def load(directory: str, mesh: Mesh | None = None, dtype: str = "float32", **options) -> Policy:
-    """Loads a policy directory and checks that tokenizer and embedding fit together.
-
-    ``options`` are those of ``load_policy``.
-    """
-    path = resolve(directory)
-    rows = read_config(path).vocab_size
-    tokenizer = load_tokenizer(path)
-    if tokenizer.vocab_size > rows:
-        raise InputError(
-            f"{path / tokenizer.file}: found {tokenizer.vocab_size} pieces, expected at most the "
-            f"{rows} rows of tensor model.embed_tokens.weight"
-        )
-    model = load_policy(path, mesh=mesh, dtype=dtype, **options)
-    return Policy(*nnx.split(model), tokenizer, weights_hash(path))
-
-
-def weights_hash(path: Path) -> str:
-    """16 hex digits of the sha256 of a policy directory's weights.
-
-    Raises:
-      InputError: if there are none.
-    """
-    shards = sorted(path.glob("*.safetensors"))
-    if not shards:
-        raise InputError(f"{path}: found no *.safetensors, expected a policy directory")
-    digest = hashlib.sha256()
-    for shard in shards:
-        with open(shard, "rb") as file:  # piece by piece: a shard may be larger than memory
-            while piece := file.read(1 << 24):
-                digest.update(piece)
-    return digest.hexdigest()[:16]
-
-
-def lora_config(config: ConfigDict) -> LoraConfig | None:
-    """The adapters of ``config.policy.lora``; None for rank 0."""
-    settings = config.policy.lora
-    if settings.rank == 0:
-        return None
-    return LoraConfig(settings.rank, settings.alpha, tuple(settings.targets))
-
-
-def with_adapters(policy: Policy, config: ConfigDict, mesh: Mesh | None = None) -> Policy:
-    """The policy with fresh adapters by ``config.policy.lora``; with rank 0 as it is."""
-    if (adapters := lora_config(config)) is None:
-        return policy
-    model = nnx.merge(policy.graphdef, policy.params)
-    graphdef, params = nnx.split(add_lora(model, adapters, rngs=nnx.Rngs(config.seed)))
-    params = params if mesh is None else shard_params(params, mesh)
-    return dataclasses.replace(policy, graphdef=graphdef, params=params)
-
-
 def device_mesh(config: ConfigDict) -> Mesh | None:
     """The config's mesh over all devices of all processes; None for one process on one device."""
     if jax.process_count() == 1 and set(config.mesh.values()) == {1}:
         return None
     return make_mesh(**config.mesh)
-
-
-def copied(params):
-    """A copy on device: the learner takes its parameters over, and these are needed again."""
-    return jax.tree.map(jnp.copy, params)
 
 
 def agent(world: World, artifacts: Artifacts, tokenizer: Tokenizer, **options) -> Agent:

@@ -29,7 +29,7 @@ from agenticrec_jax.evaluation.significance import paired_difference
 from agenticrec_jax.generation.engine import Engine
 from agenticrec_jax.tools.artifacts import Artifacts
 from agenticrec_jax.training.metrics import read_metrics
-from experiments import app, pipeline, rows, train_policy
+from experiments import app, pipeline, policies, rows, train_policy
 from experiments.configs import office
 from experiments.evaluate import OBSERVATIONS, read_trajectories, write_trajectories
 
@@ -100,10 +100,10 @@ def run(config: ConfigDict, workdir: str | Path, seeds: Sequence[int]) -> dict:
     return finish(world, judged, judge.transcripts, seeds)
 
 
-def start(config: ConfigDict, workdir: str | Path) -> tuple[pipeline.World, pipeline.Policy]:
+def start(config: ConfigDict, workdir: str | Path) -> tuple[pipeline.World, policies.Policy]:
     """The data and the policy to start from; refuses a workdir whose run had other settings."""
-    policy = pipeline.load(config.policy.directory, **pipeline.computed(config))
-    policy = pipeline.with_adapters(policy, config)
+    policy = policies.load(config.policy.directory, **policies.computed(config))
+    policy = policies.with_adapters(policy, config)
     with app.phase("data"):
         world = pipeline.prepare(config, workdir)
     settings = {"config": config.to_dict(), "policy": policy.weights_hash}
@@ -122,7 +122,7 @@ class Judge:
 
     world: pipeline.World
     artifacts: Artifacts
-    policy: pipeline.Policy
+    policy: policies.Policy
     engine: Engine
     examples: list[RankingExample]
     kept: dict[str, list[Trajectory]] = dataclasses.field(default_factory=dict)
@@ -156,12 +156,12 @@ class Judge:
 
 
 def run_stage(
-    stage: str, judge: Judge, agent: Agent, policy: pipeline.Policy, directory: Path, seed: int
-) -> pipeline.Policy:
+    stage: str, judge: Judge, agent: Agent, policy: policies.Policy, directory: Path, seed: int
+) -> policies.Policy:
     """Trains ``policy`` in stage ``rta`` or ``ppr``, saves and judges what comes out of it."""
     train, row = STAGES[stage]
     with app.phase(f"{stage}, seed {seed}"):
-        start = dataclasses.replace(policy, params=pipeline.copied(policy.params))
+        start = dataclasses.replace(policy, params=policies.copied(policy.params))
         params = train(judge.world, agent, judge.engine, start, directory, seed)
     train_policy.save(policy, params, directory / stage / "policy")
     judge(row, params, directory)
@@ -191,7 +191,7 @@ def _paired(first: np.ndarray, second: np.ndarray, users: Sequence[int]) -> dict
 
 def gate_of(directory: str) -> dict:
     """What ``make_policy`` found that the policy can do before any reinforcement, if it made it."""
-    made = pipeline.resolve(directory) / "made.json"
+    made = app.resolve(directory) / "made.json"
     return json.loads(made.read_text()).get("gate", {}) if made.exists() else {}
 
 

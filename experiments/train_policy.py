@@ -42,7 +42,7 @@ from agenticrec_jax.training.checkpoints import Checkpoints
 from agenticrec_jax.training.learner import init_state
 from agenticrec_jax.training.metrics import MetricsWriter
 from agenticrec_jax.training.mining import HardPair, mine_pairs, read_pairs, write_pairs
-from experiments import app, dry_run, pipeline
+from experiments import app, dry_run, pipeline, policies
 
 STAGES = ("sft", "rta", "ppr")
 BEFORE = {"sft": None, "rta": "sft", "ppr": "rta"}
@@ -59,8 +59,8 @@ def main(argv: Sequence[str]) -> None:
         multihost.initialize(os.environ.get(multihost.COORDINATOR, "auto"))
     multihost.check_same({"config": config.to_dict(), "stage": stage}, "the configuration")
     mesh = pipeline.device_mesh(config)
-    policy = pipeline.load(start, mesh, **pipeline.computed(config))
-    policy = pipeline.with_adapters(policy, config, mesh)
+    policy = policies.load(start, mesh, **policies.computed(config))
+    policy = policies.with_adapters(policy, config, mesh)
     with app.phase("data and tools"):
         world = pipeline.prepare(config, _WORKDIR.value)
         artifacts = pipeline.artifacts_a(world)
@@ -191,7 +191,7 @@ def _reinforce(name, settings, world, agent, engine, policy, tasks_at, directory
     return state.params
 
 
-def save(policy: pipeline.Policy, params, directory: Path) -> None:
+def save(policy: policies.Policy, params, directory: Path) -> None:
     """Writes a policy directory: configuration, weights and tokenizer.
 
     Adapters are merged into the weights, and written alone in ``adapter`` beside them.

@@ -14,10 +14,12 @@ from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import InteractionLog
 from agenticrec_jax.generation.engine import Engine, Failure, Reply, Request, Rollout
 from agenticrec_jax.generation.sampling import NO_FILTERS, Filters
+from agenticrec_jax.models.text import Tokenizer
 from agenticrec_jax.rewards import Reward, preference_reward, ranking_reward
 from agenticrec_jax.tools.artifacts import Artifacts
 from agenticrec_jax.tools.base import AsOfView, Toolbox, ToolFailure
 from agenticrec_jax.types import (
+    CALLED,
     JUNK,
     MALFORMED_CALL,
     RAISED,
@@ -78,6 +80,17 @@ class Agent:
         return self.prompts.build(task.example.history, task.example.candidates, tools, task.kind)
 
 
+def turn_end(tokenizer: Tokenizer, last: int, text: str) -> str:
+    """How the turn ``text`` of a paused row ended, whose last id is ``last``.
+
+    ``CALLED``; ``STOP`` where the id that pauses also ends turns, and there is no call; with any
+    other id ``TURN_BUDGET``.
+    """
+    if last != tokenizer.pause_id:
+        return TURN_BUDGET
+    return STOP if last in tokenizer.stop_ids and protocol.CALL_OPEN not in text else CALLED
+
+
 @dataclasses.dataclass(frozen=True)
 class Episode:
     """The host side of one row: its calls so far, and how much of it has been read.
@@ -96,11 +109,8 @@ class Episode:
         """Runs the call that the row has just written; a turn that ends without one is the last."""
         agent, start = self.agent, time.perf_counter()
         turn = self._turn(ids)
-        tokenizer = agent.prompts.tokenizer
-        if ids[-1] != tokenizer.pause_id:
-            return Reply((), TURN_BUDGET), self
-        if tokenizer.pause_id in tokenizer.stop_ids and protocol.CALL_OPEN not in turn:
-            return Reply((), STOP), self
+        if (end := turn_end(agent.prompts.tokenizer, ids[-1], turn)) != CALLED:
+            return Reply((), end), self
         if len(self.calls) >= agent.max_calls:
             return Reply((), TOO_MANY_CALLS), self
         try:

@@ -8,6 +8,7 @@ so; the words of the question are ours.
 import dataclasses
 from collections.abc import Sequence
 
+from agenticrec_jax.agent.episodes import turn_end
 from agenticrec_jax.agent.prompts import PromptBuilder
 from agenticrec_jax.agent.protocol import CALL_OPEN
 from agenticrec_jax.data.examples import RankingExample
@@ -17,9 +18,8 @@ from agenticrec_jax.generation.engine import Engine, Reply, Request, Rollout
 from agenticrec_jax.models.text import CUT, Tokenizer, neutralise
 from agenticrec_jax.tools.base import AsOfView
 from agenticrec_jax.tools.profiles import Profile
+from agenticrec_jax.types import CALLED, STOP
 
-STOPPED = "stop"
-CALLED = "called_a_tool"  # where none was offered: the text ends there
 _THOUGHT = "</think>"
 _BROKEN = "\ufffd"  # what is left of a character whose last ids are missing
 
@@ -75,7 +75,8 @@ class ProfileWriter:
     def _respond(self, request: int, member: int, ids: Sequence[int]) -> Reply:
         """Ends a row that pauses: at its turn's end, or at a call that nobody answers."""
         del request, member
-        return Reply((), STOPPED if ids[-1] in self.prompts.tokenizer.stop_ids else CALLED)
+        tokenizer = self.prompts.tokenizer
+        return Reply((), turn_end(tokenizer, ids[-1], tokenizer.decode(ids)))
 
 
 def profile_text(tokenizer: Tokenizer, rollout: Rollout) -> str:
@@ -84,7 +85,7 @@ def profile_text(tokenizer: Tokenizer, rollout: Rollout) -> str:
     It is data from here on: marker literals are made harmless, and a text that was cut, by its
     budget or otherwise, ends in the visible mark.
     """
-    ended = rollout.finish in (STOPPED, CALLED)
+    ended = rollout.finish in (STOP, CALLED)
     text = tokenizer.decode(rollout.ids[:-1] if ended else rollout.ids)
     if rollout.finish == CALLED:
         text = text.partition(CALL_OPEN)[0]

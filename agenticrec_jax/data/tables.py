@@ -194,7 +194,7 @@ def _read_jsonl(path: Path, required: Sequence[str], kinds: dict[str, str]) -> T
     for number, line in enumerate(_strip_mark(read_bytes(path)).splitlines(), start=1):
         if not line.strip():
             continue
-        record = _json_record(path, number, line)
+        record = json_record(path, number, line)
         lines.append(number)
         present.update(record.keys() & kinds.keys())
         for name, cells in columns.items():
@@ -208,7 +208,8 @@ def _read_jsonl(path: Path, required: Sequence[str], kinds: dict[str, str]) -> T
     return Table(path, frame, lambda row: f"line {lines[row]}")
 
 
-def _json_record(path: Path, number: int, line: bytes) -> dict:
+def json_record(path: Path, number: int, line: str | bytes) -> dict:
+    """The JSON object in line ``number`` of a file; InputError naming the line if it is none."""
     try:
         record = json.loads(line)
     except ValueError as error:

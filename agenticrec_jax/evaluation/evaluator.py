@@ -14,7 +14,7 @@ from agenticrec_jax.evaluation.metrics import summarise
 from agenticrec_jax.generation.engine import Engine, Reply, Request
 from agenticrec_jax.generation.sampling import NO_FILTERS, Filters
 from agenticrec_jax.tools.base import AsOfView
-from agenticrec_jax.types import SAMPLED
+from agenticrec_jax.types import CALLED, SAMPLED
 
 
 def evaluate(
@@ -113,4 +113,4 @@ def _up_to_answer(agent: Agent, example: RankingExample, plan: scripted.Plan):
 
 def _no_calls(request: int, member: int, ids: Sequence[int]) -> Reply:
     del request, member, ids
-    return Reply((), "called_a_tool")
+    return Reply((), CALLED)

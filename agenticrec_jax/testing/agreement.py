@@ -8,6 +8,7 @@ a first differing id is accepted only where a plain forward finds the two within
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -29,7 +30,14 @@ class Completion(Protocol):
     finish: str
 
 
-_forward = nnx.jit(lambda model, ids: model(ids))
+_forward = nnx.jit(lambda model, ids: model(ids)[0])
+
+
+@jax.jit
+def _noise(key: Any, logits: Float[jax.Array, "T V"]) -> Float[jax.Array, "T V"]:
+    """Exponential noise of the ids that are sampled from ``logits``: each stands one place on."""
+    count, vocabulary = logits.shape
+    return sampling.noise(jnp.repeat(key[None], count, axis=0), 1 + jnp.arange(count), vocabulary)
 
 
 def perturbed_logits(
@@ -49,14 +57,13 @@ def perturbed_logits(
     start, count = len(request.prompt), len(ids)
     row = np.array([*request.prompt, *ids], np.int32)[None, :-1]
     padded = np.pad(row, ((0, 0), (0, -row.shape[1] % 32)))  # few lengths to compile
-    logits = _forward(model, jnp.array(padded))[0, start - 1 : start - 1 + count]
+    logits, own = _forward(model, jnp.array(padded)), slice(start - 1, start - 1 + count)
     if not temperature:
-        return np.asarray(logits)
+        return np.asarray(logits)[own]
     numbers = jnp.array([request.key], jnp.uint32)
-    key = sampling.row_keys(jnp.uint32(seed % 2**32), numbers, jnp.array([member]))[0]
-    places = start + jnp.arange(count)
-    noise = sampling.noise(jnp.repeat(key, count, axis=0), places, logits.shape[1])
-    return np.asarray(logits / temperature - jnp.log(noise))
+    ((key,),) = sampling.row_keys(jnp.uint32(seed % 2**32), numbers, jnp.array([member]))
+    noise = np.asarray(_noise(key, logits))[own]
+    return np.asarray(logits)[own] / np.float32(temperature) - np.log(noise)
 
 
 def differences(

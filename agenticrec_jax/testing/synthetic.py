@@ -6,10 +6,10 @@ each carry signal that the others lack, as in real logs. Days are the clock, so 
 timestamps as they do there.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 
 from agenticrec_jax.data.interactions import InteractionLog, Items, make_items, make_log
 
@@ -113,3 +113,18 @@ def _events(config: SyntheticConfig, world: _World, user: int, rng: np.random.Ge
         else:
             by_brand = cause < config.sequence_share + config.brand_share
             item = world.draw(brands if by_brand else None, rng)
+
+
+def randomised(log: InteractionLog, events: Bool[np.ndarray, " N"], seed: int) -> InteractionLog:
+    """The log with random items, users and ratings in ``events``: what no view before them sees."""
+    rng = np.random.default_rng(seed)
+    changed = {
+        "item": rng.integers(0, log.num_items, len(log)),
+        "user": rng.integers(0, log.num_users, len(log)),
+        "rating": rng.integers(1, 6, len(log)),
+    }
+    columns = {
+        name: np.where(events, values, getattr(log, name)).astype(getattr(log, name).dtype)
+        for name, values in changed.items()
+    }
+    return replace(log, **columns)

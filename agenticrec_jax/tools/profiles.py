@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from agenticrec_jax.data.tables import json_record
 from agenticrec_jax.errors import InputError
 
 FORMAT = "agenticrec-profiles"
@@ -32,7 +33,7 @@ class Cut(Protocol):
 class Profile:
     """One example's profile: ``text`` about the user's events before ``position``.
 
-    ``finish`` says why the model ended: ``stop``, ``budget`` or ``called_a_tool``.
+    ``finish`` says why the model ended: a name of ``types``.
     """
 
     example_id: int
@@ -125,12 +126,7 @@ def write_profiles(
 
 
 def _record(path: Path, number: int, line: str, kinds: Mapping[str, type]) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise InputError(f"{path}, line {number}: found invalid JSON ({error})") from None
-    if not isinstance(record, dict):
-        raise InputError(f"{path}, line {number}: found no JSON object, expected one a line")
+    record = json_record(path, number, line)
     for name, kind in kinds.items():
         value = record.get(name)
         if not isinstance(value, kind) or isinstance(value, bool):

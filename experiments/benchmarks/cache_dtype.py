@@ -40,7 +40,7 @@ from agenticrec_jax.models.hf import load_policy
 from agenticrec_jax.models.masks import KV, Masks
 from agenticrec_jax.models.qwen3 import Qwen3
 from agenticrec_jax.types import SAMPLED
-from experiments import app, pipeline
+from experiments import app, pipeline, policies
 from experiments.benchmarks.figures import figure, publish
 from experiments.benchmarks.smollm2 import PARAGRAPH, perplexity
 
@@ -50,7 +50,7 @@ OUTLIER = 30.0
 
 def rankings(config: ConfigDict, workdir: str, count: int) -> list[dict]:
     """The rows of ``count`` samples of valid, ranked with each dtype."""
-    policy = pipeline.load(config.policy.directory, **pipeline.computed(config))
+    policy = policies.load(config.policy.directory, **policies.computed(config))
     world = pipeline.prepare(config, workdir)
     examples = pipeline.chosen(world.examples["valid"], count)
     agent = pipeline.agent(world, pipeline.artifacts_b(world), policy.tokenizer)
@@ -83,7 +83,7 @@ def slot_bytes(engine: Engine, params) -> float:
     return sum(x.size * x.dtype.itemsize for x in leaves) / engine.config.slots
 
 
-def _differences(dtype: str, policy: pipeline.Policy, found: Sequence[Trajectory]) -> list[dict]:
+def _differences(dtype: str, policy: policies.Policy, found: Sequence[Trajectory]) -> list[dict]:
     pairs = zip(found, plain_logprobs(policy, found), strict=True)
     apart = [np.abs(t.logprobs - plain)[t.origin == SAMPLED] for t, plain in pairs]
     apart = np.concatenate(apart) * 1e6
@@ -93,7 +93,7 @@ def _differences(dtype: str, policy: pipeline.Policy, found: Sequence[Trajectory
     ]
 
 
-def plain_logprobs(policy: pipeline.Policy, found: Sequence[Trajectory]) -> list[np.ndarray]:
+def plain_logprobs(policy: policies.Policy, found: Sequence[Trajectory]) -> list[np.ndarray]:
     """Log-probs [T] of the ids of each trajectory by one forward pass over prompt and ids."""
     rows = [[*t.prompt, *t.ids] for t in found]
     longest = max(map(len, rows))

@@ -31,23 +31,9 @@ from agenticrec_jax.models.hf import load_policy, save_policy
 from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config
 from experiments import app
 from experiments.benchmarks.figures import figure, publish
+from experiments.benchmarks.shapes import QWEN3
 
 WORKS = ("load", "load_at_once", "save", "save_at_once")
-
-# Qwen3-0.6B by its published config.json (https://huggingface.co/Qwen/Qwen3-0.6B).
-CONFIG = Qwen3Config(
-    vocab_size=151936,
-    hidden_size=1024,
-    intermediate_size=3072,
-    num_layers=28,
-    num_heads=16,
-    num_kv_heads=8,
-    head_dim=128,
-    rope_theta=1e6,
-    rms_norm_eps=1e-6,
-    tie_word_embeddings=True,
-    max_position_embeddings=40960,
-)
 
 
 def random_policy(config: Qwen3Config) -> Qwen3:
@@ -98,7 +84,7 @@ def _status(field: str) -> int:
     raise InputError(f"/proc/self/status: found no {field}, expected Linux")
 
 
-def measure(config: Qwen3Config = CONFIG) -> list[dict]:
+def measure(config: Qwen3Config = QWEN3["Qwen3-0.6B"]) -> list[dict]:
     """The figures: peaks over the size of the weights, ours and all at once."""
     with tempfile.TemporaryDirectory() as scratch:
         directory = pathlib.Path(scratch)

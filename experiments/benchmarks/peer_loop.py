@@ -22,6 +22,24 @@ def serve(make: Callable[[], Any]) -> None:
         print(json.dumps(answer), file=answers, flush=True)
 
 
+def converse(
+    prompts: list[list[int]], observations: list, sample: Callable[[list, int], tuple[list, int]]
+) -> int:
+    """Conversations that a peer computes from the start in every turn; how many ids it sampled.
+
+    ``sample(rows, turn)`` gives the ids that every row goes on with, and how many log-probs it has
+    with them; ``observations`` are [turns - 1][rows][ids].
+    """
+    rows, sampled = prompts, 0
+    for turn, seen in enumerate([*observations, None]):
+        ids, scored = sample(rows, turn)
+        assert scored == sum(map(len, ids))
+        sampled += scored
+        if seen:
+            rows = [row + more + told for row, more, told in zip(rows, ids, seen, strict=True)]
+    return sampled
+
+
 class Stopwatch:
     """Wall and CPU seconds (of all threads) of a block, as an answer has them."""
 

@@ -5,7 +5,7 @@ import sys
 
 import torch
 import transformers
-from peer_loop import Stopwatch, serve
+from peer_loop import Stopwatch, converse, serve
 
 
 class Generate:
@@ -36,40 +36,36 @@ class Generate:
 
     @torch.inference_mode()
     def rollout(
-        self,
-        name: str,
-        prompts: list,
-        observations: list,
-        new: int,
-        columns: int,
-        top_p: float,
-        seed: int,
+        self, prompts: list, observations: list, new: int, top_p: float, seed: int, **cache
     ) -> dict:
-        """Conversations of prompts of one length: ``new`` tokens, an observation, ``new`` again,
-        each time from the start. ``observations`` are [turns - 1][rows][ids]; its cache grows as
-        it must, ``name`` and ``columns`` say nothing to it."""
+        """Conversations of prompts of one length with ``new`` tokens a turn (see ``converse``).
+
+        What says how large a cache is and whose, ``cache``, is without use: it grows as it must.
+        """
+        del cache
         torch.manual_seed(seed)
-        rows, sampled = torch.tensor(prompts), 0
+
+        def sample(rows: list, turn: int) -> tuple[list, int]:
+            ids = torch.tensor(rows)
+            out = self.model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=new,
+                do_sample=True,
+                temperature=1.0,
+                top_k=0,
+                top_p=top_p,
+                pad_token_id=0,
+                return_dict_in_generate=True,
+                output_logits=True,
+            )
+            told = self.model.compute_transition_scores(
+                out.sequences, out.logits, normalize_logits=True
+            )
+            return out.sequences[:, ids.shape[1] :].tolist(), told.numel()
+
         with Stopwatch() as watch:
-            for turn in range(len(observations) + 1):
-                out = self.model.generate(
-                    rows,
-                    attention_mask=torch.ones_like(rows),
-                    max_new_tokens=new,
-                    do_sample=True,
-                    temperature=1.0,
-                    top_k=0,
-                    top_p=top_p,
-                    pad_token_id=0,
-                    return_dict_in_generate=True,
-                    output_logits=True,
-                )
-                told = self.model.compute_transition_scores(
-                    out.sequences, out.logits, normalize_logits=True
-                )
-                sampled += told.numel()
-                if turn < len(observations):
-                    rows = torch.cat([out.sequences, torch.tensor(observations[turn])], 1)
+            sampled = converse(prompts, observations, sample)
         return watch.took | {"sampled": sampled}
 
 

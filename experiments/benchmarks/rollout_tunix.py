@@ -8,7 +8,7 @@ from importlib import metadata
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from peer_loop import Stopwatch, serve
+from peer_loop import Stopwatch, converse, serve
 from tunix.generate.sampler import CacheConfig, Sampler
 from tunix.models.qwen3.model import ModelConfig, Qwen3
 
@@ -78,30 +78,27 @@ class Tunix:
         top_p: float,
         seed: int,
     ) -> dict:
-        """Conversations: ``new`` tokens, an observation, ``new`` again, each time from the start.
+        """Conversations with ``new`` tokens a turn (see ``converse``).
 
-        ``observations`` are [turns - 1][rows][ids]; ``columns`` is the size of its cache. Works of
-        different ``name`` have samplers of their own, that compile for themselves.
+        ``columns`` is the size of the cache. Works of different ``name`` have samplers of their
+        own, that compile for themselves.
         """
         before, sampler = self.compilations, self.sampler(name, columns)
-        rows, sampled, logprobs = [list(prompt) for prompt in prompts], 0, 0
+
+        def sample(rows: list, turn: int) -> tuple[list, int]:
+            out = sampler(
+                [" ".join(map(str, row)) for row in rows],
+                max_generation_steps=new,
+                return_logprobs=True,
+                eos_tokens=[NEVER],
+                temperature=1.0,
+                top_p=top_p,
+                seed=seed + turn,
+            )
+            return [ids.tolist() for ids in out.tokens], sum(map(len, out.logprobs))
+
         with Stopwatch() as watch:
-            for turn in range(len(observations) + 1):
-                out = sampler(
-                    [" ".join(map(str, row)) for row in rows],
-                    max_generation_steps=new,
-                    return_logprobs=True,
-                    eos_tokens=[NEVER],
-                    temperature=1.0,
-                    top_p=top_p,
-                    seed=seed + turn,
-                )
-                sampled += sum(map(len, out.tokens))
-                logprobs += sum(map(len, out.logprobs))
-                if turn < len(observations):
-                    turns = zip(rows, out.tokens, observations[turn], strict=True)
-                    rows = [row + ids.tolist() + seen for row, ids, seen in turns]
-        assert sampled == logprobs
+            sampled = converse(prompts, observations, sample)
         done = {"sampled": sampled, "compilations": self.compilations - before}
         return watch.took | done
 

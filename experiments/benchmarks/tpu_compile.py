@@ -21,38 +21,14 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from agenticrec_jax.errors import InputError
-from agenticrec_jax.models.qwen3 import Qwen3Config
 from agenticrec_jax.parallel.topology import slice_devices
-from experiments import app, dry_run, pipeline
+from experiments import app, dry_run, policies
 from experiments.benchmarks.figures import publish
+from experiments.benchmarks.shapes import QWEN3
 from experiments.configs import qwen3
 
 SLICES = ("v5e:4x4", "v5e:8x8", "v5p:2x2x4", "v6e:4x4")
-
-
-def _qwen3(hidden: int, mlp: int, layers: int, heads: int, tied: bool) -> Qwen3Config:
-    """A dense Qwen3 by its published config.json (https://huggingface.co/Qwen)."""
-    return Qwen3Config(
-        vocab_size=151936,
-        hidden_size=hidden,
-        intermediate_size=mlp,
-        num_layers=layers,
-        num_heads=heads,
-        num_kv_heads=8,
-        head_dim=128,
-        rope_theta=1e6,
-        rms_norm_eps=1e-6,
-        tie_word_embeddings=tied,
-        max_position_embeddings=40960,
-    )
-
-
-MODELS = {
-    "Qwen3-1.7B": _qwen3(2048, 6144, 28, 16, True),
-    "Qwen3-4B": _qwen3(2560, 9728, 36, 32, True),
-    "Qwen3-8B": _qwen3(4096, 12288, 36, 32, False),
-}
+MODELS = ("Qwen3-1.7B", "Qwen3-4B", "Qwen3-8B")
 
 # Chips that split each layer, slots of a host, members of a group at once, and rank of adapters
 # (0: every parameter is trained). A host has 4 chips.
@@ -89,7 +65,7 @@ def settings(model: str, topology: str) -> ConfigDict:
 def measure(model: str, topology: str) -> list[dict]:
     """The rows of a model on a slice."""
     config = settings(model, topology)
-    shape = dataclasses.replace(MODELS[model], **pipeline.computed(config))
+    shape = dataclasses.replace(QWEN3[model], **policies.computed(config))
     label = f"{model} on {topology}"
     with app.phase(label):
         return dry_run.rows(config, "rta", shape, topology, label)
@@ -109,12 +85,9 @@ def kept(path: str, models: list[str], slices: list[str]) -> list[dict]:
 
 def main(argv) -> None:
     del argv
-    for name, chosen, known in (("model", _MODEL, MODELS), ("topology", _TOPOLOGY, SLICES)):
-        for value in chosen.value:
-            if value not in known:
-                raise InputError(f"flag --{name}: found {value!r}, expected {', '.join(known)}")
-    slice_devices(_TOPOLOGY.value[0])  # before anything else asks JAX for devices
-    models, slices = _MODEL.value, _TOPOLOGY.value
+    models = app.some_of("model", _MODEL.value, MODELS)
+    slices = app.some_of("topology", _TOPOLOGY.value, SLICES)
+    slice_devices(slices[0])  # before anything else asks JAX for devices
     rows = kept(_JSON.value, models, slices)
     for topology in slices:
         for model in models:

@@ -24,6 +24,7 @@ from agenticrec_jax.models.tokenizers import MARKERS
 from agenticrec_jax.testing.chat import NOT_SPECIAL, SPECIAL, chat_tokenizer
 from agenticrec_jax.testing.errors import refused
 from agenticrec_jax.testing.models import tiny_qwen3
+from agenticrec_jax.testing.synthetic import randomised
 from agenticrec_jax.testing.world import tiny_world
 from agenticrec_jax.tools.base import AsOfView
 
@@ -43,21 +44,6 @@ def writer(log, style="compact", room=4096, engine=None, **changes):
     settings = {"events": 0, "words": 33, "temperature": 0.0, "seed": 3} | changes
     prompts = make_prompts(tokenizer_of(style), log.items, 30)
     return ProfileWriter(log, prompts, engine or types.SimpleNamespace(config=sizes), **settings)
-
-
-def randomised(log, events, seed):
-    """Other items, users and ratings in every event of ``events``."""
-    rng = np.random.default_rng(seed)
-    changed = {
-        "item": rng.integers(0, log.num_items, len(log)),
-        "user": rng.integers(0, log.num_users, len(log)),
-        "rating": rng.integers(1, 6, len(log)),
-    }
-    columns = {
-        name: np.where(events, values, getattr(log, name)).astype(getattr(log, name).dtype)
-        for name, values in changed.items()
-    }
-    return dataclasses.replace(log, **columns)
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -208,7 +194,7 @@ def policy():
     return model
 
 
-def engine_of(policy, pause_id=-1, stop_ids=(-1,)):
+def engine_of(policy, pause_id=-1, stop_ids=(-1,), **changes):
     sizes = EngineConfig(
         slots=2,
         prompt_buckets=(192, 320),
@@ -217,6 +203,7 @@ def engine_of(policy, pause_id=-1, stop_ids=(-1,)):
         decode_steps=8,
         least_steps=4,
         row_buckets=(2,),
+        **changes,
     )
     return Engine(nnx.split(policy)[0], sizes, pause_id, stop_ids, pad_id=0)
 
@@ -271,21 +258,43 @@ def test_a_text_ends_before_the_id_that_ends_it(policy, five, end):
     engine = engine_of(
         policy, **{"stop": {"stop_ids": (ids[last],)}}.get(end, {"pause_id": ids[last]})
     )
-    (profile,) = writer(log, engine=engine).write(params, five[:1])
+    made = writer(log, engine=engine)
+    made = dataclasses.replace(made, prompts=pausing(made.prompts, engine.pause_id))
+    (profile,) = made.write(params, five[:1])
     expected = profile_text(
         tiny_world().tokenizer, Rollout(np.array(ids[: last + 1]), None, None, end)
     )
     assert (profile.text, profile.finish) == (expected, end) and "…" not in profile.text
 
 
+def pausing(prompts, pause_id):
+    """The prompts with a tokenizer for which rows pause at ``pause_id``."""
+    tokenizer = copy.copy(prompts.tokenizer)
+    tokenizer.pause_id = pause_id
+    return dataclasses.replace(prompts, tokenizer=tokenizer)
+
+
 def test_a_pause_that_is_the_end_of_a_turn_is_a_stop():
-    tokenizer = copy.copy(chat_tokenizer())
-    tokenizer.pause_id = tokenizer.turn_end
-    prompts = make_prompts(tokenizer, tiny_world().log.items, 6)
-    made = dataclasses.replace(writer(tiny_world().log, "chat"), prompts=prompts)
+    tokenizer, made = chat_tokenizer(), writer(tiny_world().log, "chat")
+    made = dataclasses.replace(made, prompts=pausing(made.prompts, tokenizer.turn_end))
     assert made._respond(0, 0, [5, tokenizer.turn_end]).finish == "stop"
+    called = tokenizer.encode_markup('<tool_call>{"name": "x"}</tool_call><|im_end|>')
+    assert made._respond(0, 0, called).finish == "called_a_tool"
     call = chat_tokenizer().marker("</tool_call>")
+    made = writer(tiny_world().log, "chat")
     assert made._respond(0, 0, [5, call]).finish == "called_a_tool"
+
+
+def test_a_text_that_its_turn_has_no_tokens_for_is_cut(policy, five):
+    """With a budget of a turn the engine asks at its last token, which is the text's."""
+    log, params = tiny_world().log, nnx.split(policy)[1]
+    plain = writer(log, engine=engine_of(policy))
+    ids = greedy(policy, plain.prompt(five[0]))[:5]
+    (made,) = writer(log, engine=engine_of(policy, turn_tokens=5)).write(params, five[:1])
+    assert (made.text, made.finish) == (
+        neutralise(tiny_world().tokenizer.decode(ids)) + "…",
+        "turn_budget",
+    )
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from agenticrec_jax.testing.errors import refused
 from experiments import app
 
 PROGRAM = '''
@@ -16,6 +17,7 @@ PROGRAM = '''
 from absl import flags
 from ml_collections import config_flags
 from agenticrec_jax.errors import InputError
+from agenticrec_jax.testing.errors import refused
 from experiments import app
 
 PRESET = flags.DEFINE_enum("preset", "quick", ["quick", "full"], "How long.")
@@ -155,3 +157,11 @@ def test_a_phase_that_fails_is_still_recorded():
     with pytest.raises(RuntimeError), app.phase("fails", quiet=True):
         raise RuntimeError
     assert app.phase_records()[-1]["name"] == "fails"
+
+
+@pytest.mark.parametrize("names", [[], ["train"], ["test", "test"], [""]])
+def test_a_list_flag_has_different_known_names(names):
+    known = ("policy", "valid", "test")
+    assert app.some_of("parts", ["test", "policy"], known) == ["test", "policy"]
+    said = refused(app.some_of, "parts", names, known)
+    assert f"flag --parts: found {','.join(names)!r}, expected some of policy, valid" in said

@@ -17,7 +17,7 @@ from agenticrec_jax.models.hf_tokenizer import read_hf_tokenizer
 from agenticrec_jax.testing.chat import chat_tokenizer
 from agenticrec_jax.testing.models import tiny_qwen3
 from agenticrec_jax.testing.world import tiny_world
-from experiments import pipeline
+from experiments import pipeline, policies
 from experiments.configs import office
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +45,7 @@ def write_policy(directory, rows=5):
 
 
 def test_a_policy_with_more_rows_than_ids_loads_and_gets_the_chat_style(tmp_path):
-    policy = pipeline.load(str(write_policy(tmp_path / "policy")))
+    policy = policies.load(str(write_policy(tmp_path / "policy")))
     world = tiny_world()
     config = office.get_config("smoke")
     config.policy.update({"title_tokens": 9, "observation_style": "observation"})
@@ -63,7 +63,7 @@ def test_a_tokenizer_json_larger_than_the_embedding_is_refused(tmp_path):
     directory = write_policy(tmp_path / "policy", rows=-3)
     size = chat_tokenizer().vocab_size
     with pytest.raises(InputError) as error:
-        pipeline.load(str(directory))
+        policies.load(str(directory))
     for word in (f"{directory}/tokenizer.json: found {size} ", f"the {size - 3} rows of tensor"):
         assert word in str(error.value)
 
@@ -73,7 +73,7 @@ def test_a_tokenizer_json_that_is_none_is_named(tmp_path, content):
     directory = write_policy(tmp_path / "policy")
     (directory / "tokenizer.json").write_text(content)
     with pytest.raises(InputError, match="policy/tokenizer.json"):
-        pipeline.load(str(directory))
+        policies.load(str(directory))
 
 
 @pytest.mark.peer
@@ -81,7 +81,7 @@ def test_qwen3s_vocabulary_with_its_padded_rows(tmp_path):
     """The published tokenizer, in the directory that AGENTICREC_QWEN3_TOKENIZER names."""
     save_policy(tiny_qwen3(1, num_layers=1, vocab_size=151936), tmp_path)
     read_hf_tokenizer(os.environ["AGENTICREC_QWEN3_TOKENIZER"]).save(tmp_path)
-    policy = pipeline.load(str(tmp_path))
+    policy = policies.load(str(tmp_path))
     assert policy.tokenizer.vocab_size == 151669
     world, config = tiny_world(), office.get_config("smoke")
     config.engine.update({"prompt_buckets": (1536,), "splice_buckets": (96,), "slots": 4})

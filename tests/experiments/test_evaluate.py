@@ -146,12 +146,6 @@ def test_only_the_row_with_tools_is_offered_and_given_any(ran):
             assert tokenizer.decode(t.ids).count(CALL) == 11
 
 
-@pytest.mark.parametrize("names", [[], ["all"], ["none", "none"]])
-def test_kinds_of_observations_are_different_ones(names):
-    assert evaluate.kinds_of(["none", "blank"]) == ["none", "blank"]
-    assert "flag --observations" in refused(evaluate.kinds_of, names)
-
-
 @pytest.mark.parametrize("name", ["", "a/b", "two words"])
 def test_a_name_is_one_of_a_file(name):
     assert evaluate.checked_name("Qwen3-1.7B_a") == "Qwen3-1.7B_a"

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from experiments import make_policy, pipeline
+from experiments import app, make_policy, pipeline
 from experiments.configs import office
 
 
@@ -14,7 +14,7 @@ from experiments.configs import office
 def test_the_committed_policy_passes_its_gate(tmp_path):
     config = office.get_config()
     world = pipeline.prepare(config, tmp_path)
-    found = make_policy.gate(world, pipeline.resolve(config.policy.directory))
+    found = make_policy.gate(world, app.resolve(config.policy.directory))
     assert found["single"]["followed"] >= make_policy.FOLLOWED
     assert found["single"]["invalid"] <= make_policy.INVALID
     assert abs(found["greedy"]["ndcg@10"] - found["demonstrator_ndcg@10"]) <= 0.03

@@ -14,7 +14,7 @@ from agenticrec_jax.testing.synthetic import SyntheticConfig, synthetic_log
 from agenticrec_jax.testing.world import tiny_world
 from agenticrec_jax.tools.base import AsOfView
 from agenticrec_jax.tools.profiles import read_profiles, write_profiles
-from experiments import make_profiles, pipeline
+from experiments import app, make_profiles, pipeline, policies
 from experiments.configs import office
 
 COUNT = 5  # examples of a part
@@ -67,9 +67,9 @@ def test_every_example_of_the_parts_has_a_profile(config, made):
     for example in expected:
         assert found.of(example).position == example.position
     assert found.header["model"] == config.policy.directory
-    weights = pipeline.weights_hash(pipeline.resolve(config.policy.directory))
+    weights = policies.weights_hash(app.resolve(config.policy.directory))
     assert (
-        found.header["model_hash"] == weights == pipeline.load(config.policy.directory).weights_hash
+        found.header["model_hash"] == weights == policies.load(config.policy.directory).weights_hash
     )
     assert all(p.text.endswith("…") for p in found.by_id.values() if p.finish == "token_budget")
     assert len({p.text for p in found.by_id.values()}) > COUNT
@@ -147,7 +147,7 @@ def test_profiles_of_another_model_or_log_are_refused(config, made, tmp_path):
     with_file = changed(config, file=str(made))
     assert profiles_of(with_file, made.parent).by_id == found.by_id
     said = refused(profiles_of, changed(with_file, model=other), made.parent)
-    hashes = found.header["model_hash"], pipeline.weights_hash(tmp_path / "other")
+    hashes = found.header["model_hash"], policies.weights_hash(tmp_path / "other")
     assert "line 1, field model_hash: found '{}', expected '{}'".format(*hashes) in said
     trained = changed(with_file, model=config.policy.directory)
     trained.policy.directory = other
@@ -157,12 +157,6 @@ def test_profiles_of_another_model_or_log_are_refused(config, made, tmp_path):
     assert "line 1, field log: found 'beef'" in said
     said = refused(profiles_of, changed(config, file=str(tmp_path / "no")), made.parent)
     assert "no: no such file" in said
-
-
-@pytest.mark.parametrize("names", [[], ["train"], ["test", "test"], [""]])
-def test_parts_are_different_parts(names):
-    assert make_profiles.parts_of(["test", "policy"]) == ["test", "policy"]
-    assert "flag --parts" in refused(make_profiles.parts_of, names)
 
 
 def test_a_chunk_has_at_least_one_example(config, tmp_path):

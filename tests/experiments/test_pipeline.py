@@ -10,7 +10,7 @@ from agenticrec_jax.models.lora import LoraConfig, lora_config
 from agenticrec_jax.models.tokenizers import train_tokenizer
 from agenticrec_jax.parallel.mesh import make_mesh
 from agenticrec_jax.testing.models import tiny_qwen3
-from experiments import pipeline, train_policy
+from experiments import pipeline, policies, train_policy
 from experiments.configs import office
 
 
@@ -37,7 +37,7 @@ def test_a_tokenizer_larger_than_the_embedding_is_refused(tmp_path):
     save_policy(tiny_qwen3(vocab_size=50), directory)
     train_tokenizer(["a pen and a pad", "tape"], 400, ()).save(directory)
     with pytest.raises(InputError) as error:
-        pipeline.load(str(directory))
+        policies.load(str(directory))
     for word in (f"{directory}/tokenizer.model", "50 rows", "tensor model.embed_tokens.weight"):
         assert word in str(error.value)
 
@@ -53,8 +53,8 @@ def test_a_tokenizer_larger_than_the_embedding_is_refused(tmp_path):
 def test_how_the_policy_is_computed_is_the_configs(changes):
     config = office.get_config()
     config.policy.update(changes)
-    shape = pipeline.policy_config(config, config.policy.directory)
-    policy = pipeline.load(config.policy.directory, **pipeline.computed(config))
+    shape = policies.policy_config(config, config.policy.directory)
+    policy = policies.load(config.policy.directory, **policies.computed(config))
     model = nnx.merge(policy.graphdef, policy.params)
     assert model.config == shape
     today = {"dtype": "float32", "param_dtype": "float32", "scan_layers": False}
@@ -68,23 +68,23 @@ def test_a_way_to_compute_that_is_not_there_is_refused():
     for name, value in (("dtype", "float8"), ("param_dtype", "int8"), ("remat", "some")):
         config.policy.update({**office.get_config().policy.to_dict(), name: value})
         with pytest.raises(InputError, match=f"{name} is {value}; expected one of"):
-            pipeline.policy_config(config, config.policy.directory)
+            policies.policy_config(config, config.policy.directory)
 
 
 def test_adapters_come_from_the_config_and_only_with_a_rank():
     config = office.get_config("smoke")
-    policy = pipeline.Policy(*nnx.split(tiny_qwen3()), None, "")
-    assert pipeline.with_adapters(policy, config) is policy
+    policy = policies.Policy(*nnx.split(tiny_qwen3()), None, "")
+    assert policies.with_adapters(policy, config) is policy
     config.policy.lora.update({"rank": 3, "alpha": 5.0, "targets": ("v_proj", "down_proj")})
     mesh = make_mesh(tensor=8)
-    adapted = pipeline.with_adapters(policy, config, mesh)
+    adapted = policies.with_adapters(policy, config, mesh)
     model = nnx.merge(adapted.graphdef, adapted.params)
     assert lora_config(model) == LoraConfig(3, 5.0, ("v_proj", "down_proj"))
     a = model.layers[0].mlp.down.lora.a[...]
     assert a.sharding.shard_shape(a.shape) == (6, 3)
     config.policy.lora.targets = ("lm_head",)
     with pytest.raises(InputError, match="lm_head"):
-        pipeline.with_adapters(policy, config)
+        policies.with_adapters(policy, config)
 
 
 @pytest.mark.parametrize(

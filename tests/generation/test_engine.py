@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from scipy.special import log_softmax
 
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.generation.engine import Engine, EngineConfig, Reply, Request, RespondError
@@ -60,10 +61,10 @@ def respond(request, member, ids):
 
 def rescored(policy, prompt, ids, temperature):
     """Log-probs of ``ids`` by one plain forward over prompt and completion."""
-    row = jnp.array([[*prompt, *ids]])
-    padded = jnp.pad(row, ((0, 0), (0, 96 - row.shape[1])))
-    logits = _forward(policy[0], padded)[0, len(prompt) - 1 : row.shape[1] - 1]
-    return np.asarray(jax.nn.log_softmax(logits / temperature)[jnp.arange(len(ids)), ids])
+    row = np.array([[*prompt, *ids]])
+    padded = jnp.array(np.pad(row, ((0, 0), (0, 96 - row.shape[1]))))
+    logits = np.asarray(_forward(policy[0], padded))[0, len(prompt) - 1 : row.shape[1] - 1]
+    return log_softmax(logits / temperature, axis=1)[np.arange(len(ids)), ids]
 
 
 _forward = nnx.jit(lambda model, ids: model(ids))

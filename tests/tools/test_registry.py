@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from agenticrec_jax.agent.scripted import read_orders
+from agenticrec_jax.testing.synthetic import randomised
 from agenticrec_jax.tools.base import AsOfView
 from agenticrec_jax.tools.registry import agenticrec_tools
 from agenticrec_jax.tools.text import ToolOptions
@@ -40,27 +41,12 @@ def box(artifacts, request):
     return agenticrec_tools(artifacts, request.param)
 
 
-def _randomised(log, after, seed):
-    """Other items, users and ratings in every event of ``after``."""
-    rng = np.random.default_rng(seed)
-    changed = {
-        "item": rng.integers(0, log.num_items, len(log)),
-        "user": rng.integers(0, log.num_users, len(log)),
-        "rating": rng.integers(1, 6, len(log)),
-    }
-    columns = {
-        name: np.where(after, values, getattr(log, name)).astype(getattr(log, name).dtype)
-        for name, values in changed.items()
-    }
-    return dataclasses.replace(log, **columns)
-
-
 def test_nothing_after_the_cut_changes_any_output(log, box, examples):
     for example in examples[::7]:
         after = np.arange(len(log)) >= example.position
         expected = outputs(log, example, box)
         assert outputs(log.keep(~after), example, box) == expected
-        assert outputs(_randomised(log, after, example.position), example, box) == expected
+        assert outputs(randomised(log, after, example.position), example, box) == expected
 
 
 def test_the_target_changes_no_output(log, box, examples):

@@ -43,9 +43,9 @@ def test_an_outlying_channel_costs_int8_much_and_bfloat16_little():
 
 def test_perplexity_through_the_cache_is_that_of_a_plain_forward():
     graphdef, params = nnx.split(tiny_qwen3(1, vocab_size=50))
-    params = jax.tree.map(lambda x: 9 * x if x.ndim > 1 else x, params)  # it hangs on what it reads
+    params = jax.tree.map(lambda x: 3 * x if x.ndim > 1 else x, params)  # it hangs on what it reads
     model = nnx.merge(graphdef, params)
     ids = np.random.default_rng(0).integers(0, 50, 40).tolist()
     plain = perplexity(model, ids)
     apart = [abs(cache_dtype.cached_perplexity(model, ids, x) / plain - 1) for x in DTYPES]
-    assert apart[0] < 1e-5 and all(apart[0] < x < 0.05 for x in apart[1:])
+    assert apart[0] < 1e-5 and all(3 * apart[0] < x < 0.05 for x in apart[1:])

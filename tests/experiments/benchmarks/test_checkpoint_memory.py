@@ -8,12 +8,13 @@ from flax import nnx
 
 from agenticrec_jax.models.qwen3 import Qwen3
 from experiments.benchmarks import checkpoint_memory
+from experiments.benchmarks.shapes import QWEN3
 
 
 def test_loading_and_saving_take_less_than_all_at_once():
     sizes = {"vocab_size": 32000, "hidden_size": 512, "intermediate_size": 2048, "num_layers": 6}
     heads = {"num_heads": 12, "num_kv_heads": 4, "head_dim": 64}
-    small = dataclasses.replace(checkpoint_memory.CONFIG, **sizes, **heads)
+    small = dataclasses.replace(QWEN3["Qwen3-0.6B"], **sizes, **heads)
     size, load, save = checkpoint_memory.measure(small)
     abstract = nnx.eval_shape(lambda: Qwen3(small, rngs=nnx.Rngs(0)))
     floats = sum(x.size for x in jax.tree.leaves(nnx.state(abstract)))

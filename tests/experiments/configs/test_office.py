@@ -3,7 +3,7 @@ from flax import nnx
 
 from agenticrec_jax.testing.models import tiny_qwen3
 from agenticrec_jax.testing.world import tiny_world
-from experiments import pipeline
+from experiments import pipeline, policies
 from experiments.configs import office, qwen3
 
 SETTINGS = {"turn_tokens": 70, "tool_threads": 3, "tool_timeout": 2.5, "deterministic": False}
@@ -21,6 +21,6 @@ def test_how_tools_and_turns_are_bounded_reaches_the_engine(make):
     }
     config.engine.update(SETTINGS)
     config.mesh.fsdp = 1
-    policy = pipeline.Policy(*nnx.split(tiny_qwen3()), tiny_world().tokenizer, "")
+    policy = policies.Policy(*nnx.split(tiny_qwen3()), tiny_world().tokenizer, "")
     sizes = pipeline.engine(config, policy).config
     assert {name: getattr(sizes, name) for name in SETTINGS} == SETTINGS

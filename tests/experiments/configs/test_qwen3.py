@@ -9,7 +9,7 @@ from agenticrec_jax.data.splits import chronological_splits, prediction_samples
 from agenticrec_jax.generation.config import EngineConfig
 from agenticrec_jax.models.tokenizers import load_tokenizer
 from agenticrec_jax.testing.world import tiny_world
-from experiments import pipeline
+from experiments import app
 from experiments.configs import qwen3
 
 
@@ -27,7 +27,7 @@ def test_its_sizes_agree_with_each_other():
 def test_every_prompt_of_the_log_fits():
     config = qwen3.get_config()
     data = config.dataset
-    log = read_log(pipeline.resolve(data.interactions), pipeline.resolve(data["items"]))
+    log = read_log(app.resolve(data.interactions), app.resolve(data["items"]))
     splits = chronological_splits(prediction_samples(log, data.max_history))
     tokenizer = load_tokenizer(os.environ["AGENTICREC_QWEN3_TOKENIZER"])
     prompts = make_prompts(tokenizer, log.items, config.policy.title_tokens)
