@@ -32,6 +32,8 @@ class EngineConfig:
         tool_timeout: seconds that an answer may take; then the row hears of its failure.
         deterministic: whether the order of programs depends on what was sampled only. If not, rows
             whose answers are in go on without those that still wait.
+        compile_ahead: whether the first call compiles every declared shape that its groups can meet
+            before it starts, so that no later one compiles; if not, each where it is first met.
         cache_dtype: what keys and values are kept in: ``float32``, ``bfloat16``, ``int8`` with a
             scale for each slot, column and key head, or, if empty, what the model computes in.
     """
@@ -49,6 +51,7 @@ class EngineConfig:
     tool_timeout: float = 30.0
     turn_tokens: int = 0
     deterministic: bool = True
+    compile_ahead: bool = False
     cache_dtype: str = ""
 
     def __post_init__(self):

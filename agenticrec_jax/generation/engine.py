@@ -43,7 +43,8 @@ from agenticrec_jax.generation.requests import (
     Rollout,
 )
 from agenticrec_jax.generation.sampling import NO_FILTERS, Draw, Filters
-from agenticrec_jax.generation.schedule import PROMPTS_AT_ONCE, Schedule, fit
+from agenticrec_jax.generation.schedule import Schedule
+from agenticrec_jax.generation.shapes import PROMPTS_AT_ONCE, Shapes
 from agenticrec_jax.generation.threads import HostThreads
 
 __all__ = [
@@ -98,6 +99,8 @@ class Engine:
             rules=DECODE_RULES,
             constraint=constraint,
         )
+        self.shapes = Shapes(config, self.shards)
+        self._ahead: set[tuple] = set()
         self.state = None
         self.telemetry: dict[str, float] = {}
 
@@ -180,28 +183,29 @@ class Engine:
                 f"members, expected at most {config.slots // shards}"
             )
         params = self.abstract_params(params)
-        state = self.abstract_state(params)
-        groups = config.slots // shards // members
-        prompts = shards * next(size for size in PROMPTS_AT_ONCE if size <= groups)
-        members = fit(members, config.members(shards))
-        rows, window = shards * config.rows(shards)[-1], config.windows()[-1]
-        tokens = config.prompt_buckets[-1], config.splice_buckets[-1]
-
-        def ints(*shape: int, dtype=np.int32) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct(shape, dtype)
-
-        draw, seed = Draw(ints(dtype=np.float32)), ints(dtype=np.uint32)
-        prompt = ints(prompts, tokens[0]), ints(prompts), ints(prompts), ints(prompts, members)
-        keys, choices = ints(prompts, 3, dtype=np.uint32), ints(prompts)
-        piece = ints(rows), ints(rows, tokens[1]), ints(rows), ints(rows)
-        steps = {"steps": config.decode_steps, "least_steps": config.least_steps}
+        state, draw = self.abstract_state(params), NO_FILTERS.draw(1.0)
+        prefill = self.shapes.prefill({members}, 3, draw)
+        largest = prefill[-1], self.shapes.decode(draw)[-1], self.shapes.splice(draw)[-1]
         return {
-            "prefill": programs.prefill.lower(params, state, *prompt, keys, choices, seed, draw),
-            "decode": programs.decode.lower(
-                params, state, ints(rows), ints(), draw, window=window, **steps
-            ),
-            "splice": programs.splice.lower(params, state, *piece, draw, window=window),
+            name: getattr(programs, name).lower(params, state, *arguments, **static)
+            for name, arguments, static, _ in largest
         }
+
+    def compile_ahead(self, params, state: State, draw: Draw, requests: Sequence[Request]) -> State:
+        """Compiles what requests like these can meet, by programs that work on no slot.
+
+        What one such call has compiled the next one leaves. ``state`` is donated; returns it.
+        """
+        groups, numbers = frozenset(r.members for r in requests), len(requests[0].key)
+        kind = groups, numbers, jax.tree.structure(draw)
+        if kind in self._ahead:
+            return state
+        for shape in self.shapes.all(groups, numbers, draw):
+            arguments = shape.padding(self.config.slots)
+            program = getattr(self.programs, shape.program)
+            state, _ = program(params, state, *arguments, **shape.static)
+        self._ahead.add(kind)
+        return state
 
     def _check(self, requests: Sequence[Request], context: int) -> None:
         longest = min(self.config.prompt_buckets[-1], context - 1)

@@ -22,13 +22,13 @@ from agenticrec_jax.generation.requests import (
     junk,
 )
 from agenticrec_jax.generation.sampling import Draw
+from agenticrec_jax.generation.shapes import PROMPTS_AT_ONCE, fit
 from agenticrec_jax.generation.threads import Call, HostThreads
 from agenticrec_jax.types import STOP, TURN_BUDGET
 
 if TYPE_CHECKING:
     from agenticrec_jax.generation.engine import Engine
 
-PROMPTS_AT_ONCE = (16, 4, 1)
 COUNTERS = (
     "prompt_tokens",
     "sampled_tokens",
@@ -103,6 +103,8 @@ class Schedule:
         """Runs every row to its end; takes the slots' state (donated) and gives it back."""
         self._params, self._draw, self._seed = params, draw, seed
         start, compiled = time.perf_counter(), self._programs.compilations()
+        if self._config.compile_ahead and self._requests:
+            state = self._engine.compile_ahead(params, state, draw, self._requests)
         while self._queue or self._running or self._waiting:
             for batch in self._admit():
                 state = self._prefill(state, batch)
@@ -337,11 +339,6 @@ class Schedule:
 
 def _who(which: str, row: Row) -> str:
     return f"{which} for request {row.request}, member {row.member}"
-
-
-def fit(value: int, buckets: Sequence[int]) -> int:
-    """The smallest bucket that holds ``value``."""
-    return next(bucket for bucket in buckets if bucket >= value)
 
 
 def _padded(groups: list[list[Row]], size: int) -> list[list[Row]]:

@@ -1,0 +1,91 @@
+"""Shapes that are compiled ahead: all that a call can meet, and nothing that changes a rollout."""
+
+import numpy as np
+import pytest
+from flax import nnx
+
+from agenticrec_jax.generation.engine import Engine, EngineConfig, Reply, Request
+from agenticrec_jax.generation.sampling import Filters
+from agenticrec_jax.parallel.mesh import make_mesh
+from agenticrec_jax.testing.models import tiny_qwen3
+
+V, PAUSE, STOP = 40, 3, 5
+SIZES = {
+    "slots": 8,
+    "prompt_buckets": (6, 12),
+    "splice_buckets": (2, 5),
+    "max_tokens": 24,
+    "decode_steps": 4,
+    "least_steps": 2,
+    "row_buckets": (8,),
+    "window_buckets": (28,),
+}
+FEW = {"prompt_buckets": (12,), "splice_buckets": (5,), "window_buckets": (40,)}
+
+
+@pytest.fixture(scope="module")
+def policy():
+    return nnx.split(tiny_qwen3(3, num_layers=1, vocab_size=V))
+
+
+def make_engine(policy, mesh=None, **changes):
+    config = EngineConfig(**{**SIZES, **changes})
+    return Engine(policy[0], config, PAUSE, (STOP,), 0, mesh=mesh)
+
+
+def draw_requests(seed, sizes):
+    """Prompts of any length in groups of any of ``sizes``; how many is drawn too."""
+    rng = np.random.default_rng(seed)
+
+    def one(index):
+        prompt = rng.integers(6, V, rng.integers(1, 13)).tolist()
+        return Request(tuple(prompt), int(rng.choice(sizes)), (index, seed))
+
+    return [one(i) for i in range(rng.integers(1, 14))]
+
+
+def respond(request, member, ids):
+    rng = np.random.default_rng([len(ids), sum(ids)])
+    return Reply(tuple(rng.integers(6, V, rng.integers(0, 9)).tolist()))
+
+
+@pytest.mark.parametrize(
+    ("mesh", "sizes", "changes"),
+    [(None, (1, 3), {"row_buckets": (4,)}), ((2, 2, 2), (1, 2), {"row_buckets": (1,)})],
+)
+def test_what_is_compiled_ahead_is_all_that_is_met(policy, mesh, sizes, changes):
+    engine = make_engine(policy, mesh and make_mesh(*mesh), compile_ahead=True, **changes)
+    told = []
+    for seed in range(12):
+        requests = [*draw_requests(seed, sizes), Request((7,), sizes[-1], (99, seed))]
+        requests += [Request((7,), size, (98, seed)) for size in sizes[:-1]]
+        engine.generate(policy[1], requests, respond, temperature=2.0, seed=seed)
+        told.append(engine.telemetry["compilations"])
+    declared = list(engine.shapes.all(set(sizes), 2, Filters().draw(1.0)))
+    assert told == [len(declared)] + [0] * 11
+
+
+def test_rollouts_are_those_of_shapes_compiled_where_they_are_met(policy):
+    ahead, met = make_engine(policy, compile_ahead=True, **FEW), make_engine(policy, **FEW)
+    for seed in range(3):
+        requests = draw_requests(seed, (1, 3))
+        a, b = (
+            engine.generate(policy[1], requests, respond, temperature=2.0, seed=seed)
+            for engine in (ahead, met)
+        )
+        for x, y in zip(sum(a, []), sum(b, []), strict=True):
+            np.testing.assert_array_equal(x.ids, y.ids)
+            np.testing.assert_array_equal(x.logprobs, y.logprobs)
+    assert met.programs.compilations() < ahead.programs.compilations()
+
+
+def test_filters_and_no_requests_are_met_too(policy):
+    engine = make_engine(policy, compile_ahead=True, **FEW)
+    assert engine.generate(policy[1], [], respond, temperature=1.0, seed=0) == []
+    for filters in (Filters(), Filters(top_p=0.9)):
+        for seed, more in ((0, True), (1, False)):
+            requests = draw_requests(seed, (2,))
+            engine.generate(
+                policy[1], requests, respond, temperature=1.0, seed=seed, filters=filters
+            )
+            assert (engine.telemetry["compilations"] > 0) == more
