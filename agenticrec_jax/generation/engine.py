@@ -80,7 +80,7 @@ class Engine:
         constraint: Constraint | None = None,
     ):
         self.config, self.constraint = config, constraint
-        self.placement = Placement(mesh)
+        self.placement = Placement(mesh, graphdef)
         self.shards = self.placement.shards
         if config.slots % self.shards:
             raise InputError(

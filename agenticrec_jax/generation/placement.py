@@ -9,6 +9,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
 from agenticrec_jax.generation.kv_cache import Cache
+from agenticrec_jax.models.qwen3 import outputs_first
 from agenticrec_jax.parallel.mesh import (
     RULES,
     Rules,
@@ -27,11 +28,14 @@ _CACHE_AXES = ("layers", "batch", "kv_heads", None, None)  # without the first: 
 class Placement:
     """Rows over the batch axes of a mesh, key heads and weights over its tensor axis.
 
-    Without a mesh everything stays where it is.
+    Without a mesh everything stays where it is. On CPUs the kernels of ``graphdef``'s model are
+    stored outputs first, for decoding (see ``models.qwen3.outputs_first``).
     """
 
-    def __init__(self, mesh: Mesh | None):
-        self._mesh = mesh
+    def __init__(self, mesh: Mesh | None, graphdef: nnx.GraphDef):
+        self._mesh, self._graphdef = mesh, graphdef
+        platform = mesh.devices.flat[0].platform if mesh else jax.default_backend()
+        self._outputs_first = platform == "cpu"
         axes = DECODE_RULES["batch"]
         self.shards = 1 if mesh is None else math.prod(mesh.shape[axis] for axis in axes)
 
@@ -43,8 +47,11 @@ class Placement:
         than it must be. Where parameters are spread over processes every process must call this at
         the same time.
         """
-        params = local_params(_as_read(params, dtype), DECODE_RULES)
+        params = self._stored(local_params(_as_read(params, dtype), DECODE_RULES))
         return params if self._mesh is None else shard_params(params, self._mesh, DECODE_RULES)
+
+    def _stored(self, params: Any) -> Any:
+        return outputs_first(self._graphdef, params) if self._outputs_first else params
 
     def rows(self, tree: Any) -> Any:
         """Constrains arrays inside a program: the leading axis is rows or slots."""
@@ -58,7 +65,7 @@ class Placement:
 
     def abstract_params(self, params: Any, dtype: str) -> Any:
         """Shapes of parameters as ``params`` places them."""
-        params = jax.eval_shape(lambda tree: _as_read(tree, dtype), params)
+        params = jax.eval_shape(lambda tree: self._stored(_as_read(tree, dtype)), params)
         if self._mesh is None:
             return abstract(params)
         return abstract(params, tree_shardings(params, self._mesh, DECODE_RULES))

@@ -9,6 +9,8 @@ left out. In float32, a random Qwen3 of 27.3M parameters on all sides, rows of o
   The peers compute a conversation from its start in every turn;
 - ``group``: the same with one prompt for all.
 
+``rows, Qwen3's vocabulary`` and its top-p are the first two with 64 sampled of 151,936 ids.
+
 ``limit`` is what this machine allows (``rollout_limit``). Then ``mixed lengths``: conversations
 whose prompts and observations have lengths of their own, twice, to count compilations (all of ours
 are ahead of the first call); and
@@ -43,6 +45,7 @@ from experiments.benchmarks import rollout_limit, rollout_occupancy
 from experiments.benchmarks.figures import figure, publish
 from experiments.benchmarks.peer_loop import Stopwatch
 from experiments.benchmarks.peers import Peer
+from experiments.benchmarks.shapes import QWEN3
 
 PAD, NEVER = 0, 2**30
 COMPILED = "/jax/core/compile/backend_compile_duration"
@@ -106,6 +109,11 @@ WORKS = (
     Work("rows, top-p .95", 8, (256, 256), 1, 128, top_p=0.95, least=1.5),
     Work("conversations", 8, (256, 256), 3, 32, (32, 32), least=3.8),
     Work("group", 8, (256, 256), 3, 32, (32, 32), shared=True, least=5.4),
+)
+WIDE = dataclasses.replace(REFERENCE, vocab_size=QWEN3["Qwen3-0.6B"].vocab_size)
+WIDE_WORKS = (
+    Work("rows, Qwen3's vocabulary", 8, (256, 256), 1, 64),
+    Work("rows, Qwen3's vocabulary, top-p .95", 8, (256, 256), 1, 64, top_p=0.95),
 )
 MIXED, CALLS = Work("mixed lengths", 8, (40, 200), 3, 32, (8, 64), ahead=True), 8
 TIMED = (("CPU", "CPU-s", "cpu"), ("wall", "s", "seconds"), ("sampled", "tokens", "sampled"))
@@ -221,23 +229,57 @@ def take_turns(
     return answers
 
 
-def measure(shape: Qwen3Config, tunix: Peer | None, torch: Peer | None, repeats: int) -> list[dict]:
-    """The rows of all works on policies of one shape."""
-    ours, peers = Ours(shape), [peer for peer in (tunix, torch) if peer]
-    told = [peer.ask(work="versions") for peer in peers]
-    names = [one["name"] for one in told]
-    size = sum(x.size for x in jax.tree.leaves(nnx.state(ours.model)))
-    rows = [figure("parameters", "millions", size / 1e6)]
-    rows += [figure("parameters", "millions", size / 1e6, p["size"] / 1e6, p["name"]) for p in told]
+def measure(tunix: str, torch: str, repeats: int) -> list[dict]:
+    """The rows of all works; ``tunix`` and ``torch`` are interpreters, or empty."""
     rates = rollout_limit.rates()
-    for work in WORKS:
+    rows = []
+    for shape, works in ((REFERENCE, WORKS), (WIDE, WIDE_WORKS)):
+        with contextlib.ExitStack() as stack:
+            peers = [stack.enter_context(peer) for peer in started(shape, tunix, torch)]
+            ours = Ours(shape)
+            rows += timed(ours, works, peers, bool(tunix), repeats, rates)
+            if shape is REFERENCE:
+                rows += mixed(ours, peers[:1] if tunix else [])
+    return rows + rollout_occupancy.measure()
+
+
+def started(shape: Qwen3Config, tunix: str, torch: str) -> list[Peer]:
+    """The peers that there are interpreters of, Tunix first."""
+    told, cores = json.dumps(dataclasses.asdict(shape)), str(os.cpu_count())
+    peers = [Peer("tunix_python", tunix, "rollout_tunix.py", told)] if tunix else []
+    if torch:
+        peers.append(Peer("torch_python", torch, "rollout_transformers.py", told, cores))
+    return peers
+
+
+def timed(
+    ours: Ours,
+    works: Sequence[Work],
+    peers: Sequence[Peer],
+    tunix: bool,
+    repeats: int,
+    rates: tuple[float, float],
+) -> list[dict]:
+    """The rows of works on one policy; ``tunix`` says whether the first peer is Tunix."""
+    told = [peer.ask(work="versions") for peer in peers]
+    names, shape = [one["name"] for one in told], ours.model.config
+    size = sum(x.size for x in jax.tree.leaves(nnx.state(ours.model))) / 1e6
+    what = f"parameters, vocabulary {shape.vocab_size}"
+    rows = [figure(what, "millions", size)]
+    rows += [figure(what, "millions", size, p["size"] / 1e6, p["name"]) for p in told]
+    for work in works:
         turns = take_turns(work, ours, peers, range(1 + repeats))
         rows += figures(work, turns, names) + bounds(work, turns, limit(shape, work, *rates))
         if tunix:
             rows.append(saving(work, turns, names[0]))
-    turns = take_turns(MIXED, ours, peers[:1] if tunix else [], range(2 * CALLS))
-    rows += mixed_figures(turns, names[0] if tunix else None, ours.engine(MIXED).buckets())
-    return rows + rollout_occupancy.measure()
+    return rows
+
+
+def mixed(ours: Ours, peers: Sequence[Peer]) -> list[dict]:
+    """The rows of the mixed lengths, beside at most one peer."""
+    name = peers[0].ask(work="versions")["name"] if peers else None
+    turns = take_turns(MIXED, ours, peers, range(2 * CALLS))
+    return mixed_figures(turns, name, ours.engine(MIXED).buckets())
 
 
 def limit(shape: Qwen3Config, work: Work, operations: float, bandwidth: float) -> float:
@@ -299,17 +341,7 @@ def mixed_figures(turns: list[list[dict]], name: str | None, declared: dict) -> 
 def main(argv) -> None:
     del argv
     jax.config.update("jax_enable_compilation_cache", False)
-    shape = json.dumps(dataclasses.asdict(REFERENCE))
-    with contextlib.ExitStack() as stack:
-        tunix = torch = None
-        if _TUNIX.value:
-            tunix = Peer("tunix_python", _TUNIX.value, "rollout_tunix.py", shape)
-            stack.enter_context(tunix)
-        if _TORCH.value:
-            cores = str(os.cpu_count())
-            torch = Peer("torch_python", _TORCH.value, "rollout_transformers.py", shape, cores)
-            stack.enter_context(torch)
-        publish(lambda: measure(REFERENCE, tunix, torch, _REPEATS.value), _JSON.value)
+    publish(lambda: measure(_TUNIX.value, _TORCH.value, _REPEATS.value), _JSON.value)
 
 
 if __name__ == "__main__":

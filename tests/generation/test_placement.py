@@ -10,6 +10,7 @@ from flax import nnx
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.generation import placement
 from agenticrec_jax.generation.engine import Engine, EngineConfig, Reply, Request
+from agenticrec_jax.models.qwen3 import outputs_first
 from agenticrec_jax.parallel.mesh import make_mesh, shard_params
 from agenticrec_jax.testing.models import tiny_qwen3
 from agenticrec_jax.types import OBSERVATION
@@ -97,8 +98,12 @@ def check_places(engine, params, scan):
         assert kept.addressable_shards[0].data.shape[-4:-2] == (slots // 4, heads // 2)
         assert len(stack) == scan
     assert state.length.addressable_shards[0].data.shape == (4,)
-    gate = (layers if scan else layers[0])["mlp"]["gate"]["kernel"][...]
-    assert gate.addressable_shards[0].data.shape == (*gate.shape[:-1], gate.shape[-1] // 2)
+    gate = (layers if scan else layers[0])["mlp"]["gate"]["kernel"]
+    names = gate.get_metadata()["logical_axes"]
+    split = [
+        size // (2 if name == "mlp" else 1) for size, name in zip(gate.shape, names, strict=True)
+    ]
+    assert gate[...].addressable_shards[0].data.shape == tuple(split)
 
 
 def test_weights_stored_wider_are_rounded_once_and_give_the_same_rollouts(monkeypatch):
@@ -115,7 +120,9 @@ def test_weights_stored_wider_are_rounded_once_and_give_the_same_rollouts(monkey
     engine, narrow = run()
     for path, x in nnx.to_flat_state(engine.placement.params(wide[1], "bfloat16")):
         assert x.dtype == ("float32" if path[-1] == "scale" else "bfloat16"), path
-    assert engine.placement.params(wide[1], "float32") is wide[1]
+    with monkeypatch.context() as elsewhere:  # on a CPU kernels are stored otherwise
+        elsewhere.setattr(jax, "default_backend", lambda: "gpu")
+        assert placement.Placement(None, wide[0]).params(wide[1], "float32") is wide[1]
     monkeypatch.setattr(placement, "_as_read", lambda params, dtype: params)
     for a, b in zip(narrow, run()[1], strict=True):
         assert a.ids.tolist() == b.ids.tolist()
@@ -124,9 +131,9 @@ def test_weights_stored_wider_are_rounded_once_and_give_the_same_rollouts(monkey
 
 def test_weights_are_taken_over_without_the_host(monkeypatch):
     """The learner's shards become the engine's on the devices: nothing is read by the host."""
-    _, params = policy(False, dtype="bfloat16")
+    graphdef, params = policy(False, dtype="bfloat16")
     mesh = make_mesh(data=1, fsdp=4, tensor=2)
-    learners, place = shard_params(params, mesh), placement.Placement(mesh).params
+    learners, place = shard_params(params, mesh), placement.Placement(mesh, graphdef).params
 
     def read(self, *arguments, **options):
         raise AssertionError("the host reads an array of the devices")
@@ -139,8 +146,9 @@ def test_weights_are_taken_over_without_the_host(monkeypatch):
     taken = place(learners, "bfloat16")
     monkeypatch.undo()
     moved = 0
+    given = outputs_first(graphdef, learners)
     for (path, was), (_, now) in zip(
-        nnx.to_flat_state(learners), nnx.to_flat_state(taken), strict=True
+        nnx.to_flat_state(given), nnx.to_flat_state(taken), strict=True
     ):
         moved += not now.get_value().sharding.is_equivalent_to(was.get_value().sharding, now.ndim)
         np.testing.assert_array_equal(now[...], was[...].astype(now.dtype), err_msg=str(path))

@@ -11,8 +11,17 @@ from flax import nnx
 
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.models import attention
+from agenticrec_jax.models.lora import LoraConfig, LoraParam, add_lora
 from agenticrec_jax.models.masks import Context
-from agenticrec_jax.models.qwen3 import Qwen3, by_layer, segment_positions
+from agenticrec_jax.models.qwen3 import (
+    FEW_ROWS,
+    OUTPUTS_FIRST,
+    Projection,
+    Qwen3,
+    by_layer,
+    outputs_first,
+    segment_positions,
+)
 from agenticrec_jax.testing.models import tiny_qwen3
 
 T = 12
@@ -319,3 +328,36 @@ def test_positions_start_anew_in_every_segment():
     np.testing.assert_array_equal(
         segment_positions(ids, segments), [[0, 1, 0, 1, 2, 0], [0, 1, 2, 3, 4, 5]]
     )
+
+
+@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("rows", [3, FEW_ROWS, FEW_ROWS + 1])
+def test_kernels_stored_outputs_first_compute_the_same(scan, rows):
+    """Every projection is turned, with biases, adapters and an untied head, few rows or many."""
+    shape = {"scan_layers": scan, "qkv_bias": True, "o_bias": True, "tie_word_embeddings": False}
+    model = add_lora(tiny_qwen3(4, **shape), LoraConfig(2, 4.0), rngs=nnx.Rngs(1))
+    nnx.update(model, jax.tree.map(lambda x: x + 0.1, nnx.state(model, LoraParam)))
+    graphdef, params = nnx.split(model)
+    turned = nnx.merge(graphdef, outputs_first(graphdef, params))
+    kernels = [x.kernel for _, x in nnx.iter_modules(turned) if isinstance(x, Projection)]
+    assert len(kernels) == (8 if scan else 15)
+    assert all(OUTPUTS_FIRST in kernel.get_metadata() for kernel in kernels)
+    for kernel in kernels:  # the names of the axes go where the axes go
+        names = kernel.get_metadata()["logical_axes"]
+        sizes = {"embed": 32, "mlp": 48, "vocab": 96, "heads": 4, "kv_heads": 2, "head_dim": 12}
+        assert kernel[...].shape == tuple(sizes.get(name, 2) for name in names)
+    ids = jax.random.randint(jax.random.key(0), (1, rows), 0, 96)
+    np.testing.assert_allclose(turned(ids), model(ids), atol=1e-5)
+
+
+def test_few_rows_are_multiplied_from_the_right():
+    """The kernel is the left side up to ``FEW_ROWS`` rows, as the lowered program says."""
+    graphdef, params = nnx.split(tiny_qwen3(4, num_layers=1))
+    params = outputs_first(graphdef, params)
+
+    def lefts(rows):
+        ids = jax.ShapeDtypeStruct((1, rows), jnp.int32)
+        text = jax.jit(lambda p, x: nnx.merge(graphdef, p)(x)).lower(params, ids).as_text()
+        return text.count("(tensor<48x32xf32>, tensor<1x")
+
+    assert (lefts(FEW_ROWS), lefts(FEW_ROWS + 1)) == (2, 0)  # gate and up
