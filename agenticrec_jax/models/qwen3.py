@@ -280,8 +280,8 @@ class Qwen3(nnx.Module):
 def outputs_first(graphdef: nnx.GraphDef, params: nnx.State) -> nnx.State:
     """The parameters with every projection's kernel stored outputs first, for the same graphdef.
 
-    What they compute is the same. XLA's CPU compiler reads such a kernel in two thirds of the time
-    where few rows are multiplied with it (``experiments.benchmarks.rollout``).
+    What they compute is the same. XLA's CPU compiler reads such a kernel faster where few rows are
+    multiplied with it: in decoding.
     """
     model = nnx.merge(graphdef, params)
     for _, part in nnx.iter_modules(model):
