@@ -105,7 +105,7 @@ def _named(settings: ConfigDict, defaults: dict[str, Any], key: str) -> dict[str
             f"{key}.{name}: found an option that there is not, expected one of "
             f"{', '.join(defaults)}"
         )
-    return found
+    return {name: found[name] for name in defaults if name in found}
 
 
 def _shapes(settings: ConfigDict) -> tuple:

@@ -148,7 +148,9 @@ def _check_clipping(
     if ratio not in RATIOS:
         raise ValueError(f"ratio is {ratio!r}, expected one of {RATIOS}")
     if (clip_low is None) != (clip_high is None):
-        raise ValueError(f"clip_low is {clip_low} and clip_high {clip_high}, give both or neither")
+        raise ValueError(
+            f"clip_low is {clip_low} and clip_high {clip_high}, expected both or neither"
+        )
     if clip_low is None and ratio != "token":
         raise ValueError(f"ratio is {ratio!r} without clip bounds, expected clip_low and clip_high")
     if clip_low is None and dual_clip is not None:

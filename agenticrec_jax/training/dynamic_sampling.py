@@ -55,8 +55,8 @@ def roll_out(
     roll: Roll,
     tasks_at: Callable[[int], Sequence[Task]],
     step: int,
+    weighing: Weighing,
     oversample: int = 0,
-    weighing: Weighing = Weighing(),
 ) -> Rolled:
     """Rolls out this process's share of a step, in 1 to ``1 + oversample`` rounds.
 
@@ -65,8 +65,8 @@ def roll_out(
         two have a turn in common: it stands for the step in the keys of sampling.
       tasks_at: a pure function of the turn. A round takes the first so many of its tasks; those it
         leaves are passed over.
-      oversample: how many rounds there may be after the first.
       weighing: says which groups are dropped.
+      oversample: how many rounds there may be after the first.
     """
     first = step * (1 + oversample)
     found, places, prompts, missing, offset, turn = [], [], 0, 0, 0, first
@@ -81,7 +81,7 @@ def roll_out(
     return Rolled(found, places, prompts, turn - first - 1, oversample)
 
 
-def step_groups(rolled: Rolled, weighing: Weighing = Weighing()) -> tuple[list[Group], Metrics]:
+def step_groups(rolled: Rolled, weighing: Weighing) -> tuple[list[Group], Metrics]:
     """Returns this process's groups of the batch that teach something, and metrics.
 
     The metrics are those of `rollout_groups`; with rounds after the first the counts of groups are

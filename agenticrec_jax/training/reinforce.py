@@ -109,7 +109,7 @@ def reinforce(
 def _step(stage: Stage, step: int, state, agent, engine, update, tasks_at, reference):
     began, telemetry = time.perf_counter(), Counter()
     roll = _roller(stage, state.params, agent, engine, telemetry)
-    rolled = roll_out(roll, tasks_at, step, stage.oversample, stage.weighing)
+    rolled = roll_out(roll, tasks_at, step, stage.weighing, stage.oversample)
     rolled_at = time.perf_counter()
     groups, metrics = step_groups(rolled, stage.weighing)
     groups = cut_groups(groups, stage.packing.members_at_once)
