@@ -22,12 +22,12 @@ from agenticrec_jax.models.flash import splash_flops
 from agenticrec_jax.models.lora import add_lora, split_learned
 from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config
 from agenticrec_jax.parallel import cost
-from agenticrec_jax.parallel.mesh import make_mesh
+from agenticrec_jax.parallel.mesh import abstract, batch_shardings, make_mesh
 from agenticrec_jax.parallel.multihost import local_mesh
 from agenticrec_jax.parallel.topology import chip_memory, compile_for, host_devices, slice_devices
 from agenticrec_jax.training.batches import abstract_batch, micro_batches
 from agenticrec_jax.training.learner import abstract_state
-from experiments import pipeline, policies
+from experiments import objectives, pipeline, policies
 from experiments.benchmarks.figures import print_wide
 
 GIB = 2**30
@@ -89,13 +89,19 @@ def programs(
     learned, frozen = map(chip_bytes, split_learned(state.params))
     moments = chip_bytes(state.opt_state)
     shared = _shared(state.params, engine.abstract_params(params)) if host is mesh else 0
+    score = pipeline.scorer(settings, graphdef, mesh)
+    kept = learned if score else 0  # the reference policy's own weights
     for name, lowered in engine.lower(params, settings.members).items():
-        yield Program(name, 0, learned + frozen + moments - shared, lowered, device)
+        yield Program(name, 0, learned + frozen + moments + kept - shared, lowered, device)
     update = pipeline.update(config, settings, graphdef, mesh)
     count, batch = _micro_batches(config, settings, mesh)
+    if score:
+        placed = batch if mesh is None else abstract(batch, batch_shardings(batch, mesh))
+        lowered = score.lower(state.params, dataclasses.replace(placed, reference_logprobs=None))
+        yield Program("reference", count, moments + slots + learned, lowered, device)
     lowered = update.lower(state, batch)
-    yield Program("gradients", count, moments + slots, lowered["accumulate"], device)
-    yield Program("update", 1, frozen + slots, lowered["apply"], device)
+    yield Program("gradients", count, moments + slots + kept, lowered["accumulate"], device)
+    yield Program("update", 1, frozen + slots + kept, lowered["apply"], device)
 
 
 def _policy(config: ConfigDict, model: Qwen3Config) -> Qwen3:
@@ -115,7 +121,8 @@ def _micro_batches(config: ConfigDict, settings: ConfigDict, mesh: Mesh | None):
     longest = config.engine.max_tokens, _longest_prompt(config, settings), members
     shapes = list(micro_batches([[longest] * parts], packing))
     groups, prompt, completion = shapes[0]
-    return len(shapes), abstract_batch(groups * hosts, members, prompt, completion)
+    reference = objectives.wants_reference(settings)
+    return len(shapes), abstract_batch(groups * hosts, members, prompt, completion, reference)
 
 
 def _longest_prompt(config: ConfigDict, settings: ConfigDict) -> int:

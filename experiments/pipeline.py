@@ -29,7 +29,6 @@ from agenticrec_jax.data.splits import FitRange, Splits, chronological_splits, p
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.generation.engine import Engine, EngineConfig
 from agenticrec_jax.generation.sampling import Filters
-from agenticrec_jax.losses import for_batch, grpo_loss
 from agenticrec_jax.models.sasrec import SasrecConfig
 from agenticrec_jax.models.text import Tokenizer
 from agenticrec_jax.parallel.mesh import make_mesh
@@ -41,8 +40,11 @@ from agenticrec_jax.tools.registry import agenticrec_tools
 from agenticrec_jax.tools.text import ToolOptions
 from agenticrec_jax.training.batches import Packing
 from agenticrec_jax.training.learner import Update, make_optimizer, make_update
+from agenticrec_jax.training.logprobs import make_scorer
 from agenticrec_jax.training.metrics import Progress
+from agenticrec_jax.training.references import Scorer
 from agenticrec_jax.training.sasrec import SasrecTraining, fit_artifacts
+from experiments import objectives
 from experiments.app import ROOT, resolve
 from experiments.policies import Policy, profile_model, weights_hash
 
@@ -284,10 +286,15 @@ def update(
     config: ConfigDict, settings: ConfigDict, graphdef: nnx.GraphDef, mesh: Mesh | None
 ) -> Update:
     """The learner's update in a stage of reinforcement."""
-    loss = for_batch(grpo_loss, normaliser=float(config.engine.max_tokens))
-    return make_update(
-        graphdef, loss, optimizer(settings), temperature=temperature(settings), mesh=mesh
-    )
+    heat, loss = temperature(settings), objectives.stage_loss(config, settings)
+    return make_update(graphdef, loss, optimizer(settings), temperature=heat, mesh=mesh)
+
+
+def scorer(settings: ConfigDict, graphdef: nnx.GraphDef, mesh: Mesh | None) -> Scorer | None:
+    """What scores a stage's batches by its reference policy; None where it needs none."""
+    if not objectives.wants_reference(settings):
+        return None
+    return make_scorer(graphdef, temperature=temperature(settings), mesh=mesh)
 
 
 def packing(settings: ConfigDict, mesh: Mesh | None, pad_id: int) -> Packing:

@@ -29,7 +29,7 @@ from agenticrec_jax.evaluation.significance import paired_difference
 from agenticrec_jax.generation.engine import Engine
 from agenticrec_jax.tools.artifacts import Artifacts
 from agenticrec_jax.training.metrics import read_metrics
-from experiments import app, pipeline, policies, rows, train_policy
+from experiments import app, objectives, pipeline, policies, rows, train_policy
 from experiments.configs import office
 from experiments.evaluate import OBSERVATIONS, read_trajectories, write_trajectories
 
@@ -102,6 +102,7 @@ def run(config: ConfigDict, workdir: str | Path, seeds: Sequence[int]) -> dict:
 
 def start(config: ConfigDict, workdir: str | Path) -> tuple[pipeline.World, policies.Policy]:
     """The data and the policy to start from; refuses a workdir whose run had other settings."""
+    objectives.check(config)
     policy = policies.load(config.policy.directory, **policies.computed(config))
     policy = policies.with_adapters(policy, config)
     with app.phase("data"):

@@ -42,7 +42,7 @@ from agenticrec_jax.training.checkpoints import Checkpoints
 from agenticrec_jax.training.learner import init_state
 from agenticrec_jax.training.metrics import MetricsWriter
 from agenticrec_jax.training.mining import HardPair, mine_pairs, read_pairs, write_pairs
-from experiments import app, dry_run, pipeline, policies
+from experiments import app, dry_run, objectives, pipeline, policies
 
 STAGES = ("sft", "rta", "ppr")
 BEFORE = {"sft": None, "rta": "sft", "ppr": "rta"}
@@ -58,6 +58,7 @@ def main(argv: Sequence[str]) -> None:
     if _DISTRIBUTED.value:
         multihost.initialize(os.environ.get(multihost.COORDINATOR, "auto"))
     multihost.check_same({"config": config.to_dict(), "stage": stage}, "the configuration")
+    objectives.check(config)
     mesh = pipeline.device_mesh(config)
     policy = policies.load(start, mesh, **policies.computed(config))
     policy = policies.with_adapters(policy, config, mesh)
@@ -176,6 +177,8 @@ def _reinforce(name, settings, world, agent, engine, policy, tasks_at, directory
         seed,
         pipeline.packing(settings, mesh, policy.tokenizer.pad_id),
         settings.save_every,
+        objectives.weighing(config, settings),
+        objectives.oversample(config, settings),
     )
     record = {name: settings.to_dict(), "seed": seed, "candidates": world.candidate_hash}
     if config.policy.lora.rank:
@@ -186,7 +189,15 @@ def _reinforce(name, settings, world, agent, engine, policy, tasks_at, directory
     ):
         state = init_state(policy.params, pipeline.optimizer(settings), mesh)
         state = reinforce.reinforce(
-            stage, state, agent, engine, update, tasks_at, writer, checkpoints
+            stage,
+            state,
+            agent,
+            engine,
+            update,
+            tasks_at,
+            writer,
+            checkpoints,
+            pipeline.scorer(settings, policy.graphdef, mesh),
         )
     return state.params
 

@@ -1,6 +1,8 @@
 """Losses and advantages: arrays in, a number and its metrics out. No model, no config."""
 
 from agenticrec_jax.losses.advantages import group_advantages, keep_groups
+from agenticrec_jax.losses.aggregation import length_normaliser, member_weights
+from agenticrec_jax.losses.dpo import dpo_loss, sequence_logprobs, softmax_dpo_loss
 from agenticrec_jax.losses.grpo import grpo_loss, kl_divergence
 from agenticrec_jax.losses.ppr import bidirectional_logistic_loss, preference_policy_loss
 from agenticrec_jax.losses.reductions import LossFn, Metrics, for_batch
@@ -10,11 +12,16 @@ __all__ = [
     "LossFn",
     "Metrics",
     "bidirectional_logistic_loss",
+    "dpo_loss",
     "for_batch",
     "group_advantages",
     "grpo_loss",
     "keep_groups",
     "kl_divergence",
+    "length_normaliser",
+    "member_weights",
     "preference_policy_loss",
+    "sequence_logprobs",
     "sft_loss",
+    "softmax_dpo_loss",
 ]

@@ -3,9 +3,10 @@
 Axes: P prompts, G members of a prompt's group, T completion tokens.
 
 Every loss is *additive*: a sum over members of ``weights[p, g]`` times the member's own loss. The
-weights carry the denominator of the whole batch (``1 / (prompts * G)`` over the nominal count,
-dropped groups included), so the losses and gradients of micro-batches simply add up, whatever
-their size. A metric is a pair ``(sum, count)`` for the same reason.
+weights carry the denominator of the whole batch (`losses.aggregation`; by default
+``1 / (prompts * G)`` over the nominal count, dropped groups included), so the losses and gradients
+of micro-batches simply add up, whatever their size. A metric is a pair ``(sum, count)`` for the
+same reason.
 """
 
 from collections.abc import Callable

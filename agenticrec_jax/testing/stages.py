@@ -27,6 +27,7 @@ from agenticrec_jax.training.batches import Packing
 from agenticrec_jax.training.checkpoints import Checkpoints
 from agenticrec_jax.training.learner import Update, init_state, make_update
 from agenticrec_jax.training.metrics import FILE_NAME, MetricsWriter, read_metrics
+from agenticrec_jax.training.references import Scorer
 from agenticrec_jax.types import SAMPLED
 
 PROMPTS = 4
@@ -58,7 +59,7 @@ class TinyStage:
     """The pieces of ``reinforce.reinforce``; the compiled ones serve any number of runs.
 
     ``params()`` makes the first weights, on one device, of ``graphdef``; the learner's lie on
-    ``mesh``.
+    ``mesh``. ``reward`` judges, ``score`` is of a reference policy.
     """
 
     graphdef: nnx.GraphDef
@@ -69,6 +70,8 @@ class TinyStage:
     optimizer: optax.GradientTransformation
     params: Callable[[], Any]
     mesh: Mesh | None
+    reward: Callable[[Trajectory, Task], Reward] = even_share
+    score: Scorer | None = None
 
     def run(
         self, directory: Path, checkpoints: Checkpoints | None = None, **changes: Any
@@ -81,7 +84,7 @@ class TinyStage:
 
         def reward(trajectory: Trajectory, task: Task) -> Reward:
             seen.append(trajectory)
-            return even_share(trajectory, task)
+            return self.reward(trajectory, task)
 
         with MetricsWriter(directory, jax.process_index()) as writer:
             state = reinforce.reinforce(
@@ -93,6 +96,7 @@ class TinyStage:
                 reinforce.ranking_tasks(tiny_world().examples, PROMPTS, seed=4),
                 writer,
                 checkpoints,
+                self.score,
             )
         leaves = [to_host(leaf) for leaf in jax.tree.leaves(state.params)]
         return TinyRun(leaves, read_metrics(directory / FILE_NAME), seen)

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.losses import Metrics, group_advantages, keep_groups
+from agenticrec_jax.losses import Metrics, group_advantages, keep_groups, member_weights
 from agenticrec_jax.types import SAMPLED
 
 
@@ -123,32 +123,60 @@ def bucket_length(length: int, buckets: int | tuple[int, ...], what: str = "sequ
     raise ValueError(f"a {what} has {length} tokens, the largest bucket holds {buckets[-1]}")
 
 
+@dataclass(frozen=True)
+class Weighing:
+    """How rewards become advantages and weights; the defaults are AgenticRec's.
+
+    baseline, scale: see `losses.group_advantages`.
+    drop_negative, drop_equal: see `losses.keep_groups`.
+    aggregation: see `losses.member_weights`.
+    """
+
+    baseline: str = "mean"
+    scale: str = "none"
+    drop_negative: bool = True
+    drop_equal: bool = True
+    aggregation: str = "constant"
+
+
+def sampled_tokens(rollouts: Sequence[Sequence[Completion]]) -> Int[np.ndarray, "P G"]:
+    """How many tokens of each completion the policy wrote."""
+    counts = [[(np.asarray(c.origin) == SAMPLED).sum() for c in group] for group in rollouts]
+    return np.array(counts, np.int64)
+
+
 def rollout_groups(
     prompts: Sequence[Sequence[int]],
     rollouts: Sequence[Sequence[Completion]],
     rewards: Float[np.ndarray, "P G"],
     *,
     total_prompts: int | None = None,
+    total_tokens: int | None = None,
     baseline: str = "mean",
     scale: str = "none",
     drop_negative: bool = True,
     drop_equal: bool = True,
+    aggregation: str = "constant",
 ) -> tuple[list[Group], Metrics]:
     """Returns the groups that teach something, with advantages, and how many were dropped.
 
-    Every member weighs ``1 / (P * G)`` over the nominal P, dropped groups included: there is no
-    refill, and the step is smaller when fewer groups are left. Advantage and dropping options are
-    those of `losses.group_advantages` and `losses.keep_groups`.
+    Weights count the prompts, members and tokens of dropped groups too: nothing is refilled here
+    (`dynamic_sampling` does it), and the step is smaller when fewer groups are left. The options
+    are those of `Weighing`.
 
     Args:
       total_prompts: P where other processes hold more of the batch's prompts; else those given.
+      total_tokens: sampled tokens of all P prompts' members, likewise.
     """
     rewards = np.asarray(rewards, np.float32)
     keep, metrics = keep_groups(rewards, None, drop_negative, drop_equal)
     advantages = np.asarray(group_advantages(rewards, None, baseline, scale))
-    members = rewards.shape[1]
-    weights = np.full(members, 1.0 / (members * (total_prompts or len(rewards))), np.float32)
-    groups = [Group(prompts[p], rollouts[p], advantages[p], weights) for p in np.flatnonzero(keep)]
+    totals = {"total_prompts": total_prompts, "total_tokens": total_tokens}
+    tokens = sampled_tokens(rollouts).reshape(rewards.shape)
+    weights = member_weights(tokens, aggregation, **totals)
+    groups = [
+        Group(prompts[p], rollouts[p], advantages[p], weights[p]) for p in np.flatnonzero(keep)
+    ]
     metrics["advantage_spread"] = (np.abs(advantages).sum(), np.float32(rewards.size))
     return groups, metrics
 
@@ -242,8 +270,13 @@ def micro_batches(
         yield shape
 
 
-def abstract_batch(groups: int, members: int, prompt: int, completion: int) -> RolloutBatch:
-    """Returns the shapes of a micro-batch of P groups, G members, Tp and T tokens: no numbers."""
+def abstract_batch(
+    groups: int, members: int, prompt: int, completion: int, reference: bool = False
+) -> RolloutBatch:
+    """Returns the shapes of a micro-batch of P groups, G members, Tp and T tokens: no numbers.
+
+    With ``reference`` it has log-probs of a reference policy.
+    """
 
     def array(dtype, *shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype)
@@ -258,6 +291,7 @@ def abstract_batch(groups: int, members: int, prompt: int, completion: int) -> R
         behaviour_logprobs=array(np.float32, *tokens),
         advantages=array(np.float32, *members),
         weights=array(np.float32, *members),
+        reference_logprobs=array(np.float32, *tokens) if reference else None,
     )
 
 

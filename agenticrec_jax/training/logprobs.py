@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int
 
 from agenticrec_jax.models.masks import Context
 from agenticrec_jax.models.qwen3 import Qwen3
-from agenticrec_jax.parallel.mesh import RULES, Rules, traced_on, traced_spec
+from agenticrec_jax.parallel.mesh import RULES, Rules, batch_shardings, traced_on, traced_spec
 from agenticrec_jax.training.batches import RolloutBatch
 
 CHUNK = 1024
@@ -173,12 +173,15 @@ def make_scorer(
 ) -> Callable[[Any, RolloutBatch], Float[Array, "P G T"]]:
     """Returns a jitted ``(params, batch) -> logprobs``: for a reference policy, or for a check.
 
-    ``mesh`` and ``rules`` say where both lie; None for one device.
+    ``mesh`` and ``rules`` say where both lie, and so the log-probs; None for one device.
     """
 
     @jax.jit
     def score(params: Any, batch: RolloutBatch) -> Float[Array, "P G T"]:
         with traced_on(mesh, rules):
-            return policy_logprobs(nnx.merge(graphdef, params), batch, temperature, chunk)[0]
+            found = policy_logprobs(nnx.merge(graphdef, params), batch, temperature, chunk)[0]
+        if mesh is None:
+            return found
+        return jax.lax.with_sharding_constraint(found, batch_shardings(found, mesh, rules))
 
     return score

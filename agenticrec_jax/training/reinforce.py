@@ -7,32 +7,35 @@ exchanging the lengths of their groups; no trajectory leaves its process.
 
 import dataclasses
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import grain
 import jax
 
 from agenticrec_jax.agent.episodes import Agent, Task, run_episodes
+from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.generation.engine import Engine
-from agenticrec_jax.parallel.multihost import allgather, share
+from agenticrec_jax.parallel.multihost import allgather
 from agenticrec_jax.training.batches import (
     Packing,
+    Weighing,
     cut_groups,
     group_shapes,
     pack_groups,
-    rollout_groups,
 )
 from agenticrec_jax.training.checkpoints import Checkpoints
+from agenticrec_jax.training.dynamic_sampling import Roll, roll_out, step_groups
 from agenticrec_jax.training.learner import TrainState, Update
 from agenticrec_jax.training.metrics import MetricsWriter, Progress, mean_of
 from agenticrec_jax.training.mining import HardPair, preference_tasks
+from agenticrec_jax.training.references import Reference, Scorer
 from agenticrec_jax.training.rollouts import (
     engine_metrics,
     engine_note,
     over_processes,
-    rewards_of,
     rollout_metrics,
 )
 
@@ -44,7 +47,9 @@ class Stage:
     """One stage of reinforcement: ``steps`` updates, each on ``members`` rollouts of its tasks.
 
     ``temperature`` is the sampler's and the learner's; ``seed`` names the run in the sampling keys;
-    a checkpoint is saved every ``save_every`` steps and at the end.
+    a checkpoint is saved every ``save_every`` steps and at the end. ``weighing`` makes advantages
+    and weights of rewards; dropped groups are refilled in at most ``oversample`` further rounds of
+    a step (`dynamic_sampling`).
     """
 
     name: str
@@ -54,6 +59,8 @@ class Stage:
     seed: int
     packing: Packing
     save_every: int = 5
+    weighing: Weighing = Weighing()
+    oversample: int = 0
 
 
 def reinforce(
@@ -65,12 +72,15 @@ def reinforce(
     tasks_at: TasksAt,
     writer: MetricsWriter,
     checkpoints: Checkpoints | None = None,
+    score: Scorer | None = None,
 ) -> TrainState:
     """Runs a stage from the newest checkpoint, or from ``state`` where there is none.
 
-    ``tasks_at(step)`` is a pure function of the step, so a resumed run sees what it would have
-    seen. Each step's metrics are written as (sum, count) means under the stage's name, with the
-    number of updates done as the step: 1 for the first.
+    ``tasks_at(step)`` is a pure function of the step (of its turn, see `dynamic_sampling`), so a
+    resumed run sees what it would have seen. With ``score`` (`logprobs.make_scorer`) the weights
+    that are in ``state`` now are the reference policy: every micro-batch has its log-probs, whether
+    the run is resumed or not. Each step's metrics are written as (sum, count) means under the
+    stage's name, with the number of updates done as the step: 1 for the first.
 
     Raises:
         InputError: the engine constrains answers; the learner would not know.
@@ -80,13 +90,14 @@ def reinforce(
             f"stage {stage.name}: found an engine with a constraint, expected one without, since "
             "the learner scores tokens under the distribution of the temperature alone"
         )
+    reference = Reference(score, state.params, update.mesh, update.rules) if score else None
     restored = checkpoints.restore(state) if checkpoints else None
     state, start = (restored.state, restored.step) if restored else (state, 0)
     writer.resume(stage.name, start)
     process = jax.process_index()
     with Progress(stage.name, stage.steps, done=start, process_index=process) as progress:
         for step in range(start, stage.steps):
-            state, metrics = _step(stage, step, state, agent, engine, update, tasks_at(step))
+            state, metrics = _step(stage, step, state, agent, engine, update, tasks_at, reference)
             writer.write(stage.name, step + 1, metrics)
             progress.advance(note=_note(metrics))
             due = (step + 1) % stage.save_every == 0 or step + 1 == stage.steps
@@ -95,34 +106,43 @@ def reinforce(
     return state
 
 
-def _step(stage: Stage, step: int, state, agent, engine, update, tasks):
-    began = time.perf_counter()
-    trajectories = run_episodes(
-        agent,
-        engine,
-        state.params,
-        share(tasks),
-        members=stage.members,
-        temperature=stage.temperature,
-        seed=stage.seed,
-        step=step,
-    )
-    rolled, telemetry = time.perf_counter(), engine.telemetry
-    groups, metrics = rollout_groups(
-        [group[0].prompt for group in trajectories],
-        trajectories,
-        rewards_of(trajectories),
-        total_prompts=len(tasks),
-    )
+def _step(stage: Stage, step: int, state, agent, engine, update, tasks_at, reference):
+    began, telemetry = time.perf_counter(), Counter()
+    roll = _roller(stage, state.params, agent, engine, telemetry)
+    rolled = roll_out(roll, tasks_at, step, stage.weighing, stage.oversample)
+    rolled_at = time.perf_counter()
+    groups, metrics = step_groups(rolled, stage.weighing)
     groups = cut_groups(groups, stage.packing.members_at_once)
     batches = pack_groups(groups, stage.packing, allgather(group_shapes(groups)))
+    if reference:
+        batches = [reference(batch) for batch in batches]
     state, learnt = update(state, batches)
     seconds = {
-        "seconds/rollout": rolled - began,
-        "seconds/update": time.perf_counter() - rolled,
+        "seconds/rollout": rolled_at - began,
+        "seconds/update": time.perf_counter() - rolled_at,
     }
-    rolled_out = rollout_metrics(trajectories) | metrics | engine_metrics(telemetry)
-    return state, over_processes(rolled_out) | learnt | seconds
+    told = rollout_metrics(rolled.trajectories) | metrics | engine_metrics(telemetry)
+    return state, over_processes(told) | learnt | seconds
+
+
+def _roller(stage: Stage, params, agent: Agent, engine: Engine, telemetry: Counter) -> Roll:
+    """What rolls out tasks with these weights, and adds up how the engine worked."""
+
+    def roll(turn: int, tasks: Sequence[Task]) -> list[list[Trajectory]]:
+        trajectories = run_episodes(
+            agent,
+            engine,
+            params,
+            tasks,
+            members=stage.members,
+            temperature=stage.temperature,
+            seed=stage.seed,
+            step=turn,
+        )
+        telemetry.update(engine.telemetry)
+        return trajectories
+
+    return roll
 
 
 def _note(metrics: dict) -> str:

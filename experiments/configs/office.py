@@ -5,6 +5,7 @@ preset over the whole test split, and ``office.py:smoke`` a minute's run for tes
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 PRESETS = ("quick", "full", "smoke")
 
@@ -141,6 +142,26 @@ def _rta() -> ConfigDict:
             "token_budget": 16384,
             "members_at_once": 0,  # of a group in a micro-batch; 0 for whole groups
             "save_every": 5,
+            "groups": {  # the fields of training.batches.Weighing
+                "baseline": "mean",  # or leave_one_out
+                "scale": "none",  # or std
+                "drop_negative": True,
+                "drop_equal": True,
+                "aggregation": "constant",  # or token_mean, sequence_mean
+            },
+            "oversample": 0,  # most rounds in place of dropped groups; 0 for no refill
+            "loss": {  # the options of losses.grpo_loss; None for off
+                "ratio": "token",  # or sequence
+                "clip_low": placeholder(float),
+                "clip_high": placeholder(float),
+                "dual_clip": placeholder(float),
+                "correction_cap": placeholder(float),
+                "kl_coef": 0.0,  # to the policy that the stage starts from
+                "kl_estimator": "k3",  # or k1, k2
+                "entropy_coef": 0.0,
+            },
+            "loss_fn": "",  # package.module:function(logprobs, batch) in place of that loss
+            "reference": False,  # batches have reference_logprobs; always with a kl_coef
         }
     )
 

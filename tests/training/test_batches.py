@@ -20,6 +20,7 @@ from agenticrec_jax.training.batches import (
     group_shapes,
     pack_groups,
     rollout_groups,
+    sampled_tokens,
 )
 from agenticrec_jax.types import OBSERVATION, SAMPLED
 
@@ -180,6 +181,29 @@ def test_advantage_options_reach_the_groups():
     np.testing.assert_allclose(groups[0].advantages, [2**-0.5, -(2**-0.5)], rtol=1e-3)
 
 
+def test_aggregations_weigh_by_the_tokens_of_the_batch_dropped_groups_included():
+    rng = np.random.default_rng(3)
+    lengths = [(6, 8), (7, 9), (5, 12)]
+    rollouts = [[rollout(rng, n) for n in members] for members in lengths]
+    tokens = sampled_tokens(rollouts)
+    by_hand = [[sum(o == SAMPLED for o in r.origin) for r in members] for members in rollouts]
+    assert tokens.tolist() == by_hand and tokens.min() > 0
+    rewards, prompts = [[1.0, 0.0], [0.5, 0.5], [0.3, 0.2]], [(1,), (2,), (3,)]
+    expected = {
+        "constant": np.full((3, 2), 1 / 6),
+        "token_mean": np.full((3, 2), 1 / tokens.sum()),
+        "sequence_mean": 1 / (6 * tokens),
+    }
+    for aggregation, weights in expected.items():
+        groups, _ = rollout_groups(prompts, rollouts, rewards, aggregation=aggregation)
+        for group, row in zip(groups, (0, 2), strict=True):
+            np.testing.assert_allclose(group.weights, weights[row], rtol=1e-6)
+    share, _ = rollout_groups(
+        prompts, rollouts, rewards, aggregation="token_mean", total_prompts=9, total_tokens=400
+    )
+    np.testing.assert_allclose(share[0].weights, 1 / 400)
+
+
 def test_demonstrations_weigh_by_the_tokens_to_imitate():
     origins = [[SAMPLED, OBSERVATION, SAMPLED], [SAMPLED, SAMPLED]]
     demonstrations = [
@@ -240,4 +264,6 @@ def test_an_abstract_batch_has_the_shapes_of_a_packed_one():
     (batch,) = pack_groups([group(np.random.default_rng(1), 5, [3, 7])], Packing(100, 8, 16))
     found = abstract_batch(*batch.prompts.shape[:1], *batch.completions.shape[1:2], 8, 16)
     shapes = [(x.shape, x.dtype) for x in jax.tree.leaves(found)]
+    scored = abstract_batch(1, 2, 8, 16, reference=True).reference_logprobs
+    assert scored == found.behaviour_logprobs and found.reference_logprobs is None
     assert shapes == [(x.shape, x.dtype) for x in jax.tree.leaves(batch)]

@@ -23,7 +23,7 @@ from agenticrec_jax.testing.groups import (
     policy,
     unrolled,
 )
-from agenticrec_jax.training.batches import Packing, cut_groups, pack_groups
+from agenticrec_jax.training.batches import Packing, cut_groups, pack_groups, rollout_groups
 from agenticrec_jax.training.learner import (
     add_metrics,
     init_state,
@@ -97,6 +97,68 @@ def test_results_do_not_depend_on_the_micro_batches(members):
         assert a.keys() == b.keys()
         for name in b:
             np.testing.assert_allclose(a[name], b[name], rtol=2e-4, atol=1e-6)
+
+
+EVERYTHING = for_batch(
+    grpo_loss,
+    normaliser=1.0,
+    ratio="sequence",
+    clip_low=0.2,
+    clip_high=0.3,
+    dual_clip=1.5,
+    kl_coef=0.1,
+    entropy_coef=0.05,
+)
+
+
+@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean"])
+def test_with_every_option_results_do_not_depend_on_the_micro_batches(aggregation):
+    """Weights made once for all groups; whole groups in one micro-batch, or each member alone."""
+    rollouts = [group.completions for group in GROUPS]
+    rewards = np.random.default_rng(0).normal(size=(4, 3))
+    groups, _ = rollout_groups(
+        [g.prompt for g in GROUPS], rollouts, rewards, aggregation=aggregation, drop_negative=False
+    )
+    graphdef, params = policy()
+    score = make_scorer(graphdef, temperature=TEMPERATURE)
+    optimizer, update = every_option_updater()
+    results = []
+    for members, packing in ((0, WHOLE), (1, Packing(1, 16, 16))):
+        batches = pack_groups(cut_groups(groups, members), packing)
+        # Near the sampler, some ratios beyond the bounds; a reference that is another policy.
+        near = [score(params, batch) for batch in batches]
+        batches = [
+            replace(b, behaviour_logprobs=x + 0.3 * np.cos(b.completions), reference_logprobs=x - 1)
+            for b, x in zip(batches, near, strict=True)
+        ]
+        results.append(update(fresh_state(optimizer), batches))
+    (one, expected), (many, found) = results
+    assert_trees_close(many.params, one.params, 1e-5)
+    assert 0 < expected["clip_fraction"][0] < expected["clip_fraction"][1]
+    assert found.keys() == expected.keys()
+    for name in expected:
+        np.testing.assert_allclose(found[name], expected[name], rtol=2e-4, atol=1e-6)
+
+
+@cache
+def every_option_updater():
+    optimizer = optax.sgd(0.5)
+    return optimizer, make_update(policy()[0], EVERYTHING, optimizer, temperature=TEMPERATURE)
+
+
+def test_the_entropy_of_the_batch_has_a_gradient():
+    """With nothing to gain but entropy, an update raises it."""
+    bonus = for_batch(grpo_loss, normaliser=1.0, entropy_coef=1.0)
+    optimizer = optax.sgd(0.05)
+    update = make_update(policy()[0], bonus, optimizer, temperature=TEMPERATURE)
+    (batch,) = pack_groups(GROUPS, WHOLE)
+    batch = replace(batch, advantages=np.zeros_like(batch.advantages))
+    state, first = update(fresh_state(optimizer), [batch])
+    _, second = update(state, [batch])
+    before, after = (mean_metrics(m)["entropy"] for m in (first, second))
+    assert after > before + 1e-3
+    weighed = (batch.weights * batch.sampled.sum(axis=-1)).sum() * before
+    np.testing.assert_allclose(-first["loss"][0], weighed, rtol=0.5)
 
 
 def test_sharded_update_equals_a_single_device(capfd):

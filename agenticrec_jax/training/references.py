@@ -1,0 +1,46 @@
+"""The reference policy of a stage: the weights it started from, and their log-probs of a batch."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
+
+from agenticrec_jax.models.lora import join_learned, split_learned
+from agenticrec_jax.parallel.mesh import RULES, Rules
+from agenticrec_jax.parallel.multihost import global_batch, own_rows
+from agenticrec_jax.training.batches import RolloutBatch
+
+Scorer = Callable[[Any, RolloutBatch], Float[Array, "P G T"]]
+
+
+class Reference:
+    """Fills in ``reference_logprobs`` of micro-batches by weights that no update changes.
+
+    What the learner changes is copied, on its devices; of a policy with adapters that is the
+    adapters alone, and the base is shared.
+
+    Args:
+      score: see `logprobs.make_scorer`; of the sampler's temperature.
+      params: the weights, before a first update takes them over.
+      mesh, rules: where weights and micro-batches lie; None for one device.
+    """
+
+    def __init__(self, score: Scorer, params: Any, mesh: Mesh | None, rules: Rules = RULES):
+        self._score, self._mesh, self._rules = score, mesh, rules
+        learned, frozen = split_learned(params)
+        self._params = join_learned(_copied(learned), frozen)
+
+    def __call__(self, batch: RolloutBatch) -> RolloutBatch:
+        """The micro-batch of this process with log-probs; every process must call this."""
+        mesh = self._mesh
+        placed = batch if mesh is None else global_batch(batch, mesh, self._rules)
+        return replace(batch, reference_logprobs=own_rows(self._score(self._params, placed)))
+
+
+def _copied(params: Any) -> Any:
+    shardings = jax.tree.map(lambda x: x.sharding, params)
+    return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shardings)(params)

@@ -1,0 +1,196 @@
+"""Refilled groups: which tasks are rolled out, which groups are the batch, and by what they weigh.
+
+Rollouts are made up: a task is a number, and a table says which of them give groups that teach.
+"""
+
+import dataclasses
+import threading
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+from agenticrec_jax.rewards import Reward
+from agenticrec_jax.testing.stages import even_share
+from agenticrec_jax.training import dynamic_sampling
+from agenticrec_jax.training.batches import Weighing
+from agenticrec_jax.training.checkpoints import Checkpoints
+from agenticrec_jax.training.dynamic_sampling import roll_out, step_groups
+from agenticrec_jax.types import OBSERVATION, SAMPLED
+
+PROMPTS = 4
+
+
+def tasks_at(turn):
+    """Task 92 is the third of turn 9."""
+    return [10 * turn + place for place in range(PROMPTS)]
+
+
+def group_of(task, teaches):
+    """Two members of ``task % 10 + 1`` and 2 sampled tokens; unequal rewards if it teaches."""
+    members = []
+    for length, reward in ((task % 10 + 1, 1.0), (2, 0.0 if teaches else 1.0)):
+        origin = np.array([SAMPLED] * length + [OBSERVATION], np.uint8)
+        ids = np.full(length + 1, task)
+        rewarded = SimpleNamespace(total=reward)
+        members.append(SimpleNamespace(prompt=(task,), ids=ids, origin=origin, reward=rewarded))
+    return members
+
+
+class Rolls:
+    """Rolls out made-up groups and remembers what it was asked for."""
+
+    def __init__(self, *teaching):
+        self.teaching, self.asked = teaching, []
+
+    def __call__(self, turn, tasks):
+        self.asked.append((turn, tasks))
+        return [group_of(task, task in self.teaching) for task in tasks]
+
+
+PLAIN = Weighing()
+
+
+def refilled(roll, oversample, weighing=PLAIN, step=3):
+    return step_groups(roll_out(roll, tasks_at, step, weighing, oversample), weighing)
+
+
+def found(groups):
+    return {group.prompt[0]: [round(float(w), 6) for w in group.weights] for group in groups}
+
+
+def test_without_further_rounds_a_step_is_its_tasks():
+    roll = Rolls(30, 33)
+    groups, metrics = refilled(roll, 0)
+    assert roll.asked == [(3, [30, 31, 32, 33])]
+    assert found(groups) == {30: [0.125] * 2, 33: [0.125] * 2}
+    assert [float(x) for x in metrics["groups_dropped"]] == [2, 4]
+    assert "groups_oversampled" not in metrics
+
+
+def test_missing_groups_are_refilled_until_none_is_missing():
+    """Turns 9, 10 and 11 are the rounds of step 3; the second is short of one, the third is not."""
+    roll = Rolls(90, 93, 101, 110, 120)
+    groups, metrics = refilled(roll, 2)
+    assert roll.asked == [(9, [90, 91, 92, 93]), (10, [100, 101]), (11, [110])]
+    assert found(groups) == dict.fromkeys((90, 93, 101, 110), [0.125] * 2)
+    means = {name: [float(x) for x in metric] for name, metric in metrics.items()}
+    assert means["groups_dropped"] == means["groups_all_equal"] == [3, 7]
+    assert means["groups_oversampled"] == [3, 4] and means["groups_missing"] == [0, 4]
+    assert means["oversampling_rounds"] == [2, 1]
+
+
+def test_a_full_step_takes_one_round():
+    roll = Rolls(90, 91, 92, 93)
+    _, metrics = refilled(roll, 2)
+    assert roll.asked == [(9, [90, 91, 92, 93])]
+    assert [float(x) for x in metrics["oversampling_rounds"]] == [0, 1]
+
+
+def test_where_the_bound_is_met_empty_places_keep_their_share():
+    roll = Rolls(90, 93)
+    groups, metrics = refilled(roll, 1, step=4)  # turns 8 and 9
+    assert [turn for turn, _ in roll.asked] == [8, 9]
+    assert found(groups) == {90: [0.125] * 2, 93: [0.125] * 2}
+    assert [float(x) for x in metrics["groups_missing"]] == [2, 4]
+
+
+def test_a_mean_over_tokens_is_over_those_of_the_batch():
+    """Refilled: of the kept, 1 + 2, 4 + 2, 2 + 2 and 1 + 2 tokens. Else dropped ones fill it up."""
+    weighing = Weighing(aggregation="token_mean")
+    groups, _ = refilled(Rolls(90, 93, 101, 110), 2, weighing)
+    assert found(groups) == dict.fromkeys((90, 93, 101, 110), [round(1 / 16, 6)] * 2)
+    groups, _ = refilled(Rolls(90, 93), 0, weighing, step=9)
+    assert found(groups) == dict.fromkeys((90, 93), [round(1 / (3 + 4 + 5 + 6), 6)] * 2)
+
+
+def test_what_counts_as_dropped_is_the_stages():
+    roll = Rolls(90)
+    refilled(roll, 2, Weighing(drop_equal=False))
+    assert len(roll.asked) == 1
+
+
+class Process(threading.local):
+    index = 0
+
+
+def as_processes(monkeypatch, count, run):
+    """What ``run(index)`` returns on each of ``count`` threads that talk as processes do."""
+    process, barrier = Process(), threading.Barrier(count, timeout=60)
+    table, results = [None] * count, [None] * count
+
+    def allgather(value):
+        table[process.index] = value
+        barrier.wait()
+        values = list(table)
+        barrier.wait()
+        return values
+
+    monkeypatch.setattr(dynamic_sampling, "allgather", allgather)
+    monkeypatch.setattr(
+        dynamic_sampling, "share", lambda items: list(items[process.index :: count])
+    )
+    monkeypatch.setattr(jax, "process_count", lambda: count)
+
+    def start(index):
+        process.index = index
+        results[index] = run(index)
+
+    threads = [threading.Thread(target=start, args=(index,)) for index in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+@pytest.mark.parametrize("aggregation", ["constant", "token_mean", "sequence_mean"])
+def test_processes_take_the_same_rounds_and_make_one_batch(monkeypatch, aggregation):
+    """Those of one process, but for a task more where only one group is missing."""
+    teaching, weighing = (90, 93, 100, 110, 111), Weighing(aggregation=aggregation)
+    expected, _ = refilled(Rolls(*teaching), 2, weighing)
+    rolls = [Rolls(*teaching) for _ in range(2)]
+    results = as_processes(monkeypatch, 2, lambda i: refilled(rolls[i], 2, weighing))
+    assert [roll.asked for roll in rolls] == [
+        [(9, [90, 92]), (10, [100]), (11, [110])],
+        [(9, [91, 93]), (10, [101]), (11, [111])],
+    ]
+    parts = [found(groups) for groups, _ in results]
+    assert [sorted(part) for part in parts] == [[90, 100, 110], [93]]  # 111 is one too many
+    assert parts[0] | parts[1] == found(expected)
+    missing = [metrics["groups_missing"] for _, metrics in results]
+    assert [tuple(map(int, m)) for m in missing] == [(0, 2), (0, 2)]
+
+
+def dull(trajectory, task):
+    """Every third example has nothing to tell its members apart."""
+    return (
+        Reward(1.0, 0.0, 0.0) if task.example.example_id % 3 == 0 else even_share(trajectory, task)
+    )
+
+
+@pytest.fixture(scope="module")
+def oversampled(pieces):
+    stage = dataclasses.replace(pieces.stage, oversample=2)
+    return dataclasses.replace(pieces, stage=stage, reward=dull)
+
+
+def test_a_stage_refills_its_groups_and_resumes_bit_for_bit(oversampled, tmp_path):
+    whole = oversampled.run(tmp_path / "whole")
+    members = oversampled.stage.members
+    extra = [line["groups_oversampled"] for line in whole.lines]
+    assert len(whole.trajectories) == sum(members * PROMPTS * (1 + share) for share in extra)
+    assert sum(line["oversampling_rounds"] for line in whole.lines) > 0
+    for line in whole.lines:
+        assert line["groups_dropped"] > 0 or line["groups_oversampled"] == 0
+        assert line["groups_missing"] == 0 or line["oversampling_rounds"] == 2
+    keys = [(t.example_id, t.ids.tolist()) for t in whole.trajectories]
+    assert len({str(key) for key in keys}) > 0.9 * len(keys)  # no round repeats another
+    with Checkpoints(tmp_path / "checkpoints", {}) as checkpoints:
+        oversampled.run(tmp_path / "parts", checkpoints, steps=1)
+    with Checkpoints(tmp_path / "checkpoints", {}) as checkpoints:
+        resumed = oversampled.run(tmp_path / "parts", checkpoints)
+    for a, b in zip(resumed.params, whole.params, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert resumed.lines[1]["reward"] == whole.lines[1]["reward"]
