@@ -1,4 +1,4 @@
-"""The one error that a person's input can cause."""
+"""The error that a person's input can cause, and the end that a scheduler can ask for."""
 
 
 class InputError(ValueError):
@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     Programs under ``experiments`` print the sentence and exit with status 2.
     """
+
+
+class Terminated(Exception):
+    """A run was asked to end (SIGTERM) and did, with its progress saved; says where it stands."""

@@ -20,7 +20,7 @@ from absl import app as absl_app
 from absl import flags, logging
 from ml_collections import config_flags
 
-from agenticrec_jax.errors import InputError
+from agenticrec_jax.errors import InputError, Terminated
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BAD_INPUT = 2
@@ -34,7 +34,10 @@ _COMPILATION_CACHE = flags.DEFINE_string(
 
 
 def run(main: Callable[[Sequence[str]], object]) -> NoReturn:
-    """Parses the flags, calls ``main(argv)`` and exits: 0, or 2 with one sentence for bad input."""
+    """Parses the flags, calls ``main(argv)`` and exits: 0, or 2 with one sentence for bad input.
+
+    A run that SIGTERM has ended in order (``Terminated``) says where it stands and exits with 0.
+    """
 
     def guarded(argv: Sequence[str]) -> None:
         try:
@@ -45,6 +48,8 @@ def run(main: Callable[[Sequence[str]], object]) -> NoReturn:
             main(argv)
         except InputError as error:
             _end(str(error))
+        except Terminated as ended:
+            print(ended, flush=True)
         except KeyboardInterrupt:
             _end("interrupted.", INTERRUPTED)
 

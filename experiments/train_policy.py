@@ -6,7 +6,9 @@
 ``sft`` continues the warm start of the config's policy directory, ``rta`` is list-wise GRPO on
 NDCG, ``ppr`` mines hard pairs with the ``rta`` policy and refines it on them. Each stage resumes
 from its newest checkpoint in the workdir, and ends with an ordinary policy directory,
-``<workdir>/<stage>/policy``, from which the next one starts.
+``<workdir>/<stage>/policy``, from which the next one starts. With ``--config.rta.validate_every=N``
+the policy of the highest NDCG on valid examples is kept beside it, in ``<workdir>/<stage>/best``.
+SIGTERM ends a run in order: it saves, and the same command goes on.
 
 The learner lies on the config's mesh over all devices. With ``--distributed`` the program is one of
 several processes with the same flags, and a workdir that all of them see; each rolls out its own
@@ -42,6 +44,7 @@ from agenticrec_jax.training.checkpoints import Checkpoints
 from agenticrec_jax.training.learner import init_state
 from agenticrec_jax.training.metrics import MetricsWriter
 from agenticrec_jax.training.mining import HardPair, mine_pairs, read_pairs, write_pairs
+from agenticrec_jax.training.validation import Validation, ndcg_of
 from experiments import app, dry_run, objectives, pipeline, policies
 
 STAGES = ("sft", "rta", "ppr")
@@ -185,8 +188,10 @@ def _reinforce(name, settings, world, agent, engine, policy, tasks_at, directory
         record["lora"] = config.policy.lora.to_dict()
     with (
         Checkpoints(directory / name / "checkpoints", record) as checkpoints,
+        Checkpoints(directory / name / "best_checkpoint", record, max_to_keep=1) as best,
         MetricsWriter(directory, jax.process_index()) as writer,
     ):
+        validation = _validation(settings, world, engine, policy, best)
         state = init_state(policy.params, pipeline.optimizer(settings), mesh)
         state = reinforce.reinforce(
             stage,
@@ -198,8 +203,21 @@ def _reinforce(name, settings, world, agent, engine, policy, tasks_at, directory
             writer,
             checkpoints,
             pipeline.scorer(settings, policy.graphdef, mesh),
+            validation,
         )
+        if validation:
+            save(policy, best.restore(state).state.params, directory / name / "best")
     return state.params
+
+
+def _validation(settings, world, engine, policy, best: Checkpoints) -> Validation | None:
+    """Scores the valid examples, with artefacts of before them, if the stage is to be validated."""
+    if not settings.validate_every:
+        return None
+    agent = pipeline.agent(world, pipeline.artifacts_b(world), policy.tokenizer)
+    count = world.config.evaluation.validation_examples
+    examples = pipeline.chosen(world.examples["valid"], count)
+    return Validation(settings.validate_every, ndcg_of(agent, engine, examples), best)
 
 
 def save(policy: policies.Policy, params, directory: Path) -> None:

@@ -25,9 +25,10 @@ from agenticrec_jax.testing.world import TinyWorld, tiny_world
 from agenticrec_jax.training import reinforce
 from agenticrec_jax.training.batches import Packing
 from agenticrec_jax.training.checkpoints import Checkpoints
-from agenticrec_jax.training.learner import Update, init_state, make_update
+from agenticrec_jax.training.learner import TrainState, Update, init_state, make_update
 from agenticrec_jax.training.metrics import FILE_NAME, MetricsWriter, read_metrics
 from agenticrec_jax.training.references import Scorer
+from agenticrec_jax.training.validation import Validation
 from agenticrec_jax.types import SAMPLED
 
 PROMPTS = 4
@@ -73,8 +74,16 @@ class TinyStage:
     reward: Callable[[Trajectory, Task], Reward] = even_share
     score: Scorer | None = None
 
+    def first_state(self) -> TrainState:
+        """What every run begins with."""
+        return init_state(self.params(), self.optimizer, self.mesh)
+
     def run(
-        self, directory: Path, checkpoints: Checkpoints | None = None, **changes: Any
+        self,
+        directory: Path,
+        checkpoints: Checkpoints | None = None,
+        validation: Validation | None = None,
+        **changes: Any,
     ) -> TinyRun:
         """Runs the stage, with ``changes`` of its fields (``steps=1``), from the first weights.
 
@@ -89,7 +98,7 @@ class TinyStage:
         with MetricsWriter(directory, jax.process_index()) as writer:
             state = reinforce.reinforce(
                 dataclasses.replace(self.stage, **changes),
-                init_state(self.params(), self.optimizer, self.mesh),
+                self.first_state(),
                 dataclasses.replace(self.agent, reward=reward),
                 self.engine,
                 self.update,
@@ -97,6 +106,7 @@ class TinyStage:
                 writer,
                 checkpoints,
                 self.score,
+                validation,
             )
         leaves = [to_host(leaf) for leaf in jax.tree.leaves(state.params)]
         return TinyRun(leaves, read_metrics(directory / FILE_NAME), seen)

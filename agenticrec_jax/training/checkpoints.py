@@ -74,6 +74,15 @@ class Checkpoints:
         """Steps of the committed checkpoints, ascending."""
         return sorted(self._manager.all_steps())
 
+    def newest_host(self) -> dict | None:
+        """The host's record of the newest checkpoint; None where nothing was saved.
+
+        Raises:
+          Damaged: its bytes are not those that were written.
+        """
+        self.wait()
+        return self._read_record(self.steps[-1])["host"] if self.steps else None
+
     def save(self, step: int, state: Any, host: Mapping[str, Any] | None = None) -> None:
         """Saves a pytree of arrays and a JSON record under a step; a step already there is kept."""
         if step in self._manager.all_steps():

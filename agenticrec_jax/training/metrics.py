@@ -80,6 +80,12 @@ class MetricsWriter:
         self._keep([line for line in lines if line["stage"] != stage or line["step"] <= step])
         self._board(stage, purge_step=step + 1)
 
+    def lines(self, stage: str) -> list[dict]:
+        """What ``stage`` has written, step by step; nothing on processes other than 0."""
+        if not self._active:
+            return []
+        return [line for line in read_metrics(self._path) if line["stage"] == stage]
+
     def write(self, stage: str, step: int, metrics: Mapping[str, Metric]) -> None:
         """Writes one step. A value that is not finite becomes null in the file.
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import grain
 import jax
+from absl import logging
 
 from agenticrec_jax.agent.episodes import Agent, Task, run_episodes
 from agenticrec_jax.agent.trajectories import Trajectory
@@ -27,6 +28,7 @@ from agenticrec_jax.training.batches import (
     pack_groups,
 )
 from agenticrec_jax.training.checkpoints import Checkpoints
+from agenticrec_jax.training.collapse import collapses
 from agenticrec_jax.training.dynamic_sampling import Roll, roll_out, step_groups
 from agenticrec_jax.training.learner import TrainState, Update
 from agenticrec_jax.training.metrics import MetricsWriter, Progress, mean_of
@@ -38,6 +40,8 @@ from agenticrec_jax.training.rollouts import (
     over_processes,
     rollout_metrics,
 )
+from agenticrec_jax.training.termination import Dropped, Termination, save_and_end
+from agenticrec_jax.training.validation import Validation
 
 TasksAt = Callable[[int], Sequence[Task]]
 
@@ -73,17 +77,22 @@ def reinforce(
     writer: MetricsWriter,
     checkpoints: Checkpoints | None = None,
     score: Scorer | None = None,
+    validation: Validation | None = None,
 ) -> TrainState:
     """Runs a stage from the newest checkpoint, or from ``state`` where there is none.
 
     ``tasks_at(step)`` is a pure function of the step (of its turn, see `dynamic_sampling`), so a
     resumed run sees what it would have seen. With ``score`` (`logprobs.make_scorer`) the weights
     that are in ``state`` now are the reference policy: every micro-batch has its log-probs, whether
-    the run is resumed or not. Each step's metrics are written as (sum, count) means under the
-    stage's name, with the number of updates done as the step: 1 for the first.
+    the run is resumed or not. ``validation`` scores the state on its schedule. A collapse of the
+    stage (`collapse.LEAST`) is warned of once. Each step's metrics are written as (sum, count)
+    means under the stage's name, with the number of updates done as the step: 1 for the first.
+
+    SIGTERM drops a rollout, or lets an update finish; then the state is saved.
 
     Raises:
         InputError: the engine constrains answers; the learner would not know.
+        Terminated: SIGTERM came; what is done is saved.
     """
     if engine.constraint is not None:
         raise InputError(
@@ -95,22 +104,39 @@ def reinforce(
     state, start = (restored.state, restored.step) if restored else (state, 0)
     writer.resume(stage.name, start)
     process = jax.process_index()
-    with Progress(stage.name, stage.steps, done=start, process_index=process) as progress:
+    progress, warned = Progress(stage.name, stage.steps, done=start, process_index=process), set()
+    with progress, Termination() as termination:
         for step in range(start, stage.steps):
-            state, metrics = _step(stage, step, state, agent, engine, update, tasks_at, reference)
+            try:
+                with termination.dropping():
+                    rollouts = _roll_out(stage, step, state, agent, engine, tasks_at)
+            except Dropped:
+                save_and_end(stage.name, step, state, checkpoints)
+            state, metrics = _learn(stage, state, update, rollouts, reference)
+            if validation and validation.due(step + 1, stage.steps):
+                metrics |= validation(step + 1, state)
             writer.write(stage.name, step + 1, metrics)
             progress.advance(note=_note(metrics))
+            _warn(stage.name, writer.lines(stage.name), warned)
             due = (step + 1) % stage.save_every == 0 or step + 1 == stage.steps
             if checkpoints and due:
                 checkpoints.save(step + 1, state)
+            if termination.due():
+                save_and_end(stage.name, step + 1, state, checkpoints)
     return state
 
 
-def _step(stage: Stage, step: int, state, agent, engine, update, tasks_at, reference):
+def _roll_out(stage: Stage, step: int, state, agent, engine, tasks_at):
+    """A step's groups, its metrics so far, and the seconds that it took."""
     began, telemetry = time.perf_counter(), Counter()
     roll = _roller(stage, state.params, agent, engine, telemetry)
     rolled = roll_out(roll, tasks_at, step, stage.weighing, stage.oversample)
-    rolled_at = time.perf_counter()
+    return rolled, telemetry, time.perf_counter() - began
+
+
+def _learn(stage: Stage, state, update, rollouts, reference):
+    rolled, telemetry, seconds = rollouts
+    began = time.perf_counter()
     groups, metrics = step_groups(rolled, stage.weighing)
     groups = cut_groups(groups, stage.packing.members_at_once)
     batches = pack_groups(groups, stage.packing, allgather(group_shapes(groups)))
@@ -118,8 +144,8 @@ def _step(stage: Stage, step: int, state, agent, engine, update, tasks_at, refer
         batches = [reference(batch) for batch in batches]
     state, learnt = update(state, batches)
     seconds = {
-        "seconds/rollout": rolled_at - began,
-        "seconds/update": time.perf_counter() - rolled_at,
+        "seconds/rollout": seconds,
+        "seconds/update": time.perf_counter() - began,
     }
     told = rollout_metrics(rolled.trajectories) | metrics | engine_metrics(telemetry)
     return state, over_processes(told) | learnt | seconds
@@ -143,6 +169,13 @@ def _roller(stage: Stage, params, agent: Agent, engine: Engine, telemetry: Count
         return trajectories
 
     return roll
+
+
+def _warn(name: str, lines: Sequence[dict], warned: set[str]) -> None:
+    for metric, sentence in collapses(lines).items():
+        if metric not in warned:
+            logging.warning("stage %s, step %d: %s", name, lines[-1]["step"], sentence)
+            warned.add(metric)
 
 
 def _note(metrics: dict) -> str:

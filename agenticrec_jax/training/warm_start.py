@@ -36,6 +36,7 @@ from agenticrec_jax.training.demonstrations import (
 )
 from agenticrec_jax.training.learner import TrainState, init_state, make_optimizer, make_update
 from agenticrec_jax.training.metrics import MetricsWriter, Progress, mean_of
+from agenticrec_jax.training.termination import Termination, save_and_end
 from agenticrec_jax.types import SAMPLED
 
 Practice = Mixture | str  # episodes of a mixture, or a kind of drill
@@ -150,7 +151,8 @@ def train(
     state, start = (restored.state, restored.step) if restored else (state, 0)
     writer.resume("sft", start)
     process = jax.process_index()
-    with Progress("warm start", source.steps, done=start, process_index=process) as progress:
+    progress = Progress("warm start", source.steps, done=start, process_index=process)
+    with progress, Termination() as termination:
         for step in range(start, source.steps):
             state, metrics = update(state, source.batches(step, packing))
             writer.write("sft", step + 1, metrics)
@@ -158,4 +160,6 @@ def train(
             progress.advance(note=f"{practice}, nll {mean_of(metrics['nll']):.3f}")
             if (step + 1) % save_every == 0 or step + 1 == source.steps:
                 checkpoints.save(step + 1, state)
+            if termination.due():
+                save_and_end("sft", step + 1, state, checkpoints)
     return state

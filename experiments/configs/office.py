@@ -142,6 +142,7 @@ def _rta() -> ConfigDict:
             "token_budget": 16384,
             "members_at_once": 0,  # of a group in a micro-batch; 0 for whole groups
             "save_every": 5,
+            "validate_every": 0,  # steps; 0 for no validation, else the best weights are kept too
             "groups": {  # the fields of training.batches.Weighing
                 "baseline": "mean",  # or leave_one_out
                 "scale": "none",  # or std

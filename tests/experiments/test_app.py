@@ -16,8 +16,7 @@ PROGRAM = '''
 """Counts to a number."""
 from absl import flags
 from ml_collections import config_flags
-from agenticrec_jax.errors import InputError
-from agenticrec_jax.testing.errors import refused
+from agenticrec_jax.errors import InputError, Terminated
 from experiments import app
 
 PRESET = flags.DEFINE_enum("preset", "quick", ["quick", "full"], "How long.")
@@ -29,6 +28,8 @@ def main(_):
         raise InputError("items.csv, line 3, field item_id: found nothing, expected an id.")
     if COUNT.value == 8:
         raise KeyboardInterrupt
+    if COUNT.value == 11:
+        raise Terminated("stage rta: stopped by SIGTERM, step 3 is saved; the same command goes on")
     if COUNT.value == 9:
         raise RuntimeError("a fault of ours")
     import jax
@@ -101,6 +102,12 @@ def test_an_interrupt_ends_quietly_and_a_fault_of_ours_keeps_its_traceback(progr
     assert (ended.returncode, ended.stderr) == (app.INTERRUPTED, "error: interrupted.\n")
     fault = start(program, "--count=9")
     assert fault.returncode == 1 and "Traceback" in fault.stderr
+
+
+def test_a_run_that_sigterm_ended_says_where_it_stands_and_succeeds(program):
+    ended = start(program, "--count=11")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.endswith("stopped by SIGTERM, step 3 is saved; the same command goes on\n")
 
 
 def test_help_says_what_the_program_does_and_succeeds(program):

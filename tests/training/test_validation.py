@@ -1,0 +1,65 @@
+"""Validation in a stage: when it is due, what is the best and kept, also over an interruption."""
+
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from agenticrec_jax.training import validation
+from agenticrec_jax.training.checkpoints import Checkpoints
+from agenticrec_jax.training.validation import METRIC, Validation, ndcg_of
+
+
+def test_it_is_due_on_its_schedule_and_at_the_end():
+    due = Validation(3, None, None).due
+    assert [step for step in range(1, 9) if due(step, 8)] == [3, 6, 8]
+
+
+def scores(*values):
+    """Scores in turn, whatever the parameters are."""
+    left = list(values)
+    return lambda params: left.pop(0)
+
+
+def test_the_best_of_a_stage_is_kept_also_where_it_is_resumed(pieces, tmp_path):
+    """Of equal scores the first; what is restored are the weights of that step."""
+
+    def part(score, steps):
+        with (
+            Checkpoints(tmp_path / "checkpoints", {}) as checkpoints,
+            Checkpoints(tmp_path / "best", {}, max_to_keep=1) as best,
+        ):
+            schedule = Validation(1, score, best)
+            run = pieces.run(tmp_path, checkpoints, schedule, steps=steps)
+            return run, best.steps, best.newest_host()
+
+    first, steps, host = part(scores(0.5), 1)
+    assert steps == [1] and host == {METRIC: 0.5}
+    run, steps, host = part(scores(0.5, 0.25), 3)
+    assert steps == [1] and host == {METRIC: 0.5}
+    assert [line[METRIC] for line in run.lines] == [0.5, 0.5, 0.25]
+    assert [line["valid/best"] for line in run.lines] == [0.5] * 3
+    run, steps, host = part(scores(0.75), 4)
+    assert steps == [4] and host == {METRIC: 0.75}
+    with Checkpoints(tmp_path / "best", {}) as best:
+        target = pieces.first_state()
+        kept = best.restore(target)
+    assert kept.step == int(kept.state.step) == 4
+    for a, b in zip(jax.tree.leaves(kept.state.params), run.params, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert any((a != b).any() for a, b in zip(first.params, run.params, strict=True))
+
+
+def test_the_score_is_ndcg_over_all_examples_invalid_ones_too(monkeypatch):
+    ranks = [1, None, 3, 10, None]
+    asked = []
+
+    def evaluate(agent, engine, params, examples):
+        asked.append((agent, engine, params, examples))
+        return [types.SimpleNamespace(rank=rank) for rank in ranks]
+
+    monkeypatch.setattr(validation, "evaluate", evaluate)
+    found = ndcg_of("agent", "engine", [1, 2, 3, 4, 5])("weights")
+    assert found == pytest.approx((1 + 1 / 2 + 1 / np.log2(11)) / 5)
+    assert asked == [("agent", "engine", "weights", [1, 2, 3, 4, 5])]
