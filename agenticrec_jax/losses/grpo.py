@@ -109,25 +109,13 @@ def grpo_loss(
     _check_penalties(kl_coef, kl_estimator, reference_logprobs, entropy_coef, entropy)
 
     logprobs = masked(logprobs, sampled)
-    difference = masked(logprobs - behaviour_logprobs, sampled)
-    ratios = jnp.exp(log_ratio(logprobs, behaviour_logprobs, sampled, ratio))
-    advantage = advantages[..., None]
+    arrays = logprobs, behaviour_logprobs, sampled, advantages[..., None]
     if clip_low is None:
-        objective, clipped = advantage * logprobs, jnp.zeros_like(ratios)
+        objective, metrics = _plain_term(*arrays, correction_cap)
     else:
-        objective, cut = clipped_surrogate(ratios, advantage, clip_low, clip_high, dual_clip)
-        clipped = cut.astype(jnp.float32)
-    metrics = {
-        "ratio": metric(ratios, sampled),
-        "clip_fraction": metric(clipped, sampled),
-        "logprob_difference": metric(jnp.abs(difference), sampled),
-    }
-    if correction_cap is not None:
-        correction = truncated_weights(difference, correction_cap)
-        objective = correction * objective
-        capped = (jnp.exp(difference) > correction_cap).astype(jnp.float32)
-        metrics["correction"] = metric(correction, sampled)
-        metrics["correction_capped"] = metric(capped, sampled)
+        objective, metrics = _clipped_term(*arrays, ratio, clip_low, clip_high, dual_clip)
+    difference = masked(logprobs - behaviour_logprobs, sampled)
+    metrics["logprob_difference"] = metric(jnp.abs(difference), sampled)
     if reference_logprobs is not None:
         kl = kl_divergence(logprobs, masked(reference_logprobs, sampled), kl_estimator)
         metrics["kl"] = metric(kl, sampled)
@@ -135,6 +123,48 @@ def grpo_loss(
     if entropy_coef:
         objective = objective + entropy_coef * masked(entropy, sampled)
     return -(weights * masked(objective, sampled).sum(axis=-1)).sum() / normaliser, metrics
+
+
+def _plain_term(
+    logprobs: Float[Array, "P G T"],
+    behaviour_logprobs: Float[Array, "P G T"],
+    sampled: Bool[Array, "P G T"],
+    advantage: Float[Array, "P G 1"],
+    correction_cap: float | None,
+) -> tuple[Float[Array, "P G T"], Metrics]:
+    """Returns ``A log pi`` of each token, corrected for the sampler if there is a cap."""
+    difference = log_ratio(logprobs, behaviour_logprobs, sampled)
+    ratio, objective = jnp.exp(difference), advantage * logprobs
+    metrics = {
+        "ratio": metric(ratio, sampled),
+        "clip_fraction": metric(jnp.zeros_like(ratio), sampled),
+    }
+    if correction_cap is None:
+        return objective, metrics
+    correction = truncated_weights(difference, correction_cap)
+    capped = (ratio > correction_cap).astype(jnp.float32)
+    metrics["correction"] = metric(correction, sampled)
+    metrics["correction_capped"] = metric(capped, sampled)
+    return correction * objective, metrics
+
+
+def _clipped_term(
+    logprobs: Float[Array, "P G T"],
+    behaviour_logprobs: Float[Array, "P G T"],
+    sampled: Bool[Array, "P G T"],
+    advantage: Float[Array, "P G 1"],
+    ratio: str,
+    clip_low: float,
+    clip_high: float,
+    dual_clip: float | None,
+) -> tuple[Float[Array, "P G T"], Metrics]:
+    """Returns the clipped surrogate of each token."""
+    ratios = jnp.exp(log_ratio(logprobs, behaviour_logprobs, sampled, ratio))
+    objective, cut = clipped_surrogate(ratios, advantage, clip_low, clip_high, dual_clip)
+    return objective, {
+        "ratio": metric(ratios, sampled),
+        "clip_fraction": metric(cut.astype(jnp.float32), sampled),
+    }
 
 
 def _check_clipping(

@@ -23,7 +23,7 @@ from agenticrec_jax.rewards import Reward
 from agenticrec_jax.testing.models import tiny_qwen3
 from agenticrec_jax.testing.world import TinyWorld, tiny_world
 from agenticrec_jax.training import reinforce
-from agenticrec_jax.training.batches import Packing
+from agenticrec_jax.training.batches import Packing, Weighing
 from agenticrec_jax.training.checkpoints import Checkpoints
 from agenticrec_jax.training.learner import TrainState, Update, init_state, make_update
 from agenticrec_jax.training.metrics import FILE_NAME, MetricsWriter, read_metrics
@@ -43,6 +43,12 @@ def even_share(trajectory: Trajectory, task: Task) -> Reward:
     del task
     sampled = trajectory.ids[trajectory.origin == SAMPLED]
     return Reward(float(np.mean(sampled % 2 == 0)), 0.0, 0.0)
+
+
+def dull_or_even(trajectory: Trajectory, task: Task) -> Reward:
+    """The same, but of every third example all members have the same: its groups are dropped."""
+    plain = task.example.example_id % 3 == 0
+    return Reward(1.0, 0.0, 0.0) if plain else even_share(trajectory, task)
 
 
 @dataclasses.dataclass
@@ -110,6 +116,13 @@ class TinyStage:
             )
         leaves = [to_host(leaf) for leaf in jax.tree.leaves(state.params)]
         return TinyRun(leaves, read_metrics(directory / FILE_NAME), seen)
+
+
+def refilling(stage: TinyStage, score: Scorer | None = None) -> TinyStage:
+    """The stage with groups to be dropped, and two rounds to refill them; means over tokens."""
+    weighing = Weighing(aggregation="token_mean")
+    refills = dataclasses.replace(stage.stage, weighing=weighing, oversample=2)
+    return dataclasses.replace(stage, stage=refills, reward=dull_or_even, score=score)
 
 
 def tiny_stage(

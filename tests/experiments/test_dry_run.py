@@ -66,6 +66,18 @@ def test_bytes_beside_are_what_the_program_does_not_take_itself(rows):
     assert rows["update"]["bytes"]["arguments"] == pytest.approx(2 * learner + moments, abs=64)
 
 
+def test_a_reference_policy_has_its_program_and_its_weights_beside_the_others(rows):
+    config = small_config()
+    config.rta.loss.kl_coef = 0.1
+    programs = {p.name: p for p in dry_run.programs(config, "rta", TINY)}
+    assert list(programs) == [*rows][:3] + ["reference", *[*rows][3:]]
+    assert programs["reference"].runs == rows["gradients"]["runs"]
+    weights = {n: programs[n].beside - rows[n]["beside"] for n in ("decode", "gradients", "update")}
+    assert len(set(weights.values())) == 1 and weights["decode"] > 0
+    beside = rows["gradients"]["beside"] + weights["decode"]
+    assert programs["reference"].beside == beside
+
+
 def test_a_step_has_the_micro_batches_of_its_groups(rows):
     """16 prompts of 4 members, 2 at once: 32 parts, of which 4 (one a device) fit the budget."""
     assert rows["gradients"]["runs"] == 8 and rows["update"]["runs"] == 1

@@ -69,6 +69,7 @@ def test_each_process_supplies_its_own_rows(results):
     assert [r["rows"] for r in results] == [[0, 4], [4, 8]]
     for r in results:
         np.testing.assert_array_equal(r["batch"], ids)
+        np.testing.assert_array_equal(r["own_rows"], ids[slice(*r["rows"])])
         assert r["mean_rank"] == 0.5
 
 
@@ -117,6 +118,7 @@ def test_single_process_needs_no_special_case(tmp_path):
     batch = multihost.global_batch(rows, mesh)
     assert batch.sharding.shard_shape(batch.shape) == (2, 2)
     np.testing.assert_array_equal(multihost.to_host(batch), rows)
+    np.testing.assert_array_equal(multihost.own_rows(batch), rows)
 
 
 def _gone():

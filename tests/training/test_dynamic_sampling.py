@@ -3,7 +3,6 @@
 Rollouts are made up: a task is a number, and a table says which of them give groups that teach.
 """
 
-import dataclasses
 import threading
 from types import SimpleNamespace
 
@@ -11,8 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from agenticrec_jax.rewards import Reward
-from agenticrec_jax.testing.stages import even_share
+from agenticrec_jax.testing.stages import refilling
 from agenticrec_jax.training import dynamic_sampling
 from agenticrec_jax.training.batches import Weighing
 from agenticrec_jax.training.checkpoints import Checkpoints
@@ -163,17 +161,9 @@ def test_processes_take_the_same_rounds_and_make_one_batch(monkeypatch, aggregat
     assert [tuple(map(int, m)) for m in missing] == [(0, 2), (0, 2)]
 
 
-def dull(trajectory, task):
-    """Every third example has nothing to tell its members apart."""
-    return (
-        Reward(1.0, 0.0, 0.0) if task.example.example_id % 3 == 0 else even_share(trajectory, task)
-    )
-
-
 @pytest.fixture(scope="module")
 def oversampled(pieces):
-    stage = dataclasses.replace(pieces.stage, oversample=2)
-    return dataclasses.replace(pieces, stage=stage, reward=dull)
+    return refilling(pieces)
 
 
 def test_a_stage_refills_its_groups_and_resumes_bit_for_bit(oversampled, tmp_path):

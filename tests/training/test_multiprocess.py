@@ -15,7 +15,7 @@ from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.generation.engine import Request
 from agenticrec_jax.parallel import multihost
 from agenticrec_jax.testing.agreement import differences, perturbed_logits
-from agenticrec_jax.testing.stages import PROMPTS
+from agenticrec_jax.testing.stages import PROMPTS, refilling
 from agenticrec_jax.training.metrics import read_metrics
 from agenticrec_jax.types import SAMPLED
 
@@ -127,6 +127,20 @@ def test_losses_metrics_and_weights_are_those_of_one_process(directory, single):
                 assert found[name] == pytest.approx(expected[name], abs=1e-4), name
     for process in range(PROCESSES):
         assert furthest(params(directory / f"{process}/whole"), single.params) < 1e-4
+
+
+def test_refilled_groups_and_means_over_tokens_are_those_of_one_process(
+    directory, pieces, tmp_path
+):
+    """Both processes go the same rounds; the reference, whose weights nobody moved, agrees."""
+    (expected,) = refilling(pieces).run(tmp_path, steps=1).lines
+    (found,) = read_metrics(directory / "0/refilled/metrics.jsonl")
+    assert found["oversampling_rounds"] == expected["oversampling_rounds"] > 0
+    assert found["groups_oversampled"] == expected["groups_oversampled"] > 0
+    for name in ("loss", "gradient_norm", "reward", "groups_dropped", "groups_missing"):
+        assert found[name] == pytest.approx(expected[name], abs=1e-4), name
+    told = [json.loads((directory / f"{p}/refilled/told.json").read_text()) for p in (0, 1)]
+    assert all(0 < each["furthest"] < 1e-4 for each in told)
 
 
 def test_without_the_gradient_of_one_process_they_are_not(directory, single):

@@ -3,8 +3,9 @@
     python two_processes.py DIRECTORY
 
 The stage runs on one mesh over the devices of all: as it is; with no gradient from the rows of the
-last process; and, for one step in either order, with slow tools on the first process. What came of
-each goes to DIRECTORY/<process>/<case>.
+last process; for one step with refilled groups, a mean over tokens and a reference policy; and, for
+one step in either order, with slow tools on the first process. What came of each goes to
+DIRECTORY/<process>/<case>.
 """
 
 import dataclasses
@@ -18,7 +19,8 @@ import numpy as np
 
 from agenticrec_jax.parallel import multihost
 from agenticrec_jax.parallel.mesh import make_mesh
-from agenticrec_jax.testing.stages import LOSS, tiny_stage
+from agenticrec_jax.testing.stages import LOSS, refilling, tiny_stage
+from agenticrec_jax.training.logprobs import make_scorer
 
 
 def loss_of_kept_rows(logprobs, batch):
@@ -31,14 +33,25 @@ def loss_of_kept_rows(logprobs, batch):
     return LOSS(kept * logprobs + (1 - kept) * jax.lax.stop_gradient(logprobs), batch)
 
 
-def marked(update, mark):
-    """The update with a mark on all of this process's rows."""
+class Marked:
+    """The update with a mark on all of this process's rows.
 
-    def mark_rows(batch):
-        marks = np.full(batch.valid.shape, mark, np.float32)
+    ``furthest`` is how far a reference policy's log-probs were from the sampler's, of any token.
+    """
+
+    def __init__(self, update, mark):
+        self.update, self.mark, self.furthest = update, mark, 0.0
+        self.mesh, self.rules = update.mesh, update.rules
+
+    def __call__(self, state, batches):
+        return self.update(state, [self.mark_rows(batch) for batch in batches])
+
+    def mark_rows(self, batch):
+        if batch.reference_logprobs is not None:
+            distance = np.abs(batch.reference_logprobs - batch.behaviour_logprobs)
+            self.furthest = max(self.furthest, float(distance[batch.sampled].max(initial=0)))
+        marks = np.full(batch.valid.shape, self.mark, np.float32)
         return dataclasses.replace(batch, reference_logprobs=marks)
-
-    return lambda state, batches: update(state, [mark_rows(batch) for batch in batches])
 
 
 def slow(text, example_id):
@@ -50,10 +63,12 @@ def slow(text, example_id):
 def run_case(stage, case: str, directory: Path, mark: int = 1, **changes) -> None:
     own = directory / str(jax.process_index()) / case
     own.mkdir(parents=True)
-    run = dataclasses.replace(stage, update=marked(stage.update, mark)).run(own, **changes)
+    update = Marked(stage.update, mark)
+    run = dataclasses.replace(stage, update=update).run(own, **changes)
     lines = [f"{trajectory.to_json()}\n" for trajectory in run.trajectories]
     (own / "trajectories.jsonl").write_text("".join(lines))
-    (own / "told.json").write_text(json.dumps(stage.engine.telemetry))
+    told = stage.engine.telemetry | {"furthest": update.furthest}
+    (own / "told.json").write_text(json.dumps(told))
     np.savez(own / "params.npz", *run.params)
 
 
@@ -63,6 +78,8 @@ def main(directory: Path) -> None:
     process, last = jax.process_index(), jax.process_count() - 1
     run_case(stage, "whole", directory)
     run_case(stage, "cut", directory, mark=0 if process == last else 1)
+    score = make_scorer(stage.graphdef, temperature=stage.stage.temperature, mesh=stage.mesh)
+    run_case(refilling(stage, score), "refilled", directory, steps=1)
     if process == 0:
         agent = dataclasses.replace(stage.agent, transform=slow)
         stage = dataclasses.replace(stage, agent=agent)
