@@ -2,13 +2,13 @@
 
 DAPO (arXiv:2503.14476, Eq. 11) samples until a batch is full of groups with unequal rewards. Here a
 step has a number of rounds. The first rolls out its tasks; each further one, of which there may be
-none, as many tasks more as groups are missing, or as there are processes where that is more. All
-processes agree on the count of groups kept, so they take the same rounds.
+none, as many tasks more as groups are missing. All processes agree on the count of groups kept, so
+they take the same rounds; in one with few tasks some processes have none.
 
 A batch is the *first* P groups, P being the tasks of a first round: those that are kept, in the
 order of their tasks, and where they are fewer, dropped ones in theirs. It alone decides the
 denominators: with every place refilled, means are over P groups that teach; a place that was not
-keeps its share, as all do where nothing is refilled. What is kept beyond P is left out.
+keeps its share, as all do where nothing is refilled.
 """
 
 from collections.abc import Callable, Sequence
@@ -69,16 +69,25 @@ def roll_out(
       oversample: how many rounds there may be after the first.
     """
     first = step * (1 + oversample)
-    found, places, prompts, missing, offset, turn = [], [], 0, 0, 0, first
-    while turn == first or (missing > 0 and turn <= first + oversample):
-        tasks = list(tasks_at(turn))
-        prompts = prompts or len(tasks)
-        tasks = tasks if turn == first else tasks[: max(missing, jax.process_count())]
-        found += roll(turn, share(tasks))
-        places += (offset + place for place in share(range(len(tasks))))
-        missing = prompts - sum(allgather(int(kept(found, weighing).sum())))
-        offset, turn = offset + len(tasks), turn + 1
-    return Rolled(found, places, prompts, turn - first - 1, oversample)
+    tasks = list(tasks_at(first))
+    found, places = roll(first, share(tasks)), _own(range(len(tasks)))
+    prompts, offset, turn = len(tasks), len(tasks), first
+    while turn < first + oversample and (missing := prompts - _all_kept(found, weighing)):
+        turn += 1
+        tasks = list(tasks_at(turn))[:missing]
+        found = found + roll(turn, _own(tasks))
+        places += _own(range(offset, offset + len(tasks)))
+        offset += len(tasks)
+    return Rolled(found, places, prompts, turn - first, oversample)
+
+
+def _own(items: Sequence) -> list:
+    """This process's part of a round, as `multihost.share` has it, but there may be none."""
+    return list(items[jax.process_index() :: jax.process_count()])
+
+
+def _all_kept(trajectories: Sequence[Sequence[Trajectory]], weighing: Weighing) -> int:
+    return sum(allgather(int(kept(trajectories, weighing).sum())))
 
 
 def step_groups(rolled: Rolled, weighing: Weighing) -> tuple[list[Group], Metrics]:
