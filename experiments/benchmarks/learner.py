@@ -18,7 +18,8 @@ that this machine does in a CPU second of one large product.
 
 ``vocabulary`` compares what XLA reserves for temporaries (``memory_analysis``, nothing is run) in
 the gradient of 8 rows of 1,024 sampled tokens with Qwen3's vocabulary: ours, with logits a chunk at
-a time, and of a plain forward pass with ``[B, T, V]`` logits and ``log_softmax``.
+a time, and that of a plain forward pass with ``[B, T, V]`` logits and ``log_softmax``. The policy
+is the same one and recomputes its layers in both.
 
 Processes take turns; the one that waits is asleep. CPU seconds are those of a process with all its
 threads; figures are medians of ``--repeats`` turns after one that compiles, which stands apart.
@@ -101,7 +102,8 @@ class Work:
     def batch(self, vocabulary: int, form: str) -> RolloutBatch:
         """The group as the learner takes it: whole, or each member with a prompt of its own."""
         parts = cut_groups([self.draw(vocabulary)], self.members if form == "shared" else 1)
-        (batch,) = pack_groups(parts, Packing(self.members * (self.prompt + self.new), 1, 1))
+        tokens = self.members * (self.prompt + self.new)
+        (batch,) = pack_groups(parts, Packing(tokens, 1, 1, group_multiple=len(parts)))
         return batch
 
 
@@ -221,9 +223,9 @@ def measure(tunix: str, repeats: int) -> list[dict]:
         if tunix:
             peer = Peer("tunix_python", tunix, "learner_tunix.py", *told)
             stack.enter_context(peer)
-        return timed(WORKS, Ours(REFERENCE), peer, repeats, rate) + vocabulary_memory(
-            WIDE, *VOCABULARY_ROWS
-        )
+        rows = timed(WORKS, Ours(REFERENCE), peer, repeats, rate)
+    recomputed = dataclasses.replace(WIDE, remat="full", scan_layers=True)
+    return rows + vocabulary_memory(recomputed, *VOCABULARY_ROWS)
 
 
 def timed(

@@ -8,7 +8,6 @@ import pytest
 
 from agenticrec_jax.testing.models import TINY
 from experiments.benchmarks import learner
-from experiments.benchmarks.turns import saving
 
 WORK = learner.Work(12, 5, members=3, least=(2.0, None))
 SHAPE = dataclasses.replace(TINY, vocab_size=97)
@@ -36,9 +35,7 @@ def test_turns_alternate_and_all_sides_update_on_the_same_group(ours, peer):
     assert len(turns) == 4 and len({str(request) for request in peer.asked}) == 1
     request, batch = peer.asked[0], WORK.batch(97, "shared")
     assert request["prompt"] == batch.prompts[0].tolist()
-    assert {map_row for map_row in map(tuple, request["completions"])} == {
-        tuple(row) for row in batch.completions[0].tolist()
-    }
+    assert sorted(request["completions"]) == sorted(batch.completions[0].tolist())
     for side in (learner.SHARED, learner.SEPARATE):
         assert [turn[side]["sampled"] for turn in turns] == [3 * 5] * 4
         assert turns[0][side]["compilations"] > 0
@@ -94,8 +91,3 @@ def test_gradients_that_differ_are_told_by_how_much():
     found = {"a": np.array([1.0, -3.9]), "b": np.array([0.52])}
     assert learner.apart(found, expected) == pytest.approx(0.04)
     assert learner.apart(expected, expected) == 0
-
-
-def test_savings_are_of_medians():
-    turns = [[{"cpu": x}, {"cpu": 2 * x + 1}] for x in (99.0, 3.0, 1.0, 2.0)]
-    assert saving("w", turns, 0, 1, "them", 1.5)["ours"] == 2.5
