@@ -52,3 +52,14 @@ class Stopwatch:
             "seconds": time.perf_counter() - self._wall,
             "cpu": time.process_time() - self._cpu,
         }
+
+
+class Compilations:
+    """Counts what XLA compiles in this process, told by ``jax.monitoring``."""
+
+    def __init__(self, monitoring: Any):
+        self.count = 0
+        monitoring.register_event_duration_secs_listener(self._listen)
+
+    def _listen(self, event: str, seconds: float, **rest) -> None:
+        self.count += event == "/jax/core/compile/backend_compile_duration"

@@ -27,7 +27,6 @@ import dataclasses
 import functools
 import json
 import os
-import statistics
 from collections.abc import Sequence
 
 import jax
@@ -43,26 +42,12 @@ from agenticrec_jax.types import SAMPLED
 from experiments import app
 from experiments.benchmarks import rollout_limit, rollout_occupancy
 from experiments.benchmarks.figures import figure, publish
-from experiments.benchmarks.peer_loop import Stopwatch
+from experiments.benchmarks.peer_loop import Compilations, Stopwatch
 from experiments.benchmarks.peers import Peer
-from experiments.benchmarks.shapes import QWEN3
+from experiments.benchmarks.shapes import REFERENCE, WIDE
+from experiments.benchmarks.turns import Turns, median, one_turn, saving, timings
 
 PAD, NEVER = 0, 2**30
-COMPILED = "/jax/core/compile/backend_compile_duration"
-
-REFERENCE = Qwen3Config(
-    vocab_size=4096,
-    hidden_size=512,
-    intermediate_size=1536,
-    num_layers=8,
-    num_heads=8,
-    num_kv_heads=4,
-    head_dim=64,
-    rope_theta=1e6,
-    rms_norm_eps=1e-6,
-    tie_word_embeddings=True,
-    max_position_embeddings=4096,
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,17 +95,11 @@ WORKS = (
     Work("conversations", 8, (256, 256), 3, 32, (32, 32), least=3.8),
     Work("group", 8, (256, 256), 3, 32, (32, 32), shared=True, least=5.4),
 )
-WIDE = dataclasses.replace(REFERENCE, vocab_size=QWEN3["Qwen3-0.6B"].vocab_size)
 WIDE_WORKS = (
     Work("rows, Qwen3's vocabulary", 8, (256, 256), 1, 64),
     Work("rows, Qwen3's vocabulary, top-p .95", 8, (256, 256), 1, 64, top_p=0.95),
 )
 MIXED, CALLS = Work("mixed lengths", 8, (40, 200), 3, 32, (8, 64), ahead=True), 8
-TIMED = (("CPU", "CPU-s", "cpu"), ("wall", "s", "seconds"), ("sampled", "tokens", "sampled"))
-FIRST = (
-    ("CPU of the first turn", "CPU-s", "cpu"),
-    ("compilations of the first turn", "", "compilations"),
-)
 
 
 class Ours:
@@ -130,11 +109,7 @@ class Ours:
         self.model = Qwen3(config, rngs=nnx.Rngs(0))
         self._split = nnx.split(self.model)
         self._engines: dict[str, Engine] = {}
-        self._compilations = 0
-        jax.monitoring.register_event_duration_secs_listener(self._count)
-
-    def _count(self, event: str, seconds: float, **rest) -> None:
-        self._compilations += event == COMPILED
+        self._compilations = Compilations(jax.monitoring)
 
     def engine(self, work: Work) -> Engine:
         """The engine of a work: a slot for each row."""
@@ -153,7 +128,7 @@ class Ours:
 
     def rollout(self, work: Work, prompts: list, observations: list, seed: int) -> dict:
         """Runs a work once; the answer holds the rollouts too."""
-        engine, before, members = self.engine(work), self._compilations, 1
+        engine, before, members = self.engine(work), self._compilations.count, 1
         if work.shared:
             prompts, members = prompts[:1], len(prompts)
         requests = [Request(tuple(ids), members, (i,)) for i, ids in enumerate(prompts)]
@@ -173,7 +148,7 @@ class Ours:
             )
         rollouts = [rollout for group in groups for rollout in group]
         sampled = sum(int((rollout.origin == SAMPLED).sum()) for rollout in rollouts)
-        compiled = self._compilations - before
+        compiled = self._compilations.count - before
         return watch.took | {"sampled": sampled, "compilations": compiled, "rollouts": rollouts}
 
 
@@ -206,9 +181,7 @@ def _logprobs(model: Qwen3, ids: jax.Array) -> jax.Array:
     return jnp.take_along_axis(logprobs, ids[:, 1:, None], axis=-1)[..., 0]
 
 
-def take_turns(
-    work: Work, ours: Ours, peers: Sequence[Peer], seeds: Sequence[int]
-) -> list[list[dict]]:
+def take_turns(work: Work, ours: Ours, peers: Sequence[Peer], seeds: Sequence[int]) -> Turns:
     """Answers [seeds][ours, then the peers] of a work; who goes first changes from seed to seed.
 
     Lengths of a work that has many are drawn anew for each seed.
@@ -222,10 +195,9 @@ def take_turns(
         theirs["top_p"] = work.top_p
         sides = [functools.partial(ours.rollout, work, **ask)]
         sides += [functools.partial(peer.ask, work="rollout", **theirs) for peer in peers]
-        order = range(len(sides)) if turn % 2 else range(len(sides))[::-1]
-        found = {side: sides[side]() for side in order}
+        found = one_turn(sides, turn)
         found[0]["rescored"] = rescored(ours.model, prompts, found[0].pop("rollouts"))
-        answers.append([found[side] for side in range(len(sides))])
+        answers.append(found)
     return answers
 
 
@@ -269,9 +241,10 @@ def timed(
     rows += [figure(what, "millions", size, p["size"] / 1e6, p["name"]) for p in told]
     for work in works:
         turns = take_turns(work, ours, peers, range(1 + repeats))
-        rows += figures(work, turns, names) + bounds(work, turns, limit(shape, work, *rates))
+        rows += timings(work.name, turns, 0, dict(enumerate(names, 1)))
+        rows += bounds(work, turns, limit(shape, work, *rates))
         if tunix:
-            rows.append(saving(work, turns, names[0]))
+            rows.append(saving(work.name, turns, 0, 1, names[0], work.least))
     return rows
 
 
@@ -291,25 +264,7 @@ def limit(shape: Qwen3Config, work: Work, operations: float, bandwidth: float) -
     return rollout_limit.least_cpu(shape, work.rows, read, sampled, mean, operations, bandwidth)
 
 
-def median(turns: list[list[dict]], side: int, key: str) -> float:
-    """Of the turns after the first."""
-    return statistics.median(turn[side][key] for turn in turns[1:])
-
-
-def figures(work: Work, turns: list[list[dict]], names: list[str]) -> list[dict]:
-    """What a work took, beside each peer or alone."""
-    rows = []
-    for side, name in list(enumerate(names, 1)) or [(0, None)]:
-        for what, unit, key in TIMED:
-            peer = median(turns, side, key) if side else None
-            rows.append(figure(f"{work.name}: {what}", unit, median(turns, 0, key), peer, name))
-        for what, unit, key in FIRST:
-            first = turns[0][side].get(key) if side else None
-            rows.append(figure(f"{work.name}: {what}", unit, turns[0][0][key], first, name))
-    return rows
-
-
-def bounds(work: Work, turns: list[list[dict]], least: float) -> list[dict]:
+def bounds(work: Work, turns: Turns, least: float) -> list[dict]:
     """How near a work is to this machine's limit, and to its own log-probs."""
     share = median(turns, 0, "cpu") / least
     rows = [figure(f"{work.name}: beside this machine's limit", "times its CPU", share, bound=1)]
@@ -319,13 +274,7 @@ def bounds(work: Work, turns: list[list[dict]], least: float) -> list[dict]:
     return [*rows, figure(f"{work.name}: log-probs scored again", "millionths", apart, bound=100)]
 
 
-def saving(work: Work, turns: list[list[dict]], name: str) -> dict:
-    """How many times our CPU seconds the first peer takes, and how many are asked for."""
-    ratio = median(turns, 1, "cpu") / median(turns, 0, "cpu")
-    return figure(f"{work.name}: CPU of {name}", "times ours", ratio, bound=work.least)
-
-
-def mixed_figures(turns: list[list[dict]], name: str | None, declared: dict) -> list[dict]:
+def mixed_figures(turns: Turns, name: str | None, declared: dict) -> list[dict]:
     """Compilations and CPU of two runs of ``CALLS`` calls each."""
     rows = []
     for run, part in (("first run", turns[:CALLS]), ("second run", turns[CALLS:])):

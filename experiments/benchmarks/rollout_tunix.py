@@ -3,17 +3,14 @@
 import functools
 import json
 import sys
-from importlib import metadata
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
-from peer_loop import Stopwatch, converse, serve
+from peer_loop import Compilations, Stopwatch, converse, serve
 from tunix.generate.sampler import CacheConfig, Sampler
-from tunix.models.qwen3.model import ModelConfig, Qwen3
+from tunix_policy import random_policy, versions
 
 PAD, NEVER = 0, 2**30
-COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
 class Ids:
@@ -39,34 +36,17 @@ class Tunix:
     """Its sampler on a random policy of the shape ``shape`` (fields of ours)."""
 
     def __init__(self, shape: dict):
-        config = ModelConfig(
-            num_layers=shape["num_layers"],
-            vocab_size=shape["vocab_size"],
-            embed_dim=shape["hidden_size"],
-            hidden_dim=shape["intermediate_size"],
-            num_heads=shape["num_heads"],
-            head_dim=shape["head_dim"],
-            num_kv_heads=shape["num_kv_heads"],
-            rope_theta=int(shape["rope_theta"]),
-            norm_eps=shape["rms_norm_eps"],
-            use_tied_embedding=shape["tie_word_embeddings"],
-        )
-        self.model = Qwen3(config, rngs=nnx.Rngs(0))
+        self.model = random_policy(shape)
         self.sampler = functools.cache(self._sampler)
-        self.compilations = 0
-        jax.monitoring.register_event_duration_secs_listener(self._count)
+        self.compilations = Compilations(jax.monitoring)
 
     def _sampler(self, name: str, columns: int) -> Sampler:
         config = self.model.config
         sizes = CacheConfig(columns, config.num_layers, config.num_kv_heads, config.head_dim)
         return Sampler(self.model, Ids(), sizes)
 
-    def _count(self, event: str, seconds: float, **rest) -> None:
-        self.compilations += event == COMPILED
-
     def versions(self) -> dict:
-        parameters = sum(x.size for x in jax.tree.leaves(nnx.state(self.model)))
-        return {"name": f"google-tunix {metadata.version('google-tunix')}", "size": parameters}
+        return versions(self.model)
 
     def rollout(
         self,
@@ -83,7 +63,7 @@ class Tunix:
         ``columns`` is the size of the cache. Works of different ``name`` have samplers of their
         own, that compile for themselves.
         """
-        before, sampler = self.compilations, self.sampler(name, columns)
+        before, sampler = self.compilations.count, self.sampler(name, columns)
 
         def sample(rows: list, turn: int) -> tuple[list, int]:
             out = sampler(
@@ -99,7 +79,7 @@ class Tunix:
 
         with Stopwatch() as watch:
             sampled = converse(prompts, observations, sample)
-        done = {"sampled": sampled, "compilations": self.compilations - before}
+        done = {"sampled": sampled, "compilations": self.compilations.count - before}
         return watch.took | done
 
 

@@ -1,4 +1,10 @@
-"""Shapes of published models, by their config.json (https://huggingface.co/Qwen)."""
+"""Shapes of published models, by their config.json (https://huggingface.co/Qwen), and of ours.
+
+``REFERENCE`` is the policy of 27.3M parameters that rollouts and updates are timed on; ``WIDE`` is
+the same with Qwen3's vocabulary.
+"""
+
+from dataclasses import replace
 
 from agenticrec_jax.models.config import Qwen3Config
 
@@ -25,3 +31,18 @@ QWEN3 = {
     "Qwen3-4B": _qwen3(2560, 9728, 36, 32, True),
     "Qwen3-8B": _qwen3(4096, 12288, 36, 32, False),
 }
+
+REFERENCE = Qwen3Config(
+    vocab_size=4096,
+    hidden_size=512,
+    intermediate_size=1536,
+    num_layers=8,
+    num_heads=8,
+    num_kv_heads=4,
+    head_dim=64,
+    rope_theta=1e6,
+    rms_norm_eps=1e-6,
+    tie_word_embeddings=True,
+    max_position_embeddings=4096,
+)
+WIDE = replace(REFERENCE, vocab_size=QWEN3["Qwen3-0.6B"].vocab_size)

@@ -9,6 +9,7 @@ import pytest
 from agenticrec_jax.generation.requests import Rollout
 from agenticrec_jax.types import OBSERVATION, SAMPLED
 from experiments.benchmarks import peers, rollout, rollout_limit, rollout_occupancy
+from experiments.benchmarks.turns import saving, timings
 
 TINY = dataclasses.replace(
     rollout.REFERENCE,
@@ -21,17 +22,6 @@ TINY = dataclasses.replace(
     head_dim=8,
 )
 WORK = rollout.Work("talk", 3, (12, 12), 3, 5, (4, 4), least=2.0)
-
-
-class FakePeer:
-    """Takes ten CPU seconds for everything, and remembers what it was asked for."""
-
-    def __init__(self):
-        self.asked = []
-
-    def ask(self, **request):
-        self.asked.append(request)
-        return {"cpu": 10.0, "seconds": 7.0, "sampled": 45, "compilations": 4}
 
 
 @pytest.fixture(scope="module")
@@ -61,27 +51,26 @@ def test_a_work_samples_observes_and_ends_as_it_says(ours, changes):
         assert rollout.rescored(ours.model, prompts, found["rollouts"]) > 0.009
 
 
-def test_turns_alternate_and_the_first_stands_apart(ours):
-    peer = FakePeer()
+def test_turns_alternate_and_the_first_stands_apart(ours, peer):
     turns = rollout.take_turns(WORK, ours, [peer], range(4))
     assert [request["seed"] for request in peer.asked] == [0, 1, 2, 3]
     assert len({str(request["prompts"]) for request in peer.asked}) == 1
     assert peer.asked[0]["columns"] == 32 + 5  # 12 + 2 x 9 tokens before the last turn
     for cpu, turn in zip((1000.0, 4.0, 2.0, 3.0), turns, strict=True):
         turn[0]["cpu"] = cpu
-    rows = {row["name"]: row for row in rollout.figures(WORK, turns, ["them"])}
+    rows = {row["name"]: row for row in timings("talk", turns, 0, {1: "them"})}
     assert (rows["talk: CPU"]["ours"], rows["talk: CPU"]["peer"]) == (3.0, 10.0)
     assert rows["talk: CPU of the first turn"]["ours"] == 1000.0
-    saved = rollout.saving(WORK, turns, "them")
+    saved = saving("talk", turns, 0, 1, "them", WORK.least)
     assert (saved["ours"], saved["bound"]) == (3.333, 2.0)
-    alone = rollout.figures(WORK, turns, [])
+    alone = timings("talk", turns, 0, {})
     assert {row["peer"] for row in alone} == {None} and len(alone) == 5
 
 
-def test_mixed_lengths_compile_once(ours, monkeypatch):
+def test_mixed_lengths_compile_once(ours, peer, monkeypatch):
     monkeypatch.setattr(rollout, "CALLS", 4)
     work = dataclasses.replace(rollout.MIXED, prompt=(5, 20), observed=(2, 9), new=6)
-    turns = rollout.take_turns(work, ours, [FakePeer()], range(2 * rollout.CALLS))
+    turns = rollout.take_turns(work, ours, [peer], range(2 * rollout.CALLS))
     declared = ours.engine(work).buckets()
     assert declared["prompt_tokens"] == (5, 10, 20) and declared["splice_tokens"] == (5, 10)
     rows = {row["name"]: row for row in rollout.mixed_figures(turns, "them", declared)}
