@@ -25,7 +25,7 @@ from agenticrec_jax.models.qwen3 import Qwen3
 from agenticrec_jax.parallel.mesh import RULES, Rules, batch_shardings, traced_on, traced_spec
 from agenticrec_jax.training.batches import RolloutBatch
 
-CHUNK = 512
+CHUNK = 1024
 
 
 def policy_logprobs(
