@@ -14,7 +14,7 @@ SHAPE = {
     "attention.head_count": 4,
     "attention.head_count_kv": 2,
     "rope.dimension_count": 24,
-    "context_length": 80,
+    "context_length": 120,
     "rope.freq_base": 5e4,
     "attention.layer_norm_rms_epsilon": 3e-5,
 }

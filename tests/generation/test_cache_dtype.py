@@ -23,6 +23,8 @@ SIZES = EngineConfig(
     window_buckets=(96,),
 )
 
+BFLOAT16 = pytest.param("bfloat16", marks=pytest.mark.slow)  # int8 goes the same ways
+
 
 @pytest.fixture(scope="module")
 def policy():
@@ -98,7 +100,7 @@ def assert_alike(differences):
     assert differences.max() < 5e-3 and differences.mean() < 1e-4
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+@pytest.mark.parametrize("dtype", [BFLOAT16, "int8"])
 def test_every_token_is_read_rounded_once_wherever_it_came_from(policy, dtype):
     """Prompts of groups, decoded tokens and observations, in slots that are refilled."""
     prompts = [request.prompt for request in make_requests(3) for _ in range(3)]
@@ -114,7 +116,7 @@ def test_every_token_is_read_rounded_once_wherever_it_came_from(policy, dtype):
     assert far.max() < 0.1
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+@pytest.mark.parametrize("dtype", [BFLOAT16, "int8"])
 def test_where_a_dispatch_ends_and_a_row_sits_changes_nothing(policy, dtype):
     short = {"decode_steps": 4, "least_steps": 1, "slots": 6, "row_buckets": (2, 4)}
     short["window_buckets"] = (32, 64)

@@ -70,7 +70,14 @@ def test_many_devices_and_scanned_layers_give_the_rollouts_of_one_unrolled(one, 
         check_places(engine, params, scan)
 
 
-@pytest.mark.parametrize("cache_dtype,scan", [("bfloat16", False), ("int8", False), ("int8", True)])
+@pytest.mark.parametrize(
+    "cache_dtype,scan",
+    [
+        pytest.param("bfloat16", False, marks=pytest.mark.slow),
+        pytest.param("int8", False, marks=pytest.mark.slow),
+        ("int8", True),
+    ],
+)
 def test_narrow_caches_are_split_as_wide_ones(one, cache_dtype, scan):
     """Scales lie with their slots and heads; log-probs are apart by far less than rounding costs.
 

@@ -159,7 +159,7 @@ def test_transformers_loads_the_tokenizer_with_its_template(path, tmp_path):
     assert special == {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
     found = AutoTokenizer.from_pretrained(tmp_path)
-    assert len(found) == len(tiny.tokens()[0]) and found.model_max_length == 80
+    assert len(found) == len(tiny.tokens()[0]) and found.model_max_length == 120
     assert (found.bos_token, found.eos_token) == ("<|im_start|>", "<|im_end|>")
     assert (found.pad_token, found.unk_token) == ("<|im_end|>", "<|endoftext|>")
     for text in HOSTILE:

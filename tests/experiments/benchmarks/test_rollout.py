@@ -69,10 +69,10 @@ def test_turns_alternate_and_the_first_stands_apart(ours, peer):
 
 def test_mixed_lengths_compile_once(ours, peer, monkeypatch):
     monkeypatch.setattr(rollout, "CALLS", 4)
-    work = dataclasses.replace(rollout.MIXED, prompt=(5, 20), observed=(2, 9), new=6)
+    work = dataclasses.replace(rollout.MIXED, prompt=(9, 20), observed=(2, 9), new=6)
     turns = rollout.take_turns(work, ours, [peer], range(2 * rollout.CALLS))
     declared = ours.engine(work).buckets()
-    assert declared["prompt_tokens"] == (5, 10, 20) and declared["splice_tokens"] == (5, 10)
+    assert declared["prompt_tokens"] == (10, 20) and declared["splice_tokens"] == (5, 10)
     rows = {row["name"]: row for row in rollout.mixed_figures(turns, "them", declared)}
     assert rows["mixed lengths: compilations, first run"]["ours"] > 0
     assert rows["mixed lengths: compilations, second run"]["ours"] == 0
