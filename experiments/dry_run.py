@@ -155,13 +155,19 @@ def _shared(learner, engine) -> int:
 def rows(
     config: ConfigDict, stage: str, model: Qwen3Config, topology: str, label: str
 ) -> list[dict]:
-    """Compiles the programs of a stage, several at a time; a row for each (see ``row``)."""
+    """Compiles the programs of a stage, several at a time, each as soon as it is lowered.
+
+    Returns a row for each (see ``row``).
+    """
     if topology:  # its programs could be kept on disk but not be read back
         jax.config.update("jax_enable_compilation_cache", False)
-    settings, found = described(config, stage), list(programs(config, stage, model, topology))
+    settings, found = described(config, stage), []
     with ThreadPoolExecutor(min(4, os.cpu_count())) as pool:
-        list(pool.map(compiled, found))
-    return [row(program, label, settings) for program in found]
+        for program in programs(config, stage, model, topology):
+            found.append((program, pool.submit(compiled, program)))
+    for _, done in found:
+        done.result()
+    return [row(program, label, settings) for program, _ in found]
 
 
 def row(program: Program, label: str, settings: dict) -> dict:
