@@ -20,6 +20,7 @@ or for a TPU slice that need not be there (``--dry_run_topology=v5e:4x4``), and 
 chip is printed. Nothing is loaded but the policy's ``config.json``, nothing written.
 """
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Sequence
@@ -54,6 +55,7 @@ BEFORE = {"sft": None, "rta": "sft", "ppr": "rta"}
 def main(argv: Sequence[str]) -> None:
     del argv
     config, stage, workdir = _CONFIG.value, _STAGE.value, Path(_WORKDIR.value)
+    objectives.check(config)
     start = starting_point(config, workdir, stage)
     if _DRY_RUN.value:
         compile_only(config, stage, start, _DRY_RUN_TOPOLOGY.value)
@@ -61,7 +63,6 @@ def main(argv: Sequence[str]) -> None:
     if _DISTRIBUTED.value:
         multihost.initialize(os.environ.get(multihost.COORDINATOR, "auto"))
     multihost.check_same({"config": config.to_dict(), "stage": stage}, "the configuration")
-    objectives.check(config)
     mesh = pipeline.device_mesh(config)
     policy = policies.load(start, mesh, **policies.computed(config))
     policy = policies.with_adapters(policy, config, mesh)
@@ -188,10 +189,9 @@ def _reinforce(name, settings, world, agent, engine, policy, tasks_at, directory
         record["lora"] = config.policy.lora.to_dict()
     with (
         Checkpoints(directory / name / "checkpoints", record) as checkpoints,
-        Checkpoints(directory / name / "best_checkpoint", record, max_to_keep=1) as best,
+        _validation(settings, world, engine, policy, directory / name, record) as validation,
         MetricsWriter(directory, jax.process_index()) as writer,
     ):
-        validation = _validation(settings, world, engine, policy, best)
         state = init_state(policy.params, pipeline.optimizer(settings), mesh)
         state = reinforce.reinforce(
             stage,
@@ -206,18 +206,31 @@ def _reinforce(name, settings, world, agent, engine, policy, tasks_at, directory
             validation,
         )
         if validation:
-            save(policy, best.restore(state).state.params, directory / name / "best")
+            best = validation.best.restore(state).state
+            save(policy, best.params, directory / name / "best")
     return state.params
 
 
-def _validation(settings, world, engine, policy, best: Checkpoints) -> Validation | None:
-    """Scores the valid examples, with artefacts of before them, if the stage is to be validated."""
+@contextlib.contextmanager
+def _validation(settings, world, engine, policy, directory: Path, record: dict):
+    """Scores the valid examples, with artefacts of before them; None if the stage has none of it.
+
+    Raises:
+        InputError: the schedule is below 0.
+    """
+    if settings.validate_every < 0:
+        raise InputError(
+            f"validate_every: found {settings.validate_every}, expected 0 or a number of steps"
+        )
     if not settings.validate_every:
-        return None
+        yield None
+        return
     agent = pipeline.agent(world, pipeline.artifacts_b(world), policy.tokenizer)
     count = world.config.evaluation.validation_examples
     examples = pipeline.chosen(world.examples["valid"], count)
-    return Validation(settings.validate_every, ndcg_of(agent, engine, examples), best)
+    score = ndcg_of(agent, engine, examples)
+    with Checkpoints(directory / "best_checkpoint", record, max_to_keep=1) as best:
+        yield Validation(settings.validate_every, score, best)
 
 
 def save(policy: policies.Policy, params, directory: Path) -> None:

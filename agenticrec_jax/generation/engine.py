@@ -44,7 +44,7 @@ from agenticrec_jax.generation.requests import (
 )
 from agenticrec_jax.generation.sampling import NO_FILTERS, Draw, Filters
 from agenticrec_jax.generation.schedule import Schedule
-from agenticrec_jax.generation.shapes import PROMPTS_AT_ONCE, Shapes
+from agenticrec_jax.generation.shapes import Shapes
 from agenticrec_jax.generation.threads import HostThreads
 
 __all__ = [
@@ -103,18 +103,6 @@ class Engine:
         self._ahead: set[tuple] = set()
         self.state = None
         self.telemetry: dict[str, float] = {}
-
-    def buckets(self) -> dict[str, tuple[int, ...]]:
-        """The declared shapes: everything that is compiled is a combination of these."""
-        config = self.config
-        return {
-            "prompts": PROMPTS_AT_ONCE[::-1],
-            "members": config.members(self.shards),
-            "prompt_tokens": config.prompt_buckets,
-            "rows": config.rows(self.shards),
-            "window": config.windows(),
-            "splice_tokens": config.splice_buckets,
-        }
 
     def generate(
         self,

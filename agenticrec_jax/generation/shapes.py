@@ -40,6 +40,18 @@ class Shapes:
         self._config, self._shards = config, shards
         self._room = config.slots // shards
 
+    def buckets(self) -> dict[str, tuple[int, ...]]:
+        """The declared sizes: everything that is compiled is a combination of these."""
+        config = self._config
+        return {
+            "prompts": PROMPTS_AT_ONCE[::-1],
+            "members": config.members(self._shards),
+            "prompt_tokens": config.prompt_buckets,
+            "rows": config.rows(self._shards),
+            "window": config.windows(),
+            "splice_tokens": config.splice_buckets,
+        }
+
     def prefill(self, groups: set[int], numbers: int, draw: Draw) -> list[Shape]:
         """Of groups of so many members, whose keys have so many ``numbers``."""
         sizes, config, least = {}, self._config, min(groups)

@@ -63,7 +63,7 @@ class Projection(nnx.Module):
 
     def _product(self, x, kernel):
         if OUTPUTS_FIRST in self.kernel.get_metadata():
-            return _times(x, kernel, self.inputs)
+            return _product_outputs_first(x, kernel, self.inputs)
         return jnp.tensordot(x, kernel, self.inputs)
 
     def turn(self):
@@ -77,7 +77,7 @@ class Projection(nnx.Module):
         self.kernel = self.kernel.replace(kernel, logical_axes=axes, **turned)
 
 
-def _times(x: Array, kernel: Array, inputs: int, dtype: Any = None) -> Array:
+def _product_outputs_first(x: Array, kernel: Array, inputs: int, dtype: Any = None) -> Array:
     """``x`` times a kernel that is stored outputs first; contracts the last ``inputs`` axes.
 
     The result is of ``dtype``, or of theirs.
@@ -271,7 +271,7 @@ class Qwen3(nnx.Module):
         kernel = kernel.astype(self.config.dtype)
         stored = self.embedding if self.head is None else self.head.kernel
         if OUTPUTS_FIRST in stored.get_metadata():
-            return _times(hidden, kernel, 1, jnp.float32)
+            return _product_outputs_first(hidden, kernel, 1, jnp.float32)
         letters = "...d,vd->...v" if self.head is None else "...d,dv->...v"
         return jnp.einsum(letters, hidden, kernel, preferred_element_type=jnp.float32)
 

@@ -203,7 +203,12 @@ def share(items: Sequence) -> list:
             f"found {len(items)} prompts in a step, expected at least one for each of the "
             f"{processes} processes"
         )
-    return list(items[jax.process_index() :: processes])
+    return own_part(items)
+
+
+def own_part(items: Sequence) -> list:
+    """Every n-th item for n processes, of which this one may have none."""
+    return list(items[jax.process_index() :: jax.process_count()])
 
 
 def row_shards(mesh: Mesh | None, rules: Rules = RULES) -> int:

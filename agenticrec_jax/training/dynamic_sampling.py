@@ -14,13 +14,12 @@ keeps its share, as all do where nothing is refilled.
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
-import jax
 import numpy as np
 
 from agenticrec_jax.agent.episodes import Task
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.losses import Metrics, keep_groups
-from agenticrec_jax.parallel.multihost import allgather, share
+from agenticrec_jax.parallel.multihost import allgather, own_part, share
 from agenticrec_jax.training.batches import Group, Weighing, rollout_groups, sampled_tokens
 from agenticrec_jax.training.rollouts import rewards_of
 
@@ -70,20 +69,15 @@ def roll_out(
     """
     first = step * (1 + oversample)
     tasks = list(tasks_at(first))
-    found, places = roll(first, share(tasks)), _own(range(len(tasks)))
+    found, places = roll(first, share(tasks)), own_part(range(len(tasks)))
     prompts, offset, turn = len(tasks), len(tasks), first
     while turn < first + oversample and (missing := prompts - _all_kept(found, weighing)):
         turn += 1
         tasks = list(tasks_at(turn))[:missing]
-        found = found + roll(turn, _own(tasks))
-        places += _own(range(offset, offset + len(tasks)))
+        found = found + roll(turn, own_part(tasks))
+        places += own_part(range(offset, offset + len(tasks)))
         offset += len(tasks)
     return Rolled(found, places, prompts, turn - first, oversample)
-
-
-def _own(items: Sequence) -> list:
-    """This process's part of a round, as `multihost.share` has it, but there may be none."""
-    return list(items[jax.process_index() :: jax.process_count()])
 
 
 def _all_kept(trajectories: Sequence[Sequence[Trajectory]], weighing: Weighing) -> int:

@@ -86,8 +86,10 @@ class MetricsWriter:
             return []
         return [line for line in read_metrics(self._path) if line["stage"] == stage]
 
-    def write(self, stage: str, step: int, metrics: Mapping[str, Metric]) -> None:
-        """Writes one step. A value that is not finite becomes null in the file.
+    def write(self, stage: str, step: int, metrics: Mapping[str, Metric]) -> dict:
+        """Writes one step, and returns its line (nothing on processes other than 0).
+
+        A value that is not finite becomes null in the file.
 
         Raises:
           ValueError: a metric is named ``stage`` or ``step``.
@@ -95,13 +97,14 @@ class MetricsWriter:
         if clash := {"stage", "step"} & set(metrics):
             raise ValueError(f"metric names {sorted(clash)} are taken by the line's own fields")
         if not self._active:
-            return
+            return {}
         values = {name: mean_of(metric) for name, metric in metrics.items()}
         with open(self._path, "a", encoding="utf-8") as file:
-            file.write(_json_line({"stage": stage, "step": int(step)} | values))
+            file.write(_json_line(line := {"stage": stage, "step": int(step)} | values))
         for name, value in values.items():
             self._board(stage).add_scalar(name, value, int(step))
         self._echo(stage, step, values)
+        return line
 
     def close(self) -> None:
         """Prints the last step if it was not, and flushes TensorBoard."""

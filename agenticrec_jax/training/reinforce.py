@@ -103,7 +103,7 @@ def reinforce(
     restored = checkpoints.restore(state) if checkpoints else None
     state, start = (restored.state, restored.step) if restored else (state, 0)
     writer.resume(stage.name, start)
-    process = jax.process_index()
+    lines, process = writer.lines(stage.name), jax.process_index()
     progress, warned = Progress(stage.name, stage.steps, done=start, process_index=process), set()
     with progress, Termination() as termination:
         for step in range(start, stage.steps):
@@ -115,9 +115,9 @@ def reinforce(
             state, metrics = _learn(stage, state, update, rollouts, reference)
             if validation and validation.due(step + 1, stage.steps):
                 metrics |= validation(step + 1, state)
-            writer.write(stage.name, step + 1, metrics)
+            lines.append(writer.write(stage.name, step + 1, metrics))
             progress.advance(note=_note(metrics))
-            _warn(stage.name, writer.lines(stage.name), warned)
+            _warn(stage.name, lines, warned)
             due = (step + 1) % stage.save_every == 0 or step + 1 == stage.steps
             if checkpoints and due:
                 checkpoints.save(step + 1, state)

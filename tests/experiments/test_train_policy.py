@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 
 from agenticrec_jax.models.hf import load_policy
 from agenticrec_jax.models.peft import load_adapters
+from agenticrec_jax.training.metrics import read_metrics
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,6 +22,7 @@ def test_a_stage_with_adapters_writes_them_and_their_sum(tmp_path):
     command += ["--config=experiments/configs/office.py:smoke", "--stage=rta"]
     command += ["--config.policy.lora.rank=2", "--config.mesh.data=8"]
     command += ["--config.engine.slots=32", "--config.rta.learning_rate=0.01"]
+    command += ["--config.rta.validate_every=1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     written, start = tmp_path / "rta" / "policy", ROOT / "tools_data" / "tiny_policy"
@@ -28,6 +30,15 @@ def test_a_stage_with_adapters_writes_them_and_their_sum(tmp_path):
     for (path, a), (_, b) in zip(*map(_flat, (merged, base)), strict=True):
         adapted = path[-1] == "kernel" and path[-2] in "qkvo"
         assert bool((a == b).all()) is not adapted, path
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    scores = [line["valid/ndcg@10"] for line in lines]
+    assert len(scores) == 2 and lines[-1]["valid/best"] == max(scores) > 0
+    best = load_policy(tmp_path / "rta" / "best", dtype="float32")
+    is_last = scores[1] > scores[0]
+    same = [
+        bool((a == b).all()) for (_, a), (_, b) in zip(*map(_flat, (best, merged)), strict=True)
+    ]
+    assert all(same) is is_last
     factors = load_file(written / "adapter" / "adapter_model.safetensors")
     assert len(factors) == 4 * 2 * base.config.num_layers
     assert all(np.abs(x).max() > 0 for x in factors.values())

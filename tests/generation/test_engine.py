@@ -318,7 +318,7 @@ def test_a_second_mixed_run_compiles_nothing(policy, engine):
     for count, seed in ((5, 1), (9, 2)):
         requests = make_requests(count, seed=seed)
         engine.generate(policy[2], requests, respond, temperature=1.0, seed=seed)
-    sizes = {name: len(values) for name, values in engine.buckets().items()}
+    sizes = {name: len(values) for name, values in engine.shapes.buckets().items()}
     bound = sizes["prompts"] * sizes["members"] * sizes["prompt_tokens"]
     bound += sizes["rows"] * sizes["window"] * (1 + sizes["splice_tokens"])
     assert 0 < engine.programs.compilations() <= bound

@@ -37,8 +37,16 @@ def penalised(pieces_with_kl, tmp_path_factory):
     return pieces_with_kl.run(tmp_path_factory.mktemp("penalised"))
 
 
-def test_the_policy_leaves_its_reference_and_is_drawn_back(penalised, single):
+def distance(run, start):
+    """From the first weights."""
+    pairs = zip(run.params, jax.tree.leaves(start), strict=True)
+    return sum(float(((a - np.asarray(b)) ** 2).sum()) for a, b in pairs) ** 0.5
+
+
+def test_the_policy_leaves_its_reference_and_is_drawn_back(penalised, single, pieces_with_kl):
     """Nothing to penalise in the first step; less distance than without the penalty after it."""
+    start = pieces_with_kl.params()
+    assert 0 < distance(penalised, start) < 0.999 * distance(single, start)
     first, second = penalised.lines
     assert abs(first["kl"]) < 1e-8 < 1e-5 < second["kl"]
     assert first["loss"] == pytest.approx(single.lines[0]["loss"], abs=1e-6)
