@@ -44,7 +44,7 @@ from agenticrec_jax.generation.requests import (
 )
 from agenticrec_jax.generation.sampling import NO_FILTERS, Draw, Filters
 from agenticrec_jax.generation.schedule import Schedule
-from agenticrec_jax.generation.shapes import Shapes
+from agenticrec_jax.generation.shapes import Shape, Shapes
 from agenticrec_jax.generation.threads import HostThreads
 
 __all__ = [
@@ -175,8 +175,10 @@ class Engine:
         prefill = self.shapes.prefill({members}, 3, draw)
         largest = prefill[-1], self.shapes.decode(draw)[-1], self.shapes.splice(draw)[-1]
         return {
-            name: getattr(programs, name).lower(params, state, *arguments, **static)
-            for name, arguments, static, _ in largest
+            shape.program: getattr(programs, shape.program).lower(
+                self._given(params, shape), state, *shape.arguments, **shape.static
+            )
+            for shape in largest
         }
 
     def compile_ahead(self, params, state: State, draw: Draw, requests: Sequence[Request]) -> State:
@@ -191,9 +193,15 @@ class Engine:
         for shape in self.shapes.all(groups, numbers, draw):
             arguments = shape.padding(self.config.slots)
             program = getattr(self.programs, shape.program)
-            state, _ = program(params, state, *arguments, **shape.static)
+            state, _ = program(self._given(params, shape), state, *arguments, **shape.static)
         self._ahead.add(kind)
         return state
+
+    def _given(self, params, shape: Shape):
+        """The parameters that a program of this shape takes."""
+        if shape.program != "decode":
+            return params
+        return self.placement.decoding(params, shape.arguments[shape.slots].shape[0])
 
     def _check(self, requests: Sequence[Request], context: int) -> None:
         longest = min(self.config.prompt_buckets[-1], context - 1)

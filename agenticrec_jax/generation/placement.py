@@ -2,6 +2,7 @@
 
 import functools
 import math
+import weakref
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
 from agenticrec_jax.generation.kv_cache import Cache
-from agenticrec_jax.models.qwen3 import outputs_first
+from agenticrec_jax.models.qwen3 import is_variable, with_panels
 from agenticrec_jax.parallel.mesh import (
     RULES,
     Rules,
@@ -22,20 +23,23 @@ from agenticrec_jax.parallel.multihost import local_params
 
 # Decoding reads every weight in every step: whole on each row shard, split by heads and mlp only.
 DECODE_RULES: Rules = {**RULES, "embed": None}
+FEW_ROWS = 32  # up to here kernels in panels are faster
 _CACHE_AXES = ("layers", "batch", "kv_heads", None, None)  # without the first: of one layer
 
 
 class Placement:
     """Rows over the batch axes of a mesh, key heads and weights over its tensor axis.
 
-    Without a mesh everything stays where it is. On CPUs the kernels of ``graphdef``'s model are
-    stored outputs first, for decoding (see ``models.qwen3.outputs_first``).
+    Without a mesh everything stays where it is. On a CPU few rows are decoded with a copy of the
+    parameters whose kernels lie in panels (``models.qwen3.with_panels``), made when it is asked for
+    and kept as long as the arrays that it is of, so that calls with the same parameters share it.
     """
 
     def __init__(self, mesh: Mesh | None, graphdef: nnx.GraphDef):
         self._mesh, self._graphdef = mesh, graphdef
         platform = mesh.devices.flat[0].platform if mesh else jax.default_backend()
-        self._outputs_first = platform == "cpu"
+        self._panels = mesh is None and platform == "cpu"
+        self._copy, self._copied = None, []
         axes = DECODE_RULES["batch"]
         self.shards = 1 if mesh is None else math.prod(mesh.shape[axis] for axis in axes)
 
@@ -47,11 +51,25 @@ class Placement:
         than it must be. Where parameters are spread over processes every process must call this at
         the same time.
         """
-        params = self._stored(local_params(_as_read(params, dtype), DECODE_RULES))
+        params = local_params(_as_read(params, dtype), DECODE_RULES)
         return params if self._mesh is None else shard_params(params, self._mesh, DECODE_RULES)
 
-    def _stored(self, params: Any) -> Any:
-        return outputs_first(self._graphdef, params) if self._outputs_first else params
+    def decoding(self, params: Any, rows: int) -> Any:
+        """What ``params`` gave, or ``abstract_params``, as so many rows are decoded with it."""
+        if not self._panels or rows > FEW_ROWS:
+            return params
+        leaves = jax.tree.leaves(params)
+        if isinstance(leaves[0], jax.ShapeDtypeStruct):
+            return jax.eval_shape(functools.partial(with_panels, self._graphdef), params)
+        if self._copy is None or any(
+            of() is not leaf for of, leaf in zip(self._copied, leaves, strict=True)
+        ):
+            self._copy = with_panels(self._graphdef, params)
+            self._copied = [weakref.ref(leaf, self._forget) for leaf in leaves]
+        return self._copy
+
+    def _forget(self, _: weakref.ref) -> None:
+        self._copy = None
 
     def rows(self, tree: Any) -> Any:
         """Constrains arrays inside a program: the leading axis is rows or slots."""
@@ -65,7 +83,7 @@ class Placement:
 
     def abstract_params(self, params: Any, dtype: str) -> Any:
         """Shapes of parameters as ``params`` places them."""
-        params = jax.eval_shape(lambda tree: self._stored(_as_read(tree, dtype)), params)
+        params = jax.eval_shape(lambda tree: _as_read(tree, dtype), params)
         if self._mesh is None:
             return abstract(params)
         return abstract(params, tree_shardings(params, self._mesh, DECODE_RULES))
@@ -85,8 +103,8 @@ class Placement:
 
 def _as_read(params: Any, dtype: str) -> Any:
     """Everything but the scales of norms in ``dtype``; as it is where nothing would change."""
-    flat = nnx.to_flat_state(params)
-    if all(path[-1] == "scale" or value.dtype == dtype for path, value in flat):
+    named = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_variable)
+    if all(path[-1].key == "scale" or value.dtype == dtype for path, value in named):
         return params
     return _rounded(params, dtype)
 

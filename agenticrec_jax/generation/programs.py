@@ -130,9 +130,9 @@ class Programs:
     def _model(self, params):
         return nnx.merge(self._graphdef, params)
 
-    def _forward(self, model, *args):
+    def _forward(self, model, *args, **kwargs):
         with traced_on(self._mesh, self._rules):
-            return model.forward(*args)
+            return model.forward(*args, **kwargs)
 
     def _answers(self, choices: Array) -> Progress | None:
         return self._constraint and self._constraint.begin(choices)
@@ -168,14 +168,14 @@ class Programs:
         """
         model, (prompts, group) = self._model(params), rows.shape
         steps = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
-        hidden, new = self._forward(model, ids, steps, steps < lengths[:, None])
-        last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
+        valid = steps < lengths[:, None]
+        last, new = self._forward(model, ids, steps, valid, only=lengths - 1)
         keys = sampling.row_keys(seed, request_keys, jnp.arange(group)).reshape(-1, 2)
         spread = functools.partial(jnp.repeat, repeats=group, axis=0)
         source = jnp.arange(prompts) % (prompts // self._shards)
         rows, lengths, limits = rows.reshape(-1), spread(lengths), spread(limits)
         token, logprob, answer = self._sample(
-            spread(model.logits(last)), keys, lengths, draw, self._answers(spread(choices))
+            spread(model.logits(last[:, 0])), keys, lengths, draw, self._answers(spread(choices))
         )
         status = self._outcome(token, lengths + 1, limits)
         cache = kv_cache.enter(state.cache, rows, new, spread(source), self._shards)
@@ -294,10 +294,10 @@ class Programs:
         past = jnp.arange(window) < row.length[:, None]
         context = kv_cache.context(local, past, model.config.dtype)
         positions = row.length[:, None] + offsets
-        hidden, new = self._forward(model, ids, positions, written, context)
-        last = jnp.take_along_axis(hidden, jnp.maximum(counts - 1, 0)[:, None, None], axis=1)[:, 0]
+        end = jnp.maximum(counts - 1, 0)
+        last, new = self._forward(model, ids, positions, written, context, only=end)
         length = row.length + counts
-        logits = model.logits(last)
+        logits = model.logits(last[:, 0])
         token, logprob, answer = self._sample(logits, row.key, length, draw, row.answer)
         status = self._outcome(token, length + 1, limits)
         state = self._updated(

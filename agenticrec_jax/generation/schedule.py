@@ -204,9 +204,10 @@ class Schedule:
         window = fit(max(row.length for row in rows) + config.decode_steps, config.windows())
         ready = len(self._ready())
         quota = np.int32(max(1, self._patience(ready) - ready))
+        params = self._engine.placement.decoding(self._params, len(slots))
         with self._timed("decode"):
             state, report = self._programs.decode(
-                self._params,
+                params,
                 state,
                 slots,
                 quota,

@@ -19,14 +19,16 @@ _BLOCK_SCORES = 1 << 20  # 4 MB of float32 scores: about what a core's cache hol
 
 
 def attend(
-    q: Float[Array, "B T N H"],
+    q: Float[Array, "B Q N H"],
     k: Float[Array, "B T K H"],
     v: Float[Array, "B T K H"],
     masks: Masks,
     context: tuple[Float[Array, "P S K H"], Float[Array, "P S K H"]] | None = None,
     implementation: str = "auto",
-) -> Float[Array, "B T N H"]:
+) -> Float[Array, "B Q N H"]:
     """Scaled dot-product attention over [context | own]; every use of the model comes through here.
+
+    Q is T, or 1 where the masks say which one token of a row asks.
 
     ``implementation`` is ``Qwen3Config.attention``: ``xla``; ``cudnn``, a fused kernel on GPU;
     ``splash``, a fused kernel on TPU (on other devices interpreted, which is for tests); ``auto``,
@@ -56,6 +58,8 @@ def _choose(name: str, platform: str, q, masks: Masks, context) -> str:
     on_gpu = platform in ("gpu", "cuda")
     if name == "cudnn" and not on_gpu:
         raise InputError(f"attention is cudnn, which needs a GPU; found {platform}")
+    if masks.only is not None:
+        return "xla"
     if name in ("auto", "cudnn") and on_gpu:
         return "cudnn" if cudnn_fits(q, context) else "xla"
     if name == "splash" or name == "auto" and platform == "tpu" and _is_placed():

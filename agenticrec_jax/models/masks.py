@@ -38,18 +38,26 @@ class Context(NamedTuple):
 class Masks(NamedTuple):
     """A new token sees valid new tokens up to itself in its segment, and all valid context.
 
-    Segment numbers are not negative.
+    Segment numbers are not negative. With ``only``, one new token of each row asks, at that index.
     """
 
     valid: Bool[Array, "B T"]
     segments: Int[Array, "B T"] | None = None
     context: Bool[Array, "P S"] | None = None
+    only: Int[Array, " B"] | None = None
+
+    def asking(self, x: Array) -> Array:
+        """The new tokens' ``x`` [B, T, ...] at those that ask, [B, 1, ...] with ``only``."""
+        if self.only is None:
+            return x
+        index = self.only.reshape(-1, *[1] * (x.ndim - 1))
+        return jnp.take_along_axis(x, index, axis=1)
 
     @property
-    def own(self) -> Bool[Array, "B T T"]:
-        """What each new token sees among the new ones."""
+    def own(self) -> Bool[Array, "B Q T"]:
+        """What each new token that asks sees among the new ones: Q is T, or 1 with ``only``."""
         steps = jnp.arange(self.valid.shape[1])
         own = (steps[:, None] >= steps) & self.valid[:, None, :]
         if self.segments is not None:
             own &= self.segments[:, :, None] == self.segments[:, None, :]
-        return own
+        return self.asking(own)

@@ -6,7 +6,6 @@ and values then come as one array with a leading layers axis instead of a tuple 
 Every parameter carries ``logical_axes``, the names that ``parallel.mesh`` maps to mesh axes.
 """
 
-import functools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -28,13 +27,14 @@ __all__ = [
     "Qwen3Config",
     "by_layer",
     "is_stacked",
+    "is_variable",
     "of_layer",
-    "outputs_first",
     "segment_positions",
+    "with_panels",
 ]
 
-OUTPUTS_FIRST = "outputs_first"  # in a kernel's metadata: how it is stored
-FEW_ROWS = 64  # up to here such a kernel is the left side of a product
+PANELS = "panels"  # in a kernel's metadata: how it is stored
+WIDTH = 64  # outputs in a panel: the width of XLA's CPU kernel for products of few rows
 _INIT_STD = 0.02
 _SAVED = {  # by remat: what of a block is kept for the backward pass
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -46,7 +46,7 @@ class Projection(nnx.Module):
     """A linear map over named axes: contracts the input's last ``inputs`` axes."""
 
     def __init__(self, shape, axes, config, *, rngs, inputs=1, bias=False):
-        self.inputs = inputs
+        self.inputs, self.outputs = inputs, shape[inputs:]
         self.dtype = jnp.dtype(config.dtype)
         dtype = jnp.dtype(config.param_dtype)
         kernel = _INIT_STD * jax.random.normal(rngs.params(), shape, jnp.float32)
@@ -62,31 +62,24 @@ class Projection(nnx.Module):
         return out if self.bias is None else out + self.bias[...].astype(self.dtype)
 
     def _product(self, x, kernel):
-        if OUTPUTS_FIRST in self.kernel.get_metadata():
-            return _product_outputs_first(x, kernel, self.inputs)
+        if PANELS in self.kernel.get_metadata():
+            lead = x.shape[: x.ndim - self.inputs]
+            out = _product_of_panels(x.reshape(*lead, -1), kernel, x.dtype)
+            return out.reshape(*lead, *self.outputs)
         return jnp.tensordot(x, kernel, self.inputs)
 
-    def turn(self):
-        """Stores the kernel outputs first."""
-        axes = self.kernel.get_metadata()["logical_axes"]
-        first = int(axes[0] == "layers")
-        cut = first + self.inputs
-        order = *range(first), *range(cut, len(axes)), *range(first, cut)
-        kernel, turned = self.kernel[...].transpose(order), {OUTPUTS_FIRST: True}
-        axes = tuple(axes[i] for i in order)
-        self.kernel = self.kernel.replace(kernel, logical_axes=axes, **turned)
 
+def _product_of_panels(
+    x: Float[Array, "... D"], panels: Float[Array, "J D W"], dtype: Any
+) -> Float[Array, "... F"]:
+    """``x`` times a kernel [D, F] that is stored in J = F / W panels, in ``dtype``.
 
-def _product_outputs_first(x: Array, kernel: Array, inputs: int, dtype: Any = None) -> Array:
-    """``x`` times a kernel that is stored outputs first; contracts the last ``inputs`` axes.
-
-    The result is of ``dtype``, or of theirs.
+    The barrier keeps XLA from seeing one product, for which it would put the panels together.
     """
-    ours, theirs = (tuple(range(y.ndim - inputs, y.ndim)) for y in (x, kernel))
-    if math.prod(x.shape[: ours[0]]) > FEW_ROWS:
-        return jnp.tensordot(x, kernel, (ours, theirs), preferred_element_type=dtype)
-    out = jnp.tensordot(kernel, x, (theirs, ours), preferred_element_type=dtype)
-    return jnp.moveaxis(out, range(theirs[0]), range(-theirs[0], 0))
+    rows = x.reshape(-1, x.shape[-1])
+    rows = jax.lax.optimization_barrier(jnp.broadcast_to(rows, (len(panels), *rows.shape)))
+    out = jnp.einsum("jrd,jdw->jrw", rows, panels, preferred_element_type=dtype)
+    return out.swapaxes(0, 1).reshape(*x.shape[:-1], -1)
 
 
 class RMSNorm(nnx.Module):
@@ -125,10 +118,10 @@ class Attention(nnx.Module):
         self.k_norm = RMSNorm(h, config) if config.qk_norm else None
 
     def __call__(self, x, tables, masks: Masks, context):
-        q, k, v = self.q(x), self.k(x), self.v(x)
+        q, k, v = self.q(masks.asking(x)), self.k(x), self.v(x)
         if self.q_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        q, k = rotate(q, tables), rotate(k, tables)
+        q, k = rotate(q, jax.tree.map(masks.asking, tables)), rotate(k, tables)
         return self.o(attend(q, k, v, masks, context, self.implementation)), (k, v)
 
 
@@ -146,7 +139,7 @@ class MLP(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Pre-norm attention and feed-forward, each added to the stream."""
+    """Pre-norm attention and feed-forward, each added to the stream (of the tokens that ask)."""
 
     def __init__(self, config: Qwen3Config, *, rngs: nnx.Rngs):
         self.attention_norm = RMSNorm(config.hidden_size, config)
@@ -156,7 +149,7 @@ class Block(nnx.Module):
 
     def __call__(self, x, tables, masks: Masks, context):
         mixed, kv = self.attention(self.attention_norm(x), tables, masks, context)
-        x = x + mixed
+        x = masks.asking(x) + mixed
         return x + self.mlp(self.mlp_norm(x)), kv
 
 
@@ -168,7 +161,7 @@ def _stacked(blocks: list[Block]) -> Block:
         return layers[0].replace(jnp.stack([x.get_value() for x in layers]), logical_axes=axes)
 
     states = [nnx.state(block) for block in blocks]
-    stacked = jax.tree.map(stack, *states, is_leaf=lambda x: isinstance(x, nnx.Variable))
+    stacked = jax.tree.map(stack, *states, is_leaf=is_variable)
     return nnx.merge(nnx.graphdef(blocks[0]), stacked)
 
 
@@ -209,8 +202,12 @@ class Qwen3(nnx.Module):
         valid: Bool[Array, "B T"],
         context: Context | None = None,
         segments: Int[Array, "B T"] | None = None,
+        only: Int[Array, " B"] | None = None,
     ) -> tuple[Float[Array, "B T D"], KV]:
         """Final hidden states (after the last norm) and the keys and values of the new tokens.
+
+        With ``only`` the hidden state of one token a row, [B, 1, D]: the others need no more of
+        the last layer than their keys and values (of a scanned one they are computed and dropped).
 
         Own tokens see valid own tokens up to themselves (in their segment); all of them see every
         valid position of ``context``, whose batch P may be B divided by a group size G.
@@ -221,25 +218,29 @@ class Qwen3(nnx.Module):
         masks = Masks(valid, segments, None if context is None else context.valid)
         x = self._embed(ids)
         run = self._scan if self.config.scan_layers else self._unroll
-        x, kv = run(x, tables, masks, context)
+        x, kv = run(x, tables, masks, context, only)
         return self.norm(x), kv
 
     def _embed(self, ids):
         """Rows of the table, which is gathered over its width first: rows and width may be split
         over the same devices, and XLA would replicate the rows to go from one to the other."""
+        if PANELS in self.embedding.get_metadata():
+            return self.embedding[...][ids // WIDTH, :, ids % WIDTH].astype(self.config.dtype)
         table = constrain(self.embedding[...], ("vocab", None), "embedding")
         x = table[ids].astype(self.config.dtype)
         return constrain(x, ("batch", None, None), "embedded tokens")
 
-    def _unroll(self, x, tables, masks: Masks, context: Context | None):
+    def _unroll(self, x, tables, masks: Masks, context: Context | None, only: Array | None):
         new = []
         for i, block in enumerate(self.layers):
             past = None if context is None else context.view(context.kv.k[i], context.kv.v[i], x)
+            if i == len(self.layers) - 1:
+                masks = masks._replace(only=only)
             x, kv = self._recomputed(block.__call__)(x, tables, masks, past)
             new.append(kv)
         return x, KV(*zip(*new, strict=True))
 
-    def _scan(self, x, tables, masks: Masks, context: Context | None):
+    def _scan(self, x, tables, masks: Masks, context: Context | None, only: Array | None):
         """Each step reads its layer of the parameters and of the context where they lie."""
         graphdef, params = nnx.split(self.layers)
 
@@ -250,7 +251,7 @@ class Qwen3(nnx.Module):
 
         layers = (params, None if context is None else context.kv)
         x, (k, v) = jax.lax.scan(self._recomputed(step), x, layers)
-        return x, KV(k, v)
+        return masks._replace(only=only).asking(x), KV(k, v)
 
     def _recomputed(self, block):
         if self.config.remat == "none":
@@ -270,26 +271,46 @@ class Qwen3(nnx.Module):
         """``logits`` with the ``head_kernel`` given, so that a loop can have it beside itself."""
         kernel = kernel.astype(self.config.dtype)
         stored = self.embedding if self.head is None else self.head.kernel
-        if OUTPUTS_FIRST in stored.get_metadata():
-            return _product_outputs_first(hidden, kernel, 1, jnp.float32)
+        if PANELS in stored.get_metadata():
+            return _product_of_panels(hidden, kernel, jnp.float32)
         letters = "...d,vd->...v" if self.head is None else "...d,dv->...v"
         return jnp.einsum(letters, hidden, kernel, preferred_element_type=jnp.float32)
 
 
-@functools.partial(jax.jit, static_argnames="graphdef")
-def outputs_first(graphdef: nnx.GraphDef, params: nnx.State) -> nnx.State:
-    """The parameters with every projection's kernel stored outputs first, for the same graphdef.
+def with_panels(graphdef: nnx.GraphDef, params: nnx.State) -> nnx.State:
+    """The parameters with every kernel stored in panels [J, D, W] of W outputs, for few rows.
 
-    What they compute is the same. XLA's CPU compiler reads such a kernel faster where few rows are
-    multiplied with it: in decoding.
+    What they compute with the same graphdef is the same. A panel lies in memory in the order in
+    which XLA's CPU kernel reads it, and with few rows reading is what a product takes. Kernels
+    whose outputs fill no whole panels, and embeddings that are no head, stay the same arrays.
     """
-    model = nnx.merge(graphdef, params)
-    for _, part in nnx.iter_modules(model):
-        if isinstance(part, Projection):
-            part.turn()
-    embedding = model.embedding  # they are so already, for the head that it is
-    model.embedding = embedding.replace(embedding[...], **{OUTPUTS_FIRST: True})
-    return nnx.state(model)
+    model = nnx.merge(graphdef, jax.eval_shape(lambda x: x, params))  # shapes: it outlives the call
+    parts = {path: part for path, part in nnx.iter_modules(model) if isinstance(part, Projection)}
+
+    def stored(keys: tuple, variable: nnx.Variable) -> nnx.Variable:
+        path = tuple(key.key for key in keys)
+        if path[-1] == "kernel":
+            return _in_panels(variable, parts[path[:-1]].outputs)
+        if path == ("embedding",) and model.head is None and model.config.vocab_size % WIDTH == 0:
+            return _in_panels(variable.replace(variable.get_value().T), variable.shape[:1])
+        return variable
+
+    return jax.tree_util.tree_map_with_path(stored, params, is_leaf=is_variable)
+
+
+def _in_panels(kernel: nnx.Variable, outputs: tuple[int, ...]) -> nnx.Variable:
+    if math.prod(outputs) % WIDTH:
+        return kernel
+    stacked = kernel.get_metadata()["logical_axes"][0] == "layers"
+    lead = kernel.shape[:stacked]
+    flat = kernel.get_value().reshape(*lead, -1, math.prod(outputs) // WIDTH, WIDTH)
+    axes = ("layers",) * stacked + (None, None, None)
+    return kernel.replace(flat.swapaxes(-3, -2), logical_axes=axes, **{PANELS: True})
+
+
+def is_variable(x: Any) -> bool:
+    """For ``is_leaf`` (flax's own flattening keeps what it is given till garbage is collected)."""
+    return isinstance(x, nnx.Variable)
 
 
 def is_stacked(path: tuple) -> bool:

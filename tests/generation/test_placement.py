@@ -1,6 +1,7 @@
 """On 8 simulated devices (data x fsdp x tensor) the engine gives what it gives on one."""
 
 import dataclasses
+import weakref
 
 import jax
 import numpy as np
@@ -10,7 +11,6 @@ from flax import nnx
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.generation import placement
 from agenticrec_jax.generation.engine import Engine, EngineConfig, Reply, Request
-from agenticrec_jax.models.qwen3 import outputs_first
 from agenticrec_jax.parallel.mesh import make_mesh, shard_params
 from agenticrec_jax.testing.models import tiny_qwen3
 from agenticrec_jax.types import OBSERVATION
@@ -153,13 +153,33 @@ def test_weights_are_taken_over_without_the_host(monkeypatch):
     taken = place(learners, "bfloat16")
     monkeypatch.undo()
     moved = 0
-    given = outputs_first(graphdef, learners)
     for (path, was), (_, now) in zip(
-        nnx.to_flat_state(given), nnx.to_flat_state(taken), strict=True
+        nnx.to_flat_state(learners), nnx.to_flat_state(taken), strict=True
     ):
         moved += not now.get_value().sharding.is_equivalent_to(was.get_value().sharding, now.ndim)
         np.testing.assert_array_equal(now[...], was[...].astype(now.dtype), err_msg=str(path))
     assert moved > 10
+
+
+def test_few_rows_are_decoded_with_one_copy_of_the_same_parameters():
+    graphdef, params = policy(False, intermediate_size=64)
+    place = placement.Placement(None, graphdef)
+    assert place.decoding(params, placement.FEW_ROWS + 1) is params
+    copy = place.decoding(params, placement.FEW_ROWS)
+    gate = copy["layers"][0]["mlp"]["gate"]["kernel"]
+    assert gate.shape == (1, 32, 64) and place.decoding(params, 1) is copy
+    again = jax.tree.map(lambda x: x + 1, params)  # what a learner gives
+    other = place.decoding(again, 1)["layers"][0]["mlp"]["gate"]["kernel"]
+    np.testing.assert_array_equal(other[...], gate[...] + 1)
+    gone = weakref.ref(gate.get_value())
+    del copy, gate, params
+    assert gone() is None
+    gone = weakref.ref(other.get_value())
+    del other, again  # the copy lives no longer than what it is of
+    assert gone() is None
+    mesh = placement.Placement(make_mesh(data=2, fsdp=2, tensor=2), graphdef)
+    _, params = policy(False)
+    assert mesh.decoding(params, 1) is params
 
 
 def test_slots_must_divide_over_the_shards():

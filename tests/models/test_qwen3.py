@@ -1,5 +1,6 @@
 """One mask test over every way of running the policy, and what its options change."""
 
+import re
 from dataclasses import replace
 from functools import cache
 
@@ -14,13 +15,12 @@ from agenticrec_jax.models import attention
 from agenticrec_jax.models.lora import LoraConfig, LoraParam, add_lora
 from agenticrec_jax.models.masks import Context
 from agenticrec_jax.models.qwen3 import (
-    FEW_ROWS,
-    OUTPUTS_FIRST,
-    Projection,
+    PANELS,
+    WIDTH,
     Qwen3,
     by_layer,
-    outputs_first,
     segment_positions,
+    with_panels,
 )
 from agenticrec_jax.testing.models import tiny_qwen3
 
@@ -331,33 +331,61 @@ def test_positions_start_anew_in_every_segment():
 
 
 @pytest.mark.parametrize("scan", [False, True])
-@pytest.mark.parametrize("rows", [3, FEW_ROWS, FEW_ROWS + 1])
-def test_kernels_stored_outputs_first_compute_the_same(scan, rows):
-    """Every projection is turned, with biases, adapters and an untied head, few rows or many."""
-    shape = {"scan_layers": scan, "qkv_bias": True, "o_bias": True, "tie_word_embeddings": False}
-    model = add_lora(tiny_qwen3(4, **shape), LoraConfig(2, 4.0), rngs=nnx.Rngs(1))
+def test_the_hidden_state_of_one_token_a_row_is_that_of_all(scan):
+    """Beside a context and padding; keys and values are of all tokens all the same."""
+    model = tiny_qwen3(3, scan_layers=scan)
+    ids = jax.random.randint(jax.random.key(0), (3, 2 * T), 0, model.config.vocab_size)
+    positions, only = segment_positions(ids), jnp.array([0, 7, T - 1])
+    valid = jnp.arange(T) <= only[:, None]
+    _, kv = model.forward(ids[:, :T], positions[:, :T], valid)
+    rest = ids[:, T:], positions[:, T:], valid, Context(kv, valid)
+    every, new = model.forward(*rest)
+    one, same = model.forward(*rest, only=only)
+    assert one.shape == (3, 1, model.config.hidden_size)
+    np.testing.assert_allclose(one[:, 0], every[jnp.arange(3), only], atol=1e-5)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), same, new)
+
+
+def test_the_last_layer_is_computed_for_one_token_a_row():
+    model = tiny_qwen3(3, num_layers=3)
+    ids = jnp.zeros((2, T), jnp.int32)
+
+    def products(only):
+        run = jax.jit(lambda x: model.forward(x, x, x == 0, only=only)[0])
+        text = run.lower(ids).as_text()  # gate and up, of all tokens and of one
+        return [text.count(f"32x48xf32>) -> tensor<2x{tokens}x48xf32>") for tokens in (T, 1)]
+
+    assert (products(None), products(jnp.array([3, 5]))) == ([6, 0], [4, 2])
+
+
+@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("tied", [False, True])
+def test_kernels_in_panels_compute_the_same(scan, tied):
+    """With biases and adapters, and where the head is the embedding. One kernel, of 4 x 24
+    outputs, fills no whole panels and stays."""
+    shape = {"num_heads": 4, "num_kv_heads": 4, "head_dim": 24, "hidden_size": 64, "o_bias": True}
+    shape |= {"intermediate_size": 128, "vocab_size": 192, "qkv_bias": True, "scan_layers": scan}
+    model = tiny_qwen3(4, tie_word_embeddings=tied, **shape)
+    model = add_lora(model, LoraConfig(2, 4.0), rngs=nnx.Rngs(1))
     nnx.update(model, jax.tree.map(lambda x: x + 0.1, nnx.state(model, LoraParam)))
     graphdef, params = nnx.split(model)
-    turned = nnx.merge(graphdef, outputs_first(graphdef, params))
-    kernels = [x.kernel for _, x in nnx.iter_modules(turned) if isinstance(x, Projection)]
-    assert len(kernels) == (8 if scan else 15)
-    assert all(OUTPUTS_FIRST in kernel.get_metadata() for kernel in kernels)
-    for kernel in kernels:  # the names of the axes go where the axes go
-        names = kernel.get_metadata()["logical_axes"]
-        sizes = {"embed": 32, "mlp": 48, "vocab": 96, "heads": 4, "kv_heads": 2, "head_dim": 12}
-        assert kernel[...].shape == tuple(sizes.get(name, 2) for name in names)
-    ids = jax.random.randint(jax.random.key(0), (1, rows), 0, 96)
+    turned = nnx.merge(graphdef, with_panels(graphdef, params))
+    first = turned.layers if scan else turned.layers[0]
+    head = turned.embedding if tied else turned.head.kernel
+    in_panels = first.mlp.gate.kernel, first.mlp.down.kernel, first.attention.o.kernel, head
+    for kernel, panels in zip(in_panels, [(2, 64), (1, 128), (1, 96), (3, 64)], strict=True):
+        assert PANELS in kernel.get_metadata() and kernel.shape[-3:] == (*panels, WIDTH)
+    assert PANELS not in first.attention.q.kernel.get_metadata()
+    ids = jax.random.randint(jax.random.key(0), (2, 5), 0, 192)
     np.testing.assert_allclose(turned(ids), model(ids), atol=1e-5)
 
 
-def test_few_rows_are_multiplied_from_the_right():
-    """The kernel is the left side up to ``FEW_ROWS`` rows, as the lowered program says."""
-    graphdef, params = nnx.split(tiny_qwen3(4, num_layers=1))
-    params = outputs_first(graphdef, params)
-
-    def lefts(rows):
-        ids = jax.ShapeDtypeStruct((1, rows), jnp.int32)
-        text = jax.jit(lambda p, x: nnx.merge(graphdef, p)(x)).lower(params, ids).as_text()
-        return text.count("(tensor<48x32xf32>, tensor<1x")
-
-    assert (lefts(FEW_ROWS), lefts(FEW_ROWS + 1)) == (2, 0)  # gate and up
+def test_a_product_of_panels_reads_them_where_they_lie():
+    """XLA's CPU compiler neither copies the kernel nor puts its panels together."""
+    graphdef, params = nnx.split(tiny_qwen3(4, num_layers=1, intermediate_size=192))
+    params = with_panels(graphdef, params)
+    ids = jax.ShapeDtypeStruct((8, 1), jnp.int32)
+    run = jax.jit(lambda p, x: nnx.merge(graphdef, p)(x))
+    text = run.lower(params, ids).compile().as_text()
+    moved = re.findall(r"= f32\[([0-9,]+)\]\S* (?:copy|transpose)\(", text)
+    assert "f32[3,8,64]" in text and not {"3,32,64", "32,192", "192,32", "32,3,64"} & set(moved)
