@@ -6,6 +6,7 @@ and values then come as one array with a leading layers axis instead of a tuple 
 Every parameter carries ``logical_axes``, the names that ``parallel.mesh`` maps to mesh axes.
 """
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -287,25 +288,35 @@ def with_panels(graphdef: nnx.GraphDef, params: nnx.State) -> nnx.State:
     model = nnx.merge(graphdef, jax.eval_shape(lambda x: x, params))  # shapes: it outlives the call
     parts = {path: part for path, part in nnx.iter_modules(model) if isinstance(part, Projection)}
 
-    def stored(keys: tuple, variable: nnx.Variable) -> nnx.Variable:
-        path = tuple(key.key for key in keys)
+    def panels(keys: tuple) -> int:
+        path, outputs = tuple(key.key for key in keys), 0
         if path[-1] == "kernel":
-            return _in_panels(variable, parts[path[:-1]].outputs)
-        if path == ("embedding",) and model.head is None and model.config.vocab_size % WIDTH == 0:
-            return _in_panels(variable.replace(variable.get_value().T), variable.shape[:1])
-        return variable
+            outputs = math.prod(parts[path[:-1]].outputs)
+        elif path == ("embedding",) and model.head is None:
+            outputs = model.config.vocab_size
+        return 0 if outputs % WIDTH else outputs // WIDTH
 
-    return jax.tree_util.tree_map_with_path(stored, params, is_leaf=is_variable)
+    named, tree = jax.tree_util.tree_flatten_with_path(params, is_leaf=is_variable)
+    counts = [panels(keys) for keys, _ in named]
+    kernels = [kernel for (_, kernel), count in zip(named, counts, strict=True) if count]
+    cut = iter(_in_panels(kernels, tuple(filter(None, counts))))
+    pairs = zip(named, counts, strict=True)
+    return jax.tree.unflatten(tree, [next(cut) if count else x for (_, x), count in pairs])
 
 
-def _in_panels(kernel: nnx.Variable, outputs: tuple[int, ...]) -> nnx.Variable:
-    if math.prod(outputs) % WIDTH:
-        return kernel
-    stacked = kernel.get_metadata()["logical_axes"][0] == "layers"
-    lead = kernel.shape[:stacked]
-    flat = kernel.get_value().reshape(*lead, -1, math.prod(outputs) // WIDTH, WIDTH)
-    axes = ("layers",) * stacked + (None, None, None)
-    return kernel.replace(flat.swapaxes(-3, -2), logical_axes=axes, **{PANELS: True})
+@functools.partial(jax.jit, static_argnames="counts")
+def _in_panels(kernels: list[nnx.Variable], counts: tuple[int, ...]) -> list[nnx.Variable]:
+    """Kernels ([layers,] inputs.., outputs..), or an embedding, in so many panels each."""
+
+    def cut(kernel: nnx.Variable, count: int) -> nnx.Variable:
+        value, axes = kernel.get_value(), kernel.get_metadata()["logical_axes"]
+        lead = value.shape[: axes[0] == "layers"]
+        value = value.T if axes[0] == "vocab" else value
+        value = value.reshape(*lead, -1, count, WIDTH).swapaxes(-3, -2)
+        axes = ("layers",) * len(lead) + (None, None, None)
+        return kernel.replace(value, logical_axes=axes, **{PANELS: True})
+
+    return [cut(*pair) for pair in zip(kernels, counts, strict=True)]
 
 
 def is_variable(x: Any) -> bool:
