@@ -139,11 +139,14 @@ def test_a_kernel_is_not_left_to_several_devices_without_a_mesh(monkeypatch):
         assert attention._choose("auto", "tpu", q, masks, context) == "splash"
     packed = masks._replace(segments=jnp.zeros_like(masks.valid, jnp.int32))
     assert attention._choose("splash", "tpu", q, packed, context) == "xla"
-    one = masks._replace(only=jnp.zeros(len(q), jnp.int32))
+
+
+def test_no_kernel_is_asked_where_one_token_of_a_row_asks():
+    q, k, v, masks, _ = inputs(steps=128)
+    q, one = q.astype(jnp.bfloat16), masks._replace(only=jnp.zeros(len(q), jnp.int32))
     for kernel, platform in (("splash", "tpu"), ("cudnn", "gpu")):
-        half = q.astype(jnp.bfloat16)
-        assert attention._choose(kernel, platform, half, masks, context) == kernel
-        assert attention._choose(kernel, platform, half, one, context) == "xla"
+        assert attention._choose(kernel, platform, q, masks, None) == kernel
+        assert attention._choose(kernel, platform, q, one, None) == "xla"
 
 
 def test_cudnn_without_a_gpu_and_an_unknown_name_are_refused():
