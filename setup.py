@@ -48,7 +48,7 @@ setup(
     ],
     extras_require={
         "tpu": ["jax[tpu]>=0.10"],
-        "dry_run": ["libtpu>=0.0.52"],
+        "dryrun": ["libtpu>=0.0.52"],
         "cuda": ["jax[cuda12]>=0.10"],
         "test": [
             "pytest>=8.0",
