@@ -124,6 +124,7 @@ def test_a_sharded_scorer_gives_the_numbers_of_one_device():
     assert float(jnp.abs(one).max()) > 1
 
 
+@cache
 def gradient_program(chunk):
     graphdef, params = policy()
     (batch,) = pack_groups(random_groups([(9, (17, 30, 25))] * 4), WHOLE)
@@ -132,6 +133,11 @@ def gradient_program(chunk):
         return GRPO(policy_logprobs(nnx.merge(graphdef, params), batch, 1.0, chunk)[0], batch)[0]
 
     return jax.jit(jax.grad(loss)).lower(params)
+
+
+@cache
+def compiled_gradient(chunk):
+    return gradient_program(chunk).compile().as_text()
 
 
 def largest_over_vocabulary(text):
@@ -143,13 +149,20 @@ def largest_over_vocabulary(text):
 
 def test_no_array_of_all_tokens_by_vocabulary_exists():
     """4 x 3 x 32 = 384 tokens; neither traced nor compiled is there [384, V], only chunks."""
-    program = gradient_program(chunk=40)
-    for text in (program.as_text(), program.compile().as_text()):
+    for text in (gradient_program(40).as_text(), compiled_gradient(40)):
         assert largest_over_vocabulary(text) == 40
-    assert largest_over_vocabulary(gradient_program(chunk=1024).as_text()) == 384
+    assert largest_over_vocabulary(gradient_program(1024).as_text()) == 384
+
+
+@pytest.mark.parametrize(("chunk", "tokens"), [(40, 40), (1024, 384)])
+def test_logits_are_never_copied_the_other_way_round(chunk, tokens):
+    """As XLA's CPU compiler did for the kernel's gradient where logits were [4, 10, V]."""
+    text = compiled_gradient(chunk)
+    assert f"f32[{tokens},{VOCAB}]" in text and f"f32[{VOCAB},{CONFIG.hidden_size}]" in text
+    assert f"f32[{VOCAB},{tokens}]" not in text and f"f32[{VOCAB},4," not in text
 
 
 def test_logits_of_a_single_chunk_are_not_computed_twice():
-    product = rf"dot_general.*-> tensor<\d+x\d+x{VOCAB}xf32>"
+    product = rf"dot_general.*-> tensor<\d+x{VOCAB}xf32>"
     counts = [len(re.findall(product, gradient_program(chunk).as_text())) for chunk in (1024, 40)]
     assert counts == [1, 2]
