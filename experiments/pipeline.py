@@ -221,7 +221,8 @@ def device_mesh(config: ConfigDict) -> Mesh | None:
 def agent(world: World, artifacts: Artifacts, tokenizer: Tokenizer, **options) -> Agent:
     """The agent that a run of ``world`` uses; ``options`` are fields of ``Agent``."""
     tools = toolbox(world.config, artifacts, world.profiles)
-    return Agent(world.log, tools, artifacts, prompts(world, tokenizer), **options)
+    judged = {"reward": objectives.reward(world.config)} | options
+    return Agent(world.log, tools, artifacts, prompts(world, tokenizer), **judged)
 
 
 def prompts(world: World, tokenizer: Tokenizer) -> PromptBuilder:

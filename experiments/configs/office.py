@@ -24,6 +24,7 @@ def get_config(preset: str = "quick") -> ConfigDict:
     config.profiles = _profiles()
     config.engine = _engine()
     config.warm_start = _warm_start()
+    config.reward = "agenticrec"  # or recthinker: agent.episodes.REWARDS
     config.rta = _rta()
     config.ppr = _ppr()
     config.mesh = ConfigDict({"data": 1, "fsdp": 1, "tensor": 1})
