@@ -177,7 +177,8 @@ def _artifacts(world: World, name: str, fit_range: FitRange) -> Artifacts:
     directory = world.workdir / f"artifacts_{name}"
     made = directory / "made.json"
     settings = world.config.sasrec.to_dict()
-    record = json.dumps({"log": world.log.fingerprint, "sasrec": settings})
+    record = {"log": world.log.fingerprint, "sasrec": settings, "format": Artifacts.FORMAT}
+    record = json.dumps(record)
     with main_writes(f"artefacts {name}") as writes:
         if writes and not (made.exists() and made.read_text() == record):
             _fitted(world, name, fit_range).save(directory, world.log)

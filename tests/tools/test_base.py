@@ -127,7 +127,8 @@ def test_a_box_calls_the_tool_named_with_its_arguments():
 @pytest.mark.parametrize(
     ("name", "arguments", "said"),
     [
-        ("ecko", {"what": "x"}, "no tool of that name; tools: echo"),
+        ("ecko", {"what": "x"}, "no tool of that name; close: echo"),
+        ("</tool_call>", {}, "no tool of that name; tools: echo"),
         (None, {}, "no tool of that name; tools: echo"),
         ("echo", {}, "echo: argument what is missing"),
         ("echo", {"what": 3}, "echo: argument what must be of type string"),
