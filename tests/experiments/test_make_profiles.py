@@ -132,7 +132,7 @@ def test_the_tool_tells_the_stored_profile(config, made):
 def test_without_a_file_the_tool_tells_statistics(config, made):
     world = pipeline.prepare(config, made.parent)
     assert world.profiles is None
-    tools = pipeline.toolbox(config, pipeline.artifacts_a(world), world.profiles)
+    tools = pipeline.toolbox(config, pipeline.artifacts_a(world), world.log.items)
     view = AsOfView(world.log, world.examples["policy"][0])
     assert tools.call(view, "get_user_profile", {}).text.startswith("profile from statistics: ")
 

@@ -46,7 +46,8 @@ def test_only_a_tpu_searches_a_large_table_approximately():
 def test_an_approximate_search_of_a_small_table_on_this_machine_is_exact():
     rng = np.random.default_rng(1)
     table, queries = (jnp.asarray(rng.normal(size=(n, 6)), jnp.float32) for n in (300, 4))
-    for exact, found in zip(top_k(queries, table, 9), top_k(queries, table, 9, None, 0.9)):
+    pairs = zip(top_k(queries, table, 9), top_k(queries, table, 9, None, 0.9), strict=True)
+    for exact, found in pairs:
         np.testing.assert_array_equal(exact, found)
 
 

@@ -85,6 +85,8 @@ SCHEMA = {
         ({"name": 3, "count": 2, "loud": True, "share": 1}, None),
         ({}, "name is missing"),
         ({"count": 2}, "name is missing"),
+        ({"nam": "x"}, "unknown argument; close: name"),
+        ({"</x>": "x"}, "unknown argument; known: name"),
         ({"name": "x", "size": 1}, "unknown argument; known: name, count, loud, share"),
         ({"name": 1.5}, "name must be of type string or integer"),
         ({"name": ["x"]}, "name must be of type string or integer"),
@@ -100,6 +102,39 @@ SCHEMA = {
 def test_arguments_are_checked_against_the_schema(arguments, fault):
     found = argument_fault(SCHEMA, arguments)
     assert found is None if fault is None else fault in found
+
+
+BOUNDED = object_schema(
+    k={"type": "integer", "minimum": 1, "maximum": 9},
+    ids={"type": "array", "minItems": 1, "maxItems": 2, "items": {"type": ["string", "integer"]}},
+)
+
+
+@pytest.mark.parametrize(
+    ("k", "ids", "fault"),
+    [
+        (1, ["a", 2], None),
+        (9, [2], None),
+        (0, [2], "argument k must be from 1 to 9"),
+        (10, [2], "argument k must be from 1 to 9"),
+        (3, [], "argument ids must have 1 to 2 entries"),
+        (3, [1, 2, 3], "argument ids must have 1 to 2 entries"),
+        (3, [1, [2]], "argument ids has an entry that must be of type string or integer"),
+        (3, [True], "argument ids has an entry that must be of type string or integer"),
+        (3, "ab", "argument ids must be of type array"),
+    ],
+)
+def test_bounds_and_entries_are_checked_too(k, ids, fault):
+    assert argument_fault(BOUNDED, {"k": k, "ids": ids}) == fault
+
+
+def test_a_view_cannot_be_changed(log, examples):
+    view = AsOfView(log, examples[0])
+    for name, value in (("time", 2**40), ("own_items", ()), ("items", None)):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(view, name, value)
+    assert np.isnan(view.items.average_rating).all()
+    assert not np.isnan(log.items.average_rating).all()
 
 
 class _Echo:
