@@ -79,8 +79,8 @@ def test_a_killed_run_goes_on_and_writes_nothing_twice(config, made, tmp_path, m
     seen = []
     write = writing.ProfileWriter.write
 
-    def counted(self, params, examples):
-        profiles = write(self, params, examples)
+    def counted(self, params, examples, known):
+        profiles = write(self, params, examples, known)
         seen.append([e.example_id for e in examples])
         if len(seen) == 3:
             raise KeyboardInterrupt  # the third chunk is lost, the two before are kept

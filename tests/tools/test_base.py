@@ -1,4 +1,6 @@
 import dataclasses
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -206,6 +208,22 @@ def test_a_tool_that_does_not_answer_is_named_with_its_reason(outcome, reason, d
         Toolbox([_Faulty(outcome)]).call("view", "echo", {})
     assert caught.value.reason == reason and caught.value.detail.startswith(detail)
     assert Toolbox([_Faulty("x" * 20_000)]).call("view", "echo", {}).ok
+
+
+def test_the_tool_of_the_readme_works(log, examples):
+    """A new tool is one class: the documented one is run as it stands."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (code,) = [
+        block for block in re.findall(r"```python\n(.*?)```", readme, re.S) if "view" in block
+    ]
+    made = {}
+    exec(code, made)
+    for example in examples[:9]:
+        view = AsOfView(log, example)
+        brands = {log.items.brand[item] for item in view.own_items if log.items.brand[item]}
+        seen = made["toolbox"].call(view, "count_brands", {})
+        assert seen == Observation(f"brands bought: {len(brands)}", True)
+    assert not made["toolbox"].call(view, "count_brands", {"most": 3}).ok
 
 
 def test_two_tools_of_one_name_are_refused():
