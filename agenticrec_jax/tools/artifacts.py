@@ -48,7 +48,8 @@ class Asked(Protocol):
 class Fitted(Generic[T]):
     """Something fitted on a range of the log, which only a question after the range can see.
 
-    There is no other way to it, so whoever holds a ``Fitted`` cannot forget the check.
+    There is no other way to it than this and what is ``derived``, which refuses alike: whoever
+    holds a ``Fitted`` cannot forget the check.
     """
 
     def __init__(self, value: T, fit_range: FitRange, what: str):
@@ -255,7 +256,8 @@ class Artifacts(Fitted[Others]):
         }
         arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         save_file(arrays, directory / "artifacts.safetensors")
-        record = {"fit_range": asdict(self.fit_range), "user_ids": list(log.user_ids)}
+        record = {"format": self.FORMAT, "fit_range": asdict(self.fit_range)}
+        record |= {"user_ids": list(log.user_ids)}
         text = json.dumps(record, ensure_ascii=False)
         (directory / "artifacts.json").write_text(text, encoding="utf-8")
 
@@ -264,9 +266,15 @@ class Artifacts(Fitted[Others]):
         """Reads what ``save`` wrote.
 
         Raises:
-          InputError: if a file is missing, or items or users are not those of ``log``.
+          InputError: if a file is missing or of another format, or items or users are not those of
+        ``log``.
         """
-        record, arrays = read_saved(directory, "artifacts", ("fit_range", "user_ids"))
+        record, arrays = read_saved(directory, "artifacts", ("format", "fit_range", "user_ids"))
+        if record["format"] != cls.FORMAT:
+            raise InputError(
+                f"{directory}/artifacts.json, field format: found {record['format']!r}, expected "
+                f"{cls.FORMAT}"
+            )
         model, fit_range = load_sasrec(directory, log.items.item_id)
         if record["user_ids"] != list(log.user_ids):
             raise InputError(

@@ -207,6 +207,18 @@ def test_artefacts_of_another_log_or_none_are_refused(log, artifacts, tmp_path):
         Artifacts.load(tmp_path, dataclasses.replace(log, items=items))
 
 
+@pytest.mark.parametrize("found", [None, 1])
+def test_files_of_another_format_are_refused(log, artifacts, tmp_path, found):
+    artifacts.save(tmp_path, log)
+    record = json.loads((tmp_path / "artifacts.json").read_text())
+    record["format"] = found
+    if found is None:
+        del record["format"]
+    (tmp_path / "artifacts.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match="artifacts.json.*field.*format"):
+        Artifacts.load(tmp_path, log)
+
+
 def test_statistics_beside_a_model_of_another_range_are_refused(log, artifacts, tmp_path):
     artifacts.save(tmp_path, log)
     record = json.loads((tmp_path / "artifacts.json").read_text())
