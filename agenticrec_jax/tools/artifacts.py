@@ -36,7 +36,7 @@ RECENT = 10  # items of a neighbour that count as taken recently
 NEAREST = 16  # items that the index keeps beside each item
 SEARCHED = 32  # queries in one compiled search; fewer are filled up, so that a query's bits are its
 
-T, S = TypeVar("T"), TypeVar("S")
+Value, Derived = TypeVar("Value"), TypeVar("Derived")
 
 
 class Asked(Protocol):
@@ -45,14 +45,14 @@ class Asked(Protocol):
     time: int
 
 
-class Fitted(Generic[T]):
+class Fitted(Generic[Value]):
     """Something fitted on a range of the log, which only a question after the range can see.
 
     There is no other way to it than this and what is ``derived``, which refuses alike: whoever
     holds a ``Fitted`` cannot forget the check.
     """
 
-    def __init__(self, value: T, fit_range: FitRange, what: str):
+    def __init__(self, value: Value, fit_range: FitRange, what: str):
         self.fit_range = fit_range
         self._value, self._what = value, what
 
@@ -60,12 +60,12 @@ class Fitted(Generic[T]):
         """Raises InputError if the question is inside the fit range."""
         self.fit_range.check(asked.time, self._what)
 
-    def seen_from(self, asked: Asked) -> T:
+    def seen_from(self, asked: Asked) -> Value:
         """What was fitted; InputError if the question is inside the fit range."""
         self.check(asked)
         return self._value
 
-    def derived(self, fit: Callable[[T], S], what: str) -> "Fitted[S]":
+    def derived(self, fit: Callable[[Value], Derived], what: str) -> "Fitted[Derived]":
         """What ``fit`` makes of it, fitted on the same range."""
         return Fitted(fit(self._value), self.fit_range, what)
 
