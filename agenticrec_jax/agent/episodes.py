@@ -22,7 +22,7 @@ from agenticrec_jax.rewards import (
     ranking_reward,
 )
 from agenticrec_jax.tools.artifacts import Artifacts
-from agenticrec_jax.tools.base import AsOfView, Toolbox, ToolFailure
+from agenticrec_jax.tools.base import AsOfView, Toolbox, ToolFailure, unknown_tool
 from agenticrec_jax.types import (
     CALLED,
     JUNK,
@@ -135,7 +135,8 @@ class Episode:
             record = CallRecord(turn, {}, f"error: {MALFORMED_CALL}", False, 0.0)
             return self._illegal(ids, record, MALFORMED_CALL)
         if call.name not in agent.toolbox.names or not agent.use_tools:
-            said = f"error: no tool named {call.name}"
+            known = agent.toolbox.names if agent.use_tools else ()
+            said = f"error: {unknown_tool(call.name, known)}"
             record = CallRecord(call.name, call.arguments, said, False, 0.0)
             return self._illegal(ids, record, UNKNOWN_TOOL)
         try:
@@ -237,6 +238,8 @@ class _Episodes:
 
     def __init__(self, agent: Agent, tasks: Sequence[Task], members: int):
         views = [AsOfView(agent.log, task.example) for task in tasks]
+        if agent.use_tools:
+            agent.toolbox.prepare(views)
         self.now = {
             (index, member): Episode(agent, task, views[index])
             for index, task in enumerate(tasks)
