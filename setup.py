@@ -40,6 +40,7 @@ setup(
         "etils[epath]>=1.9",
         "polars>=1.32",
         "rapidfuzz>=3.9",
+        "scipy>=1.13",
         "rich>=13.7",
         "tensorboardX>=2.6",
         "matplotlib>=3.8",
@@ -49,7 +50,7 @@ setup(
     ],
     extras_require={
         "tpu": ["jax[tpu]>=0.10"],
-        "dry_run": ["libtpu>=0.0.52"],
+        "dryrun": ["libtpu>=0.0.52"],
         "cuda": ["jax[cuda12]>=0.10"],
         "test": [
             "pytest>=8.0",
@@ -58,7 +59,6 @@ setup(
             "ruff>=0.17,<0.18",
             "gguf>=0.19",
             "regex>=2024.5",
-            "scipy>=1.13",
             *NOTEBOOK,
         ],
         "demo": ["jupyterlab>=4.0", "gguf>=0.19", *NOTEBOOK],

@@ -31,6 +31,7 @@ from absl import flags
 from flax import nnx
 
 from agenticrec_jax.agent.episodes import Agent
+from agenticrec_jax.agent.prompts import AGENTICREC
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.evaluation.evaluator import evaluate
 from agenticrec_jax.generation.engine import Engine
@@ -56,6 +57,11 @@ def main(argv: Sequence[str]) -> None:
     del argv
     config, stage, workdir = _CONFIG.value, _STAGE.value, Path(_WORKDIR.value)
     objectives.check(config)
+    if stage == "sft" and config.agent != AGENTICREC:
+        raise InputError(
+            f"flag --stage: found sft with config.agent {config.agent!r}, expected {AGENTICREC!r}, "
+            "whose tools the scripted demonstrations call"
+        )
     start = starting_point(config, workdir, stage)
     if _DRY_RUN.value:
         compile_only(config, stage, start, _DRY_RUN_TOPOLOGY.value)

@@ -58,9 +58,11 @@ def preference_tasks(
 
 
 def write_pairs(path: str | Path, pairs: Sequence[HardPair]) -> None:
-    """One JSON line a pair."""
+    """One JSON line a pair; the file appears whole or not at all."""
     lines = (json.dumps(dataclasses.asdict(pair)) for pair in pairs)
-    Path(path).write_text("".join(f"{line}\n" for line in lines))
+    part = Path(f"{path}.part")
+    part.write_text("".join(f"{line}\n" for line in lines))
+    part.replace(path)
 
 
 def read_pairs(path: str | Path) -> list[HardPair]:

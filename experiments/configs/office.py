@@ -19,11 +19,13 @@ def get_config(preset: str = "quick") -> ConfigDict:
     config.sasrec = ConfigDict(
         {"epochs": 25, "dim": 64, "blocks": 2, "heads": 2, "dropout": 0.4, "seed": 0}
     )
+    config.agent = "agenticrec"  # or recthinker: its tools, and its way of going on in chats
     config.tools = ConfigDict({"evidence_length": 10, "title_words": 3})
     config.policy = _policy()
     config.profiles = _profiles()
     config.engine = _engine()
     config.warm_start = _warm_start()
+    config.reward = "agenticrec"  # or recthinker: agent.episodes.REWARDS
     config.rta = _rta()
     config.ppr = _ppr()
     config.mesh = ConfigDict({"data": 1, "fsdp": 1, "tensor": 1})
@@ -51,6 +53,7 @@ def _policy() -> ConfigDict:
     config = ConfigDict({"directory": "tools_data/tiny_policy", "title_tokens": 6})
     config.prompt_style = "auto"  # or compact, chat; the style of the policy's tokenizer
     config.observation_style = "auto"  # or tool_response, observation
+    config.observation_tokens = 128  # most of what a tool says; 0 for any number
     config.update(  # how its numbers are computed: the fields of Qwen3Config of these names
         {
             "dtype": "float32",
