@@ -22,7 +22,7 @@ from rich.table import Table
 from agenticrec_jax.data.amazon import PAPER, RELEASES, amazon_log, find_amazon
 from agenticrec_jax.data.blocks import TableFile, column_names
 from agenticrec_jax.data.catalogue import ItemColumns
-from agenticrec_jax.data.events import EventColumns
+from agenticrec_jax.data.events import EventColumns, sparsity
 from agenticrec_jax.data.movielens import movielens_1m
 from agenticrec_jax.data.preparation import (
     PRESETS,
@@ -192,7 +192,8 @@ def _steps(report: dict) -> Table:
         events, users, items = step["events"], step["users"], step["items"]
         dropped, before = before - events, events
         rounds = str(step.get("rounds", ""))
-        table.add_row(step["name"], *_cells(events, users, items, str(dropped)), rounds)
+        cells = _cells(events, users, items, str(dropped), step["pairs"])
+        table.add_row(step["name"], *cells, rounds)
     paper = PAPER.get(report["category"] or "") if report["format"] == "amazon2023" else None
     if paper:
         row = _cells(report["samples"], report["users"], report["items_with_events"], "")
@@ -202,9 +203,12 @@ def _steps(report: dict) -> Table:
     return table
 
 
-def _cells(events: int, users: int, items: int, dropped: str) -> tuple[str, ...]:
-    sparsity = f"{1 - events / (users * items):.3%}"
-    return (f"{events:,}", f"{users:,}", f"{items:,}", dropped, sparsity)
+def _cells(
+    events: int, users: int, items: int, dropped: str, pairs: int | None = None
+) -> tuple[str, ...]:
+    """``pairs`` are the different ones of user and item; every event is one if it is not given."""
+    empty = sparsity(events if pairs is None else pairs, users, items)
+    return (f"{events:,}", f"{users:,}", f"{items:,}", dropped, f"{empty:.3%}")
 
 
 if __name__ == "__main__":

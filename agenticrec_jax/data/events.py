@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Float32, Float64, Int64, UInt32
+from jaxtyping import Bool, Float32, Float64, Int64, UInt32, UInt64
 
 from agenticrec_jax.data.blocks import Block, TableFile, column_names, read_blocks
 from agenticrec_jax.data.faults import Faults, first_reason
@@ -207,9 +207,21 @@ def order_in_time(events: Events) -> Events:
     return events.take(np.argsort(events.time, kind="stable"))
 
 
-def counts(events: Events) -> tuple[int, int, int]:
-    """How many events, users and items there are."""
-    return len(events), _distinct(events.user), _distinct(events.item)
+def pair_keys(events: Events) -> UInt64[np.ndarray, "E"]:
+    """One number for the user and the item of each event."""
+    return events.user.astype(np.uint64) << np.uint64(32) | events.item
+
+
+def counts(events: Events) -> tuple[int, int, int, int]:
+    """How many events, users, items and different pairs of user and item there are."""
+    pairs = np.sort(pair_keys(events))
+    different = np.count_nonzero(np.diff(pairs)) + 1 if len(pairs) else 0
+    return len(events), _distinct(events.user), _distinct(events.item), int(different)
+
+
+def sparsity(pairs: int, users: int, items: int) -> float:
+    """The share of all pairs of a user and an item that have no event."""
+    return 1 - pairs / max(users * items, 1)
 
 
 def _distinct(codes: np.ndarray) -> int:

@@ -5,29 +5,32 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, UInt64
+from jaxtyping import Bool
 
-from agenticrec_jax.data.events import Events, counts
+from agenticrec_jax.data.events import Events, counts, pair_keys
 from agenticrec_jax.errors import InputError
 
 
 @dataclass(frozen=True)
 class Step:
-    """A filter's name and what it left: ``rounds`` are those of a k-core, 0 for other filters."""
+    """A filter's name and what it left.
+
+    ``pairs`` are different pairs of user and item; ``rounds`` those of a k-core, 0 for other
+    filters.
+    """
 
     name: str
     events: int
     users: int
     items: int
+    pairs: int
     rounds: int = 0
 
     def record(self) -> dict:
         """As the report has it."""
         rounds = {"rounds": self.rounds} if self.rounds else {}
-        return {"name": self.name, "events": self.events, "users": self.users} | {
-            "items": self.items,
-            **rounds,
-        }
+        left = {"events": self.events, "users": self.users, "items": self.items}
+        return {"name": self.name} | left | {"pairs": self.pairs} | rounds
 
 
 class Trail:
@@ -75,13 +78,9 @@ def _unix(date: str, unbounded: float) -> float:
     return datetime.datetime(day.year, day.month, day.day, tzinfo=datetime.UTC).timestamp()
 
 
-def _pairs(events: Events) -> UInt64[np.ndarray, "E"]:
-    return events.user.astype(np.uint64) << np.uint64(32) | events.item
-
-
 def not_duplicated(events: Events) -> Bool[np.ndarray, "E"]:
     """All but the later ones of events with the same user, item, time and rating."""
-    pair = _pairs(events)
+    pair = pair_keys(events)
     order = np.lexsort((events.time, pair))
     again = (np.diff(pair[order]) == 0) & (np.diff(events.time[order]) == 0)
     some = np.zeros(len(events), bool)  # in the same user, item and time as another
@@ -96,7 +95,7 @@ def not_duplicated(events: Events) -> Bool[np.ndarray, "E"]:
 
 def first_of_pairs(events: Events) -> Bool[np.ndarray, "E"]:
     """Of the events of one user with one item only the first; events are in time order."""
-    pair = _pairs(events)
+    pair = pair_keys(events)
     order = np.argsort(pair, kind="stable")
     kept = np.ones(len(events), bool)
     kept[order[1:][np.diff(pair[order]) == 0]] = False

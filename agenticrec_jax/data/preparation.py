@@ -33,7 +33,8 @@ class Preparation:
     Attributes:
       start, end: months or days (2022-10), UTC, the end excluded; empty for no bound.
       source_core: k-core of the whole log before the window is cut out; 0 for none.
-      k_core: k-core of what is left in the end; 0 for none.
+      k_core: k-core of what is left in the end, in which case items without any event left are
+        dropped; 0 for none.
       first_of_pairs: of a user's events with one item only the first is kept.
       require_price: items without a numeric price are dropped.
       title_words: items without a title or with one of more words are dropped; 0 for no rule.
@@ -117,7 +118,7 @@ def prepare_log(raw: RawLog, how: Preparation, *, strict: bool = False) -> Prepa
         _sample(how, trail)
     if how.k_core:
         trail.core(f"{how.k_core}-core", how.k_core)
-    if how.used_items_only:
+    if how.used_items_only or how.k_core:
         items = items.filter(_occurs(trail.events, items["code"].to_numpy()))
     place = _index_of(items["code"].to_numpy())
     item = place[trail.events.item].astype(np.int32)

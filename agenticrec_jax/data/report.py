@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Int64
 
-from agenticrec_jax.data.events import Events
+from agenticrec_jax.data.events import Events, counts, sparsity
 from agenticrec_jax.data.preparation import Prepared
 from agenticrec_jax.data.splits import chronological_cuts
 
@@ -11,7 +11,6 @@ MISSED = {  # a column of the items, and what does without it where it is absent
     "price": "prices in item_info_search, price bands in candidates_analyze",
     "categories": "groups by category in candidates_analyze and the session's categories",
     "brand": "groups by brand in candidates_analyze, the brand_popularity row",
-    "average_rating": "nothing: tools take mean ratings from the events of their fit range",
     "description": "descriptions in what item_info_search says",
 }
 RATINGS = "get_rating_behavior, and mean ratings in item_info_search"
@@ -20,8 +19,7 @@ RATINGS = "get_rating_behavior, and mean ratings in item_info_search"
 def data_report(prepared: Prepared) -> dict:
     """Everything that is worth knowing before a log is trained on, as JSON."""
     events = prepared.events
-    length = history_lengths(events)
-    users, items = len(length), int(np.count_nonzero(np.bincount(prepared.item)))
+    _, users, items, pairs = counts(events)
     return {
         "rows_read": prepared.rows,
         "notes": prepared.notes + _order_note(prepared),
@@ -32,10 +30,10 @@ def data_report(prepared: Prepared) -> dict:
         "items_with_events": items,
         "interactions": len(events),
         "samples": len(events) - users,
-        "sparsity": 1 - len(events) / (users * max(items, 1)),
-        "events_per_user": _distribution(length),
+        "sparsity": sparsity(pairs, users, items),
+        "events_per_user": _distribution(history_lengths(events)),
         "ties": ties(events),
-        "repeated_pairs": _repeats(events),
+        "repeated_pairs": len(events) - pairs,
         "cold": cold_shares(events),
         "duplicate_titles": _duplicate_titles(prepared),
         "missing": _missing(prepared),
@@ -74,12 +72,6 @@ def ties(events: Events) -> int:
     tied[1:] |= same
     tied[:-1] |= same
     return int(tied.sum())
-
-
-def _repeats(events: Events) -> int:
-    pairs = events.user.astype(np.uint64) << np.uint64(32) | events.item
-    pairs.sort()
-    return int(np.count_nonzero(np.diff(pairs) == 0))
 
 
 def cold_shares(events: Events) -> dict:

@@ -1,6 +1,7 @@
 import gzip
 import json
 
+import polars as pl
 import pytest
 
 from agenticrec_jax.data.catalogue import ItemColumns
@@ -50,3 +51,22 @@ def test_every_planted_bad_row_is_counted_and_placed(tmp_path):
 def test_strict_stops_at_a_bad_row(tmp_path):
     with pytest.raises(InputError, match="line 4: invalid JSON"):
         prepare_log(raw(tmp_path), Preparation(), strict=True)
+
+
+def test_a_k_core_leaves_no_item_in_the_catalogue_without_events(tmp_path):
+    events = pl.DataFrame(
+        {
+            "user_id": ["a", "a", "b", "b", "b"],
+            "item_id": ["x", "y", "x", "y", "rare"],
+            "timestamp": [1, 2, 1, 2, 3],
+        }
+    )
+    events.write_csv(tmp_path / "e.csv")
+    names = ["unused", "x", "rare", "y"]
+    pl.DataFrame({"item_id": names, "title": names}).write_csv(tmp_path / "i.csv")
+    columns = EventColumns("user_id", "item_id", "timestamp"), ItemColumns("item_id", ("title",))
+    log = own_log(tmp_path / "e.csv", tmp_path / "i.csv", *columns)
+    assert prepare_log(log, Preparation()).items["item_id"].to_list() == names
+    prepared = prepare_log(log, Preparation(k_core=2))
+    assert prepared.items["item_id"].to_list() == ["x", "y"]
+    assert prepared.item.tolist() == [0, 0, 1, 1]
