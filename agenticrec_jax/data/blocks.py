@@ -140,7 +140,8 @@ class _Json:
             frame = pl.read_ndjson(io.BytesIO(piece), schema=self.schema, ignore_errors=True)
         except pl.exceptions.PolarsError:
             return None
-        return frame if frame.height == rows else None
+        # polars makes empty rows of lines that are JSON but no objects
+        return frame if frame.height == rows and not _has_empty_row(frame) else None
 
     def _halves(self, lines: list[tuple[int, bytes]]) -> Iterator[tuple[pl.DataFrame, np.ndarray]]:
         if not lines:
@@ -242,12 +243,15 @@ def _csv_piece(file: TableFile, names: list[str], piece: bytes, first: int, faul
             quote_char=quote,
         )
         frame.columns = names
-        blank = frame.height and frame.select(pl.all_horizontal(pl.all().is_null()).any()).item()
-        if frame.height == count and not blank:
+        if frame.height == count and not _has_empty_row(frame):
             return frame, np.arange(first, first + count)
     except pl.exceptions.PolarsError:
         pass
     return _csv_records(file, names, piece, first, faults, separator, quote)
+
+
+def _has_empty_row(frame: pl.DataFrame) -> bool:
+    return frame.select(pl.all_horizontal(pl.all().is_null()).any()).item()
 
 
 def _csv_records(file, names, piece: bytes, first: int, faults: Faults, separator, quote):
