@@ -58,17 +58,21 @@ class TableFile:
     encoding: str = "utf-8"
     member: str | None = None
 
+    @property
+    def unit(self) -> str:
+        """What rows are counted in."""
+        return "row" if self.kind == "parquet" else "line"
+
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """Rows as text columns, and where each stands in the file, counted from 1.
+    """Rows as text columns, and where each stands in the file, in its units, counted from 1.
 
     A column that is absent from the file is null throughout.
     """
 
     frame: pl.DataFrame
     places: Int64[np.ndarray, "rows"]
-    unit: str = "line"
 
 
 def table_file(path: str | Path) -> TableFile:
@@ -133,7 +137,8 @@ class _Json:
         lines = [(first + i, line) for i, line in enumerate(piece.split(b"\n")) if line.strip()]
         found = list(self._halves(lines))
         frames = [frame for frame, _ in found] or [pl.DataFrame(schema=self.schema)]
-        return pl.concat(frames), np.concatenate([places for _, places in found] or [[]])
+        places = [places for _, places in found] or [np.zeros(0, np.int64)]
+        return pl.concat(frames), np.concatenate(places)
 
     def _whole(self, piece: bytes, rows: int) -> pl.DataFrame | None:
         try:
@@ -374,7 +379,7 @@ def _parquet_blocks(file: TableFile, columns: Sequence[str]) -> Iterator[Block]:
     rows = frame.select(pl.len()).collect().item()
     for start in range(0, rows, PARQUET_ROWS):
         block = frame.slice(start, PARQUET_ROWS).select(cells).collect()
-        yield Block(block, np.arange(start + 1, start + 1 + block.height), "row")
+        yield Block(block, np.arange(start + 1, start + 1 + block.height))
 
 
 def _parquet_cell(name: str, dtype: pl.DataType | None) -> pl.Expr:

@@ -15,7 +15,7 @@ import polars as pl
 from jaxtyping import Bool
 
 from agenticrec_jax.data.blocks import Block, TableFile, column_names, read_blocks
-from agenticrec_jax.data.events import Codes
+from agenticrec_jax.data.events import Codes, first_of_each
 from agenticrec_jax.data.faults import Faults
 from agenticrec_jax.data.tables import LIST_SEPARATOR
 from agenticrec_jax.errors import InputError
@@ -88,9 +88,9 @@ def read_catalogue(
         block = _with_ids(file, columns.item, block, faults)
         code = codes.of(block.frame[columns.item])
         seen = _grown(seen, code)
-        fresh = _first_of_each(code) & ~seen[code]
+        fresh = first_of_each(code) & ~seen[code]
         again = block.frame[columns.item].filter(~fresh)
-        faults.add(file.path, REPEATED, block.places[~fresh], again.__getitem__, block.unit)
+        faults.add(file.path, REPEATED, block.places[~fresh], again.__getitem__, file.unit)
         seen[code] = True
         kept = fresh if wanted is None else fresh & wanted(code)
         frames.append(_standard(columns, block.frame.filter(kept), code[kept]))
@@ -121,19 +121,13 @@ def unusable_title(items: pl.DataFrame, words: int) -> Bool[np.ndarray, "I"]:
 def _with_ids(file: TableFile, name: str, block: Block, faults: Faults) -> Block:
     frame = block.frame.with_columns(pl.col(name).str.strip_chars().replace("", None))
     bad = frame[name].is_null().to_numpy()
-    faults.add(file.path, NO_ITEM, block.places[bad], lambda i: None, block.unit)
-    return Block(frame.filter(~bad), block.places[~bad], block.unit)
+    faults.add(file.path, NO_ITEM, block.places[bad], lambda i: None, file.unit)
+    return Block(frame.filter(~bad), block.places[~bad])
 
 
 def _grown(seen: np.ndarray, code: np.ndarray) -> np.ndarray:
     missing = int(code.max(initial=0)) + 1 - len(seen)
     return np.concatenate([seen, np.zeros(missing, bool)]) if missing > 0 else seen
-
-
-def _first_of_each(code: np.ndarray) -> np.ndarray:
-    first = np.zeros(len(code), bool)
-    first[np.unique(code, return_index=True)[1]] = True
-    return first
 
 
 def _standard(columns: ItemColumns, frame: pl.DataFrame, code: np.ndarray) -> pl.DataFrame:

@@ -153,10 +153,10 @@ def _good_rows(file: TableFile, columns: EventColumns, block: Block, faults: Fau
     for reason, rows in first_reason(checks, frame.height):
         bad[rows] = True
         found = raw[quotes[reason]].gather(rows).__getitem__
-        faults.add(file.path, reason, block.places[rows], found, block.unit)
+        faults.add(file.path, reason, block.places[rows], found, file.unit)
     if bad.any():
-        return Block(frame.filter(~bad), block.places[~bad], block.unit)
-    return Block(frame, block.places, block.unit)
+        return Block(frame.filter(~bad), block.places[~bad])
+    return Block(frame, block.places)
 
 
 def _date_seconds(text: pl.Expr) -> pl.Expr:
@@ -193,8 +193,7 @@ def _in_seconds(
     milliseconds = 2 * count >= len(events)
     bad = ~long if milliseconds else long
     found, reason = events.time[bad], SECONDS if milliseconds else MILLISECONDS
-    unit = "row" if file.kind == "parquet" else "line"
-    faults.add(file.path, reason, events.place[bad], lambda i: f"{found[i]:.0f}", unit)
+    faults.add(file.path, reason, events.place[bad], lambda i: f"{found[i]:.0f}", file.unit)
     events = events.take(~bad) if bad.any() else events
     if not milliseconds:
         return events
@@ -210,6 +209,13 @@ def order_in_time(events: Events) -> Events:
 def pair_keys(events: Events) -> UInt64[np.ndarray, "E"]:
     """One number for the user and the item of each event."""
     return events.user.astype(np.uint64) << np.uint64(32) | events.item
+
+
+def first_of_each(codes: np.ndarray) -> Bool[np.ndarray, "codes"]:
+    """Where each code stands for the first time."""
+    first = np.zeros(len(codes), bool)
+    first[np.unique(codes, return_index=True)[1]] = True
+    return first
 
 
 def counts(events: Events) -> tuple[int, int, int, int]:

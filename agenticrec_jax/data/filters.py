@@ -2,7 +2,7 @@
 
 import datetime
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool
@@ -54,9 +54,11 @@ class Trail:
         self._take(name, kept, rounds)
 
     def _take(self, name: str, kept: np.ndarray, rounds: int) -> None:
+        step = replace(self.steps[-1], name=name, rounds=rounds)
         if not kept.all():
             self.events = self.events.take(kept)
-        self.steps.append(Step(name, *counts(self.events), rounds))
+            step = Step(name, *counts(self.events), rounds)
+        self.steps.append(step)
         if not len(self.events):
             before = self.steps[-2].events
             raise InputError(f"filter {name!r}: found nothing left of {before} events")

@@ -159,7 +159,7 @@ def _drop_unknown(raw: RawLog, trail: Trail, items: pl.DataFrame, faults: Faults
         UNKNOWN_ITEM,
         lost.place,
         lambda i: lost.catalogue.ids(lost.item[i : i + 1])[0],
-        "row" if raw.interactions.kind == "parquet" else "line",
+        raw.interactions.unit,
     )
     trail.keep("interactions with unknown items dropped", lambda events: _listed(items, events))
 

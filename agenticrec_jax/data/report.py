@@ -1,9 +1,8 @@
 """The data report of a prepared log: what was read, what was dropped and why, what is left."""
 
 import numpy as np
-from jaxtyping import Int64
 
-from agenticrec_jax.data.events import Events, counts, sparsity
+from agenticrec_jax.data.events import Events, counts, first_of_each, sparsity
 from agenticrec_jax.data.preparation import Prepared
 from agenticrec_jax.data.splits import chronological_cuts
 
@@ -31,7 +30,7 @@ def data_report(prepared: Prepared) -> dict:
         "interactions": len(events),
         "samples": len(events) - users,
         "sparsity": sparsity(pairs, users, items),
-        "events_per_user": _distribution(history_lengths(events)),
+        "events_per_user": _distribution(_history_lengths(events)),
         "ties": ties(events),
         "repeated_pairs": len(events) - pairs,
         "cold": cold_shares(events),
@@ -49,8 +48,7 @@ def _order_note(prepared: Prepared) -> list[str]:
     ]
 
 
-def history_lengths(events: Events) -> Int64[np.ndarray, "U"]:
-    """Events of each user that has any."""
+def _history_lengths(events: Events) -> np.ndarray:
     sizes = np.bincount(events.user)
     return sizes[sizes > 0]
 
@@ -80,7 +78,7 @@ def cold_shares(events: Events) -> dict:
     The test samples are the last tenth of all samples in time order, and the range ends at the
     time of the first valid one, as in ``data.splits``. Events are in time order.
     """
-    samples = np.flatnonzero(~_is_first(events.user))
+    samples = np.flatnonzero(~first_of_each(events.user))
     _, train, valid = chronological_cuts(len(samples))
     test = samples[valid:]
     if not len(test) or not train:
@@ -91,12 +89,6 @@ def cold_shares(events: Events) -> dict:
         "item": float(1 - np.isin(events.item[test], events.item[:fitted]).mean()),
         "user": float(1 - np.isin(events.user[test], events.user[:fitted]).mean()),
     }
-
-
-def _is_first(user: np.ndarray) -> np.ndarray:
-    first = np.zeros(len(user), bool)
-    first[np.unique(user, return_index=True)[1]] = True
-    return first
 
 
 def _duplicate_titles(prepared: Prepared) -> int:

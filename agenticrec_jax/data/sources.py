@@ -1,6 +1,6 @@
 """Where a raw log's two tables are and what their columns are called."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from agenticrec_jax.data.blocks import TableFile, table_file
@@ -20,7 +20,7 @@ class RawLog:
     event_columns: EventColumns
     items: TableFile | None
     item_columns: ItemColumns
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
 
 def own_log(

@@ -63,7 +63,7 @@ def test_parquet_rows_are_text_with_their_numbers(tmp_path, monkeypatch):
     frame = frame.with_columns(t=pl.datetime(2020, 9, 13, 12, 26, 40))
     frame.write_parquet(tmp_path / "t.parquet")
     file = table_file(tmp_path / "t.parquet")
-    assert column_names(file) == ["a", "l", "t"]
+    assert file.unit == "row" and column_names(file) == ["a", "l", "t"]
     rows, places, _ = read(file, ["a", "l", "t"])
     assert [(a, names) for a, names, _ in rows] == [("1", "x|y"), ("2", ""), ("3", None)]
     assert {float(time) for _, _, time in rows} == {1600000000} and places == [1, 2, 3]

@@ -55,3 +55,5 @@ def test_a_file_without_a_column_or_a_good_row_is_refused(tmp_path):
         read(tmp_path, "a,x,1", header="u,i,r")
     with pytest.raises(InputError, match="found no good row among 2, expected at least one"):
         read(tmp_path, "a,x,-1,1", ",x,1,1")
+    with pytest.raises(InputError, match="found no good row among 0"):
+        read(tmp_path)
