@@ -172,9 +172,7 @@ def show(report: dict) -> None:
         print(f"note: {note}")
     lengths = ", ".join(f"{name} {value:g}" for name, value in report["events_per_user"].items())
     print(f"events per user: {lengths}")
-    cold = report["cold"]
-    shares = ", ".join(f"{cold[name]:.1%} with a new {name}" for name in ("item", "user"))
-    print(f"test samples: {cold['test_samples']}, of them {shares} at the end of train")
+    print(_cold_line(report["cold"]))
     print(
         f"events that share a second with another of the user: {report['ties']}; repeated pairs of "
         f"user and item: {report['repeated_pairs']}; items that share a title: "
@@ -183,6 +181,13 @@ def show(report: dict) -> None:
     for name, missing in report["missing"].items():
         if missing["share"]:
             print(f"without {name}: {missing['share']:.1%}, needed by {missing['needed_by']}")
+
+
+def _cold_line(cold: dict) -> str:
+    if "item" not in cold:
+        return "test samples: too few samples for a split in time"
+    shares = ", ".join(f"{cold[name]:.1%} with a new {name}" for name in ("item", "user"))
+    return f"test samples: {cold['test_samples']}, of them {shares} at the end of train"
 
 
 def _steps(report: dict) -> Table:

@@ -76,7 +76,8 @@ def cold_shares(events: Events) -> dict:
     """Of the test samples, how many ask for an item, or of a user, never seen in fit range B.
 
     The test samples are the last tenth of all samples in time order, and the range ends at the
-    time of the first valid one, as in ``data.splits``. Events are in time order.
+    time of the first valid one, as in ``data.splits``. Events are in time order. Of a log with too
+    few samples for such a split there are no shares.
     """
     samples = np.flatnonzero(~first_of_each(events.user))
     _, train, valid = chronological_cuts(len(samples))

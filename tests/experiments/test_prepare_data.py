@@ -55,3 +55,12 @@ def test_a_column_that_is_not_there_is_named_with_its_flag(tmp_path):
     write_tables(tmp_path)
     ended = prepare(tmp_path, "--user_col=who", "--rating_col=stars")
     assert ended.returncode == 2 and "flag --rating_col: found no column 'stars'" in ended.stderr
+
+
+def test_a_log_too_small_to_split_is_reported_all_the_same(tmp_path):
+    (tmp_path / "e.csv").write_text("user_id,item_id,timestamp\na,x,1600000000\na,x,1600000001\n")
+    (tmp_path / "i.jsonl").write_text('{"item_id": "x", "title": "X"}\n')
+    ended = prepare(tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "too few samples for a split" in ended.stdout and " 0.000% " in ended.stdout
+    assert "without rating: 100.0%" in ended.stdout and "nothing" not in ended.stdout
