@@ -47,8 +47,8 @@ def test_items_are_the_first_of_each_id_and_cells_are_read_by_their_columns(tmp_
         "an item without an id": [{"place": "line 5", "found": "nothing"}],
         "an item id that is listed again": [{"place": "line 4", "found": "'x'"}],
     }
-    wanted = lambda code: np.isin(code, known[:1])  # noqa: E731
-    assert read_catalogue(file, COLUMNS, codes, Faults(), wanted)["item_id"].to_list() == ["z"]
+    found = read_catalogue(file, COLUMNS, codes, Faults(), lambda code: np.isin(code, known[:1]))
+    assert found["item_id"].to_list() == ["z"]
 
 
 def test_items_without_a_usable_title_or_a_price():
