@@ -43,7 +43,7 @@ from agenticrec_jax.models.sasrec import Sasrec, SasrecConfig, user_states
 from agenticrec_jax.training.next_item import Objective
 from agenticrec_jax.training.sasrec import SasrecTraining, train_sasrec
 from experiments import app
-from experiments.benchmarks.figures import print_wide, publish
+from experiments.benchmarks.figures import publish
 
 LOGS = (
     "office_products_2018",
@@ -180,7 +180,7 @@ def show(rows: list[dict]) -> None:
             "yes" if row["above"] else "no",
             str(row["fit"]["seconds"]),
         )
-    print_wide(table)
+    app.print_wide(table)
 
 
 def measure(data: str, logs: list[str], most: int, seed: int) -> list[dict]:
