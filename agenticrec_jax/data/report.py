@@ -10,7 +10,6 @@ MISSED = {  # a column of the items, and what does without it where it is absent
     "price": "prices in item_info_search, price bands in candidates_analyze",
     "categories": "groups by category in candidates_analyze and the session's categories",
     "brand": "groups by brand in candidates_analyze, the brand_popularity row",
-    "description": "descriptions in what item_info_search says",
 }
 RATINGS = "get_rating_behavior, and mean ratings in item_info_search"
 

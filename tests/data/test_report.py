@@ -40,7 +40,7 @@ def test_ties_titles_and_missing_columns_are_counted(tmp_path):
     shares = {name: missing["share"] for name, missing in found["missing"].items()}
     assert shares == {
         **{"price": pytest.approx(2 / 3), "title": 0, "rating": 0},
-        **dict.fromkeys(("categories", "brand", "description"), 1),
+        **dict.fromkeys(("categories", "brand"), 1),
     }
     assert not any(
         missing["needed_by"].startswith("nothing") for missing in found["missing"].values()
