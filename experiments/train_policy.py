@@ -47,14 +47,19 @@ from agenticrec_jax.training.batches import Packing
 from agenticrec_jax.training.checkpoints import Checkpoints
 from agenticrec_jax.training.learner import init_state
 from agenticrec_jax.training.metrics import MetricsWriter
-from agenticrec_jax.training.mining import HardPair, mine_pairs, read_pairs, write_pairs
+from agenticrec_jax.training.mining import (
+    HardPair,
+    mine_pairs,
+    read_pairs,
+    write_lines,
+    write_pairs,
+)
 from agenticrec_jax.training.self_augmentation import (
     RULES,
     Imitation,
     Rules,
     read_groups,
     select,
-    write_lines,
 )
 from agenticrec_jax.training.validation import Validation, ndcg_of
 from experiments import app, dry_run, objectives, pipeline, policies
@@ -91,7 +96,7 @@ def main(argv: Sequence[str]) -> None:
             params = warm_start(world, agent, policy.graphdef, policy.params)
         elif stage == "self_sft":
             engine = pipeline.engine(config, policy)
-            params = train_self_sft(world, agent, engine, policy, workdir, start)
+            params = train_self_sft(world, agent, engine, policy, start)
         else:
             engine = pipeline.engine(config, policy)
             train = train_rta if stage == "rta" else train_ppr
@@ -129,8 +134,12 @@ def warm_start(world: pipeline.World, agent: Agent, graphdef, params):
         pad_id=agent.prompts.tokenizer.pad_id,
     )
     record = {"warm_start": settings.to_dict(), "policy": config.policy.to_dict()}
+    return _imitate("sft", settings, world, source, graphdef, params, packing, record)
+
+
+def _imitate(name, settings, world, source, graphdef, params, packing, record):
     with (
-        Checkpoints(world.workdir / "sft" / "checkpoints", record) as checkpoints,
+        Checkpoints(world.workdir / name / "checkpoints", record) as checkpoints,
         MetricsWriter(world.workdir, jax.process_index()) as writer,
     ):
         state = warming.train(
@@ -142,19 +151,21 @@ def warm_start(world: pipeline.World, agent: Agent, graphdef, params):
             writer,
             checkpoints,
             settings.save_every,
-            mesh,
+            pipeline.device_mesh(world.config),
+            stage=name,
+            warmup_steps=settings.warmup_steps,
         )
     return state.params
 
 
-def train_self_sft(world, agent: Agent, engine: Engine, policy, directory: Path, start: str):
+def train_self_sft(world, agent: Agent, engine: Engine, policy, start: str):
     """Imitates the best of the policy's own trajectories; returns the new parameters.
 
     Raises:
         InputError: the rules kept no trajectory.
     """
     config, settings = world.config, world.config.self_sft
-    kept, metrics = augmented(world, agent, engine, policy.params, directory / "self_sft", start)
+    kept, metrics = augmented(world, agent, engine, policy.params, start)
     if not kept:
         dropped = ", ".join(f"{rule} {int(metrics[f'dropped/{rule}'][0])}" for rule in RULES)
         raise InputError(f"config.self_sft.rules: found no trajectory to keep (dropped: {dropped})")
@@ -162,38 +173,24 @@ def train_self_sft(world, agent: Agent, engine: Engine, policy, directory: Path,
     mesh = pipeline.device_mesh(config)
     packing = pipeline.packing(settings, mesh, policy.tokenizer.pad_id)
     record = {"self_sft": settings.to_dict(), "start": start, "seed": config.seed}
-    with (
-        Checkpoints(directory / "self_sft" / "checkpoints", record) as checkpoints,
-        MetricsWriter(directory, jax.process_index()) as writer,
-    ):
+    with MetricsWriter(world.workdir, jax.process_index()) as writer:
         writer.resume("self_sft_filter", 0)
         writer.write("self_sft_filter", 1, metrics)
-        state = warming.train(
-            source,
-            policy.graphdef,
-            policy.params,
-            packing,
-            settings.learning_rate,
-            writer,
-            checkpoints,
-            settings.save_every,
-            mesh,
-            "self_sft",
-        )
-    return state.params
+    graphdef, params = policy.graphdef, policy.params
+    return _imitate("self_sft", settings, world, source, graphdef, params, packing, record)
 
 
-def augmented(world, agent, engine, params, directory: Path, start: str):
+def augmented(world, agent: Agent, engine: Engine, params, start: str):
     """The trajectories that the rules keep, and the metrics of the filter.
 
-    They are sampled in chunks of examples, each kept in ``rollouts/<chunk>.jsonl``; a resumed run
-    samples those that are missing.
+    They are sampled in chunks of examples, each kept in ``self_sft/rollouts/<chunk>.jsonl``; a
+    resumed run samples those that are missing.
     """
     config, settings = world.config, world.config.self_sft
     examples = pipeline.chosen(world.examples["policy"], settings.examples)
     sampling = {name: settings[name] for name in ("examples", "members", "temperature", "chunk")}
     sampling |= {"start": start, "seed": config.seed, "candidates": world.candidate_hash}
-    rollouts = directory / "rollouts"
+    rollouts = world.workdir / "self_sft" / "rollouts"
     rollouts.mkdir(parents=True, exist_ok=True)
     multihost.check_on_main(lambda: pipeline.keep_settings(rollouts, sampling))
     kept, dropped = [], Counter()
@@ -211,16 +208,11 @@ def augmented(world, agent, engine, params, directory: Path, start: str):
 
 
 def _roll_out_chunk(path: Path, examples, settings, agent, engine, params, seed: int) -> None:
+    tasks = [Task(example) for example in multihost.own_part(examples)]
+    heat = pipeline.temperature(settings)
     with app.phase(f"rollouts {path.stem}"):
-        groups = run_episodes(
-            agent,
-            engine,
-            params,
-            [Task(example) for example in multihost.own_part(examples)],
-            members=settings.members,
-            temperature=pipeline.temperature(settings),
-            seed=seed,
-        )
+        sampling = {"members": settings.members, "temperature": heat, "seed": seed}
+        groups = run_episodes(agent, engine, params, tasks, **sampling) if tasks else []
     shares = multihost.allgather([[t.to_json() for t in group] for group in groups])
     with multihost.main_writes("chunk") as writes:
         if writes:

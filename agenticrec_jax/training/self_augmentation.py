@@ -112,13 +112,6 @@ class Imitation:
         return pack_share(groups, packing)
 
 
-def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """Trajectories as JSON lines (``Trajectory.to_json``); the file appears whole or not at all."""
-    part = Path(f"{path}.part")
-    part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    part.replace(path)
-
-
 def read_groups(path: Path, members: int) -> list[list[Trajectory]]:
     """The trajectories of a file of JSON lines, in groups of so many ``members``."""
     with open(path, encoding="utf-8") as file:

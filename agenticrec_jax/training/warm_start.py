@@ -160,9 +160,12 @@ def train(
     save_every: int,
     mesh: Mesh | None = None,
     stage: str = "sft",
+    warmup_steps: int = 20,
 ) -> TrainState:
     """Runs all steps of the source, from the newest checkpoint or from ``params``."""
-    optimizer = make_optimizer(learning_rate, warmup_steps=20, decay_steps=source.steps, b2=0.98)
+    optimizer = make_optimizer(
+        learning_rate, warmup_steps=warmup_steps, decay_steps=source.steps, b2=0.98
+    )
     update = make_update(graphdef, for_batch(sft_loss), optimizer, mesh=mesh)
     state = init_state(params, optimizer, mesh)
     restored = checkpoints.restore(state)

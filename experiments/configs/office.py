@@ -113,6 +113,7 @@ def _warm_start() -> ConfigDict:
             "head_dim": 64,
             "rope_theta": 10000.0,
             "learning_rate": 2e-3,
+            "warmup_steps": 20,
             "lessons": (  # practices in turn, and steps; numbers are the title tokens of episodes
                 (("short",), 80),
                 (("copy", "copy", "copy", "short"), 80),
@@ -150,6 +151,7 @@ def _self_sft() -> ConfigDict:
             "token_budget": 16384,
             "members_at_once": 0,
             "learning_rate": 1e-4,
+            "warmup_steps": 2,
             "save_every": 20,
         }
     )

@@ -5,13 +5,13 @@ import pytest
 
 from agenticrec_jax.agent.trajectories import CallRecord, Trajectory
 from agenticrec_jax.training.batches import Packing
+from agenticrec_jax.training.mining import write_lines
 from agenticrec_jax.training.self_augmentation import (
     RULES,
     Imitation,
     Rules,
     read_groups,
     select,
-    write_lines,
 )
 from agenticrec_jax.types import OBSERVATION, SAMPLED, STOP
 
