@@ -172,7 +172,8 @@ def train_self_sft(world, agent: Agent, engine: Engine, policy, start: str):
     source = Imitation(kept, settings.epochs, settings.batch, config.seed)
     mesh = pipeline.device_mesh(config)
     packing = pipeline.packing(settings, mesh, policy.tokenizer.pad_id)
-    record = {"self_sft": settings.to_dict(), "start": start, "seed": config.seed}
+    record = {"self_sft": settings.to_dict(), "policy": config.policy.to_dict()}
+    record |= {"start": start, "seed": config.seed}
     with MetricsWriter(world.workdir, jax.process_index()) as writer:
         writer.resume("self_sft_filter", 0)
         writer.write("self_sft_filter", 1, metrics)
