@@ -59,9 +59,13 @@ def preference_tasks(
 
 def write_pairs(path: str | Path, pairs: Sequence[HardPair]) -> None:
     """One JSON line a pair; the file appears whole or not at all."""
-    lines = (json.dumps(dataclasses.asdict(pair)) for pair in pairs)
+    write_lines(path, (json.dumps(dataclasses.asdict(pair)) for pair in pairs))
+
+
+def write_lines(path: str | Path, lines: Iterable[str]) -> None:
+    """A file of lines, which appears whole or not at all."""
     part = Path(f"{path}.part")
-    part.write_text("".join(f"{line}\n" for line in lines))
+    part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     part.replace(path)
 
 

@@ -60,8 +60,8 @@ def test_pairs_whose_writing_was_cut_off_are_none(tmp_path, monkeypatch):
     """A stage that finds the file reads it and mines no more, so it must never be half there."""
     path, write = tmp_path / "pairs.jsonl", Path.write_text
 
-    def half(self, text):
-        write(self, text[: len(text) // 2])
+    def half(self, text, encoding):
+        write(self, text[: len(text) // 2], encoding)
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patched:
