@@ -120,7 +120,7 @@ RELEASES = {
 
 @dataclass(frozen=True)
 class PaperCounts:
-    """A row of AgenticRec's table of data sets (PAPERS: section 5.1, Table of statistics)."""
+    """A row of AgenticRec's table of data sets (arXiv:2603.21613, its table of statistics)."""
 
     users: int
     items: int

@@ -25,7 +25,7 @@ class HardPair:
 def mine_pairs(
     trajectories: Iterable[Trajectory], examples: dict[int, RankingExample], seed: int
 ) -> list[HardPair]:
-    """One pair for each valid ranking whose target is not first (PAPERS A7, Eq. 3).
+    """One pair for each valid ranking whose target is not first (AgenticRec, Eq. 3).
 
     The negative is drawn uniformly from the items ranked above the target, or from the whole list
     when the target is missed. Invalid trajectories give no pair.

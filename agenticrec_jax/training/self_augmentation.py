@@ -1,7 +1,7 @@
 """RecThinker's self-augmented fine-tuning: imitate the best of the policy's own trajectories.
 
-The rules are those of PAPERS D2 without its judgement of what a text claims: whether an answer is
-named "without evidence" is not decided here.
+The paper (arXiv:2603.09843) trains on filtered trajectories of high quality and does not say by
+which rules; those here are by outcome alone. What a text claims is not judged.
 """
 
 import dataclasses
