@@ -57,7 +57,7 @@ class FakePeer:
 
 def test_figures_stand_beside_those_of_the_peers(sequences, monkeypatch):
     monkeypatch.setattr(sasrec, "EPOCHS", 1)
-    sizes = {"seeds": 1, "repeats": 1, "epochs": 2}
+    sizes = {"seeds": 2, "repeats": 1, "epochs": 2}
     rows = sasrec.measure(sasrec.Protocol(*sequences), FakePeer(), FakePeer(), **sizes)
     found = {(row["name"], row["peer_name"]): row for row in rows}
     kept = found["trained: NDCG@10, seen kept", "torch 0"]
