@@ -3,11 +3,14 @@
 import importlib
 
 _LAZY = {
+    "fit_sasrec": "agenticrec_jax.training.recommender",
     "load_policy": "agenticrec_jax.models.hf",
+    "load_sample": "agenticrec_jax.data.samples",
+    "read_log": "agenticrec_jax.data.interactions",
     "save_policy": "agenticrec_jax.models.hf",
 }
 
-__all__ = ["load_policy", "save_policy"]
+__all__ = ["fit_sasrec", "load_policy", "load_sample", "read_log", "save_policy"]
 
 
 def __getattr__(name: str):

@@ -1,8 +1,9 @@
 """What an episode earns, as pure functions of numbers.
 
 References: AgenticRec (arXiv:2603.21613), Eq. 1 for the ranking stage and Eq. 4 for the preference
-stage. Every reward is returned in parts that sum to the total, so that logs can tell a better
-ranking from a better habit.
+stage; RecThinker (arXiv:2603.09843) for the reward with a term for the efficiency of tools. Every
+reward is returned in parts that sum to the total, so that logs can tell a better ranking from a
+better habit.
 """
 
 from dataclasses import asdict, dataclass
@@ -15,6 +16,8 @@ LIST_LENGTH = 10
 MISS = -0.5
 INVALID = -1.0
 TOOL_BONUS = 0.1
+FORMAT_BONUS = 0.1
+EFFICIENCY_BONUS = 0.1
 
 
 @dataclass(frozen=True)
@@ -23,8 +26,8 @@ class Reward:
 
     ranking: what the place of the target earns, or the cost of a valid list that misses it
       (in the preference stage: 1 for the right answer, else 0).
-    format: the cost of an invalid output, else 0.
-    tool_bonus: what a first place reached with at least one tool call earns on top, else 0.
+    format: the cost of an invalid output, or what a valid one earns; else 0.
+    tool_bonus: what a first place earns on top for how tools were used, else 0.
     """
 
     ranking: float | Float[np.ndarray, "..."]
@@ -73,6 +76,45 @@ def ranking_reward(
     if rank is None or rank > list_length:
         return Reward(miss, 0.0, 0.0)
     return Reward(1.0 / log2(rank + 1), 0.0, tool_bonus if rank == 1 and used_tool else 0.0)
+
+
+def efficient_ranking_reward(
+    rank: int | None,
+    valid: bool,
+    calls: int,
+    max_calls: int,
+    *,
+    list_length: int = LIST_LENGTH,
+    invalid: float = INVALID,
+    format_bonus: float = FORMAT_BONUS,
+    efficiency_bonus: float = EFFICIENCY_BONUS,
+) -> Reward:
+    """Returns RecThinker's reward of one episode: accuracy, format and efficiency of tools.
+
+    ``1 / log2(rank + 1)``, 0 for a miss, and ``format_bonus`` for a valid list; ``invalid`` alone
+    for an invalid output. A first place earns ``efficiency_bonus * (1 - calls / max_calls)`` on
+    top; no other does, or calling no tool at all would pay by itself. The paper names the parts;
+    the weights and this condition are ours.
+
+    Args:
+      rank: place of the target in the list, from 1; None if it is not there.
+      valid: whether the output obeys the protocol.
+      calls: tool calls of the episode.
+      max_calls: most that it may make, at least 1.
+      list_length: length of the list; a rank beyond it is a miss.
+
+    Raises:
+      ValueError: if rank is below 1, or calls are not 0 to max_calls of a valid episode.
+    """
+    plain = ranking_reward(
+        rank, valid, False, list_length=list_length, miss=0.0, invalid=invalid, tool_bonus=0.0
+    )
+    if not valid:
+        return plain
+    if not 0 <= calls <= max_calls or max_calls < 1:
+        raise ValueError(f"calls are {calls} of {max_calls}, expected 0 to as many, of 1 or more")
+    efficiency = efficiency_bonus * (1 - calls / max_calls) if rank == 1 else 0.0
+    return Reward(plain.ranking, format_bonus, efficiency)
 
 
 def ranking_rewards(

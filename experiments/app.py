@@ -19,6 +19,8 @@ from typing import NoReturn
 from absl import app as absl_app
 from absl import flags, logging
 from ml_collections import config_flags
+from rich.console import Console
+from rich.table import Table
 
 from agenticrec_jax.errors import InputError, Terminated
 
@@ -128,6 +130,11 @@ def resolve(path: str) -> pathlib.Path:
     """A path as given, or, where that does not exist, below the repository's root."""
     given = pathlib.Path(path)
     return given if given.is_absolute() or given.exists() else ROOT / given
+
+
+def print_wide(table: Table) -> None:
+    """Prints a table as wide as the terminal, or where there is none wide enough for a log."""
+    Console(width=None if sys.stdout.isatty() else 150).print(table)
 
 
 def some_of(flag: str, names: Sequence[str], known: Sequence[str]) -> list[str]:

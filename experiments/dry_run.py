@@ -28,7 +28,7 @@ from agenticrec_jax.parallel.topology import chip_memory, compile_for, host_devi
 from agenticrec_jax.training.batches import abstract_batch, micro_batches
 from agenticrec_jax.training.learner import abstract_state
 from experiments import objectives, pipeline, policies
-from experiments.benchmarks.figures import print_wide
+from experiments.app import print_wide
 
 GIB = 2**30
 KERNELS = {"splash_m": splash_flops}

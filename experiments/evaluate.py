@@ -16,6 +16,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from absl import flags
@@ -58,7 +59,10 @@ def main(argv: Sequence[str]) -> None:
     sampling = {"temperature": _TEMPERATURE.value, "seed": config.seed, "filters": filters}
     rows = []
     for kind in kinds:
-        agent = pipeline.agent(world, artifacts, policy.tokenizer, **OBSERVATIONS[kind])
+        options = dict(OBSERVATIONS[kind])
+        if kind == "permute":
+            options["transform"] = partial(permute, candidates=config.dataset.negatives + 1)
+        agent = pipeline.agent(world, artifacts, policy.tokenizer, **options)
         with app.phase(f"evaluation, observations {kind}"):
             found = evaluate(agent, engine, policy.params, examples, **sampling)
         rows.append(row_of(name + SUFFIXES[kind], found, examples))

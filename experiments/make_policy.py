@@ -43,7 +43,7 @@ def main(argv) -> None:
     with app.phase("data and tools"):
         world = pipeline.prepare(config, workdir)
         artifacts = pipeline.artifacts_a(world)
-    toolbox = pipeline.toolbox(config, artifacts)
+    toolbox = pipeline.toolbox(config, artifacts, world.log.items)
     tokenizer = fit_tokenizer(world, toolbox, artifacts.fit_range, config.warm_start.vocab_size)
     prompts = CompactPrompts(tokenizer, world.log.items, config.policy.title_tokens)
     agent = Agent(world.log, toolbox, artifacts, prompts)

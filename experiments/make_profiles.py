@@ -6,7 +6,8 @@ For every example of the parts the model of ``config.profiles.model``, or else t
 reads the user's own events before the example, as tools see them, and writes a text of at most
 ``config.profiles.max_tokens`` tokens. ``<workdir>/profiles.jsonl`` is replaced as a whole every
 ``config.profiles.save_every`` profiles; a run that was stopped, or is given other parts, adds what
-is missing. The other programs use it with ``--config.profiles.file=DIR/profiles.jsonl``.
+is missing. Examples whose prompts are the same share a text. The other programs use it with
+``--config.profiles.file=DIR/profiles.jsonl``.
 
 How good the texts are is the model's doing: the embedded tiny policy knows no English sentence.
 """
@@ -51,7 +52,8 @@ def run(config: ConfigDict, workdir: str | Path, parts: Sequence[str], count: in
         progress.advance(len(examples) - len(waiting))
         writer = make_writer(world, policy)
         for chunk in in_chunks(waiting, config.profiles.save_every):
-            profiles |= {p.example_id: p for p in writer.write(policy.params, chunk)}
+            made = writer.write(policy.params, chunk, profiles.values())
+            profiles |= {profile.example_id: profile for profile in made}
             write_profiles(path, header, profiles.values())
             progress.advance(len(chunk), speed(writer.engine.telemetry))
     print(f"{len(waiting)} profiles written to {path}, which has {ends(profiles.values())}")
@@ -112,7 +114,9 @@ def in_chunks(examples: Sequence[RankingExample], size: int) -> list[Sequence[Ra
 
 
 def speed(telemetry: dict[str, float]) -> str:
-    """Tokens written in a second."""
+    """Tokens written in a second; nothing where all texts were known."""
+    if not telemetry:
+        return ""
     return f"{telemetry['sampled_tokens'] / telemetry['seconds']:.0f} tokens/s"
 
 

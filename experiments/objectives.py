@@ -15,6 +15,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from agenticrec_jax.agent.episodes import REWARDS, Task
+from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.losses import (
     LossFn,
@@ -24,6 +26,7 @@ from agenticrec_jax.losses import (
     length_normaliser,
     member_weights,
 )
+from agenticrec_jax.rewards import Reward
 from agenticrec_jax.training.batches import Weighing, abstract_batch
 
 STAGES = ("rta", "ppr")
@@ -36,9 +39,19 @@ OPTIONS = {
 
 def check(config: ConfigDict) -> None:
     """Raises InputError where the loss or the groups of a stage cannot be as the config says."""
+    reward(config)
     for name in STAGES:
         stage_loss(config, config[name])
         oversample(config, config[name])
+
+
+def reward(config: ConfigDict) -> Callable[[Trajectory, Task], Reward]:
+    """What judges a trajectory: the paper's reward that ``config.reward`` names."""
+    if config.reward not in REWARDS:
+        raise InputError(
+            f"config.reward: found {config.reward!r}, expected one of {', '.join(REWARDS)}"
+        )
+    return REWARDS[config.reward]
 
 
 def stage_loss(config: ConfigDict, settings: ConfigDict) -> LossFn:

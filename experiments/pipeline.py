@@ -14,7 +14,7 @@ from ml_collections import ConfigDict, config_flags
 
 from agenticrec_jax.agent.answers import ranking_constraint
 from agenticrec_jax.agent.episodes import Agent
-from agenticrec_jax.agent.prompts import PromptBuilder
+from agenticrec_jax.agent.prompts import AGENTICREC, AGENTS, RECTHINKER, PromptBuilder
 from agenticrec_jax.agent.styles import make_prompts
 from agenticrec_jax.data.candidates import (
     candidate_hash,
@@ -24,7 +24,7 @@ from agenticrec_jax.data.candidates import (
     write_candidates,
 )
 from agenticrec_jax.data.examples import RankingExample
-from agenticrec_jax.data.interactions import InteractionLog, read_log
+from agenticrec_jax.data.interactions import InteractionLog, Items, read_log
 from agenticrec_jax.data.splits import FitRange, Splits, chronological_splits, prediction_samples
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.generation.engine import Engine, EngineConfig
@@ -36,7 +36,7 @@ from agenticrec_jax.parallel.multihost import local_mesh, main_writes, row_shard
 from agenticrec_jax.tools.artifacts import Artifacts
 from agenticrec_jax.tools.base import Toolbox
 from agenticrec_jax.tools.profiles import Profiles, read_profiles
-from agenticrec_jax.tools.registry import agenticrec_tools
+from agenticrec_jax.tools.registry import agenticrec_tools, recthinker_tools
 from agenticrec_jax.tools.text import ToolOptions
 from agenticrec_jax.training.batches import Packing
 from agenticrec_jax.training.learner import Update, make_optimizer, make_update
@@ -177,7 +177,8 @@ def _artifacts(world: World, name: str, fit_range: FitRange) -> Artifacts:
     directory = world.workdir / f"artifacts_{name}"
     made = directory / "made.json"
     settings = world.config.sasrec.to_dict()
-    record = json.dumps({"log": world.log.fingerprint, "sasrec": settings})
+    record = {"log": world.log.fingerprint, "sasrec": settings, "format": Artifacts.FORMAT}
+    record = json.dumps(record)
     with main_writes(f"artefacts {name}") as writes:
         if writes and not (made.exists() and made.read_text() == record):
             _fitted(world, name, fit_range).save(directory, world.log)
@@ -206,9 +207,20 @@ def _fitted(world: World, name: str, fit_range: FitRange) -> Artifacts:
         )
 
 
-def toolbox(config: ConfigDict, artifacts: Artifacts, profiles: Profiles | None = None) -> Toolbox:
-    """The seven tools with the config's wording, and stored profiles if there are any."""
-    return agenticrec_tools(artifacts, ToolOptions(**config.tools), profiles)
+def toolbox(
+    config: ConfigDict, artifacts: Artifacts, items: Items, profiles: Profiles | None = None
+) -> Toolbox:
+    """The tools of the config's agent in its wording, with stored profiles if there are any.
+
+    Raises:
+        InputError: there is no such agent.
+    """
+    options = ToolOptions(**config.tools)
+    if config.agent == AGENTICREC:
+        return agenticrec_tools(artifacts, options, profiles)
+    if config.agent == RECTHINKER:
+        return recthinker_tools(items, artifacts, options, profiles)
+    raise InputError(f"config.agent: found {config.agent!r}, expected one of {', '.join(AGENTS)}")
 
 
 def device_mesh(config: ConfigDict) -> Mesh | None:
@@ -220,8 +232,9 @@ def device_mesh(config: ConfigDict) -> Mesh | None:
 
 def agent(world: World, artifacts: Artifacts, tokenizer: Tokenizer, **options) -> Agent:
     """The agent that a run of ``world`` uses; ``options`` are fields of ``Agent``."""
-    tools = toolbox(world.config, artifacts, world.profiles)
-    return Agent(world.log, tools, artifacts, prompts(world, tokenizer), **options)
+    tools = toolbox(world.config, artifacts, world.log.items, world.profiles)
+    judged = {"reward": objectives.reward(world.config)} | options
+    return Agent(world.log, tools, artifacts, prompts(world, tokenizer), **judged)
 
 
 def prompts(world: World, tokenizer: Tokenizer) -> PromptBuilder:
@@ -233,6 +246,8 @@ def prompts(world: World, tokenizer: Tokenizer) -> PromptBuilder:
         settings.title_tokens,
         settings.prompt_style,
         settings.observation_style,
+        settings.observation_tokens,
+        world.config.agent,
     )
 
 

@@ -35,7 +35,7 @@ def without_policy(
 
 def _scripted(world, a, b, examples) -> Iterator[Row]:
     config, log = world.config, world.log
-    tools_a, tools_b = pipeline.toolbox(config, a), pipeline.toolbox(config, b)
+    tools_a, tools_b = (pipeline.toolbox(config, of, log.items) for of in (a, b))
     shown = scripted.gather_evidence(log, tools_b, b, examples)
     valid = pipeline.chosen(world.examples["valid"], config.evaluation.validation_examples)
     shown_valid = scripted.gather_evidence(log, tools_b, b, valid)

@@ -1,13 +1,14 @@
 """Trains a policy, stage by stage.
 
-    python -m experiments.train_policy --config=FILE.py --workdir=DIR --stage=sft|rta|ppr \
+    python -m experiments.train_policy --config=FILE.py --workdir=DIR --stage=sft|self_sft|rta|ppr \
         [--config.mesh.data=N --config.mesh.fsdp=N --config.mesh.tensor=N] [--distributed]
 
-``sft`` continues the warm start of the config's policy directory, ``rta`` is list-wise GRPO on
-NDCG, ``ppr`` mines hard pairs with the ``rta`` policy and refines it on them. Each stage resumes
-from its newest checkpoint in the workdir, and ends with an ordinary policy directory,
-``<workdir>/<stage>/policy``, from which the next one starts. With ``--config.rta.validate_every=N``
-the policy of the highest NDCG on valid examples is kept beside it, in ``<workdir>/<stage>/best``.
+``sft`` continues the warm start of the config's policy directory, ``self_sft`` imitates the best of
+the policy's own trajectories, ``rta`` is list-wise GRPO on NDCG, ``ppr`` mines hard pairs with the
+``rta`` policy and refines it on them. Each stage resumes from its newest checkpoint in the workdir,
+and ends with an ordinary policy directory, ``<workdir>/<stage>/policy``, from which the next one
+starts. With ``--config.rta.validate_every=N`` the policy of the highest NDCG on valid examples is
+kept beside it, in ``<workdir>/<stage>/best``.
 SIGTERM ends a run in order: it saves, and the same command goes on.
 
 The learner lies on the config's mesh over all devices. With ``--distributed`` the program is one of
@@ -23,6 +24,7 @@ chip is printed. Nothing is loaded but the policy's ``config.json``, nothing wri
 import contextlib
 import dataclasses
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,7 +32,8 @@ import jax
 from absl import flags
 from flax import nnx
 
-from agenticrec_jax.agent.episodes import Agent
+from agenticrec_jax.agent.episodes import Agent, Task, run_episodes
+from agenticrec_jax.agent.prompts import AGENTICREC
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.evaluation.evaluator import evaluate
 from agenticrec_jax.generation.engine import Engine
@@ -44,18 +47,36 @@ from agenticrec_jax.training.batches import Packing
 from agenticrec_jax.training.checkpoints import Checkpoints
 from agenticrec_jax.training.learner import init_state
 from agenticrec_jax.training.metrics import MetricsWriter
-from agenticrec_jax.training.mining import HardPair, mine_pairs, read_pairs, write_pairs
+from agenticrec_jax.training.mining import (
+    HardPair,
+    mine_pairs,
+    read_pairs,
+    write_lines,
+    write_pairs,
+)
+from agenticrec_jax.training.self_augmentation import (
+    RULES,
+    Imitation,
+    Rules,
+    read_groups,
+    select,
+)
 from agenticrec_jax.training.validation import Validation, ndcg_of
 from experiments import app, dry_run, objectives, pipeline, policies
 
-STAGES = ("sft", "rta", "ppr")
-BEFORE = {"sft": None, "rta": "sft", "ppr": "rta"}
+STAGES = ("sft", "self_sft", "rta", "ppr")
+BEFORE = {"sft": (), "self_sft": ("sft",), "rta": ("self_sft", "sft"), "ppr": ("rta",)}
 
 
 def main(argv: Sequence[str]) -> None:
     del argv
     config, stage, workdir = _CONFIG.value, _STAGE.value, Path(_WORKDIR.value)
     objectives.check(config)
+    if stage == "sft" and config.agent != AGENTICREC:
+        raise InputError(
+            f"flag --stage: found sft with config.agent {config.agent!r}, expected {AGENTICREC!r}, "
+            "whose tools the scripted demonstrations call"
+        )
     start = starting_point(config, workdir, stage)
     if _DRY_RUN.value:
         compile_only(config, stage, start, _DRY_RUN_TOPOLOGY.value)
@@ -73,6 +94,9 @@ def main(argv: Sequence[str]) -> None:
     with app.phase(stage):
         if stage == "sft":
             params = warm_start(world, agent, policy.graphdef, policy.params)
+        elif stage == "self_sft":
+            engine = pipeline.engine(config, policy)
+            params = train_self_sft(world, agent, engine, policy, start)
         else:
             engine = pipeline.engine(config, policy)
             train = train_rta if stage == "rta" else train_ppr
@@ -82,15 +106,15 @@ def main(argv: Sequence[str]) -> None:
 
 
 def starting_point(config, workdir: Path, stage: str) -> str:
-    """The policy directory a stage starts from: the stage before, else the config's."""
-    before = workdir / BEFORE[stage] / "policy" if BEFORE[stage] else None
-    return str(before) if before and before.is_dir() else config.policy.directory
+    """The policy directory a stage starts from: the newest stage before, else the config's."""
+    before = (workdir / name / "policy" for name in BEFORE[stage])
+    return next((str(path) for path in before if path.is_dir()), config.policy.directory)
 
 
 def compile_only(config, stage: str, directory: str, topology: str) -> None:
     """Prints what the stage's programs would take of each chip; nothing is loaded or trained."""
-    if stage == "sft":
-        raise InputError("flag --dry_run: found --stage=sft, expected rta or ppr")
+    if stage in ("sft", "self_sft"):
+        raise InputError(f"flag --dry_run: found --stage={stage}, expected rta or ppr")
     with app.phase("compiling"):
         dry_run.run(config, stage, directory, topology)
 
@@ -110,8 +134,12 @@ def warm_start(world: pipeline.World, agent: Agent, graphdef, params):
         pad_id=agent.prompts.tokenizer.pad_id,
     )
     record = {"warm_start": settings.to_dict(), "policy": config.policy.to_dict()}
+    return _imitate("sft", settings, world, source, graphdef, params, packing, record)
+
+
+def _imitate(name, settings, world, source, graphdef, params, packing, record):
     with (
-        Checkpoints(world.workdir / "sft" / "checkpoints", record) as checkpoints,
+        Checkpoints(world.workdir / name / "checkpoints", record) as checkpoints,
         MetricsWriter(world.workdir, jax.process_index()) as writer,
     ):
         state = warming.train(
@@ -123,9 +151,74 @@ def warm_start(world: pipeline.World, agent: Agent, graphdef, params):
             writer,
             checkpoints,
             settings.save_every,
-            mesh,
+            pipeline.device_mesh(world.config),
+            stage=name,
+            warmup_steps=settings.warmup_steps,
         )
     return state.params
+
+
+def train_self_sft(world, agent: Agent, engine: Engine, policy, start: str):
+    """Imitates the best of the policy's own trajectories; returns the new parameters.
+
+    Raises:
+        InputError: the rules kept no trajectory.
+    """
+    config, settings = world.config, world.config.self_sft
+    kept, metrics = augmented(world, agent, engine, policy.params, start)
+    if not kept:
+        dropped = ", ".join(f"{rule} {int(metrics[f'dropped/{rule}'][0])}" for rule in RULES)
+        raise InputError(f"config.self_sft.rules: found no trajectory to keep (dropped: {dropped})")
+    source = Imitation(kept, settings.epochs, settings.batch, config.seed)
+    mesh = pipeline.device_mesh(config)
+    packing = pipeline.packing(settings, mesh, policy.tokenizer.pad_id)
+    record = {"self_sft": settings.to_dict(), "policy": config.policy.to_dict()}
+    record |= {"start": start, "seed": config.seed}
+    with MetricsWriter(world.workdir, jax.process_index()) as writer:
+        writer.resume("self_sft_filter", 0)
+        writer.write("self_sft_filter", 1, metrics)
+    graphdef, params = policy.graphdef, policy.params
+    return _imitate("self_sft", settings, world, source, graphdef, params, packing, record)
+
+
+def augmented(world, agent: Agent, engine: Engine, params, start: str):
+    """The trajectories that the rules keep, and the metrics of the filter.
+
+    They are sampled in chunks of examples, each kept in ``self_sft/rollouts/<chunk>.jsonl``; a
+    resumed run samples those that are missing.
+    """
+    config, settings = world.config, world.config.self_sft
+    examples = pipeline.chosen(world.examples["policy"], settings.examples)
+    sampling = {name: settings[name] for name in ("examples", "members", "temperature", "chunk")}
+    sampling |= {"start": start, "seed": config.seed, "candidates": world.candidate_hash}
+    rollouts = world.workdir / "self_sft" / "rollouts"
+    rollouts.mkdir(parents=True, exist_ok=True)
+    multihost.check_on_main(lambda: pipeline.keep_settings(rollouts, sampling))
+    kept, dropped = [], Counter()
+    for chunk, first in enumerate(range(0, len(examples), settings.chunk)):
+        path = rollouts / f"{chunk:05d}.jsonl"
+        if not multihost.allgather(path.exists())[0]:
+            part = examples[first : first + settings.chunk]
+            _roll_out_chunk(path, part, settings, agent, engine, params, config.seed)
+        groups, counts = select(read_groups(path, settings.members), Rules(**settings.rules))
+        kept += [trajectory for group in groups for trajectory in group]
+        dropped += counts
+    total = float(len(examples) * settings.members)
+    metrics = {"kept": (float(len(kept)), total)}
+    return kept, metrics | {f"dropped/{rule}": (float(dropped[rule]), total) for rule in RULES}
+
+
+def _roll_out_chunk(path: Path, examples, settings, agent, engine, params, seed: int) -> None:
+    tasks = [Task(example) for example in multihost.own_part(examples)]
+    heat = pipeline.temperature(settings)
+    with app.phase(f"rollouts {path.stem}"):
+        sampling = {"members": settings.members, "temperature": heat, "seed": seed}
+        groups = run_episodes(agent, engine, params, tasks, **sampling) if tasks else []
+    shares = multihost.allgather([[t.to_json() for t in group] for group in groups])
+    with multihost.main_writes("chunk") as writes:
+        if writes:
+            lines = (line for share in shares for group in share for line in group)
+            write_lines(path, lines)
 
 
 def train_rta(world, agent: Agent, engine: Engine, policy, directory: Path, seed: int):

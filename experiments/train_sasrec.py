@@ -6,10 +6,14 @@ Artefacts A are fitted before the first policy sample and judged on the policy s
 before the first valid sample and judged on valid and test; the workdir gets both, the frozen
 candidates and ``sasrec.json`` with the numbers. If the three NDCG@10 of SASRec differ much more
 than those of popularity, an artefact has seen what it is asked about.
+
+``--loss`` chooses what SASRec is trained by. With ``--patience`` each user's last event before the
+end of the range is held out, and training stops by how it is ranked.
 """
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +25,12 @@ from agenticrec_jax.data.candidates import draw_split_candidates, write_candidat
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import InteractionLog, read_log
 from agenticrec_jax.data.splits import FitRange, chronological_splits, prediction_samples
+from agenticrec_jax.errors import InputError
 from agenticrec_jax.evaluation.metrics import expected_metrics, ndcg_at_k, rank_of_target
 from agenticrec_jax.models.sasrec import SasrecConfig
 from agenticrec_jax.tools.artifacts import Artifacts
 from agenticrec_jax.training.metrics import Progress
+from agenticrec_jax.training.next_item import LOSSES, Objective
 from agenticrec_jax.training.sasrec import SasrecTraining, fit_artifacts
 from experiments import app
 
@@ -33,6 +39,16 @@ _ITEMS = flags.DEFINE_string("items", None, "Table of items.", required=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where results are written.", required=True)
 _EPOCHS = flags.DEFINE_integer("epochs", SasrecTraining.epochs, "Passes.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of initialisation, order and dropout.")
+_LOSS = flags.DEFINE_enum("loss", Objective.loss, LOSSES, "Loss of the next item.")
+_LOSS_NEGATIVES = flags.DEFINE_integer(
+    "loss_negatives", None, "Items that a loss other than softmax draws.", lower_bound=1
+)
+_CALIBRATION = flags.DEFINE_float(
+    "calibration", None, "Of gbce: 0 is bce, 1 calibrates.", lower_bound=0.0, upper_bound=1.0
+)
+_PATIENCE = flags.DEFINE_integer(
+    "patience", 0, "Epochs without a better NDCG@10 to stop after; 0 for none.", lower_bound=0
+)
 _NEGATIVES = flags.DEFINE_integer("negatives", 19, "Drawn candidates.", lower_bound=1)
 _CANDIDATE_SEED = flags.DEFINE_integer("candidate_seed", 0, "Seed of the candidates.")
 
@@ -41,6 +57,7 @@ SERVED = {"a": ("policy",), "b": ("valid", "test")}  # artefacts and the parts t
 
 def main(argv: Sequence[str]) -> None:
     del argv
+    training = schedule()
     log = read_log(_INTERACTIONS.value, _ITEMS.value)
     splits = chronological_splits(prediction_samples(log))
     seed = _CANDIDATE_SEED.value
@@ -53,20 +70,37 @@ def main(argv: Sequence[str]) -> None:
     rows = {"chance": dict.fromkeys(("policy", "valid", "test"), chance)}
     for name, fit_range in (("a", splits.fit_range_a), ("b", splits.fit_range_b)):
         with app.phase(f"artefacts {name.upper()} on {fit_range.events} events"):
-            artifacts = fit(log, fit_range)
+            artifacts = fit(log, fit_range, training)
         artifacts.save(workdir / f"artifacts_{name}", log)
         for part in SERVED[name]:
             judged = [example for example in examples if example.split == part]
             for row, value in judge(log, artifacts, judged).items():
                 rows.setdefault(row, {})[part] = value
     print_rows(rows)
-    record = {"ndcg@10": rows, "candidates": digest, "phases": app.phase_records()}
+    record = {"ndcg@10": rows, "candidates": digest, "training": asdict(training)}
+    record["phases"] = app.phase_records()
     (workdir / "sasrec.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
-def fit(log: InteractionLog, fit_range: FitRange) -> Artifacts:
+def schedule() -> SasrecTraining:
+    """What the flags say. InputError for one that the loss would ignore."""
+    options = {}
+    for flag, losses in ((_LOSS_NEGATIVES, LOSSES[1:]), (_CALIBRATION, ("gbce",))):
+        if flag.present and _LOSS.value not in losses:
+            raise InputError(
+                f"flag --{flag.name}: found it with --loss={_LOSS.value}, "
+                f"expected it with --loss={' or '.join(losses)} only"
+            )
+        if flag.present:
+            options[flag.name.removeprefix("loss_")] = flag.value
+    objective = Objective(_LOSS.value, **options)
+    return SasrecTraining(
+        epochs=_EPOCHS.value, seed=_SEED.value, objective=objective, patience=_PATIENCE.value
+    )
+
+
+def fit(log: InteractionLog, fit_range: FitRange, training: SasrecTraining) -> Artifacts:
     """Artefacts of one fit range, with a progress bar over the epochs."""
-    training = SasrecTraining(epochs=_EPOCHS.value, seed=_SEED.value)
     with Progress("sasrec", training.epochs, unit="epochs") as progress:
         return fit_artifacts(
             log,

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agenticrec_jax.rewards import (
+    efficient_ranking_reward,
     preference_reward,
     preference_rewards,
     ranking_reward,
@@ -55,6 +56,38 @@ def test_array_form_keeps_the_shape_of_groups():
     reward = ranking_rewards(np.ones((3, 8), int), np.ones((3, 8), bool), np.zeros((3, 8), bool))
     assert reward.total.shape == (3, 8)
     np.testing.assert_array_equal(reward.total, 1.0)
+
+
+# rank, valid, calls of 4 -> ranking, format, efficiency; weights of .2 and .4
+EFFICIENT_TABLE = [
+    (1, True, 0, 1.0, 0.2, 0.4),
+    (1, True, 1, 1.0, 0.2, 0.3),
+    (1, True, 4, 1.0, 0.2, 0.0),
+    (2, True, 0, 0.6309297535714575, 0.2, 0.0),
+    (3, True, 1, 0.5, 0.2, 0.0),
+    (11, True, 1, 0.0, 0.2, 0.0),
+    (None, True, 0, 0.0, 0.2, 0.0),
+    (1, False, 1, 0.0, -1.0, 0.0),
+    (None, False, 9, 0.0, -1.0, 0.0),
+]
+
+
+@pytest.mark.parametrize(
+    ("rank", "valid", "calls", "ranking", "format_", "efficiency"), EFFICIENT_TABLE
+)
+def test_reward_with_efficiency_by_hand(rank, valid, calls, ranking, format_, efficiency):
+    options = {"format_bonus": 0.2, "efficiency_bonus": 0.4}
+    reward = efficient_ranking_reward(rank, valid, calls, 4, **options)
+    expected = {"ranking": ranking, "format": format_, "tool_bonus": efficiency}
+    assert reward.parts() == pytest.approx(expected, abs=1e-12)
+
+
+def test_reward_with_efficiency_has_the_weights_of_its_docstring():
+    assert efficient_ranking_reward(1, True, 3, 10).total == pytest.approx(1 + 0.1 + 0.1 * 0.7)
+    assert efficient_ranking_reward(None, True, 0, 10).total == pytest.approx(0.1)
+    for calls, most in ((5, 4), (-1, 4), (0, 0)):
+        with pytest.raises(ValueError, match=f"calls are {calls} of {most}"):
+            efficient_ranking_reward(1, True, calls, most)
 
 
 def test_impossible_ranks_are_refused():

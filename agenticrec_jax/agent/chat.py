@@ -12,7 +12,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agenticrec_jax.agent import protocol
-from agenticrec_jax.agent.prompts import MORE, RANK, PromptBuilder, rated
+from agenticrec_jax.agent.prompts import (
+    AGENTICREC,
+    MORE,
+    RANK,
+    RECTHINKER,
+    PromptBuilder,
+    rated,
+)
 from agenticrec_jax.models.text import TURN_END, TURN_START
 
 RESPONSE = "tool_response"  # a turn of the user's, as Qwen3 was trained on
@@ -32,6 +39,14 @@ For each function call, return a json object with function name and arguments wi
 <tool_call>
 {{"name": <function-name>, "arguments": <args-json-object>}}
 </tool_call>"""
+_REACT = "Reason within <think></think> before each step."
+_INVESTIGATE = (
+    "You are an investigator. Before each step write three parts within <think></think>. Analyze: "
+    "is what you know of the user and of the candidates enough to rank them, and if not, what is "
+    "missing? Plan: which function would close that gap, and for which items? Act: what you do "
+    "next. Call no function whose answer you have, and rank as soon as you know enough."
+)
+APPROACHES = {AGENTICREC: _REACT, RECTHINKER: _INVESTIGATE}  # what an agent is told of its steps
 _GIVEN = (
     "You are a recommendation agent. You are given what a user took before, oldest first "
     "(h1, h2, ...), and numbered candidates, exactly one of which the user took next."
@@ -59,12 +74,15 @@ _PROFILE = (
 )
 
 
-def instructions(task: str, candidates: int, tools: bool, mark: str = RESPONSE) -> str:
+def instructions(
+    task: str, candidates: int, tools: bool, mark: str = RESPONSE, agent: str = AGENTICREC
+) -> str:
     """What the system turn says before its tools: the task, how to go on, the form of the answer.
 
-    ``candidates`` is their number, ``mark`` names the tags around a tool's output.
+    ``candidates`` is their number, ``mark`` names the tags around a tool's output. Without tools
+    every agent reasons as AgenticRec's.
     """
-    reason = "Reason within <think></think> before each step."
+    reason = APPROACHES[agent if tools else AGENTICREC]
     calls = f" {_CALLS.format(mark=mark)}" if tools else ""
     count = min(protocol.RANKED, candidates)
     answer = _RANKING.format(count=count) if task == RANK else _CHOICE
@@ -99,14 +117,17 @@ class ChatPrompts(PromptBuilder):
     """The style of a chat; the tokenizer is a ``ChatTokenizer``.
 
     ``observation_style`` is ``tool_response`` or ``observation``: the turns and tags that a tool's
-    output comes in.
+    output comes in. ``agent`` is whose way of going on the policy is told: ReAct's of AgenticRec,
+    or RecThinker's, analyze, plan and act.
     """
 
     observation_style: str = RESPONSE
+    agent: str = AGENTICREC
 
     def build(self, history, candidates, tools, task=RANK):
         markup = self.tokenizer.encode_markup
-        system = instructions(task, len(candidates), bool(tools), self.observation_style)
+        told = self.observation_style, self.agent
+        system = instructions(task, len(candidates), bool(tools), *told)
         if tools:
             system += f"\n\n{tools_section(function_schemas(tools))}"
         ids = [*self.tokenizer.prefix, *markup(_turn("system", system))]
@@ -137,8 +158,8 @@ class ChatPrompts(PromptBuilder):
             end = "" if self._paused_at_turn_end else TURN_END
             before = f"{end}\n{TURN_START}user\n<{RESPONSE}>\n"
             after = f"</{RESPONSE}>{TURN_END}\n{TURN_START}assistant\n"
-        markup, data = self.tokenizer.encode_markup, self.tokenizer.encode_data
-        return [*markup(before), *data(f"{text}\n"), *markup(after)]
+        markup = self.tokenizer.encode_markup
+        return [*markup(before), *self._observed(text, "\n"), *markup(after)]
 
     def written(self, text):
         ends = protocol.ANSWER_CLOSE

@@ -15,9 +15,14 @@ from agenticrec_jax.data.interactions import InteractionLog
 from agenticrec_jax.generation.engine import Engine, Failure, Reply, Request, Rollout
 from agenticrec_jax.generation.sampling import NO_FILTERS, Filters
 from agenticrec_jax.models.text import Tokenizer
-from agenticrec_jax.rewards import Reward, preference_reward, ranking_reward
+from agenticrec_jax.rewards import (
+    Reward,
+    efficient_ranking_reward,
+    preference_reward,
+    ranking_reward,
+)
 from agenticrec_jax.tools.artifacts import Artifacts
-from agenticrec_jax.tools.base import AsOfView, Toolbox, ToolFailure
+from agenticrec_jax.tools.base import AsOfView, Toolbox, ToolFailure, unknown_tool
 from agenticrec_jax.types import (
     CALLED,
     JUNK,
@@ -48,6 +53,17 @@ def task_reward(trajectory: Trajectory, task: Task) -> Reward:
     target_is_a = task.example.target_number == 1
     correct = (trajectory.choice == "A") == (target_is_a == (task.kind == "more"))
     return preference_reward(correct, trajectory.valid)
+
+
+def efficient_task_reward(trajectory: Trajectory, task: Task) -> Reward:
+    """RecThinker's reward of a ranking, out of ``protocol.MAX_CALLS``; of a question the same."""
+    if task.kind != RANK:
+        return task_reward(trajectory, task)
+    calls = min(len(trajectory.calls), protocol.MAX_CALLS)
+    return efficient_ranking_reward(trajectory.rank, trajectory.valid, calls, protocol.MAX_CALLS)
+
+
+REWARDS = {"agenticrec": task_reward, "recthinker": efficient_task_reward}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +135,8 @@ class Episode:
             record = CallRecord(turn, {}, f"error: {MALFORMED_CALL}", False, 0.0)
             return self._illegal(ids, record, MALFORMED_CALL)
         if call.name not in agent.toolbox.names or not agent.use_tools:
-            said = f"error: no tool named {call.name}"
+            known = agent.toolbox.names if agent.use_tools else ()
+            said = f"error: {unknown_tool(call.name, known)}"
             record = CallRecord(call.name, call.arguments, said, False, 0.0)
             return self._illegal(ids, record, UNKNOWN_TOOL)
         try:
@@ -221,6 +238,8 @@ class _Episodes:
 
     def __init__(self, agent: Agent, tasks: Sequence[Task], members: int):
         views = [AsOfView(agent.log, task.example) for task in tasks]
+        if agent.use_tools:
+            agent.toolbox.prepare(views)
         self.now = {
             (index, member): Episode(agent, task, views[index])
             for index, task in enumerate(tasks)

@@ -6,7 +6,10 @@ so; the words of the question are ours.
 """
 
 import dataclasses
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
 
 from agenticrec_jax.agent.episodes import turn_end
 from agenticrec_jax.agent.prompts import PromptBuilder
@@ -15,13 +18,12 @@ from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import InteractionLog
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.generation.engine import Engine, Reply, Request, Rollout
-from agenticrec_jax.models.text import CUT, Tokenizer, neutralise
+from agenticrec_jax.models.text import BROKEN, CUT, Tokenizer, neutralise
 from agenticrec_jax.tools.base import AsOfView
 from agenticrec_jax.tools.profiles import Profile
 from agenticrec_jax.types import CALLED, STOP
 
 _THOUGHT = "</think>"
-_BROKEN = "\ufffd"  # what is left of a character whose last ids are missing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +32,8 @@ class ProfileWriter:
 
     A prompt shows at most ``events`` of the user's newest events (0 for all), and fewer where the
     engine's longest prompt has no room for them. ``words`` is the length asked for. ``temperature``
-    0 is greedy; otherwise a text depends on ``seed`` and the example, not on the others.
+    0 is greedy; otherwise a text depends on ``seed`` and the prompt. So examples of one prompt, say
+    of users who took one and the same item, share a text, and it is written once.
     """
 
     log: InteractionLog
@@ -60,16 +63,25 @@ class ProfileWriter:
             f"least the {len(ids)} of one event"
         )
 
-    def write(self, params, examples: Sequence[RankingExample]) -> list[Profile]:
-        """The examples' profiles, in their order."""
-        requests = [Request(tuple(self.prompt(e)), 1, (e.example_id,)) for e in examples]
-        rows = self.engine.generate(
-            params, requests, self._respond, temperature=self.temperature, seed=self.seed
-        )
-        tokenizer = self.prompts.tokenizer
+    def write(
+        self, params, examples: Sequence[RankingExample], known: Iterable[Profile] = ()
+    ) -> list[Profile]:
+        """The examples' profiles, in their order; a prompt that is a known one's has its text.
+
+        ``known`` are profiles that a writer with the same settings and parameters wrote.
+        """
+        prompts = [tuple(self.prompt(example)) for example in examples]
+        contents = [content_hash(prompt) for prompt in prompts]
+        texts = {profile.content: (profile.text, profile.finish) for profile in known}
+        waiting = {c: p for c, p in zip(contents, prompts, strict=True) if c not in texts}
+        requests = [Request(prompt, 1, (int(c[:8], 16),)) for c, prompt in waiting.items()]
+        sampling = {"temperature": self.temperature, "seed": self.seed}
+        rows = self.engine.generate(params, requests, self._respond, **sampling) if requests else []
+        for content, (row,) in zip(waiting, rows, strict=True):
+            texts[content] = profile_text(self.prompts.tokenizer, row), row.finish
         return [
-            Profile(e.example_id, e.position, profile_text(tokenizer, row), row.finish)
-            for e, (row,) in zip(examples, rows, strict=True)
+            Profile(e.example_id, e.position, content, *texts[content])
+            for e, content in zip(examples, contents, strict=True)
         ]
 
     def _respond(self, request: int, member: int, ids: Sequence[int]) -> Reply:
@@ -77,6 +89,11 @@ class ProfileWriter:
         del request, member
         tokenizer = self.prompts.tokenizer
         return Reply((), turn_end(tokenizer, ids[-1], tokenizer.decode(ids)))
+
+
+def content_hash(prompt: Sequence[int]) -> str:
+    """16 hex digits of the sha256 of a prompt's ids."""
+    return hashlib.sha256(np.asarray(prompt, "<i4").tobytes()).hexdigest()[:16]
 
 
 def profile_text(tokenizer: Tokenizer, rollout: Rollout) -> str:
@@ -90,5 +107,5 @@ def profile_text(tokenizer: Tokenizer, rollout: Rollout) -> str:
     if rollout.finish == CALLED:
         text = text.partition(CALL_OPEN)[0]
     text = text.rpartition(_THOUGHT)[2]
-    text = neutralise(" ".join(text.rstrip(_BROKEN).split()))
+    text = neutralise(" ".join(text.rstrip(BROKEN).split()))
     return text if ended else text + CUT

@@ -10,25 +10,28 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agenticrec_jax.data.interactions import Items
-from agenticrec_jax.models.text import Tokenizer
+from agenticrec_jax.models.text import BROKEN, CUT, Tokenizer
 from agenticrec_jax.types import OBSERVATION
 
 RANK = "rank"
 MORE = "more"
 LESS = "less"
 TASKS = (RANK, MORE, LESS)
+AGENTICREC, RECTHINKER = AGENTS = ("agenticrec", "recthinker")
 
 
 @dataclasses.dataclass(frozen=True)
 class PromptBuilder(abc.ABC):
     """Renders a user's history and the candidates, and what comes back from a tool.
 
-    ``title_tokens`` is the budget of ids for one title; a longer one ends in the mark ``…``.
+    ``title_tokens`` is the budget of ids for one title, ``observation_tokens`` that for what a tool
+    says (0 for any number); a longer one ends in the mark ``…``.
     """
 
     tokenizer: Tokenizer
     items: Items
     title_tokens: int = 6
+    observation_tokens: int = 0
     _cache: dict[int, list[int]] = dataclasses.field(default_factory=dict, init=False)
 
     @abc.abstractmethod
@@ -76,6 +79,20 @@ class PromptBuilder(abc.ABC):
             origin += [kind] * len(part)
         return tuple(ids), tuple(origin)
 
+    def _observed(self, text: str, end: str = "") -> list[int]:
+        """Ids of a tool's output within its budget, and of ``end`` behind it.
+
+        A character of several ids that the budget cuts is lost whole.
+        """
+        encode, budget = self.tokenizer.encode_data, self.observation_tokens
+        ids = encode(text)
+        if not budget or len(ids) <= budget:
+            return encode(text + end)
+        ids = ids[:budget]
+        while ids and self.tokenizer.decode(ids).endswith(BROKEN):
+            ids.pop()
+        return ids + encode(CUT + end)
+
     def _title(self, item: int) -> list[int]:
         if item not in self._cache:
             self._cache[item] = self._encode_title(self.items.title[item])
@@ -115,7 +132,7 @@ class CompactPrompts(PromptBuilder):
     def observation(self, text):
         return [
             self.tokenizer.marker("<observation>"),
-            *self.tokenizer.encode_data(text),
+            *self._observed(text),
             self.tokenizer.marker("</observation>"),
         ]
 

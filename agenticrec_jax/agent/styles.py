@@ -1,7 +1,7 @@
 """The style of prompts that a policy's tokenizer is made for, or that the config asks for."""
 
 from agenticrec_jax.agent.chat import INLINE, RESPONSE, ChatPrompts
-from agenticrec_jax.agent.prompts import CompactPrompts, PromptBuilder
+from agenticrec_jax.agent.prompts import AGENTICREC, CompactPrompts, PromptBuilder
 from agenticrec_jax.data.interactions import Items
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.models.text import Tokenizer
@@ -16,10 +16,13 @@ def make_prompts(
     title_tokens: int,
     style: str = AUTO,
     observation_style: str = AUTO,
+    observation_tokens: int = 0,
+    agent: str = AGENTICREC,
 ) -> PromptBuilder:
     """The builder of a style, ``auto`` for the tokenizer's own.
 
     ``observation_style`` is ``tool_response``, ``observation`` or ``auto`` for the style's own.
+    ``agent`` is one of ``AGENTS``; the compact style, which explains nothing, is the same for all.
 
     Raises:
       InputError: if the tokenizer has not the markers of the style, or the style not these
@@ -37,11 +40,12 @@ def make_prompts(
             f"policy.observation_style: found {observations!r}, expected {AUTO} or one of "
             f"{', '.join(known)} in the {tokenizer.prompt_style} style"
         )
+    budgets = title_tokens, observation_tokens
     if tokenizer.prompt_style == "compact":
-        return CompactPrompts(tokenizer, items, title_tokens)
+        return CompactPrompts(tokenizer, items, *budgets)
     if observations == INLINE and tokenizer.pause_id in tokenizer.stop_ids:
         raise InputError(
             f"policy.observation_style: found {INLINE!r}, expected {RESPONSE}: </tool_call> is not "
             f"one id in {tokenizer.file}, so that a call ends the turn that its output would be in"
         )
-    return ChatPrompts(tokenizer, items, title_tokens, observations)
+    return ChatPrompts(tokenizer, items, *budgets, observations, agent)

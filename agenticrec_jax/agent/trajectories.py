@@ -10,7 +10,9 @@ from agenticrec_jax.rewards import Reward
 
 @dataclasses.dataclass(frozen=True)
 class CallRecord:
-    """One tool call: what was asked, what the policy read, and how long it took in seconds.
+    """One tool call: what was asked, what was said, and how long it took in seconds.
+
+    The policy reads ``observation`` within the prompts' budget; its ids are the trajectory's.
 
     ``ok`` is whether a tool answered. If it did not, either the call was illegal, or the tool
     failed: ``failure`` is then ``timeout``, ``raised`` or ``junk``, and ``detail`` says more.

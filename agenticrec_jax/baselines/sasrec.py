@@ -18,7 +18,6 @@ def sasrec_scores(
     Raises:
       InputError: if an example lies inside the artefacts' fit range.
     """
-    for example in examples:
-        artifacts.check(example)
-    scores = artifacts.sasrec_index.scores([example.history for example in examples])
+    index = artifacts.seen_from(min(examples, key=lambda example: example.time)).sasrec_index
+    scores = index.scores([example.history for example in examples])
     return np.take_along_axis(scores, candidate_codes(examples), axis=1)

@@ -25,11 +25,11 @@ def gather_evidence(
     examples: Sequence[RankingExample],
 ) -> Evidence:
     """Every order that the tools show for each example: one dict label -> numbers an example."""
-    gathered = []
     for example in examples:
         artifacts.check(example)
-        gathered.append(orders_of(AsOfView(log, example), toolbox))
-    return gathered
+    views = [AsOfView(log, example) for example in examples]
+    toolbox.prepare(views)
+    return [orders_of(view, toolbox) for view in views]
 
 
 def plan_ranks(

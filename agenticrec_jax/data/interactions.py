@@ -51,9 +51,22 @@ class Items:
         return {item: code for code, item in enumerate(self.item_id)}
 
     @cached_property
+    def undated(self) -> "Items":
+        """The catalogue without its average ratings, which count ratings of any day."""
+        return replace(self, average_rating=np.full(len(self), np.nan, np.float32))
+
+    @cached_property
     def title_key(self) -> tuple[str, ...]:
         """Titles as they are compared: case folded, white space collapsed."""
         return tuple(" ".join(title.casefold().split()) for title in self.title)
+
+    @cached_property
+    def codes_of_title(self) -> dict[str, tuple[int, ...]]:
+        """From a title's key to the codes of the items that have it, ascending."""
+        codes: dict[str, tuple[int, ...]] = {}
+        for code, key in enumerate(self.title_key):
+            codes[key] = (*codes.get(key, ()), code)
+        return codes
 
 
 @dataclass(frozen=True, eq=False)

@@ -107,16 +107,29 @@ def chronological_splits(
     Raises:
       InputError: if ratios do not add up to 1 or a part would be empty.
     """
-    if abs(sum(ratios) - 1) > 1e-6 or min(ratios) <= 0 or not 0 < policy_share < 1:
-        found = f"{ratios} and policy share {policy_share}"
-        raise InputError(f"split ratios: found {found}, expected positive shares, together 1")
     ordered = sorted(samples, key=lambda sample: sample.position)
-    size = len(ordered)
-    train_end = int(size * ratios[0] + 1e-9)
-    valid_end = int(size * (ratios[0] + ratios[1]) + 1e-9)
+    _, train_end, valid_end = chronological_cuts(len(ordered), ratios, policy_share)
     return _with_policy(
         ordered[:train_end], ordered[train_end:valid_end], ordered[valid_end:], policy_share
     )
+
+
+def chronological_cuts(
+    size: int,
+    ratios: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    policy_share: float = 0.2,
+) -> tuple[int, int, int]:
+    """Where the parts policy, valid and test begin among ``size`` samples in time order.
+
+    Raises:
+      InputError: if ratios do not add up to 1.
+    """
+    if abs(sum(ratios) - 1) > 1e-6 or min(ratios) <= 0 or not 0 < policy_share < 1:
+        found = f"{ratios} and policy share {policy_share}"
+        raise InputError(f"split ratios: found {found}, expected positive shares, together 1")
+    train_end = int(size * ratios[0] + 1e-9)
+    valid_end = int(size * (ratios[0] + ratios[1]) + 1e-9)
+    return _policy_start(train_end, policy_share), train_end, valid_end
 
 
 def leave_one_out(samples: Sequence[Sample], policy_share: float = 0.2) -> Splits:
@@ -139,13 +152,17 @@ def leave_one_out(samples: Sequence[Sample], policy_share: float = 0.2) -> Split
 
 
 def _with_policy(train, valid, test, policy_share: float) -> Splits:
-    cut = int(len(train) * (1 - policy_share) + 1e-9)
+    cut = _policy_start(len(train), policy_share)
     splits = Splits(tuple(train[:cut]), tuple(train[cut:]), tuple(valid), tuple(test))
     for name in ("fit", "policy", "valid", "test"):
         if not getattr(splits, name):
             total = len(train) + len(valid) + len(test)
             raise InputError(f"splits: found {total} samples, too few for a part {name!r}")
     return splits
+
+
+def _policy_start(train: int, policy_share: float) -> int:
+    return int(train * (1 - policy_share) + 1e-9)
 
 
 def _range_before(served: Sequence[Sample]) -> FitRange:

@@ -4,6 +4,12 @@ from agenticrec_jax.losses.advantages import group_advantages, keep_groups
 from agenticrec_jax.losses.aggregation import length_normaliser, member_weights
 from agenticrec_jax.losses.dpo import dpo_loss, sequence_logprobs, softmax_dpo_loss
 from agenticrec_jax.losses.grpo import grpo_loss, kl_divergence
+from agenticrec_jax.losses.next_item import (
+    bce_loss,
+    gbce_loss,
+    sampled_softmax_loss,
+    softmax_loss,
+)
 from agenticrec_jax.losses.ppr import bidirectional_logistic_loss, preference_policy_loss
 from agenticrec_jax.losses.reductions import LossFn, Metrics, for_batch
 from agenticrec_jax.losses.sft import sft_loss
@@ -11,9 +17,11 @@ from agenticrec_jax.losses.sft import sft_loss
 __all__ = [
     "LossFn",
     "Metrics",
+    "bce_loss",
     "bidirectional_logistic_loss",
     "dpo_loss",
     "for_batch",
+    "gbce_loss",
     "group_advantages",
     "grpo_loss",
     "keep_groups",
@@ -21,7 +29,9 @@ __all__ = [
     "length_normaliser",
     "member_weights",
     "preference_policy_loss",
+    "sampled_softmax_loss",
     "sequence_logprobs",
     "sft_loss",
     "softmax_dpo_loss",
+    "softmax_loss",
 ]

@@ -95,9 +95,9 @@ def grpo_loss(
         penalty.
 
     Returns:
-      loss, and metrics over sampled tokens: ``ratio``, ``clip_fraction``, ``logprob_difference``
-      (mean absolute, sampler against learner), ``kl`` where there is a reference, and
-      ``correction`` and ``correction_capped`` with a cap.
+      loss, and metrics over sampled tokens: ``ratio``, ``ratio_spread`` (its mean distance from 1),
+      ``clip_fraction``, ``logprob_difference`` (mean absolute, sampler against learner), ``kl``
+      where there is a reference, and ``correction`` and ``correction_capped`` with a cap.
 
     Raises:
       ValueError: if an option has no such value, or lacks another one, or an array, that it needs.
@@ -135,10 +135,7 @@ def _plain_term(
     """Returns ``A log pi`` of each token, corrected for the sampler if there is a cap."""
     difference = log_ratio(logprobs, behaviour_logprobs, sampled)
     ratio, objective = jnp.exp(difference), advantage * logprobs
-    metrics = {
-        "ratio": metric(ratio, sampled),
-        "clip_fraction": metric(jnp.zeros_like(ratio), sampled),
-    }
+    metrics = _ratio_metrics(ratio, jnp.zeros_like(ratio), sampled)
     if correction_cap is None:
         return objective, metrics
     correction = truncated_weights(difference, correction_cap)
@@ -161,9 +158,14 @@ def _clipped_term(
     """Returns the clipped surrogate of each token."""
     ratios = jnp.exp(log_ratio(logprobs, behaviour_logprobs, sampled, ratio))
     objective, cut = clipped_surrogate(ratios, advantage, clip_low, clip_high, dual_clip)
-    return objective, {
-        "ratio": metric(ratios, sampled),
-        "clip_fraction": metric(cut.astype(jnp.float32), sampled),
+    return objective, _ratio_metrics(ratios, cut.astype(jnp.float32), sampled)
+
+
+def _ratio_metrics(ratio: Array, cut: Array, sampled: Array) -> Metrics:
+    return {
+        "ratio": metric(ratio, sampled),
+        "ratio_spread": metric(jnp.abs(ratio - 1.0), sampled),
+        "clip_fraction": metric(cut, sampled),
     }
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 CUT = "…"
+BROKEN = "\ufffd"  # what is left of a character whose last ids are missing
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"  # as chat templates spell them
 _LITERALS = re.compile(
     r"<(/?(?:think|tools?|tool_call|tool_response|observation|answer|user|assistant"
@@ -17,7 +18,6 @@ _LITERALS = re.compile(
     re.I,
 )
 _BRACKETS = str.maketrans({"<": "‹", ">": "›"})
-_UNASSIGNED = "\ufffd"
 
 
 class Tokenizer(Protocol):
@@ -82,7 +82,7 @@ class ChatTokenizer(Tokenizer, Protocol):
         if len(ids) <= budget:
             return self.encode_data(f" {text}\n")
         ids = ids[:budget]
-        while ids and self.decode(ids).endswith(_UNASSIGNED):
+        while ids and self.decode(ids).endswith(BROKEN):
             ids.pop()
         return ids + self.encode_data(f"{CUT}\n")
 

@@ -44,7 +44,7 @@ def slice_devices(name: str) -> list[jax.Device]:
     except metadata.PackageNotFoundError as error:
         raise InputError(
             f"topology {name}: found no package libtpu, expected it for compiling without a TPU "
-            "(pip install 'agenticrec-jax[dry_run]')"
+            "(pip install 'agenticrec-jax[dryrun]')"
         ) from error
     if not os.environ.get("JAX_PLATFORMS"):
         jax.config.update("jax_platforms", "cpu")

@@ -1,10 +1,11 @@
 """What every tool shares: the as-of view it looks at, its protocol, and the box that calls it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from rapidfuzz import fuzz, process
 
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import InteractionLog, Items
@@ -12,14 +13,16 @@ from agenticrec_jax.errors import InputError
 from agenticrec_jax.types import JUNK, RAISED
 
 LONGEST = 20_000  # characters of an observation; about a hundred times what a tool has to say
+NEAR = 60  # rapidfuzz ratio (0..100) from which a name is worth suggesting for another
 
 
+@dataclass(frozen=True, init=False, eq=False, repr=False)
 class AsOfView:
     """All that a tool may know of one question: the user's own events before it, the candidates.
 
     The events are copied out of the log when the view is made; nothing at or after the cut, no
     other user's event and not the target can be reached from it. Others' behaviour reaches tools
-    only through artefacts that were fitted before the question.
+    only through what was fitted before the question: ``Fitted.seen_from(view)``.
 
     Attributes:
       example_id, position: what the question is called, and where the log is cut for it: nothing
@@ -29,29 +32,45 @@ class AsOfView:
         oldest first (codes; NaN where unrated; unix seconds).
       history, history_ratings: the at most ten newest of them, as shown in the prompt.
       candidates: item codes in the order shown.
-      items: the catalogue.
+      items: the catalogue, without what a later day's snapshot says of it.
     """
+
+    example_id: int
+    position: int
+    user: int
+    time: int
+    own_items: tuple[int, ...]
+    own_ratings: tuple[float, ...]
+    own_times: tuple[int, ...]
+    history: tuple[int, ...]
+    history_ratings: tuple[float, ...]
+    candidates: tuple[int, ...]
+    items: Items
 
     def __init__(self, log: InteractionLog, example: RankingExample):
         events = log.events_of(example.user)
         own = events[events < example.position]
-        self.example_id = example.example_id
-        self.position = example.position
-        self.user = example.user
-        self.time = example.time
-        self.items: Items = log.items
-        self.own_items: tuple[int, ...] = tuple(log.item[own].tolist())
-        self.own_ratings: tuple[float, ...] = tuple(log.rating[own].tolist())
-        self.own_times: tuple[int, ...] = tuple(log.time[own].tolist())
-        self.history = tuple(example.history)
-        self.candidates = tuple(example.candidates)
-        shown = len(self.history)
-        if not shown or self.own_items[-shown:] != self.history:
+        items, ratings = tuple(log.item[own].tolist()), tuple(log.rating[own].tolist())
+        history = tuple(example.history)
+        shown = len(history)
+        if not shown or items[-shown:] != history:
             raise InputError(
                 f"example {example.example_id}, field history: found items that are not the user's "
                 f"newest events before position {example.position}, expected those of the log"
             )
-        self.history_ratings = self.own_ratings[-shown:]
+        vars(self).update(
+            example_id=example.example_id,
+            position=example.position,
+            user=example.user,
+            time=example.time,
+            own_items=items,
+            own_ratings=ratings,
+            own_times=tuple(log.time[own].tolist()),
+            history=history,
+            history_ratings=ratings[-shown:],
+            candidates=tuple(example.candidates),
+            items=log.items.undated,
+        )
 
     def number_of(self, item: int) -> int:
         """Candidate number of an item code, counted from 1; ValueError if it is none."""
@@ -62,7 +81,8 @@ class Tool(Protocol):
     """A function the policy may call: a name, a description, JSON schema, and the call.
 
     One that cannot serve every example may also have ``check(example)``, which raises InputError
-    for those; it is asked before an episode begins.
+    for those; it is asked before an episode begins. One that is cheaper for many views at once may
+    have ``prepare(views)``, which is called with those of the episodes that begin together.
     """
 
     name: str
@@ -109,6 +129,12 @@ class Toolbox:
             if hasattr(tool, "check"):
                 tool.check(example)
 
+    def prepare(self, views: Sequence[AsOfView]) -> None:
+        """Lets the tools do at once what calls from any of ``views`` will need."""
+        for tool in self._tools.values():
+            if hasattr(tool, "prepare"):
+                tool.prepare(views)
+
     def schemas(self) -> list[dict[str, Any]]:
         """One ``{"name", "description", "parameters"}`` per tool, as prompts list them."""
         return [
@@ -124,7 +150,7 @@ class Toolbox:
         """
         tool = self._tools.get(name) if isinstance(name, str) else None
         if tool is None:
-            return Observation(f"no tool of that name; tools: {', '.join(self.names)}", False)
+            return Observation(unknown_tool(name, self.names), False)
         fault = argument_fault(tool.parameters, arguments)
         if fault:
             return Observation(f"{name}: {fault}", False)
@@ -161,23 +187,54 @@ _KINDS: dict[str, tuple[type, ...]] = {
 
 
 def argument_fault(schema: dict[str, Any], arguments: Any) -> str | None:
-    """What is wrong with ``arguments`` under an object schema (its flat part), or None.
+    """What is wrong with ``arguments`` under an object schema, or None.
 
-    Checks required names, unknown names and types; names that come from the policy are not echoed.
+    Checks names, types, bounds of numbers (``minimum``, ``maximum``), and the number and types of
+    the entries of arrays (``minItems``, ``maxItems``, ``items``). Names that come from the policy
+    are not echoed; where one is nearly a known one, that is suggested.
     """
     if not isinstance(arguments, dict):
         return "arguments must be an object"
     properties = schema.get("properties", {})
+    for name in arguments:
+        if name not in properties:
+            return f"unknown argument; {suggestion(name, properties, 'known')}"
     for name in schema.get("required", ()):
         if name not in arguments:
             return f"argument {name} is missing"
-    if any(name not in properties for name in arguments):
-        return f"unknown argument; known: {', '.join(properties) or 'none'}"
     for name, value in arguments.items():
-        kinds = properties[name]["type"]
-        kinds = [kinds] if isinstance(kinds, str) else kinds
-        if not any(_is_kind(value, kind) for kind in kinds):
-            return f"argument {name} must be of type {' or '.join(kinds)}"
+        fault = _value_fault(properties[name], value)
+        if fault:
+            return f"argument {name} {fault}"
+    return None
+
+
+def unknown_tool(name: Any, known: Iterable[str]) -> str:
+    """What is said to a call of a tool that is none of ``known``."""
+    return f"no tool of that name; {suggestion(name, known, 'tools')}"
+
+
+def suggestion(name: Any, known: Iterable[str], what: str) -> str:
+    """``close: item_name``, the known name that ``name`` is nearly; else all, ``known: a, b``."""
+    known = list(known)
+    near = process.extractOne(str(name), known, scorer=fuzz.ratio, score_cutoff=NEAR)
+    return f"close: {near[0]}" if near else f"{what}: {', '.join(known) or 'none'}"
+
+
+def _value_fault(schema: dict[str, Any], value: Any) -> str | None:
+    kinds = schema["type"]
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    if not any(_is_kind(value, kind) for kind in kinds):
+        return f"must be of type {' or '.join(kinds)}"
+    if isinstance(value, list):
+        least, most = schema.get("minItems", 0), schema.get("maxItems", len(value))
+        if not least <= len(value) <= most:
+            return f"must have {least} to {most} entries"
+        faults = (_value_fault(schema["items"], entry) for entry in value if "items" in schema)
+        return next((f"has an entry that {fault}" for fault in faults if fault), None)
+    if isinstance(value, int | float):
+        least, most = schema.get("minimum", value), schema.get("maximum", value)
+        return None if least <= value <= most else f"must be from {least} to {most}"
     return None
 
 

@@ -5,6 +5,8 @@ these also order the candidates by the same evidence (``candidate_evidence``).
 """
 
 from collections import Counter
+from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -19,6 +21,8 @@ NEWEST = 3  # of each of them
 SHOWN = 2  # titles beside an order of candidates
 BARE_SHOWN = 5  # titles in the bare form
 
+Neighbours = tuple[np.ndarray, np.ndarray]  # rows of the index and their cosines, best first
+
 
 class GetSimilarItems:
     """Nearest items in SASRec's item space, and the candidates by their similarity to it."""
@@ -31,29 +35,26 @@ class GetSimilarItems:
         self.artifacts, self.options = artifacts, options
 
     def __call__(self, view: AsOfView, item_name: str | int) -> str:
-        self.artifacts.check(view)
+        others = self.artifacts.seen_from(view)
         words = self.options.title_words
         found = resolve(view, item_name, words)
         if found.item is None:
             return no_item(view, found, words)
-        similarity = self.artifacts.sasrec_index.item_similarity(found.item)
-        near = self._nearest(view, found.item, similarity)
+        near = self._near(view, found.item, others.sasrec_index.nearest[found.item])
         text = f"near {found.short}: {', '.join(near) or 'nothing'}"
         if not self.options.candidate_evidence:
             return text
         candidates = list(view.candidates)
-        popularity = self.artifacts.statistics.popularity[candidates]
-        numbers = ranked(similarity[candidates], popularity)
+        similarity = others.sasrec_index.item_similarity(found.item, candidates)
+        numbers = ranked(similarity, others.statistics.popularity[candidates])
         return f"{text}; {order('similar', numbers, self.options.evidence_length)}"
 
-    def _nearest(self, view: AsOfView, item: int, similarity: np.ndarray) -> list[str]:
-        """Titles of the nearest items that somebody took in the fit range, the item left out."""
-        seen = self.artifacts.statistics.popularity > 0
+    def _near(self, view: AsOfView, item: int, nearest: np.ndarray) -> list[str]:
+        """Titles of the nearest items that are not called like the item itself."""
         titles, key = view.items.title, view.items.title_key
-        nearest = [i for i in np.argsort(-similarity, kind="stable") if seen[i]]
+        near = [i for i in nearest.tolist() if i != PAD and key[i] != key[item]]
         shown = SHOWN if self.options.candidate_evidence else BARE_SHOWN
-        others = [i for i in nearest[: shown + 10] if key[i] != key[item]]
-        return [cut(titles[i], self.options.title_words) for i in others[:shown]]
+        return [cut(titles[i], self.options.title_words) for i in near[:shown]]
 
 
 class GetSimilarUsers:
@@ -70,24 +71,39 @@ class GetSimilarUsers:
 
     def __init__(self, artifacts: Artifacts, options: ToolOptions):
         self.artifacts, self.options = artifacts, options
+        self._found: WeakKeyDictionary[AsOfView, Neighbours] = WeakKeyDictionary()
+
+    def prepare(self, views: Sequence[AsOfView]) -> None:
+        """Searches for the neighbours of many views at once and keeps them while the views live."""
+        if views:
+            earliest = min(views, key=lambda view: view.time)
+            index = self.artifacts.seen_from(earliest).sasrec_index
+            histories, users = [view.history for view in views], [view.user for view in views]
+            found = index.neighbours(histories, users, self.options.neighbours)
+            self._found.update(zip(views, found, strict=True))
 
     def __call__(self, view: AsOfView) -> str:
-        self.artifacts.check(view)
-        index = self.artifacts.sasrec_index
-        rows, cosines = index.neighbours(view.history, view.user, self.options.neighbours)
-        text = f"similar users took {', '.join(self._newest(view, rows)) or 'nothing'}"
+        return self._told(view, self.options.neighbours)
+
+    def _told(self, view: AsOfView, count: int) -> str:
+        """What the ``count`` nearest of the neighbours took."""
+        others = self.artifacts.seen_from(view)
+        if view not in self._found:
+            self.prepare([view])
+        rows, cosines = (part[:count] for part in self._found[view])
+        recent = others.sasrec_index.recent[rows]
+        text = f"similar users took {', '.join(self._newest(view, recent)) or 'nothing'}"
         if not self.options.candidate_evidence:
             return text
         weights = np.maximum(cosines, 0.0) ** 2
-        counts = _weighted_counts(index.recent[rows], weights, len(view.items))
         candidates = list(view.candidates)
-        popularity = self.artifacts.statistics.popularity[candidates]
-        numbers = ranked(counts[candidates], popularity, positive=True)
+        counts = _weighted_counts(recent, weights, len(view.items))[candidates]
+        numbers = ranked(counts, others.statistics.popularity[candidates], positive=True)
         return f"{text}; {order('taken', numbers, self.options.evidence_length)}"
 
-    def _newest(self, view: AsOfView, rows: np.ndarray) -> list[str]:
+    def _newest(self, view: AsOfView, recent: np.ndarray) -> list[str]:
         """Titles that most of the nearest users took last, without those the user has."""
-        newest = self.artifacts.sasrec_index.recent[rows[:NEAREST], -NEWEST:].ravel().tolist()
+        newest = recent[:NEAREST, -NEWEST:].ravel().tolist()
         own = {PAD, *view.own_items}
         common = Counter(item for item in newest if item not in own).most_common()
         shown = SHOWN if self.options.candidate_evidence else BARE_SHOWN

@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from agenticrec_jax.tools.artifacts import Artifacts
+from agenticrec_jax.data.interactions import Items
+from agenticrec_jax.tools.artifacts import Artifacts, Statistics
 from agenticrec_jax.tools.base import AsOfView, object_schema
 from agenticrec_jax.tools.names import ITEM_NAME, no_item, resolve
 from agenticrec_jax.tools.text import ToolOptions, brand_of, cut, order, ranked
@@ -26,15 +27,14 @@ class ItemInfoSearch:
         self.artifacts, self.options = artifacts, options
 
     def __call__(self, view: AsOfView, item_name: str | int) -> str:
-        self.artifacts.check(view)
+        statistics = self.artifacts.seen_from(view).statistics
         words = self.options.title_words
         found = resolve(view, item_name, words)
         if found.item is None:
             return no_item(view, found, words)
-        return f"{found.label}: {self._facts(view, found.item)}"
+        return f"{found.label}: {self._facts(view.items, statistics, found.item)}"
 
-    def _facts(self, view: AsOfView, item: int) -> str:
-        items, statistics = view.items, self.artifacts.statistics
+    def _facts(self, items: Items, statistics: Statistics, item: int) -> str:
         price, rating = float(items.price[item]), float(statistics.mean_rating[item])
         count = int(statistics.popularity[item])
         category = items.categories[item][-1] if items.categories[item] else ""
@@ -62,9 +62,9 @@ class CandidatesAnalyze:
         self.artifacts, self.options = artifacts, options
 
     def __call__(self, view: AsOfView) -> str:
-        self.artifacts.check(view)
+        statistics = self.artifacts.seen_from(view).statistics
         items, length = view.items, self.options.evidence_length
-        popularity = self.artifacts.statistics.popularity[list(view.candidates)]
+        popularity = statistics.popularity[list(view.candidates)]
         own = {items.brand[item] for item in view.history} - {None}
         bought = [items.brand[item] in own for item in view.candidates]
         parts = self._groups(view) if self.options.detail == "full" else []

@@ -2,8 +2,9 @@
 
 ``profiles.jsonl`` begins with a line that says how its texts were made: the model's directory and
 the hash of its weights, the log, the settings. Each line after it is one example's profile: its id,
-the position at which the user's events were cut, the text, and why the model ended. Lines are in
-the order of the ids, so that the same profiles are always the same bytes.
+the position at which the user's events were cut, the hash of what the model read of them, the text,
+and why the model ended. Lines are in the order of the ids, so that the same profiles are always the
+same bytes.
 """
 
 import dataclasses
@@ -17,9 +18,9 @@ from agenticrec_jax.data.tables import json_record
 from agenticrec_jax.errors import InputError
 
 FORMAT = "agenticrec-profiles"
-VERSION = 1
+VERSION = 2
 _HEADER = {"format": str, "version": int, "model": str, "model_hash": str, "log": str}
-_FIELDS = {"example_id": int, "position": int, "text": str, "finish": str}
+_FIELDS = {"example_id": int, "position": int, "content": str, "text": str, "finish": str}
 
 
 class Cut(Protocol):
@@ -33,11 +34,13 @@ class Cut(Protocol):
 class Profile:
     """One example's profile: ``text`` about the user's events before ``position``.
 
+    ``content`` is the hash of the prompt: two examples that have the same one have the same text.
     ``finish`` says why the model ended: a name of ``types``.
     """
 
     example_id: int
     position: int
+    content: str
     text: str
     finish: str
 

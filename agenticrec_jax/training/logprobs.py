@@ -116,7 +116,9 @@ def _score_chunks(
 ) -> tuple[Float[Array, "P M"], Float[Array, "P M"]]:
     """Scores one device's groups; a single chunk is not recomputed in the backward pass.
 
-    That pass follows at once and needs the same logits: the memory at that moment is the same.
+    That pass follows at once and needs the same logits: the memory at that moment is the same. A
+    chunk's logits have one axis of tokens: of two, XLA's CPU compiler makes a transposed copy for
+    the gradient of the kernel.
     """
     groups, places = targets.shape
     width = min(max(1, chunk // groups), places)
@@ -125,16 +127,18 @@ def _score_chunks(
     def split(x: Array) -> Array:
         padding = [(0, 0), (0, chunks * width - places)] + [(0, 0)] * (x.ndim - 2)
         x = jnp.pad(x, padding).reshape(groups, chunks, width, *x.shape[2:])
-        return x.swapaxes(0, 1)
+        return x.swapaxes(0, 1).reshape(chunks, groups * width, *x.shape[3:])
 
     def join(x: Array) -> Array:
-        return x.swapaxes(0, 1).reshape(groups, chunks * width)[:, :places]
+        x = x.reshape(chunks, groups, width).swapaxes(0, 1)
+        return x.reshape(groups, chunks * width)[:, :places]
 
     def score(hidden: Array, targets: Array) -> tuple[Array, Array]:
         return score_targets(project(hidden, kernel) / temperature, targets)
 
     if chunks == 1:
-        return score(hidden, targets)
+        logprobs, entropy = score(split(hidden)[0], split(targets)[0])
+        return join(logprobs), join(entropy)
 
     def nothing(hidden: Array, targets: Array) -> tuple[Array, Array]:
         return jnp.zeros(targets.shape), jnp.zeros(targets.shape)

@@ -25,7 +25,7 @@ class HardPair:
 def mine_pairs(
     trajectories: Iterable[Trajectory], examples: dict[int, RankingExample], seed: int
 ) -> list[HardPair]:
-    """One pair for each valid ranking whose target is not first (PAPERS A7, Eq. 3).
+    """One pair for each valid ranking whose target is not first (AgenticRec, Eq. 3).
 
     The negative is drawn uniformly from the items ranked above the target, or from the whole list
     when the target is missed. Invalid trajectories give no pair.
@@ -58,9 +58,15 @@ def preference_tasks(
 
 
 def write_pairs(path: str | Path, pairs: Sequence[HardPair]) -> None:
-    """One JSON line a pair."""
-    lines = (json.dumps(dataclasses.asdict(pair)) for pair in pairs)
-    Path(path).write_text("".join(f"{line}\n" for line in lines))
+    """One JSON line a pair; the file appears whole or not at all."""
+    write_lines(path, (json.dumps(dataclasses.asdict(pair)) for pair in pairs))
+
+
+def write_lines(path: str | Path, lines: Iterable[str]) -> None:
+    """A file of lines, which appears whole or not at all."""
+    part = Path(f"{path}.part")
+    part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    part.replace(path)
 
 
 def read_pairs(path: str | Path) -> list[HardPair]:

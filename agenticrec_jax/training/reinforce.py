@@ -39,6 +39,7 @@ from agenticrec_jax.training.rollouts import (
     engine_note,
     over_processes,
     rollout_metrics,
+    time_metrics,
 )
 from agenticrec_jax.training.termination import Dropped, Termination, save_and_end
 from agenticrec_jax.training.validation import Validation
@@ -143,12 +144,10 @@ def _learn(stage: Stage, state, update, rollouts, reference):
     if reference:
         batches = [reference(batch) for batch in batches]
     state, learnt = update(state, batches)
-    seconds = {
-        "seconds/rollout": seconds,
-        "seconds/update": time.perf_counter() - began,
-    }
+    waited = telemetry["tool_wait_seconds"]
+    times = time_metrics(seconds, waited, time.perf_counter() - began)
     told = rollout_metrics(rolled.trajectories) | metrics | engine_metrics(telemetry)
-    return state, over_processes(told) | learnt | seconds
+    return state, over_processes(told) | learnt | times
 
 
 def _roller(stage: Stage, params, agent: Agent, engine: Engine, telemetry: Counter) -> Roll:

@@ -78,6 +78,22 @@ def engine_metrics(told: Mapping[str, float]) -> dict[str, tuple[float, float]]:
     }
 
 
+def time_metrics(rollout: float, tools: float, update: float) -> dict[str, tuple[float, float]]:
+    """Where the seconds of a step went, on this process.
+
+    ``seconds/rollout`` and ``seconds/update`` are what they are given as; the shares are of their
+    sum: ``time_share/rollout`` (without ``tools``), ``time_share/tools`` and ``time_share/update``.
+
+    Args:
+      rollout: seconds of the rollouts, tools included.
+      tools: of these, seconds in which no program ran because answers were awaited.
+      update: seconds of packing, reference and update.
+    """
+    parts = {"rollout": rollout - tools, "tools": tools, "update": update}
+    shares = {f"time_share/{name}": (part, rollout + update) for name, part in parts.items()}
+    return {"seconds/rollout": (rollout, 1.0), "seconds/update": (update, 1.0)} | shares
+
+
 def engine_note(metrics: Mapping[str, tuple[float, float]]) -> str:
     """The same in a few words, for a line of progress."""
     told = {n.removeprefix("engine/"): mean_of(metrics[n]) for n in metrics if "engine/" in n}

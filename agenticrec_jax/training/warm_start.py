@@ -8,6 +8,7 @@ what was learnt before is not forgotten.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Protocol
 
 import jax
 import numpy as np
@@ -17,7 +18,7 @@ from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.losses import for_batch, sft_loss
-from agenticrec_jax.parallel.multihost import share
+from agenticrec_jax.parallel.multihost import own_part
 from agenticrec_jax.training.batches import (
     Demonstration,
     Group,
@@ -112,9 +113,14 @@ class WarmStart:
 
         On several processes, of this one's share of the groups.
         """
-        groups, processes = weigh(self.groups(step)), jax.process_count()
-        shapes = [group_shapes(groups[process::processes]) for process in range(processes)]
-        return pack_groups(share(groups), packing, shapes)
+        return pack_share(weigh(self.groups(step)), packing)
+
+
+def pack_share(groups: Sequence[Group], packing: Packing) -> list[RolloutBatch]:
+    """This process's micro-batches of groups that all processes hold; its part may be empty."""
+    processes = jax.process_count()
+    shapes = [group_shapes(groups[process::processes]) for process in range(processes)]
+    return pack_groups(own_part(groups), packing, shapes)
 
 
 def weigh(supervised: Sequence[SupervisedGroup]) -> list[Group]:
@@ -132,8 +138,19 @@ def _group(group: SupervisedGroup, weight: float) -> Group:
     return Group(group.prompt, completions, ones, weight * ones)
 
 
+class Source(Protocol):
+    """What supervised training goes through: batches of a step (from 0), and a word on them."""
+
+    @property
+    def steps(self) -> int: ...
+
+    def practice_at(self, step: int) -> Practice: ...
+
+    def batches(self, step: int, packing: Packing) -> list[RolloutBatch]: ...
+
+
 def train(
-    source: WarmStart,
+    source: Source,
     graphdef,
     params,
     packing: Packing,
@@ -142,24 +159,28 @@ def train(
     checkpoints: Checkpoints,
     save_every: int,
     mesh: Mesh | None = None,
+    stage: str = "sft",
+    warmup_steps: int = 20,
 ) -> TrainState:
-    """Runs the curriculum to its end, from the newest checkpoint or from ``params``."""
-    optimizer = make_optimizer(learning_rate, warmup_steps=20, decay_steps=source.steps, b2=0.98)
+    """Runs all steps of the source, from the newest checkpoint or from ``params``."""
+    optimizer = make_optimizer(
+        learning_rate, warmup_steps=warmup_steps, decay_steps=source.steps, b2=0.98
+    )
     update = make_update(graphdef, for_batch(sft_loss), optimizer, mesh=mesh)
     state = init_state(params, optimizer, mesh)
     restored = checkpoints.restore(state)
     state, start = (restored.state, restored.step) if restored else (state, 0)
-    writer.resume("sft", start)
+    writer.resume(stage, start)
     process = jax.process_index()
-    progress = Progress("warm start", source.steps, done=start, process_index=process)
+    progress = Progress(stage, source.steps, done=start, process_index=process)
     with progress, Termination() as termination:
         for step in range(start, source.steps):
             state, metrics = update(state, source.batches(step, packing))
-            writer.write("sft", step + 1, metrics)
+            writer.write(stage, step + 1, metrics)
             practice = source.practice_at(step)
             progress.advance(note=f"{practice}, nll {mean_of(metrics['nll']):.3f}")
             if (step + 1) % save_every == 0 or step + 1 == source.steps:
                 checkpoints.save(step + 1, state)
             if termination.due():
-                save_and_end("sft", step + 1, state, checkpoints)
+                save_and_end(stage, step + 1, state, checkpoints)
     return state

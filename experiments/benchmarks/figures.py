@@ -4,15 +4,14 @@ import json
 import os
 import pathlib
 import platform
-import sys
 from collections.abc import Callable, Sequence
 from importlib import metadata
 
 import jax
-from rich.console import Console
 from rich.table import Table
 
 from agenticrec_jax.errors import InputError
+from experiments.app import print_wide
 
 
 def figure(
@@ -47,11 +46,6 @@ def show(rows: list[dict]) -> None:
     for row in rows:
         table.add_row(*("" if row[key] is None else str(row[key]) for key in columns))
     print_wide(table)
-
-
-def print_wide(table: Table) -> None:
-    """Prints a table as wide as the terminal, or where there is none wide enough for a log."""
-    Console(width=None if sys.stdout.isatty() else 150).print(table)
 
 
 def publish(

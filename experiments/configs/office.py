@@ -19,11 +19,14 @@ def get_config(preset: str = "quick") -> ConfigDict:
     config.sasrec = ConfigDict(
         {"epochs": 25, "dim": 64, "blocks": 2, "heads": 2, "dropout": 0.4, "seed": 0}
     )
+    config.agent = "agenticrec"  # or recthinker: its tools, and its way of going on in chats
     config.tools = ConfigDict({"evidence_length": 10, "title_words": 3})
     config.policy = _policy()
     config.profiles = _profiles()
     config.engine = _engine()
     config.warm_start = _warm_start()
+    config.self_sft = _self_sft()
+    config.reward = "agenticrec"  # or recthinker: agent.episodes.REWARDS
     config.rta = _rta()
     config.ppr = _ppr()
     config.mesh = ConfigDict({"data": 1, "fsdp": 1, "tensor": 1})
@@ -51,6 +54,7 @@ def _policy() -> ConfigDict:
     config = ConfigDict({"directory": "tools_data/tiny_policy", "title_tokens": 6})
     config.prompt_style = "auto"  # or compact, chat; the style of the policy's tokenizer
     config.observation_style = "auto"  # or tool_response, observation
+    config.observation_tokens = 128  # most of what a tool says; 0 for any number
     config.update(  # how its numbers are computed: the fields of Qwen3Config of these names
         {
             "dtype": "float32",
@@ -109,6 +113,7 @@ def _warm_start() -> ConfigDict:
             "head_dim": 64,
             "rope_theta": 10000.0,
             "learning_rate": 2e-3,
+            "warmup_steps": 20,
             "lessons": (  # practices in turn, and steps; numbers are the title tokens of episodes
                 (("short",), 80),
                 (("copy", "copy", "copy", "short"), 80),
@@ -122,6 +127,32 @@ def _warm_start() -> ConfigDict:
             "members": 4,
             "token_budget": 16384,
             "save_every": 50,
+        }
+    )
+
+
+def _self_sft() -> ConfigDict:
+    return ConfigDict(
+        {
+            "examples": 0,  # of the policy samples; 0 for all
+            "members": 8,
+            "temperature": 1.0,
+            "chunk": 64,  # examples rolled out between two saves
+            "rules": {  # the fields of training.self_augmentation.Rules
+                "max_calls": 8,
+                "min_calls": 1,
+                "best_rank": 2,
+                "per_example": 2,
+            },
+            "epochs": 2,
+            "batch": 16,  # trajectories an update
+            "prompt_buckets": (64, 256, 320, 512),
+            "completion_buckets": (64, 128, 192, 288),
+            "token_budget": 16384,
+            "members_at_once": 0,
+            "learning_rate": 1e-4,
+            "warmup_steps": 2,
+            "save_every": 20,
         }
     )
 
@@ -191,6 +222,8 @@ def _smoke(config: ConfigDict) -> ConfigDict:
     shapes = {"prompt_buckets": (320,), "completion_buckets": (288,), "token_budget": 1472}
     config.rta.update({"steps": 2, "prompts": 2, "members": 4, "save_every": 1} | shapes)
     config.ppr.update({"steps": 1, "prompts": 2, "members": 4, "mining_examples": 12} | shapes)
+    config.self_sft.update({"examples": 4, "chunk": 2, "members": 4, "batch": 2} | shapes)
+    config.self_sft.rules.best_rank = 10  # four examples may have no better one
     config.ppr.learning_rate = config.rta.learning_rate  # one compiled update serves both
     config.warm_start.update({"lessons": ((("short",), 1), ((6,), 2)), "prompts": 2, "members": 2})
     counts = {"examples": 12, "validation_examples": 12, "fitting_examples": 12}

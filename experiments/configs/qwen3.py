@@ -16,6 +16,7 @@ def get_config() -> ConfigDict:
     """The configuration; the policy's directory is one of the user's."""
     config = office.get_config()
     config.policy.update({"directory": "Qwen3-4B-Instruct-2507", "title_tokens": 32})
+    config.policy.observation_tokens = 512
     config.policy.update({"dtype": "bfloat16", "scan_layers": True, "remat": "full"})
     config.engine.update({"slots": 64, "max_tokens": 6144, "decode_steps": 64})
     buckets = {"prompt_buckets": (1280, 1536, PROMPT_TOKENS), "splice_buckets": (128, 256)}
@@ -28,6 +29,7 @@ def get_config() -> ConfigDict:
     sampling = {"prompts": 64, "members": 8, "temperature": 0.6}
     config.rta.update({"steps": 60, "learning_rate": 1e-6, "warmup_steps": 5} | sampling | shapes)
     config.ppr.update({"steps": 20, "learning_rate": 1e-6, "warmup_steps": 5} | sampling | shapes)
+    config.self_sft.update({"learning_rate": 1e-5, "warmup_steps": 5, "batch": 64} | shapes)
     config.profiles.update({"words": 150, "max_tokens": 256})
     config.mesh = ConfigDict({"data": 1, "fsdp": 8, "tensor": 1})
     return config

@@ -11,9 +11,9 @@ from transformers import AutoTokenizer
 
 from agenticrec_jax.agent import chat
 from agenticrec_jax.agent.chat import ChatPrompts
-from agenticrec_jax.agent.prompts import TASKS
+from agenticrec_jax.agent.prompts import AGENTS, TASKS
 from agenticrec_jax.agent.protocol import ToolCall, parse_tool_call
-from agenticrec_jax.models.text import literals, neutralise
+from agenticrec_jax.models.text import CUT, literals, neutralise
 from agenticrec_jax.models.tokenizers import load_tokenizer
 from agenticrec_jax.testing.chat import NOT_SPECIAL, SPECIAL, TEMPLATE, chat_tokenizer
 from agenticrec_jax.testing.world import tiny_world
@@ -165,6 +165,39 @@ def test_observations_come_in_the_configured_tags():
         text = decode(with_pen.build((0,), (0, 0), tools))
         mark = prompts.observation_style
         assert f"comes back within <{mark}></{mark}>" in text
+
+
+def test_recthinker_is_told_to_analyze_plan_and_act():
+    tools = tiny_world().toolbox.schemas()
+    texts = {}
+    for agent in AGENTS:
+        prompts = ChatPrompts(chat_tokenizer(), catalogue("Pen"), 4, agent=agent)
+        texts[agent] = chat_tokenizer().decode(prompts.build((0,), (0,) * 10, tools))
+        assert "the numbers of the 10 candidates" in texts[agent]
+        plain = chat_tokenizer().decode(prompts.build((0,), (0,) * 10, []))
+        assert chat.APPROACHES["agenticrec"] in plain
+    parts = [texts["recthinker"].index(part) for part in ("Analyze:", "Plan:", "Act:")]
+    assert parts == sorted(parts) and "Analyze" not in texts["agenticrec"]
+    others = (texts[agent].replace(chat.APPROACHES[agent], "") for agent in AGENTS)
+    assert len(set(others)) == 1
+
+
+@given(TITLES, st.integers(1, 12))
+@example("an observation of many more ids than twelve " + "鋼" * 9, 12)
+def test_an_observation_is_cut_to_its_budget_with_a_visible_mark(text, budget):
+    tokenizer = chat_tokenizer()
+    prompts = ChatPrompts(tokenizer, catalogue(), 4, 0)
+    whole, few = prompts.observation(text), dataclasses.replace(prompts, observation_tokens=budget)
+    cut, frame = few.observation(text), len(prompts.observation(""))
+    length = len(tokenizer.encode_data(text))
+    if length <= budget:
+        assert cut == whole
+        return
+    assert len(cut) - frame <= budget + len(tokenizer.encode_data(f"{CUT}\n"))
+    said = tokenizer.decode(cut)
+    assert f"{CUT}\n</tool_response>" in said
+    kept = said.split("<tool_response>\n")[1].split(f"{CUT}\n</tool_response>")[0]
+    assert tokenizer.decode(tokenizer.encode_data(text)).startswith(kept)
 
 
 def test_without_tools_none_are_mentioned():

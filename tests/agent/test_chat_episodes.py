@@ -27,6 +27,7 @@ from agenticrec_jax.testing.world import tiny_world
 from agenticrec_jax.tools.base import AsOfView, Toolbox
 from agenticrec_jax.tools.collaborative import GetSimilarItems
 from agenticrec_jax.tools.items import CandidatesAnalyze
+from agenticrec_jax.tools.registry import recthinker_tools
 from agenticrec_jax.tools.text import ToolOptions
 from agenticrec_jax.types import OBSERVATION, SAMPLED
 
@@ -191,3 +192,54 @@ def test_episodes_read_as_turns_without_the_frame_of_the_chat(form):
     seen = [turn["text"].strip() for turn in turns if turn["kind"] == "observation"]
     assert seen == [call.observation for call in played.calls]
     assert turns[1]["call"]["name"] == "get_similar_items"
+
+
+def test_recthinkers_tools_are_called_in_an_episode_of_ten_candidates():
+    """Its five tools in one episode, one of them with a misspelt argument, and a full ranking."""
+    world, tokenizer = tiny_world(), chat_tokenizer()
+    nine = tuple(item for item in example().candidates if item != example().target)[:9]
+    ten = dataclasses.replace(example(), candidates=(*nine, example().target))
+    box = recthinker_tools(world.log.items, world.artifacts, ToolOptions(title_words=1))
+    prompts = make_prompts(tokenizer, world.log.items, 2, "chat", "auto", 24, "recthinker")
+    agent = Agent(world.log, box, world.artifacts, prompts, stop_on_illegal=False)
+    calls = [
+        protocol.ToolCall("search_user_profile", {}),
+        protocol.ToolCall("search_user_history", {"k": 2}),
+        protocol.ToolCall("search_similar_users", {"k": 9}),
+        protocol.ToolCall("search_item_info", {"item_ids": [1, "h1"]}),
+        protocol.ToolCall("search_knowledge_graph", {"item_ids": ["h1"]}),
+        protocol.ToolCall("search_user_history", {"count": 2}),
+    ]
+    answer = protocol.render_ranking([10, *range(1, 10)]) + "<|im_end|>"
+    view, ids = AsOfView(world.log, ten), []
+    for call in calls:
+        told_text = box.call(view, call.name, call.arguments).text
+        ids += tokenizer.encode_markup(call.render()) + prompts.observation(told_text)
+    ids += tokenizer.encode_markup(answer)
+    task, model = Task(ten), policy(tokenizer)
+    prompt = agent.prompt(task)
+    engine_sizes = dataclasses.replace(
+        sizes(prompt), max_tokens=len(ids) + 2, window_buckets=(), splice_buckets=(64,)
+    )
+    stop = [i for i in tokenizer.stop_ids if i != tokenizer.pause_id]
+    engine = Engine(nnx.split(model)[0], engine_sizes, tokenizer.pause_id, stop, tokenizer.pad_id)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sampling, "sample", told([ids] * MEMBERS, len(prompt)))
+        ((played, *_),) = run_episodes(
+            agent,
+            engine,
+            nnx.split(model)[1],
+            [task],
+            members=1,
+            temperature=1.5,
+            seed=SEED,
+            step=STEP,
+        )
+    assert played.ids.tolist() == ids
+    assert [(call.name, call.arguments) for call in played.calls] == [
+        (call.name, call.arguments) for call in calls
+    ]
+    assert [call.ok for call in played.calls] == [True] * 5 + [False]
+    assert played.calls[-1].observation == "search_user_history: unknown argument; known: k"
+    assert (played.rank, played.ranking) == (1, (10, *range(1, 10)))
+    assert "Analyze:" in tokenizer.decode(played.prompt)

@@ -237,7 +237,7 @@ def test_texts_are_the_models_own_greedy_words(policy, five):
     assert len({profile.text for profile in profiles}) > 1
 
 
-def test_a_temperature_draws_by_the_seed_and_the_example_alone(policy, five):
+def test_a_temperature_draws_by_the_seed_and_the_prompt_alone(policy, five):
     params = nnx.split(policy)[1]
 
     def texts(examples, seed):
@@ -247,6 +247,31 @@ def test_a_temperature_draws_by_the_seed_and_the_example_alone(policy, five):
     first = texts(five, 3)
     assert texts(five[::-1], 3) == first[::-1]
     assert set(texts(five, 4)).isdisjoint(first)
+
+
+def test_a_history_that_was_read_before_is_not_written_about_again(policy):
+    """Two users with one and the same past share a text; known profiles are not made again."""
+    items = make_items([f"i{n}" for n in range(4)], ["Pen", "Stapler", "Tape", "Lamp"])
+    log = make_log([*"aabbcc"], [0, 2, 0, 3, 1, 2], [1, 4, 2, 5, 3, 6], [5.0] * 6, items=items)
+    examples = [
+        RankingExample(at, user, at, 4 + user, (past,), (2, 3), 2, "test")
+        for user, at, past in ((0, 3, 0), (1, 4, 0), (2, 5, 1))
+    ]
+    engine = engine_of(policy)
+    made = writer(log, engine=engine, temperature=1.5)
+    params = nnx.split(policy)[1]
+    first, second, other = made.write(params, examples)
+    assert engine.telemetry["sampled_tokens"] == 2 * BUDGET
+    assert (first.text, first.content) == (second.text, second.content)
+    assert [first.position, second.position] == [3, 4]
+    assert other.content != first.content and other.text != first.text
+    engine.telemetry = {}
+    known = [dataclasses.replace(first, text="told before"), other]
+    again = made.write(params, examples, known)
+    assert [profile.text for profile in again] == ["told before", "told before", other.text]
+    assert not engine.telemetry
+    rated = dataclasses.replace(log, rating=np.full(6, 2.0, np.float32))
+    assert writer(rated, engine=engine).write(params, examples[:1], known)[0].text != "told before"
 
 
 @pytest.mark.parametrize("end", ["stop", "called_a_tool"])

@@ -47,3 +47,14 @@ def test_turns_carry_their_origin(prompts):
     assert prompts.tokenizer.decode(ids[:cut]) == "<think>so</think>"
     assert prompts.tokenizer.decode(ids[cut:]) == "<observation>a pen</observation>"
     assert set(origin[cut:]) == {OBSERVATION}
+
+
+def test_an_observation_is_cut_to_its_budget_with_a_visible_mark(prompts):
+    text = "near h1: " + "scotch magic tape " * 9
+    whole = prompts.observation(text)
+    assert (
+        dataclasses.replace(prompts, observation_tokens=len(whole) - 2).observation(text) == whole
+    )
+    cut = dataclasses.replace(prompts, observation_tokens=7).observation(text)
+    assert cut[:8] == whole[:8] and cut[-1] == whole[-1]
+    assert prompts.tokenizer.decode(cut[8:-1]).strip() == "…"

@@ -46,3 +46,10 @@ def test_output_inside_a_turn_needs_a_call_that_does_not_end_it():
     with pytest.raises(InputError, match="expected tool_response: </tool_call> is not one id"):
         made(tokenizer, "chat", "observation")
     assert made(tokenizer).observation_style == "tool_response"
+
+
+def test_the_agent_and_the_budget_reach_the_prompts():
+    chat = made(chat_tokenizer(), "auto", "auto", 33, "recthinker")
+    assert (chat.observation_tokens, chat.agent) == (33, "recthinker")
+    assert made(chat_tokenizer()).agent == "agenticrec"
+    assert made(tiny_world().tokenizer, "auto", "auto", 9, "recthinker").observation_tokens == 9

@@ -96,7 +96,8 @@ def ran(tmp_path_factory):
     assert {(p.text, p.finish) for p in found.by_id.values()} == {("", "called_a_tool")}
     assert f"{COUNT} profiles written to {found.path}" in told and "3 called_a_tool" in told
     texts = [
-        Profile(p.example_id, p.position, f"No {p.position}.", "stop") for p in found.by_id.values()
+        Profile(p.example_id, p.position, "c", f"No {p.position}.", "stop")
+        for p in found.by_id.values()
     ]
     write_profiles(found.path, found.header, texts)
     rows = [
@@ -140,7 +141,7 @@ def test_only_the_row_with_tools_is_offered_and_given_any(ran):
             said = (
                 f"profile: No {t.example_id}."
                 if offered
-                else "error: no tool named get_user_profile"
+                else "error: no tool of that name; tools: none"
             )
             assert [(call.observation, call.ok) for call in t.calls] == [(said, offered)] * 10
             assert tokenizer.decode(t.ids).count(CALL) == 11

@@ -79,8 +79,8 @@ def test_a_killed_run_goes_on_and_writes_nothing_twice(config, made, tmp_path, m
     seen = []
     write = writing.ProfileWriter.write
 
-    def counted(self, params, examples):
-        profiles = write(self, params, examples)
+    def counted(self, params, examples, known):
+        profiles = write(self, params, examples, known)
         seen.append([e.example_id for e in examples])
         if len(seen) == 3:
             raise KeyboardInterrupt  # the third chunk is lost, the two before are kept
@@ -132,7 +132,7 @@ def test_the_tool_tells_the_stored_profile(config, made):
 def test_without_a_file_the_tool_tells_statistics(config, made):
     world = pipeline.prepare(config, made.parent)
     assert world.profiles is None
-    tools = pipeline.toolbox(config, pipeline.artifacts_a(world), world.profiles)
+    tools = pipeline.toolbox(config, pipeline.artifacts_a(world), world.log.items)
     view = AsOfView(world.log, world.examples["policy"][0])
     assert tools.call(view, "get_user_profile", {}).text.startswith("profile from statistics: ")
 

@@ -1,6 +1,7 @@
 """The loss of a stage by its config: what reaches it, a loss of one's own, and what is refused."""
 
 import re
+import types
 from pathlib import Path
 
 import jax
@@ -11,6 +12,7 @@ import pytest
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from agenticrec_jax.agent.episodes import Task
 from agenticrec_jax.losses import grpo_loss
 from agenticrec_jax.testing.errors import refused
 from agenticrec_jax.testing.groups import GROUPS, WHOLE, policy
@@ -124,6 +126,22 @@ CLIP = {"clip_low": 0.2, "clip_high": 0.2}
 def test_what_cannot_be_is_refused_by_its_name(changes, said):
     sentence = refused(objectives.check, config_with(**changes))
     assert said in sentence and "expected" in sentence
+
+
+def test_the_reward_is_the_named_papers():
+    config = office.get_config("smoke")
+    first = trajectory_of_rank_1(calls=3)
+    assert objectives.reward(config)(first, Task(None)).total == pytest.approx(1.1)
+    config.reward = "recthinker"
+    objectives.check(config)
+    assert objectives.reward(config)(first, Task(None)).total == pytest.approx(1.1 + 0.1 * 0.7)
+    config.reward = "paper"
+    said = "config.reward: found 'paper', expected one of agenticrec, recthinker"
+    assert refused(objectives.check, config) == said
+
+
+def trajectory_of_rank_1(calls):
+    return types.SimpleNamespace(rank=1, valid=True, calls=[None] * calls)
 
 
 def test_the_second_stage_is_checked_too():

@@ -9,9 +9,12 @@ from agenticrec_jax.models.hf import save_policy
 from agenticrec_jax.models.lora import LoraConfig, lora_config
 from agenticrec_jax.models.tokenizers import train_tokenizer
 from agenticrec_jax.parallel.mesh import make_mesh
+from agenticrec_jax.testing.chat import chat_tokenizer
+from agenticrec_jax.testing.errors import refused
 from agenticrec_jax.testing.models import tiny_qwen3
+from agenticrec_jax.testing.world import tiny_world
 from experiments import pipeline, policies, train_policy
-from experiments.configs import office
+from experiments.configs import office, recthinker
 
 
 def with_mesh(**sizes):
@@ -111,3 +114,20 @@ def stage_of(config):
     world = types.SimpleNamespace(config=config, examples={"policy": [0]}, candidate_hash="")
     policy = types.SimpleNamespace(graphdef=None)
     return world, None, None, policy
+
+
+def test_recthinker_is_a_config(tmp_path):
+    """Its tools, prompts and candidates; an agent that is not known is refused."""
+    config = recthinker.get_config()
+    assert (config.agent, config.dataset.negatives) == ("recthinker", 9)
+    world = tiny_world()
+    made = pipeline.World(config, tmp_path, world.log, None, {}, "")
+    agent = pipeline.agent(made, world.artifacts, chat_tokenizer())
+    assert [name.split("_")[0] for name in agent.toolbox.names] == ["search"] * 5
+    assert (agent.prompts.agent, agent.prompts.observation_tokens) == ("recthinker", 768)
+    office_world = pipeline.World(office.get_config(), tmp_path, world.log, None, {}, "")
+    agent = pipeline.agent(office_world, world.artifacts, world.tokenizer)
+    assert len(agent.toolbox.names) == 7 and agent.prompts.observation_tokens == 128
+    config.agent = "rec"
+    said = refused(pipeline.agent, made, world.artifacts, chat_tokenizer())
+    assert said == "config.agent: found 'rec', expected one of agenticrec, recthinker"

@@ -1,5 +1,6 @@
-"""The training program with adapters, from flags to the directories it writes."""
+"""The training program, from flags to the directories it writes."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,9 @@ from safetensors.numpy import load_file
 from agenticrec_jax.models.hf import load_policy
 from agenticrec_jax.models.peft import load_adapters
 from agenticrec_jax.training.metrics import read_metrics
+from agenticrec_jax.training.self_augmentation import read_groups
+from experiments import train_policy
+from experiments.configs import office
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,6 +51,64 @@ def test_a_stage_with_adapters_writes_them_and_their_sum(tmp_path):
     np.testing.assert_allclose(
         again(ids), merged(ids), atol=1e-2
     )  # the export is of the base's type
+
+
+def test_a_stage_starts_from_the_newest_policy_before_it(tmp_path):
+    config = office.get_config("smoke")
+
+    def starts():
+        paths = [train_policy.starting_point(config, tmp_path, s) for s in train_policy.STAGES]
+        return [path.removeprefix(f"{tmp_path}/").removesuffix("/policy") for path in paths]
+
+    tiny = config.policy.directory
+    assert starts() == [tiny] * 4
+    for name, expected in (
+        ("sft", [tiny, "sft", "sft", tiny]),
+        ("self_sft", [tiny, "sft", "self_sft", tiny]),
+        ("rta", [tiny, "sft", "self_sft", "rta"]),
+    ):
+        (tmp_path / name / "policy").mkdir(parents=True)
+        assert starts() == expected
+
+
+@pytest.mark.slow
+def test_self_augmentation_samples_only_what_is_missing(tmp_path):
+    """A run that lost its second chunk and all after it ends as the one that lost nothing."""
+    stage = tmp_path / "self_sft"
+    files = [stage / "rollouts" / f"{chunk:05d}.jsonl" for chunk in range(2)]
+    policy = stage / "policy" / "model.safetensors"
+    first = _self_sft(tmp_path)
+    assert first.returncode == 0, first.stderr
+    lines, weights = read_metrics(tmp_path / "metrics.jsonl"), load_file(policy)
+    kept, *steps = lines
+    assert kept["stage"] == "self_sft_filter" and 0 < kept["kept"] < 1
+    shares = sum(kept[name] for name in kept if name.startswith("dropped/"))
+    assert kept["kept"] + shares == pytest.approx(1)
+    assert len(steps) == 4 and all(0 < line["nll"] < 5 for line in steps)
+    untouched, lost = files[0].stat().st_mtime_ns, read_groups(files[1], 4)
+    files[1].unlink()
+    shutil.rmtree(stage / "checkpoints")
+    policy.unlink()
+    again = _self_sft(tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert files[0].stat().st_mtime_ns == untouched
+    found = read_groups(files[1], 4)
+    for a, b in zip(sum(lost, []), sum(found, []), strict=True):
+        np.testing.assert_array_equal(a.ids, b.ids)
+    assert read_metrics(tmp_path / "metrics.jsonl") == lines
+    assert all(np.array_equal(weights[name], x) for name, x in load_file(policy).items())
+    start = load_file(ROOT / "tools_data" / "tiny_policy" / "model.safetensors")
+    assert any(not np.array_equal(start[name], weights[name]) for name in start)
+    none = _self_sft(tmp_path, "--config.self_sft.rules.min_calls=9")
+    assert none.returncode == 2 and "found no trajectory to keep" in none.stderr
+    other = _self_sft(tmp_path, "--config.self_sft.temperature=0.5")
+    assert other.returncode == 2 and "found temperature=1.0, expected 0.5" in other.stderr
+
+
+def _self_sft(workdir, *options):
+    command = [sys.executable, "-m", "experiments.train_policy", f"--workdir={workdir}"]
+    command += ["--config=experiments/configs/office.py:smoke", "--stage=self_sft", *options]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
 def _flat(model):

@@ -36,7 +36,8 @@ def train_sasrec(tables, workdir, *more):
 
 
 def test_both_artefacts_are_fitted_and_judged_side_by_side(tables, tmp_path):
-    ended = train_sasrec(tables, tmp_path / "out", "--epochs=2")
+    chosen = ["--loss=gbce", "--loss_negatives=9", "--calibration=0.5", "--patience=1"]
+    ended = train_sasrec(tables, tmp_path / "out", "--epochs=2", *chosen)
     assert ended.returncode == 0, ended.stderr
     log = read_log(*tables)
     lines = ended.stdout.splitlines()
@@ -50,6 +51,8 @@ def test_both_artefacts_are_fitted_and_judged_side_by_side(tables, tmp_path):
         row = record["ndcg@10"][name]
         assert table[name] == [f"{row[part]:.4f}" for part in ("policy", "valid", "test")]
     assert record["candidates"] == digest
+    objective = {"loss": "gbce", "negatives": 9, "calibration": 0.5}
+    assert record["training"]["objective"] == objective and record["training"]["patience"] == 1
     _check_roles(log, tmp_path / "out")
 
 
@@ -67,3 +70,10 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(tables, tmp_path):
     assert ended.returncode == 2
     assert ended.stderr.count("\n") == 1 and "none.csv" in ended.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_flag_that_the_loss_would_ignore_is_refused(tables, tmp_path):
+    ended = train_sasrec(tables, tmp_path / "out", "--loss=bce", "--calibration=0.4")
+    assert ended.returncode == 2
+    assert "--calibration: found it with --loss=bce, expected it with --loss=gbce" in ended.stderr
+    assert ended.stderr.count("\n") == 1 and not (tmp_path / "out").exists()

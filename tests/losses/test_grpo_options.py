@@ -35,6 +35,7 @@ def test_dual_clip_by_hand():
     expected = -(0.5 * 2.0 * (1.3 + 0.5) - 0.5 * 1.0 * (3.0 + 2.0)) / 4.0
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     assert [float(x) for x in metrics["clip_fraction"]] == [2.0, 4.0]
+    np.testing.assert_allclose(metrics["ratio_spread"], [0.5 + 0.5 + 4.0 + 1.0, 4.0], rtol=1e-5)
     found = gradient_of(behaviour, dual_clip=3.0, **CLIP)
     expected = [[[0.0, 0.0, -0.25 * 0.5], [0.0, 0.125 * 2.0, 0.0]]]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
@@ -53,6 +54,7 @@ def test_sequence_ratio_by_hand():
     np.testing.assert_allclose(loss, -0.7, rtol=1e-5)
     assert [float(x) for x in metrics["clip_fraction"]] == [2.0, 4.0]
     np.testing.assert_allclose(metrics["ratio"][0], 2 * 2.1**0.5 + 2 * 1.2, rtol=1e-5)
+    np.testing.assert_allclose(metrics["ratio_spread"][0], 2 * 2.1**0.5 - 2 + 0.4, rtol=1e-5)
     differences = np.abs(np.log([1.5, 1.4, 2.0, 0.72])).sum()  # of tokens, as ever
     np.testing.assert_allclose(metrics["logprob_difference"][0], differences, rtol=1e-5)
     expected = [[[0.0, 0.0, 0.0], [0.3, 0.3, 0.0]]]
@@ -83,6 +85,7 @@ def test_truncated_correction_by_hand():
     expected = [[[-0.25 * 1.2, 0.0, -0.25 * 0.5], [0.125 * 0.5, 0.125 * 1.2, 0.0]]]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     np.testing.assert_allclose(metrics["correction"][0], 1.2 + 0.5 + 0.5 + 1.2, rtol=1e-5)
+    np.testing.assert_allclose(metrics["ratio_spread"], [0.5 + 0.5 + 0.5 + 1.0, 4.0], rtol=1e-5)
     assert [float(x) for x in metrics["correction_capped"]] == [2.0, 4.0]
 
 

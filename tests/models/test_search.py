@@ -1,8 +1,9 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agenticrec_jax.models.search import top_k, unit_rows
+from agenticrec_jax.models.search import recall_target, top_k, unit_rows
 
 
 @pytest.mark.parametrize(("size", "k"), [(7, 7), (50, 3), (200, 64)])
@@ -30,6 +31,24 @@ def test_excluded_rows_come_last_and_negative_rows_exclude_nothing():
 def test_equal_scores_go_to_the_lower_row():
     _, rows = top_k(jnp.ones((1, 2)), jnp.ones((5, 2)), 3)
     np.testing.assert_array_equal(rows, [[0, 1, 2]])
+
+
+def test_only_a_tpu_searches_a_large_table_approximately():
+    small, large = (jax.ShapeDtypeStruct((n, 4), jnp.float32) for n in (999_999, 1_000_000))
+    assert recall_target(large, "tpu") == 0.95
+    assert {recall_target(*of) for of in ((small, "tpu"), (large, "cpu"), (large, "gpu"))} == {1.0}
+    for recall, used in ((0.95, True), (1.0, False)):
+        traced = top_k.trace(jax.ShapeDtypeStruct((2, 4), jnp.float32), large, 5, None, recall)
+        text = traced.lower(lowering_platforms=("tpu",)).as_text()
+        assert ("ApproxTopK" in text or "PartialReduce" in text) == used
+
+
+def test_an_approximate_search_of_a_small_table_on_this_machine_is_exact():
+    rng = np.random.default_rng(1)
+    table, queries = (jnp.asarray(rng.normal(size=(n, 6)), jnp.float32) for n in (300, 4))
+    pairs = zip(top_k(queries, table, 9), top_k(queries, table, 9, None, 0.9), strict=True)
+    for exact, found in pairs:
+        np.testing.assert_array_equal(exact, found)
 
 
 def test_unit_rows_have_length_one_and_zero_stays_zero():

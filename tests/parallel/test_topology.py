@@ -22,7 +22,7 @@ def test_without_libtpu_one_sentence_says_what_to_install(monkeypatch):
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(topology.metadata, "version", missing)
-    with pytest.raises(InputError, match="topology v5e:4x4: found no package libtpu.*dry_run"):
+    with pytest.raises(InputError, match="topology v5e:4x4: found no package libtpu.*dryrun"):
         topology.slice_devices("v5e:4x4")
 
 

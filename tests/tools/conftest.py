@@ -46,6 +46,12 @@ def artifacts(log, splits, sasrec):
 
 
 @pytest.fixture(scope="session")
+def others(artifacts, splits):
+    """What the artefacts tell a question after their range."""
+    return artifacts.seen_from(splits.valid[0])
+
+
+@pytest.fixture(scope="session")
 def examples(log, splits):
     drawn = draw_split_candidates(log, splits, seed=0, parts=("valid", "test"))
     return [example for example in drawn if len(example.history) >= 4]

@@ -10,15 +10,20 @@ from agenticrec_jax.data.interactions import read_log
 from agenticrec_jax.data.splits import FitRange, chronological_splits, prediction_samples
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.models.sasrec import PAD, user_states
-from agenticrec_jax.tools.artifacts import Artifacts, fit_statistics, index_users
+from agenticrec_jax.tools.artifacts import (
+    Artifacts,
+    fit_statistics,
+    index_users,
+    nearest_items,
+)
 
 SAMPLE = Path(__file__).parents[2] / "tools_data" / "office_sample"
 
 
-def test_statistics_are_those_of_a_plain_count(log, artifacts, splits):
+def test_statistics_are_those_of_a_plain_count(log, others, splits):
     end = splits.fit_range_b.end_time
     fitted = [e for e in range(len(log)) if log.time[e] < end]
-    statistics = artifacts.statistics
+    statistics = others.statistics
     for item in range(log.num_items):
         own = [e for e in fitted if log.item[e] == item]
         ratings = [float(log.rating[e]) for e in own if not np.isnan(log.rating[e])]
@@ -30,13 +35,13 @@ def test_statistics_are_those_of_a_plain_count(log, artifacts, splits):
     assert len(pairs) == len(statistics.taken_user)
 
 
-def test_equal_popularity_shares_a_rank(artifacts):
-    popularity, rank = artifacts.statistics.popularity, artifacts.statistics.rank
+def test_equal_popularity_shares_a_rank(others):
+    popularity, rank = others.statistics.popularity, others.statistics.rank
     for item in range(len(popularity)):
         assert rank[item] == 1 + (popularity > popularity[item]).sum()
 
 
-def test_cooccurrence_counts_other_users_who_took_both(log, artifacts, splits):
+def test_cooccurrence_counts_other_users_who_took_both(log, others, splits):
     end = splits.fit_range_b.end_time
     taken = [
         {int(log.item[e]) for e in log.events_of(u) if log.time[e] < end}
@@ -47,13 +52,13 @@ def test_cooccurrence_counts_other_users_who_took_both(log, artifacts, splits):
     for other, items in enumerate(taken):
         for item in items:
             expected[item] += (other != user) * len(items & set(history))
-    np.testing.assert_array_equal(artifacts.statistics.cooccurrence(history, user), expected)
+    np.testing.assert_array_equal(others.statistics.cooccurrence(history, user), expected)
     assert expected.any()
 
 
-def test_the_index_holds_each_users_last_state_and_newest_items(log, artifacts, splits, sasrec):
+def test_the_index_holds_each_users_last_state_and_newest_items(log, others, splits, sasrec):
     end = splits.fit_range_b.end_time
-    index = artifacts.sasrec_index
+    index = others.sasrec_index
     for row, user in enumerate(index.users.tolist()):
         own = log.item[[e for e in log.events_of(user) if log.time[e] < end]].tolist()
         newest = index.recent[row][index.recent[row] != PAD].tolist()
@@ -62,39 +67,66 @@ def test_the_index_holds_each_users_last_state_and_newest_items(log, artifacts, 
         np.testing.assert_allclose(index.states[row], state, atol=1e-5)
 
 
-def test_neighbours_are_the_nearest_other_users(log, artifacts):
-    index = artifacts.sasrec_index
-    user = int(index.users[4])
-    history = log.item[log.events_of(user)][:3].tolist()
-    rows, cosines = index.neighbours(history, user, 9)
-    state = index.user_state(history)
-    norms = np.linalg.norm(index.states, axis=1) * np.linalg.norm(state)
-    expected = index.states @ state / norms
-    order = [row for row in np.argsort(-expected) if index.users[row] != user][:9]
-    np.testing.assert_array_equal(rows, order)
-    np.testing.assert_allclose(cosines, expected[order], rtol=1e-4)
+def test_neighbours_are_the_nearest_other_users(log, others, sasrec):
+    """Of more histories than one search has room for; each alone has the same bits."""
+    index = others.sasrec_index
+    users = index.users[:40].tolist()
+    histories = [log.item[log.events_of(user)][:3].tolist() for user in users]
+    found = index.neighbours(histories, users, 9)
+    for history, user, (rows, cosines) in zip(histories, users, found, strict=True):
+        state = user_states(sasrec, [history])[0]
+        norms = np.linalg.norm(index.states, axis=1) * np.linalg.norm(state)
+        expected = index.states @ state / norms
+        order = [row for row in np.argsort(-expected) if index.users[row] != user][:9]
+        np.testing.assert_array_equal(rows, order)
+        np.testing.assert_allclose(cosines, expected[order], rtol=1e-4)
+        ((alone, its_cosines),) = index.neighbours([history], [user], 9)
+        np.testing.assert_array_equal(alone, rows)
+        np.testing.assert_array_equal(its_cosines, cosines)
 
 
-def test_nobody_is_their_own_neighbour_even_if_all_are_asked_for(artifacts):
-    index = artifacts.sasrec_index
+def test_nobody_is_their_own_neighbour_even_if_all_are_asked_for(others):
+    index = others.sasrec_index
     user = int(index.users[4])
-    rows, cosines = index.neighbours([1, 2], user, 10**6)
+    (rows, cosines), (stranger, _) = index.neighbours([[1, 2], [1, 2]], [user, -5], 10**6)
     assert len(rows) == len(index.users) - 1 and user not in index.users[rows]
     assert np.isfinite(cosines).all()
-    stranger, _ = index.neighbours([1, 2], -5, 10**6)
     assert len(stranger) == len(index.users)
 
 
-def test_item_similarity_is_the_cosine_of_centred_embeddings(artifacts):
-    table = np.asarray(artifacts.sasrec_index.model.item_embeddings, np.float64)
+def test_item_similarity_is_the_cosine_of_centred_embeddings(others):
+    table = np.asarray(others.sasrec_index.model.item_embeddings, np.float64)
     table = table - table.mean(axis=0)
     table /= np.linalg.norm(table, axis=1, keepdims=True)
-    similarity = artifacts.sasrec_index.item_similarity(7)
-    np.testing.assert_allclose(similarity, table @ table[7], atol=1e-5)
+    similarity = others.sasrec_index.item_similarity(7, [7, 40, 3])
+    np.testing.assert_allclose(similarity, table[[7, 40, 3]] @ table[7], atol=1e-5)
 
 
-def test_scores_of_all_items_follow_the_history(artifacts, sasrec):
-    scores = artifacts.sasrec_index.scores([[1, 2, 3], [4]])
+def test_the_nearest_items_are_those_of_the_range_by_that_cosine(others):
+    """Also of items that nobody took; where there are few, the rest is empty."""
+    index, taken = others.sasrec_index, np.flatnonzero(others.statistics.popularity)
+    assert 0 < len(taken) < len(others.statistics.popularity)
+    for item in range(len(index.nearest)):
+        similarity = index.item_similarity(item, taken)
+        np.testing.assert_array_equal(index.nearest[item], taken[np.argsort(-similarity)[:16]])
+    few = nearest_items(index.model, taken[:3])
+    assert set(few[5, :3].tolist()) == set(taken[:3].tolist()) and (few[5, 3:] == PAD).all()
+
+
+def test_what_was_fitted_can_be_had_only_by_saying_who_asks(artifacts, examples):
+    public = {name for name in dir(artifacts) if not name.startswith("_")}
+    assert public == {"fit_range", "check", "seen_from", "derived", "save", "load", "FORMAT"}
+    inside = dataclasses.replace(examples[0], time=artifacts.fit_range.end_time - 1)
+    counts = artifacts.derived(lambda others: others.statistics.popularity.sum(), "counts")
+    assert counts.seen_from(examples[0]) == artifacts.fit_range.events
+    with pytest.raises(InputError, match="artefacts: found a sample.*inside the range"):
+        artifacts.seen_from(inside)
+    with pytest.raises(InputError, match="counts: found a sample.*inside the range"):
+        counts.seen_from(inside)
+
+
+def test_scores_of_all_items_follow_the_history(others, sasrec):
+    scores = others.sasrec_index.scores([[1, 2, 3], [4]])
     states = user_states(sasrec, [[1, 2, 3], [4]])
     np.testing.assert_allclose(scores, sasrec.scores(jnp.asarray(states)), rtol=1e-4, atol=1e-5)
 
@@ -121,7 +153,7 @@ def test_every_fit_range_ends_before_the_first_sample_it_serves(sample):
         assert fitted.max() < min(sample.position for sample in samples)
 
 
-def test_planted_future_events_leave_the_artefacts_as_they_are(log, splits, sasrec, artifacts):
+def test_planted_future_events_leave_the_artefacts_as_they_are(log, splits, sasrec, others):
     """All events from the range's end on become one item, bought by others, rated 1."""
     fit_range = splits.fit_range_b
     late = log.time >= fit_range.end_time
@@ -135,30 +167,32 @@ def test_planted_future_events_leave_the_artefacts_as_they_are(log, splits, sasr
         statistics = fit_statistics(changed, fit_range)
         for field in dataclasses.fields(statistics):
             before, after = (
-                getattr(artifacts.statistics, field.name),
+                getattr(others.statistics, field.name),
                 getattr(statistics, field.name),
             )
             np.testing.assert_array_equal(before, after)
         index = index_users(sasrec, changed, fit_range)
-        np.testing.assert_array_equal(index.states, artifacts.sasrec_index.states)
-        np.testing.assert_array_equal(index.recent, artifacts.sasrec_index.recent)
-        np.testing.assert_array_equal(index.users, artifacts.sasrec_index.users)
+        np.testing.assert_array_equal(index.states, others.sasrec_index.states)
+        np.testing.assert_array_equal(index.nearest, others.sasrec_index.nearest)
+        np.testing.assert_array_equal(index.recent, others.sasrec_index.recent)
+        np.testing.assert_array_equal(index.users, others.sasrec_index.users)
     past = dataclasses.replace(log, item=np.where(late, log.item, 13).astype(np.int32))
-    assert (fit_statistics(past, fit_range).popularity != artifacts.statistics.popularity).any()
+    assert (fit_statistics(past, fit_range).popularity != others.statistics.popularity).any()
 
 
-def test_saved_artefacts_come_back_the_same(log, artifacts, tmp_path):
+def test_saved_artefacts_come_back_the_same(log, splits, artifacts, tmp_path, others):
     artifacts.save(tmp_path / "b", log)
     loaded = Artifacts.load(tmp_path / "b", log)
     assert loaded.fit_range == artifacts.fit_range
+    found = loaded.seen_from(splits.valid[0])
     for name in ("statistics", "sasrec_index"):
-        for field in dataclasses.fields(getattr(artifacts, name)):
+        for field in dataclasses.fields(getattr(others, name)):
             if field.name != "model":
-                before = getattr(getattr(artifacts, name), field.name)
-                np.testing.assert_array_equal(getattr(getattr(loaded, name), field.name), before)
-    np.testing.assert_array_equal(
-        loaded.sasrec_index.item_similarity(3), artifacts.sasrec_index.item_similarity(3)
-    )
+                before = getattr(getattr(others, name), field.name)
+                np.testing.assert_array_equal(getattr(getattr(found, name), field.name), before)
+    histories = [[1, 2, 3]]
+    scores = found.sasrec_index.scores(histories)
+    np.testing.assert_array_equal(scores, others.sasrec_index.scores(histories))
 
 
 def test_artefacts_of_another_log_or_none_are_refused(log, artifacts, tmp_path):
@@ -171,6 +205,18 @@ def test_artefacts_of_another_log_or_none_are_refused(log, artifacts, tmp_path):
     items = dataclasses.replace(log.items, item_id=("new", *log.items.item_id[1:]))
     with pytest.raises(InputError, match="'i0001' at place 0, expected 'new'"):
         Artifacts.load(tmp_path, dataclasses.replace(log, items=items))
+
+
+@pytest.mark.parametrize("found", [None, 1])
+def test_files_of_another_format_are_refused(log, artifacts, tmp_path, found):
+    artifacts.save(tmp_path, log)
+    record = json.loads((tmp_path / "artifacts.json").read_text())
+    record["format"] = found
+    if found is None:
+        del record["format"]
+    (tmp_path / "artifacts.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match="artifacts.json.*field.*format"):
+        Artifacts.load(tmp_path, log)
 
 
 def test_statistics_beside_a_model_of_another_range_are_refused(log, artifacts, tmp_path):

@@ -1,4 +1,6 @@
 import dataclasses
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -85,6 +87,8 @@ SCHEMA = {
         ({"name": 3, "count": 2, "loud": True, "share": 1}, None),
         ({}, "name is missing"),
         ({"count": 2}, "name is missing"),
+        ({"nam": "x"}, "unknown argument; close: name"),
+        ({"</x>": "x"}, "unknown argument; known: name"),
         ({"name": "x", "size": 1}, "unknown argument; known: name, count, loud, share"),
         ({"name": 1.5}, "name must be of type string or integer"),
         ({"name": ["x"]}, "name must be of type string or integer"),
@@ -100,6 +104,39 @@ SCHEMA = {
 def test_arguments_are_checked_against_the_schema(arguments, fault):
     found = argument_fault(SCHEMA, arguments)
     assert found is None if fault is None else fault in found
+
+
+BOUNDED = object_schema(
+    k={"type": "integer", "minimum": 1, "maximum": 9},
+    ids={"type": "array", "minItems": 1, "maxItems": 2, "items": {"type": ["string", "integer"]}},
+)
+
+
+@pytest.mark.parametrize(
+    ("k", "ids", "fault"),
+    [
+        (1, ["a", 2], None),
+        (9, [2], None),
+        (0, [2], "argument k must be from 1 to 9"),
+        (10, [2], "argument k must be from 1 to 9"),
+        (3, [], "argument ids must have 1 to 2 entries"),
+        (3, [1, 2, 3], "argument ids must have 1 to 2 entries"),
+        (3, [1, [2]], "argument ids has an entry that must be of type string or integer"),
+        (3, [True], "argument ids has an entry that must be of type string or integer"),
+        (3, "ab", "argument ids must be of type array"),
+    ],
+)
+def test_bounds_and_entries_are_checked_too(k, ids, fault):
+    assert argument_fault(BOUNDED, {"k": k, "ids": ids}) == fault
+
+
+def test_a_view_cannot_be_changed(log, examples):
+    view = AsOfView(log, examples[0])
+    for name, value in (("time", 2**40), ("own_items", ()), ("items", None)):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(view, name, value)
+    assert np.isnan(view.items.average_rating).all()
+    assert not np.isnan(log.items.average_rating).all()
 
 
 class _Echo:
@@ -127,7 +164,8 @@ def test_a_box_calls_the_tool_named_with_its_arguments():
 @pytest.mark.parametrize(
     ("name", "arguments", "said"),
     [
-        ("ecko", {"what": "x"}, "no tool of that name; tools: echo"),
+        ("ecko", {"what": "x"}, "no tool of that name; close: echo"),
+        ("</tool_call>", {}, "no tool of that name; tools: echo"),
         (None, {}, "no tool of that name; tools: echo"),
         ("echo", {}, "echo: argument what is missing"),
         ("echo", {"what": 3}, "echo: argument what must be of type string"),
@@ -170,6 +208,22 @@ def test_a_tool_that_does_not_answer_is_named_with_its_reason(outcome, reason, d
         Toolbox([_Faulty(outcome)]).call("view", "echo", {})
     assert caught.value.reason == reason and caught.value.detail.startswith(detail)
     assert Toolbox([_Faulty("x" * 20_000)]).call("view", "echo", {}).ok
+
+
+def test_the_tool_of_the_readme_works(log, examples):
+    """A new tool is one class: the documented one is run as it stands."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (code,) = [
+        block for block in re.findall(r"```python\n(.*?)```", readme, re.S) if "view" in block
+    ]
+    made = {}
+    exec(code, made)
+    for example in examples[:9]:
+        view = AsOfView(log, example)
+        brands = {log.items.brand[item] for item in view.own_items if log.items.brand[item]}
+        seen = made["toolbox"].call(view, "count_brands", {})
+        assert seen == Observation(f"brands bought: {len(brands)}", True)
+    assert not made["toolbox"].call(view, "count_brands", {"most": 3}).ok
 
 
 def test_two_tools_of_one_name_are_refused():

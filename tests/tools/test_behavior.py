@@ -49,7 +49,9 @@ def stored(*profiles):
 
 
 def test_a_stored_profile_is_told_instead_of_statistics():
-    profiles = stored(Profile(7, 1, "Likes other things.", "stop"), Profile(0, 3, TEXT, "stop"))
+    profiles = stored(
+        Profile(7, 1, "c0", "Likes other things.", "stop"), Profile(0, 3, "c0", TEXT, "stop")
+    )
     said = GetUserProfile(ToolOptions(), profiles)(view([0, 1, 2]))
     assert said == f"profile: {TEXT}"
     short = GetUserProfile(ToolOptions(profile_words=4), profiles)(view([0, 1, 2]))
@@ -65,15 +67,18 @@ def test_a_stored_profile_is_told_instead_of_statistics():
     ],
 )
 def test_a_stored_profile_is_one_line_whatever_it_holds(text, said):
-    tool = GetUserProfile(ToolOptions(), stored(Profile(0, 1, text, "stop")))
+    tool = GetUserProfile(ToolOptions(), stored(Profile(0, 1, "c0", text, "stop")))
     assert tool(view([0])) == f"profile: {said}"
 
 
 def test_an_example_without_its_own_profile_is_refused():
     """Also before an episode, where the box is asked about the example."""
     for profile, said in (
-        (Profile(1, 3, TEXT, "stop"), "p.jsonl: found no profile of example 0, expected one of"),
-        (Profile(0, 4, TEXT, "stop"), "p.jsonl, line 2, field position: found a profile of"),
+        (
+            Profile(1, 3, "c0", TEXT, "stop"),
+            "p.jsonl: found no profile of example 0, expected one of",
+        ),
+        (Profile(0, 4, "c0", TEXT, "stop"), "p.jsonl, line 2, field position: found a profile of"),
     ):
         tool = GetUserProfile(ToolOptions(), stored(profile))
         assert said in refused(tool, view([0, 1, 2]))

@@ -6,6 +6,7 @@ import pytest
 from agenticrec_jax.agent.scripted import read_orders
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.models.sasrec import PAD
+from agenticrec_jax.tools.artifacts import Artifacts
 from agenticrec_jax.tools.base import AsOfView
 from agenticrec_jax.tools.collaborative import GetSimilarItems, GetSimilarUsers
 from agenticrec_jax.tools.text import ToolOptions, cut
@@ -16,12 +17,12 @@ def view(log, examples):
     return AsOfView(log, examples[3])
 
 
-def test_candidates_are_ordered_by_similarity_to_the_item_named(log, artifacts, examples):
+def test_candidates_are_ordered_by_similarity_to_the_item_named(log, artifacts, examples, others):
     tool = GetSimilarItems(artifacts, ToolOptions(evidence_length=20))
     for example in examples[:10]:
         view = AsOfView(log, example)
         for name, item in (("h2", example.history[1]), (4, example.candidates[3])):
-            similarity = artifacts.sasrec_index.item_similarity(item)[list(example.candidates)]
+            similarity = others.sasrec_index.item_similarity(item, example.candidates)
             said = tool(view, name)
             order = read_orders(said)["similar"]
             assert order == tuple((np.argsort(-similarity) + 1).tolist())
@@ -29,10 +30,10 @@ def test_candidates_are_ordered_by_similarity_to_the_item_named(log, artifacts, 
     assert read_orders(tool(view, 4))["similar"][0] == 4
 
 
-def test_neighbours_are_told_by_title_without_the_item_itself(log, artifacts, view):
+def test_neighbours_are_told_by_title_without_the_item_itself(log, artifacts, view, others):
     item = view.history[1]
-    similarity = artifacts.sasrec_index.item_similarity(item).copy()
-    similarity[artifacts.statistics.popularity == 0] = -2
+    similarity = others.sasrec_index.item_similarity(item, range(log.num_items)).copy()
+    similarity[others.statistics.popularity == 0] = -2
     similarity[item] = -2
     nearest = [cut(log.items.title[i], 4) for i in np.argsort(-similarity)[:5]]
     said = GetSimilarItems(artifacts, ToolOptions())(view, "h2")
@@ -46,24 +47,26 @@ def test_a_name_that_is_off_gets_suggestions_from_similar_items(artifacts, view)
     assert said.startswith("no item named Pocket Stapler; close: ")
 
 
-def _taken(artifacts, view, count):
+def _taken(others, view, count):
     """Weighted counts of the candidates among the nearest users, one user at a time."""
-    rows, cosines = artifacts.sasrec_index.neighbours(view.history, view.user, count)
+    ((rows, cosines),) = others.sasrec_index.neighbours([view.history], [view.user], count)
     weights = dict.fromkeys(view.candidates, 0.0)
     for row, cosine in zip(rows, cosines, strict=True):
-        for item in artifacts.sasrec_index.recent[row]:
+        for item in others.sasrec_index.recent[row]:
             if item != PAD and int(item) in weights:
                 weights[int(item)] += max(float(cosine), 0.0) ** 2
     return [weights[item] for item in view.candidates]
 
 
 @pytest.mark.parametrize("neighbours", [3, 40])
-def test_candidates_are_ordered_by_what_near_users_took(log, artifacts, examples, neighbours):
+def test_candidates_are_ordered_by_what_near_users_took(
+    log, artifacts, examples, neighbours, others
+):
     tool = GetSimilarUsers(artifacts, ToolOptions(neighbours=neighbours, evidence_length=20))
-    popularity = artifacts.statistics.popularity
+    popularity = others.statistics.popularity
     for example in examples[:10]:
         view = AsOfView(log, example)
-        taken = _taken(artifacts, view, neighbours)
+        taken = _taken(others, view, neighbours)
         known = [n for n in range(1, 21) if taken[n - 1] > 0]
         expected = sorted(
             known, key=lambda n: (-taken[n - 1], -popularity[view.candidates[n - 1]], n)
@@ -71,16 +74,18 @@ def test_candidates_are_ordered_by_what_near_users_took(log, artifacts, examples
         assert read_orders(tool(view)).get("taken", ()) == tuple(expected)
 
 
-def test_no_evidence_is_said_in_a_word(artifacts, view):
-    index = artifacts.sasrec_index
+def test_no_evidence_is_said_in_a_word(artifacts, view, others):
+    index = others.sasrec_index
     nobody = dataclasses.replace(index, recent=np.full_like(index.recent, PAD))
-    empty = dataclasses.replace(artifacts, sasrec_index=nobody)
+    empty = Artifacts(others.statistics, nobody, artifacts.fit_range)
     assert GetSimilarUsers(empty, ToolOptions())(view) == "similar users took nothing; taken:none"
 
 
-def test_titles_are_what_most_of_the_nearest_took_and_the_user_has_not(log, artifacts, view):
-    rows, _ = artifacts.sasrec_index.neighbours(view.history, view.user, 20)
-    newest = artifacts.sasrec_index.recent[rows][:, -3:].ravel().tolist()
+def test_titles_are_what_most_of_the_nearest_took_and_the_user_has_not(
+    log, artifacts, view, others
+):
+    ((rows, _),) = others.sasrec_index.neighbours([view.history], [view.user], 20)
+    newest = others.sasrec_index.recent[rows][:, -3:].ravel().tolist()
     counts = {item: newest.count(item) for item in newest if item != PAD}
     said = GetSimilarUsers(artifacts, ToolOptions(candidate_evidence=False))(view)
     shown = said.removeprefix("similar users took ")
@@ -92,21 +97,21 @@ def test_titles_are_what_most_of_the_nearest_took_and_the_user_has_not(log, arti
     assert sorted((titles[t] for t in told), reverse=True)[0] == max(titles.values())
 
 
-def test_the_users_own_fitted_events_are_no_evidence(log, artifacts, examples):
-    index = artifacts.sasrec_index
+def test_the_users_own_fitted_events_are_no_evidence(log, artifacts, examples, others):
+    index = others.sasrec_index
     view = AsOfView(log, next(e for e in examples if e.user in index.users))
     own = int(np.flatnonzero(index.users == view.user)[0])
     recent = np.full_like(index.recent, PAD)
     recent[own, :] = view.candidates[:10]
-    only_own = dataclasses.replace(
-        artifacts, sasrec_index=dataclasses.replace(index, recent=recent)
-    )
+    index = dataclasses.replace(index, recent=recent)
+    only_own = Artifacts(others.statistics, index, artifacts.fit_range)
     assert GetSimilarUsers(only_own, ToolOptions())(view).endswith("took nothing; taken:none")
 
 
 @pytest.mark.parametrize("tool", [GetSimilarItems, GetSimilarUsers])
-def test_a_question_inside_the_fit_range_is_refused(artifacts, view, tool):
-    view.time = artifacts.fit_range.end_time - 1
+def test_a_question_inside_the_fit_range_is_refused(log, artifacts, examples, tool):
+    inside = dataclasses.replace(examples[3], time=artifacts.fit_range.end_time - 1)
+    view = AsOfView(log, inside)
     arguments = {"item_name": "1"} if tool is GetSimilarItems else {}
     with pytest.raises(InputError, match="inside the range"):
         tool(artifacts, ToolOptions())(view, **arguments)

@@ -15,9 +15,9 @@ def view(log, examples):
     return AsOfView(log, examples[3])
 
 
-def test_the_facts_of_an_item_are_the_catalogues_and_the_fit_ranges(log, artifacts, view):
+def test_the_facts_of_an_item_are_the_catalogues_and_the_fit_ranges(log, artifacts, view, others):
     tool = ItemInfoSearch(artifacts, ToolOptions(title_words=2))
-    statistics = artifacts.statistics
+    statistics = others.statistics
     for number, item in enumerate(view.candidates, 1):
         said = tool(view, item_name=str(number))
         facts = said.split(": ", 1)[1].split("; ")
@@ -34,12 +34,12 @@ def test_the_facts_of_an_item_are_the_catalogues_and_the_fit_ranges(log, artifac
         )
 
 
-def test_history_and_titles_name_items_too_and_missing_fields_are_words(log, artifacts, view):
-    item = view.history[0]
+def test_history_and_titles_name_items_too_and_missing_fields_are_words(log, artifacts, examples):
+    item = examples[3].history[0]
     items = dataclasses.replace(
         log.items, brand=(None,) * 90, categories=((),) * 90, price=np.full(90, np.nan, np.float32)
     )
-    view.items = items
+    view = AsOfView(dataclasses.replace(log, items=items), examples[3])
     tool = ItemInfoSearch(artifacts, ToolOptions())
     by_address, by_title = tool(view, "h1"), tool(view, log.items.title[item])
     assert "brand unknown; category unknown; price unknown" in by_address
@@ -51,11 +51,11 @@ def test_an_unknown_name_gets_suggestions(artifacts, view):
     assert said.startswith("no item named Pocket Stapler; close: ")
 
 
-def test_candidates_by_brand_bought_and_by_popularity(log, artifacts, examples):
+def test_candidates_by_brand_bought_and_by_popularity(log, artifacts, examples, others):
     tool = CandidatesAnalyze(artifacts, ToolOptions(evidence_length=7))
     branded = tuple(None if code % 4 else name for code, name in enumerate(log.items.brand))
     log = dataclasses.replace(log, items=dataclasses.replace(log.items, brand=branded))
-    popularity = artifacts.statistics.popularity
+    popularity = others.statistics.popularity
     some_bought = 0
     for example in examples[:30]:
         view = AsOfView(log, example)
@@ -89,17 +89,21 @@ def test_full_detail_groups_every_candidate_by_category_brand_and_price(log, art
     assert bands.get("unknown", "").split() == [str(n) for n in unknown]
 
 
-def test_candidates_without_any_price_or_category_are_of_one_unknown_group(log, artifacts, view):
+def test_candidates_without_any_price_or_category_are_of_one_unknown_group(
+    log, artifacts, examples
+):
     unknown = np.full(90, np.nan, np.float32)
-    view.items = dataclasses.replace(log.items, price=unknown, categories=((),) * 90)
+    items = dataclasses.replace(log.items, price=unknown, categories=((),) * 90)
+    view = AsOfView(dataclasses.replace(log, items=items), examples[3])
     said = CandidatesAnalyze(artifacts, ToolOptions(detail="full"))(view)
     numbers = " ".join(map(str, range(1, 21)))
     assert f"prices unknown ({numbers})" in said and f"categories unknown ({numbers})" in said
 
 
 @pytest.mark.parametrize("tool", [ItemInfoSearch, CandidatesAnalyze])
-def test_a_question_inside_the_fit_range_is_refused(artifacts, view, tool):
-    view.time = artifacts.fit_range.end_time - 1
+def test_a_question_inside_the_fit_range_is_refused(log, artifacts, examples, tool):
+    inside = dataclasses.replace(examples[3], time=artifacts.fit_range.end_time - 1)
+    view = AsOfView(log, inside)
     arguments = {"item_name": "1"} if tool is ItemInfoSearch else {}
     with pytest.raises(InputError, match="inside the range"):
         tool(artifacts, ToolOptions())(view, **arguments)

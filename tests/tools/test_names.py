@@ -1,5 +1,3 @@
-import dataclasses
-
 import pytest
 
 from agenticrec_jax.data.examples import RankingExample
@@ -19,13 +17,17 @@ TITLES = (
 )
 
 
-@pytest.fixture
-def view():
+def view_of(titles):
     """History: items 0, 1, 0; candidates 2, 3, 4; items 5 to 7 are only in the catalogue."""
-    items = make_items([f"i{n}" for n in range(8)], TITLES)
+    items = make_items([f"i{n}" for n in range(8)], titles)
     log = make_log(["u"] * 4, [0, 1, 0, 3], [1, 2, 3, 4], items=items)
     example = RankingExample(3, 0, 3, 4, (0, 1, 0), (2, 3, 4), 3, "test")
     return AsOfView(log, example)
+
+
+@pytest.fixture
+def view():
+    return view_of(TITLES)
 
 
 @pytest.mark.parametrize(
@@ -81,8 +83,24 @@ def test_items_are_called_by_the_address_the_policy_can_use(view):
     assert shorts == ["h1", "3", "h3", "Sharpie Markers"]
 
 
-def test_items_shown_are_preferred_to_others_of_the_same_title(view):
+def test_items_shown_are_preferred_to_others_of_the_same_title():
     titles = list(TITLES)
     titles[0] = titles[4] = "Sharpie Markers"
-    view.items = dataclasses.replace(view.items, title=tuple(titles))
-    assert resolve(view, "Sharpie Markers", 4).item == 4
+    found = resolve(view_of(titles), "Sharpie Markers", 4)
+    assert (found.item, found.label) == (4, "3 Sharpie Markers")
+
+
+@pytest.mark.parametrize("name", ["Sharpie Markers", "sharpie marker"])
+def test_items_of_one_title_that_are_not_shown_are_told_apart_by_their_ids(name):
+    titles = list(TITLES)
+    titles[7] = "Sharpie  markers"
+    view = view_of(titles)
+    found = resolve(view, name, 4)
+    said = no_item(view, found, 4)
+    assert found.item is None and found.several == (name == "Sharpie Markers")
+    assert said.endswith("close: id i5 Sharpie Markers, id i7 Sharpie markers")
+    assert said.startswith("several items are named" if found.several else "no item named")
+    assert [resolve(view, f"id i{n}", 4).item for n in (5, 7)] == [5, 7]
+    assert resolve(view, "ID i7", 4).label == "id i7 Sharpie markers"
+    assert resolve(view, "id i9", 4).item is None
+    assert called(view, 6, 4) == "4"

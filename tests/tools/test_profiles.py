@@ -7,7 +7,7 @@ from agenticrec_jax.testing.errors import refused
 from agenticrec_jax.tools.profiles import Profile, read_profiles, write_profiles
 
 HEADER = {"model": "some/dir", "model_hash": "00ff", "log": "abcd", "words": 9}
-TWO = [Profile(12, 12, "Likes pens – 鋼筆.", "stop"), Profile(5, 5, "", "token_budget")]
+TWO = [Profile(12, 12, "ab", "Likes pens – 鋼筆.", "stop"), Profile(5, 5, "cd", "", "token_budget")]
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def path(tmp_path):
 def test_files_read_back_and_are_in_the_order_of_examples(path):
     found = read_profiles(path)
     assert list(found.by_id.items()) == [(5, TWO[1]), (12, TWO[0])]
-    assert found.header == HEADER | {"format": "agenticrec-profiles", "version": 1}
+    assert found.header == HEADER | {"format": "agenticrec-profiles", "version": 2}
     assert found.of(TWO[0]) == TWO[0] and found.lines == {5: 2, 12: 3}
     before = path.read_bytes()
     write_profiles(path, HEADER, TWO[::-1])
@@ -50,14 +50,14 @@ def test_a_first_line_of_other_settings_is_refused(path):
 
 def test_an_example_without_a_profile_or_cut_elsewhere_is_refused(path):
     found = read_profiles(path)
-    assert f"{path}: found no profile of example 7" in refused(found.of, Profile(7, 7, "", ""))
-    assert refused(found.of, Profile(12, 11, "", "")) == (
+    assert f"{path}: found no profile of example 7" in refused(found.of, Profile(7, 7, "", "", ""))
+    assert refused(found.of, Profile(12, 11, "", "", "")) == (
         f"{path}, line 3, field position: found a profile of example 12 cut at 12, expected 11"
     )
 
 
-RECORD = {"example_id": 5, "position": 5, "text": "x", "finish": "stop"}
-FIRST = {"format": "agenticrec-profiles", "version": 1, **HEADER}
+RECORD = {"example_id": 5, "position": 5, "content": "ab", "text": "x", "finish": "stop"}
+FIRST = {"format": "agenticrec-profiles", "version": 2, **HEADER}
 
 
 @pytest.mark.parametrize(
@@ -71,8 +71,8 @@ FIRST = {"format": "agenticrec-profiles", "version": 1, **HEADER}
         ([FIRST, RECORD | {"position": True}], "line 2, field position: found True, expected a"),
         ([FIRST, {"example_id": 5}], "line 2, field position: found None, expected a value"),
         ([FIRST, RECORD | {"text": None}], "line 2, field text: found None, expected a value"),
-        ([FIRST | {"format": "x"}], "line 1, field format: found 'x' version 1, expected"),
-        ([FIRST | {"version": 2}], "line 1, field format: found 'agenticrec-profiles' version 2"),
+        ([FIRST | {"format": "x"}], "line 1, field format: found 'x' version 2, expected"),
+        ([FIRST | {"version": 1}], "line 1, field format: found 'agenticrec-profiles' version 1"),
         ([FIRST | {"model_hash": 3}], "line 1, field model_hash: found 3, expected a value"),
         ([], "line 1: found invalid JSON"),
     ],

@@ -1,15 +1,21 @@
-"""What holds for all seven tools: no future, one short stable line, titles as they are."""
+"""What holds for the tools of both agents: no future, stable lines, titles as they are."""
 
 import dataclasses
 import re
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from agenticrec_jax.agent.scripted import read_orders
+from agenticrec_jax.data.examples import RankingExample
+from agenticrec_jax.data.interactions import make_log
+from agenticrec_jax.errors import InputError
 from agenticrec_jax.testing.synthetic import randomised
-from agenticrec_jax.tools.base import AsOfView
-from agenticrec_jax.tools.registry import agenticrec_tools
+from agenticrec_jax.tools.artifacts import Artifacts
+from agenticrec_jax.tools.base import AsOfView, ToolFailure
+from agenticrec_jax.tools.registry import agenticrec_tools, recthinker_tools
 from agenticrec_jax.tools.text import ToolOptions
 
 NAMES = (
@@ -21,32 +27,135 @@ NAMES = (
     "get_similar_items",
     "get_similar_users",
 )
-ITEM_NAMES = ("1", 20, "h1", "h4", "Pocket Stapler", "no such thing")
+SEARCHES = (
+    "search_user_profile",
+    "search_user_history",
+    "search_similar_users",
+    "search_item_info",
+    "search_knowledge_graph",
+)
+ITEM_NAMES = ("1", 20, "h1", "h4", "Pocket Stapler", "no such thing", "id i0007")
+FREE = {"get_user_profile", "get_session_behavior", "get_rating_behavior"}  # of others
+FREE |= {"search_user_profile", "search_user_history"}
 
 
-def calls():
-    named = ("item_info_search", "get_similar_items")
-    for name in NAMES:
-        for arguments in [{"item_name": n} for n in ITEM_NAMES] if name in named else [{}]:
-            yield name, arguments
+def calls(box):
+    """Every tool of the box, with all that it can be asked in several ways."""
+    ways = {
+        "item_name": [{"item_name": name} for name in ITEM_NAMES],
+        "item_ids": [{"item_ids": [name]} for name in ITEM_NAMES] + [{"item_ids": [3, "h2"]}],
+        "k": [{"k": 1}, {"k": 30}],
+    }
+    for schema in box.schemas():
+        (known,) = [ways[name] for name in schema["parameters"]["required"]] or [[{}]]
+        yield from ((schema["name"], arguments) for arguments in known)
 
 
 def outputs(log, example, box):
     view = AsOfView(log, example)
-    return [box.call(view, name, arguments) for name, arguments in calls()]
+    return [box.call(view, name, arguments) for name, arguments in calls(box)]
 
 
-@pytest.fixture(params=[ToolOptions(), ToolOptions(detail="full", candidate_evidence=False)])
-def box(artifacts, request):
-    return agenticrec_tools(artifacts, request.param)
+@pytest.fixture(scope="module")
+def boxes(log, artifacts):
+    bare = ToolOptions(detail="full", candidate_evidence=False)
+    return {
+        "agenticrec": agenticrec_tools(artifacts),
+        "agenticrec bare": agenticrec_tools(artifacts, bare),
+        "recthinker": recthinker_tools(log.items, artifacts),
+        "recthinker bare": recthinker_tools(log.items, artifacts, bare),
+    }
 
 
-def test_nothing_after_the_cut_changes_any_output(log, box, examples):
-    for example in examples[::7]:
-        after = np.arange(len(log)) >= example.position
+@pytest.fixture(params=["agenticrec", "agenticrec bare", "recthinker", "recthinker bare"])
+def box(boxes, request):
+    return boxes[request.param]
+
+
+def planted(log, example, rng):
+    """The log with made-up events from the example's own position on, its own user's among them.
+
+    Some are of the question's very instant, at later positions; there are new users, items that
+    nobody took before, ratings that nobody gave, and everything that did follow is changed.
+    """
+    before, new = example.position, int(rng.integers(20, 200))
+    users = rng.integers(0, log.num_users + 3, new)
+    users[:5] = example.user
+    never = np.setdiff1d(np.arange(log.num_items), log.item[:before])
+    item = np.where(rng.random(new) < 0.3, rng.choice(never) if len(never) else 1, 0)
+    item = np.where(item, item, rng.integers(0, log.num_items, new))
+    time = np.sort(example.time + rng.integers(0, 3, new) * rng.integers(0, 10**7, new))
+    made = {"user": users, "item": item, "time": time, "rating": rng.uniform(-9, 9, new)}
+    columns = {
+        name: np.concatenate([getattr(log, name)[:before], values]).astype(getattr(log, name).dtype)
+        for name, values in made.items()
+    }
+    assert (columns["time"][before:] == example.time).any()
+    average = rng.uniform(1, 5, log.num_items).astype(np.float32)
+    items = dataclasses.replace(log.items, average_rating=average)
+    names = (*log.user_ids, "new 1", "new 2", "new 3")
+    return dataclasses.replace(log, user_ids=names, items=items, **columns)
+
+
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(which=st.integers(0, 10**6), seed=st.integers(0, 2**32 - 1))
+def test_nothing_after_the_cut_changes_any_output(log, boxes, examples, which, seed):
+    """Planted facts, no facts, and others: every tool's words are the same to the letter."""
+    example = examples[which % len(examples)]
+    rng = np.random.default_rng(seed)
+    after = np.arange(len(log)) >= example.position
+    changed = planted(log, example, rng), log.keep(~after), randomised(log, after, seed)
+    for box in boxes.values():
         expected = outputs(log, example, box)
-        assert outputs(log.keep(~after), example, box) == expected
-        assert outputs(randomised(log, after, example.position), example, box) == expected
+        assert [outputs(other, example, box) for other in changed] == [expected] * 3
+
+
+def test_what_is_fitted_refuses_a_question_of_its_range_in_every_tool(
+    log, artifacts, examples, box
+):
+    inside = dataclasses.replace(examples[5], time=artifacts.fit_range.end_time - 1)
+    view = AsOfView(log, inside)
+    for name, arguments in calls(box):
+        if name in FREE:
+            assert box.call(view, name, arguments).ok
+        else:
+            with pytest.raises(ToolFailure, match=f"{name} raised InputError.*inside the range"):
+                box.call(view, name, arguments)
+    with pytest.raises(InputError, match="inside the range"):
+        box.prepare([AsOfView(log, examples[5]), view])
+
+
+def test_a_user_of_one_event_and_an_item_without_any_are_served(log, artifacts, box, others):
+    """By every tool; the item is a candidate that nobody took, in a log without a rating."""
+    others = (
+        dataclasses.replace(
+            others.statistics,
+            popularity=np.zeros_like(others.statistics.popularity),
+            mean_rating=np.full_like(others.statistics.mean_rating, np.nan),
+            taken_user=np.zeros(0, int),
+            taken_item=np.zeros(0, int),
+        ),
+        others.sasrec_index,
+    )
+    cold = Artifacts(*others, artifacts.fit_range)
+    time = artifacts.fit_range.end_time + 5
+    one = make_log(["x", "x"], [3, 4], [time - 90_000, time], items=log.items)
+    example = RankingExample(1, 0, 1, time, (3,), tuple(range(4, 24)), 4, "test")
+    kind = agenticrec_tools(cold) if "item_info_search" in box.names else None
+    told = outputs(one, example, kind or recthinker_tools(log.items, cold))
+    assert all(o.ok and o.text for o in told)
+    texts = " ".join(o.text for o in told)
+    assert "no ratings" in texts and "not bought yet" in texts and "nan" not in texts
+
+
+def test_views_searched_together_are_told_what_each_is_told_alone(log, artifacts, examples):
+    alone, together = agenticrec_tools(artifacts), agenticrec_tools(artifacts)
+    views = [AsOfView(log, example) for example in examples[:40]]
+    together.prepare(views)
+    told = [together.call(view, "get_similar_users", {}) for view in views]
+    assert told == [alone.call(AsOfView(log, e), "get_similar_users", {}) for e in examples[:40]]
 
 
 def test_the_target_changes_no_output(log, box, examples):
@@ -80,18 +189,22 @@ def test_a_change_before_the_cut_does_change_outputs(log, box, examples):
     before = outputs(log, example, box)
     after = outputs(changed, dataclasses.replace(example, history=history), box)
     differing = {
-        name for (name, _), one, two in zip(calls(), before, after, strict=True) if one != two
+        name for (name, _), one, two in zip(calls(box), before, after, strict=True) if one != two
     }
-    assert {"get_user_profile", "get_rating_behavior", "get_similar_users"} <= differing
+    known = {"get_user_profile", "get_rating_behavior", "get_similar_users"}
+    known |= {"search_user_profile", "search_user_history", "search_similar_users"}
+    assert known & set(box.names) <= differing
 
 
-def test_the_box_has_the_seven_tools_with_schemas(artifacts):
-    box = agenticrec_tools(artifacts)
-    assert box.names == NAMES
-    for schema in box.schemas():
-        takes = schema["name"] in ("item_info_search", "get_similar_items")
-        assert schema["parameters"]["required"] == (["item_name"] if takes else [])
-        assert schema["description"]
+def test_the_boxes_have_their_tools_with_schemas(boxes):
+    takes = {name: ["item_name"] for name in ("item_info_search", "get_similar_items")}
+    takes |= {name: ["k"] for name in ("search_user_history", "search_similar_users")}
+    takes |= {name: ["item_ids"] for name in ("search_item_info", "search_knowledge_graph")}
+    for agent, names in (("agenticrec", NAMES), ("recthinker", SEARCHES)):
+        assert boxes[agent].names == names
+        for schema in boxes[agent].schemas():
+            assert schema["parameters"]["required"] == takes.get(schema["name"], [])
+            assert schema["description"]
 
 
 def test_observations_are_one_short_line_and_stable(log, artifacts, examples):

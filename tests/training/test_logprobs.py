@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from agenticrec_jax.losses import for_batch, grpo_loss
-from agenticrec_jax.parallel.mesh import make_mesh, shard_batch, shard_params
+from agenticrec_jax.parallel.mesh import RULES, make_mesh, shard_batch, shard_params, traced_on
 from agenticrec_jax.testing.groups import (
     CONFIG,
     GROUPS,
@@ -106,6 +106,20 @@ def test_two_streams_equal_separate_rows(chunk, changes):
     assert (np.asarray(scores)[:, ~batch.sampled] == 0).all()
 
 
+def test_sharded_gradients_equal_those_of_separate_rows():
+    """Data 2 x fsdp 2 x tensor 2, with layers recomputed; to 1e-5 of each leaf's largest."""
+    batch, weights, expected, gradient = oracle()
+    config, mesh = replace(TWO_LAYERS, remat="full"), make_mesh(data=2, fsdp=2, tensor=2)
+    params = shard_params(policy(config)[1], mesh)
+    placed = shard_batch(batch, mesh)
+    with traced_on(mesh, RULES):
+        scores, found = two_streams(config, 16, params, placed, weights)
+    up = found["layers"][0]["mlp"]["up"]["kernel"].get_value()
+    assert up.addressable_shards[0].data.size < up.size
+    np.testing.assert_allclose(in_order(batch, scores), expected, atol=2e-5)
+    assert_trees_close(unrolled(jax.device_get(found)), jax.device_get(unrolled(gradient)), 1e-5)
+
+
 def test_observations_alone_give_no_gradient():
     batch, weights, _, _ = oracle()
     batch = replace(batch, sampled=np.zeros_like(batch.sampled))
@@ -124,6 +138,7 @@ def test_a_sharded_scorer_gives_the_numbers_of_one_device():
     assert float(jnp.abs(one).max()) > 1
 
 
+@cache
 def gradient_program(chunk):
     graphdef, params = policy()
     (batch,) = pack_groups(random_groups([(9, (17, 30, 25))] * 4), WHOLE)
@@ -132,6 +147,11 @@ def gradient_program(chunk):
         return GRPO(policy_logprobs(nnx.merge(graphdef, params), batch, 1.0, chunk)[0], batch)[0]
 
     return jax.jit(jax.grad(loss)).lower(params)
+
+
+@cache
+def compiled_gradient(chunk):
+    return gradient_program(chunk).compile().as_text()
 
 
 def largest_over_vocabulary(text):
@@ -143,13 +163,20 @@ def largest_over_vocabulary(text):
 
 def test_no_array_of_all_tokens_by_vocabulary_exists():
     """4 x 3 x 32 = 384 tokens; neither traced nor compiled is there [384, V], only chunks."""
-    program = gradient_program(chunk=40)
-    for text in (program.as_text(), program.compile().as_text()):
+    for text in (gradient_program(40).as_text(), compiled_gradient(40)):
         assert largest_over_vocabulary(text) == 40
-    assert largest_over_vocabulary(gradient_program(chunk=1024).as_text()) == 384
+    assert largest_over_vocabulary(gradient_program(1024).as_text()) == 384
+
+
+@pytest.mark.parametrize(("chunk", "tokens"), [(40, 40), (1024, 384)])
+def test_logits_are_never_copied_the_other_way_round(chunk, tokens):
+    """As XLA's CPU compiler did for the kernel's gradient where logits were [4, 10, V]."""
+    text = compiled_gradient(chunk)
+    assert f"f32[{tokens},{VOCAB}]" in text and f"f32[{VOCAB},{CONFIG.hidden_size}]" in text
+    assert f"f32[{VOCAB},{tokens}]" not in text and f"f32[{VOCAB},4," not in text
 
 
 def test_logits_of_a_single_chunk_are_not_computed_twice():
-    product = rf"dot_general.*-> tensor<\d+x\d+x{VOCAB}xf32>"
+    product = rf"dot_general.*-> tensor<\d+x{VOCAB}xf32>"
     counts = [len(re.findall(product, gradient_program(chunk).as_text())) for chunk in (1024, 40)]
     assert counts == [1, 2]

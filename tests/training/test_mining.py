@@ -1,5 +1,8 @@
 import types
 from collections import Counter
+from pathlib import Path
+
+import pytest
 
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.training import mining
@@ -51,3 +54,20 @@ def test_pair_files_read_back(tmp_path):
     pairs = [mining.HardPair(9, 104, 101), mining.HardPair(10, 4, 1)]
     mining.write_pairs(tmp_path / "pairs.jsonl", pairs)
     assert mining.read_pairs(tmp_path / "pairs.jsonl") == pairs
+
+
+def test_pairs_whose_writing_was_cut_off_are_none(tmp_path, monkeypatch):
+    """A stage that finds the file reads it and mines no more, so it must never be half there."""
+    path, write = tmp_path / "pairs.jsonl", Path.write_text
+
+    def half(self, text, encoding):
+        write(self, text[: len(text) // 2], encoding)
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", half)
+        with pytest.raises(OSError):
+            mining.write_pairs(path, [mining.HardPair(9, 104, 101), mining.HardPair(10, 4, 1)])
+    assert not path.exists()
+    mining.write_pairs(path, [mining.HardPair(9, 104, 101)])
+    assert mining.read_pairs(path) == [mining.HardPair(9, 104, 101)]

@@ -18,7 +18,7 @@ from agenticrec_jax.training.checkpoints import Checkpoints
 from agenticrec_jax.training.logprobs import make_scorer
 from agenticrec_jax.training.references import Reference
 
-PENALISED = for_batch(grpo_loss, normaliser=16.0, kl_coef=2.0, kl_estimator="k2")
+PENALISED = for_batch(grpo_loss, normaliser=16.0, kl_coef=0.2, kl_estimator="k2")  # 2 overshoots
 
 
 def scored(mesh=None):

@@ -26,7 +26,7 @@ MEMBERS = 4
 
 
 def timeless(lines):
-    times = ("seconds/", "engine/")
+    times = ("seconds/", "engine/", "time_share/")
     return [{k: v for k, v in line.items() if not k.startswith(times)} for line in lines]
 
 
@@ -45,7 +45,9 @@ def test_the_metrics_are_those_of_the_trajectories(single):
         assert line["groups_dropped"] == 0 and line["updates_skipped"] == 0
         assert 0 < line["engine/occupancy"] <= line["engine/row_occupancy"] <= 1
         assert line["engine/decode_tokens_per_s"] > 0 < line["engine/splice_tokens_per_s"]
-        assert {"loss", "entropy", "ratio", "gradient_norm", "seconds/rollout"} <= set(line)
+        shares = [line[f"time_share/{part}"] for part in ("rollout", "tools", "update")]
+        assert sum(shares) == pytest.approx(1) and min(shares) >= 0
+        assert {"loss", "entropy", "ratio", "ratio_spread", "gradient_norm"} <= set(line)
 
 
 def test_the_line_of_progress_says_how_the_engine_worked(pieces, tmp_path, capsys):
@@ -65,6 +67,8 @@ def test_a_tool_that_hangs_is_read_and_counted_and_the_stage_goes_on(pieces, tmp
     assert line["calls/failed/timeout"] == line["tool_calls"] == len(calls) / 16 > 0
     assert {call.observation for call in calls} == {"error: the tool timed out"}
     assert "calls/refused" not in line and line["engine/tool_wait_s"] >= 0.1
+    seconds = line["seconds/rollout"] + line["seconds/update"]
+    assert line["time_share/tools"] * seconds == pytest.approx(line["engine/tool_wait_s"])
 
 
 def test_observations_are_in_the_batch_and_not_judged(single):

@@ -2,11 +2,20 @@
 
 import math
 
+import numpy as np
 import pytest
 
+from agenticrec_jax.agent.trajectories import CallRecord, Trajectory
 from agenticrec_jax.generation.schedule import COUNTERS
+from agenticrec_jax.rewards import Reward
 from agenticrec_jax.training.metrics import mean_of
-from agenticrec_jax.training.rollouts import engine_metrics, engine_note
+from agenticrec_jax.training.rollouts import (
+    engine_metrics,
+    engine_note,
+    rollout_metrics,
+    time_metrics,
+)
+from agenticrec_jax.types import OBSERVATION, RAISED, SAMPLED
 
 TOLD = dict.fromkeys(COUNTERS, 0) | {
     "prompt_tokens": 600,
@@ -34,6 +43,72 @@ MEANS = {
     "engine/tool_wait_s": 1.5,
     "engine/compilations": 4,
 }
+
+
+def trajectory(reward, calls=(), origin=(SAMPLED,), rank=None, reason=None):
+    """``calls`` are (tool, answered, failure)."""
+    records = [CallRecord(name, {}, "seen", ok, 0.1, failure) for name, ok, failure in calls]
+    ids, origin = np.arange(len(origin)), np.array(origin, np.uint8)
+    return Trajectory(
+        example_id=7,
+        member=0,
+        task="rank",
+        prompt=ids[:1],
+        ids=ids,
+        logprobs=np.zeros(len(ids)),
+        origin=origin,
+        calls=records,
+        finish="stop",
+        invalid_reason=reason,
+        rank=rank,
+        reward=Reward(*reward),
+    )
+
+
+def test_what_the_policy_did_is_sums_and_counts():
+    """First with two tools, third after a failure, a miss, and an invalid one."""
+    first = trajectory(
+        (1.0, 0.0, 0.1),
+        [("similar", True, None), ("profile", True, None), ("similar", True, None)],
+        (SAMPLED, OBSERVATION, OBSERVATION, SAMPLED),
+        rank=1,
+    )
+    third = trajectory((0.5, 0.0, 0.0), [("profile", False, RAISED)], (SAMPLED, OBSERVATION), 3)
+    miss = trajectory((-0.5, 0.0, 0.0))
+    invalid = trajectory((0.0, -1.0, 0.0), [("nosuch", False, None)], (SAMPLED,) * 3, None, "none")
+    found = rollout_metrics([[first, third], [miss, invalid]])
+    assert {name: mean_of(metric) for name, metric in found.items()} == pytest.approx(
+        {
+            "reward": (1.1 + 0.5 - 0.5 - 1.0) / 4,
+            "reward/ranking": (1.0 + 0.5 - 0.5) / 4,
+            "reward/format": -1.0 / 4,
+            "reward/tool_bonus": 0.1 / 4,
+            "valid": 3 / 4,
+            "hit@1": 1 / 4,
+            "ndcg@10": (1.0 + 0.5) / 4,
+            "tool_calls": 5 / 4,
+            "tokens": (4 + 2 + 1 + 3) / 4,
+            "sampled_tokens": (2 + 1 + 1 + 3) / 4,
+            "calls/similar": 2 / 4,
+            "calls/profile": 1 / 4,
+            "calls/failed/raised": 1 / 4,
+            "calls/refused": 1 / 4,
+            "invalid/none": 1 / 4,
+        }
+    )
+    assert {count for _, count in found.values()} == {4.0}
+
+
+def test_the_time_of_a_step_is_shared_out():
+    """6 s of rollouts, of which 1.5 s waiting for tools, and 2 s of learning."""
+    found = {name: mean_of(metric) for name, metric in time_metrics(6.0, 1.5, 2.0).items()}
+    assert found == {
+        "seconds/rollout": 6.0,
+        "seconds/update": 2.0,
+        "time_share/rollout": 4.5 / 8,
+        "time_share/tools": 1.5 / 8,
+        "time_share/update": 2 / 8,
+    }
 
 
 def test_what_the_engine_did_is_sums_and_counts():

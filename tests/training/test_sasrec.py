@@ -12,13 +12,17 @@ from agenticrec_jax.data.candidates import draw_split_candidates
 from agenticrec_jax.data.interactions import make_items, make_log
 from agenticrec_jax.data.splits import FitRange, chronological_splits, prediction_samples
 from agenticrec_jax.errors import InputError
+from agenticrec_jax.evaluation.catalogue import catalogue_ranks
 from agenticrec_jax.evaluation.metrics import ndcg_at_k, rank_of_target
-from agenticrec_jax.models.sasrec import PAD, Sasrec, SasrecConfig
+from agenticrec_jax.models.sasrec import PAD, Sasrec, SasrecConfig, user_states
+from agenticrec_jax.training.next_item import Objective
 from agenticrec_jax.training.sasrec import (
     SasrecTraining,
     fit_artifacts,
     next_item_loss,
+    packed_places,
     shuffled_batches,
+    train_on_sequences,
     train_sasrec,
     user_windows,
 )
@@ -135,3 +139,76 @@ def test_a_range_without_a_sequence_is_refused(follow_log):
     end = int(follow_log.time[0]) + 1
     with pytest.raises(InputError, match="no user with two events"):
         train_sasrec(follow_log, FitRange(end, follow_log.count_before(end)), config=SMALL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("loss", "negatives", "epochs"), [("sampled_softmax", 16, 60), ("gbce", 4, 100), ("bce", 1, 60)]
+)
+def test_every_loss_learns_what_follows(follow_log, loss, negatives, epochs):
+    sequences = [follow_log.item[follow_log.events_of(u)] for u in range(75)]
+    training = SasrecTraining(
+        epochs=epochs,
+        batch_size=32,
+        learning_rate=1e-2,
+        objective=Objective(loss, negatives),
+        packed=True,
+    )
+    model = train_on_sequences([s[:-1] for s in sequences], SMALL, training)
+    states = user_states(model, [s[:-1] for s in sequences])
+    ranks = catalogue_ranks(states, model.item_embeddings, np.array([s[-1] for s in sequences]))
+    assert ndcg_at_k(ranks, 10) > 0.8  # by chance it is .11
+
+
+def test_packed_training_is_the_same_but_for_rounding(follow_log):
+    sequences = [follow_log.item[follow_log.events_of(u)][: 2 + u % 5] for u in range(60)]
+    tables = []
+    for packed in (False, True):
+        training = SasrecTraining(epochs=2, batch_size=16, packed=packed)
+        model = train_on_sequences(sequences, SMALL, training)
+        tables.append(np.asarray(model.item_embeddings))
+    np.testing.assert_allclose(*tables, atol=1e-4)
+    assert (tables[0] != tables[1]).any()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_batch_has_more_places_than_are_reserved(seed):
+    rng = np.random.default_rng(seed)
+    windows = user_windows([np.arange(n) for n in rng.integers(2, 300, 50)], 40)
+    training = SasrecTraining(epochs=6, batch_size=8, seed=seed)
+    capacity, shuffle = packed_places(windows, training), np.random.default_rng(seed)
+    batches = [shuffled_batches(windows, 8, shuffle) for _ in range(6)]
+    most = max((batch[:, :-1] != PAD).sum() for epoch in batches for batch in epoch)
+    assert most <= capacity < most + 64 and capacity % 64 == 0
+
+
+def test_training_ends_without_progress_and_the_best_epoch_is_kept(follow_log):
+    sequences = [follow_log.item[follow_log.events_of(u)] for u in range(follow_log.num_users)]
+    shuffled = np.random.default_rng(0)
+    noise = [np.append(s[:-1], shuffled.integers(40)) for s in sequences]  # nothing to validate by
+    seen = []
+
+    def on_epoch(epoch, loss, now):
+        model = now()
+        states = user_states(model, [s[:-1] for s in noise])
+        ranks = catalogue_ranks(states, model.item_embeddings, np.array([s[-1] for s in noise]))
+        seen.append((ndcg_at_k(ranks, 10), np.asarray(model.item_embeddings)))
+
+    training = SasrecTraining(epochs=50, batch_size=32, learning_rate=5e-3, patience=3)
+    model = train_on_sequences(noise, SMALL, training, on_epoch)
+    values = [value for value, _ in seen]
+    best = int(np.argmax(values))
+    assert len(seen) == best + 4 < 50 and best > 0
+    np.testing.assert_array_equal(model.item_embeddings, seen[best][1])
+
+
+def test_held_out_events_are_not_learnt(follow_log):
+    sequences = [follow_log.item[follow_log.events_of(u)] for u in range(20)]
+    training = SasrecTraining(epochs=1, batch_size=32, patience=1)
+    tables = [
+        np.asarray(train_on_sequences(which, SMALL, training).item_embeddings)
+        for which in (sequences, [np.append(s[:-1], 0) for s in sequences])
+    ]
+    np.testing.assert_array_equal(*tables)
+    with pytest.raises(InputError, match="no user with three events, the last to stop by"):
+        train_on_sequences([s[:2] for s in sequences], SMALL, training)

@@ -1,0 +1,119 @@
+"""RecThinker's self-augmented fine-tuning: imitate the best of the policy's own trajectories.
+
+The paper (arXiv:2603.09843) trains on filtered trajectories of high quality and does not say by
+which rules; those here are by outcome alone. What a text claims is not judged.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from agenticrec_jax.agent.trajectories import Trajectory
+from agenticrec_jax.training.batches import (
+    Demonstration,
+    Packing,
+    RolloutBatch,
+    demonstration_groups,
+)
+from agenticrec_jax.training.warm_start import pack_share
+
+INVALID = "invalid"
+TOO_FEW_CALLS = "too_few_calls"
+TOO_MANY_CALLS = "too_many_calls"
+REPEATED_CALL = "repeated_call"
+LOW_RANK = "low_rank"
+SURPLUS = "surplus"
+RULES = (INVALID, TOO_FEW_CALLS, TOO_MANY_CALLS, REPEATED_CALL, LOW_RANK, SURPLUS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """Which trajectories are worth imitating.
+
+    A valid answer, ``min_calls`` to ``max_calls`` calls of which no two are the same, and the
+    target among the first ``best_rank`` (2: NDCG@10 of at least .63); at most ``per_example`` of a
+    group.
+    """
+
+    max_calls: int = 8
+    min_calls: int = 1
+    best_rank: int = 2
+    per_example: int = 2
+
+    def broken(self, trajectory: Trajectory) -> str | None:
+        """The first of ``RULES`` that a trajectory breaks by itself; None if it breaks none."""
+        calls = [
+            (call.name, json.dumps(call.arguments, sort_keys=True)) for call in trajectory.calls
+        ]
+        broken = {
+            INVALID: not trajectory.valid,
+            TOO_FEW_CALLS: len(calls) < self.min_calls,
+            TOO_MANY_CALLS: len(calls) > self.max_calls,
+            REPEATED_CALL: len(set(calls)) < len(calls),
+            LOW_RANK: trajectory.rank is None or trajectory.rank > self.best_rank,
+        }
+        return next((rule for rule, breaks in broken.items() if breaks), None)
+
+
+def select(
+    groups: Iterable[Sequence[Trajectory]], rules: Rules
+) -> tuple[list[list[Trajectory]], Counter]:
+    """What is kept of each group, and how many each of ``RULES`` dropped.
+
+    The better rank goes first, then fewer calls, then the earlier member. A trajectory counts for
+    the first rule it breaks, so those kept and those dropped are all there were.
+    """
+    kept, dropped = [], Counter(dict.fromkeys(RULES, 0))
+    for group in groups:
+        verdicts = [rules.broken(trajectory) for trajectory in group]
+        dropped.update(verdict for verdict in verdicts if verdict)
+        good = [t for t, verdict in zip(group, verdicts, strict=True) if verdict is None]
+        good.sort(key=lambda t: (t.rank, len(t.calls), t.member))
+        kept.append(good[: rules.per_example])
+        dropped[SURPLUS] += len(good) - len(kept[-1])
+    return kept, dropped
+
+
+@dataclasses.dataclass(frozen=True)
+class Imitation:
+    """Batches of ``size`` trajectories, ``epochs`` shuffled passes: a pure function of the step."""
+
+    trajectories: Sequence[Trajectory]
+    epochs: int
+    size: int
+    seed: int = 0
+
+    @property
+    def steps(self) -> int:
+        return math.ceil(self.epochs * len(self.trajectories) / self.size)
+
+    @functools.cached_property
+    def _order(self) -> np.ndarray:
+        n = len(self.trajectories)
+        passes = [np.random.default_rng((self.seed, e)).permutation(n) for e in range(self.epochs)]
+        return np.concatenate(passes)
+
+    def practice_at(self, step: int) -> str:
+        """The pass that a step (from 0) begins in."""
+        return f"epoch {step * self.size // len(self.trajectories) + 1}"
+
+    def batches(self, step: int, packing: Packing) -> list[RolloutBatch]:
+        """The micro-batches of a step; the ids as sampled, the loss a mean over sampled tokens."""
+        chosen = [self.trajectories[i] for i in self._order[step * self.size :][: self.size]]
+        groups = demonstration_groups(
+            [t.prompt for t in chosen], [Demonstration(t.ids, t.origin) for t in chosen]
+        )
+        return pack_share(groups, packing)
+
+
+def read_groups(path: Path, members: int) -> list[list[Trajectory]]:
+    """The trajectories of a file of JSON lines, in groups of so many ``members``."""
+    with open(path, encoding="utf-8") as file:
+        trajectories = [Trajectory.from_json(line) for line in file]
+    return [trajectories[i : i + members] for i in range(0, len(trajectories), members)]

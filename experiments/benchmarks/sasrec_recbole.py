@@ -1,0 +1,79 @@
+"""The RecBole side of ``experiments.benchmarks.sasrec`` (see ``peer_loop``).
+
+``PYTHON sasrec_recbole.py THREADS`` needs recbole 1.2.1. Its SASRec has the same sizes and its
+defaults otherwise, a softmax over the catalogue, and its own augmentation: every event after the
+first of a user's training part is the target of a sample of its own.
+"""
+
+import os
+import pathlib
+import sys
+import tempfile
+
+import recbole
+import torch
+from peer_loop import Stopwatch, serve
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+from recbole.utils import get_model, get_trainer, init_seed
+
+
+class Peer:
+    """RecBole's SASRec on the ml-100k that comes with it."""
+
+    def versions(self) -> dict:
+        """Who is compared with."""
+        return {"recbole": recbole.__version__, "torch": torch.__version__}
+
+    def dataset(self) -> dict:
+        """Where its example data is."""
+        folder = pathlib.Path(recbole.__file__).parent / "dataset_example" / "ml-100k"
+        return {"path": str(folder / "ml-100k.inter")}
+
+    def start(self, length: int, width: int, blocks: int, seed: int) -> dict:
+        """A model and its data, split by leaving the last two events of each user out."""
+        settings = {
+            "data_path": str(pathlib.Path(self.dataset()["path"]).parents[1]),
+            "checkpoint_dir": tempfile.gettempdir(),
+            "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
+            "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "full"},
+            "train_neg_sample_args": None,
+            "loss_type": "CE",
+            "MAX_ITEM_LIST_LENGTH": length,
+            "hidden_size": width,
+            "n_layers": blocks,
+            "metrics": ["Hit", "NDCG"],
+            "topk": [10],
+            "valid_metric": "NDCG@10",
+            "seed": seed,
+            "use_gpu": False,
+            "show_progress": False,
+        }
+        sys.argv = sys.argv[:1]  # it reads the command line as settings
+        os.chdir(tempfile.gettempdir())  # and writes its logs where it stands
+        config = Config(model="SASRec", dataset="ml-100k", config_dict=settings)
+        init_seed(config["seed"], config["reproducibility"])
+        self.train_data, _, self.test_data = data_preparation(config, create_dataset(config))
+        model = get_model("SASRec")(config, self.train_data._dataset)
+        self.trainer = get_trainer(config["MODEL_TYPE"], "SASRec")(config, model)
+        self.epochs = 0
+        return {"samples": len(self.train_data._dataset)}
+
+    def train(self, passes: int) -> dict:
+        """Epochs of its trainer."""
+        with Stopwatch() as watch:
+            for _ in range(passes):
+                loss = self.trainer._train_epoch(self.train_data, self.epochs)
+                self.epochs += 1
+        return watch.took | {"loss": float(loss)}
+
+    def evaluate(self) -> dict:
+        """Its own full ranking of the test events, seen items kept."""
+        with Stopwatch() as watch:
+            found = self.trainer.evaluate(self.test_data, load_best_model=False)
+        return watch.took | {"ndcg@10": float(found["ndcg@10"]), "hr@10": float(found["hit@10"])}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(int(sys.argv[1]))
+    serve(Peer)

@@ -1,0 +1,29 @@
+"""AgenticRec's data: four categories of Amazon Reviews 2023, with the settings of ``qwen3.py``.
+
+``--config=experiments/configs/amazon2023.py:Video_Games`` tells ``prepare_data`` which log to make
+of the downloaded files, and the other programs to read it.
+"""
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from agenticrec_jax.data.amazon import PAPER
+from agenticrec_jax.data.preparation import INTERACTIONS_FILE, ITEMS_FILE, PRESETS
+from experiments.configs import qwen3
+
+
+def get_config(category: str = "CDs_and_Vinyl") -> ConfigDict:
+    """The configuration of a category; ValueError for one that the paper does not use."""
+    if category not in PAPER:
+        raise ValueError(f"category: found {category!r}, expected one of {', '.join(PAPER)}")
+    config = qwen3.get_config()
+    output = f"workdir/amazon2023/{category}"
+    config.dataset.name = category
+    config.dataset.interactions = f"{output}/{INTERACTIONS_FILE}"
+    config.dataset["items"] = f"{output}/{ITEMS_FILE}"
+    config.preparation = ConfigDict(
+        {"format": "amazon2023", "category": category, "output": output}
+        | dataclasses.asdict(PRESETS["amazon2023"])
+    )
+    return config

@@ -1,0 +1,87 @@
+import gzip
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+
+from agenticrec_jax.data import blocks
+from agenticrec_jax.data.blocks import TableFile, column_names, read_blocks, table_file
+from agenticrec_jax.data.faults import Faults
+from agenticrec_jax.errors import InputError
+
+
+def read(file, columns):
+    """All rows with their places, and the faults."""
+    faults, rows, places = Faults(), [], []
+    for block in read_blocks(file, columns, faults):
+        rows += block.frame.rows()
+        places += block.places.tolist()
+    return rows, places, {fault["reason"]: fault for fault in faults.records()}
+
+
+@pytest.mark.parametrize("piece", [2**24, 50])
+def test_json_lines_in_pieces_of_any_size(tmp_path, monkeypatch, piece):
+    monkeypatch.setattr(blocks, "PIECE_BYTES", piece)
+    lines, wanted = [], []
+    for n in range(200):
+        if n % 37 == 5:
+            lines.append('{"a": ' if n % 2 else "[1]")
+        elif n % 41 == 7:
+            lines.append("")
+        else:
+            lines.append(json.dumps({"a": f"é{n}", "b": [n, "x"], "more": n}))
+            wanted.append((f"é{n}", [n, "x"], None, n + 1))
+    path = tmp_path / "t.jsonl.gz"
+    path.write_bytes(gzip.compress("\n".join(lines).encode()))
+    rows, places, faults = read(table_file(path), ["a", "b", "absent"])
+    found = [(a, json.loads(b), c, n) for (a, b, c), n in zip(rows, places, strict=True)]
+    assert found == wanted
+    broken = [n + 1 for n in range(200) if n % 37 == 5]
+    assert faults["invalid JSON"]["count"] == len(broken)
+    assert [each["place"] for each in faults["invalid JSON"]["first"]] == [
+        f"line {n}" for n in broken[:3]
+    ]
+
+
+@pytest.mark.parametrize("piece", [2**24, 40])
+def test_csv_cells_may_hold_line_ends(tmp_path, monkeypatch, piece):
+    monkeypatch.setattr(blocks, "PIECE_BYTES", piece)
+    path = tmp_path / "t.csv"
+    text = 'a,"b"\n1,"two\nlines, ""quoted"""\n2,x\n3,y,z\n\n4\n5,'
+    path.write_bytes(text.encode() + b"\xff\n6,last")
+    rows, places, faults = read(table_file(path), ["b", "a"])
+    wanted = [('two\nlines, "quoted"', "1"), ("x", "2"), (None, "4"), ("last", "6")]
+    assert rows == wanted and places == [2, 4, 7, 9]
+    assert faults[blocks.CELLS]["first"] == [{"place": "line 5", "found": "'3,y,z'"}]
+    assert faults[blocks.NOT_UTF8]["first"][0]["place"] == "line 8"
+
+
+def test_parquet_rows_are_text_with_their_numbers(tmp_path, monkeypatch):
+    monkeypatch.setattr(blocks, "PARQUET_ROWS", 2)
+    frame = pl.DataFrame({"a": [1, 2, 3], "l": [["x", "y"], [], None]})
+    frame = frame.with_columns(t=pl.datetime(2020, 9, 13, 12, 26, 40))
+    frame.write_parquet(tmp_path / "t.parquet")
+    file = table_file(tmp_path / "t.parquet")
+    assert file.unit == "row" and column_names(file) == ["a", "l", "t"]
+    rows, places, _ = read(file, ["a", "l", "t"])
+    assert [(a, names) for a, names, _ in rows] == [("1", "x|y"), ("2", ""), ("3", None)]
+    assert {float(time) for _, _, time in rows} == {1600000000} and places == [1, 2, 3]
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path):
+    path = tmp_path / "t.csv.gz"
+    path.write_bytes(gzip.compress(b"a,b\n" + np.random.default_rng(0).bytes(5000))[:-400])
+    with pytest.raises(InputError, match=r"t.csv.gz: cannot be read to its end"):
+        read(TableFile(path, "csv", header=("a", "b")), ["a"])
+    (tmp_path / "t.xlsx").write_text("a")
+    with pytest.raises(InputError, match=r"t.xlsx: unknown suffix, expected .csv"):
+        table_file(tmp_path / "t.xlsx")
+    with pytest.raises(InputError, match=r"none.csv: no such file"):
+        table_file(tmp_path / "none.csv")
+    (tmp_path / "t.csv").write_text("")
+    with pytest.raises(InputError, match="line 1: found an empty file"):
+        read(table_file(tmp_path / "t.csv"), ["a"])
+    (tmp_path / "t.csv").write_text("x,y\n1,2\n")
+    with pytest.raises(InputError, match="line 1: found columns x, y, expected a or b"):
+        read(table_file(tmp_path / "t.csv"), ["a", "b"])

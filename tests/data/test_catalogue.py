@@ -1,0 +1,66 @@
+import numpy as np
+import polars as pl
+
+from agenticrec_jax.data.blocks import table_file
+from agenticrec_jax.data.catalogue import (
+    ItemColumns,
+    items_of_events,
+    read_catalogue,
+    unpriced,
+    unusable_title,
+)
+from agenticrec_jax.data.events import Codes
+from agenticrec_jax.data.faults import Faults
+
+COLUMNS = ItemColumns(
+    item="id",
+    title=("title", "name"),
+    categories=("categories",),
+    price=("price",),
+    description=("text",),
+    clean=True,
+    title_year=True,
+)
+
+
+def test_items_are_the_first_of_each_id_and_cells_are_read_by_their_columns(tmp_path):
+    text = (
+        "id,title,name,categories,price,text\n"
+        'x,  A &amp; <i>B</i> (1999) ,,Toys| Games,"$1,200.50",d\n'
+        "y,,Fallback,,nan,\n"
+        " x ,Again,,,1,\n"
+        ",Nameless,,,1,\n"
+        "z,Z,,,-3,\n"
+    )
+    (tmp_path / "i.csv").write_text(text)
+    codes, faults = Codes(), Faults()
+    known = codes.of(pl.Series(["z", "x"])).tolist()
+    file = table_file(tmp_path / "i.csv")
+    items = read_catalogue(file, COLUMNS, codes, faults)
+    assert items["item_id"].to_list() == ["x", "y", "z"]
+    assert [items["code"][2], items["code"][0]] == known
+    assert items["title"].to_list() == ["A & B (1999)", "Fallback", "Z"]
+    assert items["year"].to_list() == [1999, None, None]
+    assert items["categories"].to_list() == [["Toys", "Games"], [], []]
+    assert items["price"].to_list() == [1200.5, None, None]
+    assert {fault["reason"]: fault["first"] for fault in faults.records()} == {
+        "an item without an id": [{"place": "line 5", "found": "nothing"}],
+        "an item id that is listed again": [{"place": "line 4", "found": "'x'"}],
+    }
+    found = read_catalogue(file, COLUMNS, codes, Faults(), lambda code: np.isin(code, known[:1]))
+    assert found["item_id"].to_list() == ["z"]
+
+
+def test_items_without_a_usable_title_or_a_price():
+    titles = ["one two three", "one two", None, '<span id="t">x</span>']
+    items = pl.DataFrame({"title": titles, "price": [None, 0.0, 2.5, None]})
+    assert unusable_title(items, 2).tolist() == [True, False, True, True]
+    assert unusable_title(items, 3).tolist() == [False, False, True, True]
+    assert unpriced(items).tolist() == [True, False, False, True]
+
+
+def test_without_a_table_an_item_is_called_by_its_id():
+    items = items_of_events(pl.Series(["b", "a"]), np.array([4, 2], np.uint32))
+    (first, _) = items.to_dicts()
+    assert (first["code"], first["item_id"], first["title"]) == (4, "b", "b")
+    assert first["price"] is None

@@ -1,0 +1,59 @@
+import pytest
+
+from agenticrec_jax.data.blocks import table_file
+from agenticrec_jax.data.events import EventColumns, order_in_time, read_events
+from agenticrec_jax.data.faults import Faults
+from agenticrec_jax.errors import InputError
+
+COLUMNS = EventColumns("u", "i", "t", "r")
+
+
+def read(tmp_path, *rows, header="u,i,t,r"):
+    (tmp_path / "e.csv").write_text("\n".join([header, *rows]) + "\n")
+    faults, notes = Faults(), []
+    events, count = read_events(table_file(tmp_path / "e.csv"), COLUMNS, faults, notes)
+    return events, count, faults, notes
+
+
+def test_mostly_milliseconds_are_converted_and_seconds_among_them_are_bad(tmp_path):
+    rows = ("a,x,1600000000500,1", "a,y,1600000001000,1", "b,x,1600000002,1")
+    events, count, faults, notes = read(tmp_path, *rows)
+    assert count == 3 and events.time.tolist() == [1600000000.5, 1600000001]
+    assert notes == ["column t is in milliseconds and was converted to seconds"]
+    (fault,) = faults.records()
+    assert fault["reason"] == "a timestamp in seconds in a column of milliseconds"
+    assert fault["first"] == [{"place": "line 4", "found": "'1600000002'"}]
+
+
+def test_milliseconds_in_a_column_of_seconds_are_bad(tmp_path):
+    rows = ("a,x,1600000000,1", "a,y,1600000001,1", "b,x,1600000002000,1")
+    events, _, faults, notes = read(tmp_path, *rows)
+    assert events.time.tolist() == [1600000000, 1600000001] and not notes
+    assert faults.records()[0]["first"] == [{"place": "line 4", "found": "'1600000002000'"}]
+
+
+def test_dates_are_utc_and_each_kind_of_bad_time_has_its_reason(tmp_path):
+    rows = ("a,x,2020-09-13T12:26:40Z,1", "a,x,soon,1", "a,x,,1", "a,x,inf,1", "a,x,1e15,1")
+    events, count, faults, _ = read(tmp_path, *rows)
+    assert events.time.tolist() == [1600000000] and count == 5
+    assert {fault["reason"]: fault["count"] for fault in faults.records()} == {
+        "a timestamp that is neither a number nor a date": 2,
+        "no timestamp": 1,
+        "a timestamp beyond the year 5138 even in milliseconds": 1,
+    }
+
+
+def test_events_of_one_time_stay_in_the_order_of_the_file(tmp_path):
+    events, *_ = read(tmp_path, "a,x,7,1", "b,y,5,1", "a,y,7,2", "a,z,5,3")
+    ordered = order_in_time(events)
+    assert ordered.place.tolist() == [3, 5, 2, 4]
+    assert ordered.catalogue.ids(ordered.item).to_list() == ["y", "z", "x", "y"]
+
+
+def test_a_file_without_a_column_or_a_good_row_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"e.csv, line 1: column t is missing, found u, i, r"):
+        read(tmp_path, "a,x,1", header="u,i,r")
+    with pytest.raises(InputError, match="found no good row among 2, expected at least one"):
+        read(tmp_path, "a,x,-1,1", ",x,1,1")
+    with pytest.raises(InputError, match="found no good row among 0"):
+        read(tmp_path)

@@ -1,0 +1,105 @@
+"""The benchmark's protocol on made-up events: what is taught, what is asked, what figures stand."""
+
+import gzip
+
+import numpy as np
+import pytest
+
+from agenticrec_jax.errors import InputError
+from agenticrec_jax.models.sasrec import PAD
+from experiments.benchmarks import sasrec
+from experiments.benchmarks.sasrec_logs import TEST, VALID, prepare, ranks_by_chance
+
+
+@pytest.fixture(scope="module")
+def sequences(tmp_path_factory):
+    """Read from a file like ml-100k's: 30 users, the first with 60 events, in no order."""
+    rng = np.random.default_rng(0)
+    rows = [
+        (user, item, 1000 * place + user)
+        for user in range(1, 31)
+        for place, item in enumerate(rng.permutation(np.arange(300, 500))[: 60 if user == 1 else 9])
+    ]
+    lines = [f"{u}\t{i}\t3\t{t}" for u, i, t in rng.permutation(rows)]
+    path = tmp_path_factory.mktemp("ml") / "ml-100k.inter"
+    path.write_text(
+        "\n".join(["user_id:token\titem_id:token\trating:float\ttimestamp:float", *lines])
+    )
+    found, items = sasrec.read_sequences(str(path))
+    ids = np.unique([i for _, i, _ in rows])
+    assert items == len(ids)
+    for user, sequence in enumerate(found, start=1):
+        assert ids[sequence].tolist() == [i for u, i, _ in rows if u == user]
+    return found, items
+
+
+def test_the_last_two_events_are_held_out_and_a_window_has_50_targets(sequences):
+    protocol = sasrec.Protocol(*sequences)
+    assert protocol.places == 50 + 29 * 6  # of 60 and of 9 events
+    first = sequences[0][0]
+    assert protocol.windows.shape == (30, 51)
+    np.testing.assert_array_equal(protocol.windows[0], first[7:58])
+    np.testing.assert_array_equal(protocol.histories[0], first[:59])
+    assert protocol.targets[0] == first[59]
+    assert protocol.windows[1].tolist() == [PAD] * 44 + sequences[0][1][:7].tolist()
+    for sequence, drawn in zip(sequences[0], protocol.negatives, strict=True):
+        assert len(set(drawn.tolist()) - set(sequence.tolist())) == 100
+
+
+class FakePeer:
+    """Answers with fixed times, and first ranks."""
+
+    def ask(self, work, **request):
+        ranks = np.ones(30, int)
+        return {"seconds": 2.0, "cpu": 3.0, "torch": "0", "recbole": "9", "samples": 7,
+                "ndcg@10": 0.5, "kept": ranks, "masked": ranks, "sampled": ranks}  # fmt: skip
+
+
+def test_figures_stand_beside_those_of_the_peers(sequences, monkeypatch):
+    monkeypatch.setattr(sasrec, "EPOCHS", 1)
+    sizes = {"seeds": 2, "repeats": 1, "epochs": 2}
+    rows = sasrec.measure(sasrec.Protocol(*sequences), FakePeer(), FakePeer(), **sizes)
+    found = {(row["name"], row["peer_name"]): row for row in rows}
+    kept = found["trained: NDCG@10, seen kept", "torch 0"]
+    assert kept["ours"] < 50 and (kept["peer"], kept["bound"]) == (100.0, 6.4)
+    assert 0 < found["trained: NDCG@10 of 1 + 100", "torch 0"]["ours"] < 50
+    assert found["pass: wall", "torch 0"]["bound"] == 0.6
+    assert found["full ranking: CPU", "torch 0"]["peer"] == 3.0
+    assert found["pass: wall", "recbole 9 on torch 0"]["peer"] == 2.0
+    assert found["NDCG@10, seen kept, after 2 epochs of recbole 9 on torch 0", None]["ours"] == 50.0
+
+
+def test_a_missing_file_is_refused():
+    with pytest.raises(InputError, match="flag --data: found no file 'none', expected ml-100k"):
+        sasrec.read_sequences("none")
+
+
+def test_an_ordered_log_holds_out_the_last_two_events_of_each_user(tmp_path):
+    items = "\n".join(f'{{"item_id": "{n}", "title": ""}}' for n in range(9))
+    (tmp_path / "items.jsonl.gz").write_bytes(gzip.compress(items.encode()))
+    rows = [
+        ("a", 3, 2),
+        ("b", 5, 0),
+        ("a", 1, 0),
+        ("a", 2, 1),
+        ("b", 6, 1),
+        ("b", 7, 2),
+        ("a", 4, 3),
+    ]
+    text = "user_id,item_id,rating,timestamp,position\n"
+    text += "\n".join(f"{user},{item},,,{place}" for user, item, place in rows)
+    (tmp_path / "interactions.csv.gz").write_bytes(gzip.compress(text.encode()))
+    log, samples, fit_range = prepare(tmp_path)
+    assert (fit_range.end_time, fit_range.events) == (VALID, 3)
+    assert sorted(log.item[:3].tolist()) == [1, 2, 5]
+    found = {log.user_ids[s.user]: (s.history, s.target, s.time) for s in samples}
+    assert found == {"a": ((1, 2, 3), 4, TEST), "b": ((5, 6), 7, TEST)}
+
+
+def test_equal_scores_are_ordered_by_chance():
+    scores = np.repeat([[0.0, 0.0, 0.0, 5.0, -1.0]], 6000, axis=0)
+    ranks = ranks_by_chance(scores, np.zeros(6000, int))
+    counts = np.bincount(ranks, minlength=6)
+    assert counts[[0, 1, 5]].sum() == 0
+    np.testing.assert_allclose(counts[2:5] / 6000, 1 / 3, atol=0.03)
+    assert ranks_by_chance(scores, np.full(6000, 3)).max() == 1

@@ -1,0 +1,49 @@
+"""The benchmark of the tools on a small log, and its play of a TPU's approximate search."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from agenticrec_jax.data.splits import FitRange
+from agenticrec_jax.models.sasrec import Sasrec, SasrecConfig
+from agenticrec_jax.tools.artifacts import Artifacts, fit_statistics, index_users
+from agenticrec_jax.tools.registry import agenticrec_tools
+from experiments.benchmarks import tools
+
+
+def test_every_tool_has_a_median_and_a_tail_beside_what_is_asked_for():
+    log = tools.made_up_log(300, 40)
+    now = int(log.time[-1]) + 1
+    fit_range = FitRange(now, len(log))
+    model = Sasrec(SasrecConfig(300, width=8, blocks=1), rngs=nnx.Rngs(0))
+    index = index_users(model, log, fit_range)
+    box = agenticrec_tools(Artifacts(fit_statistics(log, fit_range), index, fit_range))
+    rows = tools.tool_rows(box, tools.as_asked(log, now, 30))
+    tails = [row for row in rows if row["name"].endswith("p95")]
+    medians = {row["name"].split("(")[0]: row for row in rows if row["name"].endswith("p50")}
+    assert set(medians) == set(box.names) and len(rows) == 2 * len(tails)
+    assert {row["bound"] for row in rows} == {1.0, 10.0, None}
+    assert all(row["ours"] > 0 and row["unit"] == "ms" for row in rows)
+    assert all(row["bound"] is None for row in tails)
+    ours, same = tools.title_rows(log, 20)
+    assert ours["peer"] > 0 and same["ours"] == 1.0
+
+
+def test_a_played_reduction_keeps_the_largest_of_each_window():
+    """By hand: of two entries in one window the smaller is lost."""
+    size, count = 3000, 2
+    reduced, _ = jax.eval_shape(
+        lambda x: jax.lax.approx_max_k(x, count, recall_target=0.9, aggregate_to_topk=False),
+        jax.ShapeDtypeStruct((1, size), jnp.float32),
+    )
+    windows = reduced.shape[1]
+    assert count < windows < size
+    scores = np.zeros((2, size), np.float32)
+    scores[0, [5, 5 + windows]] = 9, 8  # both in one window
+    scores[1, [5, 6 + windows]] = 9, 8
+    assert tools.played_recall(scores[:1], count, 0.9) == 0.5
+    assert tools.played_recall(scores[1:], count, 0.9) == 1.0
+    drawn = np.random.default_rng(0).standard_normal((20, 50_000), np.float32)
+    assert tools.played_recall(drawn, 40, 0.8) == pytest.approx(0.85, abs=0.1)

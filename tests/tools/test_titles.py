@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+from rapidfuzz import fuzz
+
+from agenticrec_jax.data.samples import load_sample
+from agenticrec_jax.tools.titles import TitleIndex, likest, title_index
+
+
+@pytest.fixture(scope="module")
+def titles():
+    return load_sample("office").items.title_key
+
+
+def misspelt(title, rng):
+    """With a letter left out, two changed, or half of the words in another order."""
+    letters, words = list(title), title.split()
+    kind = rng.integers(3)
+    if kind == 0:
+        del letters[rng.integers(len(letters))]
+    elif kind == 1:
+        for place in rng.integers(len(letters), size=2):
+            letters[place] = "x"
+    else:
+        letters = " ".join(rng.permutation(words)[: len(words) // 2 + 1])
+    return "".join(letters)
+
+
+def test_the_nearest_titles_are_nearly_always_as_near_as_those_of_a_full_comparison(titles):
+    """By their scores: many titles have the same one, and which of them are told is no matter."""
+    index, rng = TitleIndex(titles), np.random.default_rng(4)
+    pool, equal = dict(enumerate(titles)), []
+    for row in rng.integers(len(titles), size=120):
+        text = misspelt(titles[row], rng)
+        full = likest(text, pool, 3, 50)
+        found = index.nearest(text, 3, 50)
+        assert found[0][0] == full[0][0] == pytest.approx(fuzz.WRatio(text, titles[found[0][1]]))
+        equal.append([score for score, _ in found] == [score for score, _ in full])
+    assert np.mean(equal) > 0.95
+
+
+def test_few_titles_are_scored(titles):
+    index = title_index(load_sample("office").items)
+    assert 0 < len(index.proposed("avery labels white")) <= 96 < len(titles)
+
+
+def test_what_shares_no_run_of_characters_is_not_proposed():
+    index = TitleIndex(["red pen", "blue pen", "tape", ""])
+    assert [index.titles[row] for row in index.proposed("a tape")] == ["tape"]
+    assert index.nearest("qqqq", 3, 0) == [] == index.nearest("", 3, 0)
+    assert TitleIndex([]).nearest("pen", 3, 0) == []
