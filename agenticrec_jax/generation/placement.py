@@ -64,8 +64,10 @@ class Placement:
         if self._copy is None or any(
             of() is not leaf for of, leaf in zip(self._copied, leaves, strict=True)
         ):
-            self._copy = with_panels(self._graphdef, params)
+            self._copied, self._copy = [], None  # first: arrays may die with the old copy
+            copy = with_panels(self._graphdef, params)
             self._copied = [weakref.ref(leaf, self._forget) for leaf in leaves]
+            self._copy = copy
         return self._copy
 
     def _forget(self, _: weakref.ref) -> None:

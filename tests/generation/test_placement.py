@@ -1,6 +1,7 @@
 """On 8 simulated devices (data x fsdp x tensor) the engine gives what it gives on one."""
 
 import dataclasses
+import gc
 import weakref
 
 import jax
@@ -180,6 +181,19 @@ def test_few_rows_are_decoded_with_one_copy_of_the_same_parameters():
     mesh = placement.Placement(make_mesh(data=2, fsdp=2, tensor=2), graphdef)
     _, params = policy(False)
     assert mesh.decoding(params, 1) is params
+
+
+def test_what_dies_with_a_copy_does_not_take_the_next_one_along():
+    """A copy in which no kernel fills panels is of the very arrays, and they end with it."""
+    graphdef, params = policy(False, hidden_size=20, intermediate_size=36)
+    place = placement.Placement(None, graphdef)
+    assert place.decoding(params, 1) is not None
+    params = jax.tree.map(lambda x: x + 1, params)  # what was copied is held by the copy alone
+    gc.collect()
+    copy = place.decoding(params, 1)
+    assert copy is not None and place.decoding(params, 1) is copy
+    for a, b in zip(jax.tree.leaves(copy), jax.tree.leaves(params), strict=True):
+        assert a is b
 
 
 def test_slots_must_divide_over_the_shards():
