@@ -114,7 +114,7 @@ def in_chunks(examples: Sequence[RankingExample], size: int) -> list[Sequence[Ra
 
 
 def speed(telemetry: dict[str, float]) -> str:
-    """Tokens written in a second; nothing where all texts were known."""
+    """Tokens a second of the engine's last call, in a chunk that had any; nothing before it."""
     if not telemetry:
         return ""
     return f"{telemetry['sampled_tokens'] / telemetry['seconds']:.0f} tokens/s"

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agenticrec_jax.data.interactions import Items
-from agenticrec_jax.models.text import BROKEN, CUT, Tokenizer
+from agenticrec_jax.models.text import Tokenizer, encode_within
 from agenticrec_jax.types import OBSERVATION
 
 RANK = "rank"
@@ -80,18 +80,10 @@ class PromptBuilder(abc.ABC):
         return tuple(ids), tuple(origin)
 
     def _observed(self, text: str, end: str = "") -> list[int]:
-        """Ids of a tool's output within its budget, and of ``end`` behind it.
-
-        A character of several ids that the budget cuts is lost whole.
-        """
-        encode, budget = self.tokenizer.encode_data, self.observation_tokens
-        ids = encode(text)
-        if not budget or len(ids) <= budget:
-            return encode(text + end)
-        ids = ids[:budget]
-        while ids and self.tokenizer.decode(ids).endswith(BROKEN):
-            ids.pop()
-        return ids + encode(CUT + end)
+        """Ids of a tool's output within its budget, and of ``end`` behind it."""
+        if not self.observation_tokens:
+            return self.tokenizer.encode_data(text + end)
+        return encode_within(self.tokenizer, text, self.observation_tokens, end)
 
     def _title(self, item: int) -> list[int]:
         if item not in self._cache:

@@ -12,8 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from agenticrec_jax.errors import InputError
-
-NOTHING = -1  # fills rows of items up
+from agenticrec_jax.models.sasrec import pad_histories
 
 
 def catalogue_ranks(
@@ -70,20 +69,15 @@ def draw_unseen(
     for start in range(0, len(seen), chunk):
         hidden = _filled(seen[start : start + chunk])
         order = rng.random((len(hidden), items + 1), np.float32)
-        np.put_along_axis(order, hidden, np.inf, axis=1)  # NOTHING falls on the last column
+        np.put_along_axis(order, hidden, np.inf, axis=1)  # PAD falls on the last column
         order[:, items] = np.inf
         drawn.append(np.argpartition(order, count, axis=1)[:, :count])
     return np.concatenate(drawn)
 
 
 def _filled(rows: Sequence[Sequence[int]]) -> Int[np.ndarray, "U S"]:
-    """Rows of one length, filled up with ``NOTHING``."""
-    lengths = np.array([len(row) for row in rows], np.int64)
-    filled = np.full((len(rows), max(lengths, default=0)), NOTHING, np.int32)
-    if lengths.any():
-        flat = np.concatenate([np.asarray(row, np.int32) for row in rows])
-        filled[np.arange(filled.shape[1]) < lengths[:, None]] = flat
-    return filled
+    """Rows of one length, filled up with ``PAD``."""
+    return pad_histories(rows, max(map(len, rows), default=0))
 
 
 @jax.jit

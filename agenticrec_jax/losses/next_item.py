@@ -40,7 +40,7 @@ def softmax_loss(
     else:
         chex.assert_equal_shape([positive, weights])
         losses = jax.nn.logsumexp(logits, axis=-1) - positive
-    return (losses * weights).sum(), {"nll": metric(losses, weights != 0)}
+    return _summed(losses, weights, nll=losses)
 
 
 def sampled_softmax_loss(
@@ -74,10 +74,7 @@ def sampled_softmax_loss(
     corrected = jnp.where(valid, negatives - log_expected, -jnp.inf)
     everything = jnp.concatenate([positive[..., None], corrected], axis=-1)
     losses = jax.nn.logsumexp(everything, axis=-1) - positive
-    first = _first(positive, negatives, valid)
-    found = weights != 0
-    metrics = {"nll": metric(losses, found), "first": metric(first, found)}
-    return masked(losses * weights, found).sum(), metrics
+    return _summed(losses, weights, nll=losses, first=_first(positive, negatives, valid))
 
 
 def gbce_loss(
@@ -110,10 +107,7 @@ def gbce_loss(
     beta = 1 - calibration * (1 - count / (items - 1))
     against = masked(jax.nn.softplus(negatives), valid).sum(axis=-1)
     losses = (beta * jax.nn.softplus(-positive) + against) / (1 + count)
-    found = weights != 0
-    first = _first(positive, negatives, valid)
-    metrics = {"bce": metric(losses, found), "first": metric(first, found)}
-    return masked(losses * weights, found).sum(), metrics
+    return _summed(losses, weights, bce=losses, first=_first(positive, negatives, valid))
 
 
 def bce_loss(
@@ -136,6 +130,12 @@ def _check(positive, negatives, weights, valid) -> Bool[Array, "*P K"]:
         return jnp.ones(negatives.shape, bool)
     chex.assert_equal_shape([negatives, valid])
     return valid
+
+
+def _summed(losses: Array, weights: Array, **values: Array) -> tuple[Array, Metrics]:
+    found = weights != 0
+    metrics = {name: metric(value, found) for name, value in values.items()}
+    return masked(losses * weights, found).sum(), metrics
 
 
 def _first(positive, negatives, valid) -> Float[Array, "*P"]:

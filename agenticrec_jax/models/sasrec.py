@@ -1,8 +1,7 @@
 """SASRec: self-attentive sequential recommendation (Kang and McAuley, ICDM 2018), in Flax NNX.
 
-A window of item codes passes through causal self-attention; the state at each position is scored
-against every item embedding, so the training loss is the full-softmax cross-entropy over the
-catalogue instead of the paper's one sampled negative.
+A window of item codes passes through causal self-attention; the state at each position can be
+scored against every item embedding. The losses are those of `losses.next_item`.
 """
 
 import functools

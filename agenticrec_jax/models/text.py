@@ -76,15 +76,23 @@ class ChatTokenizer(Tokenizer, Protocol):
         """`` text`` and the end of its line, with ``…`` where more than ``budget`` ids are lost.
 
         The blank and the end of the line are encoded together with the text, as they would be in
-        the whole prompt. A character of several ids is lost whole.
+        the whole prompt.
         """
-        ids = self.encode_data(f" {text}")
-        if len(ids) <= budget:
-            return self.encode_data(f" {text}\n")
-        ids = ids[:budget]
-        while ids and self.decode(ids).endswith(BROKEN):
-            ids.pop()
-        return ids + self.encode_data(f"{CUT}\n")
+        return encode_within(self, f" {text}", budget, "\n")
+
+
+def encode_within(tokenizer: Tokenizer, text: str, budget: int, end: str = "") -> list[int]:
+    """Ids of data and of ``end`` behind it, with ``…`` where more than ``budget`` ids are lost.
+
+    A character of several ids that the budget cuts is lost whole.
+    """
+    ids = tokenizer.encode_data(text)
+    if len(ids) <= budget:
+        return tokenizer.encode_data(text + end)
+    ids = ids[:budget]
+    while ids and tokenizer.decode(ids).endswith(BROKEN):
+        ids.pop()
+    return ids + tokenizer.encode_data(CUT + end)
 
 
 def neutralise(text: str, own: re.Pattern | None = None) -> str:

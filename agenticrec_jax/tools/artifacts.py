@@ -91,33 +91,6 @@ class Statistics:
         counts = np.sort(self.popularity)
         return 1 + len(counts) - np.searchsorted(counts, self.popularity, side="right")
 
-    @cached_property
-    def _items_of(self) -> dict[int, np.ndarray]:
-        return _grouped(self.taken_user, self.taken_item)
-
-    @cached_property
-    def _users_of(self) -> dict[int, np.ndarray]:
-        return _grouped(self.taken_item, self.taken_user)
-
-    def cooccurrence(self, history: Sequence[int], user: int) -> Int[np.ndarray, "I"]:
-        """For each item, how many (history item, other user) pairs took both; ``user`` is left out.
-
-        A user who took two of the history's items counts twice.
-        """
-        counts = np.zeros(len(self.popularity), np.int64)
-        for item in dict.fromkeys(history):
-            for other in self._users_of.get(item, ()):
-                if other != user:
-                    counts[self._items_of[int(other)]] += 1
-        return counts
-
-
-def _grouped(keys: np.ndarray, values: np.ndarray) -> dict[int, np.ndarray]:
-    order = np.argsort(keys, kind="stable")
-    present, starts = np.unique(keys[order], return_index=True)
-    pieces = np.split(values[order], starts[1:]) if len(present) else []
-    return {int(key): piece for key, piece in zip(present, pieces, strict=True)}
-
 
 @dataclass(frozen=True, eq=False)
 class SasrecIndex:

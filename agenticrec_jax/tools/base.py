@@ -1,5 +1,6 @@
 """What every tool shares: the as-of view it looks at, its protocol, and the box that calls it."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -227,15 +228,23 @@ def _value_fault(schema: dict[str, Any], value: Any) -> str | None:
     if not any(_is_kind(value, kind) for kind in kinds):
         return f"must be of type {' or '.join(kinds)}"
     if isinstance(value, list):
-        least, most = schema.get("minItems", 0), schema.get("maxItems", len(value))
+        least, most = schema.get("minItems", 0), schema.get("maxItems", math.inf)
         if not least <= len(value) <= most:
-            return f"must have {least} to {most} entries"
+            span = f"at least {least}" if most == math.inf else f"{least} to {most}"
+            return f"must have {span} entries"
         faults = (_value_fault(schema["items"], entry) for entry in value if "items" in schema)
         return next((f"has an entry that {fault}" for fault in faults if fault), None)
     if isinstance(value, int | float):
-        least, most = schema.get("minimum", value), schema.get("maximum", value)
-        return None if least <= value <= most else f"must be from {least} to {most}"
+        least, most = schema.get("minimum", -math.inf), schema.get("maximum", math.inf)
+        fits = least <= value <= most or least == -most == -math.inf  # without bounds NaN fits too
+        return None if fits else f"must be {_span(least, most)}"
     return None
+
+
+def _span(least: float, most: float) -> str:
+    if most == math.inf:
+        return f"at least {least}"
+    return f"from {least} to {most}" if least > -math.inf else f"at most {most}"
 
 
 def _is_kind(value: Any, kind: str) -> bool:

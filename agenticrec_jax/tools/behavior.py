@@ -5,10 +5,9 @@ import math
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.tools.base import AsOfView, nanmean, object_schema
 from agenticrec_jax.tools.profiles import Profiles
-from agenticrec_jax.tools.text import ToolOptions, brand_of, counted, cut
+from agenticrec_jax.tools.text import ToolOptions, ago, brand_of, counted, cut
 
 SESSION = 3  # events that count as the recent session
-DAY = 86400
 
 
 class GetUserProfile:
@@ -54,12 +53,10 @@ class GetSessionBehavior:
     def __call__(self, view: AsOfView) -> str:
         brands = [brand_of(view.items, item) for item in view.history]
         recent, before = brands[-SESSION:], brands[:-SESSION]
-        days = (view.time - view.own_times[-1]) // DAY
         parts = [f"recent {counted(recent, 3)}"]
         if before:
             parts += [f"before {counted(before, 2)}", _moved(set(recent), set(before))]
-        ago = "today" if days < 1 else f"{days} day{'s' if days > 1 else ''} ago"
-        return "; ".join([*parts, f"last event {ago}"])
+        return "; ".join([*parts, f"last event {ago(view.time - view.own_times[-1])}"])
 
 
 def _moved(recent: set[str], before: set[str]) -> str:

@@ -4,16 +4,17 @@ They are those of AgenticRec where these say the same, asked for in RecThinker's
 in one call, and how many events or users to go by.
 """
 
+import math
 from collections.abc import Sequence
 
 from agenticrec_jax.tools.artifacts import Artifacts, Fitted
 from agenticrec_jax.tools.base import AsOfView, object_schema
-from agenticrec_jax.tools.behavior import DAY, GetUserProfile
+from agenticrec_jax.tools.behavior import GetUserProfile
 from agenticrec_jax.tools.collaborative import GetSimilarUsers
 from agenticrec_jax.tools.items import ItemInfoSearch
 from agenticrec_jax.tools.knowledge_graph import TAKEN_WITH, KnowledgeGraph
 from agenticrec_jax.tools.names import called, no_item, resolve
-from agenticrec_jax.tools.text import ToolOptions, cut, order
+from agenticrec_jax.tools.text import ToolOptions, ago, cut, order
 
 MOST_ITEMS = 10  # that one call may name
 MOST_EVENTS = 50  # of the user's history that one call may ask for
@@ -54,9 +55,9 @@ class SearchUserHistory:
         return f"{len(told)} of {len(events)} events, newest first: {'; '.join(told)}"
 
     def _event(self, view: AsOfView, item: int, rating: float, time: int) -> str:
-        rated = f"rated {rating:g}" if rating == rating else "unrated"
-        days = (view.time - time) // DAY
-        return f"{called(view, item, self.options.title_words)}, {rated}, {days} days ago"
+        rated = "unrated" if math.isnan(rating) else f"rated {rating:g}"
+        name = called(view, item, self.options.title_words)
+        return f"{name}, {rated}, {ago(view.time - time)}"
 
 
 class SearchSimilarUsers(GetSimilarUsers):

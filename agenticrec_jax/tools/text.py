@@ -12,6 +12,8 @@ from agenticrec_jax.errors import InputError
 ELLIPSIS = "…"
 MAX_WORD = 24  # characters of one word that are shown, so that no title can fill the budget
 
+DAY = 86400  # seconds
+
 DETAILS = ("compact", "full")
 
 
@@ -74,6 +76,12 @@ def ranked(scores: Sequence[float], ties: Sequence[float], positive: bool = Fals
     scores, ties = np.asarray(scores, float), np.asarray(ties, float)
     best_first = np.lexsort((np.arange(len(scores)), -ties, -scores))
     return [int(row) + 1 for row in best_first if not positive or scores[row] > 0]
+
+
+def ago(seconds: int) -> str:
+    """``today``, ``1 day ago``, ``7 days ago``: whole days."""
+    days = seconds // DAY
+    return "today" if days < 1 else f"{days} day{'s' if days > 1 else ''} ago"
 
 
 def counted(words: Iterable[str], most: int) -> str:

@@ -5,6 +5,7 @@ them with the text; only those are scored by rapidfuzz.
 """
 
 import functools
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -65,9 +66,17 @@ def likest(text: str, pool: dict[int, str], count: int, cutoff: float) -> list[t
     return [(score, row) for _, score, row in found]
 
 
-@functools.lru_cache(maxsize=4)
+_MAKING = threading.Lock()  # a cache alone would make it in every thread that asks meanwhile
+
+
 def title_index(items: Items) -> TitleIndex:
-    """The index of a catalogue's titles, made once."""
+    """The index of a catalogue's titles, made once, whichever thread asks first."""
+    with _MAKING:
+        return _made(items)
+
+
+@functools.lru_cache(maxsize=4)
+def _made(items: Items) -> TitleIndex:
     return TitleIndex(items.title_key)
 
 

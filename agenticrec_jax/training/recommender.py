@@ -19,6 +19,7 @@ from agenticrec_jax.models.sasrec import (
     Sasrec,
     SasrecConfig,
     load_sasrec,
+    pad_histories,
     read_saved,
     save_sasrec,
     user_states,
@@ -60,7 +61,7 @@ class Recommender:
             raise InputError(f"history: found {found}, expected items of the catalogue")
         codes = [self._code[item] for item in history]
         state = user_states(self.model, [codes], batch=1)
-        seen = np.array([sorted(set(codes))])
+        seen = pad_histories([codes], 1 << (len(codes) - 1).bit_length())  # few compiled shapes
         table, size = self.model.item_embeddings, len(self.item_ids)
         found = top_k(jnp.asarray(state), table, min(count, size), None if keep_seen else seen)
         best = zip(*(np.asarray(column[0]).tolist() for column in found), strict=True)
@@ -85,7 +86,9 @@ def fit_sasrec(
     training: SasrecTraining = TRAINING,
     on_epoch: OnEpoch | None = None,
 ) -> Recommender:
-    """Fits SASRec on the whole log, stopping early by each user's last event.
+    """Fits SASRec on a log, stopping early by each user's last event.
+
+    With patience, as by default, these last events are held out for that and never learnt.
 
     Args:
       log: its users' events; see `data.interactions.read_log`.

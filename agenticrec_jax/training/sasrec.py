@@ -82,7 +82,7 @@ def next_item_loss(
     count = jnp.maximum(mask.sum(), 1)
     if capacity is not None:
         states, targets, mask = pack(states, targets, mask, capacity)
-    draws = jax.random.key(0) if key is None else jax.random.fold_in(key, 1)
+    draws = jax.random.key(0) if key is None else jax.random.fold_in(key, len(model.blocks) + 1)
     objective = objective or Objective()
     weights, gather = mask.astype(jnp.float32), capacity is None
     loss, _ = objective(model.item_embeddings, states, targets, weights, draws, gather)

@@ -109,7 +109,8 @@ def fit(log: InteractionLog, fit_range: FitRange, seed: int) -> tuple[Sasrec, in
     train_sasrec(
         log, fit_range, training=training, on_epoch=lambda *now: stopped.append(now[0]), **options
     )
-    epochs = max(1, len(stopped) - PATIENCE)
+    patient = len(stopped) < EPOCHS  # it ended PATIENCE epochs after the best, not at the last
+    epochs = max(1, len(stopped) - PATIENCE) if patient else EPOCHS
     again = dataclasses.replace(training, epochs=epochs, patience=0)
     return train_sasrec(log, fit_range, training=again, **options), epochs
 

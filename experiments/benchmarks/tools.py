@@ -14,6 +14,7 @@ With libtpu the search is also compiled for a chip of ``v5e:4x4``: that shows th
 exists and how much memory it takes, and no speed.
 """
 
+import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -33,17 +34,25 @@ from agenticrec_jax.models.sasrec import Sasrec, SasrecConfig
 from agenticrec_jax.models.search import RECALL, top_k
 from agenticrec_jax.parallel.topology import slice_devices
 from agenticrec_jax.testing.synthetic import DAY, START, SyntheticConfig, synthetic_log
-from agenticrec_jax.tools.artifacts import Artifacts, fit_statistics, index_users
+from agenticrec_jax.tools.artifacts import (
+    NEAREST,
+    SEARCHED,
+    Artifacts,
+    fit_statistics,
+    index_users,
+)
 from agenticrec_jax.tools.base import AsOfView, Toolbox
 from agenticrec_jax.tools.names import CLOSE
 from agenticrec_jax.tools.registry import agenticrec_tools, recthinker_tools
+from agenticrec_jax.tools.text import ToolOptions
 from agenticrec_jax.tools.titles import likest, title_index
 from experiments import app
 from experiments.benchmarks.figures import figure, publish
 
 BATCH = 128  # episodes that begin together
 EXACT, MISSPELT = 1.0, 10.0  # ms that a call may take
-WIDTH, NEIGHBOURS, NEAREST, QUERIES = 64, 1500, 16, 8
+WIDTH, QUERIES = 64, 8
+NEIGHBOURS = ToolOptions().neighbours
 CHUNK = 500_000  # rows of the large table that exist at once
 SLICE = "v5e:4x4"
 
@@ -58,12 +67,12 @@ def measure() -> list[dict]:
     log = made_up_log(_ITEMS.value, _USERS.value)
     now = int(log.time[-1]) + DAY
     fit_range = FitRange(now, len(log))
-    statistics = fit_statistics(log, fit_range)
+    counts = fit_statistics(log, fit_range)
     config = SasrecConfig(items=log.num_items, width=WIDTH)
     start = time.perf_counter()
     index = index_users(Sasrec(config, rngs=nnx.Rngs(0)), log, fit_range)
     rows = [figure("index of users and nearest items, made once", "s", _since(start))]
-    artifacts = Artifacts(statistics, index, fit_range)
+    artifacts = Artifacts(counts, index, fit_range)
     start = time.perf_counter()
     boxes = agenticrec_tools(artifacts), recthinker_tools(log.items, artifacts)
     rows.append(figure("knowledge graph, made once", "s", _since(start)))
@@ -81,8 +90,8 @@ def made_up_log(items: int, users: int) -> InteractionLog:
     """Popularity by a Zipf law, eight events a user; the synthetic log's titles, and prices."""
     rng = np.random.default_rng(0)
     size = SyntheticConfig(users=20, items=items, brands=200)
-    catalogue = synthetic_log(size, seed=0).items
-    vars(catalogue).update(price=rng.uniform(1, 99, items).astype(np.float32))
+    prices = rng.uniform(1, 99, items).astype(np.float32)
+    catalogue = dataclasses.replace(synthetic_log(size, seed=0).items, price=prices)
     weight = rng.permutation(1.0 / np.arange(1, items + 1) ** 0.8)
     item = rng.choice(items, 8 * users, p=weight / weight.sum())
     when = START + DAY * np.sort(rng.integers(0, 600, 8 * users))
@@ -162,7 +171,8 @@ def title_rows(log: InteractionLog, count: int = 60) -> list[dict]:
     texts = [misspelt(titles[row], rng) for row in rng.integers(len(titles), size=count)]
     ours, found = _timed(lambda text: index.nearest(text, 3, CLOSE), texts)
     full, best = _timed(lambda text: likest(text, pool, 3, CLOSE), texts)
-    same = [a[:1] == b[:1] or a[0][0] == b[0][0] for a, b in zip(found, best, strict=True)]
+    top = [[score for score, _ in near[:1]] for near in found + best]
+    same = [a == b for a, b in zip(top[:count], top[count:], strict=True)]
     name = "rapidfuzz over all titles"
     return [
         figure("look-up of a misspelt title: p50", "ms", ours, full, name, MISSPELT),
@@ -224,11 +234,11 @@ def played_recall(scores: np.ndarray, count: int, target: float = RECALL) -> flo
 
 
 def compiled_bytes(size: int) -> int:
-    """Bytes that the search of 32 queries takes of a TPU chip, its table included."""
+    """Bytes that the search of ``SEARCHED`` queries takes of a TPU chip, its table included."""
     where = SingleDeviceSharding(slice_devices(SLICE)[0])
-    shapes = ((32, WIDTH), jnp.float32), ((size, WIDTH), jnp.float32)
+    shapes = ((SEARCHED, WIDTH), jnp.float32), ((size, WIDTH), jnp.float32)
     queries, table = (jax.ShapeDtypeStruct(*of, sharding=where) for of in shapes)
-    exclude = jax.ShapeDtypeStruct((32, 1), jnp.int32, sharding=where)
+    exclude = jax.ShapeDtypeStruct((SEARCHED, 1), jnp.int32, sharding=where)
     memory = top_k.lower(queries, table, NEIGHBOURS, exclude, RECALL).compile().memory_analysis()
     parts = ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in_bytes")
     return sum(getattr(memory, part) for part in parts)

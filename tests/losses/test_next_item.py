@@ -117,3 +117,5 @@ def test_a_place_of_weight_0_may_have_scores_that_are_no_numbers():
     bad = jnp.asarray(POSITIVE).at[0, 2].set(jnp.nan)
     for loss in (sampled_softmax_loss, bce_loss):
         assert np.isfinite(loss(bad, NEGATIVES, WEIGHTS)[0])
+    logits = jnp.asarray(LOGITS).at[0, 2].set(jnp.nan)
+    assert WEIGHTS[0, 2] == 0 and np.isfinite(softmax_loss(logits, TARGETS, WEIGHTS)[0])

@@ -41,21 +41,6 @@ def test_equal_popularity_shares_a_rank(others):
         assert rank[item] == 1 + (popularity > popularity[item]).sum()
 
 
-def test_cooccurrence_counts_other_users_who_took_both(log, others, splits):
-    end = splits.fit_range_b.end_time
-    taken = [
-        {int(log.item[e]) for e in log.events_of(u) if log.time[e] < end}
-        for u in range(log.num_users)
-    ]
-    history, user = (3, 17, 3, 40), 8
-    expected = np.zeros(log.num_items, int)
-    for other, items in enumerate(taken):
-        for item in items:
-            expected[item] += (other != user) * len(items & set(history))
-    np.testing.assert_array_equal(others.statistics.cooccurrence(history, user), expected)
-    assert expected.any()
-
-
 def test_the_index_holds_each_users_last_state_and_newest_items(log, others, splits, sasrec):
     end = splits.fit_range_b.end_time
     index = others.sasrec_index

@@ -130,6 +130,23 @@ def test_bounds_and_entries_are_checked_too(k, ids, fault):
     assert argument_fault(BOUNDED, {"k": k, "ids": ids}) == fault
 
 
+@pytest.mark.parametrize(
+    ("schema", "value", "fault"),
+    [
+        ({"type": "integer", "minimum": 1}, 0, "must be at least 1"),
+        ({"type": "integer", "minimum": 1}, 10**9, None),
+        ({"type": "number", "maximum": 2.5}, 3, "must be at most 2.5"),
+        ({"type": "number", "maximum": 2.5}, float("nan"), "must be at most 2.5"),
+        ({"type": "number"}, float("nan"), None),
+        ({"type": "array", "minItems": 1}, [], "must have at least 1 entries"),
+        ({"type": "array", "minItems": 1}, [1] * 99, None),
+    ],
+)
+def test_one_bound_is_told_alone(schema, value, fault):
+    found = argument_fault({"properties": {"x": schema}}, {"x": value})
+    assert found == (fault and f"argument x {fault}")
+
+
 def test_a_view_cannot_be_changed(log, examples):
     view = AsOfView(log, examples[0])
     for name, value in (("time", 2**40), ("own_items", ()), ("items", None)):

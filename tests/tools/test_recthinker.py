@@ -56,7 +56,8 @@ def test_history_is_told_from_the_newest_event_on(box, log, view):
     ):
         rated = "unrated" if np.isnan(rating) else f"rated {rating:g}"
         days = (view.time - time) // 86400
-        assert event.endswith(f"{cut(log.items.title[item], 4)}, {rated}, {days} days ago")
+        when = {0: "today", 1: "1 day ago"}.get(days, f"{days} days ago")
+        assert event.endswith(f"{cut(log.items.title[item], 4)}, {rated}, {when}")
     everything = said(box, view, "search_user_history", k=50)
     assert everything.startswith(f"{count} of {count} events")
 

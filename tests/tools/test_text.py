@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from agenticrec_jax.data.interactions import make_items
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.tools.text import ToolOptions, brand_of, counted, cut, order, ranked
+from agenticrec_jax.tools.text import ToolOptions, ago, brand_of, counted, cut, order, ranked
 
 
 @pytest.mark.parametrize(
@@ -65,3 +65,10 @@ def test_an_unknown_brand_is_said_in_words():
 def test_options_out_of_range_are_refused(options, field):
     with pytest.raises(InputError, match=field):
         ToolOptions(**options)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(86_399, "today"), (86_400, "1 day ago"), (200_000, "2 days ago")]
+)
+def test_days_are_whole_ones(seconds, words):
+    assert ago(seconds) == words

@@ -1,8 +1,12 @@
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from rapidfuzz import fuzz
 
 from agenticrec_jax.data.samples import load_sample
+from agenticrec_jax.tools import titles as titles_module
 from agenticrec_jax.tools.titles import TitleIndex, likest, title_index
 
 
@@ -48,3 +52,17 @@ def test_what_shares_no_run_of_characters_is_not_proposed():
     assert [index.titles[row] for row in index.proposed("a tape")] == ["tape"]
     assert index.nearest("qqqq", 3, 0) == [] == index.nearest("", 3, 0)
     assert TitleIndex([]).nearest("pen", 3, 0) == []
+
+
+def test_threads_that_ask_together_make_one_index(monkeypatch):
+    items, made = load_sample("office").items, []
+
+    def making(keys):
+        made.append(keys)
+        time.sleep(0.05)  # so that the others ask meanwhile
+        return TitleIndex(keys)
+
+    monkeypatch.setattr(titles_module, "TitleIndex", making)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(title_index, [items] * 8))
+    assert len(made) == 1 and all(index is found[0] for index in found)
