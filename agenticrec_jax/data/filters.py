@@ -10,6 +10,9 @@ from jaxtyping import Bool
 from agenticrec_jax.data.events import Events, counts, pair_keys
 from agenticrec_jax.errors import InputError
 
+POOL = 10  # users drawn for every user of a dense sample
+FEWEST = 8  # events of a user; AgentCF's sets have exactly as many
+
 
 @dataclass(frozen=True)
 class Step:
@@ -117,3 +120,49 @@ def k_core(events: Events, k: int) -> tuple[Bool[np.ndarray, "E"], int]:
         if not few.any():
             return kept, rounds
         kept[np.flatnonzero(kept)[few]] = False
+
+
+def user_sample(
+    events: Events, kind: str, *, users: int, last_events: int, seed: int
+) -> Bool[np.ndarray, "E"]:
+    """A mask of the last events of a few users, as RecThinker's small sets (after AgentCF's).
+
+    ``sparse`` users are drawn uniformly from those with at least 8 events. ``dense`` ones are, of
+    ten times as many drawn, those whose last events are of the items most often found in the last
+    events of the others; ties go to the one drawn first. Which draw the paper made is not known.
+
+    Args:
+      events: in time order.
+      last_events: how many of a user's newest events are kept.
+
+    Raises:
+      InputError: for another kind, or if too few users have 8 events.
+    """
+    if kind not in ("sparse", "dense"):
+        raise InputError(f"sampling: found {kind!r}, expected sparse or dense")
+    sizes = np.bincount(events.user)
+    eligible = np.flatnonzero(sizes >= FEWEST)
+    if len(eligible) < users:
+        found = f"found {len(eligible)} users of at least {FEWEST} events"
+        raise InputError(f"sampling: {found}, expected {users}")
+    drawn = np.random.default_rng(seed).permutation(eligible)
+    newest = _newest(events, last_events)
+    if kind == "sparse":
+        return newest & np.isin(events.user, drawn[:users])
+    pool = drawn[: POOL * users]
+    taken = np.flatnonzero(newest & np.isin(events.user, pool))
+    user, item = events.user[taken], events.item[taken]
+    others = np.bincount(item)[item] - 1
+    size = np.bincount(user, minlength=len(sizes))
+    score = np.bincount(user, others, len(sizes)) / np.maximum(size, 1)
+    chosen = pool[np.argsort(-score[pool], kind="stable")[:users]]
+    return newest & np.isin(events.user, chosen)
+
+
+def _newest(events: Events, count: int) -> Bool[np.ndarray, "E"]:
+    order = np.argsort(events.user, kind="stable")
+    sizes = np.bincount(events.user)
+    ends = np.cumsum(sizes)[events.user[order]]
+    newest = np.zeros(len(events), bool)
+    newest[order] = ends - np.arange(len(order)) <= count
+    return newest

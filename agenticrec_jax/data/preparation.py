@@ -14,9 +14,14 @@ from agenticrec_jax.data.catalogue import (
 )
 from agenticrec_jax.data.events import Events, order_in_time, read_events
 from agenticrec_jax.data.faults import Faults
-from agenticrec_jax.data.filters import Trail, first_of_pairs, not_duplicated, window
+from agenticrec_jax.data.filters import (
+    Trail,
+    first_of_pairs,
+    not_duplicated,
+    user_sample,
+    window,
+)
 from agenticrec_jax.data.loader import write_samples
-from agenticrec_jax.data.movielens import hundred_users
 from agenticrec_jax.data.sources import RawLog
 from agenticrec_jax.errors import InputError
 
@@ -39,7 +44,7 @@ class Preparation:
       require_price: items without a numeric price are dropped.
       title_words: items without a title or with one of more words are dropped; 0 for no rule.
       used_items_only: items without any event left are dropped.
-      sampling: ``sparse`` or ``dense`` for a small set of users (`movielens.hundred_users`).
+      sampling: ``sparse`` or ``dense`` for a small set of users (`filters.user_sample`).
       users, last_events, seed: of such a set.
     """
 
@@ -128,7 +133,7 @@ def prepare_log(raw: RawLog, how: Preparation, *, strict: bool = False) -> Prepa
 def _sample(how: Preparation, trail: Trail) -> None:
     settings = {"users": how.users, "last_events": how.last_events, "seed": how.seed}
     name = f"{how.users} {how.sampling} users, last {how.last_events} events"
-    trail.keep(name, lambda events: hundred_users(events, how.sampling, **settings))
+    trail.keep(name, lambda events: user_sample(events, how.sampling, **settings))
 
 
 def _catalogue(raw: RawLog, how: Preparation, trail: Trail, faults: Faults) -> pl.DataFrame:

@@ -8,7 +8,7 @@ damaged checkpoint is recognised and the one before is used.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,13 +75,15 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def newest_host(self) -> dict | None:
-        """The host's record of the newest checkpoint; None where nothing was saved.
+        """The host's record of the newest checkpoint that has a readable one, None if none has.
 
-        Raises:
-          Damaged: its bytes are not those that were written.
+        Damaged ones are put aside, as `restore` does.
         """
         self.wait()
-        return self._read_record(self.steps[-1])["host"] if self.steps else None
+        host, damaged = self._newest(lambda step: self._read_record(step)["host"])
+        if host is None:
+            self._put_aside(damaged)
+        return host
 
     def save(self, step: int, state: Any, host: Mapping[str, Any] | None = None) -> None:
         """Saves a pytree of arrays and a JSON record under a step; a step already there is kept."""
@@ -115,12 +117,29 @@ class Checkpoints:
           InputError: if a checkpoint was written by another format, another config or for other
             shapes, or if there are checkpoints but none is whole.
         """
+
+        def read(step: int) -> Restored:
+            record = self._read_record(step)
+            self._check(step, record, target)
+            return Restored(step, self._read_arrays(step, record, target), record["host"])
+
+        found, damaged = self._newest(read)
+        if found is None and damaged:
+            raise InputError(
+                f"{self._directory}: none of the checkpoints {damaged} is whole, "
+                "expected at least one; name another directory to start anew"
+            )
+        return found
+
+    def _newest(self, read: Callable[[int], Any]) -> tuple[Any, list[int]]:
+        """What is read of the newest step that can be, or None, and the damaged steps behind it.
+
+        They are put aside if there is a whole one.
+        """
         damaged = []
         for step in reversed(self.steps):
             try:
-                record = self._read_record(step)
-                self._check(step, record, target)
-                state = self._read_arrays(step, record, target)
+                found = read(step)
             except Damaged as error:
                 damaged.append(step)
                 logging.warning("%s: checkpoint %d is damaged (%s)", self._directory, step, error)
@@ -128,13 +147,8 @@ class Checkpoints:
             self._put_aside(damaged)
             if damaged:
                 logging.warning("%s: going on from checkpoint %d instead", self._directory, step)
-            return Restored(step, state, record["host"])
-        if damaged:
-            raise InputError(
-                f"{self._directory}: none of the checkpoints {damaged} is whole, "
-                "expected at least one; name another directory to start anew"
-            )
-        return None
+            return found, damaged
+        return None, damaged
 
     def wait(self) -> None:
         """Returns when everything saved so far is committed."""

@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-import grain
 import jax
 from absl import logging
 
@@ -33,6 +32,7 @@ from agenticrec_jax.training.dynamic_sampling import Roll, roll_out, step_groups
 from agenticrec_jax.training.learner import TrainState, Update
 from agenticrec_jax.training.metrics import MetricsWriter, Progress, mean_of
 from agenticrec_jax.training.mining import HardPair, preference_tasks
+from agenticrec_jax.training.passes import batch_at, shuffled_passes
 from agenticrec_jax.training.references import Reference, Scorer
 from agenticrec_jax.training.rollouts import (
     engine_metrics,
@@ -186,10 +186,10 @@ def _note(metrics: dict) -> str:
 def ranking_tasks(examples: Sequence[RankingExample], prompts: int, seed: int) -> TasksAt:
     """Batches of ranking tasks: each epoch passes over all examples in an order of its own."""
 
-    shuffled = _endless(examples, seed)
+    shuffled = shuffled_passes(examples, seed)
 
     def tasks_at(step: int) -> list[Task]:
-        return [Task(example) for example in _batch(shuffled, step, prompts)]
+        return [Task(example) for example in batch_at(shuffled, step, prompts)]
 
     return tasks_at
 
@@ -202,20 +202,12 @@ def refinement_tasks(
     seed: int,
 ) -> TasksAt:
     """Batches of preference questions, a share of ranking tasks mixed in against forgetting."""
-    questions = _endless(preference_tasks(pairs, {e.example_id: e for e in examples}, seed), seed)
+    asked = preference_tasks(pairs, {e.example_id: e for e in examples}, seed)
+    questions = shuffled_passes(asked, seed)
     ranked = round(prompts * rank_share)
     ranking = ranking_tasks(examples, ranked, seed + 1) if ranked else lambda step: []
 
     def tasks_at(step: int) -> list[Task]:
-        return [*_batch(questions, step, prompts - ranked), *ranking(step)]
+        return [*batch_at(questions, step, prompts - ranked), *ranking(step)]
 
     return tasks_at
-
-
-def _endless(items: Sequence, seed: int) -> grain.MapDataset:
-    """Random access to an endless sequence of passes over ``items``, each shuffled anew."""
-    return grain.MapDataset.source(items).shuffle(seed=seed).repeat()
-
-
-def _batch(shuffled: grain.MapDataset, step: int, count: int) -> list:
-    return [shuffled[place] for place in range(step * count, (step + 1) * count)]

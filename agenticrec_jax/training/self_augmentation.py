@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
+import grain
 
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.training.batches import (
@@ -21,6 +21,7 @@ from agenticrec_jax.training.batches import (
     RolloutBatch,
     demonstration_groups,
 )
+from agenticrec_jax.training.passes import batch_at, shuffled_passes
 from agenticrec_jax.training.warm_start import pack_share
 
 INVALID = "invalid"
@@ -94,10 +95,8 @@ class Imitation:
         return math.ceil(self.epochs * len(self.trajectories) / self.size)
 
     @functools.cached_property
-    def _order(self) -> np.ndarray:
-        n = len(self.trajectories)
-        passes = [np.random.default_rng((self.seed, e)).permutation(n) for e in range(self.epochs)]
-        return np.concatenate(passes)
+    def _passes(self) -> grain.MapDataset:
+        return shuffled_passes(self.trajectories, self.seed, self.epochs)
 
     def practice_at(self, step: int) -> str:
         """The pass that a step (from 0) begins in."""
@@ -105,7 +104,7 @@ class Imitation:
 
     def batches(self, step: int, packing: Packing) -> list[RolloutBatch]:
         """The micro-batches of a step; the ids as sampled, the loss a mean over sampled tokens."""
-        chosen = [self.trajectories[i] for i in self._order[step * self.size :][: self.size]]
+        chosen = batch_at(self._passes, step, self.size)
         groups = demonstration_groups(
             [t.prompt for t in chosen], [Demonstration(t.ids, t.origin) for t in chosen]
         )

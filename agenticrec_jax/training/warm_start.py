@@ -7,7 +7,7 @@ what was learnt before is not forgotten.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import jax
@@ -18,7 +18,7 @@ from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.losses import for_batch, sft_loss
-from agenticrec_jax.parallel.multihost import own_part
+from agenticrec_jax.parallel.multihost import own_part, share
 from agenticrec_jax.training.batches import (
     Demonstration,
     Group,
@@ -113,14 +113,19 @@ class WarmStart:
 
         On several processes, of this one's share of the groups.
         """
-        return pack_share(weigh(self.groups(step)), packing)
+        return pack_share(weigh(self.groups(step)), packing, share)
 
 
-def pack_share(groups: Sequence[Group], packing: Packing) -> list[RolloutBatch]:
-    """This process's micro-batches of groups that all processes hold; its part may be empty."""
+def pack_share(
+    groups: Sequence[Group], packing: Packing, own: Callable[[Sequence], list] = own_part
+) -> list[RolloutBatch]:
+    """This process's micro-batches of groups that all processes hold.
+
+    ``own`` takes its part of them: ``own_part``, or ``share``, which refuses that one has none.
+    """
     processes = jax.process_count()
     shapes = [group_shapes(groups[process::processes]) for process in range(processes)]
-    return pack_groups(own_part(groups), packing, shapes)
+    return pack_groups(own(groups), packing, shapes)
 
 
 def weigh(supervised: Sequence[SupervisedGroup]) -> list[Group]:

@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agenticrec_jax.data.events import Codes, Events, counts
-from agenticrec_jax.data.filters import Trail, first_of_pairs, k_core, not_duplicated, window
+from agenticrec_jax.data.filters import (
+    Trail,
+    first_of_pairs,
+    k_core,
+    not_duplicated,
+    user_sample,
+    window,
+)
 from agenticrec_jax.errors import InputError
 
 
@@ -99,3 +106,53 @@ def test_a_trail_has_what_each_filter_left_and_refuses_an_empty_log():
     ]
     with pytest.raises(InputError, match="filter '9-core': found nothing left of 2 events"):
         trail.core("9-core", 9)
+
+
+def drawn_events():
+    """1,500 users of 2 to 39 events; a tenth of them like ten items, the others any of 3,000."""
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(2, 40, 1500)
+    user = rng.permutation(np.repeat(np.arange(1500), sizes))
+    item = np.where(
+        user % 10 == 0, rng.integers(0, 10, len(user)), rng.integers(0, 3000, len(user))
+    )
+    columns = {
+        "user": user.astype(np.uint32),
+        "item": item.astype(np.uint32),
+        "time": np.arange(len(user), dtype=np.float64),
+        "rating": np.ones(len(user), np.float32),
+        "place": np.arange(1, len(user) + 1),
+    }
+    return Events(**columns, users=Codes(), catalogue=Codes())
+
+
+@pytest.mark.parametrize("kind", ["sparse", "dense"])
+def test_a_draw_has_a_user_sample_and_the_newest_events_of_each(kind):
+    events = drawn_events()
+    how = {"users": 100, "last_events": 15}
+    kept = user_sample(events, kind, **how, seed=3)
+    chosen = np.unique(events.user[kept])
+    assert len(chosen) == 100
+    for user in chosen:
+        own = np.flatnonzero(events.user == user)
+        assert len(own) >= 8
+        assert np.flatnonzero(kept & (events.user == user)).tolist() == own[-15:].tolist()
+    assert (user_sample(events, kind, **how, seed=3) == kept).all()
+    assert (user_sample(events, kind, **how, seed=4) != kept).any()
+
+
+def test_a_dense_draw_takes_those_whose_items_others_have():
+    events = drawn_events()
+    shares = {}
+    for kind in ("sparse", "dense"):
+        kept = user_sample(events, kind, users=100, last_events=15, seed=3)
+        shares[kind] = np.mean(np.unique(events.user[kept]) % 10 == 0)
+    assert shares["sparse"] < 0.25 and shares["dense"] > 0.7
+
+
+def test_too_few_users_and_another_kind_are_refused():
+    events = drawn_events()
+    with pytest.raises(InputError, match="users of at least 8 events, expected 1490"):
+        user_sample(events, "sparse", users=1490, last_events=15, seed=0)
+    with pytest.raises(InputError, match="'thin', expected sparse or dense"):
+        user_sample(events, "thin", users=10, last_events=15, seed=0)

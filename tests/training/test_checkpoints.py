@@ -141,6 +141,20 @@ def test_a_damaged_newest_falls_back_with_a_sentence(tmp_path, caplog, damage):
         assert checkpoints.restore(state).host == {"at": "again"}
 
 
+@pytest.mark.parametrize("damage", [lose, empty])
+def test_a_record_that_cannot_be_read_is_put_aside(tmp_path, caplog, damage):
+    state = two_checkpoints(tmp_path)
+    with Checkpoints(tmp_path, CONFIG) as checkpoints:
+        assert checkpoints.newest_host() == {"at": 2}
+        damage(tmp_path / "2")
+        assert checkpoints.newest_host() == {"at": 1}
+        assert "checkpoint 2 is damaged" in caplog.text
+        damage(tmp_path / "1")
+        assert checkpoints.newest_host() is None and checkpoints.steps == []
+        checkpoints.save(2, state, {"at": "again"})
+        assert checkpoints.newest_host() == {"at": "again"}
+
+
 def test_damage_everywhere_is_said_in_a_sentence(tmp_path):
     state = two_checkpoints(tmp_path)
     for step in (1, 2):

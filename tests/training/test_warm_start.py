@@ -1,5 +1,6 @@
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
@@ -86,3 +87,11 @@ def test_batches_depend_on_the_step_alone_and_weigh_every_token_alike(agent):
 def test_an_unknown_lesson_is_refused():
     with pytest.raises(InputError, match="lesson: found 'juggle'"):
         warm_start.curriculum(((("juggle",), 3),))
+
+
+def test_a_step_of_fewer_prompts_than_processes_is_refused(agent, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    lessons = warm_start.curriculum(((("short",), 1),))
+    source = warm_start.WarmStart(*agent, lessons, prompts=2, members=1, seed=0)
+    with pytest.raises(InputError, match="found 2 prompts in a step, expected at least one for ea"):
+        source.batches(0, Packing(4096, pad_id=agent[0].prompts.tokenizer.pad_id))
