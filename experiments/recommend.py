@@ -32,14 +32,14 @@ FEWEST = 2  # candidates that can be ranked
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    users = _users(_USER.value, _USERS.value)
-    candidates = _listed("candidates", _CANDIDATES.value) if _CANDIDATES.value else None
+    users = asked_users(_USER.value, _USERS.value)
+    candidates = listed("candidates", _CANDIDATES.value) if _CANDIDATES.value else None
     config, constrained = _CONFIG.value, _CONSTRAINED.value
     found = run(config, _WORKDIR.value, _POLICY.value, users, candidates, constrained)
     print("".join(f"\n{described(record)}" for record in found))
     if _JSON.value:
-        lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in found]
-        Path(_JSON.value).write_text("".join(lines), encoding="utf-8")
+        text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in found)
+        Path(_JSON.value).write_text(text, encoding="utf-8")
 
 
 def run(
@@ -101,24 +101,27 @@ def _codes(ids: Mapping[str, str], known: Mapping[str, int], expected: str) -> l
     return [known[name] for name in ids]
 
 
-def _users(user: str | None, file: str | None) -> dict[str, str]:
+def asked_users(user: str | None, file: str | None) -> dict[str, str]:
+    """The ids of --user or --users, each with its place."""
     if (user is None) == (file is None):
         raise InputError("flags --user and --users: expected one of them")
-    return {user: "flag --user"} if file is None else _lines("users", Path(file))
+    return {user: "flag --user"} if file is None else lines("users", file)
 
 
-def _listed(flag: str, value: str) -> dict[str, str]:
+def listed(flag: str, value: str) -> dict[str, str]:
     """Ids that a flag lists, separated by commas or in a file, each with its place."""
     if Path(value).is_file():
-        return _lines(flag, Path(value))
+        return lines(flag, value)
     return _once([(name.strip(), f"flag --{flag}") for name in value.split(",")])
 
 
-def _lines(flag: str, path: Path) -> dict[str, str]:
+def lines(flag: str, path: str | Path) -> dict[str, str]:
+    """Ids in a file, one a line, each with its place."""
+    path = Path(path)
     if not path.is_file():
         raise InputError(f"flag --{flag}: found no file {str(path)!r}, expected one of ids")
-    lines = path.read_text(encoding="utf-8").splitlines()
-    ids = [(line.strip(), f"{path}, line {i}") for i, line in enumerate(lines, 1) if line.strip()]
+    text = path.read_text(encoding="utf-8").splitlines()
+    ids = [(line.strip(), f"{path}, line {i}") for i, line in enumerate(text, 1) if line.strip()]
     if not ids:
         raise InputError(f"{path}: found no ids, expected one a line")
     return _once(ids)
@@ -136,21 +139,21 @@ def _once(ids: Sequence[tuple[str, str]]) -> dict[str, str]:
 def described(record: dict) -> str:
     """A recommendation as a person reads it."""
     asked = datetime.fromtimestamp(record["time"], UTC)
-    lines = [
+    told = [
         f"user {record['user']}, asked at {asked:%Y-%m-%d %H:%M:%S} UTC, {record['events']} events "
         f"before, {len(record['candidates'])} candidates"
     ]
     width = max((len(place["item_id"]) for place in record["ranking"]), default=0)
     for place in record["ranking"]:
-        lines.append(f"{place['rank']:4}  {place['item_id']:{width}}  {place['title']}")
+        told.append(f"{place['rank']:4}  {place['item_id']:{width}}  {place['title']}")
     if record["invalid_reason"]:
-        lines.append(f"  no ranking: {record['invalid_reason']}")
-    lines.append(f"  evidence, {len(record['calls'])} calls:")
+        told.append(f"  no ranking: {record['invalid_reason']}")
+    told.append(f"  evidence, {len(record['calls'])} calls:")
     for call in record["calls"]:
         arguments = json.dumps(call["arguments"], ensure_ascii=False)
         said = next(iter(call["observation"].splitlines()), "")
-        lines.append(f"    {call['name']} {arguments} -> {said}")
-    return "\n".join([*lines, f"  ended: {record['finish']}", ""])
+        told.append(f"    {call['name']} {arguments} -> {said}")
+    return "\n".join([*told, f"  ended: {record['finish']}", ""])
 
 
 if __name__ == "__main__":
