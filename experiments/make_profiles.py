@@ -6,8 +6,8 @@ For every example of the parts the model of ``config.profiles.model``, or else t
 reads the user's own events before the example, as tools see them, and writes a text of at most
 ``config.profiles.max_tokens`` tokens. ``<workdir>/profiles.jsonl`` is replaced as a whole every
 ``config.profiles.save_every`` profiles; a run that was stopped, or is given other parts, adds what
-is missing. Examples whose prompts are the same share a text. One process writes the file. The other programs use it with
-``--config.profiles.file=DIR/profiles.jsonl``.
+is missing. Examples whose prompts are the same share a text. One process writes the file.
+The other programs use it with ``--config.profiles.file=DIR/profiles.jsonl``.
 
 How good the texts are is the model's doing: the embedded tiny policy knows no English sentence.
 """
@@ -64,7 +64,7 @@ def run(config: ConfigDict, workdir: str | Path, parts: Sequence[str], count: in
 
 
 def check_alone() -> None:
-    """Raises InputError if this is one of several processes: they would write one another's file."""
+    """Raises InputError if this is one of several processes: all would write one file."""
     found = os.environ.get(multihost.PROCESSES, "1")
     if found != "1":
         raise InputError(
