@@ -6,12 +6,13 @@ For every example of the parts the model of ``config.profiles.model``, or else t
 reads the user's own events before the example, as tools see them, and writes a text of at most
 ``config.profiles.max_tokens`` tokens. ``<workdir>/profiles.jsonl`` is replaced as a whole every
 ``config.profiles.save_every`` profiles; a run that was stopped, or is given other parts, adds what
-is missing. Examples whose prompts are the same share a text. The other programs use it with
-``--config.profiles.file=DIR/profiles.jsonl``.
+is missing. Examples whose prompts are the same share a text. One process writes the file.
+The other programs use it with ``--config.profiles.file=DIR/profiles.jsonl``.
 
 How good the texts are is the model's doing: the embedded tiny policy knows no English sentence.
 """
 
+import os
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from ml_collections import ConfigDict
 from agenticrec_jax.agent.profiles import ProfileWriter
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.errors import InputError
+from agenticrec_jax.parallel import multihost
 from agenticrec_jax.tools.profiles import Profile, read_profiles, write_profiles
 from agenticrec_jax.training.metrics import Progress
 from experiments import app, pipeline, policies
@@ -38,6 +40,7 @@ def main(argv: Sequence[str]) -> None:
 
 def run(config: ConfigDict, workdir: str | Path, parts: Sequence[str], count: int = 0) -> Path:
     """Writes the profiles of ``count`` examples of each part, 0 for all; returns their file."""
+    check_alone()
     directory = policies.profile_model(config)
     with app.phase("model and data"):
         policy = policies.load(directory, **policies.computed(config))
@@ -58,6 +61,16 @@ def run(config: ConfigDict, workdir: str | Path, parts: Sequence[str], count: in
             progress.advance(len(chunk), speed(writer.engine.telemetry))
     print(f"{len(waiting)} profiles written to {path}, which has {ends(profiles.values())}")
     return path
+
+
+def check_alone() -> None:
+    """Raises InputError if this is one of several processes: all would write one file."""
+    found = os.environ.get(multihost.PROCESSES, "1")
+    if found != "1":
+        raise InputError(
+            f"environment variable {multihost.PROCESSES}: found {found!r}, expected 1 or none, "
+            "since profiles are written by one process"
+        )
 
 
 def settings_of(world: pipeline.World, policy: policies.Policy) -> dict:

@@ -45,6 +45,30 @@ def transcript(
     }
 
 
+def recommendation(trajectory: Trajectory, example: RankingExample, log: InteractionLog) -> dict:
+    """One JSON-ready answer to a user: what was ranked, on which evidence, and why it ended.
+
+    ``ranking`` is best first, and empty where ``invalid_reason`` says why. ``events`` is how many
+    of the user's events the agent could see, ``time`` when it was asked (unix seconds).
+    """
+    items, numbers = log.items, trajectory.ranking or ()
+    chosen = [example.candidates[number - 1] for number in numbers]
+    return {
+        "user": log.user_ids[example.user],
+        "split": example.split,
+        "time": example.time,
+        "events": int((log.events_of(example.user) < example.position).sum()),
+        "candidates": [items.item_id[item] for item in example.candidates],
+        "ranking": [
+            {"rank": rank, "item_id": items.item_id[item], "title": items.title[item]}
+            for rank, item in enumerate(chosen, 1)
+        ],
+        "calls": [dataclasses.asdict(call) for call in trajectory.calls],
+        "finish": trajectory.finish,
+        "invalid_reason": trajectory.invalid_reason,
+    }
+
+
 def _segments(trajectory: Trajectory) -> Iterator[tuple[str, np.ndarray]]:
     cuts = np.flatnonzero(np.diff(trajectory.origin)) + 1
     origins = np.split(trajectory.origin, cuts)

@@ -159,6 +159,13 @@ def test_profiles_of_another_model_or_log_are_refused(config, made, tmp_path):
     assert "no: no such file" in said
 
 
+def test_one_of_several_processes_writes_nothing(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("AGENTICREC_PROCESSES", "2")
+    said = refused(make_profiles.run, config, tmp_path / "run", ["test"], 1)
+    assert "AGENTICREC_PROCESSES: found '2', expected 1 or none" in said
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_chunk_has_at_least_one_example(config, tmp_path):
     said = refused(make_profiles.in_chunks, [1], 0)
     assert "config.profiles.save_every: found 0" in said
