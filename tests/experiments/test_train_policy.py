@@ -61,11 +61,11 @@ def test_a_stage_starts_from_the_newest_policy_before_it(tmp_path):
         return [path.removeprefix(f"{tmp_path}/").removesuffix("/policy") for path in paths]
 
     tiny = config.policy.directory
-    assert starts() == [tiny] * 4
+    assert starts() == [tiny] * 5
     for name, expected in (
-        ("sft", [tiny, "sft", "sft", tiny]),
-        ("self_sft", [tiny, "sft", "self_sft", tiny]),
-        ("rta", [tiny, "sft", "self_sft", "rta"]),
+        ("sft", [tiny, "sft", "sft", tiny, "sft"]),
+        ("self_sft", [tiny, "sft", "self_sft", tiny, "self_sft"]),
+        ("rta", [tiny, "sft", "self_sft", "rta", "rta"]),
     ):
         (tmp_path / name / "policy").mkdir(parents=True)
         assert starts() == expected
