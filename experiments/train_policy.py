@@ -257,7 +257,7 @@ def train_pairs(world, agent: Agent, engine: Engine, policy, directory: Path, se
         shown="preference_accuracy",
         score=pairs.scorer(settings, policy.graphdef, mesh),
     )
-    more = {"seed": seed, "pairs": pairs_hash(found)}
+    more = {"seed": seed, "pairs_hash": pairs_hash(found)}
     return _kept("pairs", settings, world, engine, policy, directory, train, more)
 
 
@@ -327,7 +327,7 @@ def _validation(settings, world, engine, policy, directory: Path, record: dict):
     count = world.config.evaluation.validation_examples
     examples = pipeline.chosen(world.examples["valid"], count)
     score = ndcg_of(agent, engine, examples)
-    with Checkpoints(directory / "best_checkpoint", record, max_to_keep=1) as best:
+    with Checkpoints(directory / "best_checkpoint", record, max_to_keep=None) as best:
         yield Validation(settings.validate_every, score, best)
 
 

@@ -103,6 +103,8 @@ def reinforce(
     reference = Reference(score, state.params, update.mesh, update.rules) if score else None
     restored = checkpoints.restore(state) if checkpoints else None
     state, start = (restored.state, restored.step) if restored else (state, 0)
+    if validation:
+        validation.resume(start)
     writer.resume(stage.name, start)
     lines, process = writer.lines(stage.name), jax.process_index()
     progress, warned = Progress(stage.name, stage.steps, done=start, process_index=process), set()
@@ -115,7 +117,8 @@ def reinforce(
                 save_and_end(stage.name, step, state, checkpoints)
             state, metrics = _learn(stage, state, update, rollouts, reference)
             if validation and validation.due(step + 1, stage.steps):
-                metrics |= validation(step + 1, state)
+                kept = checkpoints.steps if checkpoints else ()
+                metrics |= validation(step + 1, state, kept)
             lines.append(writer.write(stage.name, step + 1, metrics))
             progress.advance(note=_note(metrics))
             _warn(stage.name, lines, warned)

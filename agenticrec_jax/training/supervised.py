@@ -69,6 +69,8 @@ def train(
     reference = Reference(score, state.params, update.mesh, update.rules) if score else None
     restored = checkpoints.restore(state)
     state, start = (restored.state, restored.step) if restored else (state, 0)
+    if validation:
+        validation.resume(start)
     writer.resume(stage, start)
     process = jax.process_index()
     progress = Progress(stage, source.steps, done=start, process_index=process)
@@ -79,7 +81,7 @@ def train(
                 batches = [reference(batch) for batch in batches]
             state, metrics = update(state, batches)
             if validation and validation.due(step + 1, source.steps):
-                metrics |= validation(step + 1, state)
+                metrics |= validation(step + 1, state, checkpoints.steps)
             writer.write(stage, step + 1, metrics)
             progress.advance(
                 note=f"{source.practice_at(step)}, {shown} {mean_of(metrics[shown]):.3f}"

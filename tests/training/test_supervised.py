@@ -86,7 +86,7 @@ def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(train, tmp_path):
 
 
 def test_validation_is_on_its_schedule_and_the_best_is_kept(train, tmp_path):
-    with Checkpoints(tmp_path / "best", {}, max_to_keep=1) as best:
+    with Checkpoints(tmp_path / "best", {}, max_to_keep=None) as best:
         train(tmp_path, best=best)
         assert best.steps == [2]
     lines = read_metrics(tmp_path / FILE_NAME)
