@@ -148,9 +148,10 @@ def _learn(stage: Stage, state, update, rollouts, reference):
         batches = [reference(batch) for batch in batches]
     state, learnt = update(state, batches)
     waited = telemetry["tool_wait_seconds"]
-    times = time_metrics(seconds, waited, time.perf_counter() - began)
+    spent = seconds, waited, time.perf_counter() - began
     told = rollout_metrics(rolled.trajectories) | metrics | engine_metrics(telemetry)
-    return state, over_processes(told) | learnt | times
+    told = over_processes(told)
+    return state, told | learnt | time_metrics(*spent, told["sampled_tokens"][0])
 
 
 def _roller(stage: Stage, params, agent: Agent, engine: Engine, telemetry: Counter) -> Roll:
@@ -183,7 +184,8 @@ def _warn(name: str, lines: Sequence[dict], warned: set[str]) -> None:
 def _note(metrics: dict) -> str:
     shown = {name: mean_of(metrics[name]) for name in ("reward", "valid", "tool_calls")}
     parts = [f"{name} {value:.3f}" for name, value in shown.items()]
-    return ", ".join([*parts, engine_note(metrics)])
+    whole = f"{mean_of(metrics['tokens_per_s']):.0f} tok/s in all"
+    return ", ".join([*parts, whole, engine_note(metrics)])
 
 
 def ranking_tasks(examples: Sequence[RankingExample], prompts: int, seed: int) -> TasksAt:

@@ -1,5 +1,6 @@
 """The loop of stages on fixed completions: demonstrations to imitate, answers to tell apart."""
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -76,10 +77,13 @@ def train(
     progress = Progress(stage, source.steps, done=start, process_index=process)
     with progress, Termination() as termination:
         for step in range(start, source.steps):
+            began = time.perf_counter()
             batches = source.batches(step, packing)
             if reference:
                 batches = [reference(batch) for batch in batches]
             state, metrics = update(state, batches)
+            learnt, seconds = metrics["entropy"][1], time.perf_counter() - began
+            metrics |= {"tokens_per_s": (learnt, seconds)}
             if validation and validation.due(step + 1, source.steps):
                 metrics |= validation(step + 1, state, checkpoints.steps)
             writer.write(stage, step + 1, metrics)
