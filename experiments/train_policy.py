@@ -74,6 +74,8 @@ STAGES = tuple(BEFORE)
 def main(argv: Sequence[str]) -> None:
     del argv
     config, stage, workdir = _CONFIG.value, _STAGE.value, Path(_WORKDIR.value)
+    if _DISTRIBUTED.value and not _DRY_RUN.value:  # before anything is computed
+        multihost.initialize(os.environ.get(multihost.COORDINATOR, "auto"))
     objectives.check(config)
     if stage == "sft" and config.agent != AGENTICREC:
         raise InputError(
@@ -84,8 +86,6 @@ def main(argv: Sequence[str]) -> None:
     if _DRY_RUN.value:
         compile_only(config, stage, start, _DRY_RUN_TOPOLOGY.value)
         return
-    if _DISTRIBUTED.value:
-        multihost.initialize(os.environ.get(multihost.COORDINATOR, "auto"))
     multihost.check_same({"config": config.to_dict(), "stage": stage}, "the configuration")
     mesh = pipeline.device_mesh(config)
     policy = policies.load(start, mesh, **policies.computed(config))
