@@ -48,6 +48,7 @@ class Validation:
         highest = (self.best.newest_host() or {}).get(METRIC, -math.inf)
         if score > highest:
             self.best.save(step, state, {METRIC: score})
+            self.best.wait()  # or a later checkpoint may be there without it
         oldest = min(checkpoints, default=step)
         self.best.drop([kept for kept in self.best.steps if kept <= oldest][:-1])
         return {METRIC: score, "valid/best": max(score, highest)}
