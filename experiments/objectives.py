@@ -2,7 +2,8 @@
 
 ``config.rta`` and ``config.ppr`` each have ``loss`` (options of `grpo_loss`, by name), ``groups``
 (fields of `Weighing`), ``oversample``, ``reference``, and ``loss_fn``, the import path of a loss of
-one's own. What is refused is so before anything is loaded.
+one's own. ``config.pairs`` has an ``objective``, one of ``PAIR_OBJECTIVES``, and its ``beta``. What
+is refused is so before anything is loaded.
 """
 
 import dataclasses
@@ -20,10 +21,12 @@ from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.losses import (
     LossFn,
+    dpo_preference_loss,
     for_batch,
     group_advantages,
     grpo_loss,
     length_normaliser,
+    logistic_preference_loss,
     member_weights,
 )
 from agenticrec_jax.rewards import Reward
@@ -35,6 +38,8 @@ OPTIONS = {
     for name, parameter in inspect.signature(grpo_loss).parameters.items()
     if parameter.kind is parameter.KEYWORD_ONLY and name != "normaliser"
 }
+LOGISTIC, DPO, SOFTMAX_DPO = PAIR_OBJECTIVES = ("logistic", "dpo", "sdpo")
+BETAS = {DPO: 0.1, SOFTMAX_DPO: 1.0}  # those of the papers
 
 
 def check(config: ConfigDict) -> None:
@@ -43,6 +48,7 @@ def check(config: ConfigDict) -> None:
     for name in STAGES:
         stage_loss(config, config[name])
         oversample(config, config[name])
+    pair_loss(config)
 
 
 def reward(config: ConfigDict) -> Callable[[Trajectory, Task], Reward]:
@@ -104,6 +110,37 @@ def oversample(config: ConfigDict, settings: ConfigDict) -> int:
 def wants_reference(settings: ConfigDict) -> bool:
     """Whether the batches of a stage have log-probs of the policy that it started from."""
     return bool(settings.reference or settings.loss.kl_coef)
+
+
+def pair_loss(config: ConfigDict) -> LossFn:
+    """The loss of the stage on pairs; InputError for settings that there are not or do nothing."""
+    settings = config.pairs
+    objective, beta = settings.objective, settings.beta
+    if objective not in PAIR_OBJECTIVES:
+        raise InputError(
+            f"config.pairs.objective: found {objective!r}, expected one of "
+            f"{', '.join(PAIR_OBJECTIVES)}"
+        )
+    most = config.dataset.negatives if objective == SOFTMAX_DPO else 1
+    if not 1 <= settings.negatives <= most:
+        raise InputError(
+            f"config.pairs.negatives: found {settings.negatives} with objective {objective}, "
+            f"expected {f'1 to {most}' if most > 1 else 1}"
+        )
+    for name in ("epochs", "batch"):
+        if settings[name] < 1:
+            raise InputError(f"config.pairs.{name}: found {settings[name]}, expected 1 or above")
+    if objective == LOGISTIC:
+        if beta is not None:
+            raise InputError(
+                f"config.pairs.beta: found {beta} with objective {LOGISTIC}, expected None, since "
+                "that loss has no reference policy"
+            )
+        return for_batch(logistic_preference_loss)
+    beta = BETAS[objective] if beta is None else beta
+    if beta <= 0:
+        raise InputError(f"config.pairs.beta: found {beta}, expected above 0")
+    return for_batch(dpo_preference_loss, beta=beta)
 
 
 def _name(config: ConfigDict, settings: ConfigDict) -> str:

@@ -288,7 +288,7 @@ def temperature(settings: ConfigDict) -> float:
 
 
 def optimizer(settings: ConfigDict) -> optax.GradientTransformation:
-    """The optimiser of a stage of reinforcement."""
+    """The optimiser of a stage of reinforcement, or of that on pairs."""
     return make_optimizer(
         settings.learning_rate,
         warmup_steps=settings.warmup_steps,
@@ -313,13 +313,13 @@ def scorer(settings: ConfigDict, graphdef: nnx.GraphDef, mesh: Mesh | None) -> S
 
 
 def packing(settings: ConfigDict, mesh: Mesh | None, pad_id: int) -> Packing:
-    """How a stage of reinforcement packs its micro-batches."""
+    """How a stage packs its micro-batches."""
     return Packing(
         settings.token_budget,
         settings.prompt_buckets,
         settings.completion_buckets,
         row_shards(mesh),
-        settings.members_at_once,
+        settings.get("members_at_once", 0),
         pad_id,
     )
 

@@ -1,14 +1,17 @@
 """Trains a policy, stage by stage.
 
-    python -m experiments.train_policy --config=FILE.py --workdir=DIR --stage=sft|self_sft|rta|ppr \
+    python -m experiments.train_policy --config=FILE.py --workdir=DIR \
+        --stage=sft|self_sft|rta|ppr|pairs \
         [--config.mesh.data=N --config.mesh.fsdp=N --config.mesh.tensor=N] [--distributed]
 
 ``sft`` continues the warm start of the config's policy directory, ``self_sft`` imitates the best of
 the policy's own trajectories, ``rta`` is list-wise GRPO on NDCG, ``ppr`` mines hard pairs with the
-``rta`` policy and refines it on them. Each stage resumes from its newest checkpoint in the workdir,
-and ends with an ordinary policy directory, ``<workdir>/<stage>/policy``, from which the next one
-starts. With ``--config.rta.validate_every=N`` the policy of the highest NDCG on valid examples is
-kept beside it, in ``<workdir>/<stage>/best``.
+``rta`` policy and refines it on them. ``pairs`` trains on pairs without rollouts, mined ones or
+those of ``--config.pairs.file``, by PPR's bidirectional logistic loss, DPO or S-DPO
+(``--config.pairs.objective=logistic|dpo|sdpo``). Each stage resumes from its newest checkpoint in
+the workdir, and ends with an ordinary policy directory, ``<workdir>/<stage>/policy``, from which
+the next one starts. With ``--config.rta.validate_every=N`` the policy of the highest NDCG on valid
+examples is kept beside it, in ``<workdir>/<stage>/best``.
 SIGTERM ends a run in order: it saves, and the same command goes on.
 
 The learner lies on the config's mesh over all devices. With ``--distributed`` the program is one of
@@ -22,7 +25,7 @@ chip is printed. Nothing is loaded but the policy's ``config.json``, nothing wri
 """
 
 import contextlib
-import dataclasses
+import functools
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -35,25 +38,19 @@ from flax import nnx
 from agenticrec_jax.agent.episodes import Agent, Task, run_episodes
 from agenticrec_jax.agent.prompts import AGENTICREC
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.evaluation.evaluator import evaluate
 from agenticrec_jax.generation.engine import Engine
+from agenticrec_jax.losses import for_batch, sft_loss
 from agenticrec_jax.models.hf import save_policy
 from agenticrec_jax.models.lora import lora_config
 from agenticrec_jax.models.peft import save_adapters
 from agenticrec_jax.parallel import multihost
-from agenticrec_jax.training import reinforce
+from agenticrec_jax.training import reinforce, supervised
 from agenticrec_jax.training import warm_start as warming
 from agenticrec_jax.training.batches import Packing
 from agenticrec_jax.training.checkpoints import Checkpoints
-from agenticrec_jax.training.learner import init_state
+from agenticrec_jax.training.learner import init_state, make_optimizer, make_update
 from agenticrec_jax.training.metrics import MetricsWriter
-from agenticrec_jax.training.mining import (
-    HardPair,
-    mine_pairs,
-    read_pairs,
-    write_lines,
-    write_pairs,
-)
+from agenticrec_jax.training.mining import pairs_hash, write_lines
 from agenticrec_jax.training.self_augmentation import (
     RULES,
     Imitation,
@@ -62,15 +59,23 @@ from agenticrec_jax.training.self_augmentation import (
     select,
 )
 from agenticrec_jax.training.validation import Validation, ndcg_of
-from experiments import app, dry_run, objectives, pipeline, policies
+from experiments import app, dry_run, objectives, pairs, pipeline, policies
 
-STAGES = ("sft", "self_sft", "rta", "ppr")
-BEFORE = {"sft": (), "self_sft": ("sft",), "rta": ("self_sft", "sft"), "ppr": ("rta",)}
+BEFORE = {
+    "sft": (),
+    "self_sft": ("sft",),
+    "rta": ("self_sft", "sft"),
+    "ppr": ("rta",),
+    "pairs": ("rta", "self_sft", "sft"),
+}
+STAGES = tuple(BEFORE)
 
 
 def main(argv: Sequence[str]) -> None:
     del argv
     config, stage, workdir = _CONFIG.value, _STAGE.value, Path(_WORKDIR.value)
+    if _DISTRIBUTED.value and not _DRY_RUN.value:  # before anything is computed
+        multihost.initialize(os.environ.get(multihost.COORDINATOR, "auto"))
     objectives.check(config)
     if stage == "sft" and config.agent != AGENTICREC:
         raise InputError(
@@ -81,8 +86,6 @@ def main(argv: Sequence[str]) -> None:
     if _DRY_RUN.value:
         compile_only(config, stage, start, _DRY_RUN_TOPOLOGY.value)
         return
-    if _DISTRIBUTED.value:
-        multihost.initialize(os.environ.get(multihost.COORDINATOR, "auto"))
     multihost.check_same({"config": config.to_dict(), "stage": stage}, "the configuration")
     mesh = pipeline.device_mesh(config)
     policy = policies.load(start, mesh, **policies.computed(config))
@@ -99,7 +102,7 @@ def main(argv: Sequence[str]) -> None:
             params = train_self_sft(world, agent, engine, policy, start)
         else:
             engine = pipeline.engine(config, policy)
-            train = train_rta if stage == "rta" else train_ppr
+            train = {"rta": train_rta, "ppr": train_ppr, "pairs": train_pairs}[stage]
             params = train(world, agent, engine, policy, workdir, config.seed)
     save(policy, params, workdir / stage / "policy")
     print(f"policy written to {workdir / stage / 'policy'}")
@@ -113,7 +116,7 @@ def starting_point(config, workdir: Path, stage: str) -> str:
 
 def compile_only(config, stage: str, directory: str, topology: str) -> None:
     """Prints what the stage's programs would take of each chip; nothing is loaded or trained."""
-    if stage in ("sft", "self_sft"):
+    if stage not in objectives.STAGES:
         raise InputError(f"flag --dry_run: found --stage={stage}, expected rta or ppr")
     with app.phase("compiling"):
         dry_run.run(config, stage, directory, topology)
@@ -138,24 +141,17 @@ def warm_start(world: pipeline.World, agent: Agent, graphdef, params):
 
 
 def _imitate(name, settings, world, source, graphdef, params, packing, record):
+    mesh = pipeline.device_mesh(world.config)
+    steps = {"warmup_steps": settings.warmup_steps, "decay_steps": source.steps}
+    optimizer = make_optimizer(settings.learning_rate, b2=0.98, **steps)
+    update = make_update(graphdef, for_batch(sft_loss), optimizer, mesh=mesh)
     with (
         Checkpoints(world.workdir / name / "checkpoints", record) as checkpoints,
         MetricsWriter(world.workdir, jax.process_index()) as writer,
     ):
-        state = warming.train(
-            source,
-            graphdef,
-            params,
-            packing,
-            settings.learning_rate,
-            writer,
-            checkpoints,
-            settings.save_every,
-            pipeline.device_mesh(world.config),
-            stage=name,
-            warmup_steps=settings.warmup_steps,
-        )
-    return state.params
+        state = init_state(params, optimizer, mesh)
+        run = name, source, state, update, packing, settings.save_every
+        return supervised.train(*run, writer=writer, checkpoints=checkpoints).params
 
 
 def train_self_sft(world, agent: Agent, engine: Engine, policy, start: str):
@@ -232,34 +228,37 @@ def train_ppr(world, agent: Agent, engine: Engine, policy, directory: Path, seed
     """Stage two on pairs mined with ``policy``; takes its parameters over, returns the new."""
     settings = world.config.ppr
     examples = world.examples["policy"]
-    pairs = mined_pairs(world, agent, engine, policy.params, directory, seed)
-    if not pairs:
+    found = pairs.mined(world, agent, engine, policy.params, directory / "ppr", settings, seed)
+    if not found:
         print("no hard pairs: the policy stays as it is")
         return policy.params
     tasks_at = reinforce.refinement_tasks(
-        pairs, examples, settings.prompts, settings.rank_share, seed
+        found, examples, settings.prompts, settings.rank_share, seed
     )
     return _reinforce("ppr", settings, world, agent, engine, policy, tasks_at, directory, seed)
 
 
-def mined_pairs(world, agent, engine, params, directory: Path, seed: int) -> list[HardPair]:
-    """Hard pairs from greedy rankings of the policy examples, kept in ``ppr/pairs.jsonl``."""
-    path = directory / "ppr" / "pairs.jsonl"
-    if not multihost.allgather(path.exists())[0]:
-        settings = world.config.ppr
-        examples = pipeline.chosen(world.examples["policy"], settings.mining_examples)
-        with app.phase("mining"):
-            ranked = evaluate(agent, engine, params, multihost.share(examples))
-        found = mine_pairs(ranked, world.by_id("policy"), seed)
-        shares = multihost.allgather([dataclasses.astuple(pair) for pair in found])
-        pairs = [HardPair(*fields) for share in shares for fields in share]
-        pairs.sort(key=lambda pair: pair.example_id)
-        with multihost.main_writes("pairs") as writes:
-            if writes:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_pairs(path, pairs)
-        print(f"{len(pairs)} hard pairs from {len(examples)} rankings")
-    return read_pairs(path)
+def train_pairs(world, agent: Agent, engine: Engine, policy, directory: Path, seed: int):
+    """Trains on fixed answers about pairs; takes the policy's parameters over, returns the new."""
+    config, settings = world.config, world.config.pairs
+    found = pairs.of_config(world, agent, engine, policy.params, directory, seed)
+    if not found:
+        print("no pairs: the policy stays as it is")
+        return policy.params
+    mesh, optimizer = pipeline.device_mesh(config), pipeline.optimizer(settings)
+    train = functools.partial(
+        supervised.train,
+        "pairs",
+        pairs.source(world, agent, found, seed),
+        init_state(policy.params, optimizer, mesh),
+        make_update(policy.graphdef, objectives.pair_loss(config), optimizer, mesh=mesh),
+        pipeline.packing(settings, mesh, policy.tokenizer.pad_id),
+        settings.save_every,
+        shown="preference_accuracy",
+        score=pairs.scorer(settings, policy.graphdef, mesh),
+    )
+    more = {"seed": seed, "pairs_hash": pairs_hash(found)}
+    return _kept("pairs", settings, world, engine, policy, directory, train, more)
 
 
 def _reinforce(name, settings, world, agent, engine, policy, tasks_at, directory, seed):
@@ -277,27 +276,33 @@ def _reinforce(name, settings, world, agent, engine, policy, tasks_at, directory
         objectives.weighing(config, settings),
         objectives.oversample(config, settings),
     )
-    record = {name: settings.to_dict(), "seed": seed, "candidates": world.candidate_hash}
-    if config.policy.lora.rank:
-        record["lora"] = config.policy.lora.to_dict()
+    train = functools.partial(
+        reinforce.reinforce,
+        stage,
+        init_state(policy.params, pipeline.optimizer(settings), mesh),
+        agent,
+        engine,
+        update,
+        tasks_at,
+        score=pipeline.scorer(settings, policy.graphdef, mesh),
+    )
+    return _kept(name, settings, world, engine, policy, directory, train, {"seed": seed})
+
+
+def _kept(name, settings, world, engine, policy, directory: Path, train, more: dict):
+    """The parameters that ``train`` ends with; what it keeps of its steps is the stage's.
+
+    A resumed run has the settings in common with the one before, and what is ``more``.
+    """
+    record = {name: settings.to_dict(), "candidates": world.candidate_hash} | more
+    if world.config.policy.lora.rank:
+        record["lora"] = world.config.policy.lora.to_dict()
     with (
         Checkpoints(directory / name / "checkpoints", record) as checkpoints,
         _validation(settings, world, engine, policy, directory / name, record) as validation,
         MetricsWriter(directory, jax.process_index()) as writer,
     ):
-        state = init_state(policy.params, pipeline.optimizer(settings), mesh)
-        state = reinforce.reinforce(
-            stage,
-            state,
-            agent,
-            engine,
-            update,
-            tasks_at,
-            writer,
-            checkpoints,
-            pipeline.scorer(settings, policy.graphdef, mesh),
-            validation,
-        )
+        state = train(writer=writer, checkpoints=checkpoints, validation=validation)
         if validation:
             best = validation.best.restore(state).state
             save(policy, best.params, directory / name / "best")
@@ -322,7 +327,7 @@ def _validation(settings, world, engine, policy, directory: Path, record: dict):
     count = world.config.evaluation.validation_examples
     examples = pipeline.chosen(world.examples["valid"], count)
     score = ndcg_of(agent, engine, examples)
-    with Checkpoints(directory / "best_checkpoint", record, max_to_keep=1) as best:
+    with Checkpoints(directory / "best_checkpoint", record, max_to_keep=None) as best:
         yield Validation(settings.validate_every, score, best)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from agenticrec_jax.agent import protocol
-from agenticrec_jax.agent.prompts import RANK, PromptBuilder
+from agenticrec_jax.agent.prompts import LESS, MORE, RANK, PromptBuilder
 from agenticrec_jax.agent.trajectories import CallRecord, Trajectory
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import InteractionLog
@@ -50,9 +50,13 @@ def task_reward(trajectory: Trajectory, task: Task) -> Reward:
     """The reward of AgenticRec: of the ranking, or of the answer to a preference question."""
     if task.kind == RANK:
         return ranking_reward(trajectory.rank, trajectory.valid, bool(trajectory.calls))
+    return preference_reward(trajectory.choice == right_choice(task), trajectory.valid)
+
+
+def right_choice(task: Task) -> str:
+    """The letter that answers a preference question: of the target for MORE, else of the other."""
     target_is_a = task.example.target_number == 1
-    correct = (trajectory.choice == "A") == (target_is_a == (task.kind == "more"))
-    return preference_reward(correct, trajectory.valid)
+    return "A" if target_is_a == (task.kind == MORE) else "B"
 
 
 def efficient_task_reward(trajectory: Trajectory, task: Task) -> Reward:
@@ -230,7 +234,7 @@ def run_episodes(
     ]
 
 
-_KIND_KEY = {RANK: 0, "more": 1, "less": 2}
+_KIND_KEY = {RANK: 0, MORE: 1, LESS: 2}
 
 
 class _Episodes:

@@ -44,6 +44,11 @@ def render_ranking(numbers) -> str:
     return f"{ANSWER_OPEN}\\boxed{{[{''.join(f'{n},' for n in numbers)}]}}{ANSWER_CLOSE}"
 
 
+def render_first(number: int) -> str:
+    """``<answer>\\boxed{[7,``: the beginning of every ranking that puts candidate 7 first."""
+    return f"{ANSWER_OPEN}\\boxed{{[{number},"
+
+
 def render_choice(letter: str) -> str:
     """``<answer>\\boxed{A}</answer>``."""
     return f"{ANSWER_OPEN}\\boxed{{{letter}}}{ANSWER_CLOSE}"

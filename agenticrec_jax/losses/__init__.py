@@ -11,6 +11,7 @@ from agenticrec_jax.losses.next_item import (
     softmax_loss,
 )
 from agenticrec_jax.losses.ppr import bidirectional_logistic_loss, preference_policy_loss
+from agenticrec_jax.losses.preferences import dpo_preference_loss, logistic_preference_loss
 from agenticrec_jax.losses.reductions import LossFn, Metrics, for_batch
 from agenticrec_jax.losses.sft import sft_loss
 
@@ -20,6 +21,7 @@ __all__ = [
     "bce_loss",
     "bidirectional_logistic_loss",
     "dpo_loss",
+    "dpo_preference_loss",
     "for_batch",
     "gbce_loss",
     "group_advantages",
@@ -27,6 +29,7 @@ __all__ = [
     "keep_groups",
     "kl_divergence",
     "length_normaliser",
+    "logistic_preference_loss",
     "member_weights",
     "preference_policy_loss",
     "sampled_softmax_loss",

@@ -32,14 +32,15 @@ def bidirectional_logistic_loss(
       weights: share of each pair in the batch.
 
     Returns:
-      loss, and metrics over pairs of non-zero weight: ``pair_accuracy`` and ``pair_margin``.
+      loss, and metrics over pairs of non-zero weight: ``preference_accuracy`` (s+ > s-) and
+      ``preference_margin`` (s+ - s-).
     """
     chex.assert_rank(positive_scores, 1)
     chex.assert_equal_shape([positive_scores, negative_scores, weights])
     margin = positive_scores - negative_scores
     mask = weights != 0
     metrics = {
-        "pair_accuracy": metric((margin > 0).astype(margin.dtype), mask),
-        "pair_margin": metric(margin, mask),
+        "preference_accuracy": metric((margin > 0).astype(margin.dtype), mask),
+        "preference_margin": metric(margin, mask),
     }
     return (weights * 2.0 * jax.nn.softplus(-margin)).sum(), metrics

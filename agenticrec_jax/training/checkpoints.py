@@ -8,7 +8,7 @@ damaged checkpoint is recognised and the one before is used.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,14 +47,18 @@ class Checkpoints:
     """
 
     def __init__(
-        self, directory: str | epath.Path, config: Mapping[str, Any], *, max_to_keep: int = 2
+        self,
+        directory: str | epath.Path,
+        config: Mapping[str, Any],
+        *,
+        max_to_keep: int | None = 2,
     ):
         """Opens or creates the directory.
 
         Args:
           directory: local path or bucket.
           config: what a resumed run must have in common with the one that wrote; JSON values.
-          max_to_keep: newest checkpoints kept.
+          max_to_keep: newest checkpoints kept; None for all that nobody drops.
         """
         self._directory = epath.Path(directory).resolve()
         self._config = json.loads(json.dumps(dict(config)))
@@ -71,7 +75,7 @@ class Checkpoints:
 
     @property
     def steps(self) -> list[int]:
-        """Steps of the committed checkpoints, ascending."""
+        """Steps of the checkpoints, ascending; the newest may be not committed yet."""
         return sorted(self._manager.all_steps())
 
     def newest_host(self) -> dict | None:
@@ -102,6 +106,11 @@ class Checkpoints:
                 arrays=ocp.args.StandardSave(arrays), record=ocp.args.JsonSave(record)
             ),
         )
+
+    def drop(self, steps: Iterable[int]) -> None:
+        """Deletes checkpoints; on several processes all must ask for the same."""
+        for step in steps:
+            self._manager.delete(step)
 
     def restore(self, target: Any) -> Restored | None:
         """Returns the newest checkpoint that is whole, or None where nothing was ever saved.

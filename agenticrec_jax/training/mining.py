@@ -1,6 +1,7 @@
 """Hard pairs for Progressive Preference Refinement, mined from the policy's own mistakes."""
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from agenticrec_jax.agent.episodes import Task
 from agenticrec_jax.agent.prompts import LESS, MORE
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.data.examples import RankingExample
+from agenticrec_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +54,8 @@ def preference_tasks(
         for kind in (MORE, LESS):
             shown = (pair.positive, pair.negative)
             shown = shown if rng.random() < 0.5 else shown[::-1]
-            example = dataclasses.replace(examples[pair.example_id], candidates=shown)
+            asked = {"candidates": shown, "target": pair.positive}
+            example = dataclasses.replace(examples[pair.example_id], **asked)
             tasks.append(Task(example, kind))
     return tasks
 
@@ -69,6 +72,39 @@ def write_lines(path: str | Path, lines: Iterable[str]) -> None:
     part.replace(path)
 
 
-def read_pairs(path: str | Path) -> list[HardPair]:
-    """Inverse of ``write_pairs``."""
-    return [HardPair(**json.loads(line)) for line in Path(path).read_text().splitlines()]
+def read_pairs(path: str | Path, examples: dict[int, RankingExample]) -> list[HardPair]:
+    """Inverse of ``write_pairs``.
+
+    Raises:
+      InputError: there is no such file; or a line is no pair of two candidates of an example.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}, expected a file of pairs") from error
+    return [_pair(line, examples, f"{path}, line {i}") for i, line in enumerate(lines, 1)]
+
+
+def pairs_hash(pairs: Sequence[HardPair]) -> str:
+    """16 hex digits of the sha256 of all pairs in their order."""
+    return hashlib.sha256(repr([dataclasses.astuple(p) for p in pairs]).encode()).hexdigest()[:16]
+
+
+def _pair(line: str, examples: dict[int, RankingExample], where: str) -> HardPair:
+    try:
+        pair = HardPair(**json.loads(line))
+        shown = examples[pair.example_id].candidates
+    except (ValueError, TypeError) as error:
+        names = ", ".join(field.name for field in dataclasses.fields(HardPair))
+        raise InputError(f"{where}: found {line!r}, expected a JSON object of {names}") from error
+    except KeyError as error:
+        raise InputError(
+            f"{where}: found example_id {pair.example_id}, expected a sample of the policy part"
+        ) from error
+    named = pair.positive, pair.negative
+    if pair.positive == pair.negative or not all(item in shown for item in named):
+        raise InputError(
+            f"{where}: found {pair.positive} and {pair.negative}, expected two candidates of "
+            f"example {pair.example_id}"
+        )
+    return pair

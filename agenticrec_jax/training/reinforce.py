@@ -103,6 +103,8 @@ def reinforce(
     reference = Reference(score, state.params, update.mesh, update.rules) if score else None
     restored = checkpoints.restore(state) if checkpoints else None
     state, start = (restored.state, restored.step) if restored else (state, 0)
+    if validation:
+        validation.resume(start)
     writer.resume(stage.name, start)
     lines, process = writer.lines(stage.name), jax.process_index()
     progress, warned = Progress(stage.name, stage.steps, done=start, process_index=process), set()
@@ -115,7 +117,8 @@ def reinforce(
                 save_and_end(stage.name, step, state, checkpoints)
             state, metrics = _learn(stage, state, update, rollouts, reference)
             if validation and validation.due(step + 1, stage.steps):
-                metrics |= validation(step + 1, state)
+                kept = checkpoints.steps if checkpoints else ()
+                metrics |= validation(step + 1, state, kept)
             lines.append(writer.write(stage.name, step + 1, metrics))
             progress.advance(note=_note(metrics))
             _warn(stage.name, lines, warned)
@@ -145,9 +148,10 @@ def _learn(stage: Stage, state, update, rollouts, reference):
         batches = [reference(batch) for batch in batches]
     state, learnt = update(state, batches)
     waited = telemetry["tool_wait_seconds"]
-    times = time_metrics(seconds, waited, time.perf_counter() - began)
+    spent = seconds, waited, time.perf_counter() - began
     told = rollout_metrics(rolled.trajectories) | metrics | engine_metrics(telemetry)
-    return state, over_processes(told) | learnt | times
+    told = over_processes(told)
+    return state, told | learnt | time_metrics(*spent, told["sampled_tokens"][0])
 
 
 def _roller(stage: Stage, params, agent: Agent, engine: Engine, telemetry: Counter) -> Roll:
@@ -180,7 +184,8 @@ def _warn(name: str, lines: Sequence[dict], warned: set[str]) -> None:
 def _note(metrics: dict) -> str:
     shown = {name: mean_of(metrics[name]) for name in ("reward", "valid", "tool_calls")}
     parts = [f"{name} {value:.3f}" for name, value in shown.items()]
-    return ", ".join([*parts, engine_note(metrics)])
+    whole = f"{mean_of(metrics['tokens_per_s']):.0f} tok/s in all"
+    return ", ".join([*parts, whole, engine_note(metrics)])
 
 
 def ranking_tasks(examples: Sequence[RankingExample], prompts: int, seed: int) -> TasksAt:

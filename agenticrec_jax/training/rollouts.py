@@ -11,6 +11,8 @@ from agenticrec_jax.training.learner import add_metrics
 from agenticrec_jax.training.metrics import mean_of
 from agenticrec_jax.types import SAMPLED
 
+CLOCK = ("engine/", "seconds/", "time_share/", "tokens_per_s")  # what metrics of time begin with
+
 
 def rewards_of(groups: Sequence[Sequence[Trajectory]]) -> np.ndarray:
     """Total rewards, float32 [P, G]."""
@@ -78,20 +80,25 @@ def engine_metrics(told: Mapping[str, float]) -> dict[str, tuple[float, float]]:
     }
 
 
-def time_metrics(rollout: float, tools: float, update: float) -> dict[str, tuple[float, float]]:
+def time_metrics(
+    rollout: float, tools: float, update: float, sampled: float
+) -> dict[str, tuple[float, float]]:
     """Where the seconds of a step went, on this process.
 
     ``seconds/rollout`` and ``seconds/update`` are what they are given as; the shares are of their
     sum: ``time_share/rollout`` (without ``tools``), ``time_share/tools`` and ``time_share/update``.
+    ``tokens_per_s`` is of the whole step: tokens sampled and learnt from a second of that sum.
 
     Args:
       rollout: seconds of the rollouts, tools included.
       tools: of these, seconds in which no program ran because answers were awaited.
       update: seconds of packing, reference and update.
+      sampled: tokens that all processes have sampled.
     """
-    parts = {"rollout": rollout - tools, "tools": tools, "update": update}
-    shares = {f"time_share/{name}": (part, rollout + update) for name, part in parts.items()}
-    return {"seconds/rollout": (rollout, 1.0), "seconds/update": (update, 1.0)} | shares
+    parts, whole = {"rollout": rollout - tools, "tools": tools, "update": update}, rollout + update
+    shares = {f"time_share/{name}": (part, whole) for name, part in parts.items()}
+    seconds = {"seconds/rollout": (rollout, 1.0), "seconds/update": (update, 1.0)}
+    return seconds | shares | {"tokens_per_s": (sampled, whole)}
 
 
 def engine_note(metrics: Mapping[str, tuple[float, float]]) -> str:

@@ -5,14 +5,10 @@ which rules; those here are by outcome alone. What a text claims is not judged.
 """
 
 import dataclasses
-import functools
 import json
-import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-
-import grain
 
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.training.batches import (
@@ -21,8 +17,8 @@ from agenticrec_jax.training.batches import (
     RolloutBatch,
     demonstration_groups,
 )
-from agenticrec_jax.training.passes import batch_at, shuffled_passes
-from agenticrec_jax.training.warm_start import pack_share
+from agenticrec_jax.training.passes import Epochs
+from agenticrec_jax.training.supervised import pack_share
 
 INVALID = "invalid"
 TOO_FEW_CALLS = "too_few_calls"
@@ -81,30 +77,12 @@ def select(
     return kept, dropped
 
 
-@dataclasses.dataclass(frozen=True)
-class Imitation:
-    """Batches of ``size`` trajectories, ``epochs`` shuffled passes: a pure function of the step."""
-
-    trajectories: Sequence[Trajectory]
-    epochs: int
-    size: int
-    seed: int = 0
-
-    @property
-    def steps(self) -> int:
-        return math.ceil(self.epochs * len(self.trajectories) / self.size)
-
-    @functools.cached_property
-    def _passes(self) -> grain.MapDataset:
-        return shuffled_passes(self.trajectories, self.seed, self.epochs)
-
-    def practice_at(self, step: int) -> str:
-        """The pass that a step (from 0) begins in."""
-        return f"epoch {step * self.size // len(self.trajectories) + 1}"
+class Imitation(Epochs):
+    """Batches of trajectories, ``size`` a step."""
 
     def batches(self, step: int, packing: Packing) -> list[RolloutBatch]:
         """The micro-batches of a step; the ids as sampled, the loss a mean over sampled tokens."""
-        chosen = batch_at(self._passes, step, self.size)
+        chosen = self.items_at(step)
         groups = demonstration_groups(
             [t.prompt for t in chosen], [Demonstration(t.ids, t.origin) for t in chosen]
         )

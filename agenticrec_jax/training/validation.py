@@ -21,7 +21,8 @@ class Validation:
     """``score`` of the parameters every ``every`` steps and at the end of a stage.
 
     ``best`` keeps the state of the highest score so far, and with it the score: of equal ones the
-    first. A resumed run reads it back from there.
+    first. A resumed run reads it back from there. So that it can go on from any of its checkpoints,
+    ``best`` keeps besides what was the best at the oldest of them, and what became so since.
     """
 
     every: int
@@ -32,12 +33,24 @@ class Validation:
         """Whether the state after ``step`` updates, of ``last``, is scored."""
         return step % self.every == 0 or step == last
 
-    def __call__(self, step: int, state: TrainState) -> dict[str, float]:
-        """Scores the state after ``step`` updates and keeps it if it is the best; the metrics."""
+    def resume(self, start: int) -> None:
+        """Forgets the best of steps after ``start``, from which the run goes on."""
+        self.best.drop([step for step in self.best.steps if step > start])
+
+    def __call__(
+        self, step: int, state: TrainState, checkpoints: Sequence[int] = ()
+    ) -> dict[str, float]:
+        """Scores the state after ``step`` updates and keeps it if it is the best; the metrics.
+
+        ``checkpoints`` are the steps from which the run could be resumed.
+        """
         score = self.score(state.params)
         highest = (self.best.newest_host() or {}).get(METRIC, -math.inf)
         if score > highest:
             self.best.save(step, state, {METRIC: score})
+            self.best.wait()  # or a later checkpoint may be there without it
+        oldest = min(checkpoints, default=step)
+        self.best.drop([kept for kept in self.best.steps if kept <= oldest][:-1])
         return {METRIC: score, "valid/best": max(score, highest)}
 
 

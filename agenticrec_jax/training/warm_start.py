@@ -7,27 +7,15 @@ what was learnt before is not forgotten.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Sequence
 
-import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.losses import for_batch, sft_loss
-from agenticrec_jax.parallel.multihost import own_part, share
-from agenticrec_jax.training.batches import (
-    Demonstration,
-    Group,
-    Packing,
-    RolloutBatch,
-    group_shapes,
-    pack_groups,
-)
-from agenticrec_jax.training.checkpoints import Checkpoints
+from agenticrec_jax.parallel.multihost import share
+from agenticrec_jax.training.batches import Demonstration, Group, Packing, RolloutBatch
 from agenticrec_jax.training.demonstrations import (
     DRILLS,
     Mixture,
@@ -35,9 +23,7 @@ from agenticrec_jax.training.demonstrations import (
     drill_group,
     episode_group,
 )
-from agenticrec_jax.training.learner import TrainState, init_state, make_optimizer, make_update
-from agenticrec_jax.training.metrics import MetricsWriter, Progress, mean_of
-from agenticrec_jax.training.termination import Termination, save_and_end
+from agenticrec_jax.training.supervised import pack_share
 from agenticrec_jax.types import SAMPLED
 
 Practice = Mixture | str  # episodes of a mixture, or a kind of drill
@@ -116,18 +102,6 @@ class WarmStart:
         return pack_share(weigh(self.groups(step)), packing, share)
 
 
-def pack_share(
-    groups: Sequence[Group], packing: Packing, own: Callable[[Sequence], list] = own_part
-) -> list[RolloutBatch]:
-    """This process's micro-batches of groups that all processes hold.
-
-    ``own`` takes its part of them: ``own_part``, or ``share``, which refuses that one has none.
-    """
-    processes = jax.process_count()
-    shapes = [group_shapes(groups[process::processes]) for process in range(processes)]
-    return pack_groups(own(groups), packing, shapes)
-
-
 def weigh(supervised: Sequence[SupervisedGroup]) -> list[Group]:
     """Groups for the learner; every token to imitate weighs the same."""
     tokens = sum(origin.count(SAMPLED) for group in supervised for origin in group.origin)
@@ -141,51 +115,3 @@ def _group(group: SupervisedGroup, weight: float) -> Group:
     ]
     ones = np.ones(len(completions), np.float32)
     return Group(group.prompt, completions, ones, weight * ones)
-
-
-class Source(Protocol):
-    """What supervised training goes through: batches of a step (from 0), and a word on them."""
-
-    @property
-    def steps(self) -> int: ...
-
-    def practice_at(self, step: int) -> Practice: ...
-
-    def batches(self, step: int, packing: Packing) -> list[RolloutBatch]: ...
-
-
-def train(
-    source: Source,
-    graphdef,
-    params,
-    packing: Packing,
-    learning_rate: float,
-    writer: MetricsWriter,
-    checkpoints: Checkpoints,
-    save_every: int,
-    mesh: Mesh | None = None,
-    stage: str = "sft",
-    warmup_steps: int = 20,
-) -> TrainState:
-    """Runs all steps of the source, from the newest checkpoint or from ``params``."""
-    optimizer = make_optimizer(
-        learning_rate, warmup_steps=warmup_steps, decay_steps=source.steps, b2=0.98
-    )
-    update = make_update(graphdef, for_batch(sft_loss), optimizer, mesh=mesh)
-    state = init_state(params, optimizer, mesh)
-    restored = checkpoints.restore(state)
-    state, start = (restored.state, restored.step) if restored else (state, 0)
-    writer.resume(stage, start)
-    process = jax.process_index()
-    progress = Progress(stage, source.steps, done=start, process_index=process)
-    with progress, Termination() as termination:
-        for step in range(start, source.steps):
-            state, metrics = update(state, source.batches(step, packing))
-            writer.write(stage, step + 1, metrics)
-            practice = source.practice_at(step)
-            progress.advance(note=f"{practice}, nll {mean_of(metrics['nll']):.3f}")
-            if (step + 1) % save_every == 0 or step + 1 == source.steps:
-                checkpoints.save(step + 1, state)
-            if termination.due():
-                save_and_end(stage, step + 1, state, checkpoints)
-    return state

@@ -29,6 +29,7 @@ def get_config(preset: str = "quick") -> ConfigDict:
     config.reward = "agenticrec"  # or recthinker: agent.episodes.REWARDS
     config.rta = _rta()
     config.ppr = _ppr()
+    config.pairs = _pairs()
     config.mesh = ConfigDict({"data": 1, "fsdp": 1, "tensor": 1})
     config.evaluation = ConfigDict(  # 0 for all; of test, valid and policy samples
         {"examples": 500, "validation_examples": 0, "fitting_examples": 0}
@@ -149,7 +150,6 @@ def _self_sft() -> ConfigDict:
             "prompt_buckets": (64, 256, 320, 512),
             "completion_buckets": (64, 128, 192, 288),
             "token_budget": 16384,
-            "members_at_once": 0,
             "learning_rate": 1e-4,
             "warmup_steps": 2,
             "save_every": 20,
@@ -204,6 +204,29 @@ def _ppr() -> ConfigDict:
     return config
 
 
+def _pairs() -> ConfigDict:
+    return ConfigDict(
+        {
+            "file": "",  # of pairs; none: mined with the policy that the stage starts from
+            "mining_examples": 256,  # of the policy samples; 0 for all
+            "objective": "logistic",  # PPR's, or dpo, sdpo
+            "beta": placeholder(float),  # of dpo (else .1) and sdpo (else 1)
+            "negatives": 1,  # against which sdpo sets the positive: the pair's, and drawn ones
+            "epochs": 2,
+            "batch": 16,  # pairs an update
+            "prompt_buckets": (64, 256, 320, 512),
+            "completion_buckets": 16,  # multiples of it
+            "token_budget": 16384,
+            "learning_rate": 3e-5,
+            "warmup_steps": 2,
+            "clip_norm": 1.0,
+            "b2": 0.95,
+            "save_every": 5,
+            "validate_every": 0,
+        }
+    )
+
+
 def _quick(config: ConfigDict) -> ConfigDict:
     return config
 
@@ -223,6 +246,8 @@ def _smoke(config: ConfigDict) -> ConfigDict:
     config.rta.update({"steps": 2, "prompts": 2, "members": 4, "save_every": 1} | shapes)
     config.ppr.update({"steps": 1, "prompts": 2, "members": 4, "mining_examples": 12} | shapes)
     config.self_sft.update({"examples": 4, "chunk": 2, "members": 4, "batch": 2} | shapes)
+    pairs = {"mining_examples": 12, "batch": 4, "epochs": 1, "prompt_buckets": (320,)}
+    config.pairs.update(pairs | {"save_every": 1, "token_budget": 1472})
     config.self_sft.rules.best_rank = 10  # four examples may have no better one
     config.ppr.learning_rate = config.rta.learning_rate  # one compiled update serves both
     config.warm_start.update({"lessons": ((("short",), 1), ((6,), 2)), "prompts": 2, "members": 2})

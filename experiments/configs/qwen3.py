@@ -29,6 +29,8 @@ def get_config() -> ConfigDict:
     sampling = {"prompts": 64, "members": 8, "temperature": 0.6}
     config.rta.update({"steps": 60, "learning_rate": 1e-6, "warmup_steps": 5} | sampling | shapes)
     config.ppr.update({"steps": 20, "learning_rate": 1e-6, "warmup_steps": 5} | sampling | shapes)
+    prompts = {"prompt_buckets": shapes["prompt_buckets"], "token_budget": 65536}
+    config.pairs.update({"batch": 64, "learning_rate": 1e-6, "warmup_steps": 5} | prompts)
     config.self_sft.update({"learning_rate": 1e-5, "warmup_steps": 5, "batch": 64} | shapes)
     config.profiles.update({"words": 150, "max_tokens": 256})
     config.mesh = ConfigDict({"data": 1, "fsdp": 8, "tensor": 1})

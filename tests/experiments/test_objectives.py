@@ -1,5 +1,6 @@
 """The loss of a stage by its config: what reaches it, a loss of one's own, and what is refused."""
 
+import dataclasses
 import re
 import types
 from pathlib import Path
@@ -15,7 +16,7 @@ from ml_collections import ConfigDict, config_flags
 from agenticrec_jax.agent.episodes import Task
 from agenticrec_jax.losses import grpo_loss
 from agenticrec_jax.testing.errors import refused
-from agenticrec_jax.testing.groups import GROUPS, WHOLE, policy
+from agenticrec_jax.testing.groups import GROUPS, WHOLE, policy, random_groups
 from agenticrec_jax.training.batches import Weighing, pack_groups
 from agenticrec_jax.training.learner import init_state, make_update
 from experiments import objectives, pipeline
@@ -149,6 +150,47 @@ def test_the_second_stage_is_checked_too():
     config.ppr.loss.kl_coef = -0.5
     said = "config.ppr.loss: kl_coef is -0.5, expected 0 or above"
     assert refused(objectives.check, config) == said
+
+
+def config_of_pairs(**changes) -> ConfigDict:
+    config = office.get_config("smoke")
+    config.pairs.update(changes)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"objective": "ipo"}, "objective: found 'ipo', expected one of logistic, dpo, sdpo"),
+        ({"beta": 0.1}, "beta: found 0.1 with objective logistic, expected None"),
+        ({"objective": "dpo", "beta": -0.1}, "beta: found -0.1, expected above 0"),
+        ({"objective": "dpo", "negatives": 2}, "negatives: found 2 with objective dpo, expected 1"),
+        (
+            {"objective": "sdpo", "negatives": 20},
+            "negatives: found 20 with objective sdpo, expected 1 to 19",
+        ),
+        ({"epochs": 0}, "epochs: found 0, expected 1 or above"),
+        ({"batch": -2}, "batch: found -2, expected 1 or above"),
+    ],
+    ids=str,
+)
+def test_settings_of_pairs_that_cannot_be_are_refused(changes, said):
+    assert refused(objectives.check, config_of_pairs(**changes)).startswith(f"config.pairs.{said}")
+
+
+@pytest.mark.parametrize(
+    ("changes", "beta"),
+    [({"objective": "dpo"}, 0.1), ({"objective": "sdpo"}, 1.0), ({"beta": 0.4}, 0.4)],
+)
+def test_the_beta_of_pairs_is_the_papers_or_ones_own(changes, beta):
+    config = config_of_pairs(**({"objective": "dpo"} | changes))
+    batch = pack_groups(random_groups([(4, (3, 5))]), WHOLE)[0]
+    batch = dataclasses.replace(batch, reference_logprobs=-1.1 * batch.sampled)
+    logprobs = jnp.full(batch.sampled.shape, -0.7)
+    (chosen, rejected) = 0.4 * batch.sampled[0].sum(axis=-1)
+    expected = batch.weights[0, 0] * np.log(1 + np.exp(beta * (rejected - chosen)))
+    loss, _ = objectives.pair_loss(config)(logprobs, batch)
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.fixture

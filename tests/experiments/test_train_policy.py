@@ -12,7 +12,9 @@ from safetensors.numpy import load_file
 
 from agenticrec_jax.models.hf import load_policy
 from agenticrec_jax.models.peft import load_adapters
+from agenticrec_jax.testing.processes import run_together
 from agenticrec_jax.training.metrics import read_metrics
+from agenticrec_jax.training.rollouts import CLOCK
 from agenticrec_jax.training.self_augmentation import read_groups
 from experiments import train_policy
 from experiments.configs import office
@@ -61,11 +63,11 @@ def test_a_stage_starts_from_the_newest_policy_before_it(tmp_path):
         return [path.removeprefix(f"{tmp_path}/").removesuffix("/policy") for path in paths]
 
     tiny = config.policy.directory
-    assert starts() == [tiny] * 4
+    assert starts() == [tiny] * 5
     for name, expected in (
-        ("sft", [tiny, "sft", "sft", tiny]),
-        ("self_sft", [tiny, "sft", "self_sft", tiny]),
-        ("rta", [tiny, "sft", "self_sft", "rta"]),
+        ("sft", [tiny, "sft", "sft", tiny, "sft"]),
+        ("self_sft", [tiny, "sft", "self_sft", tiny, "self_sft"]),
+        ("rta", [tiny, "sft", "self_sft", "rta", "rta"]),
     ):
         (tmp_path / name / "policy").mkdir(parents=True)
         assert starts() == expected
@@ -95,7 +97,7 @@ def test_self_augmentation_samples_only_what_is_missing(tmp_path):
     found = read_groups(files[1], 4)
     for a, b in zip(sum(lost, []), sum(found, []), strict=True):
         np.testing.assert_array_equal(a.ids, b.ids)
-    assert read_metrics(tmp_path / "metrics.jsonl") == lines
+    assert _timeless(read_metrics(tmp_path / "metrics.jsonl")) == _timeless(lines)
     assert all(np.array_equal(weights[name], x) for name, x in load_file(policy).items())
     start = load_file(ROOT / "tools_data" / "tiny_policy" / "model.safetensors")
     assert any(not np.array_equal(start[name], weights[name]) for name in start)
@@ -103,6 +105,33 @@ def test_self_augmentation_samples_only_what_is_missing(tmp_path):
     assert none.returncode == 2 and "found no trajectory to keep" in none.stderr
     other = _self_sft(tmp_path, "--config.self_sft.temperature=0.5")
     assert other.returncode == 2 and "found temperature=1.0, expected 0.5" in other.stderr
+
+
+def _timeless(lines):
+    return [{k: v for k, v in line.items() if not k.startswith(CLOCK)} for line in lines]
+
+
+@pytest.mark.slow
+def test_self_augmentation_by_two_processes_is_that_of_one(tmp_path):
+    """The same trajectories in the same files, and within rounding the same training."""
+    given = ["-m", "experiments.train_policy", "--config=experiments/configs/office.py:smoke"]
+    given += ["--stage=self_sft", "--distributed", "--config.mesh.data=2"]
+    runs = []
+    for processes in (1, 2):
+        workdir = tmp_path / str(processes)
+        options = [*given, f"--workdir={workdir}"]
+        run_together(options, processes, devices=2 // processes)
+        stage = workdir / "self_sft"
+        groups = [read_groups(stage / "rollouts" / f"{chunk:05d}.jsonl", 4) for chunk in range(2)]
+        ids = [[t.ids.tolist() for t in group] for chunk in groups for group in chunk]
+        lines = read_metrics(workdir / "metrics.jsonl")
+        runs.append((ids, lines, load_file(stage / "policy" / "model.safetensors")))
+    (ids, lines, weights), (found_ids, found_lines, found) = runs
+    assert len(ids) == 4 and found_ids == ids
+    for a, b in zip(*map(_timeless, (lines, found_lines)), strict=True):
+        assert b == pytest.approx(a, abs=1e-4)
+    for name, x in weights.items():
+        np.testing.assert_allclose(found[name], x, atol=1e-3)  # Adam blows rounding up
 
 
 def _self_sft(workdir, *options):

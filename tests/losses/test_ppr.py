@@ -27,8 +27,8 @@ def test_logistic_form_by_hand():
     loss, metrics = bidirectional_logistic_loss(positive, negative, weights)
     expected = 0.5 * 2 * np.log(1 + np.exp(-1)) + 0.25 * 2 * np.log(1 + np.exp(2))
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
-    assert [float(x) for x in metrics["pair_accuracy"]] == [1.0, 2.0]
-    assert [float(x) for x in metrics["pair_margin"]] == [-1.0, 2.0]
+    assert [float(x) for x in metrics["preference_accuracy"]] == [1.0, 2.0]
+    assert [float(x) for x in metrics["preference_margin"]] == [-1.0, 2.0]
 
 
 @settings(deadline=None)

@@ -134,7 +134,7 @@ def reinforcement(life: Life, directory: Path, steps: int) -> list[np.ndarray]:
     )
     with (
         Watched(directory / "checkpoints", life) as checkpoints,
-        Checkpoints(directory / "best", {}, max_to_keep=1) as best,
+        Checkpoints(directory / "best", {}, max_to_keep=None) as best,
     ):
         validation = Validation(VALIDATE_EVERY, by_chance, best)
         run = pieces.run(directory, checkpoints, validation, steps=steps, save_every=SAVE_EVERY)

@@ -1,3 +1,4 @@
+import dataclasses
 import types
 from collections import Counter
 from pathlib import Path
@@ -5,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from agenticrec_jax.data.examples import RankingExample
+from agenticrec_jax.testing.errors import refused
 from agenticrec_jax.training import mining
 
 EXAMPLE = RankingExample(9, 0, 9, 0, (1, 2), tuple(range(100, 120)), 104, "policy")
@@ -50,10 +52,48 @@ def test_each_pair_asks_more_and_less_in_random_order():
     assert all(count > 140 for count in firsts.values()) and len(firsts) == 4
 
 
+EXAMPLES = {9: EXAMPLE, 10: dataclasses.replace(EXAMPLE, example_id=10)}
+
+
+def test_a_pair_need_not_be_about_the_target():
+    tasks = mining.preference_tasks([mining.HardPair(9, 117, 110)], {9: EXAMPLE}, 0)
+    assert all(task.example.candidates[task.example.target_number - 1] == 117 for task in tasks)
+
+
 def test_pair_files_read_back(tmp_path):
-    pairs = [mining.HardPair(9, 104, 101), mining.HardPair(10, 4, 1)]
+    pairs = [mining.HardPair(9, 104, 101), mining.HardPair(10, 104, 119)]
     mining.write_pairs(tmp_path / "pairs.jsonl", pairs)
-    assert mining.read_pairs(tmp_path / "pairs.jsonl") == pairs
+    assert mining.read_pairs(tmp_path / "pairs.jsonl", EXAMPLES) == pairs
+    assert mining.pairs_hash(pairs) != mining.pairs_hash(pairs[::-1])
+
+
+GOOD = '{"example_id": 9, "positive": 104, "negative": 101}'
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("{9, 104, 101}", "found '{9, 104, 101}', expected a JSON object of example_id, positive,"),
+        ("[9, 104, 101]", "found '[9, 104, 101]', expected a JSON object of"),
+        (GOOD.replace("negative", "worse"), "expected a JSON object of"),
+        (GOOD.replace("9", "[9]"), "expected a JSON object of"),
+        (GOOD.replace("9", "8"), "found example_id 8, expected a sample of the policy part"),
+        (GOOD.replace("101", "120"), "found 104 and 120, expected two candidates of example 9"),
+        (GOOD.replace("101", "104"), "found 104 and 104, expected two candidates of example 9"),
+        (GOOD.replace("101", "[104]"), "found 104 and [104], expected two candidates of"),
+    ],
+)
+def test_a_line_that_is_no_pair_is_refused_by_its_number(tmp_path, line, said):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(f"{GOOD}\n{line}\n")
+    sentence = refused(mining.read_pairs, path, EXAMPLES)
+    assert sentence.startswith(f"{path}, line 2: ") and said in sentence
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    sentence = refused(mining.read_pairs, path, EXAMPLES)
+    assert sentence == f"{path}: No such file or directory, expected a file of pairs"
 
 
 def test_pairs_whose_writing_was_cut_off_are_none(tmp_path, monkeypatch):
@@ -70,4 +110,4 @@ def test_pairs_whose_writing_was_cut_off_are_none(tmp_path, monkeypatch):
             mining.write_pairs(path, [mining.HardPair(9, 104, 101), mining.HardPair(10, 4, 1)])
     assert not path.exists()
     mining.write_pairs(path, [mining.HardPair(9, 104, 101)])
-    assert mining.read_pairs(path) == [mining.HardPair(9, 104, 101)]
+    assert mining.read_pairs(path, EXAMPLES) == [mining.HardPair(9, 104, 101)]

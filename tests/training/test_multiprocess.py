@@ -1,10 +1,6 @@
 """Two real processes of four simulated devices each train together as one process would alone."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,50 +9,22 @@ from flax import nnx
 
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.generation.engine import Request
-from agenticrec_jax.parallel import multihost
 from agenticrec_jax.testing.agreement import differences, perturbed_logits
+from agenticrec_jax.testing.processes import run_together
 from agenticrec_jax.testing.stages import PROMPTS, refilling
 from agenticrec_jax.training.metrics import read_metrics
+from agenticrec_jax.training.rollouts import CLOCK
 from agenticrec_jax.types import SAMPLED
 
-PROCESSES, DEVICES = 2, 4
-QUICK = "--xla_backend_optimization_level=0"  # compiles in half the time, rounds as well
+PROCESSES = 2
 CHILD = Path(__file__).with_name("two_processes.py")
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
     """Where both processes have left their results."""
     path = tmp_path_factory.mktemp("processes")
-    shared = {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES} {QUICK}",
-        multihost.COORDINATOR: f"127.0.0.1:{free_port()}",
-        multihost.PROCESSES: str(PROCESSES),
-        "PYTHONPATH": str(CHILD.parents[2]),
-    }
-    children = [
-        subprocess.Popen(
-            [sys.executable, str(CHILD), str(path)],
-            env=os.environ | shared | {multihost.PROCESS: str(index)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for index in range(PROCESSES)
-    ]
-    try:
-        told = [child.communicate(timeout=1200)[0] for child in children]
-    finally:
-        for child in children:
-            child.kill()
-    assert [child.returncode for child in children] == [0] * PROCESSES, "\n".join(told)
+    run_together([str(CHILD), str(path)], PROCESSES)
     return path
 
 
@@ -123,7 +91,7 @@ def test_losses_metrics_and_weights_are_those_of_one_process(directory, single):
     for found, expected in zip(lines, single.lines, strict=True):
         assert found.keys() == expected.keys()
         for name in expected:
-            if not name.startswith(("seconds/", "engine/", "time_share/")):
+            if not name.startswith(CLOCK):
                 assert found[name] == pytest.approx(expected[name], abs=1e-4), name
     for process in range(PROCESSES):
         assert furthest(params(directory / f"{process}/whole"), single.params) < 1e-4
@@ -149,3 +117,24 @@ def test_without_the_gradient_of_one_process_they_are_not(directory, single):
     error = np.abs(found - losses(single.lines))
     assert error[0] < 1e-4 < 1e-3 < error[1]
     assert furthest(params(directory / "0/cut"), single.params) > 1e-3
+
+
+@pytest.mark.slow
+def test_processes_resume_from_their_checkpoint_with_the_same_bits(directory):
+    """They ended after the first step; two others go on, and end as those that never did."""
+    run_together([str(CHILD), str(directory), "resumed"], PROCESSES)
+    whole, resumed = (
+        [
+            {name: value for name, value in line.items() if not name.startswith(CLOCK)}
+            for line in read_metrics(directory / f"0/{case}/metrics.jsonl")
+        ]
+        for case in ("whole", "resumed")
+    )
+    assert [line["step"] for line in resumed] == [1, 2] and resumed == whole
+    for process in range(PROCESSES):
+        share = read_share(directory / f"{process}/resumed")  # of the second step alone
+        expected = read_share(directory / f"{process}/whole")[len(share) :]
+        assert [t.ids.tolist() for t in share] == [t.ids.tolist() for t in expected]
+        weights = (params(directory / f"{process}/{case}") for case in ("whole", "resumed"))
+        for a, b in zip(*weights, strict=True):
+            np.testing.assert_array_equal(a, b)

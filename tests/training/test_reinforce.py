@@ -20,14 +20,14 @@ from agenticrec_jax.training import reinforce
 from agenticrec_jax.training.checkpoints import Checkpoints
 from agenticrec_jax.training.metrics import MetricsWriter
 from agenticrec_jax.training.mining import HardPair
+from agenticrec_jax.training.rollouts import CLOCK
 from agenticrec_jax.types import OBSERVATION, SAMPLED
 
 MEMBERS = 4
 
 
 def timeless(lines):
-    times = ("seconds/", "engine/", "time_share/")
-    return [{k: v for k, v in line.items() if not k.startswith(times)} for line in lines]
+    return [{k: v for k, v in line.items() if not k.startswith(CLOCK)} for line in lines]
 
 
 def test_the_metrics_are_those_of_the_trajectories(single):
@@ -47,6 +47,8 @@ def test_the_metrics_are_those_of_the_trajectories(single):
         assert line["engine/decode_tokens_per_s"] > 0 < line["engine/splice_tokens_per_s"]
         shares = [line[f"time_share/{part}"] for part in ("rollout", "tools", "update")]
         assert sum(shares) == pytest.approx(1) and min(shares) >= 0
+        seconds = line["seconds/rollout"] + line["seconds/update"]
+        assert line["tokens_per_s"] * seconds == pytest.approx(sampled)
         assert {"loss", "entropy", "ratio", "ratio_spread", "gradient_norm"} <= set(line)
 
 
@@ -54,6 +56,7 @@ def test_the_line_of_progress_says_how_the_engine_worked(pieces, tmp_path, capsy
     pieces.run(tmp_path, steps=1)
     shown = capsys.readouterr().out
     assert "tiny: 1/1 steps" in shown and "prefill/decode/splice" in shown and "compiled 0" in shown
+    assert " tok/s in all, prefill" in shown
 
 
 def test_a_tool_that_hangs_is_read_and_counted_and_the_stage_goes_on(pieces, tmp_path, monkeypatch):

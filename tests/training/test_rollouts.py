@@ -101,13 +101,14 @@ def test_what_the_policy_did_is_sums_and_counts():
 
 def test_the_time_of_a_step_is_shared_out():
     """6 s of rollouts, of which 1.5 s waiting for tools, and 2 s of learning."""
-    found = {name: mean_of(metric) for name, metric in time_metrics(6.0, 1.5, 2.0).items()}
+    found = {name: mean_of(metric) for name, metric in time_metrics(6.0, 1.5, 2.0, 400.0).items()}
     assert found == {
         "seconds/rollout": 6.0,
         "seconds/update": 2.0,
         "time_share/rollout": 4.5 / 8,
         "time_share/tools": 1.5 / 8,
         "time_share/update": 2 / 8,
+        "tokens_per_s": 50.0,
     }
 
 

@@ -28,7 +28,7 @@ def test_the_best_of_a_stage_is_kept_also_where_it_is_resumed(pieces, tmp_path):
     def part(score, steps):
         with (
             Checkpoints(tmp_path / "checkpoints", {}) as checkpoints,
-            Checkpoints(tmp_path / "best", {}, max_to_keep=1) as best,
+            Checkpoints(tmp_path / "best", {}, max_to_keep=None) as best,
         ):
             schedule = Validation(1, score, best)
             run = pieces.run(tmp_path, checkpoints, schedule, steps=steps)
@@ -41,7 +41,7 @@ def test_the_best_of_a_stage_is_kept_also_where_it_is_resumed(pieces, tmp_path):
     assert [line[METRIC] for line in run.lines] == [0.5, 0.5, 0.25]
     assert [line["valid/best"] for line in run.lines] == [0.5] * 3
     run, steps, host = part(scores(0.75), 4)
-    assert steps == [4] and host == {METRIC: 0.75}
+    assert steps == [1, 4] and host == {METRIC: 0.75}
     with Checkpoints(tmp_path / "best", {}) as best:
         target = pieces.first_state()
         kept = best.restore(target)
@@ -49,6 +49,49 @@ def test_the_best_of_a_stage_is_kept_also_where_it_is_resumed(pieces, tmp_path):
     for a, b in zip(jax.tree.leaves(kept.state.params), run.params, strict=True):
         np.testing.assert_array_equal(a, b)
     assert any((a != b).any() for a, b in zip(first.params, run.params, strict=True))
+
+
+def test_a_best_after_the_restored_step_is_forgotten(pieces, tmp_path):
+    """A run is killed after its third step, the best so far, and before its next checkpoint."""
+
+    class Killed(Exception):
+        pass
+
+    def kill(params):
+        raise Killed
+
+    def part(*scores):
+        left = list(scores)
+        with (
+            Checkpoints(tmp_path / "checkpoints", {}) as checkpoints,
+            Checkpoints(tmp_path / "best", {}, max_to_keep=None) as best,
+        ):
+            schedule = Validation(1, lambda params: left.pop(0)(params), best)
+            try:
+                run = pieces.run(tmp_path, checkpoints, schedule, steps=4, save_every=2)
+            except Killed:
+                return best.steps, None
+            return best.steps, [line["valid/best"] for line in run.lines]
+
+    def says(score):
+        return lambda params: score
+
+    assert part(says(0.2), says(0.1), says(0.5), kill) == ([1, 3], None)
+    # Rolled out otherwise, the third step is worse than it was, and better than the first.
+    steps, best = part(says(0.3), says(0.3))
+    assert (steps, best) == ([1, 3], [0.2, 0.2, 0.3, 0.3])
+
+
+def test_what_no_checkpoint_can_go_on_from_is_not_kept(pieces, tmp_path):
+    """Every step is better than all before it; what is the best at the oldest checkpoint stays."""
+    state, found = pieces.first_state(), []
+    with Checkpoints(tmp_path / "best", {}, max_to_keep=None) as best:
+        schedule = Validation(1, scores(*range(6)), best)
+        for step, checkpoints in enumerate([(), (), (2,), (2,), (2, 4), (4, 5)], 1):
+            schedule(step, state, checkpoints)
+            assert (tmp_path / "best" / str(step)).is_dir()  # committed, should the run be killed
+            found.append(best.steps)
+    assert found == [[1], [2], [2, 3], [2, 3, 4], [2, 3, 4, 5], [4, 5, 6]]
 
 
 def test_the_score_is_ndcg_over_all_examples_invalid_ones_too(monkeypatch):

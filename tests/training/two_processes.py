@@ -1,11 +1,12 @@
 """One of several processes that run the tiny stage together; `test_multiprocess` starts them.
 
-    python two_processes.py DIRECTORY
+    python two_processes.py DIRECTORY [resumed]
 
 The stage runs on one mesh over the devices of all: as it is; with no gradient from the rows of the
 last process; for one step with refilled groups, a mean over tokens and a reference policy; and, for
 one step in either order, with slow tools on the first process. What came of each goes to
-DIRECTORY/<process>/<case>.
+DIRECTORY/<process>/<case>. Besides there is a checkpoint after the first step; with ``resumed`` the
+stage goes on from there, and nothing else is run.
 """
 
 import dataclasses
@@ -20,6 +21,7 @@ import numpy as np
 from agenticrec_jax.parallel import multihost
 from agenticrec_jax.parallel.mesh import make_mesh
 from agenticrec_jax.testing.stages import LOSS, refilling, tiny_stage
+from agenticrec_jax.training.checkpoints import Checkpoints
 from agenticrec_jax.training.logprobs import make_scorer
 
 
@@ -62,7 +64,7 @@ def slow(text, example_id):
 
 def run_case(stage, case: str, directory: Path, mark: int = 1, **changes) -> None:
     own = directory / str(jax.process_index()) / case
-    own.mkdir(parents=True)
+    own.mkdir(parents=True, exist_ok=True)
     update = Marked(stage.update, mark)
     run = dataclasses.replace(stage, update=update).run(own, **changes)
     lines = [f"{trajectory.to_json()}\n" for trajectory in run.trajectories]
@@ -72,9 +74,18 @@ def run_case(stage, case: str, directory: Path, mark: int = 1, **changes) -> Non
     np.savez(own / "params.npz", *run.params)
 
 
-def main(directory: Path) -> None:
+def run_resumable(stage, directory: Path, **changes) -> None:
+    with Checkpoints(directory / "checkpoints", {}) as checkpoints:
+        run_case(stage, "resumed", directory, checkpoints=checkpoints, **changes)
+
+
+def main(directory: Path, part: str = "") -> None:
     multihost.initialize()
     stage = tiny_stage(make_mesh(data=2, fsdp=2, tensor=2), loss_of_kept_rows)
+    if part:
+        run_resumable(stage, directory)
+        return
+    run_resumable(stage, directory, steps=1)
     process, last = jax.process_index(), jax.process_count() - 1
     run_case(stage, "whole", directory)
     run_case(stage, "cut", directory, mark=0 if process == last else 1)
@@ -90,4 +101,4 @@ def main(directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

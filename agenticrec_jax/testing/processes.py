@@ -1,0 +1,56 @@
+"""Several processes of simulated devices that train together, as on several hosts."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from agenticrec_jax.parallel import multihost
+
+QUICK = "--xla_backend_optimization_level=0"  # compiles in half the time, rounds as well
+
+
+def run_together(
+    arguments: Sequence[str], processes: int = 2, devices: int = 4, timeout: float = 1200
+) -> list[str]:
+    """Runs ``python *arguments`` in several processes at once; returns what each has said.
+
+    Args:
+      devices: CPU devices that each process has.
+      timeout: seconds for all.
+
+    Raises:
+      AssertionError: one of them failed.
+    """
+    shared = {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {QUICK}",
+        multihost.COORDINATOR: f"127.0.0.1:{_free_port()}",
+        multihost.PROCESSES: str(processes),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    children = [
+        subprocess.Popen(
+            [sys.executable, *arguments],
+            env=os.environ | shared | {multihost.PROCESS: str(index)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for index in range(processes)
+    ]
+    try:
+        told = [child.communicate(timeout=timeout)[0] for child in children]
+    finally:
+        for child in children:
+            child.kill()
+    assert [child.returncode for child in children] == [0] * processes, "\n".join(told)
+    return told
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
