@@ -112,26 +112,38 @@ def _timeless(lines):
 
 
 @pytest.mark.slow
-def test_self_augmentation_by_two_processes_is_that_of_one(tmp_path):
-    """The same trajectories in the same files, and within rounding the same training."""
+@pytest.mark.parametrize(
+    ("options", "files"),
+    [
+        (["--stage=self_sft"], ["self_sft/rollouts/00000.jsonl", "self_sft/rollouts/00001.jsonl"]),
+        (
+            ["--stage=pairs", "--config.pairs.objective=sdpo", "--config.pairs.negatives=2"],
+            ["pairs/pairs.jsonl"],
+        ),
+    ],
+)
+def test_a_stage_by_two_processes_is_that_of_one(tmp_path, options, files):
+    """The same trajectories and pairs, and within rounding the same training."""
     given = ["-m", "experiments.train_policy", "--config=experiments/configs/office.py:smoke"]
-    given += ["--stage=self_sft", "--distributed", "--config.mesh.data=2"]
-    runs = []
-    for processes in (1, 2):
-        workdir = tmp_path / str(processes)
-        options = [*given, f"--workdir={workdir}"]
-        run_together(options, processes, devices=2 // processes)
-        stage = workdir / "self_sft"
-        groups = [read_groups(stage / "rollouts" / f"{chunk:05d}.jsonl", 4) for chunk in range(2)]
-        ids = [[t.ids.tolist() for t in group] for chunk in groups for group in chunk]
-        lines = read_metrics(workdir / "metrics.jsonl")
-        runs.append((ids, lines, load_file(stage / "policy" / "model.safetensors")))
-    (ids, lines, weights), (found_ids, found_lines, found) = runs
-    assert len(ids) == 4 and found_ids == ids
-    for a, b in zip(*map(_timeless, (lines, found_lines)), strict=True):
-        assert b == pytest.approx(a, abs=1e-4)
-    for name, x in weights.items():
+    given += ["--distributed", "--config.mesh.data=2", *options]
+    workdirs = [tmp_path / str(processes) for processes in (1, 2)]
+    for processes, workdir in enumerate(workdirs, 1):
+        run_together([*given, f"--workdir={workdir}"], processes, devices=2 // processes)
+    for name in files:
+        read, kept = _ids if "rollouts" in name else Path.read_bytes, [w / name for w in workdirs]
+        assert read(kept[0]) == read(kept[1])
+    expected, found = (_timeless(read_metrics(w / "metrics.jsonl")) for w in workdirs)
+    assert len(expected) > 2
+    for a, b in zip(expected, found, strict=True):
+        assert a.pop("stage") == b.pop("stage") and b == pytest.approx(a, rel=1e-3, abs=1e-4)
+    stage = options[0].removeprefix("--stage=")
+    expected, found = (load_file(w / stage / "policy" / "model.safetensors") for w in workdirs)
+    for name, x in expected.items():
         np.testing.assert_allclose(found[name], x, atol=1e-3)  # Adam blows rounding up
+
+
+def _ids(path):
+    return [[t.ids.tolist() for t in group] for group in read_groups(path, 4)]
 
 
 def _self_sft(workdir, *options):
