@@ -12,7 +12,7 @@ from agenticrec_jax.data.catalogue import (
     unpriced,
     unusable_title,
 )
-from agenticrec_jax.data.events import Events, order_in_time, read_events
+from agenticrec_jax.data.events import Events, first_places, order_in_time, read_events
 from agenticrec_jax.data.faults import Faults
 from agenticrec_jax.data.filters import (
     Trail,
@@ -137,12 +137,12 @@ def _sample(how: Preparation, trail: Trail) -> None:
 
 
 def _catalogue(raw: RawLog, how: Preparation, trail: Trail, faults: Faults) -> pl.DataFrame:
-    events = trail.events
+    ids = trail.events.catalogue
     if raw.items is None:
-        codes = np.unique(events.item)
-        return items_of_events(events.catalogue.ids(codes), codes)
-    wanted = (lambda codes: _occurs(events, codes)) if how.used_items_only else None
-    items = read_catalogue(raw.items, raw.item_columns, events.catalogue, faults, wanted)
+        codes = np.unique(trail.events.item)
+        return items_of_events(ids.ids(codes), codes)
+    wanted = (lambda codes: _occurs(trail.events, codes)) if how.used_items_only else None
+    items = read_catalogue(raw.items, raw.item_columns, ids, faults, wanted)
     if not items.height:
         raise InputError(f"{raw.items.path}: found no item of the log, expected at least one")
     _drop_unknown(raw, trail, items, faults)
@@ -155,9 +155,7 @@ def _catalogue(raw: RawLog, how: Preparation, trail: Trail, faults: Faults) -> p
 
 
 def _drop_unknown(raw: RawLog, trail: Trail, items: pl.DataFrame, faults: Faults) -> None:
-    events = trail.events
-    known = _listed(items, events)
-    lost = events.take(~known)
+    lost = trail.events.take(~_listed(items, trail.events))
     lost = lost.take(np.argsort(lost.place))
     faults.add(
         raw.interactions.path,
@@ -226,8 +224,10 @@ def write_sample_shards(prepared: Prepared, directory: str | Path, max_history: 
     Raises:
       InputError: if there are too few samples for the four parts.
     """
-    _, first, codes = np.unique(prepared.events.user, return_index=True, return_inverse=True)
+    user = prepared.events.user
+    first = first_places(user)
+    in_order = np.argsort(first, kind="stable")[np.count_nonzero(first < 0) :]
     by_first = np.empty(len(first), np.int32)
-    by_first[np.argsort(first, kind="stable")] = np.arange(len(first))
+    by_first[in_order] = np.arange(len(in_order))
     time = np.floor(prepared.events.time).astype(np.int64)
-    return write_samples(by_first[codes], prepared.item, time, directory, max_history=max_history)
+    return write_samples(by_first[user], prepared.item, time, directory, max_history=max_history)
