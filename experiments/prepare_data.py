@@ -73,6 +73,7 @@ flags.DEFINE_enum("sampling", None, ["", "sparse", "dense"], "RecThinker's sets 
 flags.DEFINE_integer("users", None, "Users of such a set.", lower_bound=1)
 flags.DEFINE_integer("last_events", None, "Newest events of each that are kept.", lower_bound=2)
 flags.DEFINE_integer("seed", None, "Seed of the draw of users.")
+flags.DEFINE_boolean("own_order", None, "Times become places in the users' orders, ends aligned.")
 
 
 def main(argv: Sequence[str]) -> None:

@@ -1,7 +1,8 @@
 """The interactions of a raw file as compact columns: codes for ids, one unit of time, no bad row.
 
-Twenty-four bytes an event, and what is computed of them on the way is small, so that tens of millions fit beside what reads them. Ids become codes in
-the order in which the file first names them; a table of the process keeps each id once.
+Twenty-four bytes an event, and little beside them while they are counted and filtered, so that tens
+of millions fit beside what reads them. Ids become codes in the order in which the file first names
+them; a table of the process keeps each id once.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -204,6 +205,19 @@ def _in_seconds(
 def order_in_time(events: Events) -> Events:
     """The events by time, those of one time in the order of the file: the order of the log."""
     return events.take(np.argsort(events.time, kind="stable"))
+
+
+def in_own_order(events: Events) -> Events:
+    """The events at their places in their users' orders, counted so that all users end together.
+
+    What one user's event can be said to be earlier than is then what leave-one-out takes for
+    earlier: all last events have one time, the ones before them the time before.
+    """
+    order = np.argsort(events.user, kind="stable")
+    left = np.cumsum(np.bincount(events.user))[events.user[order]] - np.arange(len(order))
+    place = np.empty(len(order))
+    place[order] = left.max(initial=0) - left
+    return order_in_time(replace(events, time=place))
 
 
 def pair_keys(events: Events) -> UInt64[np.ndarray, "E"]:

@@ -12,7 +12,13 @@ from agenticrec_jax.data.catalogue import (
     unpriced,
     unusable_title,
 )
-from agenticrec_jax.data.events import Events, first_places, order_in_time, read_events
+from agenticrec_jax.data.events import (
+    Events,
+    first_places,
+    in_own_order,
+    order_in_time,
+    read_events,
+)
 from agenticrec_jax.data.faults import Faults
 from agenticrec_jax.data.filters import (
     Trail,
@@ -46,6 +52,8 @@ class Preparation:
       used_items_only: items without any event left are dropped.
       sampling: ``sparse`` or ``dense`` for a small set of users (`filters.user_sample`).
       users, last_events, seed: of such a set.
+      own_order: times become places in the users' orders, all of which end together, as
+        leave-one-out has it: no other event is earlier or later by its date.
     """
 
     start: str = ""
@@ -60,6 +68,7 @@ class Preparation:
     users: int = 100
     last_events: int = 20
     seed: int = 0
+    own_order: bool = False
 
 
 PRESETS = {
@@ -123,6 +132,8 @@ def prepare_log(raw: RawLog, how: Preparation, *, strict: bool = False) -> Prepa
         _sample(how, trail)
     if how.k_core:
         trail.core(f"{how.k_core}-core", how.k_core)
+    if how.own_order:
+        trail.events = in_own_order(trail.events)
     if how.used_items_only or how.k_core:
         items = items.filter(_occurs(trail.events, items["code"].to_numpy()))
     place = _index_of(items["code"].to_numpy())

@@ -44,6 +44,7 @@ def _dataset() -> ConfigDict:
             "interactions": "tools_data/office_sample/interactions.csv.gz",
             "items": "tools_data/office_sample/items.jsonl.gz",
             "max_history": 10,
+            "split": "chronological",  # or leave_one_out
             "negatives": 19,
             "candidate_seed": 0,
         }
