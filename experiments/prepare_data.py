@@ -26,6 +26,7 @@ from agenticrec_jax.data.events import EventColumns, sparsity
 from agenticrec_jax.data.movielens import movielens_1m
 from agenticrec_jax.data.preparation import (
     PRESETS,
+    SAMPLES,
     Preparation,
     prepare_log,
     write_prepared,
@@ -90,7 +91,7 @@ def main(argv: Sequence[str]) -> None:
     with app.phase("write"):
         paths = write_prepared(prepared, output)
         if _SAMPLES.value:
-            write_sample_shards(prepared, Path(output) / "samples", _MAX_HISTORY.value)
+            write_sample_shards(prepared, Path(output) / SAMPLES, _MAX_HISTORY.value)
     with app.phase("report"):
         report = data_report(prepared)
     report = {"format": form, "category": category} | report

@@ -27,12 +27,13 @@ from agenticrec_jax.data.filters import (
     user_sample,
     window,
 )
-from agenticrec_jax.data.loader import write_samples
+from agenticrec_jax.data.loader import read_manifest, write_samples
 from agenticrec_jax.data.sources import RawLog
 from agenticrec_jax.errors import InputError
 
 INTERACTIONS_FILE = "interactions.parquet"
 ITEMS_FILE = "items.parquet"
+SAMPLES = "samples"
 EARLIEST_DATE = 10**8  # seconds, of 1973: a log whose times are all earlier counts positions
 UNKNOWN_ITEM = "an interaction with an item that is not in the table of items"
 
@@ -242,3 +243,24 @@ def write_sample_shards(prepared: Prepared, directory: str | Path, max_history: 
     by_first[in_order] = np.arange(len(in_order))
     time = np.floor(prepared.events.time).astype(np.int64)
     return write_samples(by_first[user], prepared.item, time, directory, max_history=max_history)
+
+
+def sampled_items(directory: str | Path) -> tuple[Path, tuple[str, ...]]:
+    """The samples of a prepared directory, and the ids of the items in the order of their codes.
+
+    Raises:
+      InputError: if something is not there, or the samples are those of another log.
+    """
+    samples = Path(directory) / SAMPLES
+    events = read_manifest(samples)["events"]
+    tables = [Path(directory) / name for name in (INTERACTIONS_FILE, ITEMS_FILE)]
+    for table in tables:
+        if not table.is_file():
+            raise InputError(f"{table}: no such file, expected a log that prepare_data wrote")
+    there = pl.scan_parquet(tables[0]).select(pl.len()).collect().item()
+    if there != events:
+        raise InputError(
+            f"{samples}: found samples of a log of {events} events, expected {there} as in "
+            f"{tables[0]}: prepare it with --samples"
+        )
+    return samples, tuple(pl.read_parquet(tables[1], columns=["item_id"])["item_id"])
