@@ -139,8 +139,10 @@ def sample_batches(
       InputError: if the directory has no samples of the part.
     """
     source, dtype = _source(directory, part)
-    dealt = grain.MapDataset.source(source).shuffle(seed=seed)[process_index::process_count]
-    batches = dealt.repeat(epochs).batch(batch_size, batch_fn=lambda rows: _decoded(rows, dtype))
+    places = grain.MapDataset.range(len(source)).shuffle(seed=seed)[process_index::process_count]
+    batches = places.repeat(epochs).batch(  # a batch is read at once, not sample by sample
+        batch_size, batch_fn=lambda chosen: _decoded(source.__getitems__(chosen), dtype)
+    )
     return iter(batches.to_iter_dataset())
 
 
