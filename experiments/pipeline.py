@@ -25,6 +25,7 @@ from agenticrec_jax.data.candidates import (
 )
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import InteractionLog, Items, read_log
+from agenticrec_jax.data.preparation import prepared_tables
 from agenticrec_jax.data.splits import (
     FitRange,
     Splits,
@@ -119,7 +120,10 @@ def prepare(config: ConfigDict, workdir: str | Path) -> World:
     The directory is made only when the log has been read and the candidates drawn.
     """
     data = config.dataset
-    log = read_log(resolve(data.interactions), resolve(data["items"]))
+    tables = (resolve(data.interactions), resolve(data["items"]))
+    if data.prepared:
+        tables = prepared_tables(resolve(data.prepared))
+    log = read_log(*tables)
     if data.split not in SPLITS:
         known = ", ".join(SPLITS)
         raise InputError(f"config.dataset.split: found {data.split!r}, expected one of {known}")

@@ -245,22 +245,32 @@ def write_sample_shards(prepared: Prepared, directory: str | Path, max_history: 
     return write_samples(by_first[user], prepared.item, time, directory, max_history=max_history)
 
 
+def prepared_tables(directory: str | Path) -> tuple[Path, Path]:
+    """Interactions and items of a directory that ``write_prepared`` wrote, for ``read_log``.
+
+    Raises:
+      InputError: if one is not there.
+    """
+    tables = Path(directory) / INTERACTIONS_FILE, Path(directory) / ITEMS_FILE
+    for table in tables:
+        if not table.is_file():
+            raise InputError(f"{table}: no such file, expected a log that prepare_data wrote")
+    return tables
+
+
 def sampled_items(directory: str | Path) -> tuple[Path, tuple[str, ...]]:
     """The samples of a prepared directory, and the ids of the items in the order of their codes.
 
     Raises:
       InputError: if something is not there, or the samples are those of another log.
     """
+    interactions, items = prepared_tables(directory)
     samples = Path(directory) / SAMPLES
     events = read_manifest(samples)["events"]
-    tables = [Path(directory) / name for name in (INTERACTIONS_FILE, ITEMS_FILE)]
-    for table in tables:
-        if not table.is_file():
-            raise InputError(f"{table}: no such file, expected a log that prepare_data wrote")
-    there = pl.scan_parquet(tables[0]).select(pl.len()).collect().item()
+    there = pl.scan_parquet(interactions).select(pl.len()).collect().item()
     if there != events:
         raise InputError(
             f"{samples}: found samples of a log of {events} events, expected {there} as in "
-            f"{tables[0]}: prepare it with --samples"
+            f"{interactions}: prepare it with --samples"
         )
-    return samples, tuple(pl.read_parquet(tables[1], columns=["item_id"])["item_id"])
+    return samples, tuple(pl.read_parquet(items, columns=["item_id"])["item_id"])

@@ -146,9 +146,9 @@ def test_recthinkers_sets_leave_the_last_event_of_everybody_out(tmp_path):
     columns = EventColumns("user_id", "item_id", "timestamp"), ItemColumns("item_id", ("title",))
     raw = own_log(tmp_path / "e.csv", None, *columns)
     rules = {"sampling": "dense", "users": 10, "last_events": 8, "own_order": True}
-    paths = write_prepared(prepare_log(raw, Preparation(**rules)), tmp_path / "log")
+    write_prepared(prepare_log(raw, Preparation(**rules)), tmp_path / "log")
     config = recthinker.get_config("movielens_dense")
-    config.dataset.interactions, config.dataset["items"] = map(str, paths)
+    config.dataset.prepared = str(tmp_path / "log")
     world = pipeline.prepare(config, tmp_path / "run")
     assert {part: len(drawn) for part, drawn in world.examples.items()} == dict.fromkeys(
         pipeline.PARTS, 10
@@ -162,6 +162,12 @@ def test_recthinkers_sets_leave_the_last_event_of_everybody_out(tmp_path):
     config.dataset.split = "chronological"
     said = refused(pipeline.prepare, config, tmp_path / "run")
     assert "found candidates of other policy samples (10), expected those of the config's" in said
+    config.dataset.prepared = str(tmp_path)
+    said = refused(pipeline.prepare, config, tmp_path / "run")
+    assert said.endswith(
+        "interactions.parquet: no such file, expected a log that prepare_data wrote"
+    )
+    config.dataset.prepared = str(tmp_path / "log")
     config.dataset.split = "random"
     said = refused(pipeline.prepare, config, tmp_path / "run")
     assert said == (
