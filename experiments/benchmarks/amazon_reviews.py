@@ -42,11 +42,7 @@ class Size:
 
 
 def write_reviews(directory: Path, size: Size, seed: int = 0) -> Counter:
-    """Writes both files of the category ``Synthetic``; how many bad rows of each reason they have.
-
-    Raises:
-      ValueError: if the reviews are too few for the bad ones.
-    """
+    """Writes both files of the category ``Synthetic``; how many bad rows they have, by reason."""
     rng = np.random.default_rng(seed)
     users, items = _ids(rng, b"A", size.users, 28), _ids(rng, b"B0", size.items, 10)
     planted = Counter()

@@ -30,6 +30,7 @@ from experiments.benchmarks.figures import figure, publish
 
 MEMORY = 4.0  # GB that preparing may take
 RULES = ("source_core=0", "start=", "end=", "norequire_price", "title_words=0")
+PACKAGES = ("polars", "numpy", "grain", "array_record")
 BATCH, BATCHES = 1024, 400  # read from the samples, half of them before the state is taken
 
 
@@ -39,9 +40,6 @@ def main(argv: Sequence[str]) -> None:
         directory = Path(_DIRECTORY.value or temporary)
         directory.mkdir(parents=True, exist_ok=True)
         publish(lambda: measure(directory, Size.of(_REVIEWS.value)), _JSON.value, packages=PACKAGES)
-
-
-PACKAGES = ("polars", "numpy", "grain", "array_record")
 
 
 def measure(directory: Path, size: Size) -> list[dict]:
