@@ -25,7 +25,14 @@ from agenticrec_jax.data.candidates import (
 )
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import InteractionLog, Items, read_log
-from agenticrec_jax.data.splits import FitRange, Splits, chronological_splits, prediction_samples
+from agenticrec_jax.data.preparation import prepared_tables
+from agenticrec_jax.data.splits import (
+    FitRange,
+    Splits,
+    chronological_splits,
+    leave_one_out,
+    prediction_samples,
+)
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.generation.engine import Engine, EngineConfig
 from agenticrec_jax.generation.sampling import Filters
@@ -49,6 +56,7 @@ from experiments.app import ROOT, resolve
 from experiments.policies import Policy, profile_model, weights_hash
 
 PARTS = ("policy", "valid", "test")
+SPLITS = {"chronological": chronological_splits, "leave_one_out": leave_one_out}
 LONGEST_PROMPT = 512  # cache columns are bounded by this and by the completion budget
 
 
@@ -112,8 +120,14 @@ def prepare(config: ConfigDict, workdir: str | Path) -> World:
     The directory is made only when the log has been read and the candidates drawn.
     """
     data = config.dataset
-    log = read_log(resolve(data.interactions), resolve(data["items"]))
-    splits = chronological_splits(prediction_samples(log, data.max_history))
+    tables = (resolve(data.interactions), resolve(data["items"]))
+    if data.prepared:
+        tables = prepared_tables(resolve(data.prepared))
+    log = read_log(*tables)
+    if data.split not in SPLITS:
+        known = ", ".join(SPLITS)
+        raise InputError(f"config.dataset.split: found {data.split!r}, expected one of {known}")
+    splits = SPLITS[data.split](prediction_samples(log, data.max_history))
     path = Path(workdir) / "candidates.jsonl.gz"
     with main_writes("candidates") as writes:
         if writes and not path.exists():
@@ -123,6 +137,7 @@ def prepare(config: ConfigDict, workdir: str | Path) -> World:
     frozen = read_candidates(path, log)
     _check_protocol(path, data)
     examples = {part: [e for e in frozen if e.split == part] for part in PARTS}
+    _check_parts(path, splits, examples)
     return World(config, path.parent, log, splits, examples, candidate_hash(path))
 
 
@@ -133,6 +148,16 @@ def _check_protocol(path: Path, data: ConfigDict) -> None:
             raise InputError(
                 f"{path}: found candidates drawn with {name} {found[name]}, expected {expected}; "
                 "name another --workdir"
+            )
+
+
+def _check_parts(path: Path, splits: Splits, examples: dict[str, list[RankingExample]]) -> None:
+    for part, drawn in examples.items():
+        samples = getattr(splits, part)
+        if [e.position for e in drawn] != [s.position for s in samples]:
+            raise InputError(
+                f"{path}: found candidates of other {part} samples ({len(drawn)}), expected those "
+                f"of the config's split ({len(samples)}); name another --workdir"
             )
 
 

@@ -26,6 +26,7 @@ from agenticrec_jax.data.events import EventColumns, sparsity
 from agenticrec_jax.data.movielens import movielens_1m
 from agenticrec_jax.data.preparation import (
     PRESETS,
+    SAMPLES,
     Preparation,
     prepare_log,
     write_prepared,
@@ -73,6 +74,7 @@ flags.DEFINE_enum("sampling", None, ["", "sparse", "dense"], "RecThinker's sets 
 flags.DEFINE_integer("users", None, "Users of such a set.", lower_bound=1)
 flags.DEFINE_integer("last_events", None, "Newest events of each that are kept.", lower_bound=2)
 flags.DEFINE_integer("seed", None, "Seed of the draw of users.")
+flags.DEFINE_boolean("own_order", None, "Times become places in the users' orders, ends aligned.")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -89,7 +91,7 @@ def main(argv: Sequence[str]) -> None:
     with app.phase("write"):
         paths = write_prepared(prepared, output)
         if _SAMPLES.value:
-            write_sample_shards(prepared, Path(output) / "samples", _MAX_HISTORY.value)
+            write_sample_shards(prepared, Path(output) / SAMPLES, _MAX_HISTORY.value)
     with app.phase("report"):
         report = data_report(prepared)
     report = {"format": form, "category": category} | report

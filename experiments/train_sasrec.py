@@ -24,6 +24,7 @@ from agenticrec_jax.baselines.sasrec import sasrec_scores
 from agenticrec_jax.data.candidates import draw_split_candidates, write_candidates
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import InteractionLog, read_log
+from agenticrec_jax.data.preparation import prepared_tables
 from agenticrec_jax.data.splits import FitRange, chronological_splits, prediction_samples
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.evaluation.metrics import expected_metrics, ndcg_at_k, rank_of_target
@@ -34,8 +35,11 @@ from agenticrec_jax.training.next_item import LOSSES, Objective
 from agenticrec_jax.training.sasrec import SasrecTraining, fit_artifacts
 from experiments import app
 
-_INTERACTIONS = flags.DEFINE_string("interactions", None, "Table of events.", required=True)
-_ITEMS = flags.DEFINE_string("items", None, "Table of items.", required=True)
+_INTERACTIONS = flags.DEFINE_string("interactions", None, "Table of events.")
+_ITEMS = flags.DEFINE_string("items", None, "Table of items.")
+_PREPARED = flags.DEFINE_string("prepared", None, "Output of prepare_data, in place of the tables.")
+flags.mark_flags_as_mutual_exclusive(["interactions", "prepared"], required=True)
+flags.mark_flags_as_mutual_exclusive(["items", "prepared"], required=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where results are written.", required=True)
 _EPOCHS = flags.DEFINE_integer("epochs", SasrecTraining.epochs, "Passes.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of initialisation, order and dropout.")
@@ -58,7 +62,8 @@ SERVED = {"a": ("policy",), "b": ("valid", "test")}  # artefacts and the parts t
 def main(argv: Sequence[str]) -> None:
     del argv
     training = schedule()
-    log = read_log(_INTERACTIONS.value, _ITEMS.value)
+    given = (_INTERACTIONS.value, _ITEMS.value)
+    log = read_log(*(prepared_tables(_PREPARED.value) if _PREPARED.value else given))
     splits = chronological_splits(prediction_samples(log))
     seed = _CANDIDATE_SEED.value
     examples = draw_split_candidates(log, splits, _NEGATIVES.value, seed=seed)

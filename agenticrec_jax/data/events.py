@@ -1,7 +1,8 @@
 """The interactions of a raw file as compact columns: codes for ids, one unit of time, no bad row.
 
-Twenty-four bytes an event, so that tens of millions fit beside what reads them. Ids become codes in
-the order in which the file first names them; a table of the process keeps each id once.
+Twenty-four bytes an event, and little beside them while they are counted and filtered, so that tens
+of millions fit beside what reads them. Ids become codes in the order in which the file first names
+them; a table of the process keeps each id once.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -57,7 +58,7 @@ class Events:
     item: UInt32[np.ndarray, "E"]
     time: Float64[np.ndarray, "E"]
     rating: Float32[np.ndarray, "E"]
-    place: Int64[np.ndarray, "E"]
+    place: UInt32[np.ndarray, "E"]
     users: "Codes"
     catalogue: "Codes"
 
@@ -116,7 +117,7 @@ def read_events(
             "item": catalogue.of(frame[columns.item]),
             "time": frame["#time"].to_numpy(),
             "rating": frame["#rating"].to_numpy().astype(np.float32),
-            "place": good.places,
+            "place": good.places.astype(np.uint32),
         }.items():
             parts[name].append(values)
     joined = {name: np.concatenate(parts.pop(name) or [[]]) for name in COLUMNS}
@@ -206,6 +207,19 @@ def order_in_time(events: Events) -> Events:
     return events.take(np.argsort(events.time, kind="stable"))
 
 
+def in_own_order(events: Events) -> Events:
+    """The events at their places in their users' orders, counted so that all users end together.
+
+    What one user's event can be said to be earlier than is then what leave-one-out takes for
+    earlier: all last events have one time, the ones before them the time before.
+    """
+    order = np.argsort(events.user, kind="stable")
+    left = np.cumsum(np.bincount(events.user))[events.user[order]] - np.arange(len(order))
+    place = np.empty(len(order))
+    place[order] = left.max(initial=0) - left
+    return order_in_time(replace(events, time=place))
+
+
 def pair_keys(events: Events) -> UInt64[np.ndarray, "E"]:
     """One number for the user and the item of each event."""
     return events.user.astype(np.uint64) << np.uint64(32) | events.item
@@ -213,15 +227,31 @@ def pair_keys(events: Events) -> UInt64[np.ndarray, "E"]:
 
 def first_of_each(codes: np.ndarray) -> Bool[np.ndarray, "codes"]:
     """Where each code stands for the first time."""
+    found = first_places(codes)
     first = np.zeros(len(codes), bool)
-    first[np.unique(codes, return_index=True)[1]] = True
+    first[found[found >= 0]] = True
     return first
+
+
+def first_places(codes: np.ndarray) -> Int64[np.ndarray, "largest"]:
+    """Where each code up to the largest stands first, -1 for those that do not occur."""
+    first = np.full(int(codes.max(initial=0)) + 1, -1)
+    first[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)  # of equal indices the last one stays
+    return first
+
+
+def repeats(values: np.ndarray) -> Bool[np.ndarray, "values"]:
+    """Where a value is the same as the one before it."""
+    same = np.zeros(len(values), bool)
+    np.equal(values[1:], values[:-1], out=same[1:])
+    return same
 
 
 def counts(events: Events) -> tuple[int, int, int, int]:
     """How many events, users, items and different pairs of user and item there are."""
-    pairs = np.sort(pair_keys(events))
-    different = np.count_nonzero(np.diff(pairs)) + 1 if len(pairs) else 0
+    pairs = pair_keys(events)
+    pairs.sort()
+    different = np.count_nonzero(~repeats(pairs))
     return len(events), _distinct(events.user), _distinct(events.item), int(different)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool
 
-from agenticrec_jax.data.events import Events, counts, pair_keys
+from agenticrec_jax.data.events import Events, counts, pair_keys, repeats
 from agenticrec_jax.errors import InputError
 
 POOL = 10  # users drawn for every user of a dense sample
@@ -87,11 +87,10 @@ def not_duplicated(events: Events) -> Bool[np.ndarray, "E"]:
     """All but the later ones of events with the same user, item, time and rating."""
     pair = pair_keys(events)
     order = np.lexsort((events.time, pair))
-    again = (np.diff(pair[order]) == 0) & (np.diff(events.time[order]) == 0)
-    some = np.zeros(len(events), bool)  # in the same user, item and time as another
-    some[order[1:][again]] = some[order[:-1][again]] = True
+    again = np.flatnonzero(repeats(pair[order]) & repeats(events.time[order]))
+    some = np.union1d(order[again], order[again - 1])  # in the same user, item and time as another
     kept, seen = np.ones(len(events), bool), set()
-    for index in np.flatnonzero(some).tolist():
+    for index in some.tolist():
         key = (int(pair[index]), float(events.time[index]), str(events.rating[index]))
         kept[index] = key not in seen
         seen.add(key)
@@ -103,7 +102,7 @@ def first_of_pairs(events: Events) -> Bool[np.ndarray, "E"]:
     pair = pair_keys(events)
     order = np.argsort(pair, kind="stable")
     kept = np.ones(len(events), bool)
-    kept[order[1:][np.diff(pair[order]) == 0]] = False
+    kept[order[repeats(pair[order])]] = False
     return kept
 
 

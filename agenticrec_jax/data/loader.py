@@ -14,13 +14,14 @@ import numpy as np
 from array_record.python import array_record_module
 from jaxtyping import Int32
 
-from agenticrec_jax.data.splits import chronological_cuts
+from agenticrec_jax.data.splits import FitRange, chronological_cuts
 from agenticrec_jax.errors import InputError
 
 MANIFEST = "samples.json"
 FORMAT = "agenticrec-samples"
 VERSION = 1
 PARTS = ("fit", "policy", "valid", "test")
+TRAIN = "train"  # the parts fit and policy together
 SHARD_SAMPLES = 2**20
 PAD = -1  # before the first item of a short history
 _CHUNK = 2**16
@@ -78,7 +79,7 @@ def write_samples(
             )
             shards[name].append(shard)
     manifest = {"format": FORMAT, "version": VERSION, "max_history": max_history}
-    manifest |= {"counts": counts, "shards": shards}
+    manifest |= {"events": len(user), "counts": counts, "shards": shards}
     (directory / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
     return manifest
 
@@ -127,26 +128,54 @@ def sample_batches(
     process_count: int = 1,
     epochs: int | None = None,
 ) -> grain.DatasetIterator:
-    """Batches of a part's samples without end, in an order that only the seed decides.
+    """Batches of a part's samples (or of ``train``) in an order that only the seed decides.
 
     A batch is a dict of arrays of the fields of ``sample_dtype`` with ``batch_size`` rows. Each
-    epoch has an order of its own; the processes share every epoch out. ``epochs`` ends it, the
-    last batch then being what is left. The iterator's ``get_state`` is JSON; one that ``set_state``
-    gives it to goes on with the batch after.
+    epoch has an order of its own; the processes share every epoch out. It is without end unless
+    ``epochs`` ends it, the last batch then being what is left. The iterator's ``get_state`` is
+    JSON; one that ``set_state`` gives it to goes on with the batch after.
 
     Raises:
       InputError: if the directory has no samples of the part.
     """
-    manifest = read_manifest(directory)
-    dtype = sample_dtype(manifest["max_history"])
-    paths = [str(Path(directory) / shard) for shard in manifest["shards"].get(part, ())]
-    if not paths:
-        found = ", ".join(manifest["shards"])
-        raise InputError(f"{directory}: found samples of {found}, expected a part {part!r}")
-    source = grain.sources.ArrayRecordDataSource(paths)
-    dealt = grain.MapDataset.source(source).shuffle(seed=seed)[process_index::process_count]
-    batches = dealt.repeat(epochs).batch(batch_size, batch_fn=lambda rows: _decoded(rows, dtype))
+    source, dtype = _source(directory, part)
+    places = grain.MapDataset.range(len(source)).shuffle(seed=seed)[process_index::process_count]
+    batches = places.repeat(epochs).batch(  # a batch is read at once, not sample by sample
+        batch_size, batch_fn=lambda chosen: _decoded(source.__getitems__(chosen), dtype)
+    )
     return iter(batches.to_iter_dataset())
+
+
+def first_samples(directory: str | Path, part: str, count: int) -> dict[str, np.ndarray]:
+    """The first ``count`` samples of a part in time order, or all there are, as a batch.
+
+    Raises:
+      InputError: if the directory has no samples of the part.
+    """
+    source, dtype = _source(directory, part)
+    return _decoded(source.__getitems__(range(min(count, len(source)))), dtype)
+
+
+def train_range(directory: str | Path) -> FitRange:
+    """The events before the first valid sample: what may be learnt from the part ``train``.
+
+    Samples of ``train`` at the very time of that sample are outside of it.
+    """
+    first = first_samples(directory, "valid", 1)
+    return FitRange(end_time=int(first["time"][0]), events=int(first["earlier"][0]))
+
+
+def _source(
+    directory: str | Path, part: str
+) -> tuple[grain.sources.ArrayRecordDataSource, np.dtype]:
+    manifest = read_manifest(directory)
+    shards = manifest["shards"]
+    names = [*shards["fit"], *shards["policy"]] if part == TRAIN else shards.get(part, ())
+    if not names:
+        found = ", ".join(shards)
+        raise InputError(f"{directory}: found samples of {found}, expected a part {part!r}")
+    paths = [str(Path(directory) / name) for name in names]
+    return grain.sources.ArrayRecordDataSource(paths), sample_dtype(manifest["max_history"])
 
 
 def read_manifest(directory: str | Path) -> dict:

@@ -12,7 +12,13 @@ from agenticrec_jax.data.catalogue import (
     unpriced,
     unusable_title,
 )
-from agenticrec_jax.data.events import Events, order_in_time, read_events
+from agenticrec_jax.data.events import (
+    Events,
+    first_places,
+    in_own_order,
+    order_in_time,
+    read_events,
+)
 from agenticrec_jax.data.faults import Faults
 from agenticrec_jax.data.filters import (
     Trail,
@@ -21,12 +27,13 @@ from agenticrec_jax.data.filters import (
     user_sample,
     window,
 )
-from agenticrec_jax.data.loader import write_samples
+from agenticrec_jax.data.loader import read_manifest, write_samples
 from agenticrec_jax.data.sources import RawLog
 from agenticrec_jax.errors import InputError
 
 INTERACTIONS_FILE = "interactions.parquet"
 ITEMS_FILE = "items.parquet"
+SAMPLES = "samples"
 EARLIEST_DATE = 10**8  # seconds, of 1973: a log whose times are all earlier counts positions
 UNKNOWN_ITEM = "an interaction with an item that is not in the table of items"
 
@@ -46,6 +53,8 @@ class Preparation:
       used_items_only: items without any event left are dropped.
       sampling: ``sparse`` or ``dense`` for a small set of users (`filters.user_sample`).
       users, last_events, seed: of such a set.
+      own_order: times become places in the users' orders, all of which end together, as
+        leave-one-out has it: no other event is earlier or later by its date.
     """
 
     start: str = ""
@@ -60,6 +69,7 @@ class Preparation:
     users: int = 100
     last_events: int = 20
     seed: int = 0
+    own_order: bool = False
 
 
 PRESETS = {
@@ -123,6 +133,8 @@ def prepare_log(raw: RawLog, how: Preparation, *, strict: bool = False) -> Prepa
         _sample(how, trail)
     if how.k_core:
         trail.core(f"{how.k_core}-core", how.k_core)
+    if how.own_order:
+        trail.events = in_own_order(trail.events)
     if how.used_items_only or how.k_core:
         items = items.filter(_occurs(trail.events, items["code"].to_numpy()))
     place = _index_of(items["code"].to_numpy())
@@ -137,12 +149,12 @@ def _sample(how: Preparation, trail: Trail) -> None:
 
 
 def _catalogue(raw: RawLog, how: Preparation, trail: Trail, faults: Faults) -> pl.DataFrame:
-    events = trail.events
+    ids = trail.events.catalogue
     if raw.items is None:
-        codes = np.unique(events.item)
-        return items_of_events(events.catalogue.ids(codes), codes)
-    wanted = (lambda codes: _occurs(events, codes)) if how.used_items_only else None
-    items = read_catalogue(raw.items, raw.item_columns, events.catalogue, faults, wanted)
+        codes = np.unique(trail.events.item)
+        return items_of_events(ids.ids(codes), codes)
+    wanted = (lambda codes: _occurs(trail.events, codes)) if how.used_items_only else None
+    items = read_catalogue(raw.items, raw.item_columns, ids, faults, wanted)
     if not items.height:
         raise InputError(f"{raw.items.path}: found no item of the log, expected at least one")
     _drop_unknown(raw, trail, items, faults)
@@ -155,9 +167,7 @@ def _catalogue(raw: RawLog, how: Preparation, trail: Trail, faults: Faults) -> p
 
 
 def _drop_unknown(raw: RawLog, trail: Trail, items: pl.DataFrame, faults: Faults) -> None:
-    events = trail.events
-    known = _listed(items, events)
-    lost = events.take(~known)
+    lost = trail.events.take(~_listed(items, trail.events))
     lost = lost.take(np.argsort(lost.place))
     faults.add(
         raw.interactions.path,
@@ -226,8 +236,41 @@ def write_sample_shards(prepared: Prepared, directory: str | Path, max_history: 
     Raises:
       InputError: if there are too few samples for the four parts.
     """
-    _, first, codes = np.unique(prepared.events.user, return_index=True, return_inverse=True)
+    user = prepared.events.user
+    first = first_places(user)
+    in_order = np.argsort(first, kind="stable")[np.count_nonzero(first < 0) :]
     by_first = np.empty(len(first), np.int32)
-    by_first[np.argsort(first, kind="stable")] = np.arange(len(first))
+    by_first[in_order] = np.arange(len(in_order))
     time = np.floor(prepared.events.time).astype(np.int64)
-    return write_samples(by_first[codes], prepared.item, time, directory, max_history=max_history)
+    return write_samples(by_first[user], prepared.item, time, directory, max_history=max_history)
+
+
+def prepared_tables(directory: str | Path) -> tuple[Path, Path]:
+    """Interactions and items of a directory that ``write_prepared`` wrote, for ``read_log``.
+
+    Raises:
+      InputError: if one is not there.
+    """
+    tables = Path(directory) / INTERACTIONS_FILE, Path(directory) / ITEMS_FILE
+    for table in tables:
+        if not table.is_file():
+            raise InputError(f"{table}: no such file, expected a log that prepare_data wrote")
+    return tables
+
+
+def sampled_items(directory: str | Path) -> tuple[Path, tuple[str, ...]]:
+    """The samples of a prepared directory, and the ids of the items in the order of their codes.
+
+    Raises:
+      InputError: if something is not there, or the samples are those of another log.
+    """
+    interactions, items = prepared_tables(directory)
+    samples = Path(directory) / SAMPLES
+    events = read_manifest(samples)["events"]
+    there = pl.scan_parquet(interactions).select(pl.len()).collect().item()
+    if there != events:
+        raise InputError(
+            f"{samples}: found samples of a log of {events} events, expected {there} as in "
+            f"{interactions}: prepare it with --samples"
+        )
+    return samples, tuple(pl.read_parquet(items, columns=["item_id"])["item_id"])

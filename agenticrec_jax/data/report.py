@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from agenticrec_jax.data.events import Events, counts, first_of_each, sparsity
+from agenticrec_jax.data.events import Events, counts, first_of_each, repeats, sparsity
 from agenticrec_jax.data.preparation import Prepared
 from agenticrec_jax.data.splits import chronological_cuts
 
@@ -63,12 +63,8 @@ def _distribution(values: np.ndarray) -> dict:
 def ties(events: Events) -> int:
     """Events that share their second with another of the same user."""
     order = np.argsort(events.user, kind="stable")
-    user, time = events.user[order], np.floor(events.time[order])
-    same = (np.diff(user) == 0) & (np.diff(time) == 0)
-    tied = np.zeros(len(events), bool)
-    tied[1:] |= same
-    tied[:-1] |= same
-    return int(tied.sum())
+    same = repeats(events.user[order]) & repeats(np.floor(events.time[order]))
+    return int((same | np.append(same[1:], False)).sum())
 
 
 def cold_shares(events: Events) -> dict:

@@ -44,7 +44,9 @@ def _dataset() -> ConfigDict:
             "name": "office_sample",
             "interactions": "tools_data/office_sample/interactions.csv.gz",
             "items": "tools_data/office_sample/items.jsonl.gz",
+            "prepared": "",  # an output of prepare_data, in place of the two tables
             "max_history": 10,
+            "split": "chronological",  # or leave_one_out
             "negatives": 19,
             "candidate_seed": 0,
         }

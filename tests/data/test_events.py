@@ -1,7 +1,7 @@
 import pytest
 
 from agenticrec_jax.data.blocks import table_file
-from agenticrec_jax.data.events import EventColumns, order_in_time, read_events
+from agenticrec_jax.data.events import EventColumns, in_own_order, order_in_time, read_events
 from agenticrec_jax.data.faults import Faults
 from agenticrec_jax.errors import InputError
 
@@ -57,3 +57,17 @@ def test_a_file_without_a_column_or_a_good_row_is_refused(tmp_path):
         read(tmp_path, "a,x,-1,1", ",x,1,1")
     with pytest.raises(InputError, match="found no good row among 0"):
         read(tmp_path)
+
+
+def test_in_own_order_every_user_ends_at_one_time_and_ties_stay_in_the_files_order(tmp_path):
+    times = {"a": [5, 5, 9, 7], "b": [4, 8], "c": [6]}
+    rows = [f"{user},i{n},{t},1" for user, own in times.items() for n, t in enumerate(own)]
+    events = in_own_order(order_in_time(read(tmp_path, *rows)[0]))
+    users = events.users.ids(events.user).to_list()
+    items = events.catalogue.ids(events.item).to_list()
+    found = list(zip(events.time.tolist(), users, items, strict=True))
+    assert sorted(found) == [
+        *((0, "a", "i0"), (1, "a", "i1"), (2, "a", "i3"), (2, "b", "i0")),
+        *((3, "a", "i2"), (3, "b", "i1"), (3, "c", "i0")),
+    ]
+    assert events.time.tolist() == sorted(events.time.tolist())

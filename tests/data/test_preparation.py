@@ -7,7 +7,13 @@ import pytest
 from agenticrec_jax.data.catalogue import ItemColumns
 from agenticrec_jax.data.events import EventColumns
 from agenticrec_jax.data.interactions import read_log
-from agenticrec_jax.data.preparation import Preparation, prepare_log, write_prepared
+from agenticrec_jax.data.preparation import (
+    Preparation,
+    prepare_log,
+    sampled_items,
+    write_prepared,
+    write_sample_shards,
+)
 from agenticrec_jax.data.sources import own_log
 from agenticrec_jax.errors import InputError
 
@@ -70,3 +76,22 @@ def test_a_k_core_leaves_no_item_in_the_catalogue_without_events(tmp_path):
     prepared = prepare_log(log, Preparation(k_core=2))
     assert prepared.items["item_id"].to_list() == ["x", "y"]
     assert prepared.item.tolist() == [0, 0, 1, 1]
+
+
+def test_samples_of_another_log_than_the_one_beside_them_are_refused(tmp_path):
+    rows = [f"u{n % 7},i{n % 5},{1_600_000_000 + n}" for n in range(60)]
+
+    def prepared(rows):
+        (tmp_path / "e.csv").write_text("\n".join(["user_id,item_id,timestamp", *rows]) + "\n")
+        columns = EventColumns("user_id", "item_id", "timestamp"), ItemColumns("item_id")
+        return prepare_log(own_log(tmp_path / "e.csv", None, *columns), Preparation())
+
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match="out/interactions.parquet: no such file"):
+        sampled_items(out)
+    write_prepared(prepared(rows), out)
+    write_sample_shards(prepared(rows), out / "samples", 4)
+    assert sampled_items(out) == (out / "samples", tuple(f"i{n}" for n in range(5)))
+    write_prepared(prepared(rows[:50]), out)
+    with pytest.raises(InputError, match="of a log of 60 events, expected 50"):
+        sampled_items(out)

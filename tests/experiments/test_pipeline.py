@@ -4,6 +4,10 @@ import jax
 import pytest
 from flax import nnx
 
+from agenticrec_jax.data.catalogue import ItemColumns
+from agenticrec_jax.data.events import EventColumns
+from agenticrec_jax.data.preparation import Preparation, prepare_log, write_prepared
+from agenticrec_jax.data.sources import own_log
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.models.hf import save_policy
 from agenticrec_jax.models.lora import LoraConfig, lora_config
@@ -131,3 +135,41 @@ def test_recthinker_is_a_config(tmp_path):
     config.agent = "rec"
     said = refused(pipeline.agent, made, world.artifacts, chat_tokenizer())
     assert said == "config.agent: found 'rec', expected one of agenticrec, recthinker"
+
+
+def test_recthinkers_sets_leave_the_last_event_of_everybody_out(tmp_path):
+    """From a log to ten candidates a user; a workdir of another split is refused."""
+    rows = [
+        f"u{u},i{(3 * u + n * n) % 40},{9**9 + 50 * u + n}" for u in range(30) for n in range(12)
+    ]
+    (tmp_path / "e.csv").write_text("\n".join(["user_id,item_id,timestamp", *rows]) + "\n")
+    columns = EventColumns("user_id", "item_id", "timestamp"), ItemColumns("item_id", ("title",))
+    raw = own_log(tmp_path / "e.csv", None, *columns)
+    rules = {"sampling": "dense", "users": 10, "last_events": 8, "own_order": True}
+    write_prepared(prepare_log(raw, Preparation(**rules)), tmp_path / "log")
+    config = recthinker.get_config("movielens_dense")
+    config.dataset.prepared = str(tmp_path / "log")
+    world = pipeline.prepare(config, tmp_path / "run")
+    assert {part: len(drawn) for part, drawn in world.examples.items()} == dict.fromkeys(
+        pipeline.PARTS, 10
+    )
+    assert {len(e.candidates) for e in world.examples["test"]} == {10}
+    for user in range(10):
+        own = world.log.events_of(user)
+        for part, position in zip(pipeline.PARTS, own[-3:].tolist(), strict=True):
+            assert position in [e.position for e in world.examples[part] if e.user == user]
+    assert world.splits.fit_range_b.events == 10 * 6  # all but the last two of everybody
+    config.dataset.split = "chronological"
+    said = refused(pipeline.prepare, config, tmp_path / "run")
+    assert "found candidates of other policy samples (10), expected those of the config's" in said
+    config.dataset.prepared = str(tmp_path)
+    said = refused(pipeline.prepare, config, tmp_path / "run")
+    assert said.endswith(
+        "interactions.parquet: no such file, expected a log that prepare_data wrote"
+    )
+    config.dataset.prepared = str(tmp_path / "log")
+    config.dataset.split = "random"
+    said = refused(pipeline.prepare, config, tmp_path / "run")
+    assert said == (
+        "config.dataset.split: found 'random', expected one of chronological, leave_one_out"
+    )

@@ -1,0 +1,39 @@
+"""The benchmark of preparing on few reviews: what it counts, and the memory that it watches."""
+
+import sys
+
+import pytest
+
+from agenticrec_jax.errors import InputError
+from experiments.benchmarks import prepare_data
+from experiments.benchmarks.amazon_reviews import Size
+
+
+def test_planted_rows_are_all_found_and_a_restored_state_goes_on(tmp_path):
+    rows = {row["name"]: row for row in prepare_data.measure(tmp_path, Size.of(6_000))}
+    bad = [row for name, row in rows.items() if name.startswith("bad rows")]
+    assert len(bad) == 8 and all(row["ours"] == row["peer"] > 0 for row in bad)
+    assert rows["reviews read"]["ours"] == 6_000
+    assert rows["samples the same from a restored state"]["ours"] == 1.0
+    assert 0.05 < rows["most memory resident while preparing"]["ours"] < 1.0
+
+
+def test_a_reason_that_was_not_planted_is_a_row_too():
+    report = {"bad_rows": [{"reason": "other", "count": 3}, {"reason": "cut", "count": 1}]}
+    found = prepare_data.fault_rows(report, prepare_data.Counter(cut=2))
+    assert [(row["name"], row["ours"], row["peer"]) for row in found] == [
+        ("bad rows: cut", 1.0, 2),
+        ("bad rows: other", 3.0, 0),
+    ]
+
+
+def test_memory_is_the_childs_at_its_highest():
+    taken = [
+        prepare_data.watched(
+            [sys.executable, "-c", f"import time; b = b'1' * {size}; time.sleep(.2); del b"]
+        )
+        for size in (10, 200_000_000)
+    ]
+    assert taken[1]["peak"] - taken[0]["peak"] == pytest.approx(0.2, rel=0.05)
+    with pytest.raises(InputError, match="ended with status 3"):
+        prepare_data.watched([sys.executable, "-c", "raise SystemExit(3)"])

@@ -1,0 +1,21 @@
+import pytest
+
+from experiments.configs import qwen3, recthinker
+
+
+def test_each_of_the_papers_sets_has_a_hundred_users_eight_events_and_ten_candidates():
+    assert len(recthinker.SETS) == 4
+    for name in recthinker.SETS:
+        config = recthinker.get_config(name)
+        given = config.preparation
+        assert f"{config.dataset.name.split('_')[0]}_{given.sampling}" == name
+        assert (given.users, given.last_events, given.own_order) == (100, 8, True)
+        assert (config.dataset.split, config.dataset.negatives) == ("leave_one_out", 9)
+        assert config.dataset.interactions == f"{given.output}/interactions.parquet"
+        assert given.format == ("movielens1m" if "movielens" in name else "amazon2018")
+
+
+def test_without_a_name_it_is_the_office_log_and_an_unknown_name_is_refused():
+    assert recthinker.get_config().dataset.name == qwen3.get_config().dataset.name
+    with pytest.raises(ValueError, match="found 'cds', expected one of movielens_sparse"):
+        recthinker.get_config("cds")
