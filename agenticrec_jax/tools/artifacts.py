@@ -30,11 +30,10 @@ from agenticrec_jax.models.sasrec import (
     save_sasrec,
     user_states,
 )
-from agenticrec_jax.models.search import recall_target, top_k, unit_rows
+from agenticrec_jax.models.search import SEARCHED, searched, unit_rows
 
 RECENT = 10  # items of a neighbour that count as taken recently
 NEAREST = 16  # items that the index keeps beside each item
-SEARCHED = 32  # queries in one compiled search; fewer are filled up, so that a query's bits are its
 
 Value, Derived = TypeVar("Value"), TypeVar("Derived")
 
@@ -173,27 +172,6 @@ def nearest_items(
         _, rows = searched(queries, directions[among], found)
         nearest[:, :found] = among[rows]
     return nearest
-
-
-def searched(
-    queries: Float[np.ndarray, "Q D"],
-    table: Float[jax.Array, "N D"],
-    count: int,
-    exclude: Int[np.ndarray, "Q X"] | None = None,
-) -> tuple[Float[np.ndarray, "Q K"], Int[np.ndarray, "Q K"]]:
-    """``top_k`` in pieces of one shape, on the host."""
-    size = len(queries)
-    if exclude is None:
-        exclude = np.full((size, 1), PAD, np.int32)
-    parts = []
-    for start in range(0, size, SEARCHED):
-        part = slice(start, start + SEARCHED)
-        missing = SEARCHED - len(exclude[part])
-        filled = np.pad(queries[part], ((0, missing), (0, 0)))
-        left_out = np.pad(exclude[part], ((0, missing), (0, 0)), constant_values=PAD)
-        parts.append(jax.device_get(top_k(filled, table, count, left_out, recall_target(table))))
-    scores, rows = (np.concatenate(found)[:size] for found in zip(*parts, strict=True))
-    return scores, rows
 
 
 @dataclass(frozen=True, eq=False)

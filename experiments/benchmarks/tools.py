@@ -31,12 +31,11 @@ from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import InteractionLog, make_log
 from agenticrec_jax.data.splits import FitRange
 from agenticrec_jax.models.sasrec import Sasrec, SasrecConfig
-from agenticrec_jax.models.search import RECALL, top_k
+from agenticrec_jax.models.search import RECALL, SEARCHED, top_k
 from agenticrec_jax.parallel.topology import slice_devices
 from agenticrec_jax.testing.synthetic import DAY, START, SyntheticConfig, synthetic_log
 from agenticrec_jax.tools.artifacts import (
     NEAREST,
-    SEARCHED,
     Artifacts,
     fit_statistics,
     index_users,
