@@ -168,6 +168,24 @@ def user_states(
     return np.concatenate(parts) if parts else np.zeros((0, model.config.width), np.float32)
 
 
+def candidate_scores(
+    model: Sasrec,
+    histories: Sequence[Sequence[int]],
+    candidates: Int[np.ndarray, "U C"],
+    chunk: int = 4096,
+) -> Float[np.ndarray, "U C"]:
+    """The model's score of each history's own candidates, and of no other item.
+
+    ``chunk`` is how many histories' candidates are gathered at once.
+    """
+    states, table = user_states(model, histories), np.asarray(model.item_embeddings)
+    scores = np.empty(candidates.shape, np.float32)
+    for start in range(0, len(scores), chunk):
+        rows = slice(start, start + chunk)
+        scores[rows] = np.einsum("ud,ucd->uc", states[rows], table[candidates[rows]])
+    return scores
+
+
 def save_sasrec(
     directory: str | Path, model: Sasrec, item_ids: Sequence[str], fit_range: FitRange
 ) -> None:
@@ -191,12 +209,19 @@ def load_sasrec(directory: str | Path, item_ids: Sequence[str]) -> tuple[Sasrec,
       InputError: if a file is missing, or the model was fitted on another catalogue: item codes
         index its embeddings, so the ids must be the same in the same order.
     """
+    model, saved, fit_range = load_with_items(directory)
+    _check_catalogue(Path(directory) / "sasrec.json", saved, item_ids)
+    return model, fit_range
+
+
+def load_with_items(directory: str | Path) -> tuple[Sasrec, list[str], FitRange]:
+    """`load_sasrec` for somebody who has no catalogue: the item ids are those saved."""
     record, arrays = read_saved(directory, "sasrec", ("config", "fit_range", "item_ids"))
-    _check_catalogue(Path(directory) / "sasrec.json", record["item_ids"], item_ids)
     model = Sasrec(SasrecConfig(**record["config"]), rngs=nnx.Rngs(0))
     graphdef, state = nnx.split(model)
     flat = [(path, leaf.replace(jnp.asarray(arrays[_name(path)]))) for path, leaf in _flat(state)]
-    return nnx.merge(graphdef, nnx.from_flat_state(flat)), FitRange(**record["fit_range"])
+    model = nnx.merge(graphdef, nnx.from_flat_state(flat))
+    return model, record["item_ids"], FitRange(**record["fit_range"])
 
 
 def read_saved(

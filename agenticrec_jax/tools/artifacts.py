@@ -99,7 +99,8 @@ class SasrecIndex:
       model: the network.
       users: [U] codes of the users with events in the range.
       states: [U,D] their state after their last event in the range.
-      recent: [U,10] their newest distinct items in the range, ``PAD`` elsewhere.
+      recent: [U,10] the distinct items of their last ten events in the range, in the order in which
+        they first came among these; ``PAD`` before them.
       nearest: [I,16] the items of the range nearest to each item, itself included if it is one,
         best first; ``PAD`` where there are fewer.
     """
@@ -126,11 +127,6 @@ class SasrecIndex:
         """Cosine of the embedding of each of ``items`` with that of ``item``; see
         ``item_directions``."""
         return self._item_directions[list(items)] @ self._item_directions[item]
-
-    def scores(self, histories: Sequence[Sequence[int]]) -> Float[np.ndarray, "B I"]:
-        """SASRec's own score of every item after each history."""
-        states = user_states(self.model, histories)
-        return states @ np.asarray(self.model.item_embeddings).T
 
     def neighbours(
         self, histories: Sequence[Sequence[int]], users: Sequence[int], count: int

@@ -14,6 +14,7 @@ from agenticrec_jax.models.sasrec import (
     PAD,
     Sasrec,
     SasrecConfig,
+    candidate_scores,
     fitted_sequences,
     load_sasrec,
     pad_histories,
@@ -145,6 +146,16 @@ def test_states_do_not_depend_on_the_batch(model):
 def test_histories_are_right_aligned_and_keep_the_newest():
     windows = pad_histories([(1,), (), (1, 2, 3, 4)], 3)
     np.testing.assert_array_equal(windows, [[PAD, PAD, 1], [PAD] * 3, [2, 3, 4]])
+
+
+def test_scores_of_candidates_are_those_of_the_whole_catalogue(model):
+    rng = np.random.default_rng(4)
+    histories = [rng.integers(0, CONFIG.items, n).tolist() for n in (1, 3, 9, 6, 2)]
+    candidates = rng.integers(0, CONFIG.items, (5, 4))
+    scores = candidate_scores(model, histories, candidates, chunk=2)
+    everything = model.scores(jnp.asarray(user_states(model, histories)))
+    expected = np.take_along_axis(np.asarray(everything), candidates, axis=1)
+    np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_saved_model_comes_back_with_its_range(model, tmp_path):
