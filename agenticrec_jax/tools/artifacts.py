@@ -136,7 +136,7 @@ class SasrecIndex:
         Best first. The history's own user, by ``users``, is left out: nobody is their own
         neighbour. All are searched together, and what one gets does not depend on the others.
         """
-        states = user_states(self.model, histories, batch=SEARCHED)
+        states = user_states(self.model, histories, batch=SEARCHED, whole=True)
         states /= np.maximum(np.linalg.norm(states, axis=1, keepdims=True), 1e-9)
         own = np.array([[self._row_of.get(user, PAD)] for user in users], np.int32)
         count = min(count, len(self.users))
@@ -264,7 +264,7 @@ def index_users(model: Sasrec, log: InteractionLog, fit_range: FitRange) -> Sasr
     return SasrecIndex(
         model=model,
         users=np.fromiter(sequences, np.int32, len(sequences)),
-        states=user_states(model, [s.tolist() for s in sequences.values()]),
+        states=user_states(model, [s.tolist() for s in sequences.values()], whole=True),
         recent=pad_histories(newest, RECENT),
         nearest=nearest_items(model, np.unique(np.concatenate(list(sequences.values())))),
     )

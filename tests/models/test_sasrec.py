@@ -143,6 +143,16 @@ def test_states_do_not_depend_on_the_batch(model):
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
+def test_the_state_of_the_last_place_needs_no_other_in_the_last_block(model):
+    rng = np.random.default_rng(8)
+    histories = [rng.integers(0, CONFIG.items, n).tolist() for n in (1, 2, 5, 6, 9)]
+    alone, whole = (user_states(model, histories, batch=2, whole=w) for w in (False, True))
+    np.testing.assert_allclose(alone, whole, rtol=1e-5, atol=1e-5)
+    windows = jnp.asarray(pad_histories(histories, CONFIG.max_length))
+    assert model(windows, newest=True).shape == (5, 1, CONFIG.width)
+    np.testing.assert_allclose(alone, model(windows)[:, -1], rtol=1e-5, atol=1e-5)
+
+
 def test_histories_are_right_aligned_and_keep_the_newest():
     windows = pad_histories([(1,), (), (1, 2, 3, 4)], 3)
     np.testing.assert_array_equal(windows, [[PAD, PAD, 1], [PAD] * 3, [2, 3, 4]])
