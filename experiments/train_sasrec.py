@@ -31,7 +31,7 @@ from agenticrec_jax.evaluation.metrics import expected_metrics, ndcg_at_k, rank_
 from agenticrec_jax.models.sasrec import SasrecConfig
 from agenticrec_jax.tools.artifacts import Artifacts
 from agenticrec_jax.training.metrics import Progress
-from agenticrec_jax.training.next_item import LOSSES, Objective
+from agenticrec_jax.training.next_item import DRAWING, LOSSES, Objective
 from agenticrec_jax.training.sasrec import SasrecTraining, fit_artifacts
 from experiments import app
 
@@ -90,14 +90,15 @@ def main(argv: Sequence[str]) -> None:
 def schedule() -> SasrecTraining:
     """What the flags say. InputError for one that the loss would ignore."""
     options = {}
-    for flag, losses in ((_LOSS_NEGATIVES, LOSSES[1:]), (_CALIBRATION, ("gbce",))):
+    needing = (("negatives", _LOSS_NEGATIVES, DRAWING), ("calibration", _CALIBRATION, ("gbce",)))
+    for field, flag, losses in needing:
         if flag.present and _LOSS.value not in losses:
             raise InputError(
                 f"flag --{flag.name}: found it with --loss={_LOSS.value}, "
                 f"expected it with --loss={' or '.join(losses)} only"
             )
         if flag.present:
-            options[flag.name.removeprefix("loss_")] = flag.value
+            options[field] = flag.value
     objective = Objective(_LOSS.value, **options)
     return SasrecTraining(
         epochs=_EPOCHS.value, seed=_SEED.value, objective=objective, patience=_PATIENCE.value

@@ -7,6 +7,7 @@ from jaxtyping import Float
 
 from agenticrec_jax.baselines.popularity import candidate_codes
 from agenticrec_jax.data.examples import RankingExample
+from agenticrec_jax.models.sasrec import candidate_scores
 from agenticrec_jax.tools.artifacts import Artifacts
 
 
@@ -19,5 +20,5 @@ def sasrec_scores(
       InputError: if an example lies inside the artefacts' fit range.
     """
     index = artifacts.seen_from(min(examples, key=lambda example: example.time)).sasrec_index
-    scores = index.scores([example.history for example in examples])
-    return np.take_along_axis(scores, candidate_codes(examples), axis=1)
+    histories = [example.history for example in examples]
+    return candidate_scores(index.model, histories, candidate_codes(examples))

@@ -52,17 +52,25 @@ class Block(nnx.Module):
         self.dropout = nnx.Dropout(config.dropout)
 
     def __call__(
-        self, x: Float[Array, "B T D"], mask: Bool[Array, "B 1 T T"], key: Array | None
-    ) -> Float[Array, "B T D"]:
+        self,
+        x: Float[Array, "B T D"],
+        mask: Bool[Array, "B 1 T T"],
+        key: Array | None,
+        newest: bool = False,
+    ) -> Float[Array, "B A D"]:
+        """The states of all places (A is T), or with ``newest`` of the last alone (A is 1)."""
         keys = (None, None) if key is None else jax.random.split(key)
-        x = x + self._drop(self._attend(self.attention_norm(x), mask), keys[0])
+        asked = slice(-1 if newest else None, None)
+        heard = self._attend(self.attention_norm(x), mask[:, :, asked], asked)
+        x = x[:, asked] + self._drop(heard, keys[0])
         hidden = nnx.gelu(self.feed_in(self.feed_norm(x)))
         return x + self._drop(self.feed_out(hidden), keys[1])
 
-    def _attend(self, x: Array, mask: Array) -> Array:
+    def _attend(self, x: Array, mask: Array, asked: slice) -> Array:
         split = x.shape[:2] + (self.heads, x.shape[-1] // self.heads)
         q, k, v = (part.reshape(split) for part in jnp.split(self.qkv(x), 3, axis=-1))
-        return self.out(jax.nn.dot_product_attention(q, k, v, mask=mask).reshape(x.shape))
+        heard = jax.nn.dot_product_attention(q[:, asked], k, v, mask=mask)
+        return self.out(heard.reshape(*heard.shape[:2], -1))
 
     def _drop(self, x: Array, key: Array | None) -> Array:
         return self.dropout(x, deterministic=key is None, rngs=key)
@@ -81,12 +89,14 @@ class Sasrec(nnx.Module):
         self.norm = nnx.LayerNorm(config.width, rngs=rngs)
 
     def __call__(
-        self, windows: Int[Array, "B T"], key: Array | None = None
-    ) -> Float[Array, "B T D"]:
+        self, windows: Int[Array, "B T"], key: Array | None = None, newest: bool = False
+    ) -> Float[Array, "B A D"]:
         """State after each position; the state at t depends on positions <= t only.
 
         ``windows`` holds item codes with ``PAD`` before the first; T is at most ``max_length`` and
-        the last place is always the newest event. ``key`` switches dropout on.
+        the last place is always the newest event. ``key`` switches dropout on. With ``newest`` the
+        last block spares all places but the last (A is 1, otherwise T): its state is the same but
+        for rounding.
         """
         length = windows.shape[1]
         valid = windows != PAD
@@ -99,12 +109,12 @@ class Sasrec(nnx.Module):
         causal = jnp.tril(jnp.ones((length, length), bool))
         mask = (causal & valid[:, None, :])[:, None]
         for block, block_key in zip(self.blocks, keys[1:], strict=True):
-            x = block(x, mask, block_key)
+            x = block(x, mask, block_key, newest and block is self.blocks[-1])
         return self.norm(x)
 
     def user_state(self, history: Int[Array, "B T"]) -> Float[Array, "B D"]:
         """State after the newest event of each history (right-aligned, ``PAD`` before)."""
-        return self(history)[:, -1]
+        return self(history, newest=True)[:, -1]
 
     def scores(self, states: Float[Array, "*B D"]) -> Float[Array, "*B I"]:
         """Inner product of each state with every item embedding."""
@@ -146,15 +156,19 @@ def pad_histories(histories: Sequence[Sequence[int]], length: int) -> Int[np.nda
     return windows
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _states(graphdef, params, windows: Int[Array, "B T"]) -> Float[Array, "B D"]:
-    return nnx.merge(graphdef, params).user_state(windows)
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _states(graphdef, params, windows: Int[Array, "B T"], whole: bool) -> Float[Array, "B D"]:
+    model = nnx.merge(graphdef, params)
+    return model(windows)[:, -1] if whole else model.user_state(windows)
 
 
 def user_states(
-    model: Sasrec, histories: Sequence[Sequence[int]], batch: int = 256
+    model: Sasrec, histories: Sequence[Sequence[int]], batch: int = 256, *, whole: bool = False
 ) -> Float[np.ndarray, "U D"]:
     """States of any number of histories, in batches of one compiled shape.
+
+    ``whole`` computes the states of all places on the way, as training does: the same but for
+    rounding, and slower. The artefacts of tools are made so, since policies were taught by them.
 
     Safe in several threads at once, which ``nnx.jit`` is not: it takes the model apart in place.
     """
@@ -164,8 +178,26 @@ def user_states(
     for start in range(0, len(windows), batch):
         part = windows[start : start + batch]
         filled = np.pad(part, ((0, batch - len(part)), (0, 0)), constant_values=PAD)
-        parts.append(np.asarray(_states(graphdef, params, filled))[: len(part)])
+        parts.append(np.asarray(_states(graphdef, params, filled, whole))[: len(part)])
     return np.concatenate(parts) if parts else np.zeros((0, model.config.width), np.float32)
+
+
+def candidate_scores(
+    model: Sasrec,
+    histories: Sequence[Sequence[int]],
+    candidates: Int[np.ndarray, "U C"],
+    chunk: int = 4096,
+) -> Float[np.ndarray, "U C"]:
+    """The model's score of each history's own candidates, and of no other item.
+
+    ``chunk`` is how many histories' candidates are gathered at once.
+    """
+    states, table = user_states(model, histories), np.asarray(model.item_embeddings)
+    scores = np.empty(candidates.shape, np.float32)
+    for start in range(0, len(scores), chunk):
+        rows = slice(start, start + chunk)
+        scores[rows] = np.einsum("ud,ucd->uc", states[rows], table[candidates[rows]])
+    return scores
 
 
 def save_sasrec(
@@ -191,12 +223,19 @@ def load_sasrec(directory: str | Path, item_ids: Sequence[str]) -> tuple[Sasrec,
       InputError: if a file is missing, or the model was fitted on another catalogue: item codes
         index its embeddings, so the ids must be the same in the same order.
     """
+    model, saved, fit_range = load_with_items(directory)
+    _check_catalogue(Path(directory) / "sasrec.json", saved, item_ids)
+    return model, fit_range
+
+
+def load_with_items(directory: str | Path) -> tuple[Sasrec, list[str], FitRange]:
+    """`load_sasrec` for somebody who has no catalogue: the item ids are those saved."""
     record, arrays = read_saved(directory, "sasrec", ("config", "fit_range", "item_ids"))
-    _check_catalogue(Path(directory) / "sasrec.json", record["item_ids"], item_ids)
     model = Sasrec(SasrecConfig(**record["config"]), rngs=nnx.Rngs(0))
     graphdef, state = nnx.split(model)
     flat = [(path, leaf.replace(jnp.asarray(arrays[_name(path)]))) for path, leaf in _flat(state)]
-    return nnx.merge(graphdef, nnx.from_flat_state(flat)), FitRange(**record["fit_range"])
+    model = nnx.merge(graphdef, nnx.from_flat_state(flat))
+    return model, record["item_ids"], FitRange(**record["fit_range"])
 
 
 def read_saved(

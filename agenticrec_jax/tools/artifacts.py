@@ -30,11 +30,10 @@ from agenticrec_jax.models.sasrec import (
     save_sasrec,
     user_states,
 )
-from agenticrec_jax.models.search import recall_target, top_k, unit_rows
+from agenticrec_jax.models.search import SEARCHED, searched, unit_rows
 
 RECENT = 10  # items of a neighbour that count as taken recently
 NEAREST = 16  # items that the index keeps beside each item
-SEARCHED = 32  # queries in one compiled search; fewer are filled up, so that a query's bits are its
 
 Value, Derived = TypeVar("Value"), TypeVar("Derived")
 
@@ -100,7 +99,8 @@ class SasrecIndex:
       model: the network.
       users: [U] codes of the users with events in the range.
       states: [U,D] their state after their last event in the range.
-      recent: [U,10] their newest distinct items in the range, ``PAD`` elsewhere.
+      recent: [U,10] the distinct items of their last ten events in the range, in the order in which
+        they first came among these; ``PAD`` before them.
       nearest: [I,16] the items of the range nearest to each item, itself included if it is one,
         best first; ``PAD`` where there are fewer.
     """
@@ -128,11 +128,6 @@ class SasrecIndex:
         ``item_directions``."""
         return self._item_directions[list(items)] @ self._item_directions[item]
 
-    def scores(self, histories: Sequence[Sequence[int]]) -> Float[np.ndarray, "B I"]:
-        """SASRec's own score of every item after each history."""
-        states = user_states(self.model, histories)
-        return states @ np.asarray(self.model.item_embeddings).T
-
     def neighbours(
         self, histories: Sequence[Sequence[int]], users: Sequence[int], count: int
     ) -> list[tuple[Int[np.ndarray, "K"], Float[np.ndarray, "K"]]]:
@@ -141,7 +136,7 @@ class SasrecIndex:
         Best first. The history's own user, by ``users``, is left out: nobody is their own
         neighbour. All are searched together, and what one gets does not depend on the others.
         """
-        states = user_states(self.model, histories, batch=SEARCHED)
+        states = user_states(self.model, histories, batch=SEARCHED, whole=True)
         states /= np.maximum(np.linalg.norm(states, axis=1, keepdims=True), 1e-9)
         own = np.array([[self._row_of.get(user, PAD)] for user in users], np.int32)
         count = min(count, len(self.users))
@@ -173,27 +168,6 @@ def nearest_items(
         _, rows = searched(queries, directions[among], found)
         nearest[:, :found] = among[rows]
     return nearest
-
-
-def searched(
-    queries: Float[np.ndarray, "Q D"],
-    table: Float[jax.Array, "N D"],
-    count: int,
-    exclude: Int[np.ndarray, "Q X"] | None = None,
-) -> tuple[Float[np.ndarray, "Q K"], Int[np.ndarray, "Q K"]]:
-    """``top_k`` in pieces of one shape, on the host."""
-    size = len(queries)
-    if exclude is None:
-        exclude = np.full((size, 1), PAD, np.int32)
-    parts = []
-    for start in range(0, size, SEARCHED):
-        part = slice(start, start + SEARCHED)
-        missing = SEARCHED - len(exclude[part])
-        filled = np.pad(queries[part], ((0, missing), (0, 0)))
-        left_out = np.pad(exclude[part], ((0, missing), (0, 0)), constant_values=PAD)
-        parts.append(jax.device_get(top_k(filled, table, count, left_out, recall_target(table))))
-    scores, rows = (np.concatenate(found)[:size] for found in zip(*parts, strict=True))
-    return scores, rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -290,7 +264,7 @@ def index_users(model: Sasrec, log: InteractionLog, fit_range: FitRange) -> Sasr
     return SasrecIndex(
         model=model,
         users=np.fromiter(sequences, np.int32, len(sequences)),
-        states=user_states(model, [s.tolist() for s in sequences.values()]),
+        states=user_states(model, [s.tolist() for s in sequences.values()], whole=True),
         recent=pad_histories(newest, RECENT),
         nearest=nearest_items(model, np.unique(np.concatenate(list(sequences.values())))),
     )

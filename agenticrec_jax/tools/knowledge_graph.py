@@ -108,10 +108,11 @@ def _taken_with(statistics: Statistics, kept: int) -> tuple[np.ndarray, np.ndarr
     taken = sparse.csc_array(
         (ones, (statistics.taken_user, statistics.taken_item)), shape=(users, size)
     )
+    by_user = taken.tocsr()
     edges = np.full((size, kept), PAD, np.int32)
     counts = np.zeros((size, kept), np.int32)
     for start in range(0, size, _BLOCK):
-        block = sparse.csr_array(taken[:, start : start + _BLOCK].T @ taken)
+        block = sparse.csr_array(taken[:, start : start + _BLOCK].T @ by_user)
         for row in range(block.shape[0]):
             span = slice(block.indptr[row], block.indptr[row + 1])
             others, together = block.indices[span], block.data[span]

@@ -1,7 +1,8 @@
 """Titles of a catalogue that are like a text, found without comparing it with every title.
 
 An inverted index from runs of three characters to titles proposes the few titles that share most of
-them with the text; only those are scored by rapidfuzz.
+them with the text; only those are scored by rapidfuzz. A title of one or two letters that the text
+happens to hold, which rapidfuzz alone would call very near, is seldom among them.
 """
 
 import functools

@@ -15,7 +15,8 @@ from agenticrec_jax.losses.next_item import (
 )
 from agenticrec_jax.losses.reductions import Metrics
 
-LOSSES = ("softmax", "sampled_softmax", "gbce", "bce")
+DRAWING = ("sampled_softmax", "gbce", "bce")  # losses over drawn negatives
+LOSSES = ("softmax", *DRAWING)
 
 
 @dataclass(frozen=True)

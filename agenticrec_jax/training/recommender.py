@@ -18,9 +18,8 @@ from agenticrec_jax.errors import InputError
 from agenticrec_jax.models.sasrec import (
     Sasrec,
     SasrecConfig,
-    load_sasrec,
+    load_with_items,
     pad_histories,
-    read_saved,
     save_sasrec,
     user_states,
 )
@@ -74,9 +73,8 @@ class Recommender:
     @classmethod
     def load(cls, directory: str | Path) -> "Recommender":
         """Reads what ``save`` wrote. InputError if a file is missing or unreadable."""
-        record, _ = read_saved(directory, "sasrec", ("item_ids",))
-        model, fit_range = load_sasrec(directory, record["item_ids"])
-        return cls(model, tuple(record["item_ids"]), fit_range)
+        model, item_ids, fit_range = load_with_items(directory)
+        return cls(model, tuple(item_ids), fit_range)
 
 
 def fit_sasrec(

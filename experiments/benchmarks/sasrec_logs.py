@@ -30,7 +30,7 @@ from absl import flags
 from rich.table import Table
 
 from agenticrec_jax.baselines.cooccurrence import cooccurrence_scores
-from agenticrec_jax.baselines.popularity import popularity_scores
+from agenticrec_jax.baselines.popularity import candidate_codes, popularity_scores
 from agenticrec_jax.data.candidates import draw_candidates
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import InteractionLog, make_log, read_items, read_log
@@ -39,7 +39,7 @@ from agenticrec_jax.data.tables import read_table
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.evaluation.metrics import ndcg_values, rank_of_target
 from agenticrec_jax.evaluation.significance import paired_difference
-from agenticrec_jax.models.sasrec import Sasrec, SasrecConfig, user_states
+from agenticrec_jax.models.sasrec import Sasrec, SasrecConfig, candidate_scores
 from agenticrec_jax.training.next_item import Objective
 from agenticrec_jax.training.sasrec import SasrecTraining, train_sasrec
 from experiments import app
@@ -115,13 +115,6 @@ def fit(log: InteractionLog, fit_range: FitRange, seed: int) -> tuple[Sasrec, in
     return train_sasrec(log, fit_range, training=again, **options), epochs
 
 
-def sasrec_scores(model: Sasrec, examples: list[RankingExample]) -> np.ndarray:
-    """Its score of each example's candidates."""
-    states = user_states(model, [example.history for example in examples], batch=64)
-    table = np.asarray(model.item_embeddings)
-    return np.stack([table[list(e.candidates)] @ s for e, s in zip(examples, states, strict=True)])
-
-
 def ranks_by_chance(scores: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Ranks of the targets where equal scores are ordered by a seed."""
     dense = np.unique(scores, return_inverse=True)[1].reshape(scores.shape)
@@ -135,10 +128,11 @@ def row_of(directory: pathlib.Path, most: int, seed: int) -> dict:
     start, cpu = time.perf_counter(), time.process_time()
     model, epochs = fit(log, fit_range, seed)
     took = {"seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu}
+    histories = [example.history for example in examples]
     scores = {
         "popularity": popularity_scores(log, fit_range, examples),
         "cooccurrence": cooccurrence_scores(log, fit_range, examples),
-        "sasrec": sasrec_scores(model, examples),
+        "sasrec": candidate_scores(model, histories, candidate_codes(examples)),
     }
     target = np.array([example.target_number - 1 for example in examples])
     values = {name: ndcg_values(ranks_by_chance(s, target), 10) for name, s in scores.items()}

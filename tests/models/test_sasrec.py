@@ -14,6 +14,7 @@ from agenticrec_jax.models.sasrec import (
     PAD,
     Sasrec,
     SasrecConfig,
+    candidate_scores,
     fitted_sequences,
     load_sasrec,
     pad_histories,
@@ -142,9 +143,29 @@ def test_states_do_not_depend_on_the_batch(model):
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
+def test_the_state_of_the_last_place_needs_no_other_in_the_last_block(model):
+    rng = np.random.default_rng(8)
+    histories = [rng.integers(0, CONFIG.items, n).tolist() for n in (1, 2, 5, 6, 9)]
+    alone, whole = (user_states(model, histories, batch=2, whole=w) for w in (False, True))
+    np.testing.assert_allclose(alone, whole, rtol=1e-5, atol=1e-5)
+    windows = jnp.asarray(pad_histories(histories, CONFIG.max_length))
+    assert model(windows, newest=True).shape == (5, 1, CONFIG.width)
+    np.testing.assert_allclose(alone, model(windows)[:, -1], rtol=1e-5, atol=1e-5)
+
+
 def test_histories_are_right_aligned_and_keep_the_newest():
     windows = pad_histories([(1,), (), (1, 2, 3, 4)], 3)
     np.testing.assert_array_equal(windows, [[PAD, PAD, 1], [PAD] * 3, [2, 3, 4]])
+
+
+def test_scores_of_candidates_are_those_of_the_whole_catalogue(model):
+    rng = np.random.default_rng(4)
+    histories = [rng.integers(0, CONFIG.items, n).tolist() for n in (1, 3, 9, 6, 2)]
+    candidates = rng.integers(0, CONFIG.items, (5, 4))
+    scores = candidate_scores(model, histories, candidates, chunk=2)
+    everything = model.scores(jnp.asarray(user_states(model, histories)))
+    expected = np.take_along_axis(np.asarray(everything), candidates, axis=1)
+    np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_saved_model_comes_back_with_its_range(model, tmp_path):

@@ -3,7 +3,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agenticrec_jax.models.search import recall_target, top_k, unit_rows
+from agenticrec_jax.models.search import (
+    MANY,
+    SEARCHED,
+    largest,
+    recall_target,
+    searched,
+    top_k,
+    unit_rows,
+)
 
 
 @pytest.mark.parametrize(("size", "k"), [(7, 7), (50, 3), (200, 64)])
@@ -31,6 +39,28 @@ def test_excluded_rows_come_last_and_negative_rows_exclude_nothing():
 def test_equal_scores_go_to_the_lower_row():
     _, rows = top_k(jnp.ones((1, 2)), jnp.ones((5, 2)), 3)
     np.testing.assert_array_equal(rows, [[0, 1, 2]])
+
+
+@pytest.mark.parametrize("k", [1, 7, 60, 99, 100])
+def test_largest_finds_what_lax_finds_with_ties_and_excluded_rows(k):
+    rng = np.random.default_rng(k)
+    scores = rng.integers(-4, 5, (6, 100)).astype(np.float32) / 2  # every score many times
+    scores[0], scores[1, 3:], scores[2, ::2] = 0, -np.inf, -np.inf
+    for found, expected in zip(largest(scores, k), jax.lax.top_k(scores, k), strict=True):
+        np.testing.assert_array_equal(found, expected)
+        assert found.dtype == expected.dtype
+
+
+@pytest.mark.parametrize("count", [3, MANY])
+@pytest.mark.parametrize("size", [5, SEARCHED + 1])
+def test_a_search_in_pieces_is_one_search(size, count):
+    rng = np.random.default_rng(0)
+    queries, table = (rng.integers(-3, 4, (n, 4)).astype(np.float32) for n in (size, MANY + 99))
+    exclude = np.stack([np.arange(size), np.full(size, -1)], axis=1).astype(np.int32)
+    found = searched(queries, jnp.asarray(table), count, exclude)
+    for ours, expected in zip(found, top_k(queries, table, count, exclude), strict=True):
+        assert isinstance(ours, np.ndarray)
+        np.testing.assert_array_equal(ours, expected)
 
 
 def test_only_a_tpu_searches_a_large_table_approximately():

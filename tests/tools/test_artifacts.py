@@ -2,7 +2,6 @@ import dataclasses
 import json
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -110,12 +109,6 @@ def test_what_was_fitted_can_be_had_only_by_saying_who_asks(artifacts, examples)
         counts.seen_from(inside)
 
 
-def test_scores_of_all_items_follow_the_history(others, sasrec):
-    scores = others.sasrec_index.scores([[1, 2, 3], [4]])
-    states = user_states(sasrec, [[1, 2, 3], [4]])
-    np.testing.assert_allclose(scores, sasrec.scores(jnp.asarray(states)), rtol=1e-4, atol=1e-5)
-
-
 def test_a_sample_inside_the_range_is_refused(artifacts, splits, examples):
     inside = dataclasses.replace(examples[0], time=artifacts.fit_range.end_time - 1)
     with pytest.raises(InputError, match="artefacts.*inside the range"):
@@ -175,9 +168,8 @@ def test_saved_artefacts_come_back_the_same(log, splits, artifacts, tmp_path, ot
             if field.name != "model":
                 before = getattr(getattr(others, name), field.name)
                 np.testing.assert_array_equal(getattr(getattr(found, name), field.name), before)
-    histories = [[1, 2, 3]]
-    scores = found.sasrec_index.scores(histories)
-    np.testing.assert_array_equal(scores, others.sasrec_index.scores(histories))
+    models = found.sasrec_index.model, others.sasrec_index.model
+    np.testing.assert_array_equal(*(user_states(model, [[1, 2, 3]]) for model in models))
 
 
 def test_artefacts_of_another_log_or_none_are_refused(log, artifacts, tmp_path):

@@ -27,7 +27,9 @@ def test_every_tool_has_a_median_and_a_tail_beside_what_is_asked_for():
     assert {row["bound"] for row in rows} == {1.0, 10.0, None}
     assert all(row["ours"] > 0 and row["unit"] == "ms" for row in rows)
     assert all(row["bound"] is None for row in tails)
-    ours, same = tools.title_rows(log, 20)
+    ours, same, hits = tools.title_rows(log, 20)
+    assert 0.9 <= hits["ours"] <= 1 and hits["peer"] is not None
+    assert tools._found_share(["b", "c"], ["a", "b", "c"], [[(99, 1)], [(99, 0), (98, 1)]]) == 0.5
     assert ours["peer"] > 0 and same["ours"] == 1.0
 
 
