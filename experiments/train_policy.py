@@ -209,7 +209,7 @@ def _roll_out_chunk(path: Path, examples, settings, agent, engine, params, seed:
     heat = pipeline.temperature(settings)
     with app.phase(f"rollouts {path.stem}"):
         sampling = {"members": settings.members, "temperature": heat, "seed": seed}
-        groups = run_episodes(agent, engine, params, tasks, **sampling) if tasks else []
+        groups = run_episodes(agent, engine, params, tasks, **sampling)
     shares = multihost.allgather([[t.to_json() for t in group] for group in groups])
     with multihost.main_writes("chunk") as writes:
         if writes:

@@ -26,7 +26,8 @@ class EngineConfig:
         decode_steps: most steps in one dispatch of ``decode``.
         least_steps: steps after which a dispatch may return because rows wait.
         wait_fraction: share of the live rows that must wait (or have ended) for that.
-        row_buckets: how many rows a dispatch computes; 1/8, 1/4, 1/2, 3/4 and all slots if empty.
+        row_buckets: how many rows of a shard (all, without a mesh) a dispatch computes; 1/8, 1/4,
+            1/2, 3/4 and all of its slots if empty.
         window_buckets: how many cache columns it reads; four steps up to all of them if empty.
         tool_threads: host threads that answer paused rows at once.
         tool_timeout: seconds that an answer may take; then the row hears of its failure.

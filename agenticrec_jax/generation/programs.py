@@ -284,7 +284,8 @@ class Programs:
         """Appends ``counts`` of ``ids`` to each row and samples the token after the last.
 
         The ids begin with the row's last sampled one, which is not in the cache yet. No row may be
-        longer than ``window``. ``limits`` are the new turns'.
+        longer than ``window``. ``limits`` are the new turns', 0 where more of an observation is to
+        come: what is sampled there is dropped, and the answer's progress stays where it is.
         """
         model = self._model(params)
         row = self._rows(state, rows)
@@ -298,7 +299,8 @@ class Programs:
         last, new = self._forward(model, ids, positions, written, context, only=end)
         length = row.length + counts
         logits = model.logits(last[:, 0])
-        token, logprob, answer = self._sample(logits, row.key, length, draw, row.answer)
+        token, logprob, went = self._sample(logits, row.key, length, draw, row.answer)
+        answer = jax.tree.map(lambda new, old: jnp.where(limits > 0, new, old), went, row.answer)
         status = self._outcome(token, length + 1, limits)
         state = self._updated(
             state,

@@ -74,8 +74,8 @@ class Schedule:
     - ``decode_steps``; times the rows that were computed, padding included, ``decode_row_steps``;
       times all slots, ``slot_steps``; and of these and of ``decode_tokens`` the part after the last
       request was seated, ``drain_slot_steps`` and ``drain_tokens``;
-    - ``calls`` and the ``failed_calls`` among them; ``tool_wait_seconds`` in which no program ran
-      because answers were awaited;
+    - ``calls``, turns that their budget ends included, and the ``failed_calls`` among them;
+      ``tool_wait_seconds`` in which no program ran because answers were awaited;
     - ``compilations``: programs compiled, or loaded from a cache on disk; ``seconds``: the whole.
     """
 
@@ -217,7 +217,7 @@ class Schedule:
                 least_steps=config.least_steps,
             )
             self._running = []
-            self._receive(placed, report, cached=np.asarray(report.count))
+            self._receive(placed, report, cached=True)
         counts = np.asarray(report.count)
         steps, tokens = int(report.steps), int(sum(counts[i] for _, i in placed))
         self._count(
@@ -240,8 +240,9 @@ class Schedule:
             counts, limits = np.zeros(len(slots), np.int32), np.ones(len(slots), np.int32)
             for row, i in placed:
                 piece = row.pending[:most]
-                ids[i, : len(piece)], counts[i], limits[i] = piece, len(piece), row.limit
+                ids[i, : len(piece)], counts[i] = piece, len(piece)
                 row.pending = row.pending[most:]
+                limits[i] = 0 if row.pending else row.limit
             window = fit(max(row.length for row in rows), self._config.windows())
             with self._timed("splice"):
                 state, report = self._programs.splice(
@@ -306,13 +307,16 @@ class Schedule:
             placed += [(row, shard * size + i) for i, row in enumerate(mine)]
         return placed, slots.reshape(-1)
 
-    def _receive(self, placed, report: Report, cached: np.ndarray | None = None) -> None:
-        """Records what a program sampled, and sorts rows into running, waiting and finished."""
+    def _receive(self, placed, report: Report, cached: bool = False) -> None:
+        """Records what a program sampled, and sorts rows into running, waiting and finished.
+
+        ``cached`` says whether the ids are in the cache already.
+        """
         ids, logprobs, count, status = map(np.asarray, report[:4])
         for row, i in placed:
             n = int(count[i])
             row.sampled(ids[i, :n].tolist(), logprobs[i, :n].tolist())
-            row.length += n if cached is not None else 0
+            row.length += n if cached else 0
             self._count(sampled_tokens=n)
             if status[i] == RUNNING:
                 self._running.append(row)

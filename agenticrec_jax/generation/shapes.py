@@ -56,7 +56,8 @@ class Shapes:
         """Of groups of so many members, whose keys have so many ``numbers``."""
         sizes, config, least = {}, self._config, min(groups)
         for group in sorted(groups):  # beside the largest of a batch may be many of the smallest
-            most = 1 + (self._room - group) // least
+            spare = self._room - group
+            most = self._room // least if self._shards > 1 else 1 + spare // least
             members = fit(group, config.members(self._shards))
             at_once = {size for size in PROMPTS_AT_ONCE if size <= most}
             sizes[members] = at_once | sizes.get(members, set())

@@ -167,10 +167,13 @@ SEEN = "it says \\boxed{[1,2"  # an observation that quotes an opening begins no
 LATER = 13  # tokens of the second request before its call: the first is in its list by then
 
 
-def scripts(kind, begun):
-    """Ids that rows of each of two requests are told to write, -1 where they are free or listen."""
+def scripts(kind, begun, unread=()):
+    """Ids that rows of each of two requests are told to write, -1 where they are free or listen.
+
+    ``unread`` is what is sampled instead of -1 between the pieces of an observation, and dropped.
+    """
     tokenizer, *_ = known(kind)
-    seen = [-1] * len(observed(kind))
+    seen = [*unread, *[-1] * (len(observed(kind)) - len(unread))]
     think = tokenizer.encode_markup("x")
     return [
         [*think * times, tokenizer.pause_id, *seen, *tokenizer.encode_markup(begun)]
@@ -215,13 +218,13 @@ def policy(kind):
 
 
 @functools.cache
-def engine(kind, constrained, begun):
+def engine(kind, constrained, begun, unread=(), piece=64):
     """One for each script: what is sampled is compiled into its programs."""
     tokenizer, constraint, _ = known(kind)
     sizes = EngineConfig(
         slots=2 * MEMBERS,
         prompt_buckets=(32,),
-        splice_buckets=(64,),
+        splice_buckets=(piece,),
         max_tokens=BUDGET,
         decode_steps=STEPS,
         least_steps=2,
@@ -238,11 +241,19 @@ def engine(kind, constrained, begun):
     )
 
 
-def played(kind, constrained, temperature=1.0, filters=NO_FILTERS, choices=(12, 20), begun=OPENING):
+def played(
+    kind,
+    constrained,
+    temperature=1.0,
+    filters=NO_FILTERS,
+    choices=(12, 20),
+    begun=OPENING,
+    **pieces,
+):
     """Rollouts of two requests that call, read, and begin an answer; [requests][members]."""
-    prompt, rows = asked(kind), scripts(kind, begun)
+    prompt, rows = asked(kind), scripts(kind, begun, pieces.get("unread", ()))
     requests = [Request(prompt, MEMBERS, (i,), count) for i, count in enumerate(choices)]
-    made = engine(kind, constrained, begun)
+    made = engine(kind, constrained, begun, **pieces)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(sampling, "sample", pushed(rows, len(prompt)))
         groups = made.generate(
@@ -263,6 +274,15 @@ DRAWS = {
     "greedy": (0.0, Filters()),
     "filtered": (1.5, Filters(top_k=6, top_p=0.9, min_p=0.01)),
 }
+
+
+def test_what_is_sampled_between_pieces_of_an_observation_begins_nothing():
+    unread = tuple(known("compact")[0].encode_markup(OPENING))
+    whole = played("compact", True)
+    cut = played("compact", True, unread=unread, piece=1)
+    for a, b in zip(sum(whole, []), sum(cut, []), strict=True):
+        np.testing.assert_array_equal(a.ids, b.ids)
+        np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", OWN)

@@ -14,6 +14,7 @@ from agenticrec_jax.errors import InputError
 from agenticrec_jax.generation.engine import Engine, EngineConfig, Reply, Request, RespondError
 from agenticrec_jax.generation.sampling import Filters
 from agenticrec_jax.models.lora import BASE, LoraConfig, LoraParam, adapters_by_path, add_lora
+from agenticrec_jax.models.qwen3 import PANELS
 from agenticrec_jax.parallel.mesh import make_mesh
 from agenticrec_jax.testing.models import tiny_qwen3
 from agenticrec_jax.types import OBSERVATION, SAMPLED
@@ -97,6 +98,26 @@ def test_every_sampled_token_rescored_by_a_plain_forward(policy, engine, tempera
             observed += (~sampled).sum()
     assert observed > 10 and "token_budget" in {r.finish for r in flat(out)}
     assert np.std([x for r in flat(out) for x in r.logprobs[r.origin == SAMPLED]]) > 0.2
+
+
+def test_kernels_in_panels_sample_what_a_plain_forward_scores():
+    """With widths that fill panels on a CPU, every projection's and the head's; and adapters."""
+    shape = {"vocab_size": 128, "hidden_size": 64, "intermediate_size": 128, "head_dim": 32}
+    model = tiny_qwen3(3, num_layers=2, **shape)
+    add_lora(model, LoraConfig(3, 6.0), rngs=nnx.Rngs(4))
+    graphdef, params = nnx.split(model)
+    params = jax.tree.map(lambda x: x * 4 + 0.01 if x.ndim > 1 else x, params)
+    wide = nnx.merge(graphdef, params), graphdef, params
+    engine = make_engine(wide)
+    turned = nnx.merge(graphdef, engine.placement.decoding(params, 6))
+    assert PANELS in turned.layers[0].mlp.gate.kernel.get_metadata()
+    requests = make_requests(2)
+    out = engine.generate(params, requests, respond, temperature=1.0, seed=1)
+    for request, group in zip(requests, out, strict=True):
+        for rollout in group:
+            want = rescored(wide, request.prompt, rollout.ids.tolist(), 1.0)
+            sampled = rollout.origin == SAMPLED
+            np.testing.assert_allclose(rollout.logprobs[sampled], want[sampled], atol=1e-4)
 
 
 @pytest.mark.parametrize("sizes", [None, (2, 1, 4)])

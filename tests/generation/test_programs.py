@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from agenticrec_jax.agent.answers import ranking_constraint
+from agenticrec_jax.generation.engine import Engine, EngineConfig
 from agenticrec_jax.generation.placement import Placement
 from agenticrec_jax.generation.programs import Programs
 from agenticrec_jax.generation.sampling import NO_FILTERS, Filters
@@ -78,6 +79,15 @@ def test_decoding_holds_the_window_once_and_updates_it_in_place(scan, cache_dtyp
     cache = sum(x.nbytes for x in map(jnp.zeros_like, jax.tree.leaves(state.cache)))
     assert cache == 2 * LAYERS * SLOTS * (WINDOW + 64) * K * H * width
     assert memory.alias_size_in_bytes > cache * 0.99
+
+
+def test_every_program_updates_the_slots_in_place():
+    graphdef, params = abstract_policy(scan=True)
+    sizes = EngineConfig(slots=8, prompt_buckets=(64,), splice_buckets=(32,), max_tokens=64)
+    engine = Engine(graphdef, sizes, 3, (5,), 0)
+    slots = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(engine.abstract_state(params)))
+    for name, lowered in engine.lower(params, members=2).items():
+        assert lowered.compile().memory_analysis().alias_size_in_bytes > slots * 0.99, name
 
 
 def collectives(compiled, kind):

@@ -6,6 +6,7 @@ from flax import nnx
 
 from agenticrec_jax.generation.engine import Engine, EngineConfig, Reply, Request
 from agenticrec_jax.generation.sampling import Filters
+from agenticrec_jax.generation.shapes import Shapes
 from agenticrec_jax.parallel.mesh import make_mesh
 from agenticrec_jax.testing.models import tiny_qwen3
 
@@ -51,7 +52,11 @@ def respond(request, member, ids):
 
 @pytest.mark.parametrize(
     ("mesh", "sizes", "changes"),
-    [(None, (1, 3), {}), pytest.param((2, 2, 2), (1, 2), FEW, marks=pytest.mark.slow)],
+    [
+        (None, (1, 3), {}),
+        pytest.param((2, 2, 2), (1, 2), FEW, marks=pytest.mark.slow),
+        pytest.param((2, 1, 1), (1, 8), FEW | {"slots": 16}, marks=pytest.mark.slow),
+    ],
 )
 def test_what_is_compiled_ahead_is_all_that_is_met(policy, mesh, sizes, changes):
     engine = make_engine(policy, mesh and make_mesh(*mesh), compile_ahead=True, **changes)
@@ -63,6 +68,14 @@ def test_what_is_compiled_ahead_is_all_that_is_met(policy, mesh, sizes, changes)
         told.append(engine.telemetry["compilations"])
     declared = list(engine.shapes.all(set(sizes), 2, Filters().draw(1.0)))
     assert told == [len(declared)] + [0] * 7
+
+
+def test_a_large_group_may_stand_beside_many_small_ones_of_another_shard():
+    config = EngineConfig(**SIZES | {"slots": 16})
+    declared = Shapes(config, shards=2).prefill({1, 8}, 2, Filters().draw(1.0))
+    prompts_and_members = {shape.arguments[shape.slots].shape for shape in declared}
+    assert (2 * 4, 8) in prompts_and_members, "a group of 8 in one, groups of 1 in the other"
+    assert (2 * 16, 8) not in prompts_and_members, "so many have no room"
 
 
 def test_rollouts_are_those_of_shapes_compiled_where_they_are_met(policy):
