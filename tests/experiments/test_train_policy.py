@@ -115,7 +115,10 @@ def _timeless(lines):
 @pytest.mark.parametrize(
     ("options", "files"),
     [
-        (["--stage=self_sft"], ["self_sft/rollouts/00000.jsonl", "self_sft/rollouts/00001.jsonl"]),
+        (
+            ["--stage=self_sft", "--config.self_sft.chunk=3"],  # the second has one for two
+            ["self_sft/rollouts/00000.jsonl", "self_sft/rollouts/00001.jsonl"],
+        ),
         (
             ["--stage=pairs", "--config.pairs.objective=sdpo", "--config.pairs.negatives=2"],
             ["pairs/pairs.jsonl"],
