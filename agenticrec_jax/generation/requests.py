@@ -35,8 +35,9 @@ class Reply:
     """The answer to a row that paused: ``ids`` to append as an observation, then go on; or, with
     ``finish``, the reason to end the row (after the ids, if any).
 
-    ``taken``, if any, is called in the thread of ``generate`` when the row takes the reply, which
-    it does not if it came too late or is junk: the place to keep what the answer has changed.
+    ``taken``, if any, is called in the thread of ``generate`` once the row has taken the reply,
+    which it does not if it came too late, is junk, or has more ids than the row has room for: the
+    place to keep what the answer has changed.
     """
 
     ids: tuple[int, ...] = ()
@@ -65,11 +66,16 @@ Failed = Callable[[int, int, list[int], Failure], Reply]
 
 
 def junk(reply: Any, vocabulary: int, longest: int | None) -> Failure | None:
-    """What is wrong with a reply, if anything: its type, its length (None: any), an id in it."""
+    """What is wrong with a reply, if anything: a type, its length (None: any), an id in it."""
     if not isinstance(reply, Reply):
         return Failure(JUNK, f"gave a {type(reply).__name__}; expected a Reply")
     if not isinstance(reply.ids, tuple | list) or not isinstance(reply.finish, str | None):
         return Failure(JUNK, "gave a reply whose ids are no tuple or whose finish is no string")
+    if reply.taken is not None and not callable(reply.taken):
+        found = type(reply.taken).__name__
+        return Failure(
+            JUNK, f"gave a reply whose taken has type {found}; expected a function or None"
+        )
     if longest is not None and len(reply.ids) > longest:
         return Failure(JUNK, f"gave a reply of {len(reply.ids)} ids; expected at most {longest}")
     for i in reply.ids:
@@ -146,7 +152,7 @@ class Row:
         self.origin.extend([SAMPLED] * len(ids))
 
     def answered(self, reply: Reply) -> None:
-        """Records a reply; ends the row if it says so or does not leave room for a token."""
+        """Takes a reply if it fits; ends the row if it says so or leaves no room for a token."""
         limit, bound = self.budget.row(self.prompt)
         total = self.prompt + len(self.ids) + len(reply.ids)
         if total > limit:
@@ -158,6 +164,8 @@ class Row:
         self.origin.extend([OBSERVATION] * len(reply.ids))
         self.finish = reply.finish or (bound if total == limit else None)
         self.limit, self.bound = self.budget.next_turn(self.prompt, len(self.ids))
+        if reply.taken is not None:
+            reply.taken()
 
     def rollout(self) -> Rollout:
         """The record as arrays."""

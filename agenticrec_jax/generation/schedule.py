@@ -288,8 +288,6 @@ class Schedule:
             reply = self._failed(row.request, row.member, list(row.ids), failure)
             if wrong := self._junk(reply, None):
                 raise RespondError(f"{_who('failed', row)} {wrong.detail}")
-        if reply.taken:
-            reply.taken()
         return reply
 
     def _junk(self, reply: Any, longest: int | None) -> Failure | None:

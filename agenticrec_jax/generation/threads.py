@@ -72,7 +72,7 @@ class HostThreads:
         try:
             outcome = self._respond(*call.arguments)
         except BaseException as error:  # whatever a tool raises, SystemExit too, is its failure
-            outcome = Failure(RAISED, f"raised {type(error).__name__}: {error}")
+            outcome = Failure(RAISED, _described(error))
         with self._changed:
             late = time.monotonic() - call.started >= self._timeout  # whether or not it was noticed
             self._end(call, self._late() if late else outcome)
@@ -89,7 +89,16 @@ class HostThreads:
 
     def _end(self, call: Call, outcome: Any) -> None:
         if not call.over:
-            call.over, call.outcome = True, outcome
-            call.seconds = time.monotonic() - call.started
+            call.outcome, call.seconds = outcome, time.monotonic() - call.started
             self._running.remove(call)
+            call.over = True  # last: who sees it may read the others without the lock
             self._changed.notify_all()
+
+
+def _described(error: BaseException) -> str:
+    """What was raised, in words; the type alone where its own text cannot be made."""
+    name = type(error).__name__
+    try:
+        return f"raised {name}: {error}"
+    except BaseException:
+        return f"raised {name}"

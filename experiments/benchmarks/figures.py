@@ -4,8 +4,9 @@ import json
 import os
 import pathlib
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
+from typing import Any
 
 import jax
 from rich.table import Table
@@ -53,10 +54,12 @@ def publish(
     path: str,
     show: Callable[[list[dict]], None] = show,
     packages: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
 ) -> None:
     """Runs a benchmark, shows its rows and writes them to ``path`` unless it is empty.
 
-    ``packages`` are named with their versions, where more than jax decides the figures.
+    ``packages`` are named with their versions, where more than jax decides the figures;
+    ``settings`` are written beside the machine.
 
     Raises:
         InputError: before anything runs, if the directory of ``path`` is not there.
@@ -67,5 +70,5 @@ def publish(
     found, rows = machine(packages), measure()
     show(rows)
     if path:
-        text = json.dumps({"machine": found, "rows": rows}, indent=1)
+        text = json.dumps({"machine": found, "settings": settings or {}, "rows": rows}, indent=1)
         pathlib.Path(path).write_text(text + "\n", encoding="utf-8")

@@ -204,7 +204,7 @@ def take_turns(work: Work, ours: Ours, peers: Sequence[Peer], seeds: Sequence[in
 def measure(tunix: str, torch: str, repeats: int) -> list[dict]:
     """The rows of all works; ``tunix`` and ``torch`` are interpreters, or empty."""
     rates = rollout_limit.rates()
-    rows = []
+    rows = rollout_limit.figures(*rates)
     for shape, works in ((REFERENCE, WORKS), (WIDE, WIDE_WORKS)):
         with contextlib.ExitStack() as stack:
             peers = [stack.enter_context(peer) for peer in started(shape, tunix, torch)]
@@ -257,18 +257,22 @@ def mixed(ours: Ours, peers: Sequence[Peer]) -> list[dict]:
 
 def limit(shape: Qwen3Config, work: Work, operations: float, bandwidth: float) -> float:
     """The CPU seconds that this machine needs for a work (see ``rollout_limit``)."""
-    observed = (work.turns - 1) * work.observed[1]
-    sampled = work.turns * work.new
-    read = work.prompt[1] * (1 if work.shared else work.rows) + work.rows * observed
-    mean = work.prompt[1] + (sampled + observed) / 2
-    return rollout_limit.least_cpu(shape, work.rows, read, sampled, mean, operations, bandwidth)
+    pauses = work.turns - 1
+    read = work.prompt[1] * (1 if work.shared else work.rows)
+    read += work.rows * pauses * (work.observed[1] + 1)  # with the token that paused
+    steps = work.turns * (work.new - 1)  # what is read last gives a turn's first token
+    mean = work.prompt[1] + (work.turns * work.new + pauses * work.observed[1]) / 2
+    return rollout_limit.least_cpu(shape, work.rows, read, steps, mean, operations, bandwidth)
 
 
 def bounds(work: Work, turns: Turns, least: float) -> list[dict]:
     """How near a work is to this machine's limit, and to its own log-probs."""
     share = median(turns, 0, "cpu") / least
-    rows = [figure(f"{work.name}: beside this machine's limit", "times its CPU", share, bound=1)]
-    if work.top_p < 1:  # a plain forward pass has another distribution
+    rows = [
+        figure(f"{work.name}: this machine's limit", "CPU-s", least),
+        figure(f"{work.name}: beside this machine's limit", "times its CPU", share, bound=1),
+    ]
+    if work.top_p < 1:  # which id is the last one kept hangs on rounding, and all log-probs on it
         return rows
     apart = max(turn[0]["rescored"] for turn in turns) * 1e6
     return [*rows, figure(f"{work.name}: log-probs scored again", "millionths", apart, bound=100)]
@@ -290,7 +294,9 @@ def mixed_figures(turns: Turns, name: str | None, declared: dict) -> list[dict]:
 def main(argv) -> None:
     del argv
     jax.config.update("jax_enable_compilation_cache", False)
-    publish(lambda: measure(_TUNIX.value, _TORCH.value, _REPEATS.value), _JSON.value)
+    settings = {"repeats": _REPEATS.value}
+    arguments = _TUNIX.value, _TORCH.value, _REPEATS.value
+    publish(lambda: measure(*arguments), _JSON.value, settings=settings)
 
 
 if __name__ == "__main__":

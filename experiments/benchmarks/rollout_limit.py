@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from agenticrec_jax.models.config import Qwen3Config
+from experiments.benchmarks.figures import figure
 
 BYTES = 4  # of a float32
 
@@ -24,6 +25,14 @@ def rates(repeats: int = 5) -> tuple[float, float]:
     square, line = jnp.ones((side, side)), jnp.ones(length)
     product = _cpu_seconds(jax.jit(lambda x: x @ x), square, repeats)
     return 2 * side**3 / product, BYTES * length / _cpu_seconds(jax.jit(jnp.sum), line, repeats)
+
+
+def figures(operations: float, bandwidth: float) -> list[dict]:
+    """The rows of ``rates``."""
+    return [
+        figure("this machine: matrix product", "billion operations a CPU-s", operations / 1e9),
+        figure("this machine: reading", "GB a CPU-s", bandwidth / 1e9),
+    ]
 
 
 def _cpu_seconds(function: Callable, value: jax.Array, repeats: int) -> float:

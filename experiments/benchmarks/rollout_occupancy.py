@@ -2,14 +2,20 @@
 
 Conversations have a heavy-tailed number of turns, turns a geometric number of tokens (the policy is
 random but for the odds of its call), and every call is answered after 0 to 200 ms. There are 16
-times as many prompts as slots. A slot-step is one slot in one decode step, whether it holds a row
+times as many rows as slots. A slot-step is one slot in one decode step, whether it holds a row
 that runs, one that waits, or none. The final drain, when no prompt is left for a free slot, stands
 apart. Lock-step decoding of the same rollouts is reckoned from their lengths: slots are filled at
 once, every turn lasts as long as its longest, and slots are filled again when all rows have ended.
+
+Two engines of rows that have a prompt each, in both orders, are tuned to these turns. The third is
+the first with groups, whose members share a prompt and are seated together: slots stand empty until
+there are enough for a whole group. The last is the first with what ``EngineConfig`` sets by itself.
 """
 
 import statistics
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,7 +27,20 @@ from agenticrec_jax.types import SAMPLED
 from experiments.benchmarks.figures import figure
 
 PAUSE, PAD, NEVER = 1, 0, 2**30
-SLOTS, PROMPTS, OBSERVED, TURN, MOST_TURNS = 16, 256, 35, 64, 6
+SLOTS, ROWS, OBSERVED, TURN, MOST_TURNS = 16, 256, 35, 64, 6
+
+TUNED = {
+    "least_steps": 8,
+    "wait_fraction": 0.1,
+    "row_buckets": (SLOTS // 2,),
+    "window_buckets": (400,),
+}
+ENGINES = {  # members of a group, what the engine is told beside its sizes, the share asked for
+    "deterministic": (1, TUNED, 0.85),
+    "eager": (1, TUNED | {"deterministic": False}, 0.85),
+    "groups of 8": (8, TUNED, None),
+    "default settings": (1, {}, None),
+}
 
 SMALL = Qwen3Config(
     vocab_size=2048,
@@ -57,60 +76,64 @@ def policy(shape: Qwen3Config, turn: float) -> tuple[nnx.GraphDef, nnx.State]:
 
 
 def measure(
-    shape: Qwen3Config = SMALL, slots: int = SLOTS, prompts: int = PROMPTS, slowest: float = 0.2
+    shape: Qwen3Config = SMALL,
+    slots: int = SLOTS,
+    count: int = ROWS,
+    slowest: float = 0.2,
+    engines: Mapping[str, tuple[int, dict[str, Any], float | None]] = ENGINES,
 ) -> list[dict]:
-    """The rows of one engine in both of its orders."""
+    """The rows of each of ``engines``, with ``count`` conversations."""
     rng = np.random.default_rng(0)
-    requests = [
-        Request(tuple(rng.integers(3, shape.vocab_size, n).tolist()), 1, (i,))
-        for i, n in enumerate(rng.integers(100, 200, prompts))
+    prompts = [
+        tuple(rng.integers(3, shape.vocab_size, n).tolist()) for n in rng.integers(100, 200, count)
     ]
-    turns = np.minimum(np.ceil(rng.pareto(1.2, prompts) + 1e-9), MOST_TURNS).astype(int)
+    turns = np.minimum(np.ceil(rng.pareto(1.2, count) + 1e-9), MOST_TURNS).astype(int)
     graphdef, params = policy(shape, TURN)
     rows = []
-    for name, deterministic in (("deterministic", True), ("eager", False)):
-        engine = Engine(graphdef, sizes(slots, deterministic), PAUSE, (NEVER,), PAD)
-        for part in (requests[: 3 * slots], requests):  # the first compiles
-            answers = Answers(turns, shape.vocab_size, slowest)
-            rollouts = engine.generate(params, part, answers, temperature=1.0, seed=0)
-        done = [rollout for [rollout] in rollouts]
-        rows += figures(f"occupancy, {name}", engine.telemetry, done, slots)
+    for name, (members, settings, least) in engines.items():
+        requests = [Request(ids, members, (i,)) for i, ids in enumerate(prompts[::members])]
+        engine = Engine(graphdef, sizes(slots, settings), PAUSE, (NEVER,), PAD)
+        for part in (requests[: 3 * slots // members], requests):  # the first compiles
+            answers = Answers(turns, members, shape.vocab_size, slowest)
+            groups = engine.generate(params, part, answers, temperature=1.0, seed=0)
+        done = [rollout for rollouts in groups for rollout in rollouts]
+        rows += figures(f"occupancy, {name}", engine.telemetry, done, slots, least)
     return rows
 
 
-def sizes(slots: int, deterministic: bool) -> EngineConfig:
+def sizes(slots: int, settings: dict[str, Any]) -> EngineConfig:
     """Of the engine: turns end where the policy pauses, conversations where the answers say."""
     return EngineConfig(
         slots=slots,
         prompt_buckets=(200,),
         splice_buckets=(OBSERVED + 1,),
         max_tokens=MOST_TURNS * (TURN + OBSERVED) * 2,
-        least_steps=8,
-        wait_fraction=0.1,
-        row_buckets=(slots // 2,),
-        window_buckets=(400,),
-        deterministic=deterministic,
+        **settings,
     )
 
 
 class Answers:
     """Responds after a while of its own to each call, and ends a row after its number of turns."""
 
-    def __init__(self, turns: np.ndarray, vocabulary: int, slowest: float):
-        self._turns, self._vocabulary, self._slowest = turns, vocabulary, slowest
+    def __init__(self, turns: np.ndarray, members: int, vocabulary: int, slowest: float):
+        self._turns, self._members = turns, members
+        self._vocabulary, self._slowest = vocabulary, slowest
         self._calls = np.zeros(len(turns), int)
 
     def __call__(self, request: int, member: int, ids: list[int]) -> Reply:
-        self._calls[request] += 1
-        rng = np.random.default_rng([request, self._calls[request]])
-        if self._calls[request] == self._turns[request]:
+        row = request * self._members + member
+        self._calls[row] += 1
+        rng = np.random.default_rng([row, self._calls[row]])
+        if self._calls[row] == self._turns[row]:
             return Reply(finish="stop")
         time.sleep(rng.uniform(0, self._slowest))
         return Reply(tuple(rng.integers(3, self._vocabulary, OBSERVED).tolist()))
 
 
-def figures(name: str, told: dict, rollouts: list[Rollout], slots: int) -> list[dict]:
-    """The rows of one run."""
+def figures(
+    name: str, told: dict, rollouts: list[Rollout], slots: int, least: float | None
+) -> list[dict]:
+    """The rows of one run, of which a share of ``least`` is asked for."""
     sampled = told["sampled_tokens"]
     lengths = [len(rollout.ids) for rollout in rollouts]
     steady = told["slot_steps"] - told["drain_slot_steps"]
@@ -119,7 +142,7 @@ def figures(name: str, told: dict, rollouts: list[Rollout], slots: int) -> list[
     dispatches = sum(told[f"{phase}_dispatches"] for phase in ("prefill", "decode", "splice"))
     tail = np.percentile(lengths, 95) / statistics.median(lengths)
     return [
-        figure(f"{name}: slot-steps that keep a token", "share", kept, bound=0.85),
+        figure(f"{name}: slot-steps that keep a token", "share", kept, bound=least),
         figure(f"{name}: the same of lock-step decoding", "share", lock_step(rollouts, slots)),
         figure(f"{name}: the same in the final drain", "share", drained),
         figure(

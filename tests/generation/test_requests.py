@@ -46,6 +46,13 @@ def test_how_an_answer_ends_a_row(reply, room, finish, length, bound):
     assert len(row.logprobs) == len(row.origin) == length
 
 
+@pytest.mark.parametrize("room, taken", [(4, [[4, PAUSE, 7, 8]]), (3, [])])
+def test_what_does_not_fit_is_not_taken(room, taken):
+    row, found = paused_row(room), []
+    row.answered(Reply((7, 8), taken=lambda: found.append(list(row.ids))))
+    assert found == taken and row.finish == "token_budget"
+
+
 @pytest.mark.parametrize(
     "completion, turn, context, first, second",
     [
@@ -77,6 +84,7 @@ def test_a_turn_ends_at_the_smallest_of_its_bounds(completion, turn, context, fi
         (Reply("12"), "ids are no tuple"),
         (Reply((), 3), "finish is no string"),
         (Reply((1,) * 11), "11 ids; expected at most 10"),
+        (Reply((1,), taken=3), "taken has type int; expected a function or None"),
     ],
 )
 def test_what_is_no_reply_is_junk(reply, says):

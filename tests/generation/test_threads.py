@@ -7,8 +7,9 @@ import time
 
 import pytest
 
+from agenticrec_jax.generation import threads as host_threads
 from agenticrec_jax.generation.requests import Failure
-from agenticrec_jax.generation.threads import HostThreads
+from agenticrec_jax.generation.threads import Call, HostThreads
 
 
 @pytest.fixture
@@ -104,6 +105,34 @@ def test_whatever_is_raised_is_a_failure(error):
     threads = HostThreads(respond, 1, timeout=60)
     (found,) = outcomes(threads, [threads.submit()])
     assert found == Failure("raised", f"raised {type(error).__name__}: {error}")
+
+
+def test_what_cannot_say_what_it_is_was_raised_all_the_same():
+    class Mute(Exception):
+        def __str__(self):
+            raise self
+
+    def respond():
+        raise Mute
+
+    threads = HostThreads(respond, 1, timeout=5)
+    assert outcomes(threads, [threads.submit()]) == [Failure("raised", "raised Mute")]
+
+
+def test_a_call_is_over_when_all_else_is_said(monkeypatch):
+    """Others read ``over`` without the lock, then the outcome and the seconds."""
+    seen = []
+
+    class Watched(Call):
+        def __setattr__(self, name, value):
+            if name == "over" and value:
+                seen.append((self.outcome, self.seconds))
+            super().__setattr__(name, value)
+
+    monkeypatch.setattr(host_threads, "Call", Watched)
+    threads = HostThreads(lambda: time.sleep(0.01) or 7, 1, timeout=60)
+    call = threads.submit()
+    assert outcomes(threads, [call]) == [7] and seen == [(7, call.seconds)]
 
 
 def test_without_room_for_a_thread_a_call_fails(monkeypatch):

@@ -1,6 +1,8 @@
 """The rollout benchmark at a size that takes seconds: its works, turns, ratios and limit."""
 
 import dataclasses
+import json
+import pathlib
 import sys
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 
 from agenticrec_jax.generation.requests import Rollout
 from agenticrec_jax.types import OBSERVATION, SAMPLED
-from experiments.benchmarks import peers, rollout, rollout_limit, rollout_occupancy
+from experiments.benchmarks import figures, peers, rollout, rollout_limit, rollout_occupancy
 from experiments.benchmarks.turns import saving, timings
 
 TINY = dataclasses.replace(
@@ -21,6 +23,7 @@ TINY = dataclasses.replace(
     num_kv_heads=2,
     head_dim=8,
 )
+COMMITTED = pathlib.Path(rollout.__file__).parent / "results" / "rollout.json"
 WORK = rollout.Work("talk", 3, (12, 12), 3, 5, (4, 4), least=2.0)
 
 
@@ -94,6 +97,43 @@ def test_the_limit_is_bytes_or_operations_by_hand():
         assert found == pytest.approx(compute if operations < 1e30 else memory)
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_work_is_charged_for_what_is_computed_once(shared, monkeypatch):
+    """Three turns of 5 tokens, 4 of each decoded; of 2 observations of 4 and the pause 5 read."""
+    charged = []
+    monkeypatch.setattr(rollout_limit, "least_cpu", lambda *a: charged.append(a) or 2.0)
+    work = dataclasses.replace(WORK, shared=shared)
+    least = rollout.limit(TINY, work, 1e9, 2e9)
+    read, length = 12 * (1 if shared else 3) + 3 * 2 * 5, 12 + (3 * 5 + 2 * 4) / 2
+    assert charged == [(TINY, 3, read, 3 * 4, length, 1e9, 2e9)]
+    turns = [[{"cpu": cpu, "rescored": 1e-6}] for cpu in (9.0, 3.0)]
+    found = [(row["unit"], row["ours"]) for row in rollout.bounds(work, turns, least)]
+    assert found[:2] == [("CPU-s", 2.0), ("times its CPU", 1.5)]
+
+
+def test_rates_and_settings_are_written(tmp_path):
+    path = tmp_path / "rollout.json"
+    figures.publish(lambda: rollout_limit.figures(6e10, 9e9), str(path), settings={"repeats": 3})
+    written = json.loads(path.read_text())
+    assert written["settings"] == {"repeats": 3}
+    assert [row["ours"] for row in written["rows"]] == [60.0, 9.0]
+
+
+def test_the_committed_figures_are_within_their_bounds():
+    rows = json.loads(COMMITTED.read_text())["rows"]
+    bounded = {row["name"]: row for row in rows if row["bound"] is not None}
+    savings = {work.name: work.least for work in rollout.WORKS}
+    assert list(savings.values()) == [1.4, 1.5, 3.8, 5.4]
+    for name, least in savings.items():
+        (found,) = (row for of, row in bounded.items() if of.startswith(f"{name}: CPU of "))
+        assert found["unit"] == "times ours" and found["bound"] == least
+    for order in ("deterministic", "eager"):
+        assert bounded[f"occupancy, {order}: slot-steps that keep a token"]["bound"] == 0.85
+    for row in bounded.values():
+        most = row["unit"] == "millionths"  # of a difference; the others are at least
+        assert row["ours"] <= row["bound"] if most else row["ours"] >= row["bound"], row
+
+
 def test_lock_step_waits_for_the_longest_turn():
     def talk(*lengths):
         origin = sum(([SAMPLED] * n + [OBSERVATION] * 2 for n in lengths), [])[:-2]
@@ -108,10 +148,14 @@ def test_lock_step_waits_for_the_longest_turn():
 
 def test_occupancy_counts_steps_that_were_decoded():
     shape = dataclasses.replace(TINY, tie_word_embeddings=False)
-    rows = rollout_occupancy.measure(shape, slots=4, prompts=24, slowest=0.01)
+    settings = {"row_buckets": (4,), "window_buckets": (400,)}
+    alone = 1, settings | {"deterministic": False}, 0.25
+    engines = {"alone": alone, "groups": (2, settings, None)}
+    rows = rollout_occupancy.measure(shape, 4, 24, 0.01, engines)
+    assert [row["bound"] for row in rows if row["bound"]] == [0.25]
     found = {row["name"]: row["ours"] for row in rows}
-    for order in ("deterministic", "eager"):
-        name = f"occupancy, {order}: "
+    for engine in engines:
+        name = f"occupancy, {engine}: "
         kept, computed = (
             found[name + what]
             for what in (
