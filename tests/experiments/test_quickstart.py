@@ -178,7 +178,7 @@ def test_a_second_run_does_nothing_twice(finished, results, monkeypatch, capsys)
 
     for module, name in (
         (quickstart, "evaluate"),
-        (quickstart.train_policy, "evaluate"),
+        (quickstart.train_policy.pairs, "evaluate"),
         (quickstart.train_policy.reinforce, "run_episodes"),
         (quickstart.pipeline, "fit_artifacts"),
         (quickstart.pipeline, "draw_split_candidates"),

@@ -59,6 +59,7 @@ def given(ids):
     return dict.fromkeys(ids, "here")
 
 
+@pytest.mark.slow
 def test_free_greedy_rankings_are_evaluates(served):
     config, world, users = served
     found = recommend.run(config, world.workdir, None, given(users), constrained=False)

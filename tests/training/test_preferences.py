@@ -179,7 +179,7 @@ def test_softmax_dpo_is_that_of_scores_of_separate_rows(policy, pairs, asked):
     assert found["preference_margin"] == pytest.approx((-leads.max(axis=1).sum(), 6), abs=1e-3)
 
 
-@pytest.mark.parametrize("form", ["choices", "first_places"])
+@pytest.mark.parametrize("form", ["choices", pytest.param("first_places", marks=pytest.mark.slow)])
 def test_training_raises_the_margins_of_its_own_pairs(policy, pairs, asked, form):
     graphdef, params = policy
     reference = Reference(make_scorer(graphdef), params, None) if form == "first_places" else None
