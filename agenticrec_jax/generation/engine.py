@@ -2,7 +2,8 @@
 
 Slots hold rows; the host decides which of the jitted programs runs next, and on which rows:
 
-1. ``prefill``: waiting requests enter free slots, each prompt computed once for its whole group;
+1. ``prefill``: waiting requests enter free slots, each prompt computed once for its whole group,
+   which is seated together: freed slots wait until there are as many as its members;
 2. ``splice``: when enough rows wait, or none runs, all answers are awaited and appended;
 3. ``decode``: otherwise the running rows go on, while the host's threads work on the answers.
 
