@@ -104,11 +104,6 @@ class EngineConfig:
         steps = np.linspace(low, self.columns, 4)
         return tuple(sorted({min(_ceil(int(w), 16), self.columns) for w in steps}))
 
-    def members(self, shards: int) -> tuple[int, ...]:
-        """Group sizes that ``prefill`` is compiled for: powers of two, up to a shard's slots."""
-        most = self.slots // shards
-        return (*(2**i for i in range((most - 1).bit_length())), most)
-
     def rows(self, shards: int) -> tuple[int, ...]:
         """Rows of each shard that ``decode`` and ``splice`` compute."""
         most = self.slots // shards

@@ -2,8 +2,9 @@
 
 Slots hold rows; the host decides which of the jitted programs runs next, and on which rows:
 
-1. ``prefill``: waiting requests enter free slots, each prompt computed once for its whole group,
-   which is seated together: freed slots wait until there are as many as its members;
+1. ``prefill``: waiting requests enter free slots, each prompt computed once for its whole group.
+   Members that find no slot take the next that are freed, before any other request (``join``
+   copies the prompt's keys and values), so that no slot waits for others to be free;
 2. ``splice``: when enough rows wait, or none runs, all answers are awaited and appended;
 3. ``decode``: otherwise the running rows go on, while the host's threads work on the answers.
 
@@ -160,17 +161,10 @@ class Engine:
     def lower(self, params, members: int) -> dict[str, jax.stages.Lowered]:
         """Each program at the largest of its declared shapes, lowered; ``params`` may be shapes.
 
+        All but ``join``, which takes a slot's columns beside the state and no parameters.
         ``members`` is the size of a group, which says how many prompts are computed at once.
-
-        Raises:
-            InputError: a group does not fit the slots of a shard.
         """
-        config, shards, programs = self.config, self.shards, self.programs
-        if members > config.slots // shards:
-            raise InputError(
-                f"{config.slots} slots over {shards} shards of the mesh: found groups of {members} "
-                f"members, expected at most {config.slots // shards}"
-            )
+        programs = self.programs
         params = self.abstract_params(params)
         state, draw = self.abstract_state(params), NO_FILTERS.draw(1.0)
         prefill = self.shapes.prefill({members}, 3, draw)
@@ -194,7 +188,11 @@ class Engine:
         for shape in self.shapes.all(groups, numbers, draw):
             arguments = shape.padding(self.config.slots)
             program = getattr(self.programs, shape.program)
-            state, _ = program(self._given(params, shape), state, *arguments, **shape.static)
+            if shape.program == "join":
+                state = program(state, *arguments, **shape.static)
+            else:
+                given = self._given(params, shape)
+                state, _ = program(given, state, *arguments, **shape.static)
         self._ahead.add(kind)
         return state
 
@@ -207,17 +205,15 @@ class Engine:
     def _check(self, requests: Sequence[Request], context: int) -> None:
         longest = min(self.config.prompt_buckets[-1], context - 1)
         why = f", one less than the model's {context} positions" if longest == context - 1 else ""
-        room = self.config.slots // self.shards
         for index, request in enumerate(requests):
             if not 1 <= len(request.prompt) <= longest:
                 raise InputError(
                     f"request {index} has a prompt of {len(request.prompt)} tokens; "
                     f"expected 1 to {longest}{why}"
                 )
-            if not 1 <= request.members <= room:
+            if request.members < 1:
                 raise InputError(
-                    f"request {index} asks for {request.members} members; expected 1 to {room}, "
-                    "the slots that a group can have"
+                    f"request {index} asks for {request.members} members; expected at least 1"
                 )
             if len(request.key) != len(requests[0].key):
                 raise InputError(

@@ -212,6 +212,21 @@ def enter(cache: Cache, rows: Int[Array, " R"], new: KV, source: Array, shards: 
     )
 
 
+def copy(
+    cache: Cache, sources: Int[Array, " R"], rows: Int[Array, " R"], window: int, shards: int
+) -> Cache:
+    """Puts the first ``window`` columns of ``sources`` in ``rows``, as they are stored there."""
+
+    def put_k(x: Array, r: Array, s: Array) -> Array:
+        return x.at[r, :, :, :window].set(x[s, :, :, :window], mode="drop")
+
+    def put_v(x: Array, r: Array, s: Array) -> Array:
+        return x.at[r, :, :window].set(x[s, :, :window], mode="drop")
+
+    k = _layers(lambda x: by_shard(put_k, shards, x, rows, sources), cache.k)
+    return Cache(k, _layers(lambda x: by_shard(put_v, shards, x, rows, sources), cache.v))
+
+
 def append(
     cache: Cache, rows: Int[Array, " R"], columns: Int[Array, "R T"], new: KV, shards: int
 ) -> Cache:

@@ -60,7 +60,7 @@ class Report(NamedTuple):
 
 
 class Programs:
-    """``prefill``, ``decode`` and ``splice`` for one model; each donates the state it is given.
+    """``prefill``, ``join``, ``decode`` and ``splice`` for one model; each donates the state.
 
     ``place`` constrains arrays whose leading axis is rows (or slots) to their place on ``mesh``,
     where the model's arrays lie by ``rules``. With a ``constraint`` no id is sampled that it does
@@ -87,6 +87,7 @@ class Programs:
         self._cache_dtype = cache_dtype
         self._mesh, self._rules, self._constraint = mesh, rules, constraint
         self.prefill = jax.jit(self._prefill, donate_argnames="state")
+        self.join = jax.jit(self._join, donate_argnames="state", static_argnames="window")
         self.decode = jax.jit(
             self._decode,
             donate_argnames="state",
@@ -99,7 +100,7 @@ class Programs:
         return sum(program._cache_size() for program in self.all())
 
     def all(self):
-        return self.prefill, self.decode, self.splice
+        return self.prefill, self.join, self.decode, self.splice
 
     def empty_state(self, params, columns: int) -> State:
         """Slots without rows, with room for ``columns`` tokens each."""
@@ -164,6 +165,7 @@ class Programs:
     ) -> tuple[State, Report]:
         """Computes each prompt once, puts it into the slots of its group, samples first tokens.
 
+        Members without a slot yet (out of range) get their first token too, and ``join`` later.
         ``choices`` are the candidates of each prompt's constrained answer, 0 for a free one.
         """
         model, (prompts, group) = self._model(params), rows.shape
@@ -191,6 +193,42 @@ class Programs:
             answer=answer,
         )
         return state, _single(token, logprob, status)
+
+    def _join(
+        self,
+        state: State,
+        rows: Int[Array, " D"],
+        sources: Int[Array, " D"],
+        lengths: Int[Array, " D"],
+        limits: Int[Array, " D"],
+        token: Int[Array, " D"],
+        request_keys: UInt32[Array, "D F"],
+        members: Int[Array, " D"],
+        choices: Int[Array, " D"],
+        seed: Int[Array, ""],
+        *,
+        window: int,
+    ) -> State:
+        """Seats one more member of a group in a slot of each shard, out of range where none is.
+
+        The prompt's keys and values, in the first ``lengths`` of ``window`` columns, are copied
+        from the slot ``sources``; ``token`` is what ``prefill`` sampled for the member.
+        """
+        keys = jax.vmap(functools.partial(sampling.row_keys, seed))(
+            request_keys[:, None], members[:, None]
+        )
+        answer = self._answers(choices)
+        return self._updated(
+            state,
+            rows,
+            cache=kv_cache.copy(state.cache, sources, rows, window, self._shards),
+            length=lengths,
+            token=token,
+            limit=limits,
+            key=keys.reshape(-1, 2),
+            status=self._outcome(token, lengths + 1, limits),
+            answer=answer and self._constraint.after(answer, token),
+        )
 
     def _decode(
         self,

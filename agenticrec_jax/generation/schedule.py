@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from agenticrec_jax.generation.requests import (
     junk,
 )
 from agenticrec_jax.generation.sampling import Draw
-from agenticrec_jax.generation.shapes import PROMPTS_AT_ONCE, fit
+from agenticrec_jax.generation.shapes import PROMPTS_AT_ONCE, fit, members
 from agenticrec_jax.generation.threads import Call, HostThreads
 from agenticrec_jax.types import STOP, TURN_BUDGET
 
@@ -35,6 +35,7 @@ COUNTERS = (
     "observed_tokens",
     "spliced_tokens",
     "prefill_dispatches",
+    "join_dispatches",
     "decode_dispatches",
     "splice_dispatches",
     "decode_steps",
@@ -47,6 +48,7 @@ COUNTERS = (
     "failed_calls",
     "compilations",
     "prefill_seconds",
+    "join_seconds",
     "decode_seconds",
     "splice_seconds",
     "tool_wait_seconds",
@@ -69,8 +71,8 @@ class Schedule:
     - ``prompt_tokens``, ``sampled_tokens``, ``observed_tokens``: a prompt once for its group;
       ``spliced_tokens``: what ``splice`` computed, the observed and the calls' last ones;
       ``decode_tokens``: those of the sampled that ``decode`` sampled, all of which are kept;
-    - ``<program>_dispatches``, ``<program>_seconds``: of prefill, decode and splice, until the
-      result is on the host; compiling is part of a first one;
+    - ``<program>_dispatches``, ``<program>_seconds``: of prefill, join, decode and splice, until
+      the result is on the host (join has none); compiling is part of a first one;
     - ``decode_steps``; times the rows that were computed, padding included, ``decode_row_steps``;
       times all slots, ``slot_steps``; and of these and of ``decode_tokens`` the part after the last
       request was seated, ``drain_slot_steps`` and ``drain_tokens``;
@@ -95,6 +97,7 @@ class Schedule:
         self._free = [list(range(self._room)) for _ in range(shards)]
         self._queue = collections.deque(enumerate(requests))
         self._rows: dict[tuple[int, int], Row] = {}
+        self._unseated: list[collections.deque[Row]] = [collections.deque() for _ in self._free]
         self._running: list[Row] = []
         self._waiting: list[tuple[Row, Call]] = []
         self.telemetry: dict[str, float] = dict.fromkeys(COUNTERS, 0)
@@ -105,9 +108,8 @@ class Schedule:
         start, compiled = time.perf_counter(), self._programs.compilations()
         if self._config.compile_ahead and self._requests:
             state = self._engine.compile_ahead(params, state, draw, self._requests)
-        while self._queue or self._running or self._waiting:
-            for batch in self._admit():
-                state = self._prefill(state, batch)
+        while self._pending() or self._running or self._waiting:
+            state = self._refill(state)
             if due := self._due():
                 state = self._splice(state, self._answered(due))
             elif self._running:
@@ -147,22 +149,83 @@ class Schedule:
         self._threads.wait([call for _, call in self._waiting], count)
         self.telemetry["tool_wait_seconds"] += time.perf_counter() - start
 
+    def _pending(self) -> bool:
+        """Whether any row has no slot yet."""
+        return bool(self._queue) or any(self._unseated)
+
+    def _refill(self, state):
+        """Seats rows in every free slot: members of groups that have begun, then new groups.
+
+        Those that end with their first token make room for others.
+        """
+        while True:
+            if any(map(all, zip(self._free, self._unseated, strict=True))):
+                state = self._join(state)
+            elif self._queue and any(self._free):
+                for batch in self._admit():
+                    state = self._prefill(state, batch)
+            else:
+                return state
+
+    def _join(self, state):
+        """Seats the next member of the group that has begun, in each shard that has room."""
+        joining = [self._next_member(shard) for shard in range(len(self._free))]
+        none = (0,) * len(self._requests[0].key)
+
+        def each(of: Callable[[Row, Request], Any], blank: Any, dtype: Any = np.int32):
+            found = [of(row, self._requests[row.request]) if row else blank for row in joining]
+            return np.array(found, dtype)
+
+        lengths = each(lambda row, _: row.prompt, 1)
+        with self._timed("join"):
+            state = self._programs.join(
+                state,
+                each(lambda row, _: row.slot, self._room),
+                each(lambda row, _: self._rows[row.request, 0].slot, 0),
+                lengths,
+                each(lambda row, _: row.limit, 1),
+                each(lambda row, _: row.ids[0], self._engine.pad_id),
+                each(lambda _, request: request.key, none, np.uint32),
+                each(lambda row, _: row.member, 0),
+                each(lambda _, request: request.choices, 0),
+                self._seed,
+                window=fit(lengths.max(), self._config.prompt_buckets),
+            )
+        for row in filter(None, joining):
+            self._sort(row, row.opening)
+        return state
+
+    def _next_member(self, shard: int) -> Row | None:
+        """Gives a member a free slot, if there are both.
+
+        The slot in which the first member of its group began has their prompt: until the last one
+        is seated nobody else sits down in this shard.
+        """
+        if not (self._free[shard] and self._unseated[shard]):
+            return None
+        row = self._unseated[shard].popleft()
+        row.slot = self._free[shard].pop(0)
+        return row
+
     def _admit(self) -> list[list[list[list[Row]]]]:
-        """Seats whole groups while there is room; batches [shard][group][member] of one bucket."""
-        seated = collections.defaultdict(lambda: [[] for _ in self._free])
+        """Begins groups while there is a slot; batches [shard][group][member] of one bucket.
+
+        Members for whom there is none are in their group all the same, with a slot out of range.
+        """
+        begun = collections.defaultdict(lambda: [[] for _ in self._free])
         while self._queue:
-            index, request = self._queue[0]
             shard = max(range(len(self._free)), key=lambda s: len(self._free[s]))
-            if len(self._free[shard]) < request.members:
+            if not self._free[shard]:
                 break
-            self._queue.popleft()
-            slots = [self._free[shard].pop(0) for _ in range(request.members)]
-            length = len(request.prompt)
-            place = length, self._budget
-            group = [Row(index, m, shard, slot, *place) for m, slot in enumerate(slots)]
+            index, request = self._queue.popleft()
+            length, free = len(request.prompt), self._free[shard]
+            group = [
+                Row(index, m, shard, free.pop(0) if free else self._room, length, self._budget)
+                for m in range(request.members)
+            ]
             self._rows.update({(index, row.member): row for row in group})
-            seated[fit(length, self._config.prompt_buckets)][shard].append(group)
-        return [batch for _, by_shard in sorted(seated.items()) for batch in _batches(by_shard)]
+            begun[fit(length, self._config.prompt_buckets)][shard].append(group)
+        return [batch for _, by_shard in sorted(begun.items()) for batch in _batches(by_shard)]
 
     def _prefill(self, state, batch: list[list[list[Row]]]):
         prompts = next(size for size in PROMPTS_AT_ONCE[::-1] if size >= max(map(len, batch)))
@@ -172,8 +235,8 @@ class Schedule:
         limits = np.array([group[0].limit if group else 1 for group in groups], np.int32)
         width = fit(lengths.max(), self._config.prompt_buckets)
         ids = np.full((len(groups), width), self._engine.pad_id, np.int32)
-        members = fit(max(map(len, groups)), self._config.members(len(self._free)))
-        slots = np.full((len(groups), members), self._room, np.int32)
+        size = members(max(map(len, groups)))
+        slots = np.full((len(groups), size), self._room, np.int32)
         keys = np.zeros((len(groups), len(self._requests[0].key)), np.uint32)
         choices = np.array([r.choices if r else 0 for r in requests], np.int32)
         for i, (group, request) in enumerate(zip(groups, requests, strict=True)):
@@ -193,7 +256,7 @@ class Schedule:
                 self._seed,
                 self._draw,
             )
-            placed = [(row, i * members + row.member) for i, g in enumerate(groups) for row in g]
+            placed = [(row, i * size + row.member) for i, g in enumerate(groups) for row in g]
             self._receive(placed, report)
         self._count(prompt_tokens=sum(len(r.prompt) for r in requests if r))
         return state
@@ -226,7 +289,7 @@ class Schedule:
             slot_steps=steps * config.slots,
             decode_tokens=tokens,
         )
-        if not self._queue:
+        if not self._pending():
             self._count(drain_slot_steps=steps * config.slots, drain_tokens=tokens)
         return state
 
@@ -306,7 +369,7 @@ class Schedule:
         return placed, slots.reshape(-1)
 
     def _receive(self, placed, report: Report, cached: bool = False) -> None:
-        """Records what a program sampled, and sorts rows into running, waiting and finished.
+        """Records what a program sampled; rows without a slot go on when they have one.
 
         ``cached`` says whether the ids are in the cache already.
         """
@@ -316,14 +379,22 @@ class Schedule:
             row.sampled(ids[i, :n].tolist(), logprobs[i, :n].tolist())
             row.length += n if cached else 0
             self._count(sampled_tokens=n)
-            if status[i] == RUNNING:
-                self._running.append(row)
-            elif status[i] == PAUSED or (status[i] == SPENT and row.bound == TURN_BUDGET):
-                call = self._threads.submit(row.request, row.member, list(row.ids))
-                self._waiting.append((row, call))
+            if row.slot == self._room:
+                row.opening = int(status[i])
+                self._unseated[row.shard].append(row)
             else:
-                row.finish = STOP if status[i] == STOPPED else row.bound
-                self._leave(row)
+                self._sort(row, int(status[i]))
+
+    def _sort(self, row: Row, status: int) -> None:
+        """A row's next place: with those that run, that wait for an answer, or that have ended."""
+        if status == RUNNING:
+            self._running.append(row)
+        elif status == PAUSED or (status == SPENT and row.bound == TURN_BUDGET):
+            call = self._threads.submit(row.request, row.member, list(row.ids))
+            self._waiting.append((row, call))
+        else:
+            row.finish = STOP if status == STOPPED else row.bound
+            self._leave(row)
 
     def _leave(self, row: Row) -> None:
         self._free[row.shard].append(row.slot)

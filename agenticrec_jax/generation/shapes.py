@@ -40,12 +40,15 @@ class Shapes:
         self._config, self._shards = config, shards
         self._room = config.slots // shards
 
-    def buckets(self) -> dict[str, tuple[int, ...]]:
-        """The declared sizes: everything that is compiled is a combination of these."""
+    def buckets(self, groups: set[int]) -> dict[str, tuple[int, ...]]:
+        """The declared sizes: everything that is compiled is a combination of these.
+
+        ``groups`` are the numbers of members that groups have.
+        """
         config = self._config
         return {
             "prompts": PROMPTS_AT_ONCE[::-1],
-            "members": config.members(self._shards),
+            "members": tuple(sorted(set(map(members, groups)))),
             "prompt_tokens": config.prompt_buckets,
             "rows": config.rows(self._shards),
             "window": config.windows(),
@@ -54,26 +57,32 @@ class Shapes:
 
     def prefill(self, groups: set[int], numbers: int, draw: Draw) -> list[Shape]:
         """Of groups of so many members, whose keys have so many ``numbers``."""
-        sizes, config, least = {}, self._config, min(groups)
-        for group in sorted(groups):  # beside the largest of a batch may be many of the smallest
-            spare = self._room - group
-            most = self._room // least if self._shards > 1 else 1 + spare // least
-            members = fit(group, config.members(self._shards))
-            at_once = {size for size in PROMPTS_AT_ONCE if size <= most}
-            sizes[members] = at_once | sizes.get(members, set())
+        config, most = self._config, -(-self._room // min(groups))
+        at_once = [size for size in sorted(PROMPTS_AT_ONCE) if size <= most]
         return [
-            self._prefill(prompts, tokens, members, numbers, draw)
-            for members in sizes
-            for prompts in sorted(sizes[members])
+            self._prefill(prompts, tokens, size, numbers, draw)
+            for size in sorted(set(map(members, groups)))
+            for prompts in at_once
             for tokens in config.prompt_buckets
         ]
 
-    def _prefill(self, prompts: int, tokens: int, members: int, numbers: int, draw: Draw) -> Shape:
+    def _prefill(self, prompts: int, tokens: int, size: int, numbers: int, draw: Draw) -> Shape:
         count = prompts * self._shards
-        of_prompt = _ints(count, tokens), _ints(count), _ints(count), _ints(count, members)
+        of_prompt = _ints(count, tokens), _ints(count), _ints(count), _ints(count, size)
         keys, seed = _ints(count, numbers, dtype=np.uint32), _ints(dtype=np.uint32)
         arguments = *of_prompt, keys, _ints(count), seed, _abstract(draw)
         return Shape("prefill", arguments, {}, slots=3)
+
+    def join(self, groups: set[int], numbers: int) -> list[Shape]:
+        """Of the members that find no slot with the first of their group."""
+        one, seed = _ints(self._shards), _ints(dtype=np.uint32)
+        keys = _ints(self._shards, numbers, dtype=np.uint32)
+        arguments = one, one, one, one, one, keys, one, one, seed
+        return [
+            Shape("join", arguments, {"window": tokens}, slots=0)
+            for tokens in self._config.prompt_buckets
+            if max(groups) > 1
+        ]
 
     def decode(self, draw: Draw) -> list[Shape]:
         config = self._config
@@ -99,6 +108,7 @@ class Shapes:
     def all(self, groups: set[int], numbers: int, draw: Draw) -> Iterator[Shape]:
         """Every shape that requests with groups of these sizes can meet."""
         yield from self.prefill(groups, numbers, draw)
+        yield from self.join(groups, numbers)
         yield from self.decode(draw)
         yield from self.splice(draw)
 
@@ -109,6 +119,11 @@ class Shapes:
 def fit(value: int, buckets: Any) -> int:
     """The smallest bucket that holds ``value``."""
     return next(bucket for bucket in buckets if bucket >= value)
+
+
+def members(group: int) -> int:
+    """The size of group that ``prefill`` computes for one of so many: a power of two."""
+    return 1 << (group - 1).bit_length()
 
 
 def _ints(*shape: int, dtype: Any = np.int32) -> jax.ShapeDtypeStruct:

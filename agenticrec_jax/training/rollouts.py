@@ -70,7 +70,7 @@ def engine_metrics(told: Mapping[str, float]) -> dict[str, tuple[float, float]]:
         f"engine/{name}_tokens_per_s": (told[f"{tokens}_tokens"], told[f"{name}_seconds"])
         for name, tokens in (("prefill", "prompt"), ("decode", "decode"), ("splice", "spliced"))
     }
-    dispatches = sum(told[f"{name}_dispatches"] for name in ("prefill", "decode", "splice"))
+    dispatches = sum(count for name, count in told.items() if name.endswith("_dispatches"))
     return speeds | {
         "engine/occupancy": (told["decode_tokens"], told["slot_steps"]),
         "engine/row_occupancy": (told["decode_tokens"], told["decode_row_steps"]),

@@ -252,7 +252,7 @@ def mixed(ours: Ours, peers: Sequence[Peer]) -> list[dict]:
     """The rows of the mixed lengths, beside at most one peer."""
     name = peers[0].ask(work="versions")["name"] if peers else None
     turns = take_turns(MIXED, ours, peers, range(2 * CALLS))
-    return mixed_figures(turns, name, ours.engine(MIXED).shapes.buckets())
+    return mixed_figures(turns, name, ours.engine(MIXED).shapes.buckets({1}))
 
 
 def limit(shape: Qwen3Config, work: Work, operations: float, bandwidth: float) -> float:

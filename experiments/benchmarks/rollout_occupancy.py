@@ -8,8 +8,8 @@ apart. Lock-step decoding of the same rollouts is reckoned from their lengths: s
 once, every turn lasts as long as its longest, and slots are filled again when all rows have ended.
 
 Two engines of rows that have a prompt each, in both orders, are tuned to these turns. The third is
-the first with groups, whose members share a prompt and are seated together: slots stand empty until
-there are enough for a whole group. The last is the first with what ``EngineConfig`` sets by itself.
+the first with groups, whose members share a prompt. The last is the first with what
+``EngineConfig`` sets by itself.
 """
 
 import statistics
@@ -38,7 +38,7 @@ TUNED = {
 ENGINES = {  # members of a group, what the engine is told beside its sizes, the share asked for
     "deterministic": (1, TUNED, 0.85),
     "eager": (1, TUNED | {"deterministic": False}, 0.85),
-    "groups of 8": (8, TUNED, None),
+    "groups of 8": (8, TUNED, 0.85),
     "default settings": (1, {}, None),
 }
 
@@ -139,7 +139,7 @@ def figures(
     steady = told["slot_steps"] - told["drain_slot_steps"]
     kept = (told["decode_tokens"] - told["drain_tokens"]) / steady
     drained = told["drain_tokens"] / max(told["drain_slot_steps"], 1)
-    dispatches = sum(told[f"{phase}_dispatches"] for phase in ("prefill", "decode", "splice"))
+    dispatches = sum(count for name, count in told.items() if name.endswith("_dispatches"))
     tail = np.percentile(lengths, 95) / statistics.median(lengths)
     return [
         figure(f"{name}: slot-steps that keep a token", "share", kept, bound=least),

@@ -13,7 +13,6 @@ def test_buckets_reach_the_largest_row_and_no_further():
     assert config.columns >= 50 + 70 + 32 - 1
     assert config.windows()[-1] == config.columns and len(config.windows()) == 4
     assert config.rows(1) == (3, 6, 12, 18, 24) and config.rows(2)[-1] == 12
-    assert config.members(1) == (1, 2, 4, 8, 16, 24) and config.members(6) == (1, 2, 4)
 
 
 def test_given_buckets_end_in_the_whole():

@@ -29,7 +29,8 @@ TOLD = dict.fromkeys(COUNTERS, 0) | {
     "decode_row_steps": 1000,
     "prefill_dispatches": 2,
     "decode_dispatches": 30,
-    "splice_dispatches": 8,
+    "splice_dispatches": 7,
+    "join_dispatches": 1,
     "tool_wait_seconds": 1.5,
     "compilations": 4,
 }

@@ -74,7 +74,7 @@ def test_mixed_lengths_compile_once(ours, peer, monkeypatch):
     monkeypatch.setattr(rollout, "CALLS", 4)
     work = dataclasses.replace(rollout.MIXED, prompt=(9, 20), observed=(2, 9), new=6)
     turns = rollout.take_turns(work, ours, [peer], range(2 * rollout.CALLS))
-    declared = ours.engine(work).shapes.buckets()
+    declared = ours.engine(work).shapes.buckets({1})
     assert declared["prompt_tokens"] == (10, 20) and declared["splice_tokens"] == (5, 10)
     rows = {row["name"]: row for row in rollout.mixed_figures(turns, "them", declared)}
     assert rows["mixed lengths: compilations, first run"]["ours"] > 0

@@ -1,0 +1,135 @@
+"""Members of a group that find no slot with the first: they take the next that is freed."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from flax import nnx
+from scipy.special import log_softmax
+
+from agenticrec_jax.generation.engine import Engine, EngineConfig, Reply, Request
+from agenticrec_jax.parallel.mesh import make_mesh
+from agenticrec_jax.testing.agreement import perturbed_logits
+from agenticrec_jax.testing.models import tiny_qwen3
+from agenticrec_jax.types import SAMPLED
+
+V, PAUSE, STOP, PAD = 40, 3, 5, 0
+SAMPLING = {"temperature": 0.9, "seed": 6}
+SIZES = {
+    "prompt_buckets": (20,),
+    "splice_buckets": (7,),
+    "max_tokens": 48,
+    "decode_steps": 8,
+    "least_steps": 4,
+    "row_buckets": (32,),
+    "window_buckets": (96,),
+}
+
+
+@pytest.fixture(scope="module")
+def policy():
+    """A random policy that calls at one token in ten and stops at one in five."""
+    model = tiny_qwen3(3, num_layers=1, vocab_size=V, tie_word_embeddings=False)
+    model.embedding[...] = (4 * model.embedding[...]).at[:, 0].set(0.1)
+    odds = np.array([1.2, 2.4])
+    model.head.kernel[...] = (4 * model.head.kernel[...]).at[0, [PAUSE, STOP]].set(odds)
+    return model, *nnx.split(model)
+
+
+def make_engine(policy, slots, mesh=None, **changes):
+    config = EngineConfig(slots=slots, **SIZES | changes)
+    return Engine(policy[1], config, PAUSE, (STOP,), PAD, mesh=mesh)
+
+
+@pytest.fixture(scope="module")
+def few(policy):
+    """An engine of five slots."""
+    return make_engine(policy, 5)
+
+
+def make_requests(members):
+    rng = np.random.default_rng(1)
+    prompts = [tuple(rng.integers(7, V, rng.integers(2, 21)).tolist()) for _ in members]
+    return [Request(prompts[i], count, (11, 100 + i)) for i, count in enumerate(members)]
+
+
+def respond(request, member, ids):
+    rng = np.random.default_rng([len(ids), sum(ids)])
+    return Reply(tuple(rng.integers(7, V, rng.integers(0, 10)).tolist()))
+
+
+def roll_out(policy, engine, requests):
+    return engine.generate(policy[2], requests, respond, **SAMPLING)
+
+
+def assert_sampled_as_a_plain_forward_would(policy, requests, out):
+    """The id with the largest perturbed logit at every place, and its log-prob."""
+    for request, group in zip(requests, out, strict=True):
+        for member, row in enumerate(group):
+            sampled, place = row.origin == SAMPLED, np.arange(len(row.ids))
+            noisy = perturbed_logits(policy[0], request, member, row.ids, **SAMPLING)
+            short = noisy.max(axis=1) - noisy[place, row.ids]
+            assert short[sampled].max() < 1e-4
+            logits = perturbed_logits(policy[0], request, member, row.ids, temperature=0, seed=0)
+            scores = log_softmax(logits / SAMPLING["temperature"], axis=1)[place, row.ids]
+            np.testing.assert_allclose(row.logprobs[sampled], scores[sampled], atol=1e-4)
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_members_that_join_later_sample_what_is_theirs(policy, few, deterministic):
+    """Also of a group that is larger than all slots, and where the first token is the last."""
+    requests = make_requests((4, 1, 9, 3, 7))
+    few.config = replace(few.config, deterministic=deterministic)
+    out = roll_out(policy, few, requests)
+    assert_sampled_as_a_plain_forward_would(policy, requests, out)
+    told = few.telemetry
+    assert told["prompt_tokens"] == sum(len(request.prompt) for request in requests)
+    assert 10 < told["join_dispatches"] < 24 - len(requests)
+    assert any(len(row.ids) == 1 for row in out[2][5:])
+
+
+def test_members_join_in_each_shard_of_a_mesh(policy):
+    requests = make_requests((4, 1, 9, 3, 7))
+    engine = make_engine(policy, 8, make_mesh(2, 2, 2))
+    out = roll_out(policy, engine, requests)
+    assert_sampled_as_a_plain_forward_would(policy, requests, out)
+    assert engine.telemetry["join_dispatches"] > 5
+
+
+@pytest.mark.parametrize("cache_dtype", [pytest.param("bfloat16", marks=pytest.mark.slow), "int8"])
+def test_what_a_narrow_cache_has_rounded_is_copied_as_it_is(policy, cache_dtype):
+    engine = make_engine(policy, 8, cache_dtype=cache_dtype, row_buckets=(8,))
+    requests = make_requests((6, 6))
+    together = roll_out(policy, engine, requests)
+    assert engine.telemetry["join_dispatches"] == 4
+    alone = [roll_out(policy, engine, [request])[0] for request in requests]
+    assert engine.telemetry["join_dispatches"] == 0
+    for a, b in zip(sum(together, []), sum(alone, []), strict=True):
+        np.testing.assert_array_equal(a.ids, b.ids)
+        np.testing.assert_array_equal(a.logprobs, b.logprobs)
+
+
+def test_no_slot_is_empty_while_a_row_has_none(policy, few, monkeypatch):
+    """Without calls every slot decodes until the last row is seated, whatever groups there are."""
+    requests, seated, full = make_requests((9, 7, 12, 6, 14)), [], []
+    programs, slots = few.programs, few.config.slots
+
+    def watch(name, place, record):
+        program = getattr(programs, name)
+
+        def run(*arguments, **static):
+            record(int((np.asarray(arguments[place]) < slots).sum()))
+            return program(*arguments, **static)
+
+        run._cache_size = program._cache_size
+        monkeypatch.setattr(programs, name, run)
+
+    watch("prefill", 5, seated.append)
+    watch("join", 1, seated.append)
+    watch("decode", 2, lambda rows: full.append((sum(seated) == 48, rows)))
+    silent = nnx.merge(*nnx.split(policy[0]))
+    silent.head.kernel[...] = silent.head.kernel[...].at[0, PAUSE].set(-100.0)
+    out = few.generate(nnx.split(silent)[1], requests, respond, **SAMPLING)
+    assert sum(seated) == 48 == len(sum(out, []))
+    steady = [rows for last, rows in full if not last]
+    assert steady == [slots] * len(steady) and len(steady) > 3
