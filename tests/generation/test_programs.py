@@ -90,6 +90,23 @@ def test_every_program_updates_the_slots_in_place():
         assert lowered.compile().memory_analysis().alias_size_in_bytes > slots * 0.99, name
 
 
+@pytest.mark.parametrize("sizes", [None, (2, 2, 2)])
+def test_a_member_joins_by_a_copy_of_one_slot(sizes):
+    """Nothing of the cache's size lives beside it, and no shard hears of another's rows."""
+    graphdef, params = abstract_policy(scan=True)
+    config = EngineConfig(slots=32, prompt_buckets=(64,), splice_buckets=(32,), max_tokens=64)
+    engine = Engine(graphdef, config, 3, (5,), 0, mesh=sizes and make_mesh(*sizes))
+    state = engine.abstract_state(params)
+    [shape] = engine.shapes.join({2}, numbers=2)
+    lowered = engine.programs.join.lower(state, *shape.arguments, **shape.static)
+    compiled = lowered.compile()
+    memory = compiled.memory_analysis()
+    slots = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)) / (8 if sizes else 1)
+    assert memory.alias_size_in_bytes > slots * 0.99
+    assert memory.temp_size_in_bytes < 3 * slots * engine.shards / config.slots
+    assert collectives(compiled, "all-gather") == collectives(compiled, "all-reduce") == []
+
+
 def collectives(compiled, kind):
     """Shapes of the results of every ``kind`` in the program's text."""
     found = re.findall(rf"= (.+?) {kind}(?:-start)?\(", compiled.as_text())
