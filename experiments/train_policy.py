@@ -210,11 +210,10 @@ def _roll_out_chunk(path: Path, examples, settings, agent, engine, params, seed:
     with app.phase(f"rollouts {path.stem}"):
         sampling = {"members": settings.members, "temperature": heat, "seed": seed}
         groups = run_episodes(agent, engine, params, tasks, **sampling)
-    shares = multihost.allgather([[t.to_json() for t in group] for group in groups])
+    parts = multihost.allgather([[t.to_json() for t in group] for group in groups])
     with multihost.main_writes("chunk") as writes:
         if writes:
-            lines = (line for share in shares for group in share for line in group)
-            write_lines(path, lines)
+            write_lines(path, (line for group in multihost.in_order(parts) for line in group))
 
 
 def train_rta(world, agent: Agent, engine: Engine, policy, directory: Path, seed: int):

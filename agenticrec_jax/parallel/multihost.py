@@ -211,6 +211,12 @@ def own_part(items: Sequence) -> list:
     return list(items[jax.process_index() :: jax.process_count()])
 
 
+def in_order(parts: Sequence[Sequence]) -> list:
+    """The items of which ``own_part`` gave each process its part, in the order they had."""
+    longest = max(map(len, parts))
+    return [part[i] for i in range(longest) for part in parts if i < len(part)]
+
+
 def row_shards(mesh: Mesh | None, rules: Rules = RULES) -> int:
     """Into how many parts the rows of this process are split.
 

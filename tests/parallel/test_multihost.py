@@ -125,6 +125,16 @@ def _gone():
     raise InputError("gone")
 
 
+@pytest.mark.parametrize("processes", [1, 2, 3, 5])
+def test_what_was_dealt_out_is_put_in_order_again(processes, monkeypatch):
+    items, parts = list("abcd"), []
+    monkeypatch.setattr(jax, "process_count", lambda: processes)
+    for process in range(processes):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        parts.append(multihost.own_part(items))
+    assert multihost.in_order(parts) == items
+
+
 def test_rows_that_do_not_divide_are_refused():
     with pytest.raises(InputError, match="6 rows does not divide over 4"):
         multihost.process_rows(6, make_mesh(data=2, fsdp=2, tensor=2))
