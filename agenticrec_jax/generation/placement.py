@@ -10,7 +10,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
 from agenticrec_jax.generation.kv_cache import Cache
-from agenticrec_jax.models.qwen3 import is_variable, with_panels
+from agenticrec_jax.models.qwen3 import is_variable, panel_width, with_panels
 from agenticrec_jax.parallel.mesh import (
     RULES,
     Rules,
@@ -60,12 +60,14 @@ class Placement:
             return params
         leaves = jax.tree.leaves(params)
         if isinstance(leaves[0], jax.ShapeDtypeStruct):
-            return jax.eval_shape(functools.partial(with_panels, self._graphdef), params)
+            return jax.eval_shape(
+                lambda tree: with_panels(self._graphdef, tree, panel_width()), params
+            )
         if self._copy is None or any(
             of() is not leaf for of, leaf in zip(self._copied, leaves, strict=True)
         ):
             self._copied, self._copy = [], None  # first: arrays may die with the old copy
-            copy = with_panels(self._graphdef, params)
+            copy = with_panels(self._graphdef, params, panel_width())
             self._copied = [weakref.ref(leaf, self._forget) for leaf in leaves]
             self._copy = copy
         return self._copy

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
@@ -30,12 +31,12 @@ __all__ = [
     "is_stacked",
     "is_variable",
     "of_layer",
+    "panel_width",
     "segment_positions",
     "with_panels",
 ]
 
 PANELS = "panels"  # in a kernel's metadata: how it is stored
-WIDTH = 64  # outputs in a panel: the width of XLA's CPU kernel for products of few rows
 _INIT_STD = 0.02
 _SAVED = {  # by remat: what of a block is kept for the backward pass
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -226,7 +227,9 @@ class Qwen3(nnx.Module):
         """Rows of the table, which is gathered over its width first: rows and width may be split
         over the same devices, and XLA would replicate the rows to go from one to the other."""
         if PANELS in self.embedding.get_metadata():
-            return self.embedding[...][ids // WIDTH, :, ids % WIDTH].astype(self.config.dtype)
+            panels = self.embedding[...]
+            width = panels.shape[-1]
+            return panels[ids // width, :, ids % width].astype(self.config.dtype)
         table = constrain(self.embedding[...], ("vocab", None), "embedding")
         x = table[ids].astype(self.config.dtype)
         return constrain(x, ("batch", None, None), "embedded tokens")
@@ -278,8 +281,20 @@ class Qwen3(nnx.Module):
         return jnp.einsum(letters, hidden, kernel, preferred_element_type=jnp.float32)
 
 
-def with_panels(graphdef: nnx.GraphDef, params: nnx.State) -> nnx.State:
-    """The parameters with every kernel stored in panels [J, D, W] of W outputs, for few rows.
+@functools.cache
+def panel_width() -> int:
+    """Outputs that XLA's CPU kernel for few rows computes at a time on this processor.
+
+    Found by timing panels of 16 to 256: 64 with AVX-512 and 16 with AVX2, which is taken for all
+    others too.
+    """
+    known = np.show_config(mode="dicts")["SIMD Extensions"]
+    wide = {"AVX512F", "X86_V4"}  # the same in the words of numpy before and since 2.4
+    return 64 if wide & {*known["baseline"], *known["found"]} else 16
+
+
+def with_panels(graphdef: nnx.GraphDef, params: nnx.State, width: int) -> nnx.State:
+    """The parameters with every kernel stored in panels [J, D, W] of ``width`` outputs.
 
     What they compute with the same graphdef is the same. A panel lies in memory in the order in
     which XLA's CPU kernel reads it, and with few rows reading is what a product takes. Kernels
@@ -294,25 +309,27 @@ def with_panels(graphdef: nnx.GraphDef, params: nnx.State) -> nnx.State:
             outputs = math.prod(parts[path[:-1]].outputs)
         elif path == ("embedding",) and model.head is None:
             outputs = model.config.vocab_size
-        return 0 if outputs % WIDTH else outputs // WIDTH
+        return 0 if outputs % width else outputs // width
 
     named, tree = jax.tree_util.tree_flatten_with_path(params, is_leaf=is_variable)
     counts = [panels(keys) for keys, _ in named]
     kernels = [kernel for (_, kernel), count in zip(named, counts, strict=True) if count]
-    cut = iter(_in_panels(kernels, tuple(filter(None, counts))))
+    cut = iter(_in_panels(kernels, width, tuple(filter(None, counts))))
     pairs = zip(named, counts, strict=True)
     return jax.tree.unflatten(tree, [next(cut) if count else x for (_, x), count in pairs])
 
 
-@functools.partial(jax.jit, static_argnames="counts")
-def _in_panels(kernels: list[nnx.Variable], counts: tuple[int, ...]) -> list[nnx.Variable]:
+@functools.partial(jax.jit, static_argnames=("width", "counts"))
+def _in_panels(
+    kernels: list[nnx.Variable], width: int, counts: tuple[int, ...]
+) -> list[nnx.Variable]:
     """Kernels ([layers,] inputs.., outputs..), or an embedding, in so many panels each."""
 
     def cut(kernel: nnx.Variable, count: int) -> nnx.Variable:
         value, axes = kernel.get_value(), kernel.get_metadata()["logical_axes"]
         lead = value.shape[: axes[0] == "layers"]
         value = value.T if axes[0] == "vocab" else value
-        value = value.reshape(*lead, -1, count, WIDTH).swapaxes(-3, -2)
+        value = value.reshape(*lead, -1, count, width).swapaxes(-3, -2)
         axes = ("layers",) * len(lead) + (None, None, None)
         return kernel.replace(value, logical_axes=axes, **{PANELS: True})
 
