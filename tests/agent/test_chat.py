@@ -5,7 +5,7 @@ import os
 import types
 
 import pytest
-from hypothesis import assume, example, given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
@@ -111,9 +111,8 @@ def test_the_whole_conversation_is_the_templates(ours):
 @example("".join(PLAIN))
 @example("\u0301\u200b")
 def test_data_and_template_meet_where_text_is_split_anyway(title):
-    title = " ".join(title.split())
     tokenizer = chat_tokenizer()
-    assume(neutralise(title, literals(tokenizer.added_tokens)) == title)
+    title = neutralise(" ".join(title.split()), literals(tokenizer.added_tokens))
     for before, after in (("h1.", "h2."), ("20.", "Rank"), ("10.", "Candidates")):
         encode = tokenizer.encode_markup
         parts = [*encode(before), *tokenizer.encode_line(title, LONG), *encode(after)]
