@@ -33,7 +33,7 @@ from agenticrec_jax.errors import InputError
 from agenticrec_jax.generation.config import EngineConfig
 from agenticrec_jax.generation.constraint import MOST, Constraint
 from agenticrec_jax.generation.placement import DECODE_RULES, Placement
-from agenticrec_jax.generation.programs import Programs, State
+from agenticrec_jax.generation.programs import Programs
 from agenticrec_jax.generation.requests import (
     Budget,
     Failed,
@@ -47,6 +47,7 @@ from agenticrec_jax.generation.requests import (
 from agenticrec_jax.generation.sampling import NO_FILTERS, Draw, Filters
 from agenticrec_jax.generation.schedule import Schedule
 from agenticrec_jax.generation.shapes import Shape, Shapes
+from agenticrec_jax.generation.state import State
 from agenticrec_jax.generation.threads import HostThreads
 
 __all__ = [
@@ -161,19 +162,16 @@ class Engine:
     def lower(self, params, members: int) -> dict[str, jax.stages.Lowered]:
         """Each program at the largest of its declared shapes, lowered; ``params`` may be shapes.
 
-        All but ``join``, which takes a slot's columns beside the state and no parameters.
         ``members`` is the size of a group, which says how many prompts are computed at once.
         """
-        programs = self.programs
         params = self.abstract_params(params)
         state, draw = self.abstract_state(params), NO_FILTERS.draw(1.0)
-        prefill = self.shapes.prefill({members}, 3, draw)
-        largest = prefill[-1], self.shapes.decode(draw)[-1], self.shapes.splice(draw)[-1]
+        largest = {shape.program: shape for shape in self.shapes.all({members}, 3, draw)}
         return {
-            shape.program: getattr(programs, shape.program).lower(
+            name: getattr(self.programs, name).lower(
                 self._given(params, shape), state, *shape.arguments, **shape.static
             )
-            for shape in largest
+            for name, shape in largest.items()
         }
 
     def compile_ahead(self, params, state: State, draw: Draw, requests: Sequence[Request]) -> State:
@@ -188,11 +186,7 @@ class Engine:
         for shape in self.shapes.all(groups, numbers, draw):
             arguments = shape.padding(self.config.slots)
             program = getattr(self.programs, shape.program)
-            if shape.program == "join":
-                state = program(state, *arguments, **shape.static)
-            else:
-                given = self._given(params, shape)
-                state, _ = program(given, state, *arguments, **shape.static)
+            state, _ = program(self._given(params, shape), state, *arguments, **shape.static)
         self._ahead.add(kind)
         return state
 

@@ -191,9 +191,16 @@ def put(array: Array, rows: Int[Array, " R"], values: Array, shards: int) -> Arr
 
 
 def read(cache: Cache, rows: Int[Array, " R"], window: int, shards: int) -> Cache:
-    """A copy of the first ``window`` columns of ``rows``."""
-    k = _layers(lambda x: take(x[..., :window], rows, shards), cache.k)
-    return Cache(k, _layers(lambda x: take(x[:, :, :window], rows, shards), cache.v))
+    """A copy of the first ``window`` columns of ``rows``; a row out of range reads some slot."""
+
+    def take_k(x: Array, r: Array) -> Array:
+        return x.at[r, :, :, :window].get(mode="clip")
+
+    def take_v(x: Array, r: Array) -> Array:
+        return x.at[r, :, :window].get(mode="clip")
+
+    k = _layers(lambda x: by_shard(take_k, shards, x, rows), cache.k)
+    return Cache(k, _layers(lambda x: by_shard(take_v, shards, x, rows), cache.v))
 
 
 def enter(cache: Cache, rows: Int[Array, " R"], new: KV, source: Array, shards: int) -> Cache:
@@ -210,21 +217,6 @@ def enter(cache: Cache, rows: Int[Array, " R"], new: KV, source: Array, shards: 
     return Cache(
         k, _layers(lambda x, y: by_shard(put_v, shards, x, rows, source, y), cache.v, new.v)
     )
-
-
-def copy(
-    cache: Cache, sources: Int[Array, " R"], rows: Int[Array, " R"], window: int, shards: int
-) -> Cache:
-    """Puts the first ``window`` columns of ``sources`` in ``rows``, as they are stored there."""
-
-    def put_k(x: Array, r: Array, s: Array) -> Array:
-        return x.at[r, :, :, :window].set(x[s, :, :, :window], mode="drop")
-
-    def put_v(x: Array, r: Array, s: Array) -> Array:
-        return x.at[r, :, :window].set(x[s, :, :window], mode="drop")
-
-    k = _layers(lambda x: by_shard(put_k, shards, x, rows, sources), cache.k)
-    return Cache(k, _layers(lambda x: by_shard(put_v, shards, x, rows, sources), cache.v))
 
 
 def append(

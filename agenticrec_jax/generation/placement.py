@@ -6,11 +6,12 @@ import weakref
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
 from agenticrec_jax.generation.kv_cache import Cache
-from agenticrec_jax.models.qwen3 import is_variable, panel_width, with_panels
+from agenticrec_jax.models.qwen3 import is_variable, with_panels
 from agenticrec_jax.parallel.mesh import (
     RULES,
     Rules,
@@ -23,8 +24,20 @@ from agenticrec_jax.parallel.multihost import local_params
 
 # Decoding reads every weight in every step: whole on each row shard, split by heads and mlp only.
 DECODE_RULES: Rules = {**RULES, "embed": None}
-FEW_ROWS = 32  # up to here kernels in panels are faster
+FEW_ROWS = 8  # up to here kernels in panels take less of the processor, and no longer
 _CACHE_AXES = ("layers", "batch", "kv_heads", None, None)  # without the first: of one layer
+
+
+@functools.cache
+def panel_width() -> int:
+    """Outputs that XLA's CPU kernel for few rows computes at a time on this processor.
+
+    64 with AVX-512 and 16 with AVX2, which is taken for all others too; the benchmark
+    ``experiments.benchmarks.panels`` times other widths.
+    """
+    known = np.show_config(mode="dicts")["SIMD Extensions"]
+    wide = {"AVX512F", "X86_V4"}  # the same in the words of numpy before and since 2.4
+    return 64 if wide & {*known["baseline"], *known["found"]} else 16
 
 
 class Placement:
@@ -58,16 +71,15 @@ class Placement:
         """What ``params`` gave, or ``abstract_params``, as so many rows are decoded with it."""
         if not self._panels or rows > FEW_ROWS:
             return params
+        turn = functools.partial(with_panels, self._graphdef, width=panel_width())
         leaves = jax.tree.leaves(params)
         if isinstance(leaves[0], jax.ShapeDtypeStruct):
-            return jax.eval_shape(
-                lambda tree: with_panels(self._graphdef, tree, panel_width()), params
-            )
+            return jax.eval_shape(turn, params)
         if self._copy is None or any(
             of() is not leaf for of, leaf in zip(self._copied, leaves, strict=True)
         ):
             self._copied, self._copy = [], None  # first: arrays may die with the old copy
-            copy = with_panels(self._graphdef, params, panel_width())
+            copy = turn(params)
             self._copied = [weakref.ref(leaf, self._forget) for leaf in leaves]
             self._copy = copy
         return self._copy

@@ -1,4 +1,4 @@
-"""The three jitted programs of the rollout engine, and the device state that they pass on.
+"""The jitted programs of the rollout engine.
 
 Each takes a list of slots (``rows``), so that it computes live rows only: paused, finished and
 empty slots cost nothing. Rows are counted within a shard of the slots; one that is out of range is
@@ -6,57 +6,30 @@ padding, reads some slot and writes none. Every shape comes from a bucket.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int, UInt32
+from jaxtyping import Array, Bool, Int, UInt32
 
 from agenticrec_jax.generation import kv_cache, sampling
 from agenticrec_jax.generation.constraint import Constraint, Progress
 from agenticrec_jax.generation.kv_cache import Cache, put, take
 from agenticrec_jax.generation.sampling import Draw
+from agenticrec_jax.generation.state import (
+    EMPTY,
+    PAUSED,
+    RUNNING,
+    SPENT,
+    STOPPED,
+    Report,
+    State,
+    single,
+)
+from agenticrec_jax.models.masks import KV
 from agenticrec_jax.parallel.mesh import RULES, Rules, traced_on
-
-EMPTY, RUNNING, PAUSED, STOPPED, SPENT = range(5)
-
-
-class State(NamedTuple):
-    """What the device keeps of B slots between programs.
-
-    What no program reads (ids, log-probs, origins, prompts' lengths) is in the host's record, from
-    each program's report.
-
-    Attributes:
-        cache: keys and values of every slot.
-        length: [B] columns of the cache that are computed; where the next token goes.
-        token: [B] the last sampled id, not yet in the cache.
-        limit: [B] tokens of prompt and completion together at which the row's turn must end.
-        key: [B, 2] key data that the noise at each position is folded from.
-        status: [B] ``EMPTY``, ``RUNNING``, ``PAUSED`` (at a call), ``STOPPED`` or ``SPENT``.
-        answer: where each row is in its constrained answer; None in an engine without a constraint.
-    """
-
-    cache: Cache
-    length: Int[Array, " B"]
-    token: Int[Array, " B"]
-    limit: Int[Array, " B"]
-    key: UInt32[Array, "B 2"]
-    status: Int[Array, " B"]
-    answer: Progress | None = None
-
-
-class Report(NamedTuple):
-    """What a program sampled: ``ids`` and ``logprobs`` [R, n], of which ``count`` [R] each, the
-    status [R] they left the row in, and the steps computed (a scalar)."""
-
-    ids: Int[Array, "R n"]
-    logprobs: Float[Array, "R n"]
-    count: Int[Array, " R"]
-    status: Int[Array, " R"]
-    steps: Int[Array, ""]
 
 
 class Programs:
@@ -87,7 +60,12 @@ class Programs:
         self._cache_dtype = cache_dtype
         self._mesh, self._rules, self._constraint = mesh, rules, constraint
         self.prefill = jax.jit(self._prefill, donate_argnames="state")
-        self.join = jax.jit(self._join, donate_argnames="state", static_argnames="window")
+        self.join = jax.jit(
+            self._join,
+            donate_argnames="state",
+            static_argnames="window",
+            keep_unused=True,  # the parameters: a dry run counts them as it does for the others
+        )
         self.decode = jax.jit(
             self._decode,
             donate_argnames="state",
@@ -175,16 +153,71 @@ class Programs:
         keys = sampling.row_keys(seed, request_keys, jnp.arange(group)).reshape(-1, 2)
         spread = functools.partial(jnp.repeat, repeats=group, axis=0)
         source = jnp.arange(prompts) % (prompts // self._shards)
-        rows, lengths, limits = rows.reshape(-1), spread(lengths), spread(limits)
         token, logprob, answer = self._sample(
-            spread(model.logits(last[:, 0])), keys, lengths, draw, self._answers(spread(choices))
+            spread(model.logits(last[:, 0])),
+            keys,
+            spread(lengths),
+            draw,
+            self._answers(spread(choices)),
         )
+        seat = spread(lengths), spread(limits), keys, token, answer
+        state, status = self._seated(state, rows.reshape(-1), new, spread(source), *seat)
+        return state, single(token, logprob, status)
+
+    def _join(
+        self,
+        params,
+        state: State,
+        rows: Int[Array, " D"],
+        sources: Int[Array, " D"],
+        lengths: Int[Array, " D"],
+        limits: Int[Array, " D"],
+        token: Int[Array, " D"],
+        members: Int[Array, " D"],
+        choices: Int[Array, " D"],
+        request_keys: UInt32[Array, "D F"],
+        seed: Int[Array, ""],
+        *,
+        window: int,
+    ) -> tuple[State, Report]:
+        """Seats one more member of a group in a slot of each shard, out of range where none is.
+
+        The prompt's keys and values, in the first ``lengths`` of ``window`` columns, are copied
+        from the slot ``sources``; ``token`` is what ``prefill`` sampled for the member. Nothing is
+        computed with ``params`` and nothing sampled: the report has counts of 0.
+        """
+        keys = jax.vmap(functools.partial(sampling.row_keys, seed))(
+            request_keys[:, None], members[:, None]
+        )
+        answer = self._answers(choices)
+        answer = answer and self._constraint.after(answer, token)
+        prompts = kv_cache.read(state.cache, sources, window, self._shards)
+        prompts, none = kv_cache.last_columns(prompts, window), jnp.zeros_like(token)
+        seat = lengths, limits, keys.reshape(-1, 2), token, answer
+        state, status = self._seated(state, rows, prompts, none, *seat)
+        return state, single(token, none.astype(jnp.float32), status)._replace(count=none)
+
+    def _seated(
+        self,
+        state: State,
+        rows: Int[Array, " R"],
+        prompts: KV,
+        source: Int[Array, " R"],
+        lengths: Int[Array, " R"],
+        limits: Int[Array, " R"],
+        keys: UInt32[Array, "R 2"],
+        token: Int[Array, " R"],
+        answer: Progress | None,
+    ) -> tuple[State, Int[Array, " R"]]:
+        """The state where ``rows`` begin with a ``token`` after their prompts, and their status.
+
+        Row r has prompt ``source[r]`` of its shard's among ``prompts`` [P, T, K, H].
+        """
         status = self._outcome(token, lengths + 1, limits)
-        cache = kv_cache.enter(state.cache, rows, new, spread(source), self._shards)
         state = self._updated(
             state,
             rows,
-            cache=cache,
+            cache=kv_cache.enter(state.cache, rows, prompts, source, self._shards),
             length=lengths,
             token=token,
             limit=limits,
@@ -192,43 +225,7 @@ class Programs:
             status=status,
             answer=answer,
         )
-        return state, _single(token, logprob, status)
-
-    def _join(
-        self,
-        state: State,
-        rows: Int[Array, " D"],
-        sources: Int[Array, " D"],
-        lengths: Int[Array, " D"],
-        limits: Int[Array, " D"],
-        token: Int[Array, " D"],
-        request_keys: UInt32[Array, "D F"],
-        members: Int[Array, " D"],
-        choices: Int[Array, " D"],
-        seed: Int[Array, ""],
-        *,
-        window: int,
-    ) -> State:
-        """Seats one more member of a group in a slot of each shard, out of range where none is.
-
-        The prompt's keys and values, in the first ``lengths`` of ``window`` columns, are copied
-        from the slot ``sources``; ``token`` is what ``prefill`` sampled for the member.
-        """
-        keys = jax.vmap(functools.partial(sampling.row_keys, seed))(
-            request_keys[:, None], members[:, None]
-        )
-        answer = self._answers(choices)
-        return self._updated(
-            state,
-            rows,
-            cache=kv_cache.copy(state.cache, sources, rows, window, self._shards),
-            length=lengths,
-            token=token,
-            limit=limits,
-            key=keys.reshape(-1, 2),
-            status=self._outcome(token, lengths + 1, limits),
-            answer=answer and self._constraint.after(answer, token),
-        )
+        return state, status
 
     def _decode(
         self,
@@ -350,7 +347,7 @@ class Programs:
             status=status,
             answer=answer,
         )
-        return state, _single(token, logprob, status)
+        return state, single(token, logprob, status)
 
     def _outcome(self, ids: Array, total: Array, limit: Array) -> Array:
         """The status of a row whose last of ``total`` tokens is ``ids``."""
@@ -393,10 +390,3 @@ def _after(token: Array, columns: Array) -> Array:
     before it and the cache is updated in place; else XLA copies all of it (in decode twice a step).
     """
     return columns + jnp.min(token, initial=0)  # ids are never negative
-
-
-def _single(token: Array, logprob: Array, status: Array) -> Report:
-    """The report of one sampled token a row."""
-    return Report(
-        token[:, None], logprob[:, None], jnp.ones_like(token), status, jnp.ones((), jnp.int32)
-    )

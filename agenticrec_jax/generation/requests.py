@@ -124,11 +124,10 @@ class RespondError(RuntimeError):
 class Row:
     """The host's record of one member of one request, from its admission to its end.
 
-    It sits in ``slot`` of ``shard``; while it waits for one the number is out of range, and
-    ``opening`` is the status that its first token left it in. ``prompt`` counts the tokens of its
-    prompt, ``length`` those in the cache; at ``limit`` tokens its turn must end, for the reason
-    ``bound``. ``pending`` holds the ids to be spliced: the one sampled last and the observation
-    that answered it.
+    It sits in ``slot`` of ``shard``, out of range while it has none. ``prompt`` counts the tokens
+    of its prompt, ``length`` those in the cache; at ``limit`` tokens its turn must end, for the
+    reason ``bound``. ``pending`` holds the ids to be spliced: the one sampled last and the
+    observation that answered it.
     """
 
     request: int
@@ -142,7 +141,6 @@ class Row:
     origin: list[int] = field(default_factory=list)
     pending: list[int] = field(default_factory=list)
     finish: str | None = None
-    opening: int | None = None
 
     def __post_init__(self):
         self.length = self.prompt

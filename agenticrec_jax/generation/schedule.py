@@ -1,15 +1,14 @@
-"""One call of the engine: which row sits in which slot, and which program runs next."""
+"""One call of the engine: which program runs next, on which rows, and what they hear."""
 
 import collections
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agenticrec_jax.generation.programs import PAUSED, RUNNING, SPENT, STOPPED, Report
 from agenticrec_jax.generation.requests import (
     Budget,
     Failed,
@@ -22,7 +21,9 @@ from agenticrec_jax.generation.requests import (
     junk,
 )
 from agenticrec_jax.generation.sampling import Draw
-from agenticrec_jax.generation.shapes import PROMPTS_AT_ONCE, fit, members
+from agenticrec_jax.generation.shapes import PROMPTS_AT_ONCE, fit, group_bucket
+from agenticrec_jax.generation.slots import Slots
+from agenticrec_jax.generation.state import PAUSED, RUNNING, SPENT, STOPPED, Report
 from agenticrec_jax.generation.threads import Call, HostThreads
 from agenticrec_jax.types import STOP, TURN_BUDGET
 
@@ -72,7 +73,7 @@ class Schedule:
       ``spliced_tokens``: what ``splice`` computed, the observed and the calls' last ones;
       ``decode_tokens``: those of the sampled that ``decode`` sampled, all of which are kept;
     - ``<program>_dispatches``, ``<program>_seconds``: of prefill, join, decode and splice, until
-      the result is on the host (join has none); compiling is part of a first one;
+      the result is on the host; compiling is part of a first one;
     - ``decode_steps``; times the rows that were computed, padding included, ``decode_row_steps``;
       times all slots, ``slot_steps``; and of these and of ``decode_tokens`` the part after the last
       request was seated, ``drain_slot_steps`` and ``drain_tokens``;
@@ -91,13 +92,8 @@ class Schedule:
     ):
         self._engine, self._config, self._programs = engine, engine.config, engine.programs
         self._requests, self._threads, self._failed = requests, threads, failed
-        self._budget = budget
-        shards = engine.shards
-        self._room = engine.config.slots // shards
-        self._free = [list(range(self._room)) for _ in range(shards)]
-        self._queue = collections.deque(enumerate(requests))
-        self._rows: dict[tuple[int, int], Row] = {}
-        self._unseated: list[collections.deque[Row]] = [collections.deque() for _ in self._free]
+        room = engine.config.slots // engine.shards
+        self._slots = Slots(requests, engine.shards, room, budget)
         self._running: list[Row] = []
         self._waiting: list[tuple[Row, Call]] = []
         self.telemetry: dict[str, float] = dict.fromkeys(COUNTERS, 0)
@@ -108,7 +104,7 @@ class Schedule:
         start, compiled = time.perf_counter(), self._programs.compilations()
         if self._config.compile_ahead and self._requests:
             state = self._engine.compile_ahead(params, state, draw, self._requests)
-        while self._pending() or self._running or self._waiting:
+        while self._slots.pending or self._running or self._waiting:
             state = self._refill(state)
             if due := self._due():
                 state = self._splice(state, self._answered(due))
@@ -121,7 +117,7 @@ class Schedule:
     def rollouts(self) -> list[list[Rollout]]:
         """The finished rows, [requests][members]."""
         return [
-            [self._rows[index, member].rollout() for member in range(request.members)]
+            [self._slots.rows[index, member].rollout() for member in range(request.members)]
             for index, request in enumerate(self._requests)
         ]
 
@@ -149,83 +145,58 @@ class Schedule:
         self._threads.wait([call for _, call in self._waiting], count)
         self.telemetry["tool_wait_seconds"] += time.perf_counter() - start
 
-    def _pending(self) -> bool:
-        """Whether any row has no slot yet."""
-        return bool(self._queue) or any(self._unseated)
-
     def _refill(self, state):
         """Seats rows in every free slot: members of groups that have begun, then new groups.
 
         Those that end with their first token make room for others.
         """
         while True:
-            if any(map(all, zip(self._free, self._unseated, strict=True))):
-                state = self._join(state)
-            elif self._queue and any(self._free):
-                for batch in self._admit():
+            if any(joining := self._slots.join()):
+                state = self._join(state, joining)
+            elif groups := self._slots.begin():
+                for batch in self._batches(groups):
                     state = self._prefill(state, batch)
             else:
                 return state
 
-    def _join(self, state):
-        """Seats the next member of the group that has begun, in each shard that has room."""
-        joining = [self._next_member(shard) for shard in range(len(self._free))]
-        none = (0,) * len(self._requests[0].key)
-
-        def each(of: Callable[[Row, Request], Any], blank: Any, dtype: Any = np.int32):
-            found = [of(row, self._requests[row.request]) if row else blank for row in joining]
-            return np.array(found, dtype)
-
-        lengths = each(lambda row, _: row.prompt, 1)
+    def _join(self, state, rows: list[Row | None]):
+        """Members take slots, one in each shard at most."""
+        blank = self._slots.room, 0, 1, 1, self._engine.pad_id, 0, 0
+        arguments = [self._joining(row) if row else blank for row in rows]
+        unnamed = (0,) * len(self._requests[0].key)
+        keys = [self._requests[row.request].key if row else unnamed for row in rows]
         with self._timed("join"):
-            state = self._programs.join(
+            state, report = self._programs.join(
+                self._params,
                 state,
-                each(lambda row, _: row.slot, self._room),
-                each(lambda row, _: self._rows[row.request, 0].slot, 0),
-                lengths,
-                each(lambda row, _: row.limit, 1),
-                each(lambda row, _: row.ids[0], self._engine.pad_id),
-                each(lambda _, request: request.key, none, np.uint32),
-                each(lambda row, _: row.member, 0),
-                each(lambda _, request: request.choices, 0),
+                *np.array(arguments, np.int32).T,
+                np.array(keys, np.uint32),
                 self._seed,
-                window=fit(lengths.max(), self._config.prompt_buckets),
+                window=fit(max(row.prompt for row in rows if row), self._config.prompt_buckets),
             )
-        for row in filter(None, joining):
-            self._sort(row, row.opening)
+            self._receive([(row, shard) for shard, row in enumerate(rows) if row], report)
         return state
 
-    def _next_member(self, shard: int) -> Row | None:
-        """Gives a member a free slot, if there are both.
+    def _joining(self, row: Row) -> tuple[int, ...]:
+        """What ``join`` is told of a row, in its order."""
+        choices = self._requests[row.request].choices
+        source = self._slots.source(row)
+        return row.slot, source, row.prompt, row.limit, row.ids[0], row.member, choices
 
-        The slot in which the first member of its group began has their prompt: until the last one
-        is seated nobody else sits down in this shard.
-        """
-        if not (self._free[shard] and self._unseated[shard]):
-            return None
-        row = self._unseated[shard].popleft()
-        row.slot = self._free[shard].pop(0)
-        return row
-
-    def _admit(self) -> list[list[list[list[Row]]]]:
-        """Begins groups while there is a slot; batches [shard][group][member] of one bucket.
-
-        Members for whom there is none are in their group all the same, with a slot out of range.
-        """
-        begun = collections.defaultdict(lambda: [[] for _ in self._free])
-        while self._queue:
-            shard = max(range(len(self._free)), key=lambda s: len(self._free[s]))
-            if not self._free[shard]:
-                break
-            index, request = self._queue.popleft()
-            length, free = len(request.prompt), self._free[shard]
-            group = [
-                Row(index, m, shard, free.pop(0) if free else self._room, length, self._budget)
-                for m in range(request.members)
-            ]
-            self._rows.update({(index, row.member): row for row in group})
-            begun[fit(length, self._config.prompt_buckets)][shard].append(group)
-        return [batch for _, by_shard in sorted(begun.items()) for batch in _batches(by_shard)]
+    def _batches(self, groups: list[list[Row]]) -> list[list[list[list[Row]]]]:
+        """Groups that are computed together, [shard][group][member]: their prompts share a bucket,
+        and there are as many as a compiled size, without padding if it can be."""
+        by_bucket = collections.defaultdict(lambda: [[] for _ in range(self._slots.shards)])
+        for group in groups:
+            bucket = fit(group[0].prompt, self._config.prompt_buckets)
+            by_bucket[bucket][group[0].shard].append(group)
+        batches = []
+        for _, by_shard in sorted(by_bucket.items()):
+            while most := max(map(len, by_shard)):
+                size = next(size for size in PROMPTS_AT_ONCE if size <= most)
+                batches.append([groups[:size] for groups in by_shard])
+                by_shard = [groups[size:] for groups in by_shard]
+        return batches
 
     def _prefill(self, state, batch: list[list[list[Row]]]):
         prompts = next(size for size in PROMPTS_AT_ONCE[::-1] if size >= max(map(len, batch)))
@@ -235,8 +206,8 @@ class Schedule:
         limits = np.array([group[0].limit if group else 1 for group in groups], np.int32)
         width = fit(lengths.max(), self._config.prompt_buckets)
         ids = np.full((len(groups), width), self._engine.pad_id, np.int32)
-        size = members(max(map(len, groups)))
-        slots = np.full((len(groups), size), self._room, np.int32)
+        size = group_bucket(max(map(len, groups)))
+        slots = np.full((len(groups), size), self._slots.room, np.int32)
         keys = np.zeros((len(groups), len(self._requests[0].key)), np.uint32)
         choices = np.array([r.choices if r else 0 for r in requests], np.int32)
         for i, (group, request) in enumerate(zip(groups, requests, strict=True)):
@@ -263,7 +234,7 @@ class Schedule:
 
     def _decode(self, state):
         config, rows = self._config, self._running
-        placed, slots = self._place(rows)
+        placed, slots = self._slots.place(rows, config.rows(self._slots.shards))
         window = fit(max(row.length for row in rows) + config.decode_steps, config.windows())
         ready = len(self._ready())
         quota = np.int32(max(1, self._patience(ready) - ready))
@@ -289,14 +260,14 @@ class Schedule:
             slot_steps=steps * config.slots,
             decode_tokens=tokens,
         )
-        if not self._pending():
+        if not self._slots.pending:
             self._count(drain_slot_steps=steps * config.slots, drain_tokens=tokens)
         return state
 
     def _splice(self, state, rows: list[Row]):
         """Appends the answers of ``rows``, long ones in several pieces."""
         while rows:
-            placed, slots = self._place(rows)
+            placed, slots = self._slots.place(rows, self._config.rows(self._slots.shards))
             most = min(max(len(row.pending) for row in rows), self._config.splice_buckets[-1])
             width = fit(most, self._config.splice_buckets)
             ids = np.full((len(slots), width), self._engine.pad_id, np.int32)
@@ -336,7 +307,7 @@ class Schedule:
             row.answered(self._reply(row, call))
             self._count(calls=1, observed_tokens=len(row.ids) - before)
             if row.finish:
-                self._leave(row)
+                self._slots.leave(row)
         return [row for row, _ in due if not row.finish]
 
     def _reply(self, row: Row, call: Call) -> Reply:
@@ -356,22 +327,11 @@ class Schedule:
     def _junk(self, reply: Any, longest: int | None) -> Failure | None:
         return junk(reply, self._engine.vocabulary, longest)
 
-    def _place(self, rows: Sequence[Row]) -> tuple[list[tuple[Row, int]], np.ndarray]:
-        """Each row with its index in a padded dispatch, and the dispatch's slots [D * R]."""
-        shards = len(self._free)
-        by_shard = [[row for row in rows if row.shard == shard] for shard in range(shards)]
-        size = fit(max(map(len, by_shard)), self._config.rows(shards))
-        slots = np.full((shards, size), self._room, np.int32)
-        placed = []
-        for shard, mine in enumerate(by_shard):
-            slots[shard, : len(mine)] = [row.slot for row in mine]
-            placed += [(row, shard * size + i) for i, row in enumerate(mine)]
-        return placed, slots.reshape(-1)
-
     def _receive(self, placed, report: Report, cached: bool = False) -> None:
-        """Records what a program sampled; rows without a slot go on when they have one.
+        """Records what a program sampled, and sorts rows into running, waiting and finished.
 
-        ``cached`` says whether the ids are in the cache already.
+        ``cached`` says whether the ids are in the cache already. A row without a slot keeps its
+        first token and goes on when ``join`` gives it one.
         """
         ids, logprobs, count, status = map(np.asarray, report[:4])
         for row, i in placed:
@@ -379,25 +339,16 @@ class Schedule:
             row.sampled(ids[i, :n].tolist(), logprobs[i, :n].tolist())
             row.length += n if cached else 0
             self._count(sampled_tokens=n)
-            if row.slot == self._room:
-                row.opening = int(status[i])
-                self._unseated[row.shard].append(row)
+            if not self._slots.seated(row):
+                continue
+            if status[i] == RUNNING:
+                self._running.append(row)
+            elif status[i] == PAUSED or (status[i] == SPENT and row.bound == TURN_BUDGET):
+                call = self._threads.submit(row.request, row.member, list(row.ids))
+                self._waiting.append((row, call))
             else:
-                self._sort(row, int(status[i]))
-
-    def _sort(self, row: Row, status: int) -> None:
-        """A row's next place: with those that run, that wait for an answer, or that have ended."""
-        if status == RUNNING:
-            self._running.append(row)
-        elif status == PAUSED or (status == SPENT and row.bound == TURN_BUDGET):
-            call = self._threads.submit(row.request, row.member, list(row.ids))
-            self._waiting.append((row, call))
-        else:
-            row.finish = STOP if status == STOPPED else row.bound
-            self._leave(row)
-
-    def _leave(self, row: Row) -> None:
-        self._free[row.shard].append(row.slot)
+                row.finish = STOP if status[i] == STOPPED else row.bound
+                self._slots.leave(row)
 
     def _count(self, **counts: int) -> None:
         for name, count in counts.items():
@@ -417,13 +368,3 @@ def _who(which: str, row: Row) -> str:
 
 def _padded(groups: list[list[Row]], size: int) -> list[list[Row]]:
     return groups + [[]] * (size - len(groups))
-
-
-def _batches(by_shard: list[list[list[Row]]]) -> list[list[list[list[Row]]]]:
-    """Cuts the groups of each shard into batches of a compiled size, without padding if it can."""
-    batches = []
-    while most := max(map(len, by_shard)):
-        size = next(size for size in PROMPTS_AT_ONCE if size <= most)
-        batches.append([groups[:size] for groups in by_shard])
-        by_shard = [groups[size:] for groups in by_shard]
-    return batches

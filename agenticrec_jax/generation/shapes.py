@@ -48,7 +48,7 @@ class Shapes:
         config = self._config
         return {
             "prompts": PROMPTS_AT_ONCE[::-1],
-            "members": tuple(sorted(set(map(members, groups)))),
+            "members": tuple(sorted(set(map(group_bucket, groups)))),
             "prompt_tokens": config.prompt_buckets,
             "rows": config.rows(self._shards),
             "window": config.windows(),
@@ -61,7 +61,7 @@ class Shapes:
         at_once = [size for size in sorted(PROMPTS_AT_ONCE) if size <= most]
         return [
             self._prefill(prompts, tokens, size, numbers, draw)
-            for size in sorted(set(map(members, groups)))
+            for size in sorted(set(map(group_bucket, groups)))
             for prompts in at_once
             for tokens in config.prompt_buckets
         ]
@@ -74,15 +74,11 @@ class Shapes:
         return Shape("prefill", arguments, {}, slots=3)
 
     def join(self, groups: set[int], numbers: int) -> list[Shape]:
-        """Of the members that find no slot with the first of their group."""
-        one, seed = _ints(self._shards), _ints(dtype=np.uint32)
-        keys = _ints(self._shards, numbers, dtype=np.uint32)
-        arguments = one, one, one, one, one, keys, one, one, seed
-        return [
-            Shape("join", arguments, {"window": tokens}, slots=0)
-            for tokens in self._config.prompt_buckets
-            if max(groups) > 1
-        ]
+        """Of members that find no slot with the first of their group; none where all are alone."""
+        keys, seed = _ints(self._shards, numbers, dtype=np.uint32), _ints(dtype=np.uint32)
+        arguments = *[_ints(self._shards)] * 7, keys, seed
+        windows = self._config.prompt_buckets if max(groups) > 1 else ()
+        return [Shape("join", arguments, {"window": window}, slots=0) for window in windows]
 
     def decode(self, draw: Draw) -> list[Shape]:
         config = self._config
@@ -121,9 +117,9 @@ def fit(value: int, buckets: Any) -> int:
     return next(bucket for bucket in buckets if bucket >= value)
 
 
-def members(group: int) -> int:
-    """The size of group that ``prefill`` computes for one of so many: a power of two."""
-    return 1 << (group - 1).bit_length()
+def group_bucket(members: int) -> int:
+    """The size of group that ``prefill`` is compiled for to hold so many: a power of two."""
+    return 1 << (members - 1).bit_length()
 
 
 def _ints(*shape: int, dtype: Any = np.int32) -> jax.ShapeDtypeStruct:

@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
@@ -31,7 +30,6 @@ __all__ = [
     "is_stacked",
     "is_variable",
     "of_layer",
-    "panel_width",
     "segment_positions",
     "with_panels",
 ]
@@ -279,18 +277,6 @@ class Qwen3(nnx.Module):
             return _product_of_panels(hidden, kernel, jnp.float32)
         letters = "...d,vd->...v" if self.head is None else "...d,dv->...v"
         return jnp.einsum(letters, hidden, kernel, preferred_element_type=jnp.float32)
-
-
-@functools.cache
-def panel_width() -> int:
-    """Outputs that XLA's CPU kernel for few rows computes at a time on this processor.
-
-    Found by timing panels of 16 to 256: 64 with AVX-512 and 16 with AVX2, which is taken for all
-    others too.
-    """
-    known = np.show_config(mode="dicts")["SIMD Extensions"]
-    wide = {"AVX512F", "X86_V4"}  # the same in the words of numpy before and since 2.4
-    return 64 if wide & {*known["baseline"], *known["found"]} else 16
 
 
 def with_panels(graphdef: nnx.GraphDef, params: nnx.State, width: int) -> nnx.State:

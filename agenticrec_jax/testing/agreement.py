@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Float
+from scipy.special import log_softmax
 
 from agenticrec_jax.generation import sampling
 from agenticrec_jax.generation.engine import Request
@@ -64,6 +65,15 @@ def perturbed_logits(
     ((key,),) = sampling.row_keys(jnp.uint32(seed % 2**32), numbers, jnp.array([member]))
     noise = np.asarray(_noise(key, logits))[own]
     return np.asarray(logits)[own] / np.float32(temperature) - np.log(noise)
+
+
+def plain_logprobs(
+    model: nnx.Module, request: Request, ids: Sequence[int], temperature: float
+) -> Float[np.ndarray, " T"]:
+    """Log-probs of a completion's ``ids`` at a ``temperature`` above 0, by one plain forward."""
+    logits = perturbed_logits(model, request, 0, ids, temperature=0, seed=0)
+    scores = log_softmax(np.asarray(logits, np.float64) / temperature, axis=1)
+    return scores[np.arange(len(ids)), ids]
 
 
 def differences(

@@ -1,8 +1,10 @@
 """A random Qwen3 small enough for a test, with values that no default hides."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from flax import nnx
 
 from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config
@@ -25,3 +27,16 @@ TINY = Qwen3Config(
 def tiny_qwen3(seed: int = 0, **changes: Any) -> Qwen3:
     """A random policy of ``TINY`` with ``changes``, say ``vocab_size=512`` or ``qk_norm=False``."""
     return Qwen3(replace(TINY, **changes), rngs=nnx.Rngs(seed))
+
+
+def calling_qwen3(weights: Mapping[int, float], seed: int = 3, **changes: Any) -> Qwen3:
+    """A random policy of one layer that samples the ids of ``weights`` more or less often.
+
+    All embeddings agree in one place, which the head reads for these ids alone, with the weight
+    given: 1.2 makes one token in ten of 40 ids. The others' logits are a few units apart.
+    """
+    model = tiny_qwen3(seed, **{"num_layers": 1, "tie_word_embeddings": False} | changes)
+    model.embedding[...] = (4 * model.embedding[...]).at[:, 0].set(0.1)
+    values = np.array(list(weights.values()))
+    model.head.kernel[...] = (4 * model.head.kernel[...]).at[0, list(weights)].set(values)
+    return model

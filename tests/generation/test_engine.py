@@ -281,6 +281,16 @@ def test_each_prompt_is_computed_once(policy, engine):
     assert told["observed_tokens"] == sum((r.origin == OBSERVATION).sum() for r in flat(out))
 
 
+def test_refilled_slots_give_what_one_big_batch_gives(policy, engine):
+    requests = make_requests(8)
+    big = make_engine(policy, slots=32, row_buckets=(32,), window_buckets=(64, 128))
+    assert_same(
+        engine.generate(policy[2], requests, respond, temperature=1.0, seed=5),
+        big.generate(policy[2], requests, respond, temperature=1.0, seed=5),
+    )
+    assert big.telemetry["decode_dispatches"] < engine.telemetry["decode_dispatches"]
+
+
 def test_the_order_of_requests_does_not_matter(policy, engine):
     requests, order = make_requests(6), [4, 2, 5, 0, 3, 1]
     one = engine.generate(policy[2], requests, respond, temperature=1.0, seed=5)
@@ -327,7 +337,7 @@ def test_a_second_mixed_run_compiles_nothing(policy, engine):
     sizes = {name: len(values) for name, values in engine.shapes.buckets({3, 4}).items()}
     bound = (sizes["prompts"] * sizes["members"] + 1) * sizes["prompt_tokens"]
     bound += sizes["rows"] * sizes["window"] * (1 + sizes["splice_tokens"])
-    assert 0 < engine.programs.compilations() and engine.programs.compilations() - before <= bound
+    assert 0 < engine.programs.compilations() <= before + bound
     events = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda name, *_, **__: events.append(name) if "backend_compile" in name else None

@@ -104,20 +104,6 @@ def test_enter_gives_every_member_its_prompt(shards):
         np.testing.assert_array_equal(x, y)
 
 
-@pytest.mark.parametrize("shards", [1, 2])
-def test_copy_takes_the_first_columns_of_another_row_of_the_shard(shards):
-    cache, kv = random_cache(np.random.default_rng(4))
-    rows, sources = np.array([0, B, 2, 1]), np.array([1, 0, 0, 1])
-    got = whole(kv_cache.copy(cache, sources, rows, 4, shards))
-    for x, y in zip(leaves(got), leaves(kv), strict=True):
-        before = y.copy()
-        for i, (row, source) in enumerate(zip(rows, sources, strict=True)):
-            shard = i * shards // 4
-            if row < B // shards:
-                y[slot(row, shard, shards), :4] = before[slot(source, shard, shards), :4]
-        np.testing.assert_array_equal(x, y)
-
-
 @pytest.mark.parametrize("dtype", ["", *NARROW])
 @pytest.mark.parametrize("shards", [1, 2])
 def test_stacked_and_narrow_layers_go_the_same_ways(shards, dtype):
@@ -138,7 +124,8 @@ def test_stacked_and_narrow_layers_go_the_same_ways(shards, dtype):
         local = kv_cache.write_column(kv_cache.read(cache, rows, 6, shards), 5, form(one))
         last = kv_cache.last_columns(local, 3)
         moved = kv_cache.append(cache, rows, np.array([[2, 0, 1]] * 4), last, shards)
-        copied = kv_cache.copy(cache, rows[::-1] % 3, rows, 4, shards)
+        prompt = kv_cache.last_columns(kv_cache.read(cache, rows % 3, 4, shards), 4)
+        copied = kv_cache.enter(cache, rows, prompt, np.array([1, 0, 3, 2]) % (4 // shards), shards)
         return whole(cache), last, whole(moved), whole(copied)
 
     def stacked(kv):

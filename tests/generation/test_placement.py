@@ -162,13 +162,14 @@ def test_weights_are_taken_over_without_the_host(monkeypatch):
     assert moved > 10
 
 
-def test_few_rows_are_decoded_with_one_copy_of_the_same_parameters():
+def test_few_rows_are_decoded_with_one_copy_of_the_same_parameters(monkeypatch):
+    monkeypatch.setattr(placement, "panel_width", lambda: 16)
     graphdef, params = policy(False, intermediate_size=64)
     place = placement.Placement(None, graphdef)
     assert place.decoding(params, placement.FEW_ROWS + 1) is params
     copy = place.decoding(params, placement.FEW_ROWS)
     gate = copy["layers"][0]["mlp"]["gate"]["kernel"]
-    assert gate.shape == (1, 32, 64) and place.decoding(params, 1) is copy
+    assert gate.shape == (4, 32, 16) and place.decoding(params, 1) is copy
     again = jax.tree.map(lambda x: x + 1, params)  # what a learner gives
     other = place.decoding(again, 1)["layers"][0]["mlp"]["gate"]["kernel"]
     np.testing.assert_array_equal(other[...], gate[...] + 1)
@@ -183,8 +184,9 @@ def test_few_rows_are_decoded_with_one_copy_of_the_same_parameters():
     assert mesh.decoding(params, 1) is params
 
 
-def test_what_dies_with_a_copy_does_not_take_the_next_one_along():
+def test_what_dies_with_a_copy_does_not_take_the_next_one_along(monkeypatch):
     """A copy in which no kernel fills panels is of the very arrays, and they end with it."""
+    monkeypatch.setattr(placement, "panel_width", lambda: 64)
     graphdef, params = policy(False, hidden_size=20, intermediate_size=36)
     place = placement.Placement(None, graphdef)
     assert place.decoding(params, 1) is not None
@@ -200,3 +202,18 @@ def test_slots_must_divide_over_the_shards():
     config = EngineConfig(slots=6, prompt_buckets=(12,), splice_buckets=(6,), max_tokens=4)
     with pytest.raises(InputError, match="6 slots do not divide over 4 shards"):
         Engine(policy(False)[0], config, 3, (1,), 0, mesh=make_mesh(data=2, fsdp=2, tensor=2))
+
+
+@pytest.mark.parametrize(
+    ("found", "width"),
+    [
+        (["X86_V3"], 16),
+        (["X86_V3", "X86_V4"], 64),
+        (["AVX2", "AVX512F", "AVX512_SKX"], 64),
+        (["ASIMDHP"], 16),
+    ],
+)
+def test_panels_are_as_wide_as_the_processors_kernel(found, width, monkeypatch):
+    known = {"SIMD Extensions": {"baseline": ["X86_V2"], "found": found, "not found": ["X86_V4"]}}
+    monkeypatch.setattr(np, "show_config", lambda mode: known)
+    assert placement.panel_width.__wrapped__() == width

@@ -97,9 +97,7 @@ def test_a_member_joins_by_a_copy_of_one_slot(sizes):
     config = EngineConfig(slots=32, prompt_buckets=(64,), splice_buckets=(32,), max_tokens=64)
     engine = Engine(graphdef, config, 3, (5,), 0, mesh=sizes and make_mesh(*sizes))
     state = engine.abstract_state(params)
-    [shape] = engine.shapes.join({2}, numbers=2)
-    lowered = engine.programs.join.lower(state, *shape.arguments, **shape.static)
-    compiled = lowered.compile()
+    compiled = engine.lower(params, members=2)["join"].compile()
     memory = compiled.memory_analysis()
     slots = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)) / (8 if sizes else 1)
     assert memory.alias_size_in_bytes > slots * 0.99

@@ -5,12 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from flax import nnx
-from scipy.special import log_softmax
 
 from agenticrec_jax.generation.engine import Engine, EngineConfig, Reply, Request
 from agenticrec_jax.parallel.mesh import make_mesh
-from agenticrec_jax.testing.agreement import perturbed_logits
-from agenticrec_jax.testing.models import tiny_qwen3
+from agenticrec_jax.testing.agreement import perturbed_logits, plain_logprobs
+from agenticrec_jax.testing.models import calling_qwen3
 from agenticrec_jax.types import SAMPLED
 
 V, PAUSE, STOP, PAD = 40, 3, 5, 0
@@ -29,10 +28,7 @@ SIZES = {
 @pytest.fixture(scope="module")
 def policy():
     """A random policy that calls at one token in ten and stops at one in five."""
-    model = tiny_qwen3(3, num_layers=1, vocab_size=V, tie_word_embeddings=False)
-    model.embedding[...] = (4 * model.embedding[...]).at[:, 0].set(0.1)
-    odds = np.array([1.2, 2.4])
-    model.head.kernel[...] = (4 * model.head.kernel[...]).at[0, [PAUSE, STOP]].set(odds)
+    model = calling_qwen3({PAUSE: 1.2, STOP: 2.4}, vocab_size=V)
     return model, *nnx.split(model)
 
 
@@ -70,16 +66,15 @@ def assert_sampled_as_a_plain_forward_would(policy, requests, out):
             noisy = perturbed_logits(policy[0], request, member, row.ids, **SAMPLING)
             short = noisy.max(axis=1) - noisy[place, row.ids]
             assert short[sampled].max() < 1e-4
-            logits = perturbed_logits(policy[0], request, member, row.ids, temperature=0, seed=0)
-            scores = log_softmax(logits / SAMPLING["temperature"], axis=1)[place, row.ids]
+            scores = plain_logprobs(policy[0], request, row.ids, SAMPLING["temperature"])
             np.testing.assert_allclose(row.logprobs[sampled], scores[sampled], atol=1e-4)
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
-def test_members_that_join_later_sample_what_is_theirs(policy, few, deterministic):
+def test_members_that_join_later_sample_what_is_theirs(policy, few, deterministic, monkeypatch):
     """Also of a group that is larger than all slots, and where the first token is the last."""
     requests = make_requests((4, 1, 9, 3, 7))
-    few.config = replace(few.config, deterministic=deterministic)
+    monkeypatch.setattr(few, "config", replace(few.config, deterministic=deterministic))
     out = roll_out(policy, few, requests)
     assert_sampled_as_a_plain_forward_would(policy, requests, out)
     told = few.telemetry
@@ -125,10 +120,9 @@ def test_no_slot_is_empty_while_a_row_has_none(policy, few, monkeypatch):
         monkeypatch.setattr(programs, name, run)
 
     watch("prefill", 5, seated.append)
-    watch("join", 1, seated.append)
+    watch("join", 2, seated.append)
     watch("decode", 2, lambda rows: full.append((sum(seated) == 48, rows)))
-    silent = nnx.merge(*nnx.split(policy[0]))
-    silent.head.kernel[...] = silent.head.kernel[...].at[0, PAUSE].set(-100.0)
+    silent = calling_qwen3({PAUSE: -100.0, STOP: 2.4}, vocab_size=V)
     out = few.generate(nnx.split(silent)[1], requests, respond, **SAMPLING)
     assert sum(seated) == 48 == len(sum(out, []))
     steady = [rows for last, rows in full if not last]

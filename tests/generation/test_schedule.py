@@ -6,12 +6,11 @@ import time
 import numpy as np
 import pytest
 from flax import nnx
-from scipy.special import log_softmax
 
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.generation.engine import Engine, EngineConfig, Reply, Request, RespondError
-from agenticrec_jax.testing.agreement import differences, perturbed_logits
-from agenticrec_jax.testing.models import tiny_qwen3
+from agenticrec_jax.testing.agreement import differences, perturbed_logits, plain_logprobs
+from agenticrec_jax.testing.models import calling_qwen3
 from agenticrec_jax.types import OBSERVATION, SAMPLED
 
 V, PAUSE, STOP, PAD = 40, 3, 5, 0
@@ -30,15 +29,8 @@ ERROR = (30, 31, 32)
 
 
 def make_policy(**changes):
-    """A random policy that calls at one token in ten and stops at one in forty.
-
-    All embeddings agree in one place, which the head reads for these two tokens alone.
-    """
-    shape = {"num_layers": 1, "vocab_size": V, "tie_word_embeddings": False}
-    model = tiny_qwen3(3, **shape, **changes)
-    model.embedding[...] = (4 * model.embedding[...]).at[:, 0].set(0.1)
-    odds = np.array([1.2, 0.0])
-    model.head.kernel[...] = (4 * model.head.kernel[...]).at[0, [PAUSE, STOP]].set(odds)
+    """A random policy that calls at one token in ten and stops at one in forty."""
+    model = calling_qwen3({PAUSE: 1.2, STOP: 0.0}, vocab_size=V, **changes)
     return model, *nnx.split(model)
 
 
@@ -142,8 +134,7 @@ def test_the_eager_order_waits_less_and_its_rollouts_agree(run, policy):
 
 
 def assert_rescored(policy, request, row):
-    logits = perturbed_logits(policy[0], request, 0, row.ids, temperature=0, seed=0)
-    scores = log_softmax(logits / SAMPLING["temperature"], axis=1)[np.arange(len(row.ids)), row.ids]
+    scores = plain_logprobs(policy[0], request, row.ids, SAMPLING["temperature"])
     sampled = row.origin == SAMPLED
     np.testing.assert_allclose(row.logprobs[sampled], scores[sampled], atol=1e-4)
 
