@@ -1,15 +1,21 @@
 """What a run's programs take of each chip: they are compiled, and nothing is run or loaded.
 
-The programs are those of the run itself (the engine's ``prefill``, ``decode`` and ``splice`` at the
-largest of their declared shapes, and the learner's two), made from shapes alone, for this machine's
-devices or for a TPU slice that need not be there. Bytes are the compiler's; work is an estimate.
+The programs are those of the run itself (the engine's ``prefill``, ``join``, ``decode`` and
+``splice`` at the largest of their declared shapes, and the learner's two), made from shapes alone,
+for this machine's devices or for a TPU slice that need not be there. For a slice the compiler is
+left as soon as it has decided where everything lies, before it writes the machine's code. Bytes are
+the compiler's; work is an estimate.
 """
 
 import dataclasses
+import functools
+import multiprocessing
 import os
+import tempfile
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from typing import Any
 
 import jax
 from flax import nnx
@@ -24,7 +30,13 @@ from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config
 from agenticrec_jax.parallel import cost
 from agenticrec_jax.parallel.mesh import abstract, batch_shardings, make_mesh
 from agenticrec_jax.parallel.multihost import local_mesh
-from agenticrec_jax.parallel.topology import chip_memory, compile_for, host_devices, slice_devices
+from agenticrec_jax.parallel.topology import (
+    chip_memory,
+    compile_for,
+    host_devices,
+    plan_for,
+    slice_devices,
+)
 from agenticrec_jax.training.batches import abstract_batch, micro_batches
 from agenticrec_jax.training.learner import abstract_state
 from experiments import objectives, pipeline, policies
@@ -32,6 +44,7 @@ from experiments.app import print_wide
 
 GIB = 2**30
 KERNELS = {"splash_m": splash_flops}
+Compiler = Callable[[jax.Device, jax.stages.Lowered], tuple[cost.Memory, str]]
 COLUMNS = ("program", "runs", "arguments", "temporaries", "beside", "GiB", "of", "fits")
 COLUMNS += ("collectives", "TFLOP (estimate)", "GB accessed (estimate)")
 
@@ -153,31 +166,31 @@ def _shared(learner, engine) -> int:
 
 
 def rows(
-    config: ConfigDict, stage: str, model: Qwen3Config, topology: str, label: str
+    config: ConfigDict,
+    stage: str,
+    model: Qwen3Config,
+    topology: str,
+    label: str,
+    compiler: Compiler = compile_for,
+    at_once: int | None = min(4, os.cpu_count()),
 ) -> list[dict]:
-    """Compiles the programs of a stage, several at a time, each as soon as it is lowered.
-
-    Returns a row for each (see ``row``).
-    """
+    """Compiles the programs of a stage, ``at_once`` (None: all); returns ``row`` of each."""
     if topology:  # its programs could be kept on disk but not be read back
         jax.config.update("jax_enable_compilation_cache", False)
-    settings, found = described(config, stage), []
-    with ThreadPoolExecutor(min(4, os.cpu_count())) as pool:
-        for program in programs(config, stage, model, topology):
-            found.append((program, pool.submit(compiled, program)))
-    for _, done in found:
-        done.result()
-    return [row(program, label, settings) for program, _ in found]
+    lowered, settings = list(programs(config, stage, model, topology)), described(config, stage)
+    with ThreadPoolExecutor(at_once or len(lowered)) as pool:
+        found = pool.map(functools.partial(compiled, compiler=compiler), lowered)
+    return [row(*both, label, settings) for both in zip(lowered, found, strict=True)]
 
 
-def row(program: Program, label: str, settings: dict) -> dict:
+def row(program: Program, found: dict, label: str, settings: dict) -> dict:
     """The figures of a program: what a benchmark's row has, and where they come from.
 
-    ``ours`` is all that lies on a chip while it runs, in GiB, or null if the compiler gave up, and
-    ``bound`` the memory that a program can have.
+    ``found`` is what the compiler says of it (``compiled``). ``ours`` is all that lies on a chip
+    while it runs, in GiB, or null if the compiler gave up, and ``bound`` the memory that a program
+    can have.
     """
     available = chip_memory(program.device)
-    found = compiled(program)
     total = found["bytes"] and found["bytes"]["peak"] + program.beside
     return {
         "name": f"{label}: {program.name}",
@@ -197,27 +210,27 @@ def row(program: Program, label: str, settings: dict) -> dict:
 _compiled: dict[tuple, dict] = {}
 
 
-def compiled(program: Program) -> dict:
+def compiled(program: Program, compiler: Compiler) -> dict:
     """What the compiler says of a program; one that was seen before is not compiled again.
 
     ``bytes`` are null, and ``needs`` the compiler's own words, if it found no way to fit it.
     """
     key = program.device.device_kind, program.lowered.as_text()
     if key not in _compiled:
-        _compiled[key] = _compile(program)
+        _compiled[key] = _compile(program, compiler)
     return _compiled[key]
 
 
-def _compile(program: Program) -> dict:
+def _compile(program: Program, compiler: Compiler) -> dict:
     began = time.perf_counter()
     try:
-        compiled, text = compile_for(program.device, program.lowered)
+        memory, text = compiler(program.device, program.lowered)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return {"bytes": None, "needs": str(error).splitlines()[0]}
     seconds = time.perf_counter() - began
-    memory, work = cost.memory(compiled), cost.estimate(text, KERNELS)
+    work = cost.estimate(text, KERNELS)
     return {
         "bytes": dataclasses.asdict(memory) | {"peak": memory.peak},
         "collectives": {kind: dataclasses.asdict(t) for kind, t in work.collectives.items()},
@@ -230,6 +243,8 @@ def _compile(program: Program) -> dict:
 def show(rows: list[dict]) -> None:
     """Prints rows as a table: bytes against the chip's memory, collectives, the estimate."""
     table = Table(title="of one chip; FLOP and bytes accessed are estimates, never speeds")
+    if any(row["bytes"] and not row["bytes"]["code"] for row in rows):
+        table.caption = "the programs' own code, tens of MB each, comes to this"
     for column in COLUMNS:
         table.add_column(column, overflow="fold")
     for row in rows:
@@ -263,9 +278,33 @@ def _cells(row: dict) -> list[str]:
 def run(config: ConfigDict, stage: str, directory: str, topology: str) -> list[dict]:
     """Compiles the programs of the config's own policy and prints the table; returns its rows."""
     model = policies.policy_config(config, directory)
-    found = rows(config, stage, model, topology, topology or "this machine")
+    arguments = config, stage, model, topology, topology or "this machine"
+    found = planned(*arguments) if topology else rows(*arguments)
     show(found)
     return found
+
+
+def planned(*arguments: Any) -> list[dict]:
+    """The ``rows`` of a slice, without the bytes of the machine's code.
+
+    All programs are compiled at once: one whose figures are there goes on beside the others.
+    """
+    with tempfile.TemporaryDirectory() as dumps:
+        compiler = functools.partial(plan_for, directory=dumps)
+        return apart(rows, *arguments, compiler, None)
+
+
+def apart(work: Callable, *arguments: Any) -> Any:
+    """The result of ``work`` in a process of its own, which is ended whatever it still does."""
+    others = multiprocessing.active_children()
+    pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        return pool.submit(work, *arguments).result()
+    finally:
+        for process in multiprocessing.active_children():
+            if process not in others:
+                process.kill()
+        pool.shutdown()
 
 
 def described(config: ConfigDict, stage: str) -> dict:

@@ -44,6 +44,7 @@ from agenticrec_jax.models.hf import save_policy
 from agenticrec_jax.models.lora import lora_config
 from agenticrec_jax.models.peft import save_adapters
 from agenticrec_jax.parallel import multihost
+from agenticrec_jax.parallel.topology import slice_devices
 from agenticrec_jax.training import reinforce, supervised
 from agenticrec_jax.training import warm_start as warming
 from agenticrec_jax.training.batches import Packing
@@ -76,6 +77,8 @@ def main(argv: Sequence[str]) -> None:
     config, stage, workdir = _CONFIG.value, _STAGE.value, Path(_WORKDIR.value)
     if _DISTRIBUTED.value and not _DRY_RUN.value:  # before anything is computed
         multihost.initialize(os.environ.get(multihost.COORDINATOR, "auto"))
+    if _DRY_RUN.value and _DRY_RUN_TOPOLOGY.value:  # likewise
+        slice_devices(_DRY_RUN_TOPOLOGY.value)
     objectives.check(config)
     if stage == "sft" and config.agent != AGENTICREC:
         raise InputError(

@@ -10,7 +10,12 @@ import os
 import pathlib
 import re
 import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
 from importlib import metadata
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +24,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from agenticrec_jax.errors import InputError
+from agenticrec_jax.parallel import cost
 
 _APART = {  # libtpu asks what machine it is on, and wants to be the only one there
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
@@ -27,6 +33,7 @@ _APART = {  # libtpu asks what machine it is on, and wants to be the only one th
     "TPU_WORKER_HOSTNAMES": "localhost",
 }
 _AVAILABLE = re.compile(r"exceeds available HBM \(([\d.]+)([KMGT])\)|of ([\d.]+)([KMGT]) hbm")
+_ALLOCATION = re.compile(r"^allocation \d+: size (\d+), (.*)$", re.MULTILINE)
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -73,20 +80,82 @@ def host_devices(name: str) -> list[jax.Device]:
     return slice_devices(f"{kind}:{'x'.join(map(str, sizes[: whole.count('x') + 1]))}")
 
 
-def compile_for(device: jax.Device, lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, str]:
-    """The program compiled for devices such as ``device``, and its optimised text.
+def compile_for(device: jax.Device, lowered: jax.stages.Lowered) -> tuple[cost.Memory, str]:
+    """The memory and the optimised text of a program compiled for devices such as ``device``.
 
     A TPU's compiler is asked to write the text itself: jaxlib's own reader of programs refuses some
     of v5p's and v6e's (0.10.2 with libtpu 0.0.52: a gather that the sparse cores do meanwhile).
     """
     if device.platform != "tpu":
         compiled = lowered.compile()
-        return compiled, compiled.as_text()
+        return cost.memory(compiled), compiled.as_text()
     with tempfile.TemporaryDirectory() as directory:
-        options = {"xla_dump_to": directory, "xla_dump_hlo_as_text": True}
-        compiled = lowered.compile(compiler_options=options)
-        [text] = pathlib.Path(directory).glob("*.after_optimizations.txt")
-        return compiled, text.read_text(encoding="utf-8")
+        compiled = lowered.compile(compiler_options=_dumped_to(directory))
+        return cost.memory(compiled), _dumped(directory, "after_optimizations")
+
+
+def plan_for(
+    device: jax.Device, lowered: jax.stages.Lowered, directory: str
+) -> tuple[cost.Memory, str]:
+    """What ``compile_for`` gives, as soon as a TPU's compiler has decided it.
+
+    What remains is to write the machine's code, which takes most of the time and changes neither:
+    its own bytes alone are missing (tens of MB; ``code`` is 0). It goes on in a thread that nothing
+    can stop, writing to ``directory``: call this in a process that is ended soon.
+    """
+    if device.platform != "tpu":
+        return compile_for(device, lowered)
+    own = tempfile.mkdtemp(dir=directory)
+    compiled = _in_thread(lambda: lowered.compile(compiler_options=_dumped_to(own)))
+    while not compiled.done() and not _dumps(own, "after_optimizations_after_buffer_assignment"):
+        time.sleep(0.02)
+    if compiled.done():
+        compiled.result()
+    memory = planned_memory(_dumped(own, "after_optimizations-buffer-assignment"))
+    return memory, _dumped(own, "after_optimizations")
+
+
+def planned_memory(assignment: str) -> cost.Memory:
+    """The memory of a program by XLA's text of its allocations in the chip's main memory.
+
+    What lies elsewhere has a color. An argument that may hold an output is donated.
+    """
+    sizes = dict.fromkeys(("arguments", "outputs", "aliased", "temporaries"), 0)
+    for size, told in _ALLOCATION.findall(assignment):
+        given, out = " parameter " in f" {told}", "maybe-live-out" in told
+        if "color " in told and "color 0," not in told:
+            continue
+        kinds = {"arguments": given, "outputs": out, "aliased": given and out}
+        for kind in [kind for kind, meant in kinds.items() if meant] or ["temporaries"]:
+            sizes[kind] += int(size)
+    return cost.Memory(**sizes, code=0)
+
+
+def _in_thread(work: Callable[[], Any]) -> Future:
+    """The result of ``work``, for which the end of the process does not wait."""
+    future: Future = Future()
+
+    def run():
+        try:
+            future.set_result(work())
+        except Exception as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+def _dumped_to(directory: str) -> dict:
+    return {"xla_dump_to": directory, "xla_dump_hlo_as_text": True}
+
+
+def _dumps(directory: str, name: str) -> list[pathlib.Path]:
+    return list(pathlib.Path(directory).glob(f"*.{name}.txt"))
+
+
+def _dumped(directory: str, name: str) -> str:
+    [path] = _dumps(directory, name)
+    return path.read_text(encoding="utf-8")
 
 
 @functools.cache

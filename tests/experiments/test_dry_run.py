@@ -1,9 +1,11 @@
 """The dry run: the programs of the run itself, what they take of a chip, and its refusals."""
 
 import dataclasses
+import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import jax
@@ -11,6 +13,7 @@ import pytest
 from flax import nnx
 
 from agenticrec_jax.errors import InputError
+from agenticrec_jax.parallel.topology import compile_for
 from agenticrec_jax.testing.models import TINY, tiny_qwen3
 from experiments import dry_run, train_policy
 from experiments.configs import office
@@ -38,7 +41,7 @@ def rows():
 
 
 def test_a_row_for_every_program_says_what_it_takes(rows):
-    assert list(rows) == ["prefill", "decode", "splice", "gradients", "update"]
+    assert list(rows) == ["prefill", "join", "decode", "splice", "gradients", "update"]
     for row in rows.values():
         assert row["fits"] and row["ours"] < row["bound"] and row["uncounted"] == {}
         assert row["settings"]["mesh"] == {"data": 1, "fsdp": 4, "tensor": 2}
@@ -70,7 +73,7 @@ def test_a_reference_policy_has_its_program_and_its_weights_beside_the_others(ro
     config = small_config()
     config.rta.loss.kl_coef = 0.1
     programs = {p.name: p for p in dry_run.programs(config, "rta", TINY)}
-    assert list(programs) == [*rows][:3] + ["reference", *[*rows][3:]]
+    assert list(programs) == [*rows][:4] + ["reference", *[*rows][4:]]
     assert programs["reference"].runs == rows["gradients"]["runs"]
     weights = {n: programs[n].beside - rows[n]["beside"] for n in ("decode", "gradients", "update")}
     assert len(set(weights.values())) == 1 and weights["decode"] > 0
@@ -104,15 +107,38 @@ def test_a_program_that_does_not_fit_is_a_row_that_says_so(monkeypatch, capsys):
             return "too large"
 
     program = dry_run.Program("update", 1, 2**30, Lowered(), jax.devices()[0])
-    row = dry_run.row(program, "here", {})
+    found = dry_run.compiled(program, compile_for)
+    row = dry_run.row(program, found, "here", {})
     assert row["ours"] is None and not row["fits"] and "99.00G" in row["needs"]
     dry_run.show([row])
     assert "99.00G" in capsys.readouterr().out
     monkeypatch.setattr(dry_run, "chip_memory", lambda device: 2**20)
     lowered = jax.jit(lambda x: x + 1).lower(1.0)
-    fitted = dry_run._compile(dataclasses.replace(program, lowered=lowered))
-    monkeypatch.setattr(dry_run, "compiled", lambda program: fitted)
-    assert not dry_run.row(program, "here", {})["fits"]
+    found = dry_run.compiled(dataclasses.replace(program, lowered=lowered), compile_for)
+    assert not dry_run.row(program, found, "here", {})["fits"]
+
+
+def long_work(name):
+    """Gives what it is asked for, and would go on for ever."""
+    threading.Thread(target=threading.Event().wait).start()
+    if name == "refused":
+        raise InputError(f"flag --name: found {name}")
+    return name, os.getpid()
+
+
+def test_work_apart_is_ended_when_its_result_is_there():
+    name, process = dry_run.apart(long_work, "done")
+    assert name == "done" and process != os.getpid()
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.slow
+def test_an_error_of_work_apart_is_raised_and_ends_it():
+    with pytest.raises(InputError, match="found refused"):
+        dry_run.apart(long_work, "refused")
+    assert not multiprocessing.active_children()
 
 
 def test_refusals(monkeypatch):

@@ -77,10 +77,49 @@ def test_a_program_for_a_slice_has_a_text_whatever_its_cores(name):
     table = jax.ShapeDtypeStruct((37984, 2048), "bfloat16", sharding=place)
     ids = jax.ShapeDtypeStruct((8192,), "int32", sharding=place)
     lowered = jax.jit(lambda table, ids: (table[ids] * 2) @ table[:2048]).lower(table, ids)
-    compiled, text = topology.compile_for(device, lowered)
+    memory, text = topology.compile_for(device, lowered)
     assert cost.estimate(text).flops == 2 * 8192 * 2048 * 2048
-    assert cost.memory(compiled).arguments >= 37984 * 2048 * 2
+    assert memory.arguments >= 37984 * 2048 * 2
     assert ('async_execution_thread="sparsecore"' in text) == name.startswith("v6e")
+
+
+ALLOCATED = """BufferAssignment:
+allocation 0: size 512, page 0, thread-local:
+ value: <8 add.23 @0> (size=512,offset=0): bf16[]{:T(256)}
+allocation 1: size 1000, page 0, parameter 1, shape |bf16[8,2048,2048]| at ShapeIndex {}:
+allocation 2: size 4000, page 0, parameter 0, shape |f32[10]| at ShapeIndex {}, maybe-live-out:
+allocation 3: size 70, page 0, output shape is |(f32[10], f32[7])|, maybe-live-out:
+allocation 4: size 9999, color 2, page 0, preallocated-temp:
+allocation 5: size 300, color 0, page 0, preallocated-temp:
+"""
+
+
+def test_memory_is_read_from_the_compilers_plan():
+    found = topology.planned_memory(ALLOCATED)
+    assert found == cost.Memory(5000, 4070, 4000, 812, 0) and found.peak == 5882
+
+
+@pytest.mark.peer
+def test_a_plan_is_what_the_compiled_program_has(tmp_path):
+    """But for constants and its code; a program that does not fit is refused in the same words."""
+    device = topology.host_devices("v5e:4x4")[0]
+    place = NamedSharding(Mesh(np.array([device]), ("all",)), PartitionSpec())
+
+    def lower(rows):
+        shapes = [(rows, 2048), (2048, 2048), (64,)]
+        x, w, b = (jax.ShapeDtypeStruct(s, "bfloat16", sharding=place) for s in shapes)
+        run = jax.jit(lambda x, w, b: (x @ w, (x @ w).T @ x, b + 1), donate_argnums=(0, 2))
+        return run.lower(x, w, b)
+
+    lowered = lower(4096)
+    plan, text = topology.plan_for(device, lowered, str(tmp_path))
+    memory, whole = topology.compile_for(device, lowered)
+    assert text == whole and plan.code == 0 < memory.code
+    for name in ("arguments", "outputs", "aliased", "temporaries"):
+        assert getattr(plan, name) == pytest.approx(getattr(memory, name), abs=2**15), name
+    assert plan.aliased > 2**24 and plan.outputs > plan.aliased
+    with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
+        topology.plan_for(device, lower(2**22), str(tmp_path))
 
 
 @pytest.mark.peer
