@@ -1,10 +1,17 @@
-"""Every test runs on 8 simulated CPU devices, set before JAX starts; hypothesis has no deadline."""
+"""Every test runs on 8 simulated CPU devices, set before JAX starts; hypothesis has no deadline.
+
+Most of the default tests' time is compilation, so XLA is told to spend little on it. Where slow
+proofs or those against peers are chosen, programs are compiled as users have them; so they are by
+``JAX_DISABLE_MOST_OPTIMIZATIONS=0`` in the environment.
+"""
 
 import os
 
+import pytest
 from hypothesis import settings
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+_QUICK = "JAX_DISABLE_MOST_OPTIMIZATIONS"
 _FLAG = "--xla_force_host_platform_device_count=8"
 if _FLAG not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}".strip()
@@ -12,3 +19,18 @@ if _FLAG not in os.environ.get("XLA_FLAGS", ""):
 # The first call of a jitted function compiles it, which says nothing about its speed.
 settings.register_profile("compiling", deadline=None)
 settings.load_profile("compiling")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.markexpr == "not slow and not peer":  # before anything imports JAX
+        os.environ.setdefault(_QUICK, "1")
+
+
+@pytest.fixture
+def optimised():
+    """Programs are compiled as users have them."""
+    import jax
+
+    jax.config.update(_QUICK.lower(), False)
+    yield
+    jax.config.update(_QUICK.lower(), os.environ.get(_QUICK) == "1")

@@ -276,6 +276,7 @@ DRAWS = {
 }
 
 
+@pytest.mark.slow
 def test_what_is_sampled_between_pieces_of_an_observation_begins_nothing():
     unread = tuple(known("compact")[0].encode_markup(OPENING))
     whole = played("compact", True)

@@ -237,6 +237,7 @@ def test_texts_are_the_models_own_greedy_words(policy, five):
     assert len({profile.text for profile in profiles}) > 1
 
 
+@pytest.mark.slow
 def test_a_temperature_draws_by_the_seed_and_the_prompt_alone(policy, five):
     params = nnx.split(policy)[1]
 

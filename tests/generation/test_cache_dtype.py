@@ -127,6 +127,7 @@ def test_where_a_dispatch_ends_and_a_row_sits_changes_nothing(policy, dtype):
     assert_alike(np.concatenate([np.abs(a.logprobs - b.logprobs) for a, b in pairs]))
 
 
+@pytest.mark.slow
 def test_a_group_reads_its_shared_prompt_as_one_alone(policy):
     """Greedy, so that all members are one rollout."""
     together = generate(policy, "int8", temperature=0.0)

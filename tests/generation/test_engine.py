@@ -119,7 +119,7 @@ def test_kernels_in_panels_sample_what_a_plain_forward_scores():
     assert_rescored(wide, requests, out)
 
 
-@pytest.mark.parametrize("sizes", [None, (2, 1, 4)])
+@pytest.mark.parametrize("sizes", [pytest.param(None, marks=pytest.mark.slow), (2, 1, 4)])
 def test_adapters_roll_out_as_the_merged_weights(policy, sizes):
     """On one device and on a mesh; against plain forwards, whose weights have the adapters in."""
     model = nnx.merge(policy[1], jax.tree.map(jnp.copy, policy[2]))

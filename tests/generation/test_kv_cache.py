@@ -105,7 +105,7 @@ def test_enter_gives_every_member_its_prompt(shards):
 
 
 @pytest.mark.parametrize("dtype", ["", *NARROW])
-@pytest.mark.parametrize("shards", [1, 2])
+@pytest.mark.parametrize("shards", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_stacked_and_narrow_layers_go_the_same_ways(shards, dtype):
     """Every function, on one array with a layers axis and on a tuple of layers, of every dtype.
 

@@ -59,7 +59,14 @@ def one():
     return rollouts(False, None)[2]
 
 
-@pytest.mark.parametrize("scan,devices", [(False, 8), (True, 1), (True, 8)])
+@pytest.mark.parametrize(
+    "scan,devices",
+    [
+        pytest.param(False, 8, marks=pytest.mark.slow),
+        pytest.param(True, 1, marks=pytest.mark.slow),
+        (True, 8),
+    ],
+)
 def test_many_devices_and_scanned_layers_give_the_rollouts_of_one_unrolled(one, scan, devices):
     mesh = make_mesh(data=2, fsdp=2, tensor=2) if devices > 1 else None
     engine, params, got = rollouts(scan, mesh)
@@ -71,14 +78,8 @@ def test_many_devices_and_scanned_layers_give_the_rollouts_of_one_unrolled(one, 
         check_places(engine, params, scan)
 
 
-@pytest.mark.parametrize(
-    "cache_dtype,scan",
-    [
-        pytest.param("bfloat16", False, marks=pytest.mark.slow),
-        pytest.param("int8", False, marks=pytest.mark.slow),
-        ("int8", True),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("cache_dtype,scan", [("bfloat16", False), ("int8", False), ("int8", True)])
 def test_narrow_caches_are_split_as_wide_ones(one, cache_dtype, scan):
     """Scales lie with their slots and heads; log-probs are apart by far less than rounding costs.
 
@@ -114,6 +115,7 @@ def check_places(engine, params, scan):
     assert gate[...].addressable_shards[0].data.shape == tuple(split)
 
 
+@pytest.mark.slow
 def test_weights_stored_wider_are_rounded_once_and_give_the_same_rollouts(monkeypatch):
     """The engine's copy is what every use would round to, but for the scales of norms."""
     wide = policy(False, dtype="bfloat16")

@@ -121,7 +121,10 @@ def placed(params, mesh, rules):
 
 
 @pytest.mark.parametrize("scan", [False, True])
-@pytest.mark.parametrize("tied,cache_dtype", [(False, ""), (True, ""), (True, "int8")])
+@pytest.mark.parametrize(
+    "tied,cache_dtype",
+    [(False, ""), pytest.param(True, "", marks=pytest.mark.slow), (True, "int8")],
+)
 def test_sharded_decoding_gathers_nothing(scan, tied, cache_dtype):
     """Two sums a layer and one for the embedding; the vocabulary is sampled where it lies."""
     graphdef, params = abstract_policy(scan, tie_word_embeddings=tied, vocab_size=104)

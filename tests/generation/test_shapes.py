@@ -78,6 +78,7 @@ def test_a_large_group_may_stand_beside_many_small_ones_of_another_shard():
     assert (2 * 16, 8) not in prompts_and_members, "so many have no room"
 
 
+@pytest.mark.slow
 def test_rollouts_are_those_of_shapes_compiled_where_they_are_met(policy):
     ahead, met = make_engine(policy, compile_ahead=True, **FEW), make_engine(policy, **FEW)
     for seed in range(3):
@@ -92,6 +93,7 @@ def test_rollouts_are_those_of_shapes_compiled_where_they_are_met(policy):
     assert met.programs.compilations() < ahead.programs.compilations()
 
 
+@pytest.mark.slow
 def test_filters_and_no_requests_are_met_too(policy):
     engine = make_engine(policy, compile_ahead=True, **FEW)
     assert engine.generate(policy[1], [], respond, temperature=1.0, seed=0) == []

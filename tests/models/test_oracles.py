@@ -16,6 +16,9 @@ from agenticrec_jax.models.qwen3 import Qwen3, by_layer
 
 ORACLES = Path(__file__).parents[1] / "oracles"
 NAMES = sorted(path.parent.name for path in ORACLES.glob("*/model.safetensors"))
+SCANNED = [pytest.param(name, True, marks=pytest.mark.slow) for name in NAMES[1:]]
+KINDS = [(NAMES[0], True), *SCANNED, *((name, False) for name in NAMES)]
+pytestmark = pytest.mark.usefixtures("optimised")
 
 
 def test_every_kind_of_checkpoint_has_its_oracle():
@@ -49,8 +52,7 @@ def padded_logits(model, oracle, valid):
     return model.logits(hidden)
 
 
-@pytest.mark.parametrize("scan", [False, True])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name,scan", KINDS)
 def test_logits_loss_and_gradients_equal_the_oracle(name, scan):
     model, oracle, valid = load(name, scan)
     graphdef, params = nnx.split(model)
@@ -106,8 +108,7 @@ def _projection(name, projection):
     return found
 
 
-@pytest.mark.parametrize("scan", [False, True])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name,scan", KINDS)
 def test_greedy_continuation_through_the_cache_equals_the_oracle(name, scan):
     model, oracle, valid = load(name, scan)
     graphdef, params = nnx.split(model)

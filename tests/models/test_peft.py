@@ -31,6 +31,7 @@ def split(mesh=None, **options):
     )
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("scan_layers", [False, True])
 def test_logits_and_gradients_of_an_adapter_of_peft_equal_its_own(scan_layers, tmp_path):
     graphdef, adapters, base = split(scan_layers=scan_layers)

@@ -61,7 +61,9 @@ def learner_of(shape, params, batch, chunk):
     return lambda params: update.accumulate(params, frozen, update.zeros(params), batch), learned
 
 
-@pytest.mark.parametrize(("chunk", "remat"), [(1024, "none"), (9, "full")])
+@pytest.mark.parametrize(
+    ("chunk", "remat"), [pytest.param(1024, "none", marks=pytest.mark.slow), (9, "full")]
+)
 def test_gradients_are_finite_differences_in_float64(batch, in_float64, chunk, remat):
     """Along random directions in every leaf, to a millionth of the leaf's gradient."""
     shape = replace(SHAPE, dtype="float64", param_dtype="float64", remat=remat)

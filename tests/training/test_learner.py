@@ -177,7 +177,7 @@ def test_sharded_update_equals_a_single_device(capfd):
     assert_trees_close(jax.device_get(sharded.params), jax.device_get(single.params), 1e-4)
 
 
-@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 8])
 def test_updates_of_scanned_layers_are_those_of_unrolled_ones(devices):
     single, expected = one_micro_batch(TWO_LAYERS)
     config = replace(TWO_LAYERS, scan_layers=True, remat="full")

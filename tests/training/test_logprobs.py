@@ -93,7 +93,12 @@ def oracle():
 
 
 @pytest.mark.parametrize(
-    ("chunk", "changes"), [(1024, {}), (9, {"remat": "full"}), (40, {"scan_layers": True})]
+    ("chunk", "changes"),
+    [
+        pytest.param(1024, {}, marks=pytest.mark.slow),
+        (9, {"remat": "full"}),
+        (40, {"scan_layers": True}),
+    ],
 )
 def test_two_streams_equal_separate_rows(chunk, changes):
     """Log-probs, entropies and the gradient of a random functional of them, to 1e-5."""

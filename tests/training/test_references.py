@@ -71,6 +71,7 @@ def test_a_resumed_run_has_the_same_reference(pieces_with_kl, penalised, tmp_pat
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_on_a_mesh_the_penalty_is_that_of_a_single_device(penalised, tmp_path):
     sharded = scored(make_mesh(data=2, fsdp=2, tensor=2)).run(tmp_path)
     for a, b in zip(sharded.lines, penalised.lines, strict=True):

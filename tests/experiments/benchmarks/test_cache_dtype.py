@@ -19,6 +19,7 @@ def rows(tmp_path_factory):
     return {row["name"]: row for row in found}
 
 
+@pytest.mark.slow
 def test_a_narrow_cache_saves_bytes_and_costs_little(rows):
     def ours(dtype, what):
         return next(

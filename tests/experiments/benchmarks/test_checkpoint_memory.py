@@ -11,6 +11,7 @@ from experiments.benchmarks import checkpoint_memory
 from experiments.benchmarks.shapes import QWEN3
 
 
+@pytest.mark.slow
 def test_loading_and_saving_take_less_than_all_at_once():
     sizes = {"vocab_size": 32000, "hidden_size": 512, "intermediate_size": 2048, "num_layers": 6}
     heads = {"num_heads": 12, "num_kv_heads": 4, "head_dim": 64}

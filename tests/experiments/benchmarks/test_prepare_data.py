@@ -9,6 +9,7 @@ from experiments.benchmarks import prepare_data
 from experiments.benchmarks.amazon_reviews import Size
 
 
+@pytest.mark.slow
 def test_planted_rows_are_all_found_and_a_restored_state_goes_on(tmp_path):
     rows = {row["name"]: row for row in prepare_data.measure(tmp_path, Size.of(6_000))}
     bad = [row for name, row in rows.items() if name.startswith("bad rows")]

@@ -70,6 +70,7 @@ def test_turns_alternate_and_the_first_stands_apart(ours, peer):
     assert {row["peer"] for row in alone} == {None} and len(alone) == 5
 
 
+@pytest.mark.slow
 def test_mixed_lengths_compile_once(ours, peer, monkeypatch):
     monkeypatch.setattr(rollout, "CALLS", 4)
     work = dataclasses.replace(rollout.MIXED, prompt=(9, 20), observed=(2, 9), new=6)
@@ -146,6 +147,7 @@ def test_lock_step_waits_for_the_longest_turn():
     assert rollout_occupancy.lock_step(rollouts, 2) == pytest.approx(19 / (2 * (5 + 1 + 10)))
 
 
+@pytest.mark.slow
 def test_occupancy_counts_steps_that_were_decoded():
     shape = dataclasses.replace(TINY, tie_word_embeddings=False)
     settings = {"row_buckets": (4,), "window_buckets": (400,), "deterministic": False}

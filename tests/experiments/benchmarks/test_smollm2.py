@@ -22,6 +22,7 @@ def directory(tmp_path_factory):
     return str(path / "policy")
 
 
+@pytest.mark.slow
 def test_the_works_do_what_they_say(directory):
     model = load_policy(directory)
     forward = jax.jit(model)
@@ -73,6 +74,7 @@ def test_ids_agree_up_to_the_first_difference():
     assert smollm2.same([1, 2], [1, 2, 4]) == 2 and smollm2.same([], [1]) == 0
 
 
+@pytest.mark.slow
 def test_without_a_peer_there_are_our_figures(directory):
     rows = {row["name"]: row for row in smollm2.measure(directory, "", 1, 1, **SIZES)}
     assert len(rows) == 6 and all(row["ours"] > 0 for row in rows.values())
