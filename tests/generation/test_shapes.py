@@ -1,5 +1,8 @@
 """Shapes that are compiled ahead: all that a call can meet, and nothing that changes a rollout."""
 
+import math
+
+import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -59,7 +62,9 @@ def respond(request, member, ids):
     ],
 )
 def test_what_is_compiled_ahead_is_all_that_is_met(policy, mesh, sizes, changes):
-    engine = make_engine(policy, mesh and make_mesh(*mesh), compile_ahead=True, **changes)
+    devices = jax.devices()[: math.prod(mesh or (1,))]
+    mesh = mesh and make_mesh(*mesh, devices=devices)
+    engine = make_engine(policy, mesh, compile_ahead=True, **changes)
     told = []
     for seed in range(8):
         requests = [*draw_requests(seed, sizes), Request((7,), sizes[-1], (99, seed))]
