@@ -27,6 +27,7 @@ _ITEM_KINDS = {
     "brand": "text",
     "average_rating": "number",
     "description": "text",
+    "year": "number",
 }
 
 
@@ -41,6 +42,7 @@ class Items:
     price: Float32[np.ndarray, "I"]
     average_rating: Float32[np.ndarray, "I"]
     description: tuple[str | None, ...]
+    year: tuple[int | None, ...]
 
     def __len__(self) -> int:
         return len(self.item_id)
@@ -145,6 +147,7 @@ def make_items(
     price=None,
     average_rating=None,
     description=None,
+    year=None,
 ) -> Items:
     """A catalogue from columns of length I; those left out are unknown for every item."""
     size = len(item_id)
@@ -157,6 +160,7 @@ def make_items(
         price=unknown if price is None else np.asarray(price, np.float32),
         average_rating=unknown if average_rating is None else np.asarray(average_rating, "f4"),
         description=tuple(description) if description is not None else (None,) * size,
+        year=tuple(year) if year is not None else (None,) * size,
     )
 
 
@@ -185,13 +189,13 @@ def read_log(interactions_path: str | Path, items_path: str | Path) -> Interacti
 
     Interactions have columns user_id, item_id, timestamp (unix seconds) and optionally rating;
     items have item_id, title and optionally categories (a list, or text split at ``|``), price,
-    brand, average_rating, description. Other columns are ignored. Ids are text: leading zeros
-    stay. An item whose title is empty is called by its id.
+    brand, average_rating, description, year. Other columns are ignored. Ids are text: leading
+    zeros stay. An item whose title is empty is called by its id.
 
     Raises:
       InputError: naming file, line and column, for a missing file or column, a missing id, a
-        timestamp that is no number of seconds, a rating or price that is not finite, an item
-        listed twice or an interaction with an item that is not listed.
+        timestamp that is no number of seconds, a rating or price that is not finite, a year that
+        is no whole number, an item listed twice or an interaction with an item not listed.
     """
     items = read_items(items_path)
     table = read_table(interactions_path, ("user_id", "item_id", "timestamp"), _EVENT_KINDS)
@@ -222,7 +226,15 @@ def read_items(path: str | Path) -> Items:
         price=table.numbers("price", finite, required=False),
         average_rating=table.numbers("average_rating", finite, required=False),
         description=table.optional_text("description"),
+        year=_years(table),
     )
+
+
+def _years(table: Table) -> list[int | None]:
+    expected = "a whole year or nothing"
+    years = table.numbers("year", expected, required=False)
+    table.refuse(years % 1 > 0, "year", years, expected)
+    return [None if np.isnan(year) else int(year) for year in years]
 
 
 def _refuse_repeats(table: Table, item_id: list[str]) -> None:

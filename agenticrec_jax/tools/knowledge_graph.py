@@ -1,10 +1,10 @@
 """A graph of items: those of one brand, category or year, and those that the same users took.
 
-RecThinker's search of item relations reads it. Attributes are the catalogue's (the year is the
-last one in brackets that a title has, as in ``Toy Story (1995)``). What users took together is
-fitted, so the graph is made of ``Artifacts`` and refuses the same questions. It is pruned: of a
-brand, category or year only the most taken items are kept, of the items taken with an item only
-those of the most users.
+RecThinker's search of item relations reads it. Attributes are the catalogue's (the year, where it
+has none, is the last one in brackets that the title has, as in ``Toy Story (1995)``). What users
+took together is fitted, so the graph is made of ``Artifacts`` and refuses the same questions. It is
+pruned: of a brand, category or year only the most taken items are kept, of the items taken with an
+item only those of the most users.
 """
 
 import re
@@ -81,11 +81,15 @@ def year_of(title: str) -> str | None:
     return found[-1] if found else None
 
 
+def _year(known: int | None, title: str) -> str | None:
+    return year_of(title) if known is None else str(known)
+
+
 def _graph(items: Items, statistics: Statistics, kept: int) -> KnowledgeGraph:
     values = {
         "brand": items.brand,
         "category": tuple(names[-1] if names else None for names in items.categories),
-        "year": tuple(year_of(title) for title in items.title),
+        "year": tuple(map(_year, items.year, items.title)),
     }
     members = {name: _members(column, statistics, kept) for name, column in values.items()}
     return KnowledgeGraph(values, members, *_taken_with(statistics, kept))

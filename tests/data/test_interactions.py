@@ -116,6 +116,14 @@ def test_rating_and_optional_item_columns_may_be_absent(tmp_path):
     assert log.items.categories == ((),)
 
 
+def test_years_are_whole_numbers_in_any_writing(tmp_path):
+    text = b"item_id,title,year\n1,One,1995\n2,Two,\n3,Three,2003.0\n"
+    assert read_items(_write(tmp_path / "i.csv", text)).year == (1995, None, 2003)
+    table = pl.DataFrame({"item_id": ["1", "2"], "title": ["One", "Two"], "year": [1995, None]})
+    table.write_parquet(tmp_path / "i.parquet")
+    assert read_items(tmp_path / "i.parquet").year == (1995, None)
+
+
 HEADER = "user_id,item_id,timestamp,rating\n"
 GOOD = "a,1,10,5\n"
 
@@ -178,6 +186,7 @@ ITEM_FAULTS = [
     ("item_id,title\n1,One\n,Two\n", "line 3", "nothing"),
     ("item_id,title,price\n1,One,$3\n", "line 2, column price", "'$3'"),
     ("item_id,title,average_rating\n1,One,inf\n", "line 2, column average_rating", "finite"),
+    ("item_id,title,year\n1,One,1995.5\n", "line 2, column year", "a whole year or nothing"),
     ("item_id,name\n1,One\n", "line 1", "title is missing"),
 ]
 

@@ -79,6 +79,16 @@ def test_the_year_is_the_last_in_brackets(title, year):
     assert year_of(title) == year
 
 
+def test_the_catalogues_year_goes_before_the_titles(log, artifacts, examples):
+    """Some titles have a year in brackets; of some items the catalogue says it, of some both."""
+    titles = ["Toy Story", "Heat (1995)", "Alien (1979)", *log.items.title[3:]]
+    items = make_items(log.items.item_id, titles, year=[1995, None, 1986, *[None] * 87])
+    graph = knowledge_graph(items, artifacts).seen_from(examples[0])
+    assert graph.values["year"][:4] == ("1995", "1995", "1986", None)
+    taken = artifacts.seen_from(examples[0]).statistics.popularity[:2]
+    assert taken.all() and graph.near(0, "year") == [1] and graph.near(2, "year") == []
+
+
 def test_a_question_inside_the_range_is_refused(log, artifacts, examples):
     fitted = knowledge_graph(log.items, artifacts)
     inside = dataclasses.replace(examples[0], time=artifacts.fit_range.end_time - 1)
