@@ -13,8 +13,8 @@ import numpy as np
 from agenticrec_jax.models.sasrec import PAD
 from agenticrec_jax.tools.artifacts import Artifacts
 from agenticrec_jax.tools.base import AsOfView, object_schema
-from agenticrec_jax.tools.names import ITEM_NAME, no_item, resolve
-from agenticrec_jax.tools.text import ToolOptions, cut, order, ranked
+from agenticrec_jax.tools.names import ITEM_NAME, listed, no_item, resolve
+from agenticrec_jax.tools.text import ToolOptions, order, ranked
 
 NEAREST = 20  # users whose newest items are told by title
 NEWEST = 3  # of each of them
@@ -50,11 +50,11 @@ class GetSimilarItems:
         return f"{text}; {order('similar', numbers, self.options.evidence_length)}"
 
     def _near(self, view: AsOfView, item: int, nearest: np.ndarray) -> list[str]:
-        """Titles of the nearest items that are not called like the item itself."""
-        titles, key = view.items.title, view.items.title_key
+        """Titles of the nearest items that have another title than the item itself."""
+        key, words = view.items.title_key, self.options.title_words
         near = [i for i in nearest.tolist() if i != PAD and key[i] != key[item]]
         shown = SHOWN if self.options.candidate_evidence else BARE_SHOWN
-        return [cut(titles[i], self.options.title_words) for i in near[:shown]]
+        return [listed(view, i, words) for i in near[:shown]]
 
 
 class GetSimilarUsers:
@@ -107,7 +107,7 @@ class GetSimilarUsers:
         own = {PAD, *view.own_items}
         common = Counter(item for item in newest if item not in own).most_common()
         shown = SHOWN if self.options.candidate_evidence else BARE_SHOWN
-        return [cut(view.items.title[i], self.options.title_words) for i, _ in common[:shown]]
+        return [listed(view, i, self.options.title_words) for i, _ in common[:shown]]
 
 
 def _weighted_counts(recent: np.ndarray, weights: np.ndarray, items: int) -> np.ndarray:

@@ -48,6 +48,13 @@ def address(view: AsOfView, item: int) -> str | None:
     return f"h{places[-1]}" if places else None
 
 
+def listed(view: AsOfView, item: int, words: int) -> str:
+    """What a list of items tells of one: the cut title, or if others have that title ``called``."""
+    if len(view.items.codes_of_title[view.items.title_key[item]]) > 1:
+        return called(view, item, words)
+    return cut(view.items.title[item], words)
+
+
 def called(view: AsOfView, item: int, words: int) -> str:
     """Address and cut title: ``h3 Scotch Magic Tape…``.
 

@@ -13,7 +13,7 @@ from agenticrec_jax.tools.behavior import GetUserProfile
 from agenticrec_jax.tools.collaborative import GetSimilarUsers
 from agenticrec_jax.tools.items import ItemInfoSearch
 from agenticrec_jax.tools.knowledge_graph import TAKEN_WITH, KnowledgeGraph
-from agenticrec_jax.tools.names import called, no_item, resolve
+from agenticrec_jax.tools.names import called, listed, no_item, resolve
 from agenticrec_jax.tools.text import ToolOptions, ago, cut, order
 
 MOST_ITEMS = 10  # that one call may name
@@ -118,7 +118,7 @@ class SearchKnowledgeGraph:
         value = None if relation == TAKEN_WITH else graph.values[relation][item]
         if value is None and not near:
             return ""
-        titles = [cut(view.items.title[i], self.options.title_words) for i in near[:SHOWN]]
+        titles = [listed(view, i, self.options.title_words) for i in near[:SHOWN]]
         label = f"{relation} {cut(value, 3)}" if value else relation
         text = f"{label}: {', '.join(titles) or 'no other'}"
         if not self.options.candidate_evidence:

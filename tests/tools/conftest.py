@@ -55,3 +55,10 @@ def others(artifacts, splits):
 def examples(log, splits):
     drawn = draw_split_candidates(log, splits, seed=0, parts=("valid", "test"))
     return [example for example in drawn if len(example.history) >= 4]
+
+
+@pytest.fixture(scope="session")
+def twins(log):
+    """The log with the same title for every two items."""
+    titles = tuple(log.items.title[code - code % 2] for code in range(log.num_items))
+    return dataclasses.replace(log, items=dataclasses.replace(log.items, title=titles))

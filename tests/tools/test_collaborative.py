@@ -9,6 +9,7 @@ from agenticrec_jax.models.sasrec import PAD
 from agenticrec_jax.tools.artifacts import Artifacts
 from agenticrec_jax.tools.base import AsOfView
 from agenticrec_jax.tools.collaborative import GetSimilarItems, GetSimilarUsers
+from agenticrec_jax.tools.names import address, called, resolve
 from agenticrec_jax.tools.text import ToolOptions, cut
 
 
@@ -45,6 +46,29 @@ def test_neighbours_are_told_by_title_without_the_item_itself(log, artifacts, vi
 def test_a_name_that_is_off_gets_suggestions_from_similar_items(artifacts, view):
     said = GetSimilarItems(artifacts, ToolOptions())(view, "Pocket Stapler")
     assert said.startswith("no item named Pocket Stapler; close: ")
+
+
+def test_items_that_share_a_title_are_told_apart(twins, artifacts, examples):
+    """Each item told can be asked for by what stands before its title."""
+    bare = ToolOptions(candidate_evidence=False, title_words=2)
+    told = {True: 0, False: 0}
+    for example in examples[:20]:
+        view = AsOfView(twins, example)
+        for said in (
+            GetSimilarItems(artifacts, bare)(view, "h1").removeprefix("near h1: "),
+            GetSimilarUsers(artifacts, bare)(view).removeprefix("similar users took "),
+        ):
+            for name in said.split(", "):
+                item = asked_for(view, name)
+                assert name == called(view, item, 2)
+                told[address(view, item) is None] += 1
+    assert all(told.values())
+
+
+def asked_for(view, name):
+    """The item whose address or id begins what it is called."""
+    parts = name.split()
+    return resolve(view, " ".join(parts[: 1 + (parts[0] == "id")]), 2).item
 
 
 def _taken(others, view, count):

@@ -3,7 +3,7 @@ import pytest
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import make_items, make_log
 from agenticrec_jax.tools.base import AsOfView
-from agenticrec_jax.tools.names import address, called, no_item, resolve
+from agenticrec_jax.tools.names import address, called, listed, no_item, resolve
 
 TITLES = (
     "Scotch Magic Tape, 6 Rolls",
@@ -104,3 +104,16 @@ def test_items_of_one_title_that_are_not_shown_are_told_apart_by_their_ids(name)
     assert resolve(view, "ID i7", 4).label == "id i7 Sharpie markers"
     assert resolve(view, "id i9", 4).item is None
     assert called(view, 6, 4) == "4"
+
+
+def test_a_list_tells_the_title_and_tells_items_of_one_title_apart():
+    titles = list(TITLES)
+    titles[6] = titles[4]
+    titles[7] = "Sharpie  markers"
+    view = view_of(titles)
+    told = [listed(view, item, 3) for item in range(8)]
+    assert told[:4] == ["Scotch Magic Tape…", "Avery Address Labels…", "Pilot G2 Gel…", TITLES[3]]
+    assert told[4:6] == ["3 Scotch Magic Tape…", "id i5 Sharpie Markers"]
+    assert told[6:] == ["id i6 Scotch Magic Tape…", "id i7 Sharpie markers"]
+    asked = [name.split(" Sc")[0].split(" Sh")[0] for name in told[4:]]
+    assert [resolve(view, name, 3).item for name in asked] == [4, 5, 6, 7]

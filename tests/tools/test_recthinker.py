@@ -9,6 +9,7 @@ from agenticrec_jax.tools.behavior import GetUserProfile
 from agenticrec_jax.tools.collaborative import GetSimilarUsers
 from agenticrec_jax.tools.items import ItemInfoSearch
 from agenticrec_jax.tools.knowledge_graph import knowledge_graph
+from agenticrec_jax.tools.names import called
 from agenticrec_jax.tools.recthinker import SearchSimilarUsers
 from agenticrec_jax.tools.registry import recthinker_tools
 from agenticrec_jax.tools.text import ToolOptions, cut
@@ -106,6 +107,17 @@ def test_a_year_is_a_relation_where_titles_have_one(log, artifacts, examples):
     assert f"; year {year}: " in told
     own = [n for n, i in enumerate(view.candidates, 1) if i % 6 == year - 1990 and n != 5]
     assert read_orders(told).get("year candidates", ()) == tuple(own)
+
+
+def test_the_graph_tells_items_that_share_a_title_apart(twins, artifacts, examples):
+    box, example = recthinker_tools(twins.items, artifacts), examples[3]
+    view = AsOfView(twins, example)
+    graph = knowledge_graph(twins.items, artifacts).seen_from(example)
+    told = said(box, view, "search_knowledge_graph", item_ids=["h1"])
+    near = graph.near(example.history[0], "taken with")[:5]
+    names = [called(view, item, 4) for item in near]
+    assert any(name.startswith("id i") for name in names)
+    assert f"; taken with: {', '.join(names)}; " in told
 
 
 def test_the_bare_form_orders_no_candidates_and_names_that_are_off_are_said(log, artifacts, view):
