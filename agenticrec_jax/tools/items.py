@@ -51,7 +51,7 @@ class ItemInfoSearch:
 class CandidatesAnalyze:
     """The candidates by brand (those the user bought before) and by popularity.
 
-    In full detail also by category, by brand and by price band.
+    In full detail also by category, by brand and by price band, which the description then says.
     """
 
     name = "candidates_analyze"
@@ -60,6 +60,8 @@ class CandidatesAnalyze:
 
     def __init__(self, artifacts: Artifacts, options: ToolOptions):
         self.artifacts, self.options = artifacts, options
+        if options.detail == "full":
+            self.description = "Candidates by category, brand, price, brands bought, popularity."
 
     def __call__(self, view: AsOfView) -> str:
         statistics = self.artifacts.seen_from(view).statistics

@@ -20,7 +20,7 @@ def get_config(preset: str = "quick") -> ConfigDict:
         {"epochs": 25, "dim": 64, "blocks": 2, "heads": 2, "dropout": 0.4, "seed": 0}
     )
     config.agent = "agenticrec"  # or recthinker: its tools, and its way of going on in chats
-    config.tools = ConfigDict({"evidence_length": 10, "title_words": 3})
+    config.tools = _tools()
     config.policy = _policy()
     config.profiles = _profiles()
     config.engine = _engine()
@@ -49,6 +49,16 @@ def _dataset() -> ConfigDict:
             "split": "chronological",  # or leave_one_out
             "negatives": 19,
             "candidate_seed": 0,
+        }
+    )
+
+
+def _tools() -> ConfigDict:
+    return ConfigDict(
+        {
+            "evidence_length": 10,
+            "title_words": 3,
+            "detail": "compact",  # or full: candidates_analyze also by category, brand and price
         }
     )
 

@@ -89,6 +89,16 @@ def test_full_detail_groups_every_candidate_by_category_brand_and_price(log, art
     assert bands.get("unknown", "").split() == [str(n) for n in unknown]
 
 
+def test_what_is_grouped_is_described(artifacts):
+    told = {
+        detail: CandidatesAnalyze(artifacts, ToolOptions(detail=detail)).description
+        for detail in ("compact", "full")
+    }
+    grouped = {detail: [w in text for w in ("category", "price")] for detail, text in told.items()}
+    assert grouped == {"compact": [False, False], "full": [True, True]}
+    assert all("brand" in text and "popularity" in text for text in told.values())
+
+
 def test_candidates_without_any_price_or_category_are_of_one_unknown_group(
     log, artifacts, examples
 ):
