@@ -5,6 +5,7 @@ flag that does not parse, ends it with one sentence on stderr and exit status 2.
 """
 
 import contextlib
+import importlib
 import json
 import os
 import pathlib
@@ -130,6 +131,26 @@ def resolve(path: str) -> pathlib.Path:
     """A path as given, or, where that does not exist, below the repository's root."""
     given = pathlib.Path(path)
     return given if given.is_absolute() or given.exists() else ROOT / given
+
+
+def imported(path: str, key: str, kind: str) -> Callable:
+    """What is called at ``package.module:name``, a ``kind`` such as a function.
+
+    Raises:
+      InputError: there is none; the sentence begins with ``key``, the setting that names it.
+    """
+    module, _, name = path.partition(":")
+    if not all(part.isidentifier() for part in [*module.split("."), name]):
+        raise InputError(f"{key}: found {path!r}, expected package.module:{kind}")
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except ImportError as error:
+        raise InputError(
+            f"{key}: found {path!r}, expected a module that can be imported ({error})"
+        ) from error
+    if not callable(found):
+        raise InputError(f"{key}: found no {kind} {name} in {module}, expected {path}")
+    return found
 
 
 def print_wide(table: Table) -> None:

@@ -7,7 +7,6 @@ is refused is so before anything is loaded.
 """
 
 import dataclasses
-import importlib
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -31,6 +30,7 @@ from agenticrec_jax.losses import (
 )
 from agenticrec_jax.rewards import Reward
 from agenticrec_jax.training.batches import Weighing, abstract_batch
+from experiments import app
 
 STAGES = ("rta", "ppr")
 OPTIONS = {
@@ -172,7 +172,7 @@ def _own_loss(settings: ConfigDict, options: dict[str, Any], key: str) -> LossFn
                 f"{key}.loss.{name}: found {value!r} beside {key}.loss_fn={settings.loss_fn}, "
                 f"expected {OPTIONS[name]!r}, since the options are those of grpo_loss"
             )
-    loss_fn = _imported(settings.loss_fn, f"{key}.loss_fn")
+    loss_fn = _of_batch(settings.loss_fn, f"{key}.loss_fn")
     returned = jax.eval_shape(loss_fn, *_shapes(settings))
     if not _is_loss(returned):
         raise InputError(
@@ -195,19 +195,8 @@ def _is_loss(returned: Any) -> bool:
     return number(loss) and isinstance(metrics, dict) and all(map(pair, metrics.values()))
 
 
-def _imported(path: str, key: str) -> Callable:
-    """The function at ``package.module:function``; InputError if there is none."""
-    module, colon, name = path.partition(":")
-    if not (module and colon and name):
-        raise InputError(f"{key}: found {path!r}, expected package.module:function")
-    try:
-        found = getattr(importlib.import_module(module), name, None)
-    except ImportError as error:
-        raise InputError(
-            f"{key}: found {path!r}, expected a module that can be imported ({error})"
-        ) from error
-    if not callable(found):
-        raise InputError(f"{key}: found no function {name} in {module}, expected {path}")
+def _of_batch(path: str, key: str) -> Callable:
+    found = app.imported(path, key, "function")
     try:
         inspect.signature(found).bind(None, None)
     except TypeError as error:

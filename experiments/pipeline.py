@@ -14,7 +14,7 @@ from ml_collections import ConfigDict, config_flags
 
 from agenticrec_jax.agent.answers import ranking_constraint
 from agenticrec_jax.agent.episodes import Agent
-from agenticrec_jax.agent.prompts import AGENTICREC, AGENTS, RECTHINKER, PromptBuilder
+from agenticrec_jax.agent.prompts import AGENTS, RECTHINKER, PromptBuilder
 from agenticrec_jax.agent.styles import make_prompts
 from agenticrec_jax.data.candidates import (
     candidate_hash,
@@ -51,7 +51,7 @@ from agenticrec_jax.training.logprobs import make_scorer
 from agenticrec_jax.training.metrics import Progress
 from agenticrec_jax.training.references import Scorer
 from agenticrec_jax.training.sasrec import SasrecTraining, fit_artifacts
-from experiments import objectives
+from experiments import objectives, own_tools
 from experiments.app import ROOT, resolve
 from experiments.policies import Policy, profile_model, weights_hash
 
@@ -117,8 +117,10 @@ def make_workdir(path: str | Path | None) -> Path:
 def prepare(config: ConfigDict, workdir: str | Path) -> World:
     """Reads the log and freezes the candidates into ``workdir``, or reads them back from there.
 
-    The directory is made only when the log has been read and the candidates drawn.
+    The directory is made only when the log has been read and the candidates drawn. Tools of one's
+    own that cannot be imported are refused before.
     """
+    own_tools.makers(config)
     data = config.dataset
     tables = (resolve(data.interactions), resolve(data["items"]))
     if data.prepared:
@@ -237,15 +239,21 @@ def toolbox(
 ) -> Toolbox:
     """The tools of the config's agent in its wording, with stored profiles if there are any.
 
+    Those of one's own follow, which ``config.tools.extra`` names.
+
     Raises:
-        InputError: there is no such agent.
+        InputError: there is no such agent, or an extra tool is none.
     """
-    options = ToolOptions(**config.tools)
-    if config.agent == AGENTICREC:
-        return agenticrec_tools(artifacts, options, profiles)
+    if config.agent not in AGENTS:
+        known = ", ".join(AGENTS)
+        raise InputError(f"config.agent: found {config.agent!r}, expected one of {known}")
+    options = ToolOptions(**{name: v for name, v in config.tools.items() if name != "extra"})
     if config.agent == RECTHINKER:
-        return recthinker_tools(items, artifacts, options, profiles)
-    raise InputError(f"config.agent: found {config.agent!r}, expected one of {', '.join(AGENTS)}")
+        box = recthinker_tools(items, artifacts, options, profiles)
+    else:
+        box = agenticrec_tools(artifacts, options, profiles)
+    given = {"artifacts": artifacts, "items": items, "options": options, "profiles": profiles}
+    return own_tools.added(box, config, given)
 
 
 def device_mesh(config: ConfigDict) -> Mesh | None:

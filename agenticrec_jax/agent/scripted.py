@@ -90,10 +90,14 @@ def fixed_plans(max_orders: int = 3) -> list[Plan]:
 
 
 def draw_plan(rng: np.random.Generator, tools: Sequence[str], max_calls: int = 3) -> Plan:
-    """A random subset of the tools in random order, and a random sequence of what they show."""
+    """A random subset of the tools in random order, and a random sequence of what they show.
+
+    Of tools that are not AgenticRec's the script knows nothing; it calls none.
+    """
+    tools = [name for name in tools if name in _INTENT]
     if not tools:
         return Plan((), ())
-    calls = rng.permutation(list(tools))[: rng.integers(1, max_calls + 1)].tolist()
+    calls = rng.permutation(tools)[: rng.integers(1, max_calls + 1)].tolist()
     labels = [label for tool in calls for label in ORDERS.get(tool, ())]
     size = rng.integers(1, len(labels) + 1) if labels else 0
     return Plan(tuple(calls), tuple(rng.permutation(labels)[:size].tolist()) if labels else ())

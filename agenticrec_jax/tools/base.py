@@ -1,5 +1,6 @@
 """What every tool shares: the as-of view it looks at, its protocol, and the box that calls it."""
 
+import inspect
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -124,6 +125,10 @@ class Toolbox:
     def names(self) -> tuple[str, ...]:
         return tuple(self._tools)
 
+    def with_tools(self, tools: Iterable[Tool]) -> "Toolbox":
+        """The box with more tools behind its own."""
+        return Toolbox([*self._tools.values(), *tools])
+
     def check(self, example: RankingExample) -> None:
         """Raises InputError if a tool cannot serve ``example``."""
         for tool in self._tools.values():
@@ -162,6 +167,38 @@ class Toolbox:
         if fault := text_fault(text):
             raise ToolFailure(name, JUNK, f"returned {fault}")
         return Observation(text, True)
+
+
+def tool_fault(tool: Any) -> str | None:
+    """What keeps ``tool`` from being a ``Tool``, found and expected in words, or None."""
+    for field, kind in (("name", str), ("description", str), ("parameters", dict)):
+        found = getattr(tool, field, None)
+        if not (found and isinstance(found, kind)):
+            return f"with {field} {found!r}, expected a {kind.__name__} that is not empty"
+    properties = tool.parameters.get("properties", {})
+    if not (isinstance(properties, dict) and all(map(_is_typed, properties.values()))):
+        return f"with properties {properties!r}, expected each of a type of {', '.join(_KINDS)}"
+    required = tool.parameters.get("required", [])
+    if not all(name in properties for name in required):
+        return f"with {required!r} required, expected some of {list(properties)}"
+    return _call_fault(tool, properties) or _call_fault(tool, required)
+
+
+def _call_fault(tool: Any, arguments: Iterable[str]) -> str | None:
+    try:
+        inspect.signature(tool).bind(None, **dict.fromkeys(arguments))
+    except TypeError as error:
+        wanted = ", ".join(["view", *arguments])
+        return f"that cannot be called ({error}), expected __call__(self, {wanted})"
+    return None
+
+
+def _is_typed(schema: Any) -> bool:
+    """Whether a schema has types that a value can be checked against."""
+    kinds = schema.get("type") if isinstance(schema, dict) else None
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    known = isinstance(kinds, list) and all(kind in list(_KINDS) for kind in kinds)
+    return known and ("items" not in schema or _is_typed(schema["items"]))
 
 
 def text_fault(text: Any) -> str | None:

@@ -59,6 +59,7 @@ def _tools() -> ConfigDict:
             "evidence_length": 10,
             "title_words": 3,
             "detail": "compact",  # or full: candidates_analyze also by category, brand and price
+            "extra": "",  # package.module:Class of tools of one's own, separated by commas
         }
     )
 

@@ -102,7 +102,17 @@ def test_random_plans_call_subsets_and_follow_what_they_called():
     for plan in plans:
         shown = {label for tool in plan.tools for label in scripted.ORDERS.get(tool, ())}
         assert set(plan.priority) <= shown
-    assert scripted.draw_plan(rng, ()) == Plan((), ())
+    assert scripted.draw_plan(rng, ()) == scripted.draw_plan(rng, ("count_brands",)) == Plan((), ())
+
+
+def test_tools_that_the_script_does_not_know_leave_its_plans_as_they_are():
+    names = tuple(SAID)
+    for seed in range(20):
+        drawn = [
+            scripted.draw_plan(np.random.default_rng(seed), tools)
+            for tools in (names, ("count_brands", *names))
+        ]
+        assert drawn[0] == drawn[1]
 
 
 def test_fixed_plans_call_the_fewest_tools():

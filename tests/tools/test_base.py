@@ -14,6 +14,7 @@ from agenticrec_jax.tools.base import (
     argument_fault,
     nanmean,
     object_schema,
+    tool_fault,
 )
 
 
@@ -246,6 +247,61 @@ def test_the_tool_of_the_readme_works(log, examples):
 def test_two_tools_of_one_name_are_refused():
     with pytest.raises(InputError, match="each once"):
         Toolbox([_Echo(), _Echo()])
+
+
+def test_a_box_with_more_tools_leaves_the_first_as_it_was():
+    class Other(_Echo):
+        name = "other"
+
+    box = Toolbox([_Echo()])
+    assert box.with_tools([Other()]).names == (*box.names, "other") and len(box.names) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({}, None),
+        ({"name": None}, "with name None, expected a str that is not empty"),
+        ({"description": ""}, "with description '', expected a str"),
+        ({"parameters": "none"}, "with parameters 'none', expected a dict"),
+        (
+            {"parameters": object_schema(k={"type": "int"})},
+            "expected each of a type of string, int",
+        ),
+        ({"parameters": object_schema(k={})}, "with properties {'k': {}}, expected each of a type"),
+        (
+            {"parameters": object_schema(k={"type": "array", "items": {"enum": [1]}})},
+            "expected each of a type of",
+        ),
+        ({"parameters": {"properties": {}, "required": ["k"]}}, "with ['k'] required, expected"),
+        ({"parameters": object_schema(j={"type": "string"})}, "expected __call__(self, view, j)"),
+        ({"parameters": object_schema()}, "(missing a required argument: 'k'), expected __call__"),
+    ],
+)
+def test_what_keeps_a_tool_from_being_one_is_said(changes, fault):
+    class Tool:
+        name = "by_number"
+        description = "Something about k."
+        parameters = object_schema(k={"type": ["string", "integer"]})
+
+        def __call__(self, view, k):
+            return f"{k}"
+
+    for field, value in changes.items():
+        setattr(Tool, field, value)
+    found = tool_fault(Tool())
+    assert found is None if fault is None else fault in found
+
+
+def test_an_argument_that_is_not_required_may_be_left_out():
+    class Tool(_Echo):
+        parameters = object_schema(k={"type": "integer"}) | {"required": []}
+
+        def __call__(self, view, k=3):
+            return f"{k}"
+
+    assert tool_fault(Tool()) is None and tool_fault(_Echo()) is None
+    assert "cannot be called" in tool_fault(Tool)
 
 
 def test_the_mean_of_the_known_values():
