@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -289,10 +290,15 @@ def _devices_by_process(mesh: Mesh) -> np.ndarray:
 
 
 def to_host(array: Array) -> np.ndarray:
-    """The whole of an array on every host, gathered first if it is spread over processes."""
-    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+    """The whole of an array on every host, gathered first if it is spread over processes.
+
+    An array keeps what was read of it for as long as it lives, so it is a copy that is read.
+    """
+    if not isinstance(array, jax.Array):
+        return np.asarray(array)
+    if not array.is_fully_addressable:
         return np.asarray(multihost_utils.process_allgather(array, tiled=True))
-    return np.asarray(array)
+    return np.asarray(jnp.copy(array))
 
 
 def own_rows(array: Array) -> np.ndarray:

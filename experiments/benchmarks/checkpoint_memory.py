@@ -1,9 +1,11 @@
 """Measures how much host memory loading and saving a checkpoint takes, over the model's size.
 
 ``python -m experiments.benchmarks.checkpoint_memory --json=FILE`` writes a random policy of
-Qwen3-0.6B's shape in float32 and, each in a process of its own, loads and saves it
+Qwen3-0.6B's shape in float32 as about ``FILES`` files with an index and, each in a process of its own,
+loads and saves it
 
-- as the package does, tensor by tensor;
+- as the package does, tensor by tensor: on one device, and on ``DEVICES`` simulated ones that each
+  hold a part of every kernel;
 - all at once, the peer: every tensor read before the first is placed, or gathered before the first
   is written.
 
@@ -29,11 +31,13 @@ from safetensors.numpy import load_file, save_file
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.models.hf import load_policy, save_policy
 from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config
+from agenticrec_jax.parallel.mesh import make_mesh
 from experiments import app
 from experiments.benchmarks.figures import figure, publish
 from experiments.benchmarks.shapes import QWEN3
 
-WORKS = ("load", "load_at_once", "save", "save_at_once")
+WORKS = ("load", "load_sharded", "load_at_once", "save", "save_sharded", "save_at_once")
+FILES, DEVICES = 4, 8
 
 
 def random_policy(config: Qwen3Config) -> Qwen3:
@@ -47,15 +51,20 @@ def random_policy(config: Qwen3Config) -> Qwen3:
 
 def work(name: str, directory: pathlib.Path) -> dict[str, int]:
     """Runs one of ``WORKS`` on a policy directory; the bytes of its ``peak``."""
-    if name == "load":
-        return _peak(lambda: load_policy(directory))
+    mesh = None
+    if name.endswith("sharded"):
+        jax.config.update("jax_num_cpu_devices", DEVICES)
+        mesh = make_mesh(fsdp=DEVICES // 2, tensor=2)
+    if name in ("load", "load_sharded"):
+        return _peak(lambda: load_policy(directory, mesh=mesh))
     if name == "load_at_once":
-        return _peak(lambda: jax.tree.map(jnp.array, load_file(directory / "model.safetensors")))
-    model = load_policy(directory)
+        files = sorted(directory.glob("*.safetensors"))
+        return _peak(lambda: jax.tree.map(jnp.array, [load_file(file) for file in files]))
+    model = load_policy(directory, mesh=mesh)
     target = directory / "again"
-    if name == "save":
-        return _peak(lambda: save_policy(model, target))
-    return _peak(lambda: save_file(_copies(model), target / "model.safetensors"))
+    if name == "save_at_once":
+        return _peak(lambda: save_file(_copies(model), target / "model.safetensors"))
+    return _peak(lambda: save_policy(model, target))
 
 
 def _copies(model: Qwen3) -> dict[str, np.ndarray]:
@@ -89,13 +98,17 @@ def measure(config: Qwen3Config = QWEN3["Qwen3-0.6B"]) -> list[dict]:
     with tempfile.TemporaryDirectory() as scratch:
         directory = pathlib.Path(scratch)
         (directory / "again").mkdir()
-        save_policy(random_policy(config), directory)
-        size = (directory / "model.safetensors").stat().st_size
+        model = random_policy(config)
+        size = sum(x.nbytes for x in jax.tree.leaves(nnx.state(model)))
+        save_policy(model, directory, max_shard_bytes=size // (FILES - 1))
+        del model
+        files = len(list(directory.glob("*.safetensors")))
         peaks = {name: _in_process(name, directory) / size for name in WORKS}
-    rows = [figure("weights", "MB", size / 1e6)]
+    rows = [figure("weights", "MB", size / 1e6), figure("files", "", files)]
     for name, bound in (("load", 2.0), ("save", 1.0)):
         peer = peaks[f"{name}_at_once"], "all tensors at once"
-        rows.append(figure(f"{name}: peak over weights", "x", peaks[name], *peer, bound))
+        for way, where in ((name, name), (f"{name}_sharded", f"{name}, {DEVICES} devices")):
+            rows.append(figure(f"{where}: peak over weights", "x", peaks[way], *peer, bound))
     return rows
 
 

@@ -30,6 +30,8 @@ QWEN3 = {
     "Qwen3-1.7B": _qwen3(2048, 6144, 28, 16, True),
     "Qwen3-4B": _qwen3(2560, 9728, 36, 32, True),
     "Qwen3-8B": _qwen3(4096, 12288, 36, 32, False),
+    "Qwen3-14B": _qwen3(5120, 17408, 40, 40, False),
+    "Qwen3-32B": _qwen3(5120, 25600, 64, 64, False),
 }
 
 REFERENCE = Qwen3Config(

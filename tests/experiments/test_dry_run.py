@@ -1,11 +1,13 @@
 """The dry run: the programs of the run itself, what they take of a chip, and its refusals."""
 
 import dataclasses
+import json
 import multiprocessing
 import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import jax
@@ -16,6 +18,7 @@ from agenticrec_jax.errors import InputError
 from agenticrec_jax.parallel.topology import compile_for
 from agenticrec_jax.testing.models import TINY, tiny_qwen3
 from experiments import dry_run, train_policy
+from experiments.benchmarks.shapes import QWEN3
 from experiments.configs import office
 
 ROOT = Path(__file__).parents[2]
@@ -150,9 +153,9 @@ def test_refusals(monkeypatch):
         list(dry_run.programs(config, "rta", TINY))
 
 
-def dry(tmp_path, *flags):
+def dry(tmp_path, *flags, config="office.py:smoke"):
     command = [sys.executable, "-m", "experiments.train_policy", f"--workdir={tmp_path / 'run'}"]
-    command += ["--config=experiments/configs/office.py:smoke", "--dry_run", *flags]
+    command += [f"--config=experiments/configs/{config}", "--dry_run", *flags]
     environment = {k: v for k, v in os.environ.items() if k not in ("JAX_PLATFORMS", "XLA_FLAGS")}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert not (tmp_path / "run").exists()
@@ -166,6 +169,23 @@ def test_the_users_own_config_for_a_slice(tmp_path):
     assert done.returncode == 0, done.stderr
     for name in ("v5e:2x2: prefill", "15.75", "update", "yes", "all-gather"):
         assert name in done.stdout
+
+
+@pytest.mark.peer
+def test_a_policy_of_4_billion_parameters_is_planned_within_two_minutes(tmp_path):
+    """The whole command, with nothing of the policy but its ``config.json``."""
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "policy" / "config.json").write_text(json.dumps(QWEN3["Qwen3-4B"].to_hf()))
+    fitted = {"mesh.fsdp": 4, "mesh.tensor": 4, "engine.slots": 8}
+    fitted |= {"rta.members_at_once": 2, "rta.token_budget": 14336}
+    flags = [f"--config.{name}={value}" for name, value in fitted.items()]
+    flags += [f"--config.policy.directory={tmp_path / 'policy'}", "--dry_run_topology=v5e:4x4"]
+    start = time.monotonic()
+    done = dry(tmp_path, *flags, config="qwen3.py")
+    seconds = time.monotonic() - start
+    assert done.returncode == 0, done.stderr
+    print(f"{done.stdout}\n{seconds:.0f} s")
+    assert "v5e:4x4: update" in done.stdout and seconds < 120
 
 
 @pytest.mark.peer

@@ -125,6 +125,19 @@ def splash(monkeypatch):
     return tiny_qwen3(**changes, scan_layers=True, attention="splash"), used
 
 
+@pytest.fixture
+def blocks(monkeypatch):
+    """The same model with attention over blocks of rows, however few; counts its uses."""
+    used, attend = [], attention._attend_in_blocks
+    monkeypatch.setattr(attention, "_BLOCK_SCORES", 1)
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    monkeypatch.setattr(
+        attention, "_attend_in_blocks", lambda *a: used.append(a[0].shape) or attend(*a)
+    )
+    changes = {"num_heads": 6, "num_kv_heads": 2, "head_dim": 10, "tie_word_embeddings": False}
+    return tiny_qwen3(**changes), used
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_changing_a_token_changes_nothing_before_it(way, model):
     check_causality(way, model, nnx.jit(dense)(model, rows()))
@@ -135,6 +148,17 @@ def test_the_kernel_for_tpu_passes_the_mask_test(way, splash):
     model, used = splash
     plain = Qwen3(replace(model.config, attention="xla"), rngs=nnx.Rngs(0))
     check_causality(way, model, nnx.jit(dense)(plain, rows()))
+    assert used
+
+
+@pytest.mark.parametrize("way", [padded, packed, shared])
+def test_blocks_of_rows_pass_the_mask_test(way, blocks, monkeypatch):
+    model, used = blocks
+    with monkeypatch.context() as whole:
+        whole.setattr(attention, "_BLOCK_SCORES", 10**9)
+        want = nnx.jit(dense)(model, rows())
+        assert not used
+    check_causality(way, model, want)
     assert used
 
 
@@ -157,6 +181,12 @@ def test_changing_a_token_changes_nothing_in_another_segment(model):
 
 def test_the_kernel_for_tpu_keeps_segments_apart(splash):
     check_segments(splash[0])
+
+
+def test_blocks_of_rows_keep_segments_apart(blocks):
+    model, used = blocks
+    check_segments(model)
+    assert used
 
 
 def check_segments(model):

@@ -125,9 +125,17 @@ def test_batches_are_split_by_rows(mesh):
     assert shapes == {"ids": (2, 5), "odd": (3, 2), "step": ()}
 
 
-@pytest.mark.parametrize("kv_heads,num_layers", [(2, 2), (1, 1)])
-def test_sharded_logits_and_gradients_equal_those_of_one_device(kv_heads, num_layers, mesh):
+@pytest.mark.parametrize(
+    "axes,kv_heads,num_layers",
+    [
+        ((2, 2, 2), 2, 2),
+        ((2, 2, 2), 1, 1),
+        *(pytest.param(a, 1, 1, marks=pytest.mark.slow) for a in ((1, 8, 1), (1, 1, 8))),
+    ],
+)
+def test_sharded_logits_and_gradients_equal_those_of_one_device(kv_heads, num_layers, axes):
     """Two streams (prompts once, completions after), which uses every path of the model."""
+    mesh = make_mesh(**dict(zip(("data", "fsdp", "tensor"), axes, strict=True)))
     graphdef, params = nnx.split(tiny_qwen3(num_kv_heads=kv_heads, num_layers=num_layers))
     rng = np.random.default_rng(0)
     prompts, completions = rng.integers(0, 96, (4, 6)), rng.integers(0, 96, (8, 5))

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.models.hf import load_policy
@@ -119,6 +121,17 @@ def test_single_process_needs_no_special_case(tmp_path):
     assert batch.sharding.shard_shape(batch.shape) == (2, 2)
     np.testing.assert_array_equal(multihost.to_host(batch), rows)
     np.testing.assert_array_equal(multihost.own_rows(batch), rows)
+
+
+def test_an_array_keeps_nothing_of_what_was_read_of_it():
+    """Or saving a sharded policy would end with all of it on the host."""
+    mesh = make_mesh(fsdp=4, tensor=2)
+    array = jax.device_put(np.ones((8, 6)), NamedSharding(mesh, PartitionSpec("fsdp", "tensor")))
+    read = multihost.to_host(array)
+    assert read.shape == (8, 6)
+    held = weakref.ref(read.base if read.base is not None else read)
+    del read
+    assert held() is None
 
 
 def _gone():

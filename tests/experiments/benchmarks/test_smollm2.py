@@ -1,6 +1,8 @@
 """SmolLM2's benchmark on a tiny policy: its works do what they say, turns are reckoned right."""
 
+import json
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -11,6 +13,7 @@ from agenticrec_jax.testing import gguf as tiny
 from experiments import convert_smollm2
 from experiments.benchmarks import smollm2
 
+COMMITTED = Path(smollm2.__file__).parent / "results" / "smollm2.json"
 SIZES = {"long": 40, "prompt": 9, "new": 5}
 
 
@@ -89,3 +92,18 @@ def test_transformers_has_the_same_numbers(directory):
     counted = [row for row in rows.values() if row["unit"] == "equal of theirs"]
     assert len(counted) == 2 and all(row["ours"] == row["peer"] > 0 for row in counted)
     assert all(rows[f"decode, batch {n}"]["peer"] > 0 for n in (1, 8))
+
+
+def test_the_committed_figures_are_within_their_bounds():
+    rows = {row["name"]: row for row in json.loads(COMMITTED.read_text())["rows"]}
+    asked = {"prefill": 0.9, "forward and backward": 0.9}
+    asked |= {f"decode, batch {batch}": 1.5 for batch in (1, 8)}
+    for name, least in asked.items():
+        assert rows[name]["bound"] == pytest.approx(least * rows[name]["peer"], rel=1e-4)
+    for row in rows.values():
+        if row["unit"] == "millionths":
+            assert row["ours"] <= row["bound"], row
+        elif row["bound"] is not None:
+            assert row["ours"] >= row["bound"], row
+        elif row["unit"] == "equal of theirs":
+            assert row["ours"] == row["peer"], row

@@ -33,11 +33,21 @@ def test_rows_that_were_not_asked_for_are_kept_if_versions_agree(tmp_path, monke
     assert tpu_compile.kept(str(path), ["Qwen3-4B"], ["v5e:4x4"]) == []
 
 
+PROGRAMS = ("prefill", "join", "decode", "splice", "gradients", "update")
+
+
 def test_the_committed_figures_name_versions_settings_and_what_fits():
+    """Every model on every slice as it is fitted there; rollouts gather nothing over chips."""
     found = json.loads(RESULTS.read_text())
     assert found["machine"]["jax"] and found["machine"]["libtpu"]
-    for row in found["rows"]:
-        fits = row["ours"] is not None and row["ours"] <= row["bound"]
-        assert row["fits"] is fits and row["settings"]["max_tokens"] == 6144, row["name"]
-        if row["ours"] is not None:
-            assert row["uncounted"] == {}, row["name"]
+    rows = {row["name"]: row for row in found["rows"]}
+    assert len(rows) == len(found["rows"]) == len(tpu_compile.FITTED) * len(PROGRAMS)
+    for (model, topology), (tensor, slots, members, rank) in tpu_compile.FITTED.items():
+        for program in PROGRAMS:
+            row = rows[f"{model} on {topology}: {program}"]
+            used = row["settings"]
+            assert (used["mesh"]["tensor"], used["slots"]) == (tensor, slots), row["name"]
+            assert (used["members_at_once"], used["lora_rank"]) == (members, rank), row["name"]
+            assert used["max_tokens"] == 6144 and row["uncounted"] == {}, row["name"]
+            assert row["fits"] and 0 < row["ours"] <= row["bound"], row["name"]
+            assert program == "gradients" or "all-gather" not in row["collectives"], row["name"]
