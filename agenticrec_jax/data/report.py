@@ -6,12 +6,20 @@ from agenticrec_jax.data.events import Events, counts, first_of_each, repeats, s
 from agenticrec_jax.data.preparation import Prepared
 from agenticrec_jax.data.splits import chronological_cuts
 
-MISSED = {  # a column of the items, and what does without it where it is absent
-    "price": "prices in item_info_search, price bands in candidates_analyze",
-    "categories": "groups by category in candidates_analyze and the session's categories",
-    "brand": "groups by brand in candidates_analyze, the brand_popularity row",
+MISSED = {  # a column of the items, and all that does without it where it is absent
+    "price": "prices in item_info_search and search_item_info, price bands in candidates_analyze "
+    "(full detail)",
+    "categories": "categories in item_info_search, search_item_info and search_knowledge_graph, "
+    "groups by category in candidates_analyze (full detail)",
+    "brand": "brands in get_user_profile, search_user_profile, get_session_behavior, "
+    "get_rating_behavior, item_info_search, search_item_info, candidates_analyze and "
+    "search_knowledge_graph, the brand_popularity row",
+    "year": "years in search_knowledge_graph, where a title has none in brackets",
 }
-RATINGS = "get_rating_behavior, and mean ratings in item_info_search"
+RATINGS = (
+    "get_rating_behavior, ratings in search_user_history, mean ratings in get_user_profile, "
+    "search_user_profile, item_info_search and search_item_info, profiles of make_profiles"
+)
 
 
 def data_report(prepared: Prepared) -> dict:

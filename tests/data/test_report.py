@@ -4,7 +4,7 @@ import pytest
 from agenticrec_jax.data.catalogue import ItemColumns
 from agenticrec_jax.data.events import EventColumns
 from agenticrec_jax.data.preparation import Preparation, prepare_log
-from agenticrec_jax.data.report import data_report
+from agenticrec_jax.data.report import MISSED, RATINGS, data_report
 from agenticrec_jax.data.sources import own_log
 
 
@@ -40,11 +40,10 @@ def test_ties_titles_and_missing_columns_are_counted(tmp_path):
     shares = {name: missing["share"] for name, missing in found["missing"].items()}
     assert shares == {
         **{"price": pytest.approx(2 / 3), "title": 0, "rating": 0},
-        **dict.fromkeys(("categories", "brand"), 1),
+        **dict.fromkeys(("categories", "brand", "year"), 1),
     }
-    assert not any(
-        missing["needed_by"].startswith("nothing") for missing in found["missing"].values()
-    )
+    needed = {name: missing["needed_by"] for name, missing in found["missing"].items()}
+    assert needed.pop("title").startswith("prompts") and needed == MISSED | {"rating": RATINGS}
     assert found["events_per_user"] == {
         **{"min": 1, "p25": 1.5, "median": 2, "p75": 2.5, "p90": pytest.approx(2.8), "max": 3},
         "mean": 2,

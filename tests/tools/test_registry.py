@@ -9,11 +9,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agenticrec_jax.agent.scripted import read_orders
+from agenticrec_jax.baselines.popularity import brand_popularity_scores
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import make_log
+from agenticrec_jax.data.report import MISSED, RATINGS
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.testing.synthetic import randomised
-from agenticrec_jax.tools.artifacts import Artifacts
+from agenticrec_jax.tools.artifacts import Artifacts, fit_statistics
 from agenticrec_jax.tools.base import AsOfView, ToolFailure
 from agenticrec_jax.tools.registry import agenticrec_tools, recthinker_tools
 from agenticrec_jax.tools.text import ToolOptions
@@ -194,6 +196,38 @@ def test_a_change_before_the_cut_does_change_outputs(log, box, examples):
     known = {"get_user_profile", "get_rating_behavior", "get_similar_users"}
     known |= {"search_user_profile", "search_user_history", "search_similar_users"}
     assert known & set(box.names) <= differing
+
+
+def test_the_data_report_names_just_the_tools_that_use_a_column(log, artifacts, examples, others):
+    """Each is taken away in turn: the tools whose words change are those that are named."""
+    size = log.num_items
+    years = tuple(1990 + code % 6 for code in range(size))
+    log = dataclasses.replace(log, items=dataclasses.replace(log.items, year=years))
+    unrated = dataclasses.replace(log, rating=np.full_like(log.rating, np.nan))
+    statistics = fit_statistics(unrated, artifacts.fit_range)
+    cases = [(RATINGS, unrated, Artifacts(statistics, others.sasrec_index, artifacts.fit_range))]
+    absent = {"price": np.full(size, np.nan, np.float32), "categories": ((),) * size}
+    absent |= {"brand": (None,) * size, "year": (None,) * size}
+    assert absent.keys() == MISSED.keys()
+    for column, said in MISSED.items():
+        items = dataclasses.replace(log.items, **{column: absent[column]})
+        cases.append((said, dataclasses.replace(log, items=items), artifacts))
+    whole = everything_told(log, artifacts, examples)
+    for said, without, fitted in cases:
+        told = everything_told(without, fitted, examples)
+        changed = {name for name in whole if whole[name] != told[name]}
+        assert changed == set(re.findall(r"[a-z]+(?:_[a-z]+)+", said)) - {"make_profiles"}
+
+
+def everything_told(log, artifacts, examples):
+    """By name, what every tool of both agents says in full detail, and the row by brands."""
+    full, told = ToolOptions(detail="full"), {}
+    for box in (agenticrec_tools(artifacts, full), recthinker_tools(log.items, artifacts, full)):
+        for example in examples[:12]:
+            for (name, _), seen in zip(calls(box), outputs(log, example, box), strict=True):
+                told.setdefault(name, []).append(seen.text)
+    scores = brand_popularity_scores(log, artifacts.fit_range, examples)
+    return told | {"brand_popularity": scores.tolist()}
 
 
 def test_the_boxes_have_their_tools_with_schemas(boxes):
