@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     config = office.get_config()
     config.policy.update({"directory": "Qwen3-4B-Instruct-2507", "title_tokens": 32})
     config.policy.observation_tokens = 512
-    config.tools.detail = "full"  # as the paper groups candidates: 250 ids on this log
+    config.tools.detail = "full"  # the paper groups them too: 255 ids on this log
     config.policy.update({"dtype": "bfloat16", "scan_layers": True, "remat": "full"})
     config.engine.update({"slots": 64, "max_tokens": 6144, "decode_steps": 64})
     buckets = {"prompt_buckets": (1280, 1536, PROMPT_TOKENS), "splice_buckets": (128, 256)}
