@@ -1,8 +1,8 @@
 """Measures how much host memory loading and saving a checkpoint takes, over the model's size.
 
 ``python -m experiments.benchmarks.checkpoint_memory --json=FILE`` writes a random policy of
-Qwen3-0.6B's shape in float32 as about ``FILES`` files with an index and, each in a process of its own,
-loads and saves it
+Qwen3-0.6B's shape in float32, about ``FILES`` files with an index, and, each in a process of its
+own, loads and saves it
 
 - as the package does, tensor by tensor: on one device, and on ``DEVICES`` simulated ones that each
   hold a part of every kernel;
