@@ -33,7 +33,7 @@ from agenticrec_jax.data.preparation import (
     write_sample_shards,
 )
 from agenticrec_jax.data.report import data_report
-from agenticrec_jax.data.sources import RawLog, own_log
+from agenticrec_jax.data.sources import RawLog, own_log, valueless
 from agenticrec_jax.errors import InputError
 from experiments import app
 
@@ -60,6 +60,9 @@ _PRICE = flags.DEFINE_string("price_col", "price", "Column of prices.")
 _BRAND = flags.DEFINE_string("brand_col", "brand", "Column of brands.")
 _MEAN = flags.DEFINE_string("average_rating_col", "average_rating", "Column of mean ratings.")
 _DESCRIPTION = flags.DEFINE_string("description_col", "description", "Column of descriptions.")
+
+_EVENT_FLAGS = (_USER, _ITEM, _TIME, _RATING)
+_ITEM_FLAGS = (_TITLE, _CATEGORIES, _PRICE, _BRAND, _MEAN, _DESCRIPTION)
 
 # What replaces a setting of the format: the fields of Preparation.
 flags.DEFINE_string("start", None, "First month or day kept, such as 2022-10 (UTC).")
@@ -108,6 +111,8 @@ def raw_log(form: str, category: str | None) -> RawLog:
       InputError: if they are not there.
     """
     interactions, items = _INTERACTIONS.value, _ITEMS.value
+    if form != "columns":
+        _refuse(_EVENT_FLAGS + _ITEM_FLAGS, f"the columns of {form} are known")
     if form == "movielens1m":
         return movielens_1m(interactions or _DOWNLOADS.value)
     if form in RELEASES and interactions:
@@ -121,6 +126,10 @@ def raw_log(form: str, category: str | None) -> RawLog:
         return find_amazon(form, category, _DOWNLOADS.value)
     if not interactions:
         raise InputError("flag --interactions: found nothing, expected a table of events")
+    return _own_log(interactions, items)
+
+
+def _own_log(interactions: str, items: str | None) -> RawLog:
     log = own_log(
         interactions,
         items,
@@ -135,22 +144,37 @@ def raw_log(form: str, category: str | None) -> RawLog:
             description=(_DESCRIPTION.value,),
         ),
     )
-    _check_columns(log.interactions, (_RATING,))
+    _check_columns(log.interactions, log.event_columns.names, _EVENT_FLAGS)
     if log.items:
-        columns = (_TITLE, _CATEGORIES, _PRICE, _BRAND, _MEAN, _DESCRIPTION)
-        _check_columns(log.items, columns)
+        _check_columns(log.items, log.item_columns.names, (_ITEM, *_ITEM_FLAGS))
+    else:
+        _refuse(_ITEM_FLAGS, "there is no table of --items")
     return log
 
 
-def _check_columns(file: TableFile, columns: Sequence[flags.FlagHolder]) -> None:
+def _refuse(columns: Sequence[flags.FlagHolder], why: str) -> None:
+    """A flag that would be ignored is not taken."""
+    for flag in columns:
+        if flag.present:
+            raise InputError(f"flag --{flag.name}: found {flag.value!r}, expected nothing: {why}")
+
+
+def _check_columns(
+    file: TableFile, columns: Sequence[str], named_by: Sequence[flags.FlagHolder]
+) -> None:
     """A column that a flag names is there; one that no flag names need not be."""
+    named = {flag.value: flag.name for flag in named_by if flag.present}
     names = column_names(file)
-    for flag in columns if names is not None else ():
-        if flag.present and flag.value not in names:
-            raise InputError(
-                f"flag --{flag.name}: found no column {flag.value!r} in {file.path}, expected one "
-                f"of {', '.join(names)}"
-            )
+    if names is None:
+        lost, expected = valueless(file, columns, list(named)), "it with a value in some line"
+    else:
+        lost = [column for column in named if column not in names]
+        expected = f"one of {', '.join(names)}"
+    for column in lost:
+        raise InputError(
+            f"flag --{named[column]}: found no column {column!r} in {file.path}, expected "
+            f"{expected}"
+        )
 
 
 def settings(form: str, given: dict) -> Preparation:
@@ -165,11 +189,11 @@ def settings(form: str, given: dict) -> Preparation:
 def show(report: dict) -> None:
     """Prints a report: what each filter left, bad rows, lengths, and what tools do without."""
     app.print_wide(_steps(report))
-    bad = report["bad_rows"]
-    print(f"rows read {report['rows_read']}, bad rows {sum(fault['count'] for fault in bad)}")
-    for fault in bad:
-        first = "; ".join(f"{each['place']}: {each['found']}" for each in fault["first"])
-        print(f"  {fault['count']} x {fault['reason']} in {fault['file']} ({first})")
+    _show_rows("interactions", report["interaction_rows"])
+    if report["item_rows"]:
+        _show_rows("items", report["item_rows"])
+    else:
+        print("items: no table, each is called by its id")
     for note in report["notes"]:
         print(f"note: {note}")
     lengths = ", ".join(f"{name} {value:g}" for name, value in report["events_per_user"].items())
@@ -183,6 +207,17 @@ def show(report: dict) -> None:
     for name, missing in report["missing"].items():
         if missing["share"]:
             print(f"without {name}: {missing['share']:.1%}, needed by {missing['needed_by']}")
+
+
+def _show_rows(table: str, rows: dict) -> None:
+    """What became of the rows of one table, and the first bad ones."""
+    counts = [f"{rows['read']} rows read", f"{rows['bad']} bad"]
+    counts += [f"{count} {reason}" for reason, count in rows.get("dropped", {}).items()]
+    counts += [f"{rows['kept']} kept"] if "kept" in rows else []
+    print(f"{table}: {', '.join(counts)}")
+    for fault in rows["bad_rows"]:
+        first = "; ".join(f"{each['place']}: {each['found']}" for each in fault["first"])
+        print(f"  {fault['count']} x {fault['reason']} in {fault['file']} ({first})")
 
 
 def _cold_line(cold: dict) -> str:

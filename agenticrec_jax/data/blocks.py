@@ -23,6 +23,7 @@ import polars as pl
 from jaxtyping import Int64
 
 from agenticrec_jax.data.faults import Faults
+from agenticrec_jax.data.tables import lacks_cells, record_bytes
 from agenticrec_jax.errors import InputError
 
 PIECE_BYTES = 16 * 2**20
@@ -57,6 +58,11 @@ class TableFile:
     separator: str = ","
     encoding: str = "utf-8"
     member: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The path, for a member that of the archive before it."""
+        return f"{self.path}/{self.member}" if self.member else str(self.path)
 
     @property
     def unit(self) -> str:
@@ -196,7 +202,7 @@ def _records(
         else:
             broken.append((number, line))
     faults.add(
-        file.path,
+        file.name,
         INVALID_JSON,
         [number for number, _ in broken],
         lambda i: broken[i][1].decode("utf-8", "replace"),
@@ -222,7 +228,7 @@ def _csv_blocks(file: TableFile, columns: Sequence[str], faults: Faults) -> Iter
     skipped = file.header is not None
     for first, piece in _pieces(file, end):
         if not skipped:
-            head = _record_bytes(piece)
+            head = record_bytes(piece)
             piece, first, skipped = piece[head:], first + piece.count(b"\n", 0, head), True
         frame, places = _csv_piece(file, names, piece, first, faults)
         yield Block(frame.select(wanted).with_columns(absent).select(columns), places)
@@ -248,7 +254,8 @@ def _csv_piece(file: TableFile, names: list[str], piece: bytes, first: int, faul
             quote_char=quote,
         )
         frame.columns = names
-        if frame.height == count and not _has_empty_row(frame):
+        whole = frame.height == count and not _has_empty_row(frame)
+        if whole and not lacks_cells(frame, piece, separator):
             return frame, np.arange(first, first + count)
     except pl.exceptions.PolarsError:
         pass
@@ -269,15 +276,14 @@ def _csv_records(file, names, piece: bytes, first: int, faults: Faults, separato
         number, start = first + start, reader.line_num
         if any("\udc80" <= character <= "\udcff" for cell in cells for character in cell):
             bad[NOT_UTF8].append((number, separator.join(cells)))
-        elif len(cells) > len(names):
+        elif cells and len(cells) != len(names):
             bad[CELLS].append((number, separator.join(cells)))
         elif cells:
-            cells = [cell if cell else None for cell in cells]
-            rows.append(cells + [None] * (len(names) - len(cells)))
+            rows.append([cell if cell else None for cell in cells])
             places.append(number)
     for reason, found in bad.items():
         text = [cells.encode("utf-8", "replace").decode() for _, cells in found]
-        faults.add(file.path, reason, [number for number, _ in found], text.__getitem__)
+        faults.add(file.name, reason, [number for number, _ in found], text.__getitem__)
     schema = dict.fromkeys(names, pl.String)
     return pl.DataFrame(rows, schema=schema, orient="row"), np.array(places, np.int64)
 
@@ -293,19 +299,11 @@ def _next_record(file: TableFile, reader, first: int) -> list[str] | None:
 def _first_row(file: TableFile) -> list[str]:
     with _opened(file) as stream:
         head = stream.read(2**16)
-    head = head[: _record_bytes(head)].decode(file.encoding, "replace")
+    head = head[: record_bytes(head)].decode(file.encoding, "replace")
     row = next(csv.reader(io.StringIO(head, newline="")), [])
     if not row:
         raise InputError(f"{file.path}, line 1: found an empty file, expected a header line")
     return [name.strip().removeprefix("\ufeff") for name in row]
-
-
-def _record_bytes(piece: bytes) -> int:
-    """The length of the first record with its line end; quotation marks may hold line ends."""
-    end = piece.find(b"\n")
-    while end >= 0 and piece.count(b'"', 0, end) % 2:
-        end = piece.find(b"\n", end + 1)
-    return len(piece) if end < 0 else end + 1
 
 
 def _newline_end(piece: bytes) -> int:

@@ -63,14 +63,29 @@ class ItemColumns:
         return list(dict.fromkeys([self.item, *(name for names in lists for name in names)]))
 
 
+@dataclass(frozen=True, eq=False)
+class ItemTable:
+    """A table of items as it was read.
+
+    Attributes:
+      items: the wanted ones, of each id the first row, in file order, with the columns of SCHEMA.
+      listed: by code, whether the file has the item, wanted or not.
+      rows: how many rows the file has, bad ones too.
+    """
+
+    items: pl.DataFrame
+    listed: Bool[np.ndarray, "codes"]
+    rows: int
+
+
 def read_catalogue(
     file: TableFile,
     columns: ItemColumns,
     codes: Codes,
     faults: Faults,
     wanted: Callable[[np.ndarray], Bool[np.ndarray, "rows"]] | None = None,
-) -> pl.DataFrame:
-    """The items of a file, of each id the first, in file order, with the columns of ``SCHEMA``.
+) -> ItemTable:
+    """Reads the items of a file.
 
     ``code`` is the item's in ``codes``; where ``wanted(codes)`` is given, other items are left out.
     A price or mean rating that is no finite number is unknown.
@@ -82,19 +97,21 @@ def read_catalogue(
     if names is not None and columns.item not in names:
         found = ", ".join(names)
         raise InputError(f"{file.path}, line 1: column {columns.item} is missing, found {found}")
-    seen = np.zeros(0, bool)
+    listed, counted = np.zeros(0, bool), faults.total
     frames = []
     for block in read_blocks(file, columns.names, faults):
         block = _with_ids(file, columns.item, block, faults)
         code = codes.of(block.frame[columns.item])
-        seen = _grown(seen, code)
-        fresh = first_of_each(code) & ~seen[code]
+        listed = _grown(listed, code)
+        fresh = first_of_each(code) & ~listed[code]
         again = block.frame[columns.item].filter(~fresh)
-        faults.add(file.path, REPEATED, block.places[~fresh], again.__getitem__, file.unit)
-        seen[code] = True
+        faults.add(file.name, REPEATED, block.places[~fresh], again.__getitem__, file.unit)
+        listed[code] = True
         kept = fresh if wanted is None else fresh & wanted(code)
         frames.append(_standard(columns, block.frame.filter(kept), code[kept]))
-    return pl.concat(frames) if frames else pl.DataFrame(schema=SCHEMA)
+    items = pl.concat(frames) if frames else pl.DataFrame(schema=SCHEMA)
+    good = int(np.count_nonzero(listed))
+    return ItemTable(items, listed, good + faults.total - counted)
 
 
 def items_of_events(ids: pl.Series, codes: np.ndarray) -> pl.DataFrame:
@@ -121,13 +138,13 @@ def unusable_title(items: pl.DataFrame, words: int) -> Bool[np.ndarray, "I"]:
 def _with_ids(file: TableFile, name: str, block: Block, faults: Faults) -> Block:
     frame = block.frame.with_columns(pl.col(name).str.strip_chars().replace("", None))
     bad = frame[name].is_null().to_numpy()
-    faults.add(file.path, NO_ITEM, block.places[bad], lambda i: None, file.unit)
+    faults.add(file.name, NO_ITEM, block.places[bad], lambda i: None, file.unit)
     return Block(frame.filter(~bad), block.places[~bad])
 
 
-def _grown(seen: np.ndarray, code: np.ndarray) -> np.ndarray:
-    missing = int(code.max(initial=0)) + 1 - len(seen)
-    return np.concatenate([seen, np.zeros(missing, bool)]) if missing > 0 else seen
+def _grown(listed: np.ndarray, code: np.ndarray) -> np.ndarray:
+    missing = int(code.max(initial=0)) + 1 - len(listed)
+    return np.concatenate([listed, np.zeros(missing, bool)]) if missing > 0 else listed
 
 
 def _standard(columns: ItemColumns, frame: pl.DataFrame, code: np.ndarray) -> pl.DataFrame:

@@ -44,6 +44,19 @@ class EventColumns:
 
 
 @dataclass(frozen=True, eq=False)
+class Named:
+    """How many rows name each item code, and the place of the first; of no row the place is 0."""
+
+    rows: Int64[np.ndarray, "codes"]
+    first: Int64[np.ndarray, "codes"]
+
+    def of(self, codes: UInt32[np.ndarray, "codes"]) -> Int64[np.ndarray, "codes"]:
+        """How many rows name each of the codes, of which some may be larger than any named."""
+        known = np.minimum(codes, len(self.rows) - 1)
+        return np.where(codes == known, self.rows[known], 0)
+
+
+@dataclass(frozen=True, eq=False)
 class Events:
     """Events in the order of the file.
 
@@ -154,7 +167,7 @@ def _good_rows(file: TableFile, columns: EventColumns, block: Block, faults: Fau
     for reason, rows in first_reason(checks, frame.height):
         bad[rows] = True
         found = raw[quotes[reason]].gather(rows).__getitem__
-        faults.add(file.path, reason, block.places[rows], found, file.unit)
+        faults.add(file.name, reason, block.places[rows], found, file.unit)
     if bad.any():
         return Block(frame.filter(~bad), block.places[~bad])
     return Block(frame, block.places)
@@ -194,7 +207,7 @@ def _in_seconds(
     milliseconds = 2 * count >= len(events)
     bad = ~long if milliseconds else long
     found, reason = events.time[bad], SECONDS if milliseconds else MILLISECONDS
-    faults.add(file.path, reason, events.place[bad], lambda i: f"{found[i]:.0f}", file.unit)
+    faults.add(file.name, reason, events.place[bad], lambda i: f"{found[i]:.0f}", file.unit)
     events = events.take(~bad) if bad.any() else events
     if not milliseconds:
         return events
@@ -218,6 +231,12 @@ def in_own_order(events: Events) -> Events:
     place = np.empty(len(order))
     place[order] = left.max(initial=0) - left
     return order_in_time(replace(events, time=place))
+
+
+def items_named(events: Events) -> Named:
+    """The items that rows in the order of the file name."""
+    first = first_places(events.item)
+    return Named(np.bincount(events.item), np.where(first < 0, 0, events.place[first]))
 
 
 def pair_keys(events: Events) -> UInt64[np.ndarray, "E"]:

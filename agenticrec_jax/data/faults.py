@@ -44,13 +44,17 @@ class Faults:
 
     def add(
         self,
-        path: Path,
+        path: str | Path,
         reason: str,
         places: Sequence[int],
         found: Callable[[int], object],
         unit: str = "line",
+        count: int | None = None,
     ) -> None:
         """Counts rows of one reason; ``found(i)`` is what to quote of the i-th of them.
+
+        Where ``places`` are only some of the rows, the first among them, ``count`` says how many
+        there are.
 
         Raises:
           InputError: naming file, place and reason, if ``strict`` and there is a row.
@@ -58,7 +62,7 @@ class Faults:
         if not len(places):
             return
         fault = self._faults.setdefault((str(path), reason), Fault(str(path), reason))
-        fault.count += len(places)
+        fault.count += len(places) if count is None else count
         for index in range(min(len(places), QUOTED - len(fault.first))):
             fault.first.append((f"{unit} {int(places[index])}", quoted(found(index))))
         if self.strict:

@@ -5,13 +5,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, UInt32
 
-from agenticrec_jax.data.events import Events, counts, pair_keys, repeats
+from agenticrec_jax.data.events import Events, Named, counts, pair_keys, repeats
+from agenticrec_jax.data.faults import Faults
 from agenticrec_jax.errors import InputError
 
 POOL = 10  # users drawn for every user of a dense sample
 FEWEST = 8  # events of a user; AgentCF's sets have exactly as many
+NEVER_NAMED = "never interacted with"
+FILTERED = "left without an event by the filters"
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,37 @@ class Trail:
         if not len(self.events):
             before = self.steps[-2].events
             raise InputError(f"filter {name!r}: found nothing left of {before} events")
+
+
+class ItemTrail:
+    """What became of the rows of a table of items, by reason: none goes without being counted.
+
+    Attributes:
+      read: how many rows the table has; those that ``faults`` counts, those dropped and those kept
+        are as many.
+      named: what the interactions name, before any filter.
+    """
+
+    def __init__(self, read: int, faults: Faults, named: Named):
+        self.read, self.faults, self.named = read, faults, named
+        self.dropped: dict[str, int] = {}
+
+    def drop(self, reason: str, count: int) -> None:
+        """Counts good rows that are not kept."""
+        if count:
+            self.dropped[reason] = self.dropped.get(reason, 0) + int(count)
+
+    def drop_unused(self, codes: UInt32[np.ndarray, "items"]) -> None:
+        """Counts items without an event left, those apart that never had one."""
+        never = np.count_nonzero(self.named.of(codes) == 0)
+        self.drop(NEVER_NAMED, never)
+        self.drop(FILTERED, len(codes) - never)
+
+    def record(self) -> dict:
+        """As the report has it."""
+        kept = self.read - self.faults.total - sum(self.dropped.values())
+        counts = {"read": self.read, "bad": self.faults.total, "dropped": self.dropped}
+        return counts | {"kept": kept, "bad_rows": self.faults.records()}
 
 
 def window(start: str, end: str) -> Callable[[Events], Bool[np.ndarray, "E"]]:

@@ -13,14 +13,18 @@ from agenticrec_jax.data.catalogue import (
     unusable_title,
 )
 from agenticrec_jax.data.events import (
+    Codes,
     Events,
+    Named,
     first_places,
     in_own_order,
+    items_named,
     order_in_time,
     read_events,
 )
 from agenticrec_jax.data.faults import Faults
 from agenticrec_jax.data.filters import (
+    ItemTrail,
     Trail,
     first_of_pairs,
     not_duplicated,
@@ -93,7 +97,8 @@ PRESETS = {
 class Prepared:
     """A prepared log: events in time order, items in the order of their codes in the log.
 
-    ``item`` of an event is an index into ``items``.
+    ``item`` of an event is an index into ``items``. ``rows`` were read of the interactions and
+    ``faults`` are theirs; those of the table of items, if there is one, are in ``item_trail``.
     """
 
     events: Events
@@ -102,6 +107,7 @@ class Prepared:
     trail: Trail
     faults: Faults
     rows: int
+    item_trail: ItemTrail | None
     notes: list[str]
 
     @property
@@ -119,7 +125,7 @@ def prepare_log(raw: RawLog, how: Preparation, *, strict: bool = False) -> Prepa
     """
     faults, notes = Faults(strict), list(raw.notes)
     events, rows = read_events(raw.interactions, raw.event_columns, faults, notes)
-    trail = Trail(order_in_time(events), "good rows")
+    named, trail = items_named(events), Trail(order_in_time(events), "readable rows")
     del events
     trail.keep("exact duplicates dropped", not_duplicated)
     if how.first_of_pairs:
@@ -128,7 +134,7 @@ def prepare_log(raw: RawLog, how: Preparation, *, strict: bool = False) -> Prepa
         trail.core(f"{how.source_core}-core of the whole log", how.source_core)
     if how.start or how.end:
         trail.keep(f"window {how.start} to {how.end}", window(how.start, how.end))
-    items = _catalogue(raw, how, trail, faults)
+    items, item_trail = _catalogue(raw, how, trail, named, faults)
     if how.sampling:
         _sample(how, trail)
     if how.k_core:
@@ -136,10 +142,10 @@ def prepare_log(raw: RawLog, how: Preparation, *, strict: bool = False) -> Prepa
     if how.own_order:
         trail.events = in_own_order(trail.events)
     if how.used_items_only or how.k_core:
-        items = items.filter(_occurs(trail.events, items["code"].to_numpy()))
+        items = _used(trail.events, items, item_trail)
     place = _index_of(items["code"].to_numpy())
     item = place[trail.events.item].astype(np.int32)
-    return Prepared(trail.events, item, items, trail, faults, rows, notes)
+    return Prepared(trail.events, item, items, trail, faults, rows, item_trail, notes)
 
 
 def _sample(how: Preparation, trail: Trail) -> None:
@@ -148,41 +154,71 @@ def _sample(how: Preparation, trail: Trail) -> None:
     trail.keep(name, lambda events: user_sample(events, how.sampling, **settings))
 
 
-def _catalogue(raw: RawLog, how: Preparation, trail: Trail, faults: Faults) -> pl.DataFrame:
+def _catalogue(
+    raw: RawLog, how: Preparation, trail: Trail, named: Named, faults: Faults
+) -> tuple[pl.DataFrame, ItemTrail | None]:
     ids = trail.events.catalogue
     if raw.items is None:
         codes = np.unique(trail.events.item)
-        return items_of_events(ids.ids(codes), codes)
+        return items_of_events(ids.ids(codes), codes), None
+    item_faults = Faults(faults.strict)
     wanted = (lambda codes: _occurs(trail.events, codes)) if how.used_items_only else None
-    items = read_catalogue(raw.items, raw.item_columns, ids, faults, wanted)
-    if not items.height:
+    table = read_catalogue(raw.items, raw.item_columns, ids, item_faults, wanted)
+    _count_unknown(raw, ids, named, table.listed, faults)
+    if not table.items.height:
         raise InputError(f"{raw.items.path}: found no item of the log, expected at least one")
-    _drop_unknown(raw, trail, items, faults)
-    if how.title_words:
-        name = f"items without a title or with more than {how.title_words} words in it dropped"
-        items = _without(trail, name, items, unusable_title(items, how.title_words))
-    if how.require_price:
-        items = _without(trail, "items without a price dropped", items, unpriced(items))
-    return items
+    item_trail = ItemTrail(table.rows, item_faults, named)
+    if wanted:
+        listed = np.flatnonzero(table.listed).astype(np.uint32)
+        item_trail.drop_unused(listed[~wanted(listed)])
+    return _by_rules(how, table.items, trail, item_trail), item_trail
 
 
-def _drop_unknown(raw: RawLog, trail: Trail, items: pl.DataFrame, faults: Faults) -> None:
-    lost = trail.events.take(~_listed(items, trail.events))
-    lost = lost.take(np.argsort(lost.place))
+def _count_unknown(
+    raw: RawLog, ids: Codes, named: Named, listed: np.ndarray, faults: Faults
+) -> None:
+    """Counts all rows that name an unlisted item; of each such item the first may be quoted."""
+    there = np.zeros(len(named.rows), bool)
+    there[: len(listed)] = listed[: len(there)]
+    lost = np.flatnonzero(~there & (named.rows > 0)).astype(np.uint32)
+    lost = lost[np.argsort(named.first[lost])]
     faults.add(
-        raw.interactions.path,
+        raw.interactions.name,
         UNKNOWN_ITEM,
-        lost.place,
-        lambda i: lost.catalogue.ids(lost.item[i : i + 1])[0],
+        named.first[lost],
+        lambda i: ids.ids(lost[i : i + 1])[0],
         raw.interactions.unit,
+        count=int(named.rows[lost].sum()),
     )
+
+
+def _by_rules(
+    how: Preparation, items: pl.DataFrame, trail: Trail, item_trail: ItemTrail
+) -> pl.DataFrame:
+    """The items that the rules about them leave; events of others go, also of unknown ones."""
     trail.keep("interactions with unknown items dropped", lambda events: _listed(items, events))
-
-
-def _without(trail: Trail, name: str, items: pl.DataFrame, bad: np.ndarray) -> pl.DataFrame:
-    items = items.filter(~bad)
-    trail.keep(name, lambda events: _listed(items, events))
+    if how.title_words:
+        reason = f"without a title or with more than {how.title_words} words in it"
+        items = _without(reason, items, unusable_title(items, how.title_words), trail, item_trail)
+    if how.require_price:
+        items = _without("without a price", items, unpriced(items), trail, item_trail)
     return items
+
+
+def _without(
+    reason: str, items: pl.DataFrame, bad: np.ndarray, trail: Trail, item_trail: ItemTrail
+) -> pl.DataFrame:
+    items = items.filter(~bad)
+    item_trail.drop(reason, np.count_nonzero(bad))
+    trail.keep(f"items {reason} dropped", lambda events: _listed(items, events))
+    return items
+
+
+def _used(events: Events, items: pl.DataFrame, item_trail: ItemTrail | None) -> pl.DataFrame:
+    used = _occurs(events, items["code"].to_numpy())
+    if item_trail:
+        item_trail.drop_unused(items["code"].filter(~used).to_numpy())
+    return items.filter(used)
 
 
 def _listed(items: pl.DataFrame, events: Events) -> np.ndarray:

@@ -27,9 +27,13 @@ def data_report(prepared: Prepared) -> dict:
     events = prepared.events
     _, users, items, pairs = counts(events)
     return {
-        "rows_read": prepared.rows,
+        "interaction_rows": {
+            "read": prepared.rows,
+            "bad": prepared.faults.total,
+            "bad_rows": prepared.faults.records(),
+        },
+        "item_rows": prepared.item_trail.record() if prepared.item_trail else None,
         "notes": prepared.notes + _order_note(prepared),
-        "bad_rows": prepared.faults.records(),
         "filters": [step.record() for step in prepared.trail.steps],
         "users": users,
         "items": prepared.items.height,

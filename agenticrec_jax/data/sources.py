@@ -1,11 +1,13 @@
 """Where a raw log's two tables are and what their columns are called."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from agenticrec_jax.data.blocks import TableFile, table_file
+from agenticrec_jax.data.blocks import TableFile, read_blocks, table_file
 from agenticrec_jax.data.catalogue import ItemColumns
 from agenticrec_jax.data.events import EventColumns
+from agenticrec_jax.data.faults import Faults
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,20 @@ class RawLog:
     items: TableFile | None
     item_columns: ItemColumns
     notes: tuple[str, ...] = ()
+
+
+def valueless(file: TableFile, columns: Sequence[str], asked: Sequence[str]) -> list[str]:
+    """Of those asked for, the columns that no row has a value in; reads as far as it must.
+
+    ``columns`` are all that the program reads: rows without any of them are parsed slowly.
+    """
+    left = list(asked)
+    for block in read_blocks(file, columns, Faults()) if left else ():
+        rows = block.frame.height
+        left = [name for name in left if block.frame[name].null_count() == rows]
+        if not left:
+            break
+    return left
 
 
 def own_log(

@@ -151,12 +151,38 @@ def _read_csv(path: Path) -> Table:
     try:
         frame = pl.read_csv(data, infer_schema=False)
     except pl.exceptions.PolarsError as error:
-        raise _csv_fault(path, data, error) from error
+        raise _csv_fault(path, data, str(error).splitlines()[0]) from error
     blank = frame.select(pl.all_horizontal(pl.all().is_null())).to_series().to_numpy()
     if not blank.any():
+        if lacks_cells(frame, data[record_bytes(data) :]):
+            raise _csv_fault(path, data, "rows of fewer cells than the header")
         return Table(path, frame, lambda row: f"line {_csv_lines(data)[row][0]}")
-    kept = [row for row, (_, cells) in enumerate(_csv_lines(data)) if cells]
+    lines = _csv_lines(data)
+    if any(cells and len(cells) != frame.width for _, cells in lines):
+        raise _csv_fault(path, data, "rows of fewer cells than the header")
+    kept = [row for row, (_, cells) in enumerate(lines) if cells]
     return Table(path, frame[kept], lambda row: f"line {_csv_lines(data)[kept[row]][0]}")
+
+
+def lacks_cells(frame: pl.DataFrame, rows: bytes, separator: str = ",") -> bool:
+    """Whether polars filled up a row of too few cells in the text columns that it read.
+
+    Args:
+      rows: what it read, without a header, of which no line is blank.
+    """
+    if not frame[:, -1].null_count():  # the cells that it puts in are null and last
+        return False
+    quoted = pl.all().str.count_matches(separator, literal=True).sum()
+    between = rows.count(separator.encode()) - frame.select(quoted).sum_horizontal().item()
+    return between < frame.height * (frame.width - 1)
+
+
+def record_bytes(piece: bytes) -> int:
+    """The length of the first record with its line end; quotation marks may hold line ends."""
+    end = piece.find(b"\n")
+    while end >= 0 and piece.count(b'"', 0, end) % 2:
+        end = piece.find(b"\n", end + 1)
+    return len(piece) if end < 0 else end + 1
 
 
 def _strip_mark(data: bytes) -> bytes:
@@ -173,7 +199,7 @@ def _csv_lines(data: bytes) -> list[tuple[int, list[str]]]:
     return records[1:]
 
 
-def _csv_fault(path: Path, data: bytes, error: Exception) -> InputError:
+def _csv_fault(path: Path, data: bytes, reason: str) -> InputError:
     for number, line in enumerate(data.split(b"\n"), start=1):
         try:
             line.decode("utf-8")
@@ -181,10 +207,10 @@ def _csv_fault(path: Path, data: bytes, error: Exception) -> InputError:
             return InputError(f"{path}, line {number}: found bytes that are not UTF-8")
     width = len(next(csv.reader(io.StringIO(data.decode("utf-8"), newline=""))))
     for number, cells in _csv_lines(data):
-        if len(cells) > width:
+        if cells and len(cells) != width:
             found = f"found {len(cells)} cells, expected {width} as in the header"
             return InputError(f"{path}, line {number}: {found}")
-    return InputError(f"{path}: no valid CSV ({str(error).splitlines()[0]})")
+    return InputError(f"{path}: no valid CSV ({reason})")
 
 
 def _read_jsonl(path: Path, required: Sequence[str], kinds: dict[str, str]) -> Table:

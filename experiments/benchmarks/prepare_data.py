@@ -1,13 +1,14 @@
 """How fast 20 million reviews in Amazon's layout are prepared, in what memory, what is found.
 
-    python -m experiments.benchmarks.prepare_data --json=FILE [--reviews=20000000] [--directory=DIR]
+    python -m experiments.benchmarks.prepare_data --json=FILE [--reviews=20000000] [--paper_rules]
 
 Reviews and items are made up in the layout of Amazon Reviews 2023, with bad rows planted in them
 (`experiments/benchmarks/amazon_reviews.py`), and ``experiments.prepare_data`` runs on the files in
 a process of its own, whose memory is watched. No date, k-core, price or title rule drops a review,
-so that the largest log is left. Counts of bad rows stand beside those planted. The samples that it
+so that the largest log is left, which the committed figures are of; with ``--paper_rules`` all of
+the paper's do. Counts of bad rows stand beside those planted. The samples that it
 writes are then read back in grain's random order, from a state taken in the middle as well. Files
-of 20 million reviews take 10 GB of disk; ``--directory`` keeps them, a temporary one goes.
+of 20 million reviews take 10 GB of disk; ``--directory=DIR`` keeps them, a temporary one goes.
 """
 
 import json
@@ -29,7 +30,7 @@ from experiments.benchmarks.amazon_reviews import CATEGORY, Size, write_reviews
 from experiments.benchmarks.figures import figure, publish
 
 MEMORY = 4.0  # GB that preparing may take
-RULES = ("source_core=0", "start=", "end=", "norequire_price", "title_words=0")
+NO_RULES = ("source_core=0", "start=", "end=", "norequire_price", "title_words=0")
 PACKAGES = ("polars", "numpy", "grain", "array_record")
 BATCH, BATCHES = 1024, 400  # read from the samples, half of them before the state is taken
 
@@ -39,25 +40,35 @@ def main(argv: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(_DIRECTORY.value or temporary)
         directory.mkdir(parents=True, exist_ok=True)
-        publish(lambda: measure(directory, Size.of(_REVIEWS.value)), _JSON.value, packages=PACKAGES)
+        settings = {"reviews": _REVIEWS.value, "paper_rules": _PAPER_RULES.value}
+        publish(
+            lambda: measure(directory, Size.of(_REVIEWS.value), _PAPER_RULES.value),
+            _JSON.value,
+            packages=PACKAGES,
+            settings=settings,
+        )
 
 
-def measure(directory: Path, size: Size) -> list[dict]:
+def measure(directory: Path, size: Size, paper_rules: bool = False) -> list[dict]:
     """Makes the files, prepares them and reads the samples back; all rows."""
     with app.phase("made up"):
         planted = write_reviews(directory, size)
     output = directory / "prepared"
     names = (f"category={CATEGORY}", f"downloads={directory}", f"output={output}", "samples")
-    named = [f"--{name}" for name in ("format=amazon2023", *names, *RULES)]
+    rules = () if paper_rules else NO_RULES
+    named = [f"--{name}" for name in ("format=amazon2023", *names, *rules)]
     taken = watched([sys.executable, "-m", "experiments.prepare_data", *named])
     report = json.loads((output / "report.json").read_text())
     zipped = sum(path.stat().st_size for path in directory.glob("*.jsonl.gz")) / 1e9
     return [
-        figure("reviews read", "rows", report["rows_read"]),
+        figure("reviews read", "rows", report["interaction_rows"]["read"]),
+        figure("rows of items read", "rows", report["item_rows"]["read"]),
         figure("zipped files read", "GB", zipped),
         figure("reviews prepared a second", "rows/s", size.reviews / taken["wall"]),
         figure("CPU time of preparing", "s", taken["cpu"]),
         figure("most memory resident while preparing", "GB", taken["peak"], bound=MEMORY),
+        figure("events kept", "events", report["interactions"]),
+        figure("items kept", "items", report["items"]),
         *fault_rows(report, planted),
         *reading_rows(output / "samples"),
     ]
@@ -98,8 +109,9 @@ def _peak_bytes(pid: int) -> int:
 def fault_rows(report: dict, planted: Counter) -> list[dict]:
     """Bad rows that the report counts beside those planted, by reason, others than planted too."""
     found = Counter()
-    for fault in report["bad_rows"]:
-        found[fault["reason"]] += fault["count"]
+    for table in ("interaction_rows", "item_rows"):
+        for fault in report[table]["bad_rows"]:
+            found[fault["reason"]] += fault["count"]
     return [
         figure(f"bad rows: {reason}", "rows", found[reason], planted[reason], "planted")
         for reason in sorted(found | planted)
@@ -130,6 +142,9 @@ def reading_rows(samples: Path) -> list[dict]:
 if __name__ == "__main__":
     _JSON = flags.DEFINE_string("json", "", "File for the figures; nothing is written if empty.")
     _REVIEWS = flags.DEFINE_integer("reviews", 20_000_000, "Reviews made up.", lower_bound=5_000)
+    _PAPER_RULES = flags.DEFINE_boolean(
+        "paper_rules", False, "Keep only what the paper's rules do."
+    )
     _DIRECTORY = flags.DEFINE_string(
         "directory", "", "Where the files stay; a temporary one if empty."
     )

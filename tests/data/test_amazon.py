@@ -215,7 +215,7 @@ def test_the_rules_of_2023_by_hand(tmp_path):
     prepared = prepare_log(raw, PRESETS["amazon2023"])
     left = [(step.name, step.events, step.users, step.items) for step in prepared.trail.steps]
     assert left == [
-        ("good rows", 72, 10, 9),
+        ("readable rows", 72, 10, 9),
         ("exact duplicates dropped", 71, 10, 9),
         ("first event of each user and item", 70, 10, 9),
         ("5-core of the whole log", 69, 9, 9),

@@ -1,9 +1,13 @@
+import csv
 import gzip
+import io
 import json
 
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from agenticrec_jax.data import blocks
 from agenticrec_jax.data.blocks import TableFile, column_names, read_blocks, table_file
@@ -51,10 +55,49 @@ def test_csv_cells_may_hold_line_ends(tmp_path, monkeypatch, piece):
     text = 'a,"b"\n1,"two\nlines, ""quoted"""\n2,x\n3,y,z\n\n4\n5,'
     path.write_bytes(text.encode() + b"\xff\n6,last")
     rows, places, faults = read(table_file(path), ["b", "a"])
-    wanted = [('two\nlines, "quoted"', "1"), ("x", "2"), (None, "4"), ("last", "6")]
-    assert rows == wanted and places == [2, 4, 7, 9]
-    assert faults[blocks.CELLS]["first"] == [{"place": "line 5", "found": "'3,y,z'"}]
+    assert rows == [('two\nlines, "quoted"', "1"), ("x", "2"), ("last", "6")]
+    assert places == [2, 4, 9]
+    assert faults[blocks.CELLS]["first"] == [
+        {"place": "line 5", "found": "'3,y,z'"},
+        {"place": "line 7", "found": "'4'"},
+    ]
     assert faults[blocks.NOT_UTF8]["first"][0]["place"] == "line 8"
+
+
+cells = st.text(st.sampled_from('ab,"é0\n'), max_size=3).filter(lambda cell: cell != "\n")
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.lists(cells, min_size=1, max_size=4).filter(lambda row: row != [""]), max_size=6)
+)
+def test_rows_of_another_number_of_cells_are_bad_however_they_are_parsed(tmp_path_factory, rows):
+    """As a whole by polars, or record by record: the others are read, and no row is lost."""
+    file = TableFile(tmp_path_factory.mktemp("cells") / "t.csv", "csv")
+    buffer, good, bad = io.StringIO(), [], []
+    for row in rows:
+        line = 2 + buffer.getvalue().count("\n")
+        csv.writer(buffer, lineterminator="\n").writerow(row)
+        (good if len(row) == 3 else bad).append((line, row))
+    piece, names = buffer.getvalue().encode(), ["a", "b", "c"]
+    for parse, more in ((blocks._csv_piece, ()), (blocks._csv_records, (",", '"'))):
+        faults = Faults()
+        frame, places = parse(file, names, piece, 2, faults, *more)
+        found = [[cell or "" for cell in row] for row in frame.rows()]
+        assert list(zip(places.tolist(), found, strict=True)) == good
+        assert faults.total == len(bad)
+        for fault in faults.records():
+            assert fault["reason"] == blocks.CELLS
+            assert fault["first"][0]["place"] == f"line {bad[0][0]}"
+
+
+def test_a_row_that_lacks_its_last_cell_is_bad_also_where_polars_would_fill_it(tmp_path):
+    """No row is too long or blank, so nothing else makes the piece be taken apart."""
+    path = tmp_path / "t.csv"
+    path.write_text('a,b,c\n1,x,5\n2,"x,y",\n3,y\n4,z,\n')
+    rows, places, faults = read(table_file(path), ["a", "c"])
+    assert rows == [("1", "5"), ("2", None), ("4", None)] and places == [2, 3, 5]
+    assert faults[blocks.CELLS]["first"] == [{"place": "line 4", "found": "'3,y'"}]
 
 
 def test_parquet_rows_are_text_with_their_numbers(tmp_path, monkeypatch):

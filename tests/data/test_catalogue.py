@@ -36,7 +36,9 @@ def test_items_are_the_first_of_each_id_and_cells_are_read_by_their_columns(tmp_
     codes, faults = Codes(), Faults()
     known = codes.of(pl.Series(["z", "x"])).tolist()
     file = table_file(tmp_path / "i.csv")
-    items = read_catalogue(file, COLUMNS, codes, faults)
+    table = read_catalogue(file, COLUMNS, codes, faults)
+    items = table.items
+    assert table.rows == 5 and table.listed[items["code"]].all() and table.listed.sum() == 3
     assert items["item_id"].to_list() == ["x", "y", "z"]
     assert [items["code"][2], items["code"][0]] == known
     assert items["title"].to_list() == ["A & B (1999)", "Fallback", "Z"]
@@ -48,7 +50,8 @@ def test_items_are_the_first_of_each_id_and_cells_are_read_by_their_columns(tmp_
         "an item id that is listed again": [{"place": "line 4", "found": "'x'"}],
     }
     found = read_catalogue(file, COLUMNS, codes, Faults(), lambda code: np.isin(code, known[:1]))
-    assert found["item_id"].to_list() == ["z"]
+    assert found.items["item_id"].to_list() == ["z"]
+    assert found.rows == 5 and found.listed.sum() == 3  # also those that are not wanted
 
 
 def test_items_without_a_usable_title_or_a_price():

@@ -1,7 +1,15 @@
+import numpy as np
+import polars as pl
 import pytest
 
 from agenticrec_jax.data.blocks import table_file
-from agenticrec_jax.data.events import EventColumns, in_own_order, order_in_time, read_events
+from agenticrec_jax.data.events import (
+    EventColumns,
+    in_own_order,
+    items_named,
+    order_in_time,
+    read_events,
+)
 from agenticrec_jax.data.faults import Faults
 from agenticrec_jax.errors import InputError
 
@@ -71,3 +79,14 @@ def test_in_own_order_every_user_ends_at_one_time_and_ties_stay_in_the_files_ord
         *((3, "a", "i2"), (3, "b", "i1"), (3, "c", "i0")),
     ]
     assert events.time.tolist() == sorted(events.time.tolist())
+
+
+def test_items_named_are_counted_with_the_line_of_the_first_row(tmp_path):
+    """Of an item whose only row is in the wrong unit of time none is left."""
+    rows = ("a,x,5,1", "b,w,1600000002000,1", "a,y,4,1", "b,x,3,1")
+    events, *_ = read(tmp_path, *rows)
+    named = items_named(events)
+    codes = events.catalogue.of(pl.Series(["x", "y", "w", "another", "x"]))
+    assert named.of(codes).tolist() == [2, 1, 0, 0, 2]
+    assert named.first[codes[:3]].tolist() == [2, 4, 0]
+    assert np.array_equal(named.of(codes[:0]), [])

@@ -13,8 +13,9 @@ def test_rows_are_counted_and_the_first_three_quoted():
         faults.add(Path("a.csv"), "bad", [start, start + 1], lambda i, start=start: start + i)
     faults.add(Path("b.parquet"), "bad", [9], lambda i: None, "row")
     faults.add(Path("b.parquet"), "never", [], lambda i: None)
-    assert faults.total == 7
-    first, second = faults.records()
+    faults.add("c.csv", "some", [4, 6], lambda i: i, count=5)  # of which two can be quoted
+    assert faults.total == 12
+    first, second, third = faults.records()
     assert first == {
         "file": "a.csv",
         "reason": "bad",
@@ -22,6 +23,10 @@ def test_rows_are_counted_and_the_first_three_quoted():
         "first": [{"place": f"line {n}", "found": f"'{n}'"} for n in (2, 3, 4)],
     }
     assert second["first"] == [{"place": "row 9", "found": "nothing"}]
+    assert third["count"] == 5 and [each["place"] for each in third["first"]] == [
+        "line 4",
+        "line 6",
+    ]
 
 
 def test_strict_stops_with_the_first_row():

@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agenticrec_jax.data.events import Codes, Events, counts
+from agenticrec_jax.data.events import Codes, Events, Named, counts
+from agenticrec_jax.data.faults import Faults
 from agenticrec_jax.data.filters import (
+    ItemTrail,
     Trail,
     first_of_pairs,
     k_core,
@@ -106,6 +108,27 @@ def test_a_trail_has_what_each_filter_left_and_refuses_an_empty_log():
     ]
     with pytest.raises(InputError, match="filter '9-core': found nothing left of 2 events"):
         trail.core("9-core", 9)
+
+
+def test_every_row_of_a_table_of_items_is_bad_dropped_or_kept():
+    faults = Faults()
+    faults.add("i.csv", "an item without an id", [3], lambda i: None)
+    items = ItemTrail(9, faults, Named(np.array([2, 0, 1]), np.array([1, 0, 2])))
+    items.drop("without a price", 2)
+    items.drop("without a title", 0)
+    items.drop_unused(np.array([1, 2, 7], np.uint32))  # of which no row names the first and last
+    items.drop_unused(np.array([0], np.uint32))
+    assert items.record() == {
+        "read": 9,
+        "bad": 1,
+        "dropped": {
+            "without a price": 2,
+            "never interacted with": 2,
+            "left without an event by the filters": 2,
+        },
+        "kept": 2,
+        "bad_rows": faults.records(),
+    }
 
 
 def drawn_events():

@@ -32,6 +32,20 @@ def test_the_zip_is_read_as_it_is_downloaded(tmp_path):
     assert items["categories"].to_list() == [["Animation", "Children's", "Musical"], ["Drama"]]
 
 
+def test_bad_lines_are_said_to_be_of_the_file_inside(tmp_path):
+    with zipfile.ZipFile(tmp_path / "ml-1m.zip", "w") as archive:
+        archive.writestr("ml-1m/ratings.dat", RATINGS + "2::661::4\n")
+        archive.writestr("ml-1m/movies.dat", MOVIES.encode("latin-1") + b"7::Sabrina (1995)\n")
+    prepared = prepare_log(movielens_1m(tmp_path), Preparation())
+    for faults, name in (
+        (prepared.faults, "ml-1m/ratings.dat"),
+        (prepared.item_trail.faults, "ml-1m/movies.dat"),
+    ):
+        (fault,) = faults.records()
+        assert fault["file"] == f"{tmp_path}/ml-1m.zip/{name}" and fault["count"] == 1
+        assert "another number of cells" in fault["reason"]
+
+
 def test_a_missing_zip_says_where_it_is(tmp_path):
     with pytest.raises(
         InputError, match=r"ml-1m.zip: no such file, expected https://files.grouplen"

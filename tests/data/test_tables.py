@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agenticrec_jax.data.tables import read_table
+from agenticrec_jax.errors import InputError
 
 cells = st.text(st.sampled_from('ab, "\n|é0'), min_size=1, max_size=6).filter(str.strip)
 
@@ -31,6 +32,19 @@ def test_cells_and_lines_of_any_csv(tmp_path_factory, rows):
     table = read_table(path, ("one", "two"), {"one": "text", "two": "text"})
     found = [(*row, table.place(index)) for index, row in enumerate(table.frame.iter_rows())]
     assert found == expected
+
+
+@pytest.mark.parametrize("rows", ['1,"a,b"\n\n2\n', '1,"a,b"\n2,\n3\n', "1\n2,b\n", "1,b\n2,c,d\n"])
+def test_rows_of_another_number_of_cells_are_refused(tmp_path, rows):
+    """Also where polars would fill them up, and where blank lines are left out."""
+    (tmp_path / "t.csv").write_text("one,two\n" + rows)
+    (line, cells) = next(
+        (number, cells)
+        for number, cells in enumerate(csv.reader(rows.splitlines()), start=2)
+        if len(cells) not in (0, 2)
+    )
+    with pytest.raises(InputError, match=f"line {line}: found {len(cells)} cells, expected 2 as"):
+        read_table(tmp_path / "t.csv", ("one",), {"one": "text", "two": "text"})
 
 
 @pytest.mark.parametrize("cell,parts", [("a|b", ("a", "b")), ("", ()), (" x | ", ("x",))])

@@ -3,20 +3,32 @@
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import polars as pl
+import pytest
 
 from agenticrec_jax.data.interactions import read_log
 
 ROOT = Path(__file__).parents[2]
 
 
-def prepare(tmp_path, *flags):
-    names = ("interactions=e.csv", "items=i.jsonl", "output=out")
-    named = [name.replace("=", f"={tmp_path}/") for name in names]
-    command = [sys.executable, "-m", "experiments.prepare_data", *(f"--{n}" for n in named), *flags]
+CONFIGS = "--config=experiments/configs"
+TABLES = ("interactions=e.csv", "items=i.jsonl")
+DOWNLOADS = ("downloads=",)
+
+
+def prepare(tmp_path, *flags, files=TABLES):
+    named = [f"--{name}".replace("=", f"={tmp_path}/") for name in (*files, "output=out")]
+    command = [sys.executable, "-m", "experiments.prepare_data", *named, *flags]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def cells(ended):
+    """The numbers of the printed table, by what stands before them."""
+    lines = [line.strip("│").split("│") for line in ended.stdout.splitlines() if line[:1] == "│"]
+    return {line[0].strip(): [cell.strip() for cell in line[1:] if cell.strip()] for line in lines}
 
 
 def write_tables(tmp_path):
@@ -41,7 +53,8 @@ def test_bad_rows_are_said_and_the_rest_is_written_for_the_other_programs(tmp_pa
     write_tables(tmp_path)
     ended = prepare(tmp_path, "--user_col=who", "--k_core=5", "--samples")
     assert ended.returncode == 0, ended.stderr
-    assert "rows read 40, bad rows 2" in ended.stdout and "'yesterday'" in ended.stdout
+    assert "interactions: 40 rows read, 2 bad\n" in ended.stdout and "'yesterday'" in ended.stdout
+    assert "items: 5 rows read, 0 bad, 2 never interacted with, 3 kept\n" in ended.stdout
     out = tmp_path / "out"
     log = read_log(out / "interactions.parquet", out / "items.parquet")
     assert len(log) == 38 and log.items.title == ("Title 0", "Title 1", "Title 2")
@@ -55,6 +68,17 @@ def test_a_column_that_is_not_there_is_named_with_its_flag(tmp_path):
     write_tables(tmp_path)
     ended = prepare(tmp_path, "--user_col=who", "--rating_col=stars")
     assert ended.returncode == 2 and "flag --rating_col: found no column 'stars'" in ended.stderr
+    ended = prepare(tmp_path, "--user_col=who", "--title_col=name")  # lines have no header
+    assert ended.returncode == 2 and not (tmp_path / "out").exists()
+    (sentence,) = ended.stderr.strip().splitlines()
+    assert f"flag --title_col: found no column 'name' in {tmp_path}/i.jsonl, expected" in sentence
+
+
+def test_a_flag_of_a_column_that_would_not_be_read_is_refused(tmp_path):
+    write_tables(tmp_path)
+    ended = prepare(tmp_path, "--price_col=cost", "--user_col=who", files=TABLES[:1])
+    assert ended.returncode == 2
+    assert "flag --price_col: found 'cost', expected nothing: there is no table" in ended.stderr
 
 
 def test_a_log_too_small_to_split_is_reported_all_the_same(tmp_path):
@@ -64,3 +88,68 @@ def test_a_log_too_small_to_split_is_reported_all_the_same(tmp_path):
     assert ended.returncode == 0, ended.stderr
     assert "too few samples for a split" in ended.stdout and " 0.000% " in ended.stdout
     assert "without rating: 100.0%" in ended.stdout and "nothing" not in ended.stdout
+
+
+OCTOBER = 1_664_582_400_000  # of 2022, in the paper's window
+
+
+def write_amazon(directory):
+    """Ratings and metadata as downloaded: 6 users of 6 items each, one of whom had an item more.
+
+    That one is not in the metadata and of 2009; nobody bought UNUSED.
+    """
+    rows = [f"u{n},G{item},5,{OCTOBER + item}" for n in range(6) for item in range(6)]
+    rows = ["user_id,parent_asin,rating,timestamp", *rows, "u0,GONE,5,1252800000000"]
+    items = [{"parent_asin": f"G{n}", "title": f"Title {n}", "price": n} for n in range(6)]
+    items.append({"parent_asin": "UNUSED", "title": "Nobody's", "price": 1.0})
+    (directory / "Video_Games.csv").write_text("\n".join(rows) + "\n")
+    metadata = "".join(json.dumps(item) + "\n" for item in items)
+    (directory / "meta_Video_Games.jsonl").write_text(metadata)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--format=amazon2023", "--category=Video_Games"),
+        (f"{CONFIGS}/amazon2023.py:Video_Games",),
+    ],
+)
+def test_the_papers_counts_stand_beside_those_of_a_download(tmp_path, flags):
+    write_amazon(tmp_path)
+    ended = prepare(tmp_path, *flags, files=DOWNLOADS)
+    assert ended.returncode == 0, ended.stderr
+    found = cells(ended)
+    assert found["readable rows"] == ["37", "6", "7", "0", "11.905%"]
+    assert found["5-core of the whole log"] == ["36", "6", "6", "1", "0.000%", "2"]
+    assert found["items without a price dropped"] == ["36", "6", "6", "0", "0.000%"]
+    assert found["the same, in samples"] == ["30", "6", "6", "16.667%"]
+    assert found["AgenticRec's table"] == ["11,457", "6,251", "3,003", "99.939%"]
+    assert "interactions: 37 rows read, 1 bad\n  1 x an interaction with an item" in ended.stdout
+    assert "Video_Games.csv (line 38: 'GONE')" in ended.stdout
+    assert "items: 7 rows read, 0 bad, 1 never interacted with, 6 kept\n" in ended.stdout
+
+
+def test_recthinkers_sets_are_drawn_from_a_download(tmp_path):
+    with zipfile.ZipFile(tmp_path / "ml-1m.zip", "w") as archive:
+        ratings = [f"{n % 4}::{n // 4}::5::{978300000 + n}\n" for n in range(40)]
+        archive.writestr("ml-1m/ratings.dat", "".join(ratings))
+        archive.writestr("ml-1m/movies.dat", "".join(f"{n}::Film {n}::Drama\n" for n in range(12)))
+    config = f"{CONFIGS}/recthinker.py:movielens_dense"
+    ended = prepare(tmp_path, config, "--users=3", files=DOWNLOADS)
+    assert ended.returncode == 0, ended.stderr
+    assert cells(ended)["3 dense users, last 8 events"][:4] == ["24", "3", "8", "16"]
+    assert "AgenticRec's table" not in ended.stdout
+    assert (
+        "items: 12 rows read, 0 bad, 2 never interacted with, 2 left without an event by the "
+        "filters, 8 kept\n" in ended.stdout
+    )
+    log = read_log(tmp_path / "out" / "interactions.parquet", tmp_path / "out" / "items.parquet")
+    assert len(log) == 24 and log.time.tolist() == sorted(list(range(8)) * 3)
+
+
+def test_a_missing_download_ends_with_one_sentence_that_says_where_it_is(tmp_path):
+    """In tests/data for every release."""
+    ended = prepare(tmp_path, f"{CONFIGS}/recthinker.py:cds_sparse", files=DOWNLOADS)
+    assert ended.returncode == 2 and not (tmp_path / "out").exists()
+    (sentence,) = ended.stderr.strip().splitlines()
+    assert str(tmp_path) in sentence and "/meta_CDs_and_Vinyl.json.gz downloaded" in sentence

@@ -19,8 +19,19 @@ def test_planted_rows_are_all_found_and_a_restored_state_goes_on(tmp_path):
     assert 0.05 < rows["most memory resident while preparing"]["ours"] < 1.0
 
 
+@pytest.mark.slow
+def test_bad_rows_that_the_papers_rules_would_drop_are_found_all_the_same(tmp_path):
+    rows = {row["name"]: row for row in prepare_data.measure(tmp_path, Size.of(60_000), True)}
+    bad = [row for name, row in rows.items() if name.startswith("bad rows")]
+    assert len(bad) == 8 and all(row["ours"] == row["peer"] > 0 for row in bad)
+    assert 0 < rows["events kept"]["ours"] < 6_000
+
+
 def test_a_reason_that_was_not_planted_is_a_row_too():
-    report = {"bad_rows": [{"reason": "other", "count": 3}, {"reason": "cut", "count": 1}]}
+    report = {
+        "interaction_rows": {"bad_rows": [{"reason": "other", "count": 3}]},
+        "item_rows": {"bad_rows": [{"reason": "cut", "count": 1}]},
+    }
     found = prepare_data.fault_rows(report, prepare_data.Counter(cut=2))
     assert [(row["name"], row["ours"], row["peer"]) for row in found] == [
         ("bad rows: cut", 1.0, 2),
