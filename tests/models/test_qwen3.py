@@ -1,7 +1,6 @@
 """One mask test over every way of running the policy, and what its options change."""
 
 import re
-from dataclasses import replace
 from functools import cache
 
 import jax
@@ -16,7 +15,6 @@ from agenticrec_jax.models.lora import LoraConfig, LoraParam, add_lora
 from agenticrec_jax.models.masks import Context
 from agenticrec_jax.models.qwen3 import (
     PANELS,
-    Qwen3,
     by_layer,
     segment_positions,
     with_panels,
@@ -111,31 +109,27 @@ def model(request):
     )
 
 
-@pytest.fixture
-def splash(monkeypatch):
-    """The same model with the TPU kernel, interpreted, however few the tokens; counts its uses."""
-    used = []
-
-    def fits(q, masks, context):
-        used.append(q.shape)
-        return context is None or masks.segments is None
-
-    monkeypatch.setattr(attention, "splash_fits", fits)
+@pytest.fixture(params=["splash", "blocks"])
+def kernel(request, monkeypatch):
+    """A model with the TPU kernel, interpreted, or with blocks of rows, however few the tokens; the
+    logits of plain attention; and what counts its uses."""
     changes = {"num_heads": 6, "num_kv_heads": 2, "head_dim": 10, "tie_word_embeddings": False}
-    return tiny_qwen3(**changes, scan_layers=True, attention="splash"), used
+    want, used = nnx.jit(dense)(tiny_qwen3(**changes, attention="xla"), rows()), []
+    if request.param == "splash":
 
+        def fits(q, masks, context):
+            used.append(q.shape)
+            return context is None or masks.segments is None
 
-@pytest.fixture
-def blocks(monkeypatch):
-    """The same model with attention over blocks of rows, however few; counts its uses."""
-    used, attend = [], attention._attend_in_blocks
+        monkeypatch.setattr(attention, "splash_fits", fits)
+        return tiny_qwen3(**changes, scan_layers=True, attention="splash"), want, used
+    attend = attention._attend_in_blocks
     monkeypatch.setattr(attention, "_BLOCK_SCORES", 1)
     monkeypatch.setattr(jax, "device_count", lambda: 1)
     monkeypatch.setattr(
         attention, "_attend_in_blocks", lambda *a: used.append(a[0].shape) or attend(*a)
     )
-    changes = {"num_heads": 6, "num_kv_heads": 2, "head_dim": 10, "tie_word_embeddings": False}
-    return tiny_qwen3(**changes), used
+    return tiny_qwen3(**changes), want, used
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -144,20 +138,8 @@ def test_changing_a_token_changes_nothing_before_it(way, model):
 
 
 @pytest.mark.parametrize("way", [dense, padded, packed, spliced, shared])
-def test_the_kernel_for_tpu_passes_the_mask_test(way, splash):
-    model, used = splash
-    plain = Qwen3(replace(model.config, attention="xla"), rngs=nnx.Rngs(0))
-    check_causality(way, model, nnx.jit(dense)(plain, rows()))
-    assert used
-
-
-@pytest.mark.parametrize("way", [padded, packed, shared])
-def test_blocks_of_rows_pass_the_mask_test(way, blocks, monkeypatch):
-    model, used = blocks
-    with monkeypatch.context() as whole:
-        whole.setattr(attention, "_BLOCK_SCORES", 10**9)
-        want = nnx.jit(dense)(model, rows())
-        assert not used
+def test_other_kernels_pass_the_mask_test(way, kernel):
+    model, want, used = kernel
     check_causality(way, model, want)
     assert used
 
@@ -179,14 +161,9 @@ def test_changing_a_token_changes_nothing_in_another_segment(model):
     check_segments(model)
 
 
-def test_the_kernel_for_tpu_keeps_segments_apart(splash):
-    check_segments(splash[0])
-
-
-def test_blocks_of_rows_keep_segments_apart(blocks):
-    model, used = blocks
-    check_segments(model)
-    assert used
+def test_other_kernels_keep_segments_apart(kernel):
+    check_segments(kernel[0])
+    assert kernel[2]
 
 
 def check_segments(model):

@@ -19,6 +19,7 @@ from agenticrec_jax.training.next_item import Objective
 from agenticrec_jax.training.sasrec import (
     SasrecTraining,
     fit_artifacts,
+    make_epoch,
     next_item_loss,
     packed_places,
     shuffled_batches,
@@ -158,6 +159,24 @@ def test_every_loss_learns_what_follows(follow_log, loss, negatives, epochs):
     states = user_states(model, [s[:-1] for s in sequences])
     ranks = catalogue_ranks(states, model.item_embeddings, np.array([s[-1] for s in sequences]))
     assert ndcg_at_k(ranks, 10) > 0.8  # by chance it is .11
+
+
+def test_the_rate_falls_in_a_line_to_a_twentieth_over_all_steps():
+    training = SasrecTraining(epochs=4, batch_size=10, learning_rate=0.2, decay=True)
+    assert training.decay_steps(25) == 4 * 3 and SasrecTraining().decay_steps(25) == 0
+    graphdef, params = nnx.split(Sasrec(SasrecConfig(5, 3, 8, 1, 2, 0.0), rngs=nnx.Rngs(0)))
+    constant, _ = make_epoch(graphdef, 0.2, 0.0, Objective())
+    falling, _ = make_epoch(graphdef, 0.2, 0.0, Objective(), decay_steps=12)
+    ones, states = jax.tree.map(jnp.ones_like, params), [None, None]
+    ratios = []
+    for step in range(13):
+        moved = []
+        for i, optimizer in enumerate((constant, falling)):
+            state = optimizer.init(params) if step == 0 else states[i]
+            updates, states[i] = optimizer.update(ones, state, params)
+            moved.append(float(jax.tree.leaves(updates)[0].ravel()[0]))
+        ratios.append(moved[1] / moved[0])
+    np.testing.assert_allclose(ratios, 1 - 0.95 * np.arange(13) / 12, rtol=1e-5)
 
 
 def test_packed_training_is_the_same_but_for_rounding(follow_log):
