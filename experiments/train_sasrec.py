@@ -5,7 +5,8 @@
 Artefacts A are fitted before the first policy sample and judged on the policy samples, artefacts B
 before the first valid sample and judged on valid and test; the workdir gets both, the frozen
 candidates and ``sasrec.json`` with the numbers. If the three NDCG@10 of SASRec differ much more
-than those of popularity, an artefact has seen what it is asked about.
+than those of popularity, an artefact has seen what it is asked about. Two more rows rank each
+target among all items: with those that the user took before kept, and with them masked.
 
 ``--loss`` chooses what SASRec is trained by. With ``--patience`` each user's last event before the
 end of the range is held out, and training stops by how it is ranked.
@@ -27,8 +28,9 @@ from agenticrec_jax.data.interactions import InteractionLog, read_log
 from agenticrec_jax.data.preparation import prepared_tables
 from agenticrec_jax.data.splits import FitRange, chronological_splits, prediction_samples
 from agenticrec_jax.errors import InputError
+from agenticrec_jax.evaluation.catalogue import catalogue_ranks
 from agenticrec_jax.evaluation.metrics import expected_metrics, ndcg_at_k, rank_of_target
-from agenticrec_jax.models.sasrec import SasrecConfig
+from agenticrec_jax.models.sasrec import SasrecConfig, user_states
 from agenticrec_jax.tools.artifacts import Artifacts
 from agenticrec_jax.training.metrics import Progress
 from agenticrec_jax.training.next_item import DRAWING, LOSSES, Objective
@@ -56,6 +58,7 @@ _PATIENCE = flags.DEFINE_integer(
 _NEGATIVES = flags.DEFINE_integer("negatives", 19, "Drawn candidates.", lower_bound=1)
 _CANDIDATE_SEED = flags.DEFINE_integer("candidate_seed", 0, "Seed of the candidates.")
 
+PARTS = ("policy", "valid", "test")
 SERVED = {"a": ("policy",), "b": ("valid", "test")}  # artefacts and the parts they are judged on
 
 
@@ -72,17 +75,20 @@ def main(argv: Sequence[str]) -> None:
     digest = write_candidates(workdir / "candidates.jsonl.gz", log, examples, seed=seed)
     print(f"{len(log)} events, {log.num_users} users, {log.num_items} items; candidates {digest}")
     chance = expected_metrics(_NEGATIVES.value + 1)["ndcg@10"]
-    rows = {"chance": dict.fromkeys(("policy", "valid", "test"), chance)}
+    rows, catalogue = {"chance": dict.fromkeys(PARTS, chance)}, {}
     for name, fit_range in (("a", splits.fit_range_a), ("b", splits.fit_range_b)):
         with app.phase(f"artefacts {name.upper()} on {fit_range.events} events"):
             artifacts = fit(log, fit_range, training)
         artifacts.save(workdir / f"artifacts_{name}", log)
         for part in SERVED[name]:
             judged = [example for example in examples if example.split == part]
-            for row, value in judge(log, artifacts, judged).items():
-                rows.setdefault(row, {})[part] = value
-    print_rows(rows)
-    record = {"ndcg@10": rows, "candidates": digest, "training": asdict(training)}
+            for table, judges in ((rows, judge), (catalogue, judge_in_catalogue)):
+                for row, value in judges(log, artifacts, judged).items():
+                    table.setdefault(row, {})[part] = value
+    print_rows(f"among {_NEGATIVES.value + 1} candidates", rows)
+    print_rows(f"among all {log.num_items} items", catalogue)
+    record = {"ndcg@10": rows, "catalogue_ndcg@10": catalogue}
+    record |= {"candidates": digest, "training": asdict(training)}
     record["phases"] = app.phase_records()
     (workdir / "sasrec.json").write_text(json.dumps(record, indent=1) + "\n")
 
@@ -129,12 +135,29 @@ def judge(
     return {name: ndcg_at_k(rank_of_target(s, target), 10) for name, s in scores.items()}
 
 
-def print_rows(rows: dict[str, dict[str, float]]) -> None:
-    """The table: one row a method, the parts side by side."""
-    print(f"{'NDCG@10':<12}{'policy (A)':>12}{'valid (B)':>12}{'test (B)':>12}")
+def judge_in_catalogue(
+    log: InteractionLog, artifacts: Artifacts, examples: Sequence[RankingExample]
+) -> dict[str, float]:
+    """NDCG@10 of SASRec among all items, those that the user took before kept, and masked."""
+    model = artifacts.seen_from(min(examples, key=lambda e: e.time)).sasrec_index.model
+    states = user_states(model, [example.history for example in examples])
+    targets = np.array([example.target for example in examples])
+    own = [log.events_of(example.user) for example in examples]
+    taken = [log.item[o[o < e.position]] for o, e in zip(own, examples, strict=True)]
+    seen = {"seen kept": None, "seen masked": taken}
+    ranks = {
+        name: catalogue_ranks(states, model.item_embeddings, targets, items)
+        for name, items in seen.items()
+    }
+    return {f"sasrec, {name}": ndcg_at_k(rank, 10) for name, rank in ranks.items()}
+
+
+def print_rows(among: str, rows: dict[str, dict[str, float]]) -> None:
+    """A table: one row a method, the parts side by side."""
+    print(f"NDCG@10 {among}")
+    print(f"{'':<20}{'policy (A)':>12}{'valid (B)':>12}{'test (B)':>12}")
     for name, row in rows.items():
-        cells = "".join(f"{row[part]:>12.4f}" for part in ("policy", "valid", "test"))
-        print(f"{name:<12}{cells}")
+        print(f"{name:<20}" + "".join(f"{row[part]:>12.4f}" for part in PARTS))
 
 
 if __name__ == "__main__":

@@ -73,7 +73,8 @@ def main(argv: Sequence[str]) -> None:
         found = {part: catalogue_ndcg(model, samples, part, _JUDGED.value) for part in JUDGED}
     for part, value in found.items():
         judged = min(counts[part], _JUDGED.value)
-        print(f"{part}: NDCG@10 {value:.4f} of {judged} samples among {len(item_ids)} items")
+        among = f"among {len(item_ids)} items, seen ones kept"
+        print(f"{part}: NDCG@10 {value:.4f} of {judged} samples {among}")
     metrics = {"ndcg@10": found, "training": record, "phases": app.phase_records()}
     (workdir / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
 

@@ -6,14 +6,17 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from agenticrec_jax.data.candidates import candidate_hash, read_candidates
 from agenticrec_jax.data.export import write_log
 from agenticrec_jax.data.interactions import read_log
+from agenticrec_jax.models.sasrec import user_states
 from agenticrec_jax.testing.synthetic import SyntheticConfig, synthetic_log
 from agenticrec_jax.tools.artifacts import Artifacts
 
+SEEN = ("sasrec, seen kept", "sasrec, seen masked")
 ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -43,17 +46,40 @@ def test_both_artefacts_are_fitted_and_judged_side_by_side(tables, tmp_path):
     lines = ended.stdout.splitlines()
     digest = candidate_hash(tmp_path / "out" / "candidates.jsonl.gz")
     assert f"candidates {digest}" in lines[0]
-    table = {line.split()[0]: line.split()[1:] for line in lines[-4:]}
-    assert table["NDCG@10"] == "policy (A) valid (B) test (B)".split()
+    table = {line[:20].strip(): line[20:].split() for line in lines[-9:]}
+    assert table["NDCG@10 among 20 can"] and lines[-4] == "NDCG@10 among all 50 items"
+    assert table[""] == "policy (A) valid (B) test (B)".split()
     assert table["chance"] == ["0.2272"] * 3
     record = json.loads((tmp_path / "out" / "sasrec.json").read_text())
-    for name in ("popularity", "sasrec"):
-        row = record["ndcg@10"][name]
+    printed = record["ndcg@10"] | record["catalogue_ndcg@10"]
+    assert list(printed) == ["chance", "popularity", "sasrec", *SEEN]
+    for name, row in printed.items():
         assert table[name] == [f"{row[part]:.4f}" for part in ("policy", "valid", "test")]
     assert record["candidates"] == digest
     objective = {"loss": "gbce", "negatives": 9, "calibration": 0.5}
     assert record["training"]["objective"] == objective and record["training"]["patience"] == 1
     _check_roles(log, tmp_path / "out")
+
+    _check_catalogue(log, tmp_path / "out", record["catalogue_ndcg@10"])
+
+
+def _check_catalogue(log, workdir, found):
+    """The rows of the test part, by brute force."""
+    artifacts = Artifacts.load(workdir / "artifacts_b", log)
+    examples = read_candidates(workdir / "candidates.jsonl.gz", log)
+    values = {"kept": [], "masked": []}
+    for example in (e for e in examples if e.split == "test"):
+        model = artifacts.seen_from(example).sasrec_index.model
+        state = user_states(model, [example.history])[0]
+        scores = np.asarray(model.item_embeddings) @ state
+        earlier = (log.user == example.user) & (np.arange(len(log)) < example.position)
+        hidden = np.setdiff1d(log.item[earlier], [example.target])
+        for name, left_out in (("kept", []), ("masked", hidden)):
+            rank = (np.delete(scores, left_out) >= scores[example.target]).sum()
+            values[name].append(1 / np.log2(1 + rank) if rank <= 10 else 0.0)
+    for name, value in values.items():
+        assert found[f"sasrec, seen {name}"]["test"] == pytest.approx(np.mean(value), abs=1e-6)
+    assert np.mean(values["masked"]) > np.mean(values["kept"]) > 0
 
 
 def _check_roles(log, workdir):
