@@ -60,9 +60,10 @@ _PRICE = flags.DEFINE_string("price_col", "price", "Column of prices.")
 _BRAND = flags.DEFINE_string("brand_col", "brand", "Column of brands.")
 _MEAN = flags.DEFINE_string("average_rating_col", "average_rating", "Column of mean ratings.")
 _DESCRIPTION = flags.DEFINE_string("description_col", "description", "Column of descriptions.")
+_YEAR = flags.DEFINE_string("year_col", "year", "Column of years.")
 
 _EVENT_FLAGS = (_USER, _ITEM, _TIME, _RATING)
-_ITEM_FLAGS = (_TITLE, _CATEGORIES, _PRICE, _BRAND, _MEAN, _DESCRIPTION)
+_ITEM_FLAGS = (_TITLE, _CATEGORIES, _PRICE, _BRAND, _MEAN, _DESCRIPTION, _YEAR)
 
 # What replaces a setting of the format: the fields of Preparation.
 flags.DEFINE_string("start", None, "First month or day kept, such as 2022-10 (UTC).")
@@ -142,6 +143,7 @@ def _own_log(interactions: str, items: str | None) -> RawLog:
             brand=(_BRAND.value,),
             average_rating=(_MEAN.value,),
             description=(_DESCRIPTION.value,),
+            year=(_YEAR.value,),
         ),
     )
     _check_columns(log.interactions, log.event_columns.names, _EVENT_FLAGS)

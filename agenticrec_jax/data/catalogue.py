@@ -43,8 +43,8 @@ _TAG = re.compile(r"<[^>]+>")
 class ItemColumns:
     """What a file calls the columns; of several names the first that has a value counts.
 
-    ``clean`` titles and descriptions have HTML entities and tags taken out. ``year`` is taken from
-    the end of titles such as ``Toy Story (1995)``.
+    ``clean`` titles and descriptions have HTML entities and tags taken out. With ``title_year`` a
+    year that no column has is taken from the end of titles such as ``Toy Story (1995)``.
     """
 
     item: str
@@ -54,12 +54,13 @@ class ItemColumns:
     brand: tuple[str, ...] = ()
     average_rating: tuple[str, ...] = ()
     description: tuple[str, ...] = ()
+    year: tuple[str, ...] = ()
     clean: bool = False
     title_year: bool = False
 
     @property
     def names(self) -> list[str]:
-        lists = [getattr(self, field.name) for field in fields(self)[1:7]]
+        lists = [getattr(self, field.name) for field in fields(self)[1:8]]
         return list(dict.fromkeys([self.item, *(name for names in lists for name in names)]))
 
 
@@ -88,7 +89,8 @@ def read_catalogue(
     """Reads the items of a file.
 
     ``code`` is the item's in ``codes``; where ``wanted(codes)`` is given, other items are left out.
-    A price or mean rating that is no finite number is unknown.
+    A price or mean rating that is no finite number is unknown, and so is a year that is no whole
+    number from 1 to 9999.
 
     Raises:
       InputError: if the file cannot be read or lacks the column of ids.
@@ -161,7 +163,7 @@ def _standard(columns: ItemColumns, frame: pl.DataFrame, code: np.ndarray) -> pl
         "brand": _first_known(frame, columns.brand, _stripped),
         "average_rating": _numbers(frame, columns.average_rating),
         "description": [text and text[:DESCRIPTION_LENGTH] for text in described],
-        "year": [_year(text) if columns.title_year else None for text in title],
+        "year": _years(frame, columns, title),
     }
     return pl.DataFrame(data, schema=SCHEMA)
 
@@ -185,6 +187,15 @@ def _numbers(frame: pl.DataFrame, names: Sequence[str]) -> pl.Series:
         number = number.set(~number.is_finite() | (number < 0), None)
         found = found.zip_with(found.is_not_null(), number)
     return found
+
+
+def _years(frame: pl.DataFrame, columns: ItemColumns, titles: Sequence[str | None]) -> pl.Series:
+    number = _numbers(frame, columns.year)
+    known = number.set((number % 1 != 0) | ~number.is_between(1, 9999), None).cast(pl.Int32)
+    if not columns.title_year:
+        return known
+    named = pl.Series([_year(title) for title in titles], dtype=pl.Int32)
+    return known.zip_with(known.is_not_null(), named)
 
 
 def _stripped(cell: str) -> str | None:

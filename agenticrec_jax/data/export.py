@@ -56,6 +56,7 @@ def _items_jsonl(items: Items) -> str:
             "brand": items.brand[code],
             "average_rating": float(items.average_rating[code]),
             "description": items.description[code],
+            "year": items.year[code],
         }
         known = {name: value for name, value in record.items() if _is_known(value)}
         lines.append(json.dumps(known, ensure_ascii=False) + "\n")

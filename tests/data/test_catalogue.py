@@ -54,6 +54,17 @@ def test_items_are_the_first_of_each_id_and_cells_are_read_by_their_columns(tmp_
     assert found.rows == 5 and found.listed.sum() == 3  # also those that are not wanted
 
 
+def test_a_year_is_the_columns_and_else_the_titles_if_that_is_asked(tmp_path):
+    years = ("1995", "2003.0", "", "199x", "1995.5", "0", "-4", "19950302", " 1986 ")
+    rows = [f"{n},Title (1900),{year}" for n, year in enumerate(years)]
+    (tmp_path / "i.csv").write_text("\n".join(["id,title,since", *rows]) + "\n")
+    known = {0: 1995, 1: 2003, 8: 1986}
+    for title_year, other in ((False, None), (True, 1900)):
+        columns = ItemColumns("id", ("title",), year=("since",), title_year=title_year)
+        table = read_catalogue(table_file(tmp_path / "i.csv"), columns, Codes(), Faults())
+        assert table.items["year"].to_list() == [known.get(n, other) for n in range(len(years))]
+
+
 def test_items_without_a_usable_title_or_a_price():
     titles = ["one two three", "one two", None, '<span id="t">x</span>']
     items = pl.DataFrame({"title": titles, "price": [None, 0.0, 2.5, None]})

@@ -64,6 +64,19 @@ def test_bad_rows_are_said_and_the_rest_is_written_for_the_other_programs(tmp_pa
     assert pl.read_parquet(out / "interactions.parquet")["rating"].unique().to_list() == [5]
 
 
+@pytest.mark.parametrize(("name", "flags"), [("year", ()), ("since", ("--year_col=since",))])
+def test_a_year_reaches_the_other_programs(tmp_path, name, flags):
+    write_tables(tmp_path)
+    items = [{"item_id": f"i{n}", "title": f"Title {n}"} for n in range(3)]
+    items[0][name], items[2][name] = 1995, "2003"
+    (tmp_path / "i.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    ended = prepare(tmp_path, "--user_col=who", *flags)
+    assert ended.returncode == 0, ended.stderr
+    assert "without year: 33.3%" in ended.stdout
+    log = read_log(tmp_path / "out" / "interactions.parquet", tmp_path / "out" / "items.parquet")
+    assert log.items.year == (1995, None, 2003)
+
+
 def test_a_column_that_is_not_there_is_named_with_its_flag(tmp_path):
     write_tables(tmp_path)
     ended = prepare(tmp_path, "--user_col=who", "--rating_col=stars")
