@@ -53,7 +53,8 @@ from experiments.benchmarks.figures import figure, publish
 
 BATCH = 128  # episodes that begin together
 EXACT, MISSPELT = 1.0, 10.0  # ms that a call may take
-WIDTH, QUERIES = 64, 8
+WIDTH, QUERIES, TITLES, CANDIDATES = 64, 8, 60, 20
+SEEDS = {"log": 0, "model": 0, "views": 1, "calls": 2, "titles": 3, "large table": 4}
 NEIGHBOURS = ToolOptions().neighbours
 CHUNK = 500_000  # rows of the large table that exist at once
 SLICE = "v5e:4x4"
@@ -61,7 +62,20 @@ SLICE = "v5e:4x4"
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    publish(measure, _JSON.value, packages=("rapidfuzz", "numpy"))
+    publish(measure, _JSON.value, packages=("rapidfuzz", "numpy"), settings=settings())
+
+
+def settings() -> dict:
+    """The sizes and seeds that the figures are of."""
+    asked = {"items": _ITEMS, "users": _USERS, "calls": _CALLS, "rows": _ROWS}
+    return {name: flag.value for name, flag in asked.items()} | {
+        "views at a time": BATCH,
+        "candidates": CANDIDATES,
+        "misspelt titles": TITLES,
+        "width": WIDTH,
+        "queries": QUERIES,
+        "seeds": SEEDS,
+    }
 
 
 def measure() -> list[dict]:
@@ -72,7 +86,7 @@ def measure() -> list[dict]:
     counts = fit_statistics(log, fit_range)
     config = SasrecConfig(items=log.num_items, width=WIDTH)
     start = time.perf_counter()
-    index = index_users(Sasrec(config, rngs=nnx.Rngs(0)), log, fit_range)
+    index = index_users(Sasrec(config, rngs=nnx.Rngs(SEEDS["model"])), log, fit_range)
     rows = [figure("index of users and nearest items, made once", "s", _since(start))]
     artifacts = Artifacts(counts, index, fit_range)
     start = time.perf_counter()
@@ -90,10 +104,10 @@ def measure() -> list[dict]:
 
 def made_up_log(items: int, users: int) -> InteractionLog:
     """Popularity by a Zipf law, eight events a user; the synthetic log's titles, and prices."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(SEEDS["log"])
     size = SyntheticConfig(users=20, items=items, brands=200)
     prices = rng.uniform(1, 99, items).astype(np.float32)
-    catalogue = dataclasses.replace(synthetic_log(size, seed=0).items, price=prices)
+    catalogue = dataclasses.replace(synthetic_log(size, seed=SEEDS["log"]).items, price=prices)
     weight = rng.permutation(1.0 / np.arange(1, items + 1) ** 0.8)
     item = rng.choice(items, 8 * users, p=weight / weight.sum())
     when = START + DAY * np.sort(rng.integers(0, 600, 8 * users))
@@ -102,12 +116,12 @@ def made_up_log(items: int, users: int) -> InteractionLog:
 
 
 def as_asked(log: InteractionLog, now: int, count: int) -> list[AsOfView]:
-    """Views of different users after the log's end, with 20 random candidates each."""
-    rng = np.random.default_rng(1)
+    """Views of different users after the log's end, with ``CANDIDATES`` random candidates each."""
+    rng = np.random.default_rng(SEEDS["views"])
     views = []
     for user in rng.choice(log.num_users, count, replace=False).tolist():
         past = tuple(log.item[log.events_of(user)][-10:].tolist())
-        drawn = tuple(rng.choice(log.num_items, 20, replace=False).tolist())
+        drawn = tuple(rng.choice(log.num_items, CANDIDATES, replace=False).tolist())
         example = RankingExample(user, user, len(log), now, past, drawn, drawn[0], "test")
         views.append(AsOfView(log, example))
     return views
@@ -143,7 +157,7 @@ def arguments_of(schema: dict, view: AsOfView, rng: np.random.Generator) -> Iter
 
 def tool_rows(box: Toolbox, views: Sequence[AsOfView]) -> list[dict]:
     """Median and 95th percentile of every tool's calls, each way to ask, in milliseconds."""
-    rng, taken = np.random.default_rng(2), {}
+    rng, taken = np.random.default_rng(SEEDS["calls"]), {}
     box.prepare(views[:BATCH])  # compiles
     for start in range(0, len(views), BATCH):
         batch = views[start : start + BATCH]
@@ -166,9 +180,9 @@ def tool_rows(box: Toolbox, views: Sequence[AsOfView]) -> list[dict]:
     ]
 
 
-def title_rows(log: InteractionLog, count: int = 60) -> list[dict]:
+def title_rows(log: InteractionLog, count: int = TITLES) -> list[dict]:
     """A misspelt title's look-up alone beside a comparison with every title, and what it finds."""
-    rng, titles = np.random.default_rng(3), log.items.title_key
+    rng, titles = np.random.default_rng(SEEDS["titles"]), log.items.title_key
     index, pool = title_index(log.items.undated), dict(enumerate(titles))
     meant = [titles[row] for row in rng.integers(len(titles), size=count)]
     texts = [misspelt(title, rng) for title in meant]
@@ -216,7 +230,7 @@ def large_rows(size: int) -> list[dict]:
 
 
 def _scores(size: int) -> Iterator[np.ndarray]:
-    rng = np.random.default_rng(4)
+    rng = np.random.default_rng(SEEDS["large table"])
     queries = rng.standard_normal((QUERIES, WIDTH), np.float32)
     for start in range(0, size, CHUNK):
         yield queries @ rng.standard_normal((min(CHUNK, size - start), WIDTH), np.float32).T

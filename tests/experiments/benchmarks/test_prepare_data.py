@@ -1,5 +1,7 @@
 """The benchmark of preparing on few reviews: what it counts, and the memory that it watches."""
 
+import json
+import pathlib
 import sys
 
 import pytest
@@ -7,6 +9,8 @@ import pytest
 from agenticrec_jax.errors import InputError
 from experiments.benchmarks import prepare_data
 from experiments.benchmarks.amazon_reviews import Size
+
+COMMITTED = pathlib.Path(prepare_data.__file__).parent / "results" / "prepare_data.json"
 
 
 @pytest.mark.slow
@@ -49,3 +53,16 @@ def test_memory_is_the_childs_at_its_highest():
     assert taken[1]["peak"] - taken[0]["peak"] == pytest.approx(0.2, rel=0.05)
     with pytest.raises(InputError, match="ended with status 3"):
         prepare_data.watched([sys.executable, "-c", "raise SystemExit(3)"])
+
+
+def test_the_committed_figures_are_within_their_bounds():
+    """20 million reviews in at most 4 GB; every planted row and every sample is found."""
+    rows = {row["name"]: row for row in json.loads(COMMITTED.read_text())["rows"]}
+    bounds = {name: row["bound"] for name, row in rows.items() if row["bound"] is not None}
+    memory, same = "most memory resident while preparing", "samples the same from a restored state"
+    assert bounds == {memory: 4, same: 1} and prepare_data.MEMORY == 4
+    assert rows[memory]["unit"] == "GB" and 0 < rows[memory]["ours"] <= 4
+    assert rows[same]["ours"] == 1
+    assert rows["reviews read"]["ours"] >= 20e6
+    bad = [row for name, row in rows.items() if name.startswith("bad rows")]
+    assert len(bad) == 8 and all(row["ours"] == row["peer"] > 0 for row in bad)
