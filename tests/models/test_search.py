@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from agenticrec_jax.models import search
 from agenticrec_jax.models.search import (
     MANY,
     SEARCHED,
@@ -12,6 +13,8 @@ from agenticrec_jax.models.search import (
     top_k,
     unit_rows,
 )
+
+PLATFORMS = [("tpu", MANY + 10, 0.9), ("tpu", MANY + 9, None), ("gpu", MANY + 10, None)]
 
 
 @pytest.mark.parametrize(("size", "k"), [(7, 7), (50, 3), (200, 64)])
@@ -71,6 +74,28 @@ def test_only_a_tpu_searches_a_large_table_approximately():
         traced = top_k.trace(jax.ShapeDtypeStruct((2, 4), jnp.float32), large, 5, None, recall)
         text = traced.lower(lowering_platforms=("tpu",)).as_text()
         assert ("ApproxTopK" in text or "PartialReduce" in text) == used
+
+
+@pytest.mark.parametrize("count", [3, MANY])
+@pytest.mark.parametrize(("platform", "rows", "target"), PLATFORMS)
+def test_a_search_in_pieces_has_the_tables_recall_target(
+    monkeypatch, platform, rows, target, count
+):
+    """The operation is in what is traced, with its target, in every piece."""
+    targets = []
+
+    def traced_too(*args, **kwargs):
+        equations = top_k.trace(*args, **kwargs).jaxpr.eqns
+        found = [eqn.params for eqn in equations if eqn.primitive.name == "approx_top_k"]
+        targets.append([(of["k"], of["recall_target"]) for of in found])
+        return top_k(*args, **kwargs)
+
+    monkeypatch.setattr(search, "LARGE", MANY + 10)
+    monkeypatch.setattr(search, "RECALL", 0.9)  # not that which JAX takes if it is given none
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    monkeypatch.setattr(search, "top_k", traced_too)
+    searched(np.ones((SEARCHED + 1, 4), np.float32), jnp.ones((rows, 4)), count)
+    assert targets == 2 * [[(count, target)] if target else []]
 
 
 def test_an_approximate_search_of_a_small_table_on_this_machine_is_exact():
