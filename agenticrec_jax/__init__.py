@@ -4,13 +4,23 @@ import importlib
 
 _LAZY = {
     "fit_sasrec": "agenticrec_jax.training.recommender",
+    "load_adapters": "agenticrec_jax.models.peft",
     "load_policy": "agenticrec_jax.models.hf",
     "load_sample": "agenticrec_jax.data.samples",
     "read_log": "agenticrec_jax.data.interactions",
+    "save_adapters": "agenticrec_jax.models.peft",
     "save_policy": "agenticrec_jax.models.hf",
 }
 
-__all__ = ["fit_sasrec", "load_policy", "load_sample", "read_log", "save_policy"]
+__all__ = [
+    "fit_sasrec",
+    "load_adapters",
+    "load_policy",
+    "load_sample",
+    "read_log",
+    "save_adapters",
+    "save_policy",
+]
 
 
 def __getattr__(name: str):
