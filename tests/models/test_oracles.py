@@ -23,11 +23,13 @@ pytestmark = pytest.mark.usefixtures("optimised")
 
 def test_every_kind_of_checkpoint_has_its_oracle():
     assert NAMES == [
+        "tiny_llama",
         "tiny_llama3_rope",
         "tiny_llama_bias",
         "tiny_qwen2_gqa7",
         "tiny_qwen2_yarn",
         "tiny_qwen3",
+        "tiny_qwen3_bias",
         "tiny_qwen3_untied_hd24",
         "tiny_qwen3_yarn_mscale",
     ]

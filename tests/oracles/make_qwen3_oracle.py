@@ -6,7 +6,8 @@ Not run by any test: the files beside it are committed. To make them again::
     python tests/oracles/make_qwen3_oracle.py tests/oracles/tiny_qwen3 \
         tests/oracles/tiny_qwen3_untied_hd24 tests/oracles/tiny_qwen2_gqa7 \
         tests/oracles/tiny_llama_bias tests/oracles/tiny_llama3_rope \
-        tests/oracles/tiny_qwen2_yarn tests/oracles/tiny_qwen3_yarn_mscale
+        tests/oracles/tiny_qwen2_yarn tests/oracles/tiny_qwen3_yarn_mscale \
+        tests/oracles/tiny_llama tests/oracles/tiny_qwen3_bias
 
 A directory without ``config.json`` is first filled with a random model of the recipe of its name.
 ``oracle.safetensors`` then gets: input_ids [2, T] (row 1 left-padded), attention_mask,
@@ -52,6 +53,38 @@ RECIPES = {
         "num_key_value_heads": 2,
         "head_dim": 12,
         "rope_parameters": {"rope_theta": 2e4, "rope_type": "default"},
+        "rms_norm_eps": 1e-5,
+        "attention_bias": True,
+        "tie_word_embeddings": False,
+        "max_position_embeddings": 128,
+        "initializer_range": 0.2,
+    },
+    # A Llama without biases and with plain rope: Llama 2's, and SmolLM2's with tied embeddings.
+    "tiny_llama": {
+        "model_type": "llama",
+        "vocab_size": 96,
+        "hidden_size": 48,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 3,
+        "rope_parameters": {"rope_theta": 3e3, "rope_type": "default"},
+        "rms_norm_eps": 1e-4,
+        "tie_word_embeddings": True,
+        "max_position_embeddings": 128,
+        "initializer_range": 0.2,
+    },
+    # A Qwen3 with attention_bias: q/k norm over biased projections, and a biased output.
+    "tiny_qwen3_bias": {
+        "model_type": "qwen3",
+        "vocab_size": 96,
+        "hidden_size": 40,
+        "intermediate_size": 56,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "head_dim": 10,
+        "rope_parameters": {"rope_theta": 7e3, "rope_type": "default"},
         "rms_norm_eps": 1e-5,
         "attention_bias": True,
         "tie_word_embeddings": False,
