@@ -292,13 +292,20 @@ def _devices_by_process(mesh: Mesh) -> np.ndarray:
 def to_host(array: Array) -> np.ndarray:
     """The whole of an array on every host, gathered first if it is spread over processes.
 
-    An array keeps what was read of it for as long as it lives, so it is a copy that is read.
+    An array keeps what was read of it for as long as it lives, so what is read is a copy, of one
+    device's part at a time.
     """
     if not isinstance(array, jax.Array):
         return np.asarray(array)
     if not array.is_fully_addressable:
         return np.asarray(multihost_utils.process_allgather(array, tiled=True))
-    return np.asarray(jnp.copy(array))
+    parts = [shard for shard in array.addressable_shards if shard.replica_id == 0]
+    if len(parts) == 1:
+        return np.asarray(jnp.copy(parts[0].data))
+    whole = np.empty(array.shape, array.dtype)
+    for part in parts:
+        whole[part.index] = jnp.copy(part.data)
+    return whole
 
 
 def own_rows(array: Array) -> np.ndarray:

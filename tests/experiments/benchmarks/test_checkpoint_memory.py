@@ -13,7 +13,7 @@ from experiments.benchmarks.shapes import QWEN3
 
 @pytest.mark.slow
 def test_loading_and_saving_take_less_than_all_at_once():
-    sizes = {"vocab_size": 32000, "hidden_size": 512, "intermediate_size": 2048, "num_layers": 6}
+    sizes = {"vocab_size": 16000, "hidden_size": 512, "intermediate_size": 2048, "num_layers": 6}
     heads = {"num_heads": 12, "num_kv_heads": 4, "head_dim": 64}
     small = dataclasses.replace(QWEN3["Qwen3-0.6B"], **sizes, **heads)
     size, files, *loads_and_saves = checkpoint_memory.measure(small)
