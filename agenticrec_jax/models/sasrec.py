@@ -27,7 +27,12 @@ PAD = -1  # marks an empty place in a window of item codes; windows are filled f
 
 @dataclass(frozen=True)
 class SasrecConfig:
-    """Size of the model: ``items`` in the catalogue, windows of ``max_length`` item codes."""
+    """Size of the model: ``items`` in the catalogue, windows of ``max_length`` item codes.
+
+    ``embedding_norm`` puts a LayerNorm over the sum of an item's and its place's embedding, as
+    BERT4Rec's code does; without it the item's is scaled by the root of ``width``, as in the
+    paper's own.
+    """
 
     items: int
     max_length: int = 10
@@ -35,6 +40,7 @@ class SasrecConfig:
     blocks: int = 2
     heads: int = 2
     dropout: float = 0.5
+    embedding_norm: bool = False
 
 
 class Block(nnx.Module):
@@ -84,6 +90,8 @@ class Sasrec(nnx.Module):
         normal = nnx.initializers.normal(0.02)
         self.items = nnx.Embed(config.items, config.width, embedding_init=normal, rngs=rngs)
         self.places = nnx.Embed(config.max_length, config.width, embedding_init=normal, rngs=rngs)
+        normed = config.embedding_norm
+        self.embedding_norm = nnx.LayerNorm(config.width, rngs=rngs) if normed else None
         self.dropout = nnx.Dropout(config.dropout)
         self.blocks = nnx.List([Block(config, rngs=rngs) for _ in range(config.blocks)])
         self.norm = nnx.LayerNorm(config.width, rngs=rngs)
@@ -104,7 +112,10 @@ class Sasrec(nnx.Module):
         if key is not None:
             keys = list(jax.random.split(key, len(self.blocks) + 1))
         x = self.items(jnp.where(valid, windows, 0)) * valid[..., None]
-        x = x * self.config.width**0.5 + self.places.embedding[-length:]
+        if self.embedding_norm is None:
+            x = x * self.config.width**0.5 + self.places.embedding[-length:]
+        else:
+            x = self.embedding_norm(x + self.places.embedding[-length:])
         x = self.dropout(x, deterministic=key is None, rngs=keys[0])
         causal = jnp.tril(jnp.ones((length, length), bool))
         mask = (causal & valid[:, None, :])[:, None]

@@ -90,7 +90,8 @@ def fit_sasrec(
 
     Args:
       log: its users' events; see `data.interactions.read_log`.
-      config: sizes, by default those of `SasrecConfig` for the log's catalogue.
+      config: sizes, by default those of `SasrecConfig` for the log's catalogue, with the norm of
+        embeddings on.
       training: schedule and loss; by default at most 200 epochs of the softmax over the catalogue.
       on_epoch: see `training.sasrec.train_sasrec`.
 
@@ -98,6 +99,7 @@ def fit_sasrec(
       InputError: if no user has three events.
     """
     fit_range = FitRange(int(log.time[-1]) + 1, len(log))
+    config = config or SasrecConfig(log.num_items, embedding_norm=True)
     options = {"config": config, "training": training, "on_epoch": on_epoch}
     model = train_sasrec(log, fit_range, **options)
     return Recommender(model, log.items.item_id, fit_range)

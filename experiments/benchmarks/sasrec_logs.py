@@ -104,7 +104,7 @@ def fit(log: InteractionLog, fit_range: FitRange, seed: int) -> tuple[Sasrec, in
         objective=Objective() if full else Objective("sampled_softmax", negatives=512),
         seed=seed,
     )
-    options = {"config": SasrecConfig(log.num_items, dropout=0.5)}
+    options = {"config": SasrecConfig(log.num_items, dropout=0.5, embedding_norm=True)}
     stopped = []
     train_sasrec(
         log, fit_range, training=training, on_epoch=lambda *now: stopped.append(now[0]), **options

@@ -26,10 +26,11 @@ from agenticrec_jax.testing.synthetic import SyntheticConfig, synthetic_log
 CONFIG = SasrecConfig(items=23, max_length=6, width=12, blocks=2, heads=3, dropout=0.3)
 
 
-@pytest.fixture(scope="module")
-def model():
+@pytest.fixture(scope="module", params=[False, True], ids=["scaled", "normed"])
+def model(request):
     """A model with large weights, so that attention is far from uniform."""
-    graphdef, params = nnx.split(Sasrec(CONFIG, rngs=nnx.Rngs(4)))
+    config = dataclasses.replace(CONFIG, embedding_norm=request.param)
+    graphdef, params = nnx.split(Sasrec(config, rngs=nnx.Rngs(4)))
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(5), len(leaves))
     leaves = [
@@ -71,7 +72,11 @@ def _oracle(model, history):
     state = jax.tree.map(lambda x: np.asarray(x, np.float64), nnx.to_pure_dict(nnx.state(model)))
     config = model.config
     places = state["places"]["embedding"][-len(history) :]
-    x = state["items"]["embedding"][list(history)] * np.sqrt(config.width) + places
+    x = state["items"]["embedding"][list(history)]
+    if config.embedding_norm:
+        x = _norm(x + places, state["embedding_norm"])
+    else:
+        x = x * np.sqrt(config.width) + places
     for block in state["blocks"].values():
         x = x + _attend(_norm(x, block["attention_norm"]), block, config.heads)
         hidden = _gelu(_linear(_norm(x, block["feed_norm"]), block["feed_in"]))
@@ -173,7 +178,7 @@ def test_a_saved_model_comes_back_with_its_range(model, tmp_path):
     save_sasrec(tmp_path, model, ids, FitRange(77, 5))
     loaded, fit_range = load_sasrec(tmp_path, ids)
     assert fit_range == FitRange(77, 5)
-    assert loaded.config == CONFIG
+    assert loaded.config == model.config
     histories = [(1, 2), (3,)]
     np.testing.assert_array_equal(user_states(model, histories), user_states(loaded, histories))
 
