@@ -8,10 +8,11 @@ the ``position`` of each event in its user's order has no time that users share:
 last event is judged, and all but the last two are fitted on. Histories are the ten events before,
 candidates those of ``data.candidates``; of more samples than ``--examples`` a seed draws some.
 
-All three are fitted on the same events. SASRec is the same everywhere and chooses nothing on what
-it is judged by: how many epochs it takes is found by stopping early, with each user's last event
-among those held out, and then it is fitted on all of them. Its loss is the softmax over the
-catalogue, or with more than ``FULL`` items over 512 drawn ones. Counts tie, most of all at 0 where
+All three are fitted on the same events. SASRec chooses nothing on what it is judged by. With each
+user's last event among those held out it stops early at every weight decay of ``DECAYS``; the one
+that ranks these events best among 19 items that the user did not take, and its number of epochs,
+are those of the fit on all events. Its loss is the softmax over the catalogue, or with more than
+``FULL`` items over 512 drawn ones. Counts tie, most of all at 0 where
 nobody took an item, and SASRec's scores do not: so ties are broken by chance here. Against the
 target, as everywhere else, SASRec would gain by every target that nobody knows.
 
@@ -37,9 +38,16 @@ from agenticrec_jax.data.interactions import InteractionLog, make_log, read_item
 from agenticrec_jax.data.splits import FitRange, Sample, chronological_splits, prediction_samples
 from agenticrec_jax.data.tables import read_table
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.evaluation.metrics import ndcg_values, rank_of_target
+from agenticrec_jax.evaluation.catalogue import draw_unseen, sampled_ranks
+from agenticrec_jax.evaluation.metrics import ndcg_at_k, ndcg_values, rank_of_target
 from agenticrec_jax.evaluation.significance import paired_difference
-from agenticrec_jax.models.sasrec import Sasrec, SasrecConfig, candidate_scores
+from agenticrec_jax.models.sasrec import (
+    Sasrec,
+    SasrecConfig,
+    candidate_scores,
+    fitted_sequences,
+    user_states,
+)
 from agenticrec_jax.training.next_item import Objective
 from agenticrec_jax.training.sasrec import SasrecTraining, train_sasrec
 from experiments import app
@@ -53,7 +61,8 @@ LOGS = (
     "ml-1m_late",
 )
 FULL = 10_000
-EPOCHS, PATIENCE = 200, 15
+EPOCHS, PATIENCE, DECAYS = 200, 15, (0.1, 1.0, 3.0)
+HELD_OUT = 5000  # users whose last events decide, at most
 VALID, TEST = 10**6, 10**6 + 1  # the times of a user's last two events where there are only orders
 
 
@@ -94,25 +103,40 @@ def draw(log: InteractionLog, samples: list[Sample], most: int) -> list[RankingE
     return draw_candidates(log, [samples[i] for i in chosen], seed=0, split="test")
 
 
-def fit(log: InteractionLog, fit_range: FitRange, seed: int) -> tuple[Sasrec, int]:
-    """SASRec and its epochs: as many as stop early by last events, then again with those learnt."""
-    full = log.num_items <= FULL
-    training = SasrecTraining(
-        epochs=EPOCHS,
-        patience=PATIENCE,
-        packed=True,
-        objective=Objective() if full else Objective("sampled_softmax", negatives=512),
-        seed=seed,
+def fit(log: InteractionLog, fit_range: FitRange, seed: int) -> tuple[Sasrec, SasrecTraining]:
+    """SASRec and how it was trained: as is best with last events held out, with those learnt."""
+    objective = Objective()
+    if log.num_items > FULL:
+        objective = Objective("sampled_softmax", negatives=512)
+    stopping = SasrecTraining(
+        epochs=EPOCHS, patience=PATIENCE, packed=True, objective=objective, seed=seed
     )
-    options = {"config": SasrecConfig(log.num_items, dropout=0.5, embedding_norm=True)}
-    stopped = []
-    train_sasrec(
-        log, fit_range, training=training, on_epoch=lambda *now: stopped.append(now[0]), **options
-    )
-    patient = len(stopped) < EPOCHS  # it ended PATIENCE epochs after the best, not at the last
-    epochs = max(1, len(stopped) - PATIENCE) if patient else EPOCHS
-    again = dataclasses.replace(training, epochs=epochs, patience=0)
-    return train_sasrec(log, fit_range, training=again, **options), epochs
+    config = SasrecConfig(log.num_items, heads=1, dropout=0.5, embedding_norm=True)
+    tried = []
+    for decay in DECAYS:
+        training, epochs = dataclasses.replace(stopping, weight_decay=decay), []
+        model = train_sasrec(
+            log,
+            fit_range,
+            config=config,
+            training=training,
+            on_epoch=lambda epoch, *_, epochs=epochs: epochs.append(epoch),
+        )
+        patient = len(epochs) < EPOCHS  # it ended PATIENCE epochs after the best, not at the last
+        best = max(1, len(epochs) - PATIENCE) if patient else EPOCHS
+        again = dataclasses.replace(training, epochs=best, patience=0)
+        tried.append((held_out_ndcg(model, log, fit_range), again))
+    training = max(tried, key=lambda one: one[0])[1]
+    return train_sasrec(log, fit_range, config=config, training=training), training
+
+
+def held_out_ndcg(model: Sasrec, log: InteractionLog, fit_range: FitRange) -> float:
+    """NDCG@10 of users' last events in the range, each among 19 items that they did not take."""
+    sequences = [s for s in fitted_sequences(log, fit_range).values() if len(s) > 2][:HELD_OUT]
+    negatives = draw_unseen(sequences, log.num_items, 19, seed=0)
+    states = user_states(model, [s[:-1] for s in sequences])
+    targets = np.array([s[-1] for s in sequences])
+    return ndcg_at_k(sampled_ranks(states, model.item_embeddings, targets, negatives), 10)
 
 
 def ranks_by_chance(scores: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -126,7 +150,7 @@ def row_of(directory: pathlib.Path, most: int, seed: int) -> dict:
     log, samples, fit_range = prepare(directory)
     examples = draw(log, samples, most)
     start, cpu = time.perf_counter(), time.process_time()
-    model, epochs = fit(log, fit_range, seed)
+    model, training = fit(log, fit_range, seed)
     took = {"seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu}
     histories = [example.history for example in examples]
     scores = {
@@ -154,7 +178,8 @@ def row_of(directory: pathlib.Path, most: int, seed: int) -> dict:
         "better_other": best,
         "difference": [round(float(x), 4) for x in difference],
         "above": difference.low > 0,
-        "epochs": epochs,
+        "epochs": training.epochs,
+        "weight_decay": training.weight_decay,
         "fit": {name: round(x, 1) for name, x in took.items()},
     }
 

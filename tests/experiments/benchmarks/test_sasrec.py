@@ -1,14 +1,11 @@
 """The benchmark's protocol on made-up events: what is taught, what is asked, what figures stand."""
 
-import gzip
-
 import numpy as np
 import pytest
 
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.models.sasrec import PAD
 from experiments.benchmarks import sasrec
-from experiments.benchmarks.sasrec_logs import TEST, VALID, prepare, ranks_by_chance
 
 
 @pytest.fixture(scope="module")
@@ -72,34 +69,3 @@ def test_figures_stand_beside_those_of_the_peers(sequences, monkeypatch):
 def test_a_missing_file_is_refused():
     with pytest.raises(InputError, match="flag --data: found no file 'none', expected ml-100k"):
         sasrec.read_sequences("none")
-
-
-def test_an_ordered_log_holds_out_the_last_two_events_of_each_user(tmp_path):
-    items = "\n".join(f'{{"item_id": "{n}", "title": ""}}' for n in range(9))
-    (tmp_path / "items.jsonl.gz").write_bytes(gzip.compress(items.encode()))
-    rows = [
-        ("a", 3, 2),
-        ("b", 5, 0),
-        ("a", 1, 0),
-        ("a", 2, 1),
-        ("b", 6, 1),
-        ("b", 7, 2),
-        ("a", 4, 3),
-    ]
-    text = "user_id,item_id,rating,timestamp,position\n"
-    text += "\n".join(f"{user},{item},,,{place}" for user, item, place in rows)
-    (tmp_path / "interactions.csv.gz").write_bytes(gzip.compress(text.encode()))
-    log, samples, fit_range = prepare(tmp_path)
-    assert (fit_range.end_time, fit_range.events) == (VALID, 3)
-    assert sorted(log.item[:3].tolist()) == [1, 2, 5]
-    found = {log.user_ids[s.user]: (s.history, s.target, s.time) for s in samples}
-    assert found == {"a": ((1, 2, 3), 4, TEST), "b": ((5, 6), 7, TEST)}
-
-
-def test_equal_scores_are_ordered_by_chance():
-    scores = np.repeat([[0.0, 0.0, 0.0, 5.0, -1.0]], 6000, axis=0)
-    ranks = ranks_by_chance(scores, np.zeros(6000, int))
-    counts = np.bincount(ranks, minlength=6)
-    assert counts[[0, 1, 5]].sum() == 0
-    np.testing.assert_allclose(counts[2:5] / 6000, 1 / 3, atol=0.03)
-    assert ranks_by_chance(scores, np.full(6000, 3)).max() == 1
