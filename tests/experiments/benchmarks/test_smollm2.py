@@ -100,6 +100,8 @@ def test_the_committed_figures_are_within_their_bounds():
     asked |= {f"decode, batch {batch}": 1.5 for batch in (1, 8)}
     for name, least in asked.items():
         assert rows[name]["bound"] == pytest.approx(least * rows[name]["peer"], rel=1e-4)
+    bare = rows["forward and backward of the bare model"]
+    assert bare["ours"] >= 0.9 * bare["peer"]
     for row in rows.values():
         if row["unit"] == "millionths":
             assert row["ours"] <= row["bound"], row
