@@ -1,11 +1,17 @@
 """The benchmark's protocol on made-up events: what is taught, what is asked, what figures stand."""
 
+import json
+import pathlib
+
 import numpy as np
 import pytest
 
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.models.sasrec import PAD
 from experiments.benchmarks import sasrec
+
+
+COMMITTED = pathlib.Path(sasrec.__file__).parent / "results" / "sasrec.json"
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +70,22 @@ def test_figures_stand_beside_those_of_the_peers(sequences, monkeypatch):
     assert found["full ranking: CPU", "torch 0"]["peer"] == 3.0
     assert found["pass: wall", "recbole 9 on torch 0"]["peer"] == 2.0
     assert found["NDCG@10, seen kept, after 2 epochs of recbole 9 on torch 0", None]["ours"] == 50.0
+
+
+def test_the_committed_figures_are_within_their_bounds_but_for_one():
+    """Which docs/design.md names, too."""
+    found = json.loads(COMMITTED.read_text())
+    assert found["settings"]["seeds"] == 3 and found["settings"]["config"]["max_length"] == 50
+    rows = [row for row in found["rows"] if row["bound"] is not None]
+    bounds = {row["name"]: row["bound"] for row in rows}
+    quality = {f"trained: {name}": bound for name, bound in sasrec.BOUNDS.items()}
+    assert list(quality.values()) == [6.4, 10.6, 73.0, 45.5]
+    most = {"trained: wall": 60.0, "pass: wall": 0.6, "full ranking: wall": 0.1}
+    assert bounds == quality | most | {"targets of a pass": 38_762}
+    short = [r["name"] for r in rows if r["name"] in quality and r["ours"] < r["bound"]]
+    assert short == ["trained: NDCG@10, seen kept"]
+    assert all(row["ours"] <= row["bound"] for row in rows if row["name"] in most)
+    assert all(row["ours"] > row["peer"] for row in rows if row["name"] in quality)
 
 
 def test_a_missing_file_is_refused():
