@@ -10,7 +10,6 @@ from agenticrec_jax.errors import InputError
 from agenticrec_jax.models.sasrec import PAD
 from experiments.benchmarks import sasrec
 
-
 COMMITTED = pathlib.Path(sasrec.__file__).parent / "results" / "sasrec.json"
 
 
