@@ -1,8 +1,8 @@
 """The RecBole side of ``experiments.benchmarks.sasrec`` (see ``peer_loop``).
 
 ``PYTHON sasrec_recbole.py THREADS`` needs recbole 1.2.1 and numpy below 2. Its SASRec has the same
-sizes and its defaults otherwise, a softmax over the catalogue, and its own augmentation: every event
-after the first of a user's training part is the target of a sample of its own.
+sizes and its defaults otherwise, a softmax over the catalogue, and its own augmentation: every
+event after the first of a user's training part is the target of a sample of its own.
 """
 
 import os
