@@ -166,6 +166,8 @@ def _check_columns(
 ) -> None:
     """A column that a flag names is there; one that no flag names need not be."""
     named = {flag.value: flag.name for flag in named_by if flag.present}
+    if "" in named:
+        raise InputError(f"flag --{named['']}: found nothing, expected the name of a column")
     names = column_names(file)
     if names is None:
         lost, expected = valueless(file, columns, list(named)), "it with a value in some line"

@@ -17,6 +17,7 @@ from jaxtyping import Bool
 from agenticrec_jax.data.blocks import Block, TableFile, column_names, read_blocks
 from agenticrec_jax.data.events import Codes, first_of_each
 from agenticrec_jax.data.faults import Faults
+from agenticrec_jax.data.interactions import is_year
 from agenticrec_jax.data.tables import LIST_SEPARATOR
 from agenticrec_jax.errors import InputError
 
@@ -86,7 +87,7 @@ def read_catalogue(
     faults: Faults,
     wanted: Callable[[np.ndarray], Bool[np.ndarray, "rows"]] | None = None,
 ) -> ItemTable:
-    """Reads the items of a file.
+    """Reads the items of a file, whose bad rows are all that ``faults`` has.
 
     ``code`` is the item's in ``codes``; where ``wanted(codes)`` is given, other items are left out.
     A price or mean rating that is no finite number is unknown, and so is a year that is no whole
@@ -99,8 +100,7 @@ def read_catalogue(
     if names is not None and columns.item not in names:
         found = ", ".join(names)
         raise InputError(f"{file.path}, line 1: column {columns.item} is missing, found {found}")
-    listed, counted = np.zeros(0, bool), faults.total
-    frames = []
+    listed, frames = np.zeros(0, bool), []
     for block in read_blocks(file, columns.names, faults):
         block = _with_ids(file, columns.item, block, faults)
         code = codes.of(block.frame[columns.item])
@@ -113,7 +113,7 @@ def read_catalogue(
         frames.append(_standard(columns, block.frame.filter(kept), code[kept]))
     items = pl.concat(frames) if frames else pl.DataFrame(schema=SCHEMA)
     good = int(np.count_nonzero(listed))
-    return ItemTable(items, listed, good + faults.total - counted)
+    return ItemTable(items, listed, good + faults.total)
 
 
 def items_of_events(ids: pl.Series, codes: np.ndarray) -> pl.DataFrame:
@@ -191,7 +191,7 @@ def _numbers(frame: pl.DataFrame, names: Sequence[str]) -> pl.Series:
 
 def _years(frame: pl.DataFrame, columns: ItemColumns, titles: Sequence[str | None]) -> pl.Series:
     number = _numbers(frame, columns.year)
-    known = number.set((number % 1 != 0) | ~number.is_between(1, 9999), None).cast(pl.Int32)
+    known = number.set(pl.Series(~is_year(number.to_numpy())), None).cast(pl.Int32)
     if not columns.title_year:
         return known
     named = pl.Series([_year(title) for title in titles], dtype=pl.Int32)
@@ -235,4 +235,4 @@ def _names(cell: str) -> list[str] | None:
 
 def _year(title: str | None) -> int | None:
     found = re.search(r"\((\d{4})\)\s*$", title or "")
-    return int(found.group(1)) if found else None
+    return (int(found.group(1)) or None) if found else None

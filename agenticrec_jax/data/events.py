@@ -44,7 +44,7 @@ class EventColumns:
 
 
 @dataclass(frozen=True, eq=False)
-class Named:
+class ItemMentions:
     """How many rows name each item code, and the place of the first; of no row the place is 0."""
 
     rows: Int64[np.ndarray, "codes"]
@@ -233,10 +233,10 @@ def in_own_order(events: Events) -> Events:
     return order_in_time(replace(events, time=place))
 
 
-def items_named(events: Events) -> Named:
+def item_mentions(events: Events) -> ItemMentions:
     """The items that rows in the order of the file name."""
     first = first_places(events.item)
-    return Named(np.bincount(events.item), np.where(first < 0, 0, events.place[first]))
+    return ItemMentions(np.bincount(events.item), np.where(first < 0, 0, events.place[first]))
 
 
 def pair_keys(events: Events) -> UInt64[np.ndarray, "E"]:

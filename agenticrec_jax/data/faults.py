@@ -67,7 +67,7 @@ class Faults:
             fault.first.append((f"{unit} {int(places[index])}", quoted(found(index))))
         if self.strict:
             place, quote = fault.first[0]
-            raise InputError(f"{path}, {place}: {reason} (found {quote})")
+            raise InputError(f"{path}, {place}: {reason} (found {quote}), expected no bad row")
 
     @property
     def total(self) -> int:

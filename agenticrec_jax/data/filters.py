@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, UInt32
 
-from agenticrec_jax.data.events import Events, Named, counts, pair_keys, repeats
+from agenticrec_jax.data.events import Events, ItemMentions, counts, pair_keys, repeats
 from agenticrec_jax.data.faults import Faults
 from agenticrec_jax.errors import InputError
 
@@ -76,11 +76,11 @@ class ItemTrail:
     Attributes:
       read: how many rows the table has; those that ``faults`` counts, those dropped and those kept
         are as many.
-      named: what the interactions name, before any filter.
+      mentions: what the interactions name, before any filter.
     """
 
-    def __init__(self, read: int, faults: Faults, named: Named):
-        self.read, self.faults, self.named = read, faults, named
+    def __init__(self, read: int, faults: Faults, mentions: ItemMentions):
+        self.read, self.faults, self.mentions = read, faults, mentions
         self.dropped: dict[str, int] = {}
 
     def drop(self, reason: str, count: int) -> None:
@@ -90,7 +90,7 @@ class ItemTrail:
 
     def drop_unused(self, codes: UInt32[np.ndarray, "items"]) -> None:
         """Counts items without an event left, those apart that never had one."""
-        never = np.count_nonzero(self.named.of(codes) == 0)
+        never = np.count_nonzero(self.mentions.of(codes) == 0)
         self.drop(NEVER_NAMED, never)
         self.drop(FILTERED, len(codes) - never)
 

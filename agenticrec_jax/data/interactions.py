@@ -11,12 +11,13 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int32, Int64
+from jaxtyping import Bool, Float32, Float64, Int32, Int64
 
 from agenticrec_jax.data.tables import Table, read_table
 from agenticrec_jax.errors import InputError
 
 LATEST_TIME = 10**11  # unix seconds of the year 5138; larger numbers are milliseconds
+LATEST_YEAR = 9999
 
 _EVENT_KINDS = {"user_id": "text", "item_id": "text", "timestamp": "number", "rating": "number"}
 _ITEM_KINDS = {
@@ -195,14 +196,17 @@ def read_log(interactions_path: str | Path, items_path: str | Path) -> Interacti
     Raises:
       InputError: naming file, line and column, for a missing file or column, a missing id, a
         timestamp that is no number of seconds, a rating or price that is not finite, a year that
-        is no whole number, an item listed twice or an interaction with an item not listed.
+        is no whole number from 1 to 9999, an item listed twice or an interaction with an item not
+        listed.
     """
     items = read_items(items_path)
     table = read_table(interactions_path, ("user_id", "item_id", "timestamp"), _EVENT_KINDS)
     user_id = table.text("user_id", "a user id")
     item_id = table.text("item_id", "an item id")
     time = table.numbers("timestamp", "unix seconds", required=True)
-    table.refuse(np.abs(time) >= LATEST_TIME, "timestamp", time, "unix seconds, not milliseconds")
+    table.refuse(
+        np.abs(time) >= LATEST_TIME, "timestamp", time.tolist(), "unix seconds, not milliseconds"
+    )
     rating = table.numbers("rating", "a finite number or nothing", required=False)
     item = np.fromiter((items.code.get(name, -1) for name in item_id), np.int32, len(item_id))
     table.refuse(item < 0, "item_id", item_id, f"an item listed in {items_path}")
@@ -231,10 +235,15 @@ def read_items(path: str | Path) -> Items:
 
 
 def _years(table: Table) -> list[int | None]:
-    expected = "a whole year or nothing"
+    expected = f"a whole year from 1 to {LATEST_YEAR} or nothing"
     years = table.numbers("year", expected, required=False)
-    table.refuse(years % 1 > 0, "year", years, expected)
+    table.refuse(~(np.isnan(years) | is_year(years)), "year", years.tolist(), expected)
     return [None if np.isnan(year) else int(year) for year in years]
+
+
+def is_year(numbers: Float64[np.ndarray, "rows"]) -> Bool[np.ndarray, "rows"]:
+    """Where a number is a whole year from 1 to 9999; NaN is none."""
+    return (numbers % 1 == 0) & (numbers >= 1) & (numbers <= LATEST_YEAR)
 
 
 def _refuse_repeats(table: Table, item_id: list[str]) -> None:

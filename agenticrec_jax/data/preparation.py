@@ -15,10 +15,10 @@ from agenticrec_jax.data.catalogue import (
 from agenticrec_jax.data.events import (
     Codes,
     Events,
-    Named,
+    ItemMentions,
     first_places,
     in_own_order,
-    items_named,
+    item_mentions,
     order_in_time,
     read_events,
 )
@@ -125,7 +125,7 @@ def prepare_log(raw: RawLog, how: Preparation, *, strict: bool = False) -> Prepa
     """
     faults, notes = Faults(strict), list(raw.notes)
     events, rows = read_events(raw.interactions, raw.event_columns, faults, notes)
-    named, trail = items_named(events), Trail(order_in_time(events), "readable rows")
+    mentions, trail = item_mentions(events), Trail(order_in_time(events), "readable rows")
     del events
     trail.keep("exact duplicates dropped", not_duplicated)
     if how.first_of_pairs:
@@ -134,7 +134,7 @@ def prepare_log(raw: RawLog, how: Preparation, *, strict: bool = False) -> Prepa
         trail.core(f"{how.source_core}-core of the whole log", how.source_core)
     if how.start or how.end:
         trail.keep(f"window {how.start} to {how.end}", window(how.start, how.end))
-    items, item_trail = _catalogue(raw, how, trail, named, faults)
+    items, item_trail = _catalogue(raw, how, trail, mentions, faults)
     if how.sampling:
         _sample(how, trail)
     if how.k_core:
@@ -155,7 +155,7 @@ def _sample(how: Preparation, trail: Trail) -> None:
 
 
 def _catalogue(
-    raw: RawLog, how: Preparation, trail: Trail, named: Named, faults: Faults
+    raw: RawLog, how: Preparation, trail: Trail, mentions: ItemMentions, faults: Faults
 ) -> tuple[pl.DataFrame, ItemTrail | None]:
     ids = trail.events.catalogue
     if raw.items is None:
@@ -164,10 +164,10 @@ def _catalogue(
     item_faults = Faults(faults.strict)
     wanted = (lambda codes: _occurs(trail.events, codes)) if how.used_items_only else None
     table = read_catalogue(raw.items, raw.item_columns, ids, item_faults, wanted)
-    _count_unknown(raw, ids, named, table.listed, faults)
+    _count_unknown(raw, ids, mentions, table.listed, faults)
     if not table.items.height:
         raise InputError(f"{raw.items.path}: found no item of the log, expected at least one")
-    item_trail = ItemTrail(table.rows, item_faults, named)
+    item_trail = ItemTrail(table.rows, item_faults, mentions)
     if wanted:
         listed = np.flatnonzero(table.listed).astype(np.uint32)
         item_trail.drop_unused(listed[~wanted(listed)])
@@ -175,20 +175,20 @@ def _catalogue(
 
 
 def _count_unknown(
-    raw: RawLog, ids: Codes, named: Named, listed: np.ndarray, faults: Faults
+    raw: RawLog, ids: Codes, mentions: ItemMentions, listed: np.ndarray, faults: Faults
 ) -> None:
     """Counts all rows that name an unlisted item; of each such item the first may be quoted."""
-    there = np.zeros(len(named.rows), bool)
+    there = np.zeros(len(mentions.rows), bool)
     there[: len(listed)] = listed[: len(there)]
-    lost = np.flatnonzero(~there & (named.rows > 0)).astype(np.uint32)
-    lost = lost[np.argsort(named.first[lost])]
+    lost = np.flatnonzero(~there & (mentions.rows > 0)).astype(np.uint32)
+    lost = lost[np.argsort(mentions.first[lost])]
     faults.add(
         raw.interactions.name,
         UNKNOWN_ITEM,
-        named.first[lost],
+        mentions.first[lost],
         lambda i: ids.ids(lost[i : i + 1])[0],
         raw.interactions.unit,
-        count=int(named.rows[lost].sum()),
+        count=int(mentions.rows[lost].sum()),
     )
 
 

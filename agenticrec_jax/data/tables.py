@@ -148,20 +148,23 @@ def _read_csv(path: Path) -> Table:
     data = _strip_mark(read_bytes(path))
     if not data.strip():
         raise InputError(f"{path}, line 1: found an empty file, expected a header line")
+    head = record_bytes(data)
+    if data.count(b'"', 0, head) % 2:  # polars would take all rows for a part of the header
+        found = "found a quotation mark that none closes"
+        raise InputError(f"{path}, line 1: {found}, expected names of columns")
     try:
         frame = pl.read_csv(data, infer_schema=False)
     except pl.exceptions.PolarsError as error:
         raise _csv_fault(path, data, str(error).splitlines()[0]) from error
-    blank = frame.select(pl.all_horizontal(pl.all().is_null())).to_series().to_numpy()
-    if not blank.any():
-        if lacks_cells(frame, data[record_bytes(data) :]):
-            raise _csv_fault(path, data, "rows of fewer cells than the header")
-        return Table(path, frame, lambda row: f"line {_csv_lines(data)[row][0]}")
-    lines = _csv_lines(data)
-    if any(cells and len(cells) != frame.width for _, cells in lines):
+    if frame.select(pl.all_horizontal(pl.all().is_null()).any()).item():
+        lines = _csv_lines(path, data)
+        lacking = any(cells and len(cells) != frame.width for _, cells in lines)
+        kept = [row for row, (_, cells) in enumerate(lines) if cells]
+    else:
+        lacking, kept = lacks_cells(frame, data[head:]), range(frame.height)
+    if lacking:
         raise _csv_fault(path, data, "rows of fewer cells than the header")
-    kept = [row for row, (_, cells) in enumerate(lines) if cells]
-    return Table(path, frame[kept], lambda row: f"line {_csv_lines(data)[kept[row]][0]}")
+    return Table(path, frame[kept], lambda row: f"line {_csv_lines(path, data)[kept[row]][0]}")
 
 
 def lacks_cells(frame: pl.DataFrame, rows: bytes, separator: str = ",") -> bool:
@@ -178,24 +181,33 @@ def lacks_cells(frame: pl.DataFrame, rows: bytes, separator: str = ",") -> bool:
 
 
 def record_bytes(piece: bytes) -> int:
-    """The length of the first record with its line end; quotation marks may hold line ends."""
-    end = piece.find(b"\n")
-    while end >= 0 and piece.count(b'"', 0, end) % 2:
-        end = piece.find(b"\n", end + 1)
-    return len(piece) if end < 0 else end + 1
+    """The length of the first record with its line end.
+
+    Quotation marks around a cell may hold line ends; a mark inside a cell is a character.
+    """
+    stream = io.BytesIO(piece)
+    try:
+        next(csv.reader(line.decode("latin-1") for line in stream), None)
+    except csv.Error:  # a cell beyond all bounds: its mark is not closed
+        return len(piece)
+    return stream.tell()
 
 
 def _strip_mark(data: bytes) -> bytes:
     return data.removeprefix(b"\xef\xbb\xbf")
 
 
-def _csv_lines(data: bytes) -> list[tuple[int, list[str]]]:
+def _csv_lines(path: Path, data: bytes) -> list[tuple[int, list[str]]]:
     """(first line, cells) of every record after the header; a record may span several lines."""
     reader = csv.reader(io.StringIO(data.decode("utf-8", "replace"), newline=""))
     records, line = [], 1
-    for cells in reader:
-        records.append((line, cells))
-        line = reader.line_num + 1
+    try:
+        for cells in reader:
+            records.append((line, cells))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        found = f"found no valid CSV ({error})"
+        raise InputError(f"{path}, line {line}: {found}, expected a row of cells") from error
     return records[1:]
 
 
@@ -204,13 +216,15 @@ def _csv_fault(path: Path, data: bytes, reason: str) -> InputError:
         try:
             line.decode("utf-8")
         except UnicodeDecodeError:
-            return InputError(f"{path}, line {number}: found bytes that are not UTF-8")
+            return InputError(
+                f"{path}, line {number}: found bytes that are not UTF-8, expected text"
+            )
     width = len(next(csv.reader(io.StringIO(data.decode("utf-8"), newline=""))))
-    for number, cells in _csv_lines(data):
+    for number, cells in _csv_lines(path, data):
         if cells and len(cells) != width:
             found = f"found {len(cells)} cells, expected {width} as in the header"
             return InputError(f"{path}, line {number}: {found}")
-    return InputError(f"{path}: no valid CSV ({reason})")
+    return InputError(f"{path}: found no valid CSV ({reason}), expected a header and its rows")
 
 
 def _read_jsonl(path: Path, required: Sequence[str], kinds: dict[str, str]) -> Table:

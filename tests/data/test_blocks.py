@@ -100,6 +100,12 @@ def test_a_row_that_lacks_its_last_cell_is_bad_also_where_polars_would_fill_it(t
     assert faults[blocks.CELLS]["first"] == [{"place": "line 4", "found": "'3,y'"}]
 
 
+def test_a_mark_inside_a_name_of_the_header_loses_no_row(tmp_path):
+    (tmp_path / "t.csv").write_text('a,5" b\n1,2\n3,\n')
+    rows, places, faults = read(table_file(tmp_path / "t.csv"), ["a", '5" b'])
+    assert (rows, places, faults) == ([("1", "2"), ("3", None)], [2, 3], {})
+
+
 def test_parquet_rows_are_text_with_their_numbers(tmp_path, monkeypatch):
     monkeypatch.setattr(blocks, "PARQUET_ROWS", 2)
     frame = pl.DataFrame({"a": [1, 2, 3], "l": [["x", "y"], [], None]})

@@ -11,6 +11,7 @@ from agenticrec_jax.data.catalogue import (
 )
 from agenticrec_jax.data.events import Codes
 from agenticrec_jax.data.faults import Faults
+from agenticrec_jax.data.interactions import read_items
 
 COLUMNS = ItemColumns(
     item="id",
@@ -63,6 +64,18 @@ def test_a_year_is_the_columns_and_else_the_titles_if_that_is_asked(tmp_path):
         columns = ItemColumns("id", ("title",), year=("since",), title_year=title_year)
         table = read_catalogue(table_file(tmp_path / "i.csv"), columns, Codes(), Faults())
         assert table.items["year"].to_list() == [known.get(n, other) for n in range(len(years))]
+
+
+def test_years_are_those_that_a_log_may_have(tmp_path):
+    """What is prepared is read by the other programs."""
+    years = ("0", "1", "9999", "10000")
+    table = "".join(f"{n},T (0000),{year}\n" for n, year in enumerate(years))
+    (tmp_path / "i.csv").write_text("item_id,title,year\n" + table)
+    columns = ItemColumns("item_id", ("title",), year=("year",), title_year=True)
+    found = read_catalogue(table_file(tmp_path / "i.csv"), columns, Codes(), Faults()).items
+    assert found["year"].to_list() == [None, 1, 9999, None]
+    found.write_parquet(tmp_path / "i.parquet")
+    assert read_items(tmp_path / "i.parquet").year == (None, 1, 9999, None)
 
 
 def test_items_without_a_usable_title_or_a_price():

@@ -6,7 +6,7 @@ from agenticrec_jax.data.blocks import table_file
 from agenticrec_jax.data.events import (
     EventColumns,
     in_own_order,
-    items_named,
+    item_mentions,
     order_in_time,
     read_events,
 )
@@ -85,8 +85,8 @@ def test_items_named_are_counted_with_the_line_of_the_first_row(tmp_path):
     """Of an item whose only row is in the wrong unit of time none is left."""
     rows = ("a,x,5,1", "b,w,1600000002000,1", "a,y,4,1", "b,x,3,1")
     events, *_ = read(tmp_path, *rows)
-    named = items_named(events)
+    mentions = item_mentions(events)
     codes = events.catalogue.of(pl.Series(["x", "y", "w", "another", "x"]))
-    assert named.of(codes).tolist() == [2, 1, 0, 0, 2]
-    assert named.first[codes[:3]].tolist() == [2, 4, 0]
-    assert np.array_equal(named.of(codes[:0]), [])
+    assert mentions.of(codes).tolist() == [2, 1, 0, 0, 2]
+    assert mentions.first[codes[:3]].tolist() == [2, 4, 0]
+    assert np.array_equal(mentions.of(codes[:0]), [])

@@ -30,7 +30,9 @@ def test_rows_are_counted_and_the_first_three_quoted():
 
 
 def test_strict_stops_with_the_first_row():
-    with pytest.raises(InputError, match=r"^a.csv, line 7: bad \(found 'x'\)$"):
+    with pytest.raises(
+        InputError, match=r"^a.csv, line 7: bad \(found 'x'\), expected no bad row$"
+    ):
         Faults(strict=True).add(Path("a.csv"), "bad", [7, 8], lambda i: "xy"[i])
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agenticrec_jax.data.events import Codes, Events, Named, counts
+from agenticrec_jax.data.events import Codes, Events, ItemMentions, counts
 from agenticrec_jax.data.faults import Faults
 from agenticrec_jax.data.filters import (
     ItemTrail,
@@ -113,7 +113,7 @@ def test_a_trail_has_what_each_filter_left_and_refuses_an_empty_log():
 def test_every_row_of_a_table_of_items_is_bad_dropped_or_kept():
     faults = Faults()
     faults.add("i.csv", "an item without an id", [3], lambda i: None)
-    items = ItemTrail(9, faults, Named(np.array([2, 0, 1]), np.array([1, 0, 2])))
+    items = ItemTrail(9, faults, ItemMentions(np.array([2, 0, 1]), np.array([1, 0, 2])))
     items.drop("without a price", 2)
     items.drop("without a title", 0)
     items.drop_unused(np.array([1, 2, 7], np.uint32))  # of which no row names the first and last

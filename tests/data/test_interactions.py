@@ -186,7 +186,14 @@ ITEM_FAULTS = [
     ("item_id,title\n1,One\n,Two\n", "line 3", "nothing"),
     ("item_id,title,price\n1,One,$3\n", "line 2, column price", "'$3'"),
     ("item_id,title,average_rating\n1,One,inf\n", "line 2, column average_rating", "finite"),
-    ("item_id,title,year\n1,One,1995.5\n", "line 2, column year", "a whole year or nothing"),
+    *(
+        (
+            f"item_id,title,year\n1,One,{year}\n",
+            f"line 2, column year: found {float(year)}",
+            "a whole year from 1 to 9999 or nothing",
+        )
+        for year in ("1995.5", "-4", "0", "10000", "19950302")
+    ),
     ("item_id,name\n1,One\n", "line 1", "title is missing"),
 ]
 

@@ -45,7 +45,7 @@ def test_strict_ends_with_one_sentence_and_writes_nothing(tmp_path):
     ended = prepare(tmp_path, "--user_col=who", "--strict")
     assert ended.returncode == 2
     (sentence,) = ended.stderr.strip().splitlines()
-    assert f"{tmp_path}/e.csv, line 8: no item id (found nothing)" in sentence
+    assert f"{tmp_path}/e.csv, line 8: no item id (found nothing), expected no bad row" in sentence
     assert not (tmp_path / "out").exists()
 
 
@@ -92,6 +92,25 @@ def test_a_flag_of_a_column_that_would_not_be_read_is_refused(tmp_path):
     ended = prepare(tmp_path, "--price_col=cost", "--user_col=who", files=TABLES[:1])
     assert ended.returncode == 2
     assert "flag --price_col: found 'cost', expected nothing: there is no table" in ended.stderr
+
+
+@pytest.mark.parametrize("flag", ["rating_col", "item_col", "price_col"])
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_a_column_without_a_name_is_refused(tmp_path, flag, suffix):
+    table = pl.DataFrame({"user_id": ["a"], "item_id": ["x"], "timestamp": [1], "title": ["X"]})
+    write = pl.DataFrame.write_csv if suffix == "csv" else pl.DataFrame.write_ndjson
+    write(table, tmp_path / f"t.{suffix}")
+    ended = prepare(tmp_path, f"--{flag}=", files=(f"interactions=t.{suffix}", f"items=t.{suffix}"))
+    assert ended.returncode == 2
+    sentence = f"error: flag --{flag}: found nothing, expected the name of a column\n"
+    assert ended.stderr == sentence
+
+
+def test_a_flag_of_a_column_that_the_format_knows_is_refused(tmp_path):
+    ended = prepare(tmp_path, "--format=movielens1m", "--rating_col=stars", files=DOWNLOADS)
+    assert ended.returncode == 2 and not (tmp_path / "out").exists()
+    known = "expected nothing: the columns of movielens1m are known\n"
+    assert ended.stderr == f"error: flag --rating_col: found 'stars', {known}"
 
 
 def test_a_log_too_small_to_split_is_reported_all_the_same(tmp_path):
