@@ -144,9 +144,10 @@ def imported(path: str, key: str, kind: str) -> Callable:
         raise InputError(f"{key}: found {path!r}, expected package.module:{kind}")
     try:
         found = getattr(importlib.import_module(module), name, None)
-    except ImportError as error:
+    except Exception as error:  # whatever a module of the user's does
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(
-            f"{key}: found {path!r}, expected a module that can be imported ({error})"
+            f"{key}: found {path!r}, expected a module that can be imported ({reason})"
         ) from error
     if not callable(found):
         raise InputError(f"{key}: found no {kind} {name} in {module}, expected {path}")

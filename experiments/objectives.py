@@ -196,6 +196,7 @@ def _is_loss(returned: Any) -> bool:
 
 
 def _of_batch(path: str, key: str) -> Callable:
+    """The function at ``path`` if it can be called as a loss is; InputError naming ``key`` else."""
     found = app.imported(path, key, "function")
     try:
         inspect.signature(found).bind(None, None)

@@ -179,8 +179,9 @@ def tool_fault(tool: Any) -> str | None:
     if not (isinstance(properties, dict) and all(map(_is_typed, properties.values()))):
         return f"with properties {properties!r}, expected each of a type of {', '.join(_KINDS)}"
     required = tool.parameters.get("required", [])
-    if not all(name in properties for name in required):
-        return f"with {required!r} required, expected some of {list(properties)}"
+    known = isinstance(required, list) and all(name in list(properties) for name in required)
+    if not known:
+        return f"with {required!r} required, expected a list of some of {list(properties)}"
     return _call_fault(tool, properties) or _call_fault(tool, required)
 
 

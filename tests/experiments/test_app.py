@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from agenticrec_jax.errors import InputError
 from agenticrec_jax.testing.errors import refused
 from experiments import app
 
@@ -164,6 +165,26 @@ def test_a_phase_that_fails_is_still_recorded():
     with pytest.raises(RuntimeError), app.phase("fails", quiet=True):
         raise RuntimeError
     assert app.phase_records()[-1]["name"] == "fails"
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("def tool(:\n", "SyntaxError: invalid syntax (broken.py, line 1)"),
+        ("raise RuntimeError('no\\nkey')\n", "RuntimeError: no key"),
+        ("import not_there_at_all\n", "ModuleNotFoundError: No module named 'not_there_at_all'"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_refused_with_its_error(
+    tmp_path, monkeypatch, code, error
+):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "broken.py").write_text(code)
+    with pytest.raises(InputError) as caught:
+        app.imported("broken:Tool", "config.tools.extra", "class")
+    expected = f"expected a module that can be imported ({error})"
+    assert str(caught.value) == f"config.tools.extra: found 'broken:Tool', {expected}"
+    assert type(caught.value.__cause__).__name__ == error.partition(":")[0]
 
 
 @pytest.mark.parametrize("names", [[], ["train"], ["test", "test"], [""]])
