@@ -292,8 +292,8 @@ def _devices_by_process(mesh: Mesh) -> np.ndarray:
 def to_host(array: Array) -> np.ndarray:
     """The whole of an array on every host, gathered first if it is spread over processes.
 
-    An array keeps what was read of it for as long as it lives, so what is read is a copy, of one
-    device's part at a time.
+    An array keeps what was read of it for as long as it lives. So what is read is a copy: what was
+    gathered, or of an array of this process one device's part at a time.
     """
     if not isinstance(array, jax.Array):
         return np.asarray(array)

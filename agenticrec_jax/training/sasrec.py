@@ -33,8 +33,8 @@ class SasrecTraining:
     20 and 30 epochs.
 
     Attributes:
-      decay: whether the rate falls in a line from ``learning_rate`` to a twentieth of it at the end
-        of the last epoch; else it is constant.
+      rate_decay: whether the rate falls in a line from ``learning_rate`` to a twentieth of it, at
+        the end of the last epoch; else it is constant.
       objective: the loss and its negatives.
       packed: leaves places without a target out of the scores, and takes the targets' scores from
         their embeddings. The same loss but for rounding, and faster.
@@ -45,7 +45,7 @@ class SasrecTraining:
     epochs: int = 25
     batch_size: int = 128
     learning_rate: float = 1e-3
-    decay: bool = False
+    rate_decay: bool = False
     weight_decay: float = 0.1
     seed: int = 0
     objective: Objective = field(default_factory=Objective)
@@ -54,7 +54,7 @@ class SasrecTraining:
 
     def decay_steps(self, windows: int) -> int:
         """The steps over which the rate falls, of a training on so many windows; 0 for none."""
-        return self.epochs * -(-windows // self.batch_size) if self.decay else 0
+        return self.epochs * -(-windows // self.batch_size) if self.rate_decay else 0
 
 
 def user_windows(sequences: list[np.ndarray], length: int) -> Int[np.ndarray, "B W"]:

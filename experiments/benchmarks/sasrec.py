@@ -162,7 +162,9 @@ def config_of(items: int) -> SasrecConfig:
 
 def training_of(seed: int) -> SasrecTraining:
     """The schedule of a seed."""
-    return SasrecTraining(EPOCHS, BATCH, learning_rate=RATE, decay=True, seed=seed, packed=True)
+    return SasrecTraining(
+        EPOCHS, BATCH, learning_rate=RATE, rate_decay=True, seed=seed, packed=True
+    )
 
 
 class Torch:

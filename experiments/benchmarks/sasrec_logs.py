@@ -9,12 +9,12 @@ last event is judged, and all but the last two are fitted on. Histories are the 
 candidates those of ``data.candidates``; of more samples than ``--examples`` a seed draws some.
 
 All three are fitted on the same events. SASRec chooses nothing on what it is judged by. With each
-user's last event among those held out it stops early at every weight decay of ``DECAYS``; the one
-that ranks these events best among 19 items that the user did not take, and its number of epochs,
-are those of the fit on all events. Its loss is the softmax over the catalogue, or with more than
-``FULL`` items over 512 drawn ones. Counts tie, most of all at 0 where
-nobody took an item, and SASRec's scores do not: so ties are broken by chance here. Against the
-target, as everywhere else, SASRec would gain by every target that nobody knows.
+user's last event among those held out it stops early at every weight decay of ``WEIGHT_DECAYS``;
+the one that ranks these events best among 19 items that the user did not take, and its number of
+epochs, are those of the fit on all events. Its loss is the softmax over the catalogue, or with more
+than ``FULL`` items over 512 drawn ones. Counts tie, most of all at 0 where nobody took an item, and
+SASRec's scores do not: so ties are broken by chance here. Against the target, as everywhere else,
+SASRec would gain by every target that nobody knows.
 
 A difference is SASRec's to the better of the other two, with its 95% interval by bootstrap over
 users; ``above`` says that the interval is above 0. Beside it stands how much there was to learn
@@ -61,8 +61,8 @@ LOGS = (
     "ml-1m_late",
 )
 FULL = 10_000
-EPOCHS, PATIENCE, DECAYS = 200, 15, (0.1, 1.0, 3.0)
-HELD_OUT = 5000  # users whose last events decide, at most
+EPOCHS, PATIENCE, WEIGHT_DECAYS = 200, 15, (0.1, 1.0, 3.0)
+HELD_OUT = 5000  # users whose last events decide, at most: the first that the log names
 VALID, TEST = 10**6, 10**6 + 1  # the times of a user's last two events where there are only orders
 
 
@@ -113,7 +113,7 @@ def fit(log: InteractionLog, fit_range: FitRange, seed: int) -> tuple[Sasrec, Sa
     )
     config = SasrecConfig(log.num_items, heads=1, dropout=0.5, embedding_norm=True)
     tried = []
-    for decay in DECAYS:
+    for decay in WEIGHT_DECAYS:
         training, epochs = dataclasses.replace(stopping, weight_decay=decay), []
         model = train_sasrec(
             log,
@@ -218,7 +218,8 @@ def measure(data: str, logs: list[str], most: int, seed: int) -> list[dict]:
 def main(argv) -> None:
     del argv
     arguments = _DATA.value, _LOGS.value, _EXAMPLES.value, _SEED.value
-    publish(lambda: measure(*arguments), _JSON.value, show)
+    settings = {"examples": _EXAMPLES.value, "seed": _SEED.value, "weight_decays": WEIGHT_DECAYS}
+    publish(lambda: measure(*arguments), _JSON.value, show, settings=settings)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ the smaller of the two is given.
 """
 
 import functools
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -82,13 +83,13 @@ def measure(mesh: Mesh) -> list[dict]:
         import tokamax
     except ImportError as error:
         raise InputError(f"tokamax: found it not installed ({error}), expected it") from error
-    rows, jax_kernel = [], flash._kernel
+    rows = []
     for size in SIZES:
         ours, theirs = temporaries(mesh, *size), []
         for reduction in (None, 3):
-            flash._kernel = functools.partial(tokamax_kernel, reduction)
-            theirs.append(temporaries(mesh, *size))
-        flash._kernel = jax_kernel
+            kernel = functools.partial(tokamax_kernel, reduction)
+            with mock.patch.object(flash, "_kernel", kernel):
+                theirs.append(temporaries(mesh, *size))
         for name, value in ours.items():
             what = "{}: temporaries, {} tokens after {}".format(name, *size)
             peer = min(found[name] for found in theirs), f"tokamax {tokamax.__version__}"

@@ -13,12 +13,16 @@ from agenticrec_jax.training.recommender import TRAINING, Recommender
 
 
 @pytest.fixture(scope="module")
-def model():
-    """Of a log in which item n is followed by n + 1."""
+def log():
+    """Item n is followed by n + 1."""
     rows = [(f"u{u}", (u + step) % 20, u + 100 * step) for u in range(60) for step in range(6)]
     users, codes, times = zip(*rows, strict=True)
     names = [f"item {n}" for n in range(20)]
-    log = make_log(users, codes, times, items=make_items(names, names))
+    return make_log(users, codes, times, items=make_items(names, names))
+
+
+@pytest.fixture(scope="module")
+def model(log):
     config = SasrecConfig(20, width=16, blocks=1, heads=1, dropout=0.1)
     training = dataclasses.replace(TRAINING, batch_size=16, learning_rate=5e-3, epochs=30)
     return fit_sasrec(log, config=config, training=training)
@@ -50,3 +54,8 @@ def test_histories_that_say_nothing_are_refused(model):
         model.recommend(["item 1", "item 99"])
     with pytest.raises(InputError, match="history: found no item"):
         model.recommend([])
+
+
+def test_by_default_embeddings_are_normed(log):
+    model = fit_sasrec(log, training=dataclasses.replace(TRAINING, epochs=1)).model
+    assert model.config == SasrecConfig(20, embedding_norm=True)

@@ -162,7 +162,7 @@ def test_every_loss_learns_what_follows(follow_log, loss, negatives, epochs):
 
 
 def test_the_rate_falls_in_a_line_to_a_twentieth_over_all_steps():
-    training = SasrecTraining(epochs=4, batch_size=10, learning_rate=0.2, decay=True)
+    training = SasrecTraining(epochs=4, batch_size=10, learning_rate=0.2, rate_decay=True)
     assert training.decay_steps(25) == 4 * 3 and SasrecTraining().decay_steps(25) == 0
     graphdef, params = nnx.split(Sasrec(SasrecConfig(5, 3, 8, 1, 2, 0.0), rngs=nnx.Rngs(0)))
     constant, _ = make_epoch(graphdef, 0.2, 0.0, Objective())
