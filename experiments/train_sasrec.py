@@ -21,7 +21,7 @@ import numpy as np
 from absl import flags
 
 from agenticrec_jax.baselines.popularity import popularity_scores
-from agenticrec_jax.baselines.sasrec import sasrec_scores
+from agenticrec_jax.baselines.sasrec import sasrec_scores, serving_model
 from agenticrec_jax.data.candidates import draw_split_candidates, write_candidates
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import InteractionLog, read_log
@@ -139,17 +139,15 @@ def judge_in_catalogue(
     log: InteractionLog, artifacts: Artifacts, examples: Sequence[RankingExample]
 ) -> dict[str, float]:
     """NDCG@10 of SASRec among all items, those that the user took before kept, and masked."""
-    model = artifacts.seen_from(min(examples, key=lambda e: e.time)).sasrec_index.model
+    model = serving_model(artifacts, examples)
     states = user_states(model, [example.history for example in examples])
     targets = np.array([example.target for example in examples])
-    own = [log.events_of(example.user) for example in examples]
-    taken = [log.item[o[o < e.position]] for o, e in zip(own, examples, strict=True)]
-    seen = {"seen kept": None, "seen masked": taken}
-    ranks = {
-        name: catalogue_ranks(states, model.item_embeddings, targets, items)
-        for name, items in seen.items()
-    }
-    return {f"sasrec, {name}": ndcg_at_k(rank, 10) for name, rank in ranks.items()}
+    taken = [log.item[log.events_before(e.user, e.position)] for e in examples]
+    found = {}
+    for name, seen in (("seen kept", None), ("seen masked", taken)):
+        ranks = catalogue_ranks(states, model.item_embeddings, targets, seen)
+        found[f"sasrec, {name}"] = ndcg_at_k(ranks, 10)
+    return found
 
 
 def print_rows(among: str, rows: dict[str, dict[str, float]]) -> None:

@@ -44,8 +44,8 @@ def main(argv: Sequence[str]) -> None:
     del argv
     samples, item_ids = sampled_items(_PREPARED.value)
     manifest, fit_range = read_manifest(samples), train_range(samples)
-    sizes = {"max_length": manifest["max_history"], "embedding_norm": True}
-    config = SasrecConfig(len(item_ids), **sizes)
+    length = manifest["max_history"]
+    config = SasrecConfig(len(item_ids), max_length=length, embedding_norm=True)
     training = ShardTraining(
         epochs=_EPOCHS.value,
         batch_size=_BATCH.value,

@@ -57,7 +57,7 @@ def recommendation(trajectory: Trajectory, example: RankingExample, log: Interac
         "user": log.user_ids[example.user],
         "split": example.split,
         "time": example.time,
-        "events": int((log.events_of(example.user) < example.position).sum()),
+        "events": len(log.events_before(example.user, example.position)),
         "candidates": [items.item_id[item] for item in example.candidates],
         "ranking": [
             {"rank": rank, "item_id": items.item_id[item], "title": items.title[item]}

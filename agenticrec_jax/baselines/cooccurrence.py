@@ -22,8 +22,7 @@ def pair_counts(
     end = len(log.before(fit_range.end_time))
     pairs: Counter[tuple[int, int]] = Counter()
     for user in range(log.num_users):
-        events = log.events_of(user)
-        items = log.item[events[events < end]].tolist()
+        items = log.item[log.events_before(user, end)].tolist()
         for index, item in enumerate(items):
             for other in items[max(0, index - window) : index]:
                 if other != item:

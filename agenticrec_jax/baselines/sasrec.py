@@ -7,8 +7,18 @@ from jaxtyping import Float
 
 from agenticrec_jax.baselines.popularity import candidate_codes
 from agenticrec_jax.data.examples import RankingExample
-from agenticrec_jax.models.sasrec import candidate_scores
+from agenticrec_jax.models.sasrec import Sasrec, candidate_scores
 from agenticrec_jax.tools.artifacts import Artifacts
+
+
+def serving_model(artifacts: Artifacts, examples: Sequence[RankingExample]) -> Sasrec:
+    """The artefacts' SASRec, for examples that all lie after what it was fitted on.
+
+    Raises:
+      InputError: if an example lies inside the artefacts' fit range.
+    """
+    first = min(examples, key=lambda example: example.time)
+    return artifacts.seen_from(first).sasrec_index.model
 
 
 def sasrec_scores(
@@ -19,6 +29,6 @@ def sasrec_scores(
     Raises:
       InputError: if an example lies inside the artefacts' fit range.
     """
-    index = artifacts.seen_from(min(examples, key=lambda example: example.time)).sasrec_index
+    model = serving_model(artifacts, examples)
     histories = [example.history for example in examples]
-    return candidate_scores(index.model, histories, candidate_codes(examples))
+    return candidate_scores(model, histories, candidate_codes(examples))

@@ -116,6 +116,11 @@ class InteractionLog:
         """Positions of the user's events, ascending."""
         return self._by_user[user]
 
+    def events_before(self, user: int, position: int) -> Int64[np.ndarray, "events"]:
+        """Positions of the user's events before ``position``, ascending."""
+        events = self.events_of(user)
+        return events[: np.searchsorted(events, position)]
+
     def count_before(self, end_time: int) -> int:
         """How many events are strictly earlier than ``end_time``; they are the first ones."""
         return int(np.searchsorted(self.time, end_time, side="left"))

@@ -50,8 +50,7 @@ class AsOfView:
     items: Items
 
     def __init__(self, log: InteractionLog, example: RankingExample):
-        events = log.events_of(example.user)
-        own = events[events < example.position]
+        own = log.events_before(example.user, example.position)
         items, ratings = tuple(log.item[own].tolist()), tuple(log.rating[own].tolist())
         history = tuple(example.history)
         shown = len(history)

@@ -130,6 +130,20 @@ def make_epoch(
     return optimizer, jax.jit(epoch, donate_argnums=(0, 1))
 
 
+def epoch_on(
+    windows: Int[np.ndarray, "N W"], graphdef: nnx.GraphDef, training: SasrecTraining
+) -> tuple[optax.GradientTransformation, Callable]:
+    """`make_epoch` for a training on these windows; trainings that differ in seed may share it."""
+    return make_epoch(
+        graphdef,
+        training.learning_rate,
+        training.weight_decay,
+        training.objective,
+        packed_places(windows, training) if training.packed else None,
+        training.decay_steps(len(windows)),
+    )
+
+
 def train_sasrec(
     log: InteractionLog,
     fit_range: FitRange,
@@ -173,16 +187,8 @@ def train_on_sequences(
         asked = "three events, the last to stop by" if training.patience else "two events"
         raise InputError(f"found no user with {asked}, expected at least one to train SASRec on")
     stopping = EarlyStopping(training.patience, held_out, training.seed) if held_out else None
-    capacity = packed_places(windows, training) if training.packed else None
     graphdef, params = nnx.split(Sasrec(config, rngs=nnx.Rngs(training.seed)))
-    optimizer, epoch_fn = make_epoch(
-        graphdef,
-        training.learning_rate,
-        training.weight_decay,
-        training.objective,
-        capacity,
-        training.decay_steps(len(windows)),
-    )
+    optimizer, epoch_fn = epoch_on(windows, graphdef, training)
     state = optimizer.init(params)
     shuffle, key = np.random.default_rng(training.seed), jax.random.key(training.seed)
     for epoch in range(1, training.epochs + 1):

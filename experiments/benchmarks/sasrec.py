@@ -42,8 +42,7 @@ from agenticrec_jax.evaluation.metrics import hr_at_k, ndcg_at_k
 from agenticrec_jax.models.sasrec import PAD, Sasrec, SasrecConfig, pad_histories, user_states
 from agenticrec_jax.training.sasrec import (
     SasrecTraining,
-    make_epoch,
-    packed_places,
+    epoch_on,
     shuffled_batches,
     train_on_sequences,
     user_windows,
@@ -115,16 +114,8 @@ class Ours:
         self.protocol = protocol
         self.config = config_of(protocol.items)
         self.model = Sasrec(self.config, rngs=nnx.Rngs(0))
-        training = training_of(0)
         graphdef, params = nnx.split(Sasrec(self.config, rngs=nnx.Rngs(0)))
-        optimizer, self._epoch = make_epoch(
-            graphdef,
-            training.learning_rate,
-            training.weight_decay,
-            training.objective,
-            packed_places(protocol.windows, training),
-            training.decay_steps(len(protocol.windows)),
-        )
+        optimizer, self._epoch = epoch_on(protocol.windows, graphdef, training_of(0))
         self._carry = params, optimizer.init(params)
         self._shuffle = np.random.default_rng(0)
 

@@ -108,26 +108,32 @@ def fit(log: InteractionLog, fit_range: FitRange, seed: int) -> tuple[Sasrec, Sa
     objective = Objective()
     if log.num_items > FULL:
         objective = Objective("sampled_softmax", negatives=512)
-    stopping = SasrecTraining(
-        epochs=EPOCHS, patience=PATIENCE, packed=True, objective=objective, seed=seed
-    )
     config = SasrecConfig(log.num_items, heads=1, dropout=0.5, embedding_norm=True)
-    tried = []
-    for decay in WEIGHT_DECAYS:
-        training, epochs = dataclasses.replace(stopping, weight_decay=decay), []
-        model = train_sasrec(
-            log,
-            fit_range,
-            config=config,
-            training=training,
-            on_epoch=lambda epoch, *_, epochs=epochs: epochs.append(epoch),
-        )
-        patient = len(epochs) < EPOCHS  # it ended PATIENCE epochs after the best, not at the last
-        best = max(1, len(epochs) - PATIENCE) if patient else EPOCHS
-        again = dataclasses.replace(training, epochs=best, patience=0)
-        tried.append((held_out_ndcg(model, log, fit_range), again))
-    training = max(tried, key=lambda one: one[0])[1]
-    return train_sasrec(log, fit_range, config=config, training=training), training
+    training = SasrecTraining(epochs=EPOCHS, packed=True, objective=objective, seed=seed)
+    tried = [
+        stopped_early(log, fit_range, config, dataclasses.replace(training, weight_decay=decay))
+        for decay in WEIGHT_DECAYS
+    ]
+    _, best = max(tried, key=lambda one: one[0])
+    return train_sasrec(log, fit_range, config=config, training=best), best
+
+
+def stopped_early(
+    log: InteractionLog, fit_range: FitRange, config: SasrecConfig, training: SasrecTraining
+) -> tuple[float, SasrecTraining]:
+    """How a training ranks held-out last events, and it with as many epochs as were best."""
+    patient, ended = dataclasses.replace(training, patience=PATIENCE), []
+    model = train_sasrec(
+        log,
+        fit_range,
+        config=config,
+        training=patient,
+        on_epoch=lambda epoch, *_: ended.append(epoch),
+    )
+    epochs = ended[-1]
+    if epochs < training.epochs:  # it ended PATIENCE epochs after the best, not at the last
+        epochs = max(1, epochs - PATIENCE)
+    return held_out_ndcg(model, log, fit_range), dataclasses.replace(training, epochs=epochs)
 
 
 def held_out_ndcg(model: Sasrec, log: InteractionLog, fit_range: FitRange) -> float:

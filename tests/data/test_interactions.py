@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from agenticrec_jax.data.interactions import read_items, read_log
+from agenticrec_jax.data.interactions import make_items, make_log, read_items, read_log
 from agenticrec_jax.errors import InputError
 
 EVENTS = [
@@ -97,6 +97,15 @@ def test_before_is_strict_about_ties(tmp_path):
     assert log.before(100).tolist() == []
     assert log.before(101).tolist() == log.before(300).tolist() == [0, 1, 2]
     assert log.count_before(301) == len(log) == 5
+
+
+def test_events_before_a_position_are_the_users_own_without_it():
+    users, items = list("abaabba"), make_items(list("xyz"), list("xyz"))
+    log = make_log(users, [0, 1, 2, 0, 1, 2, 0], [1, 1, 1, 2, 2, 3, 3], items=items)
+    for code, name in enumerate(log.user_ids):
+        for position in range(len(log) + 2):
+            own = [p for p, user in enumerate(users) if user == name and p < position]
+            assert log.events_before(code, position).tolist() == own
 
 
 def test_keep_deletes_events_and_nothing_else(tmp_path):

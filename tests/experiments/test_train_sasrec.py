@@ -47,7 +47,8 @@ def test_both_artefacts_are_fitted_and_judged_side_by_side(tables, tmp_path):
     digest = candidate_hash(tmp_path / "out" / "candidates.jsonl.gz")
     assert f"candidates {digest}" in lines[0]
     table = {line[:20].strip(): line[20:].split() for line in lines[-9:]}
-    assert table["NDCG@10 among 20 can"] and lines[-4] == "NDCG@10 among all 50 items"
+    assert lines[-9] == "NDCG@10 among 20 candidates"
+    assert lines[-4] == "NDCG@10 among all 50 items"
     assert table[""] == "policy (A) valid (B) test (B)".split()
     assert table["chance"] == ["0.2272"] * 3
     record = json.loads((tmp_path / "out" / "sasrec.json").read_text())
