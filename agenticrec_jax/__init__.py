@@ -3,13 +3,13 @@
 import importlib
 
 _LAZY = {
-    "fit_sasrec": "agenticrec_jax.training.recommender",
-    "load_adapters": "agenticrec_jax.models.peft",
-    "load_policy": "agenticrec_jax.models.hf",
+    "fit_sasrec": "agenticrec_jax.sequential.fit",
+    "load_adapters": "agenticrec_jax.models.io.peft",
+    "load_policy": "agenticrec_jax.models.io.huggingface",
     "load_sample": "agenticrec_jax.data.samples",
     "read_log": "agenticrec_jax.data.interactions",
-    "save_adapters": "agenticrec_jax.models.peft",
-    "save_policy": "agenticrec_jax.models.hf",
+    "save_adapters": "agenticrec_jax.models.io.peft",
+    "save_policy": "agenticrec_jax.models.io.huggingface",
 }
 
 __all__ = [

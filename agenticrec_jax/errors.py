@@ -4,8 +4,24 @@
 class InputError(ValueError):
     """Bad input: one sentence naming the file, line, field or flag, what was found and expected.
 
-    Programs under ``experiments`` print the sentence and exit with status 2.
+    Programs print the sentence and exit with status 2.
     """
+
+
+def expect(ok: bool, where: str, found: object, expected: str) -> None:
+    """Raises `InputError` unless ``ok``: ``where: found FOUND, expected EXPECTED``.
+
+    Args:
+      ok: whether the input is as expected.
+      where: the file with its line, the field, the flag or the configuration key.
+      found: the value, of which the ``repr`` is printed.
+      expected: what would have been accepted, such as ``"a number above 0"``.
+
+    Example:
+      >>> expect(rounds >= 0, "config.rta.oversample", rounds, "0 or above")
+    """
+    if not ok:
+        raise InputError(f"{where}: found {found!r}, expected {expected}")
 
 
 class Terminated(Exception):

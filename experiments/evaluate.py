@@ -23,12 +23,15 @@ from absl import flags
 
 from agenticrec_jax.agent.interventions import blank, permute
 from agenticrec_jax.agent.trajectories import Trajectory
+from agenticrec_jax.cli import app
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.evaluation.evaluator import evaluate, summary_row
 from agenticrec_jax.evaluation.report import print_table
 from agenticrec_jax.generation.sampling import Filters
-from experiments import app, pipeline, policies
+from agenticrec_jax.runs import pipeline
+from agenticrec_jax.runs import policy as policies
+from agenticrec_jax.runtime.phases import phase
 
 OBSERVATIONS = {
     "as_they_are": {},
@@ -47,7 +50,7 @@ def main(argv: Sequence[str]) -> None:
     name = checked_name(_NAME.value)
     directory = _POLICY.value or config.policy.directory
     policy = policies.load(directory, **policies.computed(config))
-    with app.phase("data and tools"):
+    with phase("data and tools"):
         world = pipeline.prepare(config, _WORKDIR.value)
         artifacts = pipeline.artifacts_b(world)
     examples = pipeline.chosen(world.examples[split], _EXAMPLES.value)
@@ -63,7 +66,7 @@ def main(argv: Sequence[str]) -> None:
         if kind == "permute":
             options["transform"] = partial(permute, candidates=config.dataset.negatives + 1)
         agent = pipeline.agent(world, artifacts, policy.tokenizer, **options)
-        with app.phase(f"evaluation, observations {kind}"):
+        with phase(f"evaluation, observations {kind}"):
             found = evaluate(agent, engine, policy.params, examples, **sampling)
         rows.append(row_of(name + SUFFIXES[kind], found, examples))
         path = world.workdir / f"evaluation_{rows[-1]['name']}_{split}.json"

@@ -20,16 +20,20 @@ from agenticrec_jax import save_policy
 from agenticrec_jax.agent import scripted
 from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.agent.prompts import CompactPrompts
-from agenticrec_jax.baselines import scripted as scripted_rows
+from agenticrec_jax.cli import app
 from agenticrec_jax.data.interactions import InteractionLog
 from agenticrec_jax.data.splits import FitRange
 from agenticrec_jax.errors import InputError
+from agenticrec_jax.evaluation.baselines import scripted as scripted_rows
 from agenticrec_jax.evaluation.evaluator import copy_accuracy, evaluate, summary_row
-from agenticrec_jax.evaluation.metrics import ndcg_at_k
+from agenticrec_jax.metrics.ranking import ndcg_at_k
 from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config
-from agenticrec_jax.models.tokenizers import CompactTokenizer, train_tokenizer
+from agenticrec_jax.runs import pipeline
+from agenticrec_jax.runs import policy as policies
+from agenticrec_jax.runtime.phases import phase
+from agenticrec_jax.tokenizers.compact import CompactTokenizer, train_tokenizer
 from agenticrec_jax.tools.base import AsOfView, Toolbox
-from experiments import app, pipeline, policies, train_policy
+from experiments import train_policy
 
 JSON_SYMBOLS = ('{"name":"', '","arguments":{', "}}", '"item_name":"', '"}', "{", "}", '"', "_")
 QUOTES = ("‹", "›")
@@ -40,7 +44,7 @@ def main(argv) -> None:
     del argv
     config = _CONFIG.value
     workdir = pipeline.make_workdir(_WORKDIR.value)
-    with app.phase("data and tools"):
+    with phase("data and tools"):
         world = pipeline.prepare(config, workdir)
         artifacts = pipeline.artifacts_a(world)
     toolbox = pipeline.toolbox(config, artifacts, world.log.items)
@@ -48,11 +52,11 @@ def main(argv) -> None:
     prompts = CompactPrompts(tokenizer, world.log.items, config.policy.title_tokens)
     agent = Agent(world.log, toolbox, artifacts, prompts)
     model = random_policy(config.warm_start, tokenizer.vocab_size)
-    with app.phase("warm start"):
+    with phase("warm start"):
         params = train_policy.warm_start(world, agent, *nnx.split(model))
     output = Path(_OUTPUT.value)
     save(model, params, tokenizer, output)
-    with app.phase("gate"):
+    with phase("gate"):
         report = gate(world, output)
     made = {"made_by": "python -m experiments.make_policy", "gate": report}
     made["config"] = config.to_dict()

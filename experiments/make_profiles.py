@@ -21,12 +21,15 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from agenticrec_jax.agent.profiles import ProfileWriter
+from agenticrec_jax.cli import app
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.parallel import multihost
+from agenticrec_jax.runs import pipeline
+from agenticrec_jax.runs import policy as policies
+from agenticrec_jax.runtime.metrics import Progress
+from agenticrec_jax.runtime.phases import phase
 from agenticrec_jax.tools.profiles import Profile, read_profiles, write_profiles
-from agenticrec_jax.training.metrics import Progress
-from experiments import app, pipeline, policies
 
 FILE = "profiles.jsonl"
 TEXTS = ("events", "words", "max_tokens", "temperature")  # settings that a text depends on
@@ -42,7 +45,7 @@ def run(config: ConfigDict, workdir: str | Path, parts: Sequence[str], count: in
     """Writes the profiles of ``count`` examples of each part, 0 for all; returns their file."""
     check_alone()
     directory = policies.profile_model(config)
-    with app.phase("model and data"):
+    with phase("model and data"):
         policy = policies.load(directory, **policies.computed(config))
         world = pipeline.prepare(config, workdir)
     examples = [e for part in parts for e in pipeline.chosen(world.examples[part], count)]
@@ -51,7 +54,7 @@ def run(config: ConfigDict, workdir: str | Path, parts: Sequence[str], count: in
     header |= settings_of(world, policy)
     profiles = finished(path, header)
     waiting = [example for example in examples if example.example_id not in profiles]
-    with app.phase("profiles"), Progress("profiles", len(examples), unit="profiles") as progress:
+    with phase("profiles"), Progress("profiles", len(examples), unit="profiles") as progress:
         progress.advance(len(examples) - len(waiting))
         writer = make_writer(world, policy)
         for chunk in in_chunks(waiting, config.profiles.save_every):

@@ -19,12 +19,14 @@ from absl import flags
 from ml_collections import config_flags
 from rich.table import Table
 
-from agenticrec_jax.data.amazon import PAPER, RELEASES, amazon_log, find_amazon
-from agenticrec_jax.data.blocks import TableFile, column_names
-from agenticrec_jax.data.catalogue import ItemColumns
-from agenticrec_jax.data.events import EventColumns, sparsity
-from agenticrec_jax.data.movielens import movielens_1m
-from agenticrec_jax.data.preparation import (
+from agenticrec_jax.cli import app
+from agenticrec_jax.errors import InputError
+from agenticrec_jax.ingest.amazon import PAPER, RELEASES, amazon_log, find_amazon
+from agenticrec_jax.ingest.blocks import TableFile, column_names
+from agenticrec_jax.ingest.catalog import ItemColumns
+from agenticrec_jax.ingest.events import EventColumns, sparsity
+from agenticrec_jax.ingest.movielens import movielens_1m
+from agenticrec_jax.ingest.prepare import (
     PRESETS,
     SAMPLES,
     Preparation,
@@ -32,10 +34,10 @@ from agenticrec_jax.data.preparation import (
     write_prepared,
     write_sample_shards,
 )
-from agenticrec_jax.data.report import data_report
-from agenticrec_jax.data.sources import RawLog, own_log, valueless
-from agenticrec_jax.errors import InputError
-from experiments import app
+from agenticrec_jax.ingest.report import data_report
+from agenticrec_jax.ingest.sources import RawLog, own_log, valueless
+from agenticrec_jax.runtime.console import print_wide
+from agenticrec_jax.runtime.phases import phase, phase_records
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "A configuration whose ``preparation`` gives what no flag does."
@@ -90,16 +92,16 @@ def main(argv: Sequence[str]) -> None:
     if not output:
         raise InputError("flag --output: found nothing, expected a directory to write to")
     raw, how = raw_log(form, category), settings(form, given)
-    with app.phase("read and filter"):
+    with phase("read and filter"):
         prepared = prepare_log(raw, how, strict=_STRICT.value)
-    with app.phase("write"):
+    with phase("write"):
         paths = write_prepared(prepared, output)
         if _SAMPLES.value:
             write_sample_shards(prepared, Path(output) / SAMPLES, _MAX_HISTORY.value)
-    with app.phase("report"):
+    with phase("report"):
         report = data_report(prepared)
     report = {"format": form, "category": category} | report
-    report |= {"settings": dataclasses.asdict(how), "phases": app.phase_records()}
+    report |= {"settings": dataclasses.asdict(how), "phases": phase_records()}
     (Path(output) / "report.json").write_text(json.dumps(report, indent=1) + "\n")
     show(report)
     print(f"wrote {paths[0]} and {paths[1]}: --interactions and --items of the other programs")
@@ -192,7 +194,7 @@ def settings(form: str, given: dict) -> Preparation:
 
 def show(report: dict) -> None:
     """Prints a report: what each filter left, bad rows, lengths, and what tools do without."""
-    app.print_wide(_steps(report))
+    print_wide(_steps(report))
     _show_rows("interactions", report["interaction_rows"])
     if report["item_rows"]:
         _show_rows("items", report["item_rows"])

@@ -1,4 +1,4 @@
-"""The whole method on the embedded log: artefacts, both training stages, evaluation, report.
+"""The whole method on the embedded log: artifacts, both training stages, evaluation, report.
 
     python -m experiments.quickstart --workdir=DIR [--preset=quick|full|smoke] [--seeds=0,1,2]
 
@@ -20,16 +20,21 @@ from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.agent.scripted import LABELS
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.agent.transcripts import transcript
+from agenticrec_jax.bundled import resolve
+from agenticrec_jax.cli import app
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.evaluation.evaluator import evaluate, summary_row
-from agenticrec_jax.evaluation.metrics import hr_values, ndcg_values
 from agenticrec_jax.evaluation.report import print_table, write_report
-from agenticrec_jax.evaluation.significance import paired_difference
 from agenticrec_jax.generation.engine import Engine
+from agenticrec_jax.metrics.ranking import hr_values, ndcg_values
+from agenticrec_jax.metrics.significance import paired_difference
+from agenticrec_jax.runs import objectives, pipeline, rows
+from agenticrec_jax.runs import policy as policies
+from agenticrec_jax.runtime.metrics import read_metrics
+from agenticrec_jax.runtime.phases import phase, phase_records, resume_phases
 from agenticrec_jax.tools.artifacts import Artifacts
-from agenticrec_jax.training.metrics import read_metrics
-from experiments import app, objectives, pipeline, policies, rows, train_policy
+from experiments import train_policy
 from experiments.configs import office
 from experiments.evaluate import OBSERVATIONS, read_trajectories, write_trajectories
 
@@ -80,10 +85,10 @@ def seeds_of(names: Sequence[str]) -> list[int]:
 def run(config: ConfigDict, workdir: str | Path, seeds: Sequence[int]) -> dict:
     """The whole method; returns what ``results.json`` says."""
     world, policy = start(config, workdir)
-    with app.phase("artefacts"):
+    with phase("artifacts"):
         artifacts = pipeline.artifacts_a(world), pipeline.artifacts_b(world)
     judged = Judged(pipeline.chosen(world.examples["test"], config.evaluation.examples))
-    with app.phase("rows without a policy"):
+    with phase("rows without a policy"):
         for row, ranks in rows.without_policy(world, *artifacts, judged.examples):
             judged.add(row, ranks)
     judge = Judge(world, artifacts[1], policy, pipeline.engine(config, policy), judged.examples)
@@ -105,11 +110,11 @@ def start(config: ConfigDict, workdir: str | Path) -> tuple[pipeline.World, poli
     objectives.check(config)
     policy = policies.load(config.policy.directory, **policies.computed(config))
     policy = policies.with_adapters(policy, config)
-    with app.phase("data"):
+    with phase("data"):
         world = pipeline.prepare(config, workdir)
     settings = {"config": config.to_dict(), "policy": policy.weights_hash}
     pipeline.keep_settings(world.workdir, settings)
-    app.keep_phases(world.workdir / "phases.jsonl")
+    resume_phases(world.workdir / "phases.jsonl")
     return world, policy
 
 
@@ -136,7 +141,7 @@ class Judge:
         if not path.exists():
             options = OBSERVATIONS[observations]
             agent = pipeline.agent(self.world, self.artifacts, self.policy.tokenizer, **options)
-            with app.phase(f"judging {name}"):
+            with phase(f"judging {name}"):
                 found = evaluate(agent, self.engine, params, self.examples)
             directory.mkdir(parents=True, exist_ok=True)
             write_trajectories(path, found)
@@ -161,7 +166,7 @@ def run_stage(
 ) -> policies.Policy:
     """Trains ``policy`` in stage ``rta`` or ``ppr``, saves and judges what comes out of it."""
     train, row = STAGES[stage]
-    with app.phase(f"{stage}, seed {seed}"):
+    with phase(f"{stage}, seed {seed}"):
         start = dataclasses.replace(policy, params=policies.copied(policy.params))
         params = train(judge.world, agent, judge.engine, start, directory, seed)
     train_policy.save(policy, params, directory / stage / "policy")
@@ -192,7 +197,7 @@ def _paired(first: np.ndarray, second: np.ndarray, users: Sequence[int]) -> dict
 
 def gate_of(directory: str) -> dict:
     """What ``make_policy`` found that the policy can do before any reinforcement, if it made it."""
-    made = app.resolve(directory) / "made.json"
+    made = resolve(directory) / "made.json"
     return json.loads(made.read_text()).get("gate", {}) if made.exists() else {}
 
 
@@ -203,7 +208,7 @@ def finish(world, judged: Judged, transcripts: list[dict], seeds: Sequence[int])
         "rows": judged.rows,
         "protocol": pipeline.protocol(world, "test", seeds),
         "comparisons": comparisons(judged),
-        "phases": app.phase_records(),
+        "phases": phase_records(),
         "gate": gate_of(world.config.policy.directory),
         "config": world.config.to_dict(),
     }

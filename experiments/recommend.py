@@ -8,7 +8,7 @@ user's newest frozen test example and the question is asked just before that eve
 ``experiments.evaluate`` asks it. ``--users=FILE`` has an id a line; all are answered together.
 
 Answers are greedy, and constrained unless ``--noconstrained`` is given: one that is begun can only
-become a valid ranking. The tools' artefacts are those of the test split, fitted before it began.
+become a valid ranking. The tools' artifacts are those of the test split, fitted before it began.
 ``--json=FILE`` writes the same as JSON lines.
 """
 
@@ -21,11 +21,14 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from agenticrec_jax.agent.transcripts import recommendation
+from agenticrec_jax.cli import app
 from agenticrec_jax.data.examples import RankingExample, asked_now
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.evaluation.evaluator import evaluate
 from agenticrec_jax.generation.constraint import MOST
-from experiments import app, pipeline, policies
+from agenticrec_jax.runs import pipeline
+from agenticrec_jax.runs import policy as policies
+from agenticrec_jax.runtime.phases import phase
 
 FEWEST = 2  # candidates that can be ranked
 
@@ -58,14 +61,14 @@ def run(
       InputError: an id is not of the log, a user has no test example where no candidates are given,
         or there are too few or too many of these.
     """
-    with app.phase("data and tools"):
+    with phase("data and tools"):
         world = pipeline.prepare(config, workdir)
         examples = questions(world, users, candidates)
         artifacts = pipeline.artifacts_b(world)
     policy = policies.load(directory or config.policy.directory, **policies.computed(config))
     engine = pipeline.engine(config, policy, constrained)
     agent = pipeline.agent(world, artifacts, policy.tokenizer)
-    with app.phase(f"{len(examples)} users"):
+    with phase(f"{len(examples)} users"):
         found = evaluate(agent, engine, policy.params, examples, seed=config.seed)
     return [
         recommendation(trajectory, example, world.log)
@@ -90,7 +93,7 @@ def questions(
         raise InputError(
             f"flag --candidates: found {len(candidates)}, expected {FEWEST} to {MOST} items"
         )
-    items = _codes(candidates, world.log.items.code, "an item of the catalogue")
+    items = _codes(candidates, world.log.items.code, "an item of the catalog")
     return [asked_now(world.log, code, items, world.config.dataset.max_history) for code in codes]
 
 

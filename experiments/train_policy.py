@@ -16,7 +16,7 @@ SIGTERM ends a run in order: it saves, and the same command goes on.
 
 The learner lies on the config's mesh over all devices. With ``--distributed`` the program is one of
 several processes with the same flags, and a workdir that all of them see; each rolls out its own
-share of every step. TPU pods and Slurm are recognised; elsewhere ``AGENTICREC_COORDINATOR``
+share of every step. TPU pods and Slurm are recognized; elsewhere ``AGENTICREC_COORDINATOR``
 (host:port of process 0), ``AGENTICREC_PROCESSES`` and ``AGENTICREC_PROCESS`` say who is who.
 
 With ``--dry_run`` the programs of ``rta`` or ``ppr`` are only compiled, for this machine's devices
@@ -37,20 +37,24 @@ from flax import nnx
 
 from agenticrec_jax.agent.episodes import Agent, Task, run_episodes
 from agenticrec_jax.agent.prompts import AGENTICREC
+from agenticrec_jax.cli import app
+from agenticrec_jax.dryrun.topology import slice_devices
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.generation.engine import Engine
 from agenticrec_jax.losses import for_batch, sft_loss
-from agenticrec_jax.models.hf import save_policy
+from agenticrec_jax.models.io.huggingface import save_policy
+from agenticrec_jax.models.io.peft import save_adapters
 from agenticrec_jax.models.lora import lora_config
-from agenticrec_jax.models.peft import save_adapters
 from agenticrec_jax.parallel import multihost
-from agenticrec_jax.parallel.topology import slice_devices
+from agenticrec_jax.runs import dry_run, objectives, pairs, pipeline
+from agenticrec_jax.runs import policy as policies
+from agenticrec_jax.runtime.checkpoints import Checkpoints
+from agenticrec_jax.runtime.metrics import MetricsWriter
+from agenticrec_jax.runtime.phases import phase
 from agenticrec_jax.training import reinforce, supervised
 from agenticrec_jax.training import warm_start as warming
 from agenticrec_jax.training.batches import Packing
-from agenticrec_jax.training.checkpoints import Checkpoints
 from agenticrec_jax.training.learner import init_state, make_optimizer, make_update
-from agenticrec_jax.training.metrics import MetricsWriter
 from agenticrec_jax.training.mining import pairs_hash, write_lines
 from agenticrec_jax.training.self_augmentation import (
     RULES,
@@ -60,7 +64,6 @@ from agenticrec_jax.training.self_augmentation import (
     select,
 )
 from agenticrec_jax.training.validation import Validation, ndcg_of
-from experiments import app, dry_run, objectives, pairs, pipeline, policies
 
 BEFORE = {
     "sft": (),
@@ -93,11 +96,11 @@ def main(argv: Sequence[str]) -> None:
     mesh = pipeline.device_mesh(config)
     policy = policies.load(start, mesh, **policies.computed(config))
     policy = policies.with_adapters(policy, config, mesh)
-    with app.phase("data and tools"):
+    with phase("data and tools"):
         world = pipeline.prepare(config, _WORKDIR.value)
         artifacts = pipeline.artifacts_a(world)
     agent = pipeline.agent(world, artifacts, policy.tokenizer)
-    with app.phase(stage):
+    with phase(stage):
         if stage == "sft":
             params = warm_start(world, agent, policy.graphdef, policy.params)
         elif stage == "self_sft":
@@ -121,7 +124,7 @@ def compile_only(config, stage: str, directory: str, topology: str) -> None:
     """Prints what the stage's programs would take of each chip; nothing is loaded or trained."""
     if stage not in objectives.STAGES:
         raise InputError(f"flag --dry_run: found --stage={stage}, expected rta or ppr")
-    with app.phase("compiling"):
+    with phase("compiling"):
         dry_run.run(config, stage, directory, topology)
 
 
@@ -210,7 +213,7 @@ def augmented(world, agent: Agent, engine: Engine, params, start: str):
 def _roll_out_chunk(path: Path, examples, settings, agent, engine, params, seed: int) -> None:
     tasks = [Task(example) for example in multihost.own_part(examples)]
     heat = pipeline.temperature(settings)
-    with app.phase(f"rollouts {path.stem}"):
+    with phase(f"rollouts {path.stem}"):
         sampling = {"members": settings.members, "temperature": heat, "seed": seed}
         groups = run_episodes(agent, engine, params, tasks, **sampling)
     parts = multihost.allgather([[t.to_json() for t in group] for group in groups])
@@ -313,7 +316,7 @@ def _kept(name, settings, world, engine, policy, directory: Path, train, more: d
 
 @contextlib.contextmanager
 def _validation(settings, world, engine, policy, directory: Path, record: dict):
-    """Scores the valid examples, with artefacts of before them; None if the stage has none of it.
+    """Scores the valid examples, with artifacts of before them; None if the stage has none of it.
 
     Raises:
         InputError: the schedule is below 0.

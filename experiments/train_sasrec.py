@@ -1,11 +1,11 @@
-"""Fits the artefacts that tools read, and says how well their SASRec ranks.
+"""Fits the artifacts that tools read, and says how well their SASRec ranks.
 
     python -m experiments.train_sasrec --interactions=FILE --items=FILE --workdir=DIR
 
-Artefacts A are fitted before the first policy sample and judged on the policy samples, artefacts B
+Artifacts A are fitted before the first policy sample and judged on the policy samples, artifacts B
 before the first valid sample and judged on valid and test; the workdir gets both, the frozen
 candidates and ``sasrec.json`` with the numbers. If the three NDCG@10 of SASRec differ much more
-than those of popularity, an artefact has seen what it is asked about. Two more rows rank each
+than those of popularity, an artifact has seen what it is asked about. Two more rows rank each
 target among all items: with those that the user took before kept, and with them masked.
 
 ``--loss`` chooses what SASRec is trained by. With ``--patience`` each user's last event before the
@@ -20,22 +20,23 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from agenticrec_jax.baselines.popularity import popularity_scores
-from agenticrec_jax.baselines.sasrec import sasrec_scores, serving_model
+from agenticrec_jax.cli import app
 from agenticrec_jax.data.candidates import draw_split_candidates, write_candidates
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import InteractionLog, read_log
-from agenticrec_jax.data.preparation import prepared_tables
 from agenticrec_jax.data.splits import FitRange, chronological_splits, prediction_samples
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.evaluation.catalogue import catalogue_ranks
-from agenticrec_jax.evaluation.metrics import expected_metrics, ndcg_at_k, rank_of_target
-from agenticrec_jax.models.sasrec import SasrecConfig, user_states
-from agenticrec_jax.tools.artifacts import Artifacts
-from agenticrec_jax.training.metrics import Progress
-from agenticrec_jax.training.next_item import DRAWING, LOSSES, Objective
-from agenticrec_jax.training.sasrec import SasrecTraining, fit_artifacts
-from experiments import app
+from agenticrec_jax.evaluation.baselines.popularity import popularity_scores
+from agenticrec_jax.evaluation.baselines.sasrec import sasrec_scores, serving_model
+from agenticrec_jax.ingest.prepare import prepared_tables
+from agenticrec_jax.metrics.ranking import expected_metrics, ndcg_at_k, rank_of_target
+from agenticrec_jax.runtime.metrics import Progress
+from agenticrec_jax.runtime.phases import phase, phase_records
+from agenticrec_jax.sequential.evaluation import catalog_ranks
+from agenticrec_jax.sequential.objective import DRAWING, LOSSES, Objective
+from agenticrec_jax.sequential.sasrec import SasrecConfig, user_states
+from agenticrec_jax.sequential.training import SasrecTraining
+from agenticrec_jax.tools.artifacts import Artifacts, fit_artifacts
 
 _INTERACTIONS = flags.DEFINE_string("interactions", None, "Table of events.")
 _ITEMS = flags.DEFINE_string("items", None, "Table of items.")
@@ -44,7 +45,7 @@ flags.mark_flags_as_mutual_exclusive(["interactions", "prepared"], required=True
 flags.mark_flags_as_mutual_exclusive(["items", "prepared"], required=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where results are written.", required=True)
 _EPOCHS = flags.DEFINE_integer("epochs", SasrecTraining.epochs, "Passes.", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of initialisation, order and dropout.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of initialization, order and dropout.")
 _LOSS = flags.DEFINE_enum("loss", Objective.loss, LOSSES, "Loss of the next item.")
 _LOSS_NEGATIVES = flags.DEFINE_integer(
     "loss_negatives", None, "Items that a loss other than softmax draws.", lower_bound=1
@@ -59,7 +60,7 @@ _NEGATIVES = flags.DEFINE_integer("negatives", 19, "Drawn candidates.", lower_bo
 _CANDIDATE_SEED = flags.DEFINE_integer("candidate_seed", 0, "Seed of the candidates.")
 
 PARTS = ("policy", "valid", "test")
-SERVED = {"a": ("policy",), "b": ("valid", "test")}  # artefacts and the parts they are judged on
+SERVED = {"a": ("policy",), "b": ("valid", "test")}  # artifacts and the parts they are judged on
 
 
 def main(argv: Sequence[str]) -> None:
@@ -75,21 +76,21 @@ def main(argv: Sequence[str]) -> None:
     digest = write_candidates(workdir / "candidates.jsonl.gz", log, examples, seed=seed)
     print(f"{len(log)} events, {log.num_users} users, {log.num_items} items; candidates {digest}")
     chance = expected_metrics(_NEGATIVES.value + 1)["ndcg@10"]
-    rows, catalogue = {"chance": dict.fromkeys(PARTS, chance)}, {}
+    rows, catalog = {"chance": dict.fromkeys(PARTS, chance)}, {}
     for name, fit_range in (("a", splits.fit_range_a), ("b", splits.fit_range_b)):
-        with app.phase(f"artefacts {name.upper()} on {fit_range.events} events"):
+        with phase(f"artifacts {name.upper()} on {fit_range.events} events"):
             artifacts = fit(log, fit_range, training)
         artifacts.save(workdir / f"artifacts_{name}", log)
         for part in SERVED[name]:
             judged = [example for example in examples if example.split == part]
-            for table, judges in ((rows, judge), (catalogue, judge_in_catalogue)):
+            for table, judges in ((rows, judge), (catalog, judge_in_catalog)):
                 for row, value in judges(log, artifacts, judged).items():
                     table.setdefault(row, {})[part] = value
     print_rows(f"among {_NEGATIVES.value + 1} candidates", rows)
-    print_rows(f"among all {log.num_items} items", catalogue)
-    record = {"ndcg@10": rows, "catalogue_ndcg@10": catalogue}
+    print_rows(f"among all {log.num_items} items", catalog)
+    record = {"ndcg@10": rows, "catalog_ndcg@10": catalog}
     record |= {"candidates": digest, "training": asdict(training)}
-    record["phases"] = app.phase_records()
+    record["phases"] = phase_records()
     (workdir / "sasrec.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
@@ -112,7 +113,7 @@ def schedule() -> SasrecTraining:
 
 
 def fit(log: InteractionLog, fit_range: FitRange, training: SasrecTraining) -> Artifacts:
-    """Artefacts of one fit range, with a progress bar over the epochs."""
+    """Artifacts of one fit range, with a progress bar over the epochs."""
     with Progress("sasrec", training.epochs, unit="epochs") as progress:
         return fit_artifacts(
             log,
@@ -135,7 +136,7 @@ def judge(
     return {name: ndcg_at_k(rank_of_target(s, target), 10) for name, s in scores.items()}
 
 
-def judge_in_catalogue(
+def judge_in_catalog(
     log: InteractionLog, artifacts: Artifacts, examples: Sequence[RankingExample]
 ) -> dict[str, float]:
     """NDCG@10 of SASRec among all items, those that the user took before kept, and masked."""
@@ -145,7 +146,7 @@ def judge_in_catalogue(
     taken = [log.item[log.events_before(e.user, e.position)] for e in examples]
     found = {}
     for name, seen in (("seen kept", None), ("seen masked", taken)):
-        ranks = catalogue_ranks(states, model.item_embeddings, targets, seen)
+        ranks = catalog_ranks(states, model.item_embeddings, targets, seen)
         found[f"sasrec, {name}"] = ndcg_at_k(ranks, 10)
     return found
 

@@ -27,7 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture
-def optimised():
+def optimized():
     """Programs are compiled as users have them."""
     import jax
 

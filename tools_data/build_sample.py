@@ -53,9 +53,9 @@ MiniOneRec (github.com/AkaliKong/MiniOneRec, commit 81b4ba9811cf,
 
 ## Terms
 
-**Research use only.** The release carries no open licence: it is offered for research with a
+**Research use only.** The release carries no open license: it is offered for research with a
 request to cite, and product texts remain Amazon's and their authors'. This folder is not covered by
-the project's own licence. Whoever may not use it finds a made-up log of the same layout in
+the project's own license. Whoever may not use it finds a made-up log of the same layout in
 `../synthetic_sample`.
 
 ## Filtering
@@ -77,7 +77,7 @@ _SYNTHETIC_TEXT = """# Synthetic sample
 
 Brand loyalty, popularity and item-to-item sequence each carry signal; the generator is
 `agenticrec_jax/testing/synthetic.py`. It stands in where the real sample beside it may not be used,
-under the project's own licence. Numbers measured on it say nothing about real shops.
+under the project's own license. Numbers measured on it say nothing about real shops.
 
 Made by `python -m tools_data.build_sample --source=synthetic --output=DIR --seed={seed}`.
 """

@@ -12,7 +12,7 @@ blanks inside, which the protocol does not read either.
 
 from agenticrec_jax.agent import protocol
 from agenticrec_jax.generation.constraint import MOST, Constraint, Place, compile_constraint
-from agenticrec_jax.models.text import Tokenizer, spellings
+from agenticrec_jax.tokenizers.base import Tokenizer, spellings
 
 _OPEN, _LIST, _CLOSE = protocol.ANSWER_OPEN, "\\boxed{[", protocol.ANSWER_CLOSE
 _BLANKS, _DIGITS = " \n\t\r", "0123456789"

@@ -20,7 +20,7 @@ from agenticrec_jax.agent.prompts import (
     PromptBuilder,
     rated,
 )
-from agenticrec_jax.models.text import TURN_END, TURN_START
+from agenticrec_jax.tokenizers.base import TURN_END, TURN_START
 
 RESPONSE = "tool_response"  # a turn of the user's, as Qwen3 was trained on
 INLINE = "observation"  # inside the policy's own turn, as in the paper

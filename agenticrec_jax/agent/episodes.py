@@ -14,13 +14,13 @@ from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import InteractionLog
 from agenticrec_jax.generation.engine import Engine, Failure, Reply, Request, Rollout
 from agenticrec_jax.generation.sampling import NO_FILTERS, Filters
-from agenticrec_jax.models.text import Tokenizer
 from agenticrec_jax.rewards import (
     Reward,
     efficient_ranking_reward,
     preference_reward,
     ranking_reward,
 )
+from agenticrec_jax.tokenizers.base import Tokenizer
 from agenticrec_jax.tools.artifacts import Artifacts
 from agenticrec_jax.tools.base import AsOfView, Toolbox, ToolFailure, unknown_tool
 from agenticrec_jax.types import (
@@ -92,7 +92,7 @@ class Agent:
     reward: Callable[[Trajectory, Task], Reward] = task_reward
 
     def prompt(self, task: Task) -> list[int]:
-        """Prompt ids of a task; refuses an example that artefacts or tools cannot serve."""
+        """Prompt ids of a task; refuses an example that artifacts or tools cannot serve."""
         self.artifacts.check(task.example)
         if self.use_tools:
             self.toolbox.check(task.example)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agenticrec_jax.data.interactions import Items
-from agenticrec_jax.models.text import Tokenizer, encode_within
+from agenticrec_jax.tokenizers.base import Tokenizer, encode_within
 from agenticrec_jax.types import OBSERVATION
 
 RANK = "rank"

@@ -4,7 +4,7 @@ from agenticrec_jax.agent.chat import INLINE, RESPONSE, ChatPrompts
 from agenticrec_jax.agent.prompts import AGENTICREC, CompactPrompts, PromptBuilder
 from agenticrec_jax.data.interactions import Items
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.models.text import Tokenizer
+from agenticrec_jax.tokenizers.base import Tokenizer
 
 AUTO = "auto"
 STYLES = {"compact": (INLINE,), "chat": (RESPONSE, INLINE)}  # and their observations, default first

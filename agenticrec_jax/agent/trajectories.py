@@ -31,7 +31,7 @@ class CallRecord:
 class Trajectory:
     """Exact ids with their log-probs and origins, the calls, the result and its reward.
 
-    ``prompt`` [Tp] and ``ids`` [T] are token ids, ``logprobs`` [T] the behaviour log-probs (0 at
+    ``prompt`` [Tp] and ``ids`` [T] are token ids, ``logprobs`` [T] the behavior log-probs (0 at
     observations), ``origin`` [T] and ``finish`` the constants of ``agenticrec_jax.types``.
     ``ranking`` is the list
     of candidate numbers (RTA) and ``choice`` the letter (PPR); both are None when the trajectory is

@@ -8,7 +8,7 @@ import numpy as np
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import InteractionLog
-from agenticrec_jax.models.text import Tokenizer
+from agenticrec_jax.tokenizers.base import Tokenizer
 from agenticrec_jax.types import SAMPLED
 
 

@@ -36,7 +36,7 @@ def draw_candidates(
     """The ranking examples of ``samples``, in their order.
 
     Raises:
-      InputError: if the catalogue has too few items outside a user's history.
+      InputError: if the catalog has too few items outside a user's history.
     """
     return [_draw(log, sample, negatives, seed, split) for sample in samples]
 
@@ -211,7 +211,7 @@ class _Line:
         ids = self.field(name, list)
         for item in ids:
             if not isinstance(item, str) or item not in log.items.code:
-                raise self.fault(name, item, "an item of the catalogue")
+                raise self.fault(name, item, "an item of the catalog")
         return tuple(log.items.code[item] for item in ids)
 
     def example(self, log: InteractionLog, negatives: int) -> RankingExample:

@@ -1,4 +1,4 @@
-"""A log of interactions and a catalogue of items, validated and in stable order.
+"""A log of interactions and a catalog of items, validated and in stable order.
 
 An event's *position* is its index in the log: ascending time, and for equal times the order of the
 source file. Everything that asks "what came before" goes by position or by strictly earlier time.
@@ -34,7 +34,7 @@ _ITEM_KINDS = {
 
 @dataclass(frozen=True, eq=False)
 class Items:
-    """The catalogue, in columns of length I; an item's code is its index."""
+    """The catalog, in columns of length I; an item's code is its index."""
 
     item_id: tuple[str, ...]
     title: tuple[str, ...]
@@ -55,7 +55,7 @@ class Items:
 
     @cached_property
     def undated(self) -> "Items":
-        """The catalogue without its average ratings, which count ratings of any day."""
+        """The catalog without its average ratings, which count ratings of any day."""
         return replace(self, average_rating=np.full(len(self), np.nan, np.float32))
 
     @cached_property
@@ -74,7 +74,7 @@ class Items:
 
 @dataclass(frozen=True, eq=False)
 class InteractionLog:
-    """Validated events in stable time order, with the catalogue they refer to.
+    """Validated events in stable time order, with the catalog they refer to.
 
     Attributes:
       user_ids: ids of the U users; a user's code is the index here.
@@ -155,7 +155,7 @@ def make_items(
     description=None,
     year=None,
 ) -> Items:
-    """A catalogue from columns of length I; those left out are unknown for every item."""
+    """A catalog from columns of length I; those left out are unknown for every item."""
     size = len(item_id)
     unknown = np.full(size, np.nan, np.float32)
     return Items(
@@ -221,7 +221,7 @@ def read_log(interactions_path: str | Path, items_path: str | Path) -> Interacti
 
 
 def read_items(path: str | Path) -> Items:
-    """Reads and validates a catalogue; see ``read_log`` for its columns and errors."""
+    """Reads and validates a catalog; see ``read_log`` for its columns and errors."""
     table = read_table(path, ("item_id", "title"), _ITEM_KINDS)
     item_id = table.text("item_id", "an item id")
     _refuse_repeats(table, item_id)

@@ -157,7 +157,7 @@ def first_samples(directory: str | Path, part: str, count: int) -> dict[str, np.
 
 
 def train_range(directory: str | Path) -> FitRange:
-    """The events before the first valid sample: what may be learnt from the part ``train``.
+    """The events before the first valid sample: what may be learned from the part ``train``.
 
     Samples of ``train`` at the very time of that sample are outside of it.
     """

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-import tools_data
+from agenticrec_jax.bundled import ROOT
 from agenticrec_jax.data.export import INTERACTIONS_FILE, ITEMS_FILE
 from agenticrec_jax.data.interactions import InteractionLog, read_log
 from agenticrec_jax.errors import InputError
@@ -18,7 +18,7 @@ def sample_directory(name: str) -> Path:
     """
     if name not in SAMPLES:
         raise InputError(f"embedded sample: found {name!r}, expected one of {', '.join(SAMPLES)}")
-    return Path(tools_data.__file__).parent / f"{name}_sample"
+    return ROOT / "tools_data" / f"{name}_sample"
 
 
 def load_sample(name: str = "office") -> InteractionLog:

@@ -3,7 +3,7 @@
 Samples are all positions i >= 1 of every user, in time order, each with the (at most ten) items
 before it. Chronological 8:1:1 as in AgenticRec; train is cut once more, because a statistic or a
 SASRec that was fitted on the very targets it is asked about would teach the policy to trust a tool
-that cheats: artefacts A are fitted before ``policy`` begins, artefacts B before ``valid`` begins.
+that cheats: artifacts A are fitted before ``policy`` begins, artifacts B before ``valid`` begins.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class FitRange:
-    """What an artefact was fitted on: the ``events`` events with time < ``end_time``.
+    """What an artifact was fitted on: the ``events`` events with time < ``end_time``.
 
     The end is exclusive because events share timestamps: a sample is served only if no event of
     its own instant was fitted.
@@ -71,12 +71,12 @@ class Splits:
 
     @property
     def fit_range_a(self) -> FitRange:
-        """Ends before the first sample of ``policy``: artefacts for rollouts, mining and SFT."""
+        """Ends before the first sample of ``policy``: artifacts for rollouts, mining and SFT."""
         return _range_before(self.policy)
 
     @property
     def fit_range_b(self) -> FitRange:
-        """Ends before the first sample of ``valid`` and ``test``: artefacts for evaluation."""
+        """Ends before the first sample of ``valid`` and ``test``: artifacts for evaluation."""
         return _range_before(self.valid + self.test)
 
 

@@ -1,7 +1,7 @@
 """Tables of text from CSV, JSON lines (or .gz of either) or Parquet; each row knows its place.
 
 Cells stay text until a column's meaning is known, so that an id keeps its leading zeros. Parsing is
-vectorised; the exact line of a faulty row is looked up only when there is a fault to report.
+vectorized; the exact line of a faulty row is looked up only when there is a fault to report.
 """
 
 import csv

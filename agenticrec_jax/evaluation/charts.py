@@ -1,6 +1,6 @@
-"""Small charts as inline SVG: they follow the page's colours and need nothing from outside.
+"""Small charts as inline SVG: they follow the page's colors and need nothing from outside.
 
-Colours are CSS classes (``s0`` to ``s7``, ``grid``, ``axis``), which the page defines for light and
+Colors are CSS classes (``s0`` to ``s7``, ``grid``, ``axis``), which the page defines for light and
 dark.
 """
 
@@ -15,7 +15,7 @@ WIDTH, HEIGHT = 380, 224
 _LEFT, _TOP, _BOTTOM = 46, 12, 34
 _RIGHT = 16
 _LABEL_HEIGHT = 14
-COLOURS = 8
+COLORS = 8
 
 
 def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
@@ -48,7 +48,7 @@ def line_chart(
     frame = _Frame.around([x for x, _ in points], ys, names=clean if len(clean) > 1 else {})
     body = frame.axes(x_label)
     for index, (name, part) in enumerate(clean.items()):
-        body += _line(frame, part, name, f"s{index % COLOURS}")
+        body += _line(frame, part, name, f"s{index % COLORS}")
     body += _end_labels(frame, clean) if len(clean) > 1 else Markup()
     return Markup(
         '<svg class="chart" viewBox="0 0 {} {}" role="img"><title>{}</title>{}</svg>'
@@ -126,14 +126,14 @@ def _finite(points: Points) -> list[tuple[float, float]]:
     return [(x, float(y)) for x, y in points if y is not None and math.isfinite(y)]
 
 
-def _line(frame: _Frame, points: Sequence[tuple[float, float]], name: str, colour: str) -> Markup:
+def _line(frame: _Frame, points: Sequence[tuple[float, float]], name: str, color: str) -> Markup:
     path = " ".join(f"{frame.x(x)},{frame.y(y)}" for x, y in points)
-    svg = Markup('<polyline class="{}" points="{}"/>').format(colour, path)
+    svg = Markup('<polyline class="{}" points="{}"/>').format(color, path)
     radius = 2.6 if len(points) <= 40 else 1.2
     for x, y in points:
         svg += Markup(
             '<circle class="{}" cx="{}" cy="{}" r="{}"><title>{}</title></circle>'
-        ).format(colour, frame.x(x), frame.y(y), radius, f"{name}, {x:g}: {y:.4g}")
+        ).format(color, frame.x(x), frame.y(y), radius, f"{name}, {x:g}: {y:.4g}")
     return svg
 
 
@@ -147,7 +147,7 @@ def _end_labels(frame: _Frame, series: Mapping[str, Sequence[tuple[float, float]
     places = _spread([y for y, _, _ in sorted(ends)], _TOP, HEIGHT - _BOTTOM)
     svg = Markup()
     for place, (_, index, name) in zip(places, sorted(ends), strict=True):
-        svg += _text(frame.right + 8, place + 4, name, "start", f"t{index % COLOURS}")
+        svg += _text(frame.right + 8, place + 4, name, "start", f"t{index % COLORS}")
     return svg
 
 

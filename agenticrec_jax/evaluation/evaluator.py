@@ -10,9 +10,9 @@ from agenticrec_jax.agent.episodes import Agent, Task, run_episodes
 from agenticrec_jax.agent.prompts import RANK
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.data.examples import RankingExample
-from agenticrec_jax.evaluation.metrics import summarise
 from agenticrec_jax.generation.engine import Engine, Reply, Request
 from agenticrec_jax.generation.sampling import NO_FILTERS, Filters
+from agenticrec_jax.metrics.ranking import summarize
 from agenticrec_jax.tools.base import AsOfView
 from agenticrec_jax.types import CALLED, SAMPLED
 
@@ -52,8 +52,8 @@ def evaluate(
 def summary_row(
     name: str, trajectories: Sequence[Trajectory], examples: Sequence[RankingExample]
 ) -> dict:
-    """A row of the results table; see ``evaluation.metrics.summarise``."""
-    row = summarise(
+    """A row of the results table; see ``evaluation.metrics.summarize``."""
+    row = summarize(
         ranks=np.array([t.rank or 0 for t in trajectories]),
         invalid=np.array([not t.valid for t in trajectories]),
         tool_calls=np.array([len(t.calls) for t in trajectories]),

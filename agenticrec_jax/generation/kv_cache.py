@@ -36,7 +36,7 @@ from agenticrec_jax.models.masks import KV, Context
 _MOST = 127  # symmetric: -128 stays unused
 
 
-class Quantised(NamedTuple):
+class Quantized(NamedTuple):
     """Numbers that stand for ``values * scale``, with one scale for the head's width.
 
     ``scale`` has the axes of ``values``, with the head's width 1, so that both are cut, moved and
@@ -58,17 +58,17 @@ class Bits(NamedTuple):
     values: UInt16[Array, "..."]
 
 
-Stored = Array | Bits | Quantised
+Stored = Array | Bits | Quantized
 
 
 def _is_packed(x: Any) -> bool:
-    return isinstance(x, Bits | Quantised)
+    return isinstance(x, Bits | Quantized)
 
 
 class Cache(NamedTuple):
     """Keys, L arrays [B, K, H, S], and values, L arrays [B, K, S, H]; or one with leading L.
 
-    An array may be kept as ``Quantised`` or ``Bits``.
+    An array may be kept as ``Quantized`` or ``Bits``.
     """
 
     k: tuple[Stored, ...] | Stored
@@ -89,12 +89,12 @@ def _layers(function: Callable, part: Any, *others: Any) -> Any:
     return jax.tree.map(apply, part, *others)
 
 
-def quantise(x: Float[Array, "... H"]) -> Quantised:
+def quantize(x: Float[Array, "... H"]) -> Quantized:
     """The nearest of 255 even steps up to the largest magnitude: off by at most half a scale."""
     wide = x.astype(jnp.float32)
     scale = jnp.max(jnp.abs(wide), axis=-1, keepdims=True) / _MOST
     steps = jnp.round(wide / jnp.where(scale == 0, 1, scale))
-    return Quantised(jnp.clip(steps, -_MOST, _MOST).astype(jnp.int8), scale)
+    return Quantized(jnp.clip(steps, -_MOST, _MOST).astype(jnp.int8), scale)
 
 
 def to_bits(x: Float[Array, "..."]) -> Bits:
@@ -107,7 +107,7 @@ def widen(x: Stored, dtype: str, nothing: Array | float = 0.0) -> Array:
 
     ``nothing`` is zero. Where it is computed, numbers are widened after that and not before.
     """
-    if isinstance(x, Quantised):
+    if isinstance(x, Quantized):
         return (x.values.astype(jnp.float32) * (x.scale + nothing)).astype(dtype)
     if isinstance(x, Bits):
         wide = jax.lax.bitcast_convert_type(x.values, jnp.bfloat16).astype(jnp.float32)
@@ -126,7 +126,7 @@ def allocate(abstract: KV, slots: int, columns: int, dtype: str = "") -> Cache:
         lead, kept = (*x.shape[:-4], slots), dtype or x.dtype
         if kept == "int8":
             one = (1 if axis == width else size for axis, size in enumerate(shape))
-            return Quantised(jnp.zeros((*lead, *shape), kept), jnp.zeros((*lead, *one)))
+            return Quantized(jnp.zeros((*lead, *shape), kept), jnp.zeros((*lead, *one)))
         if kept == "bfloat16" != x.dtype:
             return Bits(jnp.zeros((*lead, *shape), jnp.uint16))
         return jnp.zeros((*lead, *shape), kept)
@@ -147,7 +147,7 @@ def _stored(new: KV, cache: Cache) -> KV:
         if _is_packed(x):
             return x
         if _is_packed(kept):
-            return quantise(x) if isinstance(kept, Quantised) else to_bits(x)
+            return quantize(x) if isinstance(kept, Quantized) else to_bits(x)
         return x.astype(kept.dtype)
 
     k = jax.tree.map(like, cache.k, new.k, is_leaf=_is_packed)

@@ -2,8 +2,8 @@
 
 A token is drawn by an exponential race: with independent ``E_v ~ Exp(1)``, the argmax of
 ``p_v / E_v`` is distributed as ``p`` (the Gumbel-max trick without its second logarithm, since
-``exp`` of the logits is needed for the normaliser anyhow). The noise of a row depends on its key
-and on the position sampled, never on its slot, its neighbours or the time.
+``exp`` of the logits is needed for the normalizer anyhow). The noise of a row depends on its key
+and on the position sampled, never on its slot, its neighbors or the time.
 
 Filters are those of Hugging Face's ``generate``, in its order: temperature, top-k, top-p, min-p,
 each on what the one before left. Nothing is sorted: a filter is a least value, found bit by bit
@@ -111,7 +111,7 @@ def sample(
 ) -> tuple[Int[Array, " B"], Float[Array, " B"]]:
     """Ids drawn from ``softmax(logits / temperature)`` and their log-probs under it.
 
-    With filters both are of the ids that they keep (see ``Filters``), renormalised. ``temperature``
+    With filters both are of the ids that they keep (see ``Filters``), renormalized. ``temperature``
     0 takes the most likely id (the lowest of equals), with its log-prob at temperature 1.
     ``positions`` are the absolute positions the ids will stand at. A logit may be ``-inf``: that id
     is never drawn.

@@ -1,15 +1,9 @@
 """Losses and advantages: arrays in, a number and its metrics out. No model, no config."""
 
 from agenticrec_jax.losses.advantages import group_advantages, keep_groups
-from agenticrec_jax.losses.aggregation import length_normaliser, member_weights
+from agenticrec_jax.losses.aggregation import length_normalizer, member_weights
 from agenticrec_jax.losses.dpo import dpo_loss, sequence_logprobs, softmax_dpo_loss
 from agenticrec_jax.losses.grpo import grpo_loss, kl_divergence
-from agenticrec_jax.losses.next_item import (
-    bce_loss,
-    gbce_loss,
-    sampled_softmax_loss,
-    softmax_loss,
-)
 from agenticrec_jax.losses.ppr import bidirectional_logistic_loss, preference_policy_loss
 from agenticrec_jax.losses.preferences import dpo_preference_loss, logistic_preference_loss
 from agenticrec_jax.losses.reductions import LossFn, Metrics, for_batch
@@ -18,23 +12,19 @@ from agenticrec_jax.losses.sft import sft_loss
 __all__ = [
     "LossFn",
     "Metrics",
-    "bce_loss",
     "bidirectional_logistic_loss",
     "dpo_loss",
     "dpo_preference_loss",
     "for_batch",
-    "gbce_loss",
     "group_advantages",
     "grpo_loss",
     "keep_groups",
     "kl_divergence",
-    "length_normaliser",
+    "length_normalizer",
     "logistic_preference_loss",
     "member_weights",
     "preference_policy_loss",
-    "sampled_softmax_loss",
     "sequence_logprobs",
     "sft_loss",
     "softmax_dpo_loss",
-    "softmax_loss",
 ]

@@ -46,12 +46,12 @@ def group_advantages(
     rewards = jnp.asarray(rewards)
     count = mask.sum(axis=1, keepdims=True)
     mean = jnp.where(mask, rewards, 0.0).sum(axis=1, keepdims=True) / jnp.maximum(count, 1)
-    centred = jnp.where(mask, rewards - mean, 0.0)
+    centered = jnp.where(mask, rewards - mean, 0.0)
     others = jnp.maximum(count - 1, 1)
     # R - (sum of the others) / (n - 1)  =  (R - mean) * n / (n - 1)
-    advantages = centred * (count / others) if baseline == "leave_one_out" else centred
+    advantages = centered * (count / others) if baseline == "leave_one_out" else centered
     if scale == "std":
-        deviation = jnp.sqrt((centred**2).sum(axis=1, keepdims=True) / others)
+        deviation = jnp.sqrt((centered**2).sum(axis=1, keepdims=True) / others)
         advantages = advantages / (deviation + epsilon)
     return advantages
 

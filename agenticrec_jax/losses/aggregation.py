@@ -28,7 +28,7 @@ def member_weights(
       aggregation: "constant", 1 / (P G): the loss divides by a constant length besides;
         "token_mean", 1 / (tokens of the batch): every token counts alike, long members more;
         "sequence_mean", 1 / (P G tokens of the member): every member counts alike, its tokens less
-        the more it has. The last two take a loss whose length is 1 (`length_normaliser`).
+        the more it has. The last two take a loss whose length is 1 (`length_normalizer`).
       total_prompts: P of the whole batch, where ``tokens`` is a part of it.
       total_tokens: sampled tokens of the whole batch, likewise.
 
@@ -49,6 +49,6 @@ def member_weights(
     return weights.astype(np.float32)
 
 
-def length_normaliser(aggregation: str, longest: int) -> float:
+def length_normalizer(aggregation: str, longest: int) -> float:
     """Returns the length by which a loss divides: the longest completion allowed, or 1."""
     return float(longest) if aggregation == "constant" else 1.0

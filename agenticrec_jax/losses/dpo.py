@@ -1,4 +1,4 @@
-"""Direct preference optimisation, with one rejected answer or with several.
+"""Direct preference optimization, with one rejected answer or with several.
 
 Axes: B questions, N rejected answers, T tokens. Sources: DPO (arXiv:2305.18290, Eq. 7); S-DPO
 (arXiv:2406.09215) for a softmax over several, which for one is DPO.

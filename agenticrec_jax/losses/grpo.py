@@ -1,7 +1,7 @@
 """List-wise GRPO: the policy-gradient loss of both reinforcement stages.
 
 Axes: P prompts, G members, T completion tokens. Sources: AgenticRec (arXiv:2603.21613, Eq. 6);
-Dr. GRPO (arXiv:2503.20783) for the constant length normaliser; PPO (arXiv:1707.06347) and DAPO
+Dr. GRPO (arXiv:2503.20783) for the constant length normalizer; PPO (arXiv:1707.06347) and DAPO
 (arXiv:2503.14476) for the clipped ratio with two bounds, and what `losses.surrogates` names for its
 variants; http://joschu.net/blog/kl-approx.html for the estimators k1, k2 and k3; A3C
 (arXiv:1602.01783) for the bonus on entropy.
@@ -52,11 +52,11 @@ def grpo_loss(
     sampled: Bool[Array, "P G T"],
     advantages: Float[Array, "P G"],
     weights: Float[Array, "P G"],
-    behaviour_logprobs: Float[Array, "P G T"],
+    behavior_logprobs: Float[Array, "P G T"],
     reference_logprobs: Float[Array, "P G T"] | None = None,
     entropy: Float[Array, "P G T"] | None = None,
     *,
-    normaliser: float,
+    normalizer: float,
     ratio: str = "token",
     clip_low: float | None = None,
     clip_high: float | None = None,
@@ -69,7 +69,7 @@ def grpo_loss(
     """Returns ``-sum_pg w_pg / L * sum_t m_pgt * A_pg * log pi_pgt`` and its metrics.
 
     With ``clip_low`` and ``clip_high`` the summand is the clipped one instead,
-    ``min(r A, clip(r, 1 - low, 1 + high) A)`` with ``r = pi / behaviour``: for a batch of rollouts
+    ``min(r A, clip(r, 1 - low, 1 + high) A)`` with ``r = pi / behavior``: for a batch of rollouts
     that is used for more than one update. In a first update the ratio is 1 but for rounding, and
     the gradient that of the plain summand, AgenticRec's Eq. 6.
 
@@ -78,15 +78,15 @@ def grpo_loss(
       sampled: the tokens the policy wrote; observations and padding are False and get no gradient.
       advantages: of each member, a constant.
       weights: share of each member in the batch, see `aggregation.member_weights`; 0 for padding.
-      behaviour_logprobs: of the same tokens when they were sampled.
+      behavior_logprobs: of the same tokens when they were sampled.
       reference_logprobs: of the same tokens under the reference policy; needed for a KL term.
       entropy: of the policy at each sampled token, with its gradient; needed for a bonus on it.
-      normaliser: L, a constant length: the longest completion allowed, or 1 where the weights
+      normalizer: L, a constant length: the longest completion allowed, or 1 where the weights
         already divide by lengths.
       ratio: "token" or "sequence", see `surrogates.log_ratio`; the latter needs clip bounds.
       clip_low, clip_high: bounds of the ratio below and above 1; both or neither.
       dual_clip: c > 1, see `surrogates.clipped_surrogate`; needs clip bounds.
-      correction_cap: if given, the plain summand is multiplied by ``min(pi / behaviour, cap)``, a
+      correction_cap: if given, the plain summand is multiplied by ``min(pi / behavior, cap)``, a
         constant, see `surrogates.truncated_weights`. Not together with clip bounds, whose ratio is
         already one to the sampler.
       kl_coef: factor of the KL term to the reference.
@@ -103,18 +103,18 @@ def grpo_loss(
       ValueError: if an option has no such value, or lacks another one, or an array, that it needs.
     """
     chex.assert_rank([logprobs, advantages], [3, 2])
-    chex.assert_equal_shape([logprobs, sampled, behaviour_logprobs])
+    chex.assert_equal_shape([logprobs, sampled, behavior_logprobs])
     chex.assert_equal_shape([advantages, weights, sampled[..., 0]])
     _check_clipping(ratio, clip_low, clip_high, dual_clip, correction_cap)
     _check_penalties(kl_coef, kl_estimator, reference_logprobs, entropy_coef, entropy)
 
     logprobs = masked(logprobs, sampled)
-    arrays = logprobs, behaviour_logprobs, sampled, advantages[..., None]
+    arrays = logprobs, behavior_logprobs, sampled, advantages[..., None]
     if clip_low is None:
         objective, metrics = _plain_term(*arrays, correction_cap)
     else:
         objective, metrics = _clipped_term(*arrays, ratio, clip_low, clip_high, dual_clip)
-    difference = masked(logprobs - behaviour_logprobs, sampled)
+    difference = masked(logprobs - behavior_logprobs, sampled)
     metrics["logprob_difference"] = metric(jnp.abs(difference), sampled)
     if reference_logprobs is not None:
         kl = kl_divergence(logprobs, masked(reference_logprobs, sampled), kl_estimator)
@@ -122,18 +122,18 @@ def grpo_loss(
         objective = objective - kl_coef * kl
     if entropy_coef:
         objective = objective + entropy_coef * masked(entropy, sampled)
-    return -(weights * masked(objective, sampled).sum(axis=-1)).sum() / normaliser, metrics
+    return -(weights * masked(objective, sampled).sum(axis=-1)).sum() / normalizer, metrics
 
 
 def _plain_term(
     logprobs: Float[Array, "P G T"],
-    behaviour_logprobs: Float[Array, "P G T"],
+    behavior_logprobs: Float[Array, "P G T"],
     sampled: Bool[Array, "P G T"],
     advantage: Float[Array, "P G 1"],
     correction_cap: float | None,
 ) -> tuple[Float[Array, "P G T"], Metrics]:
     """Returns ``A log pi`` of each token, corrected for the sampler if there is a cap."""
-    difference = log_ratio(logprobs, behaviour_logprobs, sampled)
+    difference = log_ratio(logprobs, behavior_logprobs, sampled)
     ratio, objective = jnp.exp(difference), advantage * logprobs
     metrics = _ratio_metrics(ratio, jnp.zeros_like(ratio), sampled)
     if correction_cap is None:
@@ -147,7 +147,7 @@ def _plain_term(
 
 def _clipped_term(
     logprobs: Float[Array, "P G T"],
-    behaviour_logprobs: Float[Array, "P G T"],
+    behavior_logprobs: Float[Array, "P G T"],
     sampled: Bool[Array, "P G T"],
     advantage: Float[Array, "P G 1"],
     ratio: str,
@@ -156,7 +156,7 @@ def _clipped_term(
     dual_clip: float | None,
 ) -> tuple[Float[Array, "P G T"], Metrics]:
     """Returns the clipped surrogate of each token."""
-    ratios = jnp.exp(log_ratio(logprobs, behaviour_logprobs, sampled, ratio))
+    ratios = jnp.exp(log_ratio(logprobs, behavior_logprobs, sampled, ratio))
     objective, cut = clipped_surrogate(ratios, advantage, clip_low, clip_high, dual_clip)
     return objective, _ratio_metrics(ratios, cut.astype(jnp.float32), sampled)
 

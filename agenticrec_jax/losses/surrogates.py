@@ -19,23 +19,23 @@ RATIOS = ("token", "sequence")
 
 def log_ratio(
     logprobs: Float[Array, "P G T"],
-    behaviour_logprobs: Float[Array, "P G T"],
+    behavior_logprobs: Float[Array, "P G T"],
     sampled: Bool[Array, "P G T"],
     ratio: str = "token",
 ) -> Float[Array, "P G T"]:
-    """Returns ``log pi - log behaviour`` at sampled tokens, 0 elsewhere.
+    """Returns ``log pi - log behavior`` at sampled tokens, 0 elsewhere.
 
     With ``ratio="sequence"`` every token has the mean over its member's sampled tokens (GSPO): the
-    ratio is then the geometric mean, ``(pi(o) / behaviour(o)) ** (1 / |o|)``, and a member is
+    ratio is then the geometric mean, ``(pi(o) / behavior(o)) ** (1 / |o|)``, and a member is
     clipped as a whole.
 
     Raises:
       ValueError: if ratio is neither.
     """
-    chex.assert_equal_shape([logprobs, behaviour_logprobs, sampled])
+    chex.assert_equal_shape([logprobs, behavior_logprobs, sampled])
     if ratio not in RATIOS:
         raise ValueError(f"ratio is {ratio!r}, expected one of {RATIOS}")
-    difference = masked(logprobs - behaviour_logprobs, sampled)
+    difference = masked(logprobs - behavior_logprobs, sampled)
     if ratio == "token":
         return difference
     count = jnp.maximum(sampled.sum(axis=-1, keepdims=True), 1)

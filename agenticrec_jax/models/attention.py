@@ -11,7 +11,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.models.flash import cudnn_attend, cudnn_fits, splash_attend, splash_fits
+from agenticrec_jax.models.kernels.splash import (
+    cudnn_attend,
+    cudnn_fits,
+    splash_attend,
+    splash_fits,
+)
 from agenticrec_jax.models.masks import Masks
 
 _MASKED = -1e30  # finite, so that a row with nothing to see stays finite
@@ -137,7 +142,7 @@ def _peak(scores):
 
 
 def _weigh(scores, peak, v):
-    """Unnormalised weights times values: (f32 [P K G T R H], the weights' sums [P K G T R]).
+    """Unnormalized weights times values: (f32 [P K G T R H], the weights' sums [P K G T R]).
 
     The product's own order of axes is kept: asked for another, XLA's CPU dot copies the weights.
     """

@@ -201,7 +201,7 @@ def _refuse_unsupported(raw: Mapping[str, Any], source: str) -> None:
     if raw.get("mlp_bias"):
         raise InputError(f"{source}: mlp_bias is on; only models without it are supported")
     if raw.get("quantization_config"):
-        raise InputError(f"{source}: quantization_config is set; only unquantised weights")
+        raise InputError(f"{source}: quantization_config is set; only unquantized weights")
 
 
 def _dtype(raw: Mapping[str, Any], source: str) -> str:

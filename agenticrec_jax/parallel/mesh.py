@@ -123,7 +123,7 @@ def _entry(group: tuple[str, ...]) -> str | tuple[str, ...] | None:
 def tree_shardings(tree: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
     """The same tree with a ``NamedSharding`` for every array.
 
-    Works on parameters, gradients and optimiser states: whatever carries ``logical_axes`` is placed
+    Works on parameters, gradients and optimizer states: whatever carries ``logical_axes`` is placed
     by them, every other array (a step counter) is replicated.
     """
 

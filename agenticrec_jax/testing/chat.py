@@ -12,8 +12,8 @@ from tokenizers.trainers import BpeTrainer
 
 from agenticrec_jax.agent.chat import function_schemas, instructions, question, tools_section
 from agenticrec_jax.agent.prompts import RANK
-from agenticrec_jax.models.hf_tokenizer import HFTokenizer, read_hf_tokenizer
 from agenticrec_jax.testing.world import tiny_world
+from agenticrec_jax.tokenizers.huggingface import HFTokenizer, read_hf_tokenizer
 
 SPECIAL = (
     "<|endoftext|>",

@@ -89,7 +89,7 @@ def write_gguf(
     llama.cpp has them. A name that is not Hugging Face's is written as it is.
 
     Returns:
-      The tensors as given, with what quantisation made of their values.
+      The tensors as given, with what quantization made of their values.
     """
     import gguf
 

@@ -20,19 +20,19 @@ from agenticrec_jax.losses import for_batch, grpo_loss
 from agenticrec_jax.losses.reductions import LossFn
 from agenticrec_jax.parallel.multihost import local_mesh, row_shards, to_host
 from agenticrec_jax.rewards import Reward
+from agenticrec_jax.runtime.checkpoints import Checkpoints
+from agenticrec_jax.runtime.metrics import FILE_NAME, MetricsWriter, read_metrics
 from agenticrec_jax.testing.models import tiny_qwen3
 from agenticrec_jax.testing.world import TinyWorld, tiny_world
 from agenticrec_jax.training import reinforce
 from agenticrec_jax.training.batches import Packing, Weighing
-from agenticrec_jax.training.checkpoints import Checkpoints
 from agenticrec_jax.training.learner import TrainState, Update, init_state, make_update
-from agenticrec_jax.training.metrics import FILE_NAME, MetricsWriter, read_metrics
 from agenticrec_jax.training.references import Scorer
 from agenticrec_jax.training.validation import Validation
 from agenticrec_jax.types import SAMPLED
 
 PROMPTS = 4
-LOSS = for_batch(grpo_loss, normaliser=16.0)
+LOSS = for_batch(grpo_loss, normalizer=16.0)
 
 
 def even_share(trajectory: Trajectory, task: Task) -> Reward:
@@ -187,12 +187,12 @@ def _sizes(cache_dtype: str) -> EngineConfig:
     )
 
 
-def _policy(vocabulary: int, favoured: int) -> tuple[nnx.GraphDef, nnx.State]:
+def _policy(vocabulary: int, favored: int) -> tuple[nnx.GraphDef, nnx.State]:
     """A random policy with a bias towards one token.
 
-    All embeddings agree in one place, which the head reads for the favoured token alone.
+    All embeddings agree in one place, which the head reads for the favored token alone.
     """
     model = tiny_qwen3(3, num_layers=1, vocab_size=vocabulary, tie_word_embeddings=False)
     model.embedding[...] = (4 * model.embedding[...]).at[:, 0].set(0.1)
-    model.head.kernel[...] = (4 * model.head.kernel[...]).at[0, favoured].set(2.5)
+    model.head.kernel[...] = (4 * model.head.kernel[...]).at[0, favored].set(2.5)
     return nnx.split(model)

@@ -20,7 +20,7 @@ _STEMS = ("Alder", "Borea", "Corvo", "Delma", "Estra", "Fennow", "Galdo", "Hexa"
 _ENDINGS = ("works", "line", "craft", "field")
 _MAKES = ("Pocket", "Desk", "Studio", "Travel", "Classic", "Mini", "Everyday", "Heavy Duty")
 _THINGS = ("Notebook", "Stapler", "Marker Set", "Label Roll", "File Box", "Tape", "Lamp", "Pen")
-_COLOURS = ("Blue", "Green", "Black", "White", "Amber", "Grey")
+_COLORS = ("Blue", "Green", "Black", "White", "Amber", "Grey")
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ class SyntheticConfig:
 
 
 def synthetic_log(config: SyntheticConfig | None = None, *, seed: int) -> InteractionLog:
-    """A log of ``config.users`` users with at least three events each, and its catalogue."""
+    """A log of ``config.users`` users with at least three events each, and its catalog."""
     config = config or SyntheticConfig()
     rng = np.random.default_rng(seed)
     brand = rng.integers(0, config.brands, config.items)
-    items = _catalogue(config, brand, rng)
+    items = _catalog(config, brand, rng)
     world = _World(
         follower=_series(config.items, rng),
         weight=rng.permutation(1.0 / np.arange(1, config.items + 1) ** 0.8),
@@ -72,15 +72,15 @@ class _World:
         return int(rng.choice(len(weight), p=weight / weight.sum()))
 
 
-def _catalogue(config: SyntheticConfig, brand: np.ndarray, rng: np.random.Generator) -> Items:
+def _catalog(config: SyntheticConfig, brand: np.ndarray, rng: np.random.Generator) -> Items:
     names = [f"{stem}{ending}" for ending in _ENDINGS for stem in _STEMS]
     brands = [names[code % len(names)] + "2" * (code // len(names)) for code in brand]
-    kinds = [(m, t, c) for m in _MAKES for t in _THINGS for c in _COLOURS]
+    kinds = [(m, t, c) for m in _MAKES for t in _THINGS for c in _COLORS]
     picks = rng.permutation(config.items) % len(kinds)
     titles = []
     for code, pick in enumerate(picks):
-        make, thing, colour = kinds[pick]
-        titles.append(f"{brands[code]} {make} {thing}, {colour}, No. {code + 1}")
+        make, thing, color = kinds[pick]
+        titles.append(f"{brands[code]} {make} {thing}, {color}, No. {code + 1}")
     return make_items(
         item_id=[f"i{code + 1:04d}" for code in range(config.items)],
         title=titles,
@@ -90,7 +90,7 @@ def _catalogue(config: SyntheticConfig, brand: np.ndarray, rng: np.random.Genera
 
 
 def _series(items: int, rng: np.random.Generator) -> np.ndarray:
-    """Each item's follower: one cycle through the whole catalogue in random order."""
+    """Each item's follower: one cycle through the whole catalog in random order."""
     order = rng.permutation(items)
     follower = np.empty(items, np.int64)
     follower[order] = np.roll(order, -1)
@@ -115,7 +115,7 @@ def _events(config: SyntheticConfig, world: _World, user: int, rng: np.random.Ge
             item = world.draw(brands if by_brand else None, rng)
 
 
-def randomised(log: InteractionLog, events: Bool[np.ndarray, " N"], seed: int) -> InteractionLog:
+def randomized(log: InteractionLog, events: Bool[np.ndarray, " N"], seed: int) -> InteractionLog:
     """The log with random items, users and ratings in ``events``: what no view before them sees."""
     rng = np.random.default_rng(seed)
     changed = {

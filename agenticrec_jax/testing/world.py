@@ -1,4 +1,4 @@
-"""A small synthetic log with artefacts, tools and frozen examples: what tests of agents need."""
+"""A small synthetic log with artifacts, tools and frozen examples: what tests of agents need."""
 
 import functools
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ from agenticrec_jax.data.candidates import draw_split_candidates
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import InteractionLog
 from agenticrec_jax.data.splits import chronological_splits, prediction_samples
-from agenticrec_jax.models.sasrec import Sasrec, SasrecConfig
-from agenticrec_jax.models.tokenizers import CompactTokenizer, train_tokenizer
+from agenticrec_jax.sequential.sasrec import Sasrec, SasrecConfig
 from agenticrec_jax.testing.synthetic import SyntheticConfig, synthetic_log
+from agenticrec_jax.tokenizers.compact import CompactTokenizer, train_tokenizer
 from agenticrec_jax.tools.artifacts import Artifacts, fit_statistics, index_users
 from agenticrec_jax.tools.base import Toolbox
 from agenticrec_jax.tools.registry import agenticrec_tools
@@ -19,7 +19,7 @@ from agenticrec_jax.tools.registry import agenticrec_tools
 
 @dataclass(frozen=True)
 class TinyWorld:
-    """120 users, 90 items; artefacts A with an untrained SASRec; the policy part's examples."""
+    """120 users, 90 items; artifacts A with an untrained SASRec; the policy part's examples."""
 
     log: InteractionLog
     artifacts: Artifacts

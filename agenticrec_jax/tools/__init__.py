@@ -1,1 +1,1 @@
-"""The recommendation tools and the fitted artefacts behind them."""
+"""The recommendation tools and the fitted artifacts behind them."""

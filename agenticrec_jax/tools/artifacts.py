@@ -20,9 +20,10 @@ from safetensors.numpy import save_file
 from agenticrec_jax.data.interactions import InteractionLog
 from agenticrec_jax.data.splits import FitRange
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.models.sasrec import (
+from agenticrec_jax.sequential.sasrec import (
     PAD,
     Sasrec,
+    SasrecConfig,
     fitted_sequences,
     load_sasrec,
     pad_histories,
@@ -30,9 +31,10 @@ from agenticrec_jax.models.sasrec import (
     save_sasrec,
     user_states,
 )
-from agenticrec_jax.models.search import SEARCHED, searched, unit_rows
+from agenticrec_jax.sequential.search import SEARCHED, searched, unit_rows
+from agenticrec_jax.sequential.training import OnEpoch, SasrecTraining, train_sasrec
 
-RECENT = 10  # items of a neighbour that count as taken recently
+RECENT = 10  # items of a neighbor that count as taken recently
 NEAREST = 16  # items that the index keeps beside each item
 
 Value, Derived = TypeVar("Value"), TypeVar("Derived")
@@ -128,13 +130,13 @@ class SasrecIndex:
         ``item_directions``."""
         return self._item_directions[list(items)] @ self._item_directions[item]
 
-    def neighbours(
+    def neighbors(
         self, histories: Sequence[Sequence[int]], users: Sequence[int], count: int
     ) -> list[tuple[Int[np.ndarray, "K"], Float[np.ndarray, "K"]]]:
         """For each history, rows of the ``count`` users with the nearest states, and their cosines.
 
         Best first. The history's own user, by ``users``, is left out: nobody is their own
-        neighbour. All are searched together, and what one gets does not depend on the others.
+        neighbor. All are searched together, and what one gets does not depend on the others.
         """
         states = user_states(self.model, histories, batch=SEARCHED, whole=True)
         states /= np.maximum(np.linalg.norm(states, axis=1, keepdims=True), 1e-9)
@@ -184,7 +186,7 @@ class Artifacts(Fitted[Others]):
     FORMAT = 2  # of the files that ``save`` writes
 
     def __init__(self, statistics: Statistics, sasrec_index: SasrecIndex, fit_range: FitRange):
-        super().__init__(Others(statistics, sasrec_index), fit_range, "artefacts")
+        super().__init__(Others(statistics, sasrec_index), fit_range, "artifacts")
 
     def save(self, directory: str | Path, log: InteractionLog) -> None:
         """Writes the model and the arrays; user and item ids are those of ``log``."""
@@ -226,7 +228,7 @@ class Artifacts(Fitted[Others]):
         if record["user_ids"] != list(log.user_ids):
             raise InputError(
                 f"{directory}/artifacts.json: found other users than the log's, "
-                "expected artefacts fitted on this log"
+                "expected artifacts fitted on this log"
             )
         if FitRange(**record["fit_range"]) != fit_range:
             raise InputError(
@@ -268,3 +270,20 @@ def index_users(model: Sasrec, log: InteractionLog, fit_range: FitRange) -> Sasr
         recent=pad_histories(newest, RECENT),
         nearest=nearest_items(model, np.unique(np.concatenate(list(sequences.values())))),
     )
+
+
+def fit_artifacts(
+    log: InteractionLog,
+    fit_range: FitRange,
+    *,
+    config: SasrecConfig | None = None,
+    training: SasrecTraining | None = None,
+    on_epoch: OnEpoch | None = None,
+) -> Artifacts:
+    """Fits statistics and SASRec on the events of ``fit_range``, and on nothing else.
+
+    Raises:
+      InputError: if the log does not fit the range; see ``train_sasrec``.
+    """
+    model = train_sasrec(log, fit_range, config=config, training=training, on_epoch=on_epoch)
+    return Artifacts(fit_statistics(log, fit_range), index_users(model, log, fit_range), fit_range)

@@ -23,7 +23,7 @@ class AsOfView:
     """All that a tool may know of one question: the user's own events before it, the candidates.
 
     The events are copied out of the log when the view is made; nothing at or after the cut, no
-    other user's event and not the target can be reached from it. Others' behaviour reaches tools
+    other user's event and not the target can be reached from it. Others' behavior reaches tools
     only through what was fitted before the question: ``Fitted.seen_from(view)``.
 
     Attributes:
@@ -34,7 +34,7 @@ class AsOfView:
         oldest first (codes; NaN where unrated; unix seconds).
       history, history_ratings: the at most ten newest of them, as shown in the prompt.
       candidates: item codes in the order shown.
-      items: the catalogue, without what a later day's snapshot says of it.
+      items: the catalog, without what a later day's snapshot says of it.
     """
 
     example_id: int

@@ -1,6 +1,6 @@
 """Tools over SASRec's space: items near an item, and what users near this user took.
 
-The paper's tools return neighbours; on a real log hardly any neighbour is among the candidates, so
+The paper's tools return neighbors; on a real log hardly any neighbor is among the candidates, so
 these also order the candidates by the same evidence (``candidate_evidence``).
 """
 
@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from agenticrec_jax.models.sasrec import PAD
+from agenticrec_jax.sequential.sasrec import PAD
 from agenticrec_jax.tools.artifacts import Artifacts
 from agenticrec_jax.tools.base import AsOfView, object_schema
 from agenticrec_jax.tools.names import ITEM_NAME, listed, no_item, resolve
@@ -21,7 +21,7 @@ NEWEST = 3  # of each of them
 SHOWN = 2  # titles beside an order of candidates
 BARE_SHOWN = 5  # titles in the bare form
 
-Neighbours = tuple[np.ndarray, np.ndarray]  # rows of the index and their cosines, best first
+Neighbors = tuple[np.ndarray, np.ndarray]  # rows of the index and their cosines, best first
 
 
 class GetSimilarItems:
@@ -60,7 +60,7 @@ class GetSimilarItems:
 class GetSimilarUsers:
     """What users with a near SASRec state took, and the candidates by how often they took them.
 
-    Each of the ``neighbours`` nearest users counts with the square of the cosine between the two
+    Each of the ``neighbors`` nearest users counts with the square of the cosine between the two
     states. (Office log, valid NDCG@10 of the order with popularity behind it: 400 users, each
     counted once .501; 1500, weighted .522; a larger K or a sharper weight is no better.)
     """
@@ -71,22 +71,22 @@ class GetSimilarUsers:
 
     def __init__(self, artifacts: Artifacts, options: ToolOptions):
         self.artifacts, self.options = artifacts, options
-        self._found: WeakKeyDictionary[AsOfView, Neighbours] = WeakKeyDictionary()
+        self._found: WeakKeyDictionary[AsOfView, Neighbors] = WeakKeyDictionary()
 
     def prepare(self, views: Sequence[AsOfView]) -> None:
-        """Searches for the neighbours of many views at once and keeps them while the views live."""
+        """Searches for the neighbors of many views at once and keeps them while the views live."""
         if views:
             earliest = min(views, key=lambda view: view.time)
             index = self.artifacts.seen_from(earliest).sasrec_index
             histories, users = [view.history for view in views], [view.user for view in views]
-            found = index.neighbours(histories, users, self.options.neighbours)
+            found = index.neighbors(histories, users, self.options.neighbors)
             self._found.update(zip(views, found, strict=True))
 
     def __call__(self, view: AsOfView) -> str:
-        return self._told(view, self.options.neighbours)
+        return self._told(view, self.options.neighbors)
 
     def _told(self, view: AsOfView, count: int) -> str:
-        """What the ``count`` nearest of the neighbours took."""
+        """What the ``count`` nearest of the neighbors took."""
         others = self.artifacts.seen_from(view)
         if view not in self._found:
             self.prepare([view])

@@ -1,4 +1,4 @@
-"""Tools over the catalogue and the fitted statistics: one item, and all candidates."""
+"""Tools over the catalog and the fitted statistics: one item, and all candidates."""
 
 import math
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from agenticrec_jax.tools.text import ToolOptions, brand_of, cut, order, ranked
 class ItemInfoSearch:
     """Brand, category, price, rating and popularity of one item.
 
-    Rating and popularity are those of the fit range; the catalogue's own average is a snapshot of
+    Rating and popularity are those of the fit range; the catalog's own average is a snapshot of
     a later day and is not shown.
     """
 

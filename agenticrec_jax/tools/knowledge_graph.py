@@ -1,6 +1,6 @@
 """A graph of items: those of one brand, category or year, and those that the same users took.
 
-RecThinker's search of item relations reads it. Attributes are the catalogue's (the year, where it
+RecThinker's search of item relations reads it. Attributes are the catalog's (the year, where it
 has none, is the last one in brackets that the title has, as in ``Toy Story (1995)``). What users
 took together is fitted, so the graph is made of ``Artifacts`` and refuses the same questions. It is
 pruned: of a brand, category or year only the most taken items are kept, of the items taken with an
@@ -15,7 +15,7 @@ from jaxtyping import Int
 from scipy import sparse
 
 from agenticrec_jax.data.interactions import Items
-from agenticrec_jax.models.sasrec import PAD
+from agenticrec_jax.sequential.sasrec import PAD
 from agenticrec_jax.tools.artifacts import Artifacts, Fitted, Statistics
 
 KEPT = 20  # items of each relation of an item
@@ -69,7 +69,7 @@ class KnowledgeGraph:
 
 
 def knowledge_graph(items: Items, artifacts: Artifacts, kept: int = KEPT) -> Fitted[KnowledgeGraph]:
-    """The graph of a catalogue, fitted on the range of ``artifacts``."""
+    """The graph of a catalog, fitted on the range of ``artifacts``."""
     return artifacts.derived(
         lambda others: _graph(items, others.statistics, kept), "knowledge graph"
     )

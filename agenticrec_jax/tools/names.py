@@ -20,7 +20,7 @@ ITEM_NAME = {
 _CANDIDATE = re.compile(r"(?:candidate |#)?(\d{1,3})")
 _HISTORY = re.compile(r"h(\d{1,3})")
 _ID = re.compile(r"id (\S.*)", re.I)
-SURE = 92  # rapidfuzz ratio (0..100) from which a misspelt title counts as the title
+SURE = 92  # rapidfuzz ratio (0..100) from which a misspelled title counts as the title
 CLOSE = 50  # and from which it is worth suggesting
 MOST_CLOSE = 2  # suggestions
 
@@ -70,8 +70,8 @@ def called(view: AsOfView, item: int, words: int) -> str:
 def resolve(view: AsOfView, name: str | int, words: int) -> Resolved:
     """Finds the item meant by an address, an id or a title.
 
-    Titles may be misspelt a little, or cut as observations cut them; items shown to the policy
-    are preferred over the rest of the catalogue. A title that several items not shown have names
+    Titles may be misspelled a little, or cut as observations cut them; items shown to the policy
+    are preferred over the rest of the catalog. A title that several items not shown have names
     none of them.
     """
     text = " ".join(str(name).split())

@@ -67,7 +67,7 @@ class SearchSimilarUsers(GetSimilarUsers):
 
     def __init__(self, artifacts: Artifacts, options: ToolOptions):
         super().__init__(artifacts, options)
-        self.parameters = object_schema(k=_number("how many similar users", options.neighbours))
+        self.parameters = object_schema(k=_number("how many similar users", options.neighbors))
 
     def __call__(self, view: AsOfView, k: int) -> str:
         return self._told(view, k)
@@ -89,7 +89,7 @@ class SearchKnowledgeGraph:
     """What is related to some items: by brand, category and year, and taken by the same users.
 
     Of each relation the first five are told by title. The candidates that the graph or the
-    catalogue relates to an item follow (``candidate_evidence``), those taken with it before those
+    catalog relates to an item follow (``candidate_evidence``), those taken with it before those
     two steps away.
     """
 

@@ -21,7 +21,7 @@ from agenticrec_jax.tools.text import ToolOptions
 def agenticrec_tools(
     artifacts: Artifacts, options: ToolOptions | None = None, profiles: Profiles | None = None
 ) -> Toolbox:
-    """Profile, item information, behaviour and collaborative tools over ``artifacts``.
+    """Profile, item information, behavior and collaborative tools over ``artifacts``.
 
     With ``profiles`` the first returns what is stored there.
     """

@@ -25,10 +25,10 @@ class ToolOptions:
       evidence_length: how many candidate numbers an order shows.
       title_words: how many words of a title are shown before the visible cut.
       candidate_evidence: whether the collaborative tools also order the candidates; without it
-        they return neighbours only, the bare form of the paper.
+        they return neighbors only, the bare form of the paper.
       detail: ``compact``, or ``full`` to group candidates by category, brand and price in words.
       profile_words: how many words of a stored profile are shown before the visible cut.
-      neighbours: how many users with the nearest SASRec states count as similar.
+      neighbors: how many users with the nearest SASRec states count as similar.
     """
 
     evidence_length: int = 10
@@ -36,12 +36,12 @@ class ToolOptions:
     candidate_evidence: bool = True
     detail: str = "compact"
     profile_words: int = 200
-    neighbours: int = 1500
+    neighbors: int = 1500
 
     def __post_init__(self):
         if self.detail not in DETAILS:
             raise InputError(f"tool option detail: found {self.detail!r}, expected {DETAILS}")
-        for name in ("evidence_length", "title_words", "profile_words", "neighbours"):
+        for name in ("evidence_length", "title_words", "profile_words", "neighbors"):
             if getattr(self, name) < 1:
                 raise InputError(f"tool option {name}: found {getattr(self, name)}, expected >= 1")
 

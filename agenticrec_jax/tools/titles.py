@@ -1,4 +1,4 @@
-"""Titles of a catalogue that are like a text, found without comparing it with every title.
+"""Titles of a catalog that are like a text, found without comparing it with every title.
 
 An inverted index from runs of three characters to titles proposes the few titles that share most of
 them with the text; only those are scored by rapidfuzz. A title of one or two letters that the text
@@ -71,7 +71,7 @@ _MAKING = threading.Lock()  # a cache alone would make it in every thread that a
 
 
 def title_index(items: Items) -> TitleIndex:
-    """The index of a catalogue's titles, made once, whichever thread asks first."""
+    """The index of a catalog's titles, made once, whichever thread asks first."""
     with _MAKING:
         return _made(items)
 

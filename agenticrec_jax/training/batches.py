@@ -32,7 +32,7 @@ class RolloutBatch:
     completions: everything after the prompt, observations included, padded on the right.
     valid: True for the tokens of the completion.
     sampled: True for the tokens the policy wrote; only these are scored and get a gradient.
-    behaviour_logprobs: of sampled tokens, at the time they were sampled; 0 elsewhere.
+    behavior_logprobs: of sampled tokens, at the time they were sampled; 0 elsewhere.
     advantages: of each member.
     weights: share of each member in the whole batch; 0 for padding groups.
     reference_logprobs: of sampled tokens under a reference policy, for losses that want them.
@@ -44,7 +44,7 @@ class RolloutBatch:
     completions: Int[Array, "P G T"]
     valid: Bool[Array, "P G T"]
     sampled: Bool[Array, "P G T"]
-    behaviour_logprobs: Float[Array, "P G T"]
+    behavior_logprobs: Float[Array, "P G T"]
     advantages: Float[Array, "P G"]
     weights: Float[Array, "P G"]
     reference_logprobs: Float[Array, "P G T"] | None = None
@@ -288,7 +288,7 @@ def abstract_batch(
         completions=array(np.int32, *tokens),
         valid=array(bool, *tokens),
         sampled=array(bool, *tokens),
-        behaviour_logprobs=array(np.float32, *tokens),
+        behavior_logprobs=array(np.float32, *tokens),
         advantages=array(np.float32, *members),
         weights=array(np.float32, *members),
         reference_logprobs=array(np.float32, *tokens) if reference else None,

@@ -45,7 +45,7 @@ class Rolled:
 
 
 def kept(trajectories: Sequence[Sequence[Trajectory]], weighing: Weighing) -> np.ndarray:
-    """Which groups are learnt from, bool [groups]."""
+    """Which groups are learned from, bool [groups]."""
     drops = weighing.drop_negative, weighing.drop_equal
     return np.asarray(keep_groups(rewards_of(trajectories), None, *drops)[0])
 

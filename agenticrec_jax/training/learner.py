@@ -1,4 +1,4 @@
-"""The learner: one optimiser update from the gradients of many micro-batches of groups.
+"""The learner: one optimizer update from the gradients of many micro-batches of groups.
 
 Axes: P prompts, G members of a prompt's group, T completion tokens.
 """
@@ -36,7 +36,7 @@ from agenticrec_jax.training.logprobs import CHUNK, policy_logprobs
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """What an update changes: parameters, optimiser state, and the count of updates done.
+    """What an update changes: parameters, optimizer state, and the count of updates done.
 
     Of a policy with adapters, ``params`` holds the frozen base too.
     """
@@ -80,7 +80,7 @@ def init_state(
 ) -> TrainState:
     """Returns a fresh state over params, which it takes over; on a mesh, placed by the rules.
 
-    The optimiser's moments are float32 whatever the parameters are stored in. Of a policy with
+    The optimizer's moments are float32 whatever the parameters are stored in. Of a policy with
     adapters (`models.lora`) there are moments for the adapters alone.
     """
 

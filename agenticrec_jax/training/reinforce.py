@@ -19,6 +19,9 @@ from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.generation.engine import Engine
 from agenticrec_jax.parallel.multihost import allgather
+from agenticrec_jax.runtime.checkpoints import Checkpoints
+from agenticrec_jax.runtime.metrics import MetricsWriter, Progress, mean_of
+from agenticrec_jax.runtime.termination import Dropped, Termination, save_and_end
 from agenticrec_jax.training.batches import (
     Packing,
     Weighing,
@@ -26,11 +29,9 @@ from agenticrec_jax.training.batches import (
     group_shapes,
     pack_groups,
 )
-from agenticrec_jax.training.checkpoints import Checkpoints
 from agenticrec_jax.training.collapse import collapses
 from agenticrec_jax.training.dynamic_sampling import Roll, roll_out, step_groups
 from agenticrec_jax.training.learner import TrainState, Update
-from agenticrec_jax.training.metrics import MetricsWriter, Progress, mean_of
 from agenticrec_jax.training.mining import HardPair, preference_tasks
 from agenticrec_jax.training.passes import batch_at, shuffled_passes
 from agenticrec_jax.training.references import Reference, Scorer
@@ -41,7 +42,6 @@ from agenticrec_jax.training.rollouts import (
     rollout_metrics,
     time_metrics,
 )
-from agenticrec_jax.training.termination import Dropped, Termination, save_and_end
 from agenticrec_jax.training.validation import Validation
 
 TasksAt = Callable[[int], Sequence[Task]]
@@ -146,12 +146,12 @@ def _learn(stage: Stage, state, update, rollouts, reference):
     batches = pack_groups(groups, stage.packing, allgather(group_shapes(groups)))
     if reference:
         batches = [reference(batch) for batch in batches]
-    state, learnt = update(state, batches)
+    state, learned = update(state, batches)
     waited = telemetry["tool_wait_seconds"]
     spent = seconds, waited, time.perf_counter() - began
     told = rollout_metrics(rolled.trajectories) | metrics | engine_metrics(telemetry)
     told = over_processes(told)
-    return state, told | learnt | time_metrics(*spent, told["sampled_tokens"][0])
+    return state, told | learned | time_metrics(*spent, told["sampled_tokens"][0])
 
 
 def _roller(stage: Stage, params, agent: Agent, engine: Engine, telemetry: Counter) -> Roll:

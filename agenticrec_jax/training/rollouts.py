@@ -7,8 +7,8 @@ import numpy as np
 
 from agenticrec_jax.agent.trajectories import CallRecord, Trajectory
 from agenticrec_jax.parallel.multihost import allgather
+from agenticrec_jax.runtime.metrics import mean_of
 from agenticrec_jax.training.learner import add_metrics
-from agenticrec_jax.training.metrics import mean_of
 from agenticrec_jax.types import SAMPLED
 
 CLOCK = ("engine/", "seconds/", "time_share/", "tokens_per_s")  # what metrics of time begin with
@@ -87,7 +87,7 @@ def time_metrics(
 
     ``seconds/rollout`` and ``seconds/update`` are what they are given as; the shares are of their
     sum: ``time_share/rollout`` (without ``tools``), ``time_share/tools`` and ``time_share/update``.
-    ``tokens_per_s`` is of the whole step: tokens sampled and learnt from a second of that sum.
+    ``tokens_per_s`` is of the whole step: tokens sampled and learned from a second of that sum.
 
     Args:
       rollout: seconds of the rollouts, tools included.

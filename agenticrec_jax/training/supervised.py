@@ -7,6 +7,9 @@ from typing import Protocol
 import jax
 
 from agenticrec_jax.parallel.multihost import own_part
+from agenticrec_jax.runtime.checkpoints import Checkpoints
+from agenticrec_jax.runtime.metrics import MetricsWriter, Progress, mean_of
+from agenticrec_jax.runtime.termination import Termination, save_and_end
 from agenticrec_jax.training.batches import (
     Group,
     Packing,
@@ -14,11 +17,8 @@ from agenticrec_jax.training.batches import (
     group_shapes,
     pack_groups,
 )
-from agenticrec_jax.training.checkpoints import Checkpoints
 from agenticrec_jax.training.learner import TrainState, Update
-from agenticrec_jax.training.metrics import MetricsWriter, Progress, mean_of
 from agenticrec_jax.training.references import Reference, Scorer
-from agenticrec_jax.training.termination import Termination, save_and_end
 from agenticrec_jax.training.validation import Validation
 
 
@@ -82,8 +82,8 @@ def train(
             if reference:
                 batches = [reference(batch) for batch in batches]
             state, metrics = update(state, batches)
-            learnt, seconds = metrics["entropy"][1], time.perf_counter() - began
-            metrics |= {"tokens_per_s": (learnt, seconds)}
+            learned, seconds = metrics["entropy"][1], time.perf_counter() - began
+            metrics |= {"tokens_per_s": (learned, seconds)}
             if validation and validation.due(step + 1, source.steps):
                 metrics |= validation(step + 1, state, checkpoints.steps)
             writer.write(stage, step + 1, metrics)

@@ -10,7 +10,7 @@ from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.evaluation.evaluator import evaluate
 from agenticrec_jax.generation.engine import Engine
 from agenticrec_jax.parallel.multihost import allgather, share
-from agenticrec_jax.training.checkpoints import Checkpoints
+from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.training.learner import TrainState
 
 METRIC = "valid/ndcg@10"

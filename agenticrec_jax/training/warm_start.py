@@ -1,9 +1,9 @@
 """The warm start: supervised fine-tuning on the scripted agent's demonstrations, in lessons.
 
 Copying candidate numbers from an observation is the skill that everything needs, and it is not
-learnt from whole episodes alone. So the policy copies short lists, then long ones, then merges
+learned from whole episodes alone. So the policy copies short lists, then long ones, then merges
 several; then come episodes whose titles grow. A lesson can alternate between practices, so that
-what was learnt before is not forgotten.
+what was learned before is not forgotten.
 """
 
 import dataclasses

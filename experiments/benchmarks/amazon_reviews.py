@@ -16,7 +16,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from agenticrec_jax.data import blocks, catalogue, events, preparation
+from agenticrec_jax.ingest import blocks, events
+from agenticrec_jax.ingest import catalog as catalog
+from agenticrec_jax.ingest import prepare as preparation
 
 BLOCK = 200_000  # rows made at once
 RARITY = 100_000  # rows for one bad row of each kind
@@ -197,5 +199,5 @@ def _metadata(rng: np.random.Generator, items: pl.Series, planted: Counter) -> I
         )
         lines = frame.write_ndjson().encode().splitlines(keepends=True)
         again = rng.choice(lines, max(rows // 1000, 1), replace=False).tolist()
-        planted[catalogue.REPEATED] += len(again)
+        planted[catalog.REPEATED] += len(again)
         yield b"".join(lines + again)

@@ -32,15 +32,17 @@ from ml_collections import ConfigDict
 from transformers import AutoTokenizer
 
 from agenticrec_jax.agent.trajectories import Trajectory
+from agenticrec_jax.cli import app
 from agenticrec_jax.evaluation.evaluator import evaluate, summary_row
 from agenticrec_jax.generation import kv_cache
 from agenticrec_jax.generation.engine import Engine
 from agenticrec_jax.models.attention import attend
-from agenticrec_jax.models.hf import load_policy
+from agenticrec_jax.models.io.huggingface import load_policy
 from agenticrec_jax.models.masks import KV, Masks
 from agenticrec_jax.models.qwen3 import Qwen3
+from agenticrec_jax.runs import pipeline
+from agenticrec_jax.runs import policy as policies
 from agenticrec_jax.types import SAMPLED
-from experiments import app, pipeline, policies
 from experiments.benchmarks.figures import figure, publish
 from experiments.benchmarks.smollm2 import PARAGRAPH, perplexity
 
@@ -213,7 +215,7 @@ def main(argv) -> None:
 if __name__ == "__main__":
     _JSON = flags.DEFINE_string("json", "", "File to write the figures to; empty for none.")
     _POLICY = flags.DEFINE_string("policy", "", "Language model for perplexity; empty for none.")
-    _WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the artefacts; empty for another.")
+    _WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the artifacts; empty for another.")
     _EXAMPLES = flags.DEFINE_integer("examples", 100, "Samples to rank.", lower_bound=1)
     _CONFIG = pipeline.define_config("experiments/configs/office.py")
     app.run(main)

@@ -28,11 +28,11 @@ from absl import flags
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
+from agenticrec_jax.cli import app
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.models.hf import load_policy, save_policy
+from agenticrec_jax.models.io.huggingface import load_policy, save_policy
 from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config
 from agenticrec_jax.parallel.mesh import make_mesh
-from experiments import app
 from experiments.benchmarks.figures import figure, publish
 from experiments.benchmarks.shapes import QWEN3
 

@@ -12,7 +12,7 @@ import jax
 from rich.table import Table
 
 from agenticrec_jax.errors import InputError
-from experiments.app import print_wide
+from agenticrec_jax.runtime.console import print_wide
 
 
 def figure(

@@ -38,10 +38,11 @@ import numpy as np
 from absl import flags
 from flax import nnx
 
+from agenticrec_jax.cli import app
+from agenticrec_jax.dryrun import cost
 from agenticrec_jax.losses import for_batch, grpo_loss
 from agenticrec_jax.models.lora import split_learned
 from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config
-from agenticrec_jax.parallel import cost
 from agenticrec_jax.training.batches import (
     Demonstration,
     Group,
@@ -59,7 +60,6 @@ from agenticrec_jax.training.learner import (
 )
 from agenticrec_jax.training.logprobs import CHUNK, policy_logprobs
 from agenticrec_jax.types import SAMPLED
-from experiments import app
 from experiments.benchmarks import rollout_limit
 from experiments.benchmarks.figures import figure, publish
 from experiments.benchmarks.peer_loop import Compilations, Stopwatch
@@ -123,7 +123,7 @@ class Ours:
         self._update = functools.cache(self._make_update)
 
     def _make_update(self, work: Work):
-        loss = for_batch(grpo_loss, normaliser=float(work.new))
+        loss = for_batch(grpo_loss, normalizer=float(work.new))
         return make_update(self._graphdef, loss, self._optimizer)
 
     def step(self, work: Work, batch: RolloutBatch) -> dict:

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 from absl import flags
 from flax import nnx
 
+from agenticrec_jax.cli import app
 from agenticrec_jax.generation.placement import FEW_ROWS, panel_width
 from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config, with_panels
-from experiments import app
 from experiments.benchmarks.figures import figure, publish
 from experiments.benchmarks.peer_loop import Stopwatch
 from experiments.benchmarks.shapes import REFERENCE

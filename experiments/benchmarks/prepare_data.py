@@ -23,9 +23,11 @@ from pathlib import Path
 
 from absl import flags
 
+from agenticrec_jax.bundled import ROOT
+from agenticrec_jax.cli import app
 from agenticrec_jax.data.loader import read_manifest, sample_batches
 from agenticrec_jax.errors import InputError
-from experiments import app
+from agenticrec_jax.runtime.phases import phase
 from experiments.benchmarks.amazon_reviews import CATEGORY, Size, write_reviews
 from experiments.benchmarks.figures import figure, publish
 
@@ -51,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
 
 def measure(directory: Path, size: Size, paper_rules: bool = False) -> list[dict]:
     """Makes the files, prepares them and reads the samples back; all rows."""
-    with app.phase("made up"):
+    with phase("made up"):
         planted = write_reviews(directory, size)
     output = directory / "prepared"
     names = (f"category={CATEGORY}", f"downloads={directory}", f"output={output}", "samples")
@@ -83,7 +85,7 @@ def watched(command: Sequence[str]) -> dict[str, float]:
       InputError: if the process ends with another status than 0.
     """
     start, before, peak = time.perf_counter(), _child_cpu(), 0
-    process = subprocess.Popen(command, cwd=app.ROOT)
+    process = subprocess.Popen(command, cwd=ROOT)
     while process.poll() is None:
         peak = max(peak, _peak_bytes(process.pid))
         time.sleep(0.05)

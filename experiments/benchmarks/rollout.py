@@ -35,11 +35,11 @@ import numpy as np
 from absl import flags
 from flax import nnx
 
+from agenticrec_jax.cli import app
 from agenticrec_jax.generation.engine import Engine, EngineConfig, Reply, Request, Rollout
 from agenticrec_jax.generation.sampling import Filters
 from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config
 from agenticrec_jax.types import SAMPLED
-from experiments import app
 from experiments.benchmarks import rollout_limit, rollout_occupancy
 from experiments.benchmarks.figures import figure, publish
 from experiments.benchmarks.peer_loop import Compilations, Stopwatch

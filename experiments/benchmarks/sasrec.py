@@ -6,7 +6,7 @@ the example that comes with RecBole: ``--data=ml-100k.inter``, or that of the in
 
 Of each of the 943 users the last event is the test and the one before it validates. A pass goes
 once over the targets of a window of each user, the newest 51 events before those: 38,762 targets.
-All sides have windows of 50 items, width 64, two layers and a softmax over the catalogue of 1,682.
+All sides have windows of 50 items, width 64, two layers and a softmax over the catalog of 1,682.
 
 - ``trained``: the mean of ``--seeds`` seeds, in hundredths. Ours learns from all 97,171 targets
   before the two events (those of RecBole's epoch) in ``EPOCHS`` epochs, which a minute allows,
@@ -36,18 +36,18 @@ import numpy as np
 from absl import flags
 from flax import nnx
 
+from agenticrec_jax.cli import app
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.evaluation.catalogue import catalogue_ranks, draw_unseen, sampled_ranks
-from agenticrec_jax.evaluation.metrics import hr_at_k, ndcg_at_k
-from agenticrec_jax.models.sasrec import PAD, Sasrec, SasrecConfig, pad_histories, user_states
-from agenticrec_jax.training.sasrec import (
+from agenticrec_jax.metrics.ranking import hr_at_k, ndcg_at_k
+from agenticrec_jax.sequential.evaluation import catalog_ranks, draw_unseen, sampled_ranks
+from agenticrec_jax.sequential.sasrec import PAD, Sasrec, SasrecConfig, pad_histories, user_states
+from agenticrec_jax.sequential.training import (
     SasrecTraining,
     epoch_on,
     shuffled_batches,
     train_on_sequences,
     user_windows,
 )
-from experiments import app
 from experiments.benchmarks.figures import figure, publish
 from experiments.benchmarks.peer_loop import Stopwatch
 from experiments.benchmarks.peers import Peer
@@ -139,14 +139,14 @@ class Ours:
         asked, table = self.protocol, self.model.item_embeddings
         with Stopwatch() as watch:
             states = user_states(self.model, asked.histories, batch=64)
-            kept = catalogue_ranks(states, table, asked.targets)
-        masked = catalogue_ranks(states, table, asked.targets, asked.histories)
+            kept = catalog_ranks(states, table, asked.targets)
+        masked = catalog_ranks(states, table, asked.targets, asked.histories)
         sampled = sampled_ranks(states, table, asked.targets, asked.negatives)
         return watch.took | {"kept": kept, "masked": masked, "sampled": sampled}
 
 
 def config_of(items: int) -> SasrecConfig:
-    """Our model for a catalogue of so many items."""
+    """Our model for a catalog of so many items."""
     sizes = items, LENGTH, WIDTH, BLOCKS
     return SasrecConfig(*sizes, heads=1, dropout=DROPOUT, embedding_norm=True)
 

@@ -11,7 +11,7 @@ candidates those of ``data.candidates``; of more samples than ``--examples`` a s
 All three are fitted on the same events. SASRec chooses nothing on what it is judged by. With each
 user's last event among those held out it stops early at every weight decay of ``WEIGHT_DECAYS``;
 the one that ranks these events best among 19 items that the user did not take, and its number of
-epochs, are those of the fit on all events. Its loss is the softmax over the catalogue, or with more
+epochs, are those of the fit on all events. Its loss is the softmax over the catalog, or with more
 than ``FULL`` items over 512 drawn ones. Counts tie, most of all at 0 where nobody took an item, and
 SASRec's scores do not: so ties are broken by chance here. Against the target, as everywhere else,
 SASRec would gain by every target that nobody knows.
@@ -30,27 +30,28 @@ import numpy as np
 from absl import flags
 from rich.table import Table
 
-from agenticrec_jax.baselines.cooccurrence import cooccurrence_scores
-from agenticrec_jax.baselines.popularity import candidate_codes, popularity_scores
+from agenticrec_jax.cli import app
 from agenticrec_jax.data.candidates import draw_candidates
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import InteractionLog, make_log, read_items, read_log
 from agenticrec_jax.data.splits import FitRange, Sample, chronological_splits, prediction_samples
 from agenticrec_jax.data.tables import read_table
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.evaluation.catalogue import draw_unseen, sampled_ranks
-from agenticrec_jax.evaluation.metrics import ndcg_at_k, ndcg_values, rank_of_target
-from agenticrec_jax.evaluation.significance import paired_difference
-from agenticrec_jax.models.sasrec import (
+from agenticrec_jax.evaluation.baselines.cooccurrence import cooccurrence_scores
+from agenticrec_jax.evaluation.baselines.popularity import candidate_codes, popularity_scores
+from agenticrec_jax.metrics.ranking import ndcg_at_k, ndcg_values, rank_of_target
+from agenticrec_jax.metrics.significance import paired_difference
+from agenticrec_jax.runtime.console import print_wide
+from agenticrec_jax.sequential.evaluation import draw_unseen, sampled_ranks
+from agenticrec_jax.sequential.objective import Objective
+from agenticrec_jax.sequential.sasrec import (
     Sasrec,
     SasrecConfig,
     candidate_scores,
     fitted_sequences,
     user_states,
 )
-from agenticrec_jax.training.next_item import Objective
-from agenticrec_jax.training.sasrec import SasrecTraining, train_sasrec
-from experiments import app
+from agenticrec_jax.sequential.training import SasrecTraining, train_sasrec
 from experiments.benchmarks.figures import publish
 
 LOGS = (
@@ -104,7 +105,7 @@ def draw(log: InteractionLog, samples: list[Sample], most: int) -> list[RankingE
 
 
 def fit(log: InteractionLog, fit_range: FitRange, seed: int) -> tuple[Sasrec, SasrecTraining]:
-    """SASRec and how it was trained: as is best with last events held out, with those learnt."""
+    """SASRec and how it was trained: as is best with last events held out, with those learned."""
     objective = Objective()
     if log.num_items > FULL:
         objective = Objective("sampled_softmax", negatives=512)
@@ -206,7 +207,7 @@ def show(rows: list[dict]) -> None:
             "yes" if row["above"] else "no",
             str(row["fit"]["seconds"]),
         )
-    app.print_wide(table)
+    print_wide(table)
 
 
 def measure(data: str, logs: list[str], most: int, seed: int) -> list[dict]:

@@ -1,7 +1,7 @@
 """The RecBole side of ``experiments.benchmarks.sasrec`` (see ``peer_loop``).
 
 ``PYTHON sasrec_recbole.py THREADS`` needs recbole 1.2.1 and numpy below 2. Its SASRec has the same
-sizes and its defaults otherwise, a softmax over the catalogue, and its own augmentation: every
+sizes and its defaults otherwise, a softmax over the catalog, and its own augmentation: every
 event after the first of a user's training part is the target of a sample of its own.
 """
 

@@ -1,7 +1,7 @@
 """The PyTorch side of ``experiments.benchmarks.sasrec`` (see ``peer_loop``): SASRec in one file.
 
 ``PYTHON sasrec_torch.py THREADS``; needs torch alone. The model is SASRec with PyTorch's own
-encoder layers and a softmax over the catalogue at the places that have a target, Adam at 1e-3,
+encoder layers and a softmax over the catalog at the places that have a target, Adam at 1e-3,
 dropout 0.2, 2 heads and batches of 64: what one writes who has an afternoon. Padding is an item of
 zeros that is attended to.
 """

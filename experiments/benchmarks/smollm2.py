@@ -33,20 +33,20 @@ from absl import flags
 from flax import nnx
 from transformers import AutoTokenizer
 
+from agenticrec_jax.cli import app
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.losses import for_batch, sft_loss
-from agenticrec_jax.models.hf import load_policy
+from agenticrec_jax.models.io.huggingface import load_policy
 from agenticrec_jax.models.qwen3 import Qwen3
 from agenticrec_jax.training.batches import RolloutBatch
 from agenticrec_jax.training.logprobs import policy_logprobs
-from experiments import app
 from experiments.benchmarks.figures import figure, publish
 from experiments.benchmarks.peers import Peer
 from experiments.convert_smollm2 import NEVER, make_greedy
 
 PARAGRAPH = (
     "The old library stood at the end of the street, between a bakery and a shop that repaired "
-    "bicycles. On rainy afternoons the children of the neighbourhood came in to read by the tall "
+    "bicycles. On rainy afternoons the children of the neighborhood came in to read by the tall "
     "windows, and the librarian, who had worked there for thirty years, knew what each of them "
     "liked. She kept a small notebook in which she wrote down every book that was borrowed and the "
     "one that was asked for next. After a while she noticed that people who read about the sea "

@@ -18,13 +18,13 @@ from absl import flags
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from agenticrec_jax.cli import app
+from agenticrec_jax.dryrun.topology import slice_devices
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.models import flash
 from agenticrec_jax.models.attention import attend
+from agenticrec_jax.models.kernels import splash as flash
 from agenticrec_jax.models.masks import Masks
 from agenticrec_jax.parallel.mesh import make_mesh, traced_on
-from agenticrec_jax.parallel.topology import slice_devices
-from experiments import app
 from experiments.benchmarks.figures import figure, publish
 
 SIZES = ((2048, 512), (6144, 2048))  # new tokens of a row, and tokens of its context

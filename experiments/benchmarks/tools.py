@@ -1,14 +1,14 @@
-"""How long each tool's calls take on a catalogue of 60,000 items, and what searches of more find.
+"""How long each tool's calls take on a catalog of 60,000 items, and what searches of more find.
 
     python -m experiments.benchmarks.tools --json=FILE [--items=60000] [--users=20000] [--calls=512]
 
-The catalogue, the log and SASRec's numbers are made up; what a call costs depends on their sizes.
+The catalog, the log and SASRec's numbers are made up; what a call costs depends on their sizes.
 Every call is another view's, with other arguments; views begin 128 at a time, as episodes do in the
 engine, and the share of ``Toolbox.prepare`` is part of a call. ``bound`` is what is asked for:
-1 ms, or 10 ms where a title is misspelt. The peer of a misspelt title is rapidfuzz over all titles.
-What that finds need not be better: ``fuzz.WRatio`` gives 90 of 100 to a title of one or two letters
-that the text happens to hold, and no run of three proposes it. So beside the agreement it is
-counted how often the title that was misspelt is found.
+1 ms, or 10 ms where a title is misspelled. The peer of a misspelled title is rapidfuzz over all
+titles. What that finds need not be better: ``fuzz.WRatio`` gives 90 of 100 to a title of one or
+two letters that the text happens to hold, and no run of three proposes it. So beside the
+agreement it is counted how often the title that was misspelled is found.
 
 For ``--rows`` random vectors (10,000,000; 0 for none) recall is measured of the search that a TPU
 would do, ``jax.lax.approx_max_k``: each of so many windows of the scores keeps its largest, and the
@@ -30,12 +30,13 @@ from absl import flags
 from flax import nnx
 from jax.sharding import SingleDeviceSharding
 
+from agenticrec_jax.cli import app
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import InteractionLog, make_log
 from agenticrec_jax.data.splits import FitRange
-from agenticrec_jax.models.sasrec import Sasrec, SasrecConfig
-from agenticrec_jax.models.search import RECALL, SEARCHED, top_k
-from agenticrec_jax.parallel.topology import slice_devices
+from agenticrec_jax.dryrun.topology import slice_devices
+from agenticrec_jax.sequential.sasrec import Sasrec, SasrecConfig
+from agenticrec_jax.sequential.search import RECALL, SEARCHED, top_k
 from agenticrec_jax.testing.synthetic import DAY, START, SyntheticConfig, synthetic_log
 from agenticrec_jax.tools.artifacts import (
     NEAREST,
@@ -48,14 +49,13 @@ from agenticrec_jax.tools.names import CLOSE
 from agenticrec_jax.tools.registry import agenticrec_tools, recthinker_tools
 from agenticrec_jax.tools.text import ToolOptions
 from agenticrec_jax.tools.titles import likest, title_index
-from experiments import app
 from experiments.benchmarks.figures import figure, publish
 
 BATCH = 128  # episodes that begin together
-EXACT, MISSPELT = 1.0, 10.0  # ms that a call may take
+EXACT, MISSPELLED = 1.0, 10.0  # ms that a call may take
 WIDTH, QUERIES, TITLES, CANDIDATES = 64, 8, 60, 20
 SEEDS = {"log": 0, "model": 0, "views": 1, "calls": 2, "titles": 3, "large table": 4}
-NEIGHBOURS = ToolOptions().neighbours
+NEIGHBORS = ToolOptions().neighbors
 CHUNK = 500_000  # rows of the large table that exist at once
 SLICE = "v5e:4x4"
 
@@ -71,7 +71,7 @@ def settings() -> dict:
     return {name: flag.value for name, flag in asked.items()} | {
         "views at a time": BATCH,
         "candidates": CANDIDATES,
-        "misspelt titles": TITLES,
+        "misspelled titles": TITLES,
         "width": WIDTH,
         "queries": QUERIES,
         "seeds": SEEDS,
@@ -107,12 +107,12 @@ def made_up_log(items: int, users: int) -> InteractionLog:
     rng = np.random.default_rng(SEEDS["log"])
     size = SyntheticConfig(users=20, items=items, brands=200)
     prices = rng.uniform(1, 99, items).astype(np.float32)
-    catalogue = dataclasses.replace(synthetic_log(size, seed=SEEDS["log"]).items, price=prices)
+    catalog = dataclasses.replace(synthetic_log(size, seed=SEEDS["log"]).items, price=prices)
     weight = rng.permutation(1.0 / np.arange(1, items + 1) ** 0.8)
     item = rng.choice(items, 8 * users, p=weight / weight.sum())
     when = START + DAY * np.sort(rng.integers(0, 600, 8 * users))
     names = [f"u{user}" for user in rng.permutation(np.repeat(np.arange(users), 8))]
-    return make_log(names, item, when, rng.integers(1, 6, 8 * users), items=catalogue)
+    return make_log(names, item, when, rng.integers(1, 6, 8 * users), items=catalog)
 
 
 def as_asked(log: InteractionLog, now: int, count: int) -> list[AsOfView]:
@@ -127,7 +127,7 @@ def as_asked(log: InteractionLog, now: int, count: int) -> list[AsOfView]:
     return views
 
 
-def misspelt(title: str, rng: np.random.Generator) -> str:
+def misspelled(title: str, rng: np.random.Generator) -> str:
     """The title with two letters left out and another two exchanged for an x."""
     letters = list(title)
     for place in rng.integers(len(letters), size=2):
@@ -142,7 +142,7 @@ def arguments_of(schema: dict, view: AsOfView, rng: np.random.Generator) -> Iter
     titles = view.items.title
     title = titles[rng.integers(len(titles))]
     names = {"address": (f"h{rng.integers(1, 1 + len(view.history))}", EXACT)}
-    names |= {"title": (title, EXACT), "misspelt title": (misspelt(title, rng), MISSPELT)}
+    names |= {"title": (title, EXACT), "misspelled title": (misspelled(title, rng), MISSPELLED)}
     required = schema["parameters"]["required"]
     for how, (name, bound) in names.items():
         if required == ["item_name"]:
@@ -181,11 +181,11 @@ def tool_rows(box: Toolbox, views: Sequence[AsOfView]) -> list[dict]:
 
 
 def title_rows(log: InteractionLog, count: int = TITLES) -> list[dict]:
-    """A misspelt title's look-up alone beside a comparison with every title, and what it finds."""
+    """Look-up of a misspelled title beside a comparison with every title, and what it finds."""
     rng, titles = np.random.default_rng(SEEDS["titles"]), log.items.title_key
     index, pool = title_index(log.items.undated), dict(enumerate(titles))
     meant = [titles[row] for row in rng.integers(len(titles), size=count)]
-    texts = [misspelt(title, rng) for title in meant]
+    texts = [misspelled(title, rng) for title in meant]
     ours, found = _timed(lambda text: index.nearest(text, 3, CLOSE), texts)
     full, best = _timed(lambda text: likest(text, pool, 3, CLOSE), texts)
     top = [[score for score, _ in near[:1]] for near in found + best]
@@ -193,9 +193,9 @@ def title_rows(log: InteractionLog, count: int = TITLES) -> list[dict]:
     hits = [_found_share(meant, titles, rows) for rows in (found, best)]
     name = "rapidfuzz over all titles"
     return [
-        figure("look-up of a misspelt title: p50", "ms", ours, full, name, MISSPELT),
+        figure("look-up of a misspelled title: p50", "ms", ours, full, name, MISSPELLED),
         figure("its best title as near as that of all", "share", float(np.mean(same))),
-        figure("misspelt titles that are among the three found", "share", hits[0], hits[1], name),
+        figure("misspelled titles that are among the three found", "share", hits[0], hits[1], name),
     ]
 
 
@@ -218,7 +218,7 @@ def large_rows(size: int) -> list[dict]:
     """Recall of approximate searches of ``size`` vectors, and the memory of one on a TPU chip."""
     rows = []
     scores = np.concatenate(list(_scores(size)), axis=1)
-    for count in (NEAREST, NEIGHBOURS):
+    for count in (NEAREST, NEIGHBORS):
         name = f"recall of approx_max_k, played in numpy: {count} of {size} rows"
         rows.append(figure(name, "share", played_recall(scores, count), bound=RECALL))
     try:
@@ -264,7 +264,7 @@ def compiled_bytes(size: int) -> int:
     shapes = ((SEARCHED, WIDTH), jnp.float32), ((size, WIDTH), jnp.float32)
     queries, table = (jax.ShapeDtypeStruct(*of, sharding=where) for of in shapes)
     exclude = jax.ShapeDtypeStruct((SEARCHED, 1), jnp.int32, sharding=where)
-    memory = top_k.lower(queries, table, NEIGHBOURS, exclude, RECALL).compile().memory_analysis()
+    memory = top_k.lower(queries, table, NEIGHBORS, exclude, RECALL).compile().memory_analysis()
     parts = ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in_bytes")
     return sum(getattr(memory, part) for part in parts)
 
@@ -275,7 +275,7 @@ def _since(start: float) -> float:
 
 if __name__ == "__main__":
     _JSON = flags.DEFINE_string("json", "", "File for the figures; nothing is written if empty.")
-    _ITEMS = flags.DEFINE_integer("items", 60_000, "Items of the catalogue.", lower_bound=100)
+    _ITEMS = flags.DEFINE_integer("items", 60_000, "Items of the catalog.", lower_bound=100)
     _USERS = flags.DEFINE_integer("users", 20_000, "Users of the fit range.", lower_bound=1_500)
     _CALLS = flags.DEFINE_integer("calls", 512, "Calls of each kind.", lower_bound=1)
     _ROWS = flags.DEFINE_integer("rows", 10_000_000, "Rows of the large table; 0 for none.")

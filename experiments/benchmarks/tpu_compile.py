@@ -5,9 +5,9 @@ compiles prefill, join, decode, splice and the learner's step of Qwen3-1.7B, 4B 
 slices, as far as a dry run does: ``--code`` goes on to the machine's code, which takes most of the
 time and changes no figure but by its own bytes.
 Sizes are those of ``experiments.configs.qwen3``: 64 prompts of up to 2,048 tokens in groups of 8,
-up to 6,144 tokens generated, computed in bfloat16. Every program is the run's own (see
-``experiments.dry_run``); nothing of a model is ever made. Rows of models and slices that are not
-named are kept as FILE has them, if it was made with the same versions.
+up to 6,144 tokens generated, computed in bfloat16. Every program is the run's own
+(see ``agenticrec_jax.runs.dry_run``); nothing of a model is ever made. Rows of models and
+slices that are not named are kept as FILE has them, if it was made with the same versions.
 
 ``ours`` is what a program takes of a chip, all else that lies there meanwhile included, ``bound``
 the memory that the compiler has. The estimates of work are no speeds. ``settings`` says how a row
@@ -23,8 +23,11 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from agenticrec_jax.parallel.topology import slice_devices
-from experiments import app, dry_run, policies
+from agenticrec_jax.cli import app
+from agenticrec_jax.dryrun.topology import slice_devices
+from agenticrec_jax.runs import dry_run
+from agenticrec_jax.runs import policy as policies
+from agenticrec_jax.runtime.phases import phase
 from experiments.benchmarks.figures import publish
 from experiments.benchmarks.shapes import QWEN3
 from experiments.configs import qwen3
@@ -69,7 +72,7 @@ def measure(model: str, topology: str) -> list[dict]:
     config = settings(model, topology)
     shape = dataclasses.replace(QWEN3[model], **policies.computed(config))
     label = f"{model} on {topology}"
-    with app.phase(label):
+    with phase(label):
         measured = dry_run.rows if _CODE.value else dry_run.planned
         return measured(config, "rta", shape, topology, label)
 

@@ -8,8 +8,8 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from agenticrec_jax.data.amazon import PAPER
-from agenticrec_jax.data.preparation import INTERACTIONS_FILE, ITEMS_FILE, PRESETS
+from agenticrec_jax.ingest.amazon import PAPER
+from agenticrec_jax.ingest.prepare import INTERACTIONS_FILE, ITEMS_FILE, PRESETS
 from experiments.configs import qwen3
 
 

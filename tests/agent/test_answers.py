@@ -15,11 +15,11 @@ from agenticrec_jax.agent.answers import ranking_constraint
 from agenticrec_jax.generation import sampling
 from agenticrec_jax.generation.engine import Engine, EngineConfig, Reply, Request
 from agenticrec_jax.generation.sampling import NO_FILTERS, Filters
-from agenticrec_jax.models.text import spellings
-from agenticrec_jax.models.tokenizers import load_tokenizer
 from agenticrec_jax.testing.chat import chat_tokenizer
 from agenticrec_jax.testing.models import tiny_qwen3
 from agenticrec_jax.testing.world import tiny_world
+from agenticrec_jax.tokenizers.base import spellings
+from agenticrec_jax.tokenizers.compact import load_tokenizer
 
 OPENING = protocol.ANSWER_OPEN + "\\boxed{["
 SHAPE = re.compile(r"((?:\d+, ?)*)(\d*)(.*)", re.S)

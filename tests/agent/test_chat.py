@@ -13,10 +13,10 @@ from agenticrec_jax.agent import chat
 from agenticrec_jax.agent.chat import ChatPrompts
 from agenticrec_jax.agent.prompts import AGENTS, TASKS
 from agenticrec_jax.agent.protocol import ToolCall, parse_tool_call
-from agenticrec_jax.models.text import CUT, literals, neutralise
-from agenticrec_jax.models.tokenizers import load_tokenizer
 from agenticrec_jax.testing.chat import NOT_SPECIAL, SPECIAL, TEMPLATE, chat_tokenizer
 from agenticrec_jax.testing.world import tiny_world
+from agenticrec_jax.tokenizers.base import CUT, literals, neutralise
+from agenticrec_jax.tokenizers.compact import load_tokenizer
 from agenticrec_jax.types import OBSERVATION, SAMPLED
 
 LONG = 10**6  # no title is cut
@@ -40,7 +40,7 @@ def ours(tmp_path_factory):
     return directory
 
 
-def catalogue(*titles):
+def catalog(*titles):
     return types.SimpleNamespace(title=titles)
 
 
@@ -67,7 +67,7 @@ def assert_first_turns_equal(directory):
     peer, tokenizer = AutoTokenizer.from_pretrained(directory), load_tokenizer(directory)
     world = tiny_world()
     titles = (*PLAIN, *world.log.items.title)
-    prompts = ChatPrompts(tokenizer, catalogue(*titles), LONG)
+    prompts = ChatPrompts(tokenizer, catalog(*titles), LONG)
     for tools in (world.toolbox.schemas(), []):
         for task in TASKS:
             for shown in world.examples[:8]:
@@ -127,7 +127,7 @@ def test_a_title_changes_no_more_than_the_rest_of_its_line(title, budget):
     added = set(tokenizer.added_tokens.values())
 
     def built(text):
-        prompts = ChatPrompts(tokenizer, catalogue(text, "Desk Lamp"), budget)
+        prompts = ChatPrompts(tokenizer, catalog(text, "Desk Lamp"), budget)
         return prompts.build((1, 0), (0, 1), [])
 
     hostile, plain = built(title), built("Pen")
@@ -142,7 +142,7 @@ def test_a_title_changes_no_more_than_the_rest_of_its_line(title, budget):
 def test_an_observation_cannot_end_itself(text):
     tokenizer = chat_tokenizer()
     for style in (chat.RESPONSE, chat.INLINE):
-        prompts = ChatPrompts(tokenizer, catalogue(), 4, observation_style=style)
+        prompts = ChatPrompts(tokenizer, catalog(), 4, observation_style=style)
         ids, plain = prompts.observation(text), prompts.observation("Pen")
         added = set(tokenizer.added_tokens.values())
         assert [i for i in ids if i in added] == [i for i in plain if i in added]
@@ -151,7 +151,7 @@ def test_an_observation_cannot_end_itself(text):
 
 def test_observations_come_in_the_configured_tags():
     decode = chat_tokenizer().decode
-    response = ChatPrompts(chat_tokenizer(), catalogue(), 4)
+    response = ChatPrompts(chat_tokenizer(), catalog(), 4)
     assert decode(response.observation("x")) == (
         "<|im_end|>\n<|im_start|>user\n<tool_response>\nx\n</tool_response><|im_end|>\n"
         "<|im_start|>assistant\n"
@@ -160,7 +160,7 @@ def test_observations_come_in_the_configured_tags():
     assert decode(inline.observation("x")) == "\n<observation>\nx\n</observation>\n"
     tools = tiny_world().toolbox.schemas()
     for prompts in (response, inline):
-        with_pen = dataclasses.replace(prompts, items=catalogue("Pen"))
+        with_pen = dataclasses.replace(prompts, items=catalog("Pen"))
         text = decode(with_pen.build((0,), (0, 0), tools))
         mark = prompts.observation_style
         assert f"comes back within <{mark}></{mark}>" in text
@@ -170,7 +170,7 @@ def test_recthinker_is_told_to_analyze_plan_and_act():
     tools = tiny_world().toolbox.schemas()
     texts = {}
     for agent in AGENTS:
-        prompts = ChatPrompts(chat_tokenizer(), catalogue("Pen"), 4, agent=agent)
+        prompts = ChatPrompts(chat_tokenizer(), catalog("Pen"), 4, agent=agent)
         texts[agent] = chat_tokenizer().decode(prompts.build((0,), (0,) * 10, tools))
         assert "the numbers of the 10 candidates" in texts[agent]
         plain = chat_tokenizer().decode(prompts.build((0,), (0,) * 10, []))
@@ -185,7 +185,7 @@ def test_recthinker_is_told_to_analyze_plan_and_act():
 @example("an observation of many more ids than twelve " + "鋼" * 9, 12)
 def test_an_observation_is_cut_to_its_budget_with_a_visible_mark(text, budget):
     tokenizer = chat_tokenizer()
-    prompts = ChatPrompts(tokenizer, catalogue(), 4, 0)
+    prompts = ChatPrompts(tokenizer, catalog(), 4, 0)
     whole, few = prompts.observation(text), dataclasses.replace(prompts, observation_tokens=budget)
     cut, frame = few.observation(text), len(prompts.observation(""))
     length = len(tokenizer.encode_data(text))
@@ -200,7 +200,7 @@ def test_an_observation_is_cut_to_its_budget_with_a_visible_mark(text, budget):
 
 
 def test_without_tools_none_are_mentioned():
-    prompts = ChatPrompts(chat_tokenizer(), catalogue("Pen"), 4)
+    prompts = ChatPrompts(chat_tokenizer(), catalog("Pen"), 4)
     text = chat_tokenizer().decode(prompts.build((0,), (0,) * 20, []))
     assert "tool" not in text and "function" not in text
     assert "the numbers of the 10 candidates" in text
@@ -213,7 +213,7 @@ def test_preference_questions_say_which_likelihood_and_which_letter():
 
 
 def test_demonstrations_end_where_the_policy_would_end_them():
-    prompts = ChatPrompts(chat_tokenizer(), catalogue(), 4)
+    prompts = ChatPrompts(chat_tokenizer(), catalog(), 4)
     decode = prompts.tokenizer.decode
     assert decode(prompts.written("<think>so")) == "<think>so"
     assert decode(prompts.written("<tool_call>{}</tool_call>")) == "<tool_call>{}</tool_call>"

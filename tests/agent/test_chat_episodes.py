@@ -195,7 +195,7 @@ def test_episodes_read_as_turns_without_the_frame_of_the_chat(form):
 
 
 def test_recthinkers_tools_are_called_in_an_episode_of_ten_candidates():
-    """Its five tools in one episode, one of them with a misspelt argument, and a full ranking."""
+    """Its five tools in one episode, one of them with a misspelled argument, and a full ranking."""
     world, tokenizer = tiny_world(), chat_tokenizer()
     nine = tuple(item for item in example().candidates if item != example().target)[:9]
     ten = dataclasses.replace(example(), candidates=(*nine, example().target))

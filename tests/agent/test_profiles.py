@@ -19,13 +19,13 @@ from agenticrec_jax.agent.styles import make_prompts
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import make_items, make_log
 from agenticrec_jax.generation.engine import Engine, EngineConfig, Rollout
-from agenticrec_jax.models.text import neutralise
-from agenticrec_jax.models.tokenizers import MARKERS
 from agenticrec_jax.testing.chat import NOT_SPECIAL, SPECIAL, chat_tokenizer
 from agenticrec_jax.testing.errors import refused
 from agenticrec_jax.testing.models import tiny_qwen3
-from agenticrec_jax.testing.synthetic import randomised
+from agenticrec_jax.testing.synthetic import randomized
 from agenticrec_jax.testing.world import tiny_world
+from agenticrec_jax.tokenizers.base import neutralise
+from agenticrec_jax.tokenizers.compact import MARKERS
 from agenticrec_jax.tools.base import AsOfView
 
 STYLES = ("compact", "chat")
@@ -53,7 +53,7 @@ def test_nothing_at_or_after_the_cut_changes_a_prompt(style):
         expected = writer(log, style).prompt(example)
         after = np.arange(len(log)) >= example.position
         assert writer(log.keep(~after), style).prompt(example) == expected
-        changed = randomised(log, after, example.position)
+        changed = randomized(log, after, example.position)
         assert writer(changed, style).prompt(example) == expected
 
 
@@ -109,8 +109,8 @@ def test_an_event_before_the_cut_and_its_rating_do_change_a_prompt(style):
 
 
 def small_log(ratings):
-    """One user takes items 0, 1, 2.. of a catalogue and then the last one."""
-    titles = [f"Pen of colour {n}" for n in range(len(ratings))] + ["Stapler"]
+    """One user takes items 0, 1, 2.. of a catalog and then the last one."""
+    titles = [f"Pen of color {n}" for n in range(len(ratings))] + ["Stapler"]
     items = make_items([f"i{n}" for n in range(len(titles))], titles)
     codes = list(range(len(titles)))
     log = make_log(["u"] * len(codes), codes, codes, [*ratings, 1.0], items=items)
@@ -123,8 +123,8 @@ def test_a_compact_prompt_is_one_turn_with_ratings():
     log, example = small_log([4, float("nan"), 2.5])
     text = tiny_world().tokenizer.decode(writer(log).prompt(example))
     assert text == (
-        "<user> history: h1 pen of colour 0 rated 4 h2 pen of colour 1 "
-        "h3 pen of colour 2 rated 2.5; profile<assistant>"
+        "<user> history: h1 pen of color 0 rated 4 h2 pen of color 1 "
+        "h3 pen of color 2 rated 2.5; profile<assistant>"
     )
 
 
@@ -174,11 +174,11 @@ def test_only_the_newest_events_that_fit_are_shown():
     decode = tiny_world().tokenizer.decode
     whole = writer(log).prompt(example)
     newest = decode(writer(log, events=4).prompt(example))
-    assert "colour 29" in newest and "h4" in newest and "h5" not in newest
+    assert "color 29" in newest and "h4" in newest and "h5" not in newest
     for room in (len(whole) - 1, len(whole) // 2):
         ids = writer(log, room=room).prompt(example)
         assert len(ids) <= room < len(ids) + 24
-        assert "colour 29" in decode(ids) and "colour 0 " not in decode(ids)
+        assert "color 29" in decode(ids) and "color 0 " not in decode(ids)
     said = refused(writer(log, room=8).prompt, example)
     assert "engine.prompt_buckets: found 8 tokens" in said
 

@@ -208,7 +208,7 @@ ITEM_FAULTS = [
 
 
 @pytest.mark.parametrize("text,where,what", ITEM_FAULTS)
-def test_faults_of_a_catalogue(tmp_path, text, where, what):
+def test_faults_of_a_catalog(tmp_path, text, where, what):
     path = _write(tmp_path / "items.csv", text.encode())
     with pytest.raises(InputError) as caught:
         read_items(path)

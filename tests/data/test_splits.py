@@ -92,7 +92,7 @@ def test_chronological_sizes_of_the_office_sample():
     assert splits.fit_range_b.events < splits.valid[0].position
 
 
-def test_shares_are_honoured():
+def test_shares_are_honored():
     log = _log([(0, n % 30, n) for n in range(101)])
     splits = chronological_splits(prediction_samples(log), (0.5, 0.2, 0.3), policy_share=0.4)
     sizes = [len(part) for part in (splits.fit, splits.policy, splits.valid, splits.test)]

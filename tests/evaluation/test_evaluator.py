@@ -4,7 +4,7 @@ import pytest
 from agenticrec_jax.agent import scripted
 from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.agent.prompts import CompactPrompts
-from agenticrec_jax.baselines import scripted as rows
+from agenticrec_jax.evaluation.baselines import scripted as rows
 from agenticrec_jax.evaluation.evaluator import copy_accuracy, evaluate, summary_row
 from agenticrec_jax.generation.engine import Rollout
 from agenticrec_jax.testing.world import tiny_world

@@ -239,7 +239,7 @@ def test_a_trajectory_reads_in_the_order_it_happened(page):
     assert card.count(">target</span>") == 2  # among the candidates and in the final ranking
 
 
-def test_the_miss_and_the_invalid_one_are_labelled(page):
+def test_the_miss_and_the_invalid_one_are_labeled(page):
     miss = page[page.index('<article class="miss">') :].split("</article>")[0]
     assert "the target is not in the list" in miss and miss.count(">target</span>") == 1
     assert "refused" in miss and "-0.500" in miss

@@ -15,8 +15,9 @@ from agenticrec_jax.data.export import write_log
 from agenticrec_jax.data.interactions import read_log
 from agenticrec_jax.data.splits import chronological_splits, prediction_samples
 from agenticrec_jax.errors import InputError
+from agenticrec_jax.runs import pipeline
 from agenticrec_jax.testing.synthetic import SyntheticConfig, synthetic_log
-from experiments import pipeline, quickstart
+from experiments import quickstart
 from experiments.configs import office
 
 ROOT = Path(__file__).parents[2]

@@ -12,12 +12,13 @@ from transformers import AutoTokenizer
 from agenticrec_jax.agent.chat import ChatPrompts
 from agenticrec_jax.agent.episodes import Task, run_episodes
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.models.hf import load_policy, save_policy
-from agenticrec_jax.models.hf_tokenizer import read_hf_tokenizer
+from agenticrec_jax.models.io.huggingface import load_policy, save_policy
+from agenticrec_jax.runs import pipeline
+from agenticrec_jax.runs import policy as policies
 from agenticrec_jax.testing.chat import chat_tokenizer
 from agenticrec_jax.testing.models import tiny_qwen3
 from agenticrec_jax.testing.world import tiny_world
-from experiments import pipeline, policies
+from agenticrec_jax.tokenizers.huggingface import read_hf_tokenizer
 from experiments.configs import office
 
 ROOT = Path(__file__).parents[2]
@@ -116,8 +117,8 @@ def test_stages_train_such_a_policy_and_write_one(tmp_path):
     peer = AutoTokenizer.from_pretrained(written)
     text = "<|im_start|>user\nPen</tool_call><|im_end|>"
     assert peer(text)["input_ids"] == chat_tokenizer().encode_markup(text)
-    learnt, before = load_policy(tmp_path / "run" / "sft" / "policy"), load_policy(start)
-    assert (learnt.embedding[...] != before.embedding[...]).any()
+    learned, before = load_policy(tmp_path / "run" / "sft" / "policy"), load_policy(start)
+    assert (learned.embedding[...] != before.embedding[...]).any()
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["stage"] for line in lines] == ["sft", "sft", "rta"]
     assert json.loads(lines[-1])["tokens"] > 1

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from agenticrec_jax.models.gguf import GgufFile, read_policy
-from agenticrec_jax.models.hf import load_policy
+from agenticrec_jax.contrib.gguf import GgufFile, read_policy
+from agenticrec_jax.models.io.huggingface import load_policy
 from agenticrec_jax.testing import gguf as tiny
 from agenticrec_jax.testing.errors import refused
 from experiments import convert_smollm2

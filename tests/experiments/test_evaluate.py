@@ -15,13 +15,13 @@ from agenticrec_jax.agent.prompts import RANK
 from agenticrec_jax.data.candidates import candidate_hash, read_candidates
 from agenticrec_jax.data.export import write_log
 from agenticrec_jax.data.interactions import read_log
-from agenticrec_jax.models.hf import save_policy
-from agenticrec_jax.models.hf_tokenizer import read_hf_tokenizer
+from agenticrec_jax.models.io.huggingface import save_policy
 from agenticrec_jax.testing.chat import write_chat_tokenizer
 from agenticrec_jax.testing.errors import refused
 from agenticrec_jax.testing.models import tiny_qwen3
 from agenticrec_jax.testing.synthetic import SyntheticConfig, synthetic_log
 from agenticrec_jax.testing.world import tiny_world
+from agenticrec_jax.tokenizers.huggingface import read_hf_tokenizer
 from agenticrec_jax.tools.profiles import Profile, read_profiles, write_profiles
 from experiments import evaluate
 

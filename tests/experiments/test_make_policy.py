@@ -1,4 +1,4 @@
-"""The committed policy passes its gate; one that has learnt nothing is refused."""
+"""The committed policy passes its gate; one that has learned nothing is refused."""
 
 import os
 import subprocess
@@ -6,7 +6,9 @@ import sys
 
 import pytest
 
-from experiments import app, make_policy, pipeline
+from agenticrec_jax.bundled import resolve
+from agenticrec_jax.runs import pipeline
+from experiments import make_policy
 from experiments.configs import office
 
 
@@ -14,7 +16,7 @@ from experiments.configs import office
 def test_the_committed_policy_passes_its_gate(tmp_path):
     config = office.get_config()
     world = pipeline.prepare(config, tmp_path)
-    found = make_policy.gate(world, app.resolve(config.policy.directory))
+    found = make_policy.gate(world, resolve(config.policy.directory))
     assert found["single"]["followed"] >= make_policy.FOLLOWED
     assert found["single"]["invalid"] <= make_policy.INVALID
     assert abs(found["greedy"]["ndcg@10"] - found["demonstrator_ndcg@10"]) <= 0.03
@@ -22,7 +24,7 @@ def test_the_committed_policy_passes_its_gate(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_policy_that_has_learnt_nothing_is_refused(tmp_path):
+def test_a_policy_that_has_learned_nothing_is_refused(tmp_path):
     output = tmp_path / "policy"
     command = [sys.executable, "-m", "experiments.make_policy", f"--workdir={tmp_path}/run"]
     command += [f"--output={output}", "--config=experiments/configs/office.py:smoke"]

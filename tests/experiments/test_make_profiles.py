@@ -6,15 +6,18 @@ import pytest
 
 from agenticrec_jax.agent import profiles as writing
 from agenticrec_jax.agent.episodes import Task
+from agenticrec_jax.bundled import resolve
 from agenticrec_jax.data.export import write_log
-from agenticrec_jax.models.hf import save_policy
+from agenticrec_jax.models.io.huggingface import save_policy
+from agenticrec_jax.runs import pipeline
+from agenticrec_jax.runs import policy as policies
 from agenticrec_jax.testing.errors import refused
 from agenticrec_jax.testing.models import tiny_qwen3
 from agenticrec_jax.testing.synthetic import SyntheticConfig, synthetic_log
 from agenticrec_jax.testing.world import tiny_world
 from agenticrec_jax.tools.base import AsOfView
 from agenticrec_jax.tools.profiles import read_profiles, write_profiles
-from experiments import app, make_profiles, pipeline, policies
+from experiments import make_profiles
 from experiments.configs import office
 
 COUNT = 5  # examples of a part
@@ -67,7 +70,7 @@ def test_every_example_of_the_parts_has_a_profile(config, made):
     for example in expected:
         assert found.of(example).position == example.position
     assert found.header["model"] == config.policy.directory
-    weights = policies.weights_hash(app.resolve(config.policy.directory))
+    weights = policies.weights_hash(resolve(config.policy.directory))
     assert (
         found.header["model_hash"] == weights == policies.load(config.policy.directory).weights_hash
     )

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from agenticrec_jax.data.candidates import candidate_hash, read_candidates
-from agenticrec_jax.evaluation.metrics import ndcg_values
-from agenticrec_jax.training.metrics import read_metrics
-from experiments import app, quickstart
+from agenticrec_jax.metrics.ranking import ndcg_values
+from agenticrec_jax.runtime import phases
+from agenticrec_jax.runtime.metrics import read_metrics
+from experiments import quickstart
 from experiments.configs import office
 from experiments.evaluate import read_trajectories
 
@@ -75,7 +76,7 @@ def test_the_protocol_and_the_phases_are_recorded(finished, results):
     assert protocol["candidate_hash"] == candidate_hash(finished[0] / "candidates.jsonl.gz")
     phases = {phase["name"]: phase for phase in results["phases"]}
     assert set(phases) >= {
-        *("data", "artefacts", "rows without a policy", "judging warm_start", "mining"),
+        *("data", "artifacts", "rows without a policy", "judging warm_start", "mining"),
         *("rta, seed 0", "judging rta", "ppr, seed 0", "judging rta_ppr"),
     }
     for phase in phases.values():
@@ -184,8 +185,8 @@ def test_a_second_run_does_nothing_twice(finished, results, monkeypatch, capsys)
         (quickstart.pipeline, "draw_split_candidates"),
     ):
         monkeypatch.setattr(module, name, again)
-    monkeypatch.setattr(app, "_records", [])  # another process
-    monkeypatch.setattr(app, "_records_file", None)
+    monkeypatch.setattr(phases, "_records", [])  # another process
+    monkeypatch.setattr(phases, "_records_file", None)
     workdir = finished[0]
     before = (workdir / "trajectories.jsonl").read_bytes()
     resumed = quickstart.run(CONFIG, workdir, [0])

@@ -7,12 +7,14 @@ import pytest
 from agenticrec_jax.data.export import write_log
 from agenticrec_jax.data.splits import FitRange
 from agenticrec_jax.evaluation.evaluator import evaluate
-from agenticrec_jax.models.hf import save_policy
+from agenticrec_jax.models.io.huggingface import save_policy
+from agenticrec_jax.runs import pipeline
+from agenticrec_jax.runs import policy as policies
 from agenticrec_jax.testing.errors import refused
 from agenticrec_jax.testing.models import tiny_qwen3
 from agenticrec_jax.testing.synthetic import SyntheticConfig, synthetic_log
 from agenticrec_jax.testing.world import tiny_world
-from experiments import pipeline, policies, recommend
+from experiments import recommend
 from experiments.configs import office
 
 NUMBERS = (7, 3, 12, 1, 20, 5, 9, 11, 2, 14)
@@ -115,14 +117,14 @@ def test_given_candidates_are_asked_about_now(served):
         assert example.time > log.time.max() and example.position == len(log)
         assert example.candidates == (5, 6, 7, 8)
     later = FitRange(int(log.time.max()) + 2, len(log))  # what was fitted beyond now refuses it
-    assert "inside the range" in refused(later.check, example.time, "artefacts")
+    assert "inside the range" in refused(later.check, example.time, "artifacts")
 
 
 @pytest.mark.parametrize(
     ("users", "items", "said"),
     [
         (["nobody"], None, "here: found 'nobody', expected a user of the log"),
-        ([], ["nothing", "else"], "here: found 'nothing', expected an item of the catalogue"),
+        ([], ["nothing", "else"], "here: found 'nothing', expected an item of the catalog"),
         ([], ["one"], "flag --candidates: found 1, expected 2 to 31 items"),
         ([], [str(i) for i in range(32)], "flag --candidates: found 32, expected 2 to 31 items"),
     ],

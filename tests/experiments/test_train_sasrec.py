@@ -12,7 +12,7 @@ import pytest
 from agenticrec_jax.data.candidates import candidate_hash, read_candidates
 from agenticrec_jax.data.export import write_log
 from agenticrec_jax.data.interactions import read_log
-from agenticrec_jax.models.sasrec import user_states
+from agenticrec_jax.sequential.sasrec import user_states
 from agenticrec_jax.testing.synthetic import SyntheticConfig, synthetic_log
 from agenticrec_jax.tools.artifacts import Artifacts
 
@@ -38,7 +38,7 @@ def train_sasrec(tables, workdir, *more):
     )
 
 
-def test_both_artefacts_are_fitted_and_judged_side_by_side(tables, tmp_path):
+def test_both_artifacts_are_fitted_and_judged_side_by_side(tables, tmp_path):
     chosen = ["--loss=gbce", "--loss_negatives=9", "--calibration=0.5", "--patience=1"]
     ended = train_sasrec(tables, tmp_path / "out", "--epochs=2", *chosen)
     assert ended.returncode == 0, ended.stderr
@@ -52,7 +52,7 @@ def test_both_artefacts_are_fitted_and_judged_side_by_side(tables, tmp_path):
     assert table[""] == "policy (A) valid (B) test (B)".split()
     assert table["chance"] == ["0.2272"] * 3
     record = json.loads((tmp_path / "out" / "sasrec.json").read_text())
-    printed = record["ndcg@10"] | record["catalogue_ndcg@10"]
+    printed = record["ndcg@10"] | record["catalog_ndcg@10"]
     assert list(printed) == ["chance", "popularity", "sasrec", *SEEN]
     for name, row in printed.items():
         assert table[name] == [f"{row[part]:.4f}" for part in ("policy", "valid", "test")]
@@ -61,10 +61,10 @@ def test_both_artefacts_are_fitted_and_judged_side_by_side(tables, tmp_path):
     assert record["training"]["objective"] == objective and record["training"]["patience"] == 1
     _check_roles(log, tmp_path / "out")
 
-    _check_catalogue(log, tmp_path / "out", record["catalogue_ndcg@10"])
+    _check_catalog(log, tmp_path / "out", record["catalog_ndcg@10"])
 
 
-def _check_catalogue(log, workdir, found):
+def _check_catalog(log, workdir, found):
     """The rows of the test part, by brute force."""
     artifacts = Artifacts.load(workdir / "artifacts_b", log)
     examples = read_candidates(workdir / "candidates.jsonl.gz", log)

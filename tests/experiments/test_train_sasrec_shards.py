@@ -10,8 +10,8 @@ import polars as pl
 import pytest
 
 from agenticrec_jax.data.export import write_log
+from agenticrec_jax.sequential.fit import Recommender
 from agenticrec_jax.testing.synthetic import SyntheticConfig, synthetic_log
-from agenticrec_jax.training.recommender import Recommender
 
 ROOT = Path(__file__).parents[2]
 

@@ -179,7 +179,7 @@ def test_greedy_is_the_argmax_step_by_step(policy, engine):
 def test_filtered_rollouts_are_of_the_kept_ids_rescored_by_a_plain_forward(
     policy, engine, temperature
 ):
-    """Top-3 after every temperature: log-probs of those three renormalised, others never drawn."""
+    """Top-3 after every temperature: log-probs of those three renormalized, others never drawn."""
     requests = make_requests(5, seed=3)
     out = engine.generate(
         policy[2], requests, respond, temperature=temperature, seed=2, filters=Filters(top_k=3)

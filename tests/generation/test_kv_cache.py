@@ -140,14 +140,14 @@ def test_stacked_and_narrow_layers_go_the_same_ways(shards, dtype):
 
 
 @pytest.mark.parametrize("given", ["float32", "bfloat16"])
-def test_a_quantised_number_is_off_by_at_most_half_a_scale(given):
+def test_a_quantized_number_is_off_by_at_most_half_a_scale(given):
     """Of rows of all sizes, with a number that stands out, all zero, or of one number."""
     rng = np.random.default_rng(6)
     x = rng.normal(size=(9, 4, 64)) * 10.0 ** rng.integers(-12, 12, (9, 4, 1))
     x[3, :, 7] *= 1e4
     x[5], x[6], x[7] = 0, 1.7, -x[7]
     x = np.asarray(jnp.asarray(x, given).astype(jnp.float32)).astype(np.float64)
-    got = jax.jit(kv_cache.quantise)(jnp.asarray(x, given))
+    got = jax.jit(kv_cache.quantize)(jnp.asarray(x, given))
     assert got.values.dtype == jnp.int8 and got.scale.dtype == jnp.float32
     assert got.scale.shape == (9, 4, 1) and np.abs(np.asarray(got.values, int)).max() == 127
     scale, back = np.asarray(got.scale, np.float64), np.asarray(kv_cache.widen(got, "float32"))
@@ -160,7 +160,7 @@ def test_a_quantised_number_is_off_by_at_most_half_a_scale(given):
 
 def test_what_is_not_a_number_stays_so():
     x = jnp.ones((2, 4)).at[0, 1].set(jnp.nan)
-    back = np.asarray(kv_cache.widen(kv_cache.quantise(x), "float32"))
+    back = np.asarray(kv_cache.widen(kv_cache.quantize(x), "float32"))
     assert np.isnan(back[0]).all() and (back[1] == 1).all()
 
 

@@ -125,7 +125,7 @@ def placed(params, mesh, rules):
     "tied,cache_dtype",
     [(False, ""), pytest.param(True, "", marks=pytest.mark.slow), (True, "int8")],
 )
-@pytest.mark.usefixtures("optimised")
+@pytest.mark.usefixtures("optimized")
 def test_sharded_decoding_gathers_nothing(scan, tied, cache_dtype):
     """Two sums a layer and one for the embedding; the vocabulary is sampled where it lies."""
     graphdef, params = abstract_policy(scan, tie_word_embeddings=tied, vocab_size=104)

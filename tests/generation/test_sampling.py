@@ -102,7 +102,7 @@ def drawn(logits, temperature=1.0, **filters):
 
 
 def assert_of_the_kept(logits, ids, logprobs, temperature, **filters):
-    """Every id is a kept one, and its log-prob is of the kept ones renormalised."""
+    """Every id is a kept one, and its log-prob is of the kept ones renormalized."""
     for row, row_ids, row_logprobs in zip(logits, ids, logprobs, strict=True):
         scaled = np.float32(row) / np.float32(temperature)
         keep = kept(scaled, **filters)
@@ -137,7 +137,7 @@ def test_filters_keep_what_sorting_keeps(filters, temperature):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_filtered_ids_follow_the_renormalised_distribution(temperature):
+def test_filtered_ids_follow_the_renormalized_distribution(temperature):
     filters, draws = {"top_k": 14, "top_p": 0.9, "min_p": 0.02}, 20_000
     logits = 1.5 * np.random.default_rng(1).normal(size=33).astype(np.float32)
     keys = jnp.broadcast_to(keys_of((2,))[0, 1], (draws, 2))

@@ -31,7 +31,7 @@ def test_leave_one_out_by_hand():
 
 
 def test_std_scale_by_hand():
-    # Squares of the centred first group: 1 + .25 + .25 + 1 = 2.5, over n - 1 = 3.
+    # Squares of the centered first group: 1 + .25 + .25 + 1 = 2.5, over n - 1 = 3.
     expected = np.array([1.0, 0.5, -0.5, -1.0]) / (np.sqrt(2.5 / 3) + 0.01)
     found = group_advantages(REWARDS, scale="std", epsilon=0.01)[0]
     np.testing.assert_allclose(found, expected, atol=1e-6)

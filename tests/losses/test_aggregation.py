@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agenticrec_jax.losses.aggregation import length_normaliser, member_weights
+from agenticrec_jax.losses.aggregation import length_normalizer, member_weights
 from agenticrec_jax.losses.grpo import grpo_loss
 
 TOKENS = np.array([[2, 3], [0, 5]])
@@ -43,7 +43,7 @@ def test_losses_are_the_means_of_their_papers(aggregation):
     }[aggregation]
     weights = member_weights(tokens, aggregation)
     arrays = map(jnp.asarray, (LOGPROBS, SAMPLED, ADVANTAGES, weights, LOGPROBS))
-    loss, _ = grpo_loss(*arrays, normaliser=length_normaliser(aggregation, 7))
+    loss, _ = grpo_loss(*arrays, normalizer=length_normalizer(aggregation, 7))
     np.testing.assert_allclose(loss, -mean, rtol=1e-5)
 
 

@@ -16,9 +16,9 @@ ADVANTAGES = jnp.array([[2.0, -1.0]])
 WEIGHTS = jnp.array([[0.5, 0.5]])
 
 
-def loss_of(logprobs=LOGPROBS, behaviour=LOGPROBS, **options):
-    arguments = (logprobs, SAMPLED, ADVANTAGES, WEIGHTS, behaviour)
-    return grpo_loss(*arguments, normaliser=4.0, **options)
+def loss_of(logprobs=LOGPROBS, behavior=LOGPROBS, **options):
+    arguments = (logprobs, SAMPLED, ADVANTAGES, WEIGHTS, behavior)
+    return grpo_loss(*arguments, normalizer=4.0, **options)
 
 
 def test_policy_gradient_by_hand():
@@ -33,8 +33,8 @@ def test_policy_gradient_by_hand():
 def test_clip_by_hand():
     # Ratios: member 1 (A = 2): 1.5 above the bound, 0.5 free below; member 2 (A = -1): 0.5 clipped
     # to 0.9, 2.0 free above.
-    behaviour = LOGPROBS - jnp.log(jnp.array([[[1.5, 7.0, 0.5], [0.5, 2.0, 7.0]]]))
-    loss, metrics = loss_of(behaviour=behaviour, clip_low=0.1, clip_high=0.3)
+    behavior = LOGPROBS - jnp.log(jnp.array([[[1.5, 7.0, 0.5], [0.5, 2.0, 7.0]]]))
+    loss, metrics = loss_of(behavior=behavior, clip_low=0.1, clip_high=0.3)
     expected = -(0.5 * 2.0 * (1.3 + 0.5) - 0.5 * 1.0 * (0.9 + 2.0)) / 4.0
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     total, count = metrics["clip_fraction"]
@@ -42,7 +42,7 @@ def test_clip_by_hand():
     np.testing.assert_allclose(metrics["ratio"][0], 1.5 + 0.5 + 0.5 + 2.0, rtol=1e-5)
     expected = np.abs(np.log([1.5, 0.5, 0.5, 2.0])).sum()
     np.testing.assert_allclose(metrics["logprob_difference"][0], expected, rtol=1e-5)
-    gradient = jax.grad(lambda x: loss_of(x, behaviour, clip_low=0.1, clip_high=0.3)[0])(LOGPROBS)
+    gradient = jax.grad(lambda x: loss_of(x, behavior, clip_low=0.1, clip_high=0.3)[0])(LOGPROBS)
     expected = [[[0.0, 0.0, -0.25 * 0.5], [0.0, 0.125 * 2.0, 0.0]]]
     np.testing.assert_allclose(gradient, expected, rtol=1e-5)
 
@@ -80,8 +80,8 @@ def test_kl_term_enters_the_loss():
     loss, metrics = loss_of(reference_logprobs=reference, kl_coef=0.5, kl_estimator="k1")
     np.testing.assert_allclose(loss - plain, 0.5 * 0.5 * 0.3 * 4 / 4.0, rtol=1e-5)
     np.testing.assert_allclose(metrics["kl"][0] / metrics["kl"][1], 0.3, rtol=1e-5)
-    unpenalised, metrics = loss_of(reference_logprobs=reference)
-    np.testing.assert_allclose(unpenalised, plain)
+    unpenalized, metrics = loss_of(reference_logprobs=reference)
+    np.testing.assert_allclose(unpenalized, plain)
     assert "kl" in metrics
 
 
@@ -99,12 +99,12 @@ def test_tokens_not_sampled_leave_no_trace():
 
 def test_the_loss_is_additive_over_groups():
     key = jax.random.key(3)
-    logprobs, behaviour = -jax.random.uniform(key, (2, 6, 3, 5))
+    logprobs, behavior = -jax.random.uniform(key, (2, 6, 3, 5))
     sampled = jax.random.bernoulli(jax.random.fold_in(key, 1), 0.6, (6, 3, 5))
     advantages = jax.random.normal(jax.random.fold_in(key, 2), (6, 3))
     weights = jnp.full((6, 3), 1 / 18).at[2].set(0.0)
-    arrays = (logprobs, sampled, advantages, weights, behaviour)
-    options = {"normaliser": 7.0, "clip_low": 0.1, "clip_high": 0.1}
+    arrays = (logprobs, sampled, advantages, weights, behavior)
+    options = {"normalizer": 7.0, "clip_low": 0.1, "clip_high": 0.1}
     whole, metrics = grpo_loss(*arrays, **options)
     parts = [grpo_loss(*(a[s] for a in arrays), **options) for s in (slice(0, 1), slice(1, 6))]
     np.testing.assert_allclose(sum(loss for loss, _ in parts), whole, rtol=1e-5)
@@ -128,9 +128,9 @@ def test_impossible_options_are_refused(options, message):
 
 def test_wrong_shapes_are_refused():
     with pytest.raises(AssertionError):
-        grpo_loss(LOGPROBS, SAMPLED, ADVANTAGES[0], WEIGHTS, LOGPROBS, normaliser=4.0)
+        grpo_loss(LOGPROBS, SAMPLED, ADVANTAGES[0], WEIGHTS, LOGPROBS, normalizer=4.0)
     with pytest.raises(AssertionError):
-        grpo_loss(LOGPROBS, SAMPLED[..., :2], ADVANTAGES, WEIGHTS, LOGPROBS, normaliser=4.0)
+        grpo_loss(LOGPROBS, SAMPLED[..., :2], ADVANTAGES, WEIGHTS, LOGPROBS, normalizer=4.0)
 
 
 # A policy of trajectories "action, observation, action": 2 x 3 of them, the second action's law
@@ -159,7 +159,7 @@ def enumerated_gradients(baseline):
         advantages = group_advantages(jnp.asarray(REWARD)[outcome][None], baseline=baseline)
         sampled = jnp.broadcast_to(mask, logprobs.shape)
         weights = jnp.full((1, GROUP), 1 / GROUP)
-        return grpo_loss(logprobs, sampled, advantages, weights, logprobs, normaliser=1.0)[0]
+        return grpo_loss(logprobs, sampled, advantages, weights, logprobs, normalizer=1.0)[0]
 
     def expected_loss(theta, chance):
         return chance @ jax.vmap(group_loss, (None, 0))(theta, outcomes)

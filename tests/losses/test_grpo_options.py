@@ -15,13 +15,13 @@ ENTROPY = jnp.array([[[1.0, 9.0, 2.0], [3.0, 0.5, 9.0]]])
 CLIP = {"clip_low": 0.1, "clip_high": 0.3}
 
 
-def behaviour_at(ratios):
+def behavior_at(ratios):
     return LOGPROBS - jnp.log(jnp.array(ratios))
 
 
-def loss_of(logprobs=LOGPROBS, behaviour=LOGPROBS, weights=WEIGHTS, length=4.0, **options):
-    arrays = (logprobs, SAMPLED, ADVANTAGES, weights, behaviour)
-    return grpo_loss(*arrays, normaliser=length, **options)
+def loss_of(logprobs=LOGPROBS, behavior=LOGPROBS, weights=WEIGHTS, length=4.0, **options):
+    arrays = (logprobs, SAMPLED, ADVANTAGES, weights, behavior)
+    return grpo_loss(*arrays, normalizer=length, **options)
 
 
 def gradient_of(*arguments, **options):
@@ -30,16 +30,16 @@ def gradient_of(*arguments, **options):
 
 def test_dual_clip_by_hand():
     """Ratios 1.5 and .5 of a good member, 5 and 2 of a bad one: 5 counts as 3 and is cut."""
-    behaviour = behaviour_at([[[1.5, 7.0, 0.5], [5.0, 2.0, 7.0]]])
-    loss, metrics = loss_of(behaviour=behaviour, dual_clip=3.0, **CLIP)
+    behavior = behavior_at([[[1.5, 7.0, 0.5], [5.0, 2.0, 7.0]]])
+    loss, metrics = loss_of(behavior=behavior, dual_clip=3.0, **CLIP)
     expected = -(0.5 * 2.0 * (1.3 + 0.5) - 0.5 * 1.0 * (3.0 + 2.0)) / 4.0
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     assert [float(x) for x in metrics["clip_fraction"]] == [2.0, 4.0]
     np.testing.assert_allclose(metrics["ratio_spread"], [0.5 + 0.5 + 4.0 + 1.0, 4.0], rtol=1e-5)
-    found = gradient_of(behaviour, dual_clip=3.0, **CLIP)
+    found = gradient_of(behavior, dual_clip=3.0, **CLIP)
     expected = [[[0.0, 0.0, -0.25 * 0.5], [0.0, 0.125 * 2.0, 0.0]]]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
-    without, _ = loss_of(behaviour=behaviour, **CLIP)
+    without, _ = loss_of(behavior=behavior, **CLIP)
     np.testing.assert_allclose(without - loss, 0.5 * (5.0 - 3.0) / 4.0, rtol=1e-5)
 
 
@@ -48,9 +48,9 @@ def test_sequence_ratio_by_hand():
 
     Weights are a sequence mean, so the loss is ``-(2 * 1.3 - 1.2) / 2``.
     """
-    behaviour = behaviour_at([[[1.5, 7.0, 1.4], [2.0, 0.72, 7.0]]])
+    behavior = behavior_at([[[1.5, 7.0, 1.4], [2.0, 0.72, 7.0]]])
     options = {"weights": jnp.full((1, 2), 1 / 4), "length": 1.0, "ratio": "sequence"} | CLIP
-    loss, metrics = loss_of(behaviour=behaviour, **options)
+    loss, metrics = loss_of(behavior=behavior, **options)
     np.testing.assert_allclose(loss, -0.7, rtol=1e-5)
     assert [float(x) for x in metrics["clip_fraction"]] == [2.0, 4.0]
     np.testing.assert_allclose(metrics["ratio"][0], 2 * 2.1**0.5 + 2 * 1.2, rtol=1e-5)
@@ -58,7 +58,7 @@ def test_sequence_ratio_by_hand():
     differences = np.abs(np.log([1.5, 1.4, 2.0, 0.72])).sum()  # of tokens, as ever
     np.testing.assert_allclose(metrics["logprob_difference"][0], differences, rtol=1e-5)
     expected = [[[0.0, 0.0, 0.0], [0.3, 0.3, 0.0]]]
-    np.testing.assert_allclose(gradient_of(behaviour, **options), expected, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(gradient_of(behavior, **options), expected, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -76,12 +76,12 @@ def test_on_policy_the_gradient_is_the_plain_one(options):
 
 def test_truncated_correction_by_hand():
     """Ratios to the sampler of 1.5 and .5, .5 and 2, cut off at 1.2; the weight is a constant."""
-    behaviour = behaviour_at([[[1.5, 7.0, 0.5], [0.5, 2.0, 7.0]]])
-    loss, metrics = loss_of(behaviour=behaviour, correction_cap=1.2)
+    behavior = behavior_at([[[1.5, 7.0, 0.5], [0.5, 2.0, 7.0]]])
+    loss, metrics = loss_of(behavior=behavior, correction_cap=1.2)
     good = 1.2 * np.log(0.5) + 0.5 * np.log(0.9)
     bad = 0.5 * np.log(0.2) + 1.2 * np.log(0.8)
     np.testing.assert_allclose(loss, -(0.5 * 2.0 * good - 0.5 * bad) / 4.0, rtol=1e-5)
-    found = gradient_of(behaviour, correction_cap=1.2)
+    found = gradient_of(behavior, correction_cap=1.2)
     expected = [[[-0.25 * 1.2, 0.0, -0.25 * 0.5], [0.125 * 0.5, 0.125 * 1.2, 0.0]]]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     np.testing.assert_allclose(metrics["correction"][0], 1.2 + 0.5 + 0.5 + 1.2, rtol=1e-5)
@@ -109,7 +109,7 @@ VARIANTS = [
 def random_arrays(members=3, tokens=5):
     rng = np.random.default_rng(2)
     shape = (4, members, tokens)
-    logprobs, behaviour, reference, entropy = -rng.random((4, *shape))
+    logprobs, behavior, reference, entropy = -rng.random((4, *shape))
     sampled = rng.random(shape) < 0.6
     advantages, weights = rng.normal(size=(2, *shape[:2]))
     return (
@@ -117,7 +117,7 @@ def random_arrays(members=3, tokens=5):
         sampled,
         advantages,
         np.abs(weights),
-        behaviour,
+        behavior,
         reference,
         -entropy,
     )
@@ -131,7 +131,7 @@ def test_gradients_are_finite_differences(options):
         step = 1e-6
 
         def loss(logprobs, entropy):
-            return grpo_loss(logprobs, *arrays[1:6], entropy, normaliser=7.0, **options)[0]
+            return grpo_loss(logprobs, *arrays[1:6], entropy, normalizer=7.0, **options)[0]
 
         gradients = jax.grad(loss, argnums=(0, 1))(arrays[0], arrays[6])
         for seed in range(5):
@@ -146,10 +146,10 @@ def test_gradients_are_finite_differences(options):
 def test_the_corrected_gradient_is_the_finite_difference_at_fixed_weights():
     with jax.enable_x64(True):
         arrays = [jnp.asarray(x) for x in random_arrays()]
-        logprobs, sampled, advantages, weights, behaviour = arrays[:5]
-        correction = np.minimum(np.exp(logprobs - behaviour), 1.1)
+        logprobs, sampled, advantages, weights, behavior = arrays[:5]
+        correction = np.minimum(np.exp(logprobs - behavior), 1.1)
         found = jax.grad(
-            lambda x: grpo_loss(x, *arrays[1:5], normaliser=7.0, correction_cap=1.1)[0]
+            lambda x: grpo_loss(x, *arrays[1:5], normalizer=7.0, correction_cap=1.1)[0]
         )(logprobs)
         expected = -(weights * advantages)[..., None] * correction * sampled / 7.0
         np.testing.assert_allclose(found, expected, rtol=1e-12)
@@ -160,7 +160,7 @@ def test_the_corrected_gradient_is_the_finite_difference_at_fixed_weights():
 def test_members_and_groups_add_up(options):
     """Any split, over groups or over members of groups; loss, metrics and gradient."""
     arrays = [jnp.asarray(x, jnp.float32 if x.dtype != bool else bool) for x in random_arrays()]
-    options = options | {"normaliser": 7.0}
+    options = options | {"normalizer": 7.0}
 
     def loss(logprobs, others):
         return grpo_loss(logprobs, *others, **options)

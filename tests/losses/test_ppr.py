@@ -61,7 +61,7 @@ def test_policy_form_is_group_relative_on_right_and_wrong():
     weights = jnp.full((1, 3), 1 / 3)
     gradient = jax.grad(
         lambda x: preference_policy_loss(
-            x, jnp.ones((1, 3, 1), bool), advantages, weights, logprobs, normaliser=1.0
+            x, jnp.ones((1, 3, 1), bool), advantages, weights, logprobs, normalizer=1.0
         )[0]
     )(logprobs)
     np.testing.assert_allclose(gradient[0, :, 0], [-1 / 3, 0.0, 1 / 3], atol=1e-6)

@@ -13,7 +13,7 @@ BATCH = SimpleNamespace(
     sampled=jnp.array([[[True, True, False]]]),
     advantages=jnp.array([[2.0]]),
     weights=jnp.array([[0.5]]),
-    behaviour_logprobs=jnp.zeros((1, 1, 3)),
+    behavior_logprobs=jnp.zeros((1, 1, 3)),
     reference_logprobs=None,
     advantage_of_nobody=jnp.array([[9.0]]),
 )
@@ -21,20 +21,20 @@ LOGPROBS = jnp.array([[[-1.0, -2.0, -4.0]]])
 
 
 def test_fields_reach_parameters_by_name():
-    loss, _ = for_batch(grpo_loss, normaliser=5.0)(LOGPROBS, BATCH)
+    loss, _ = for_batch(grpo_loss, normalizer=5.0)(LOGPROBS, BATCH)
     np.testing.assert_allclose(loss, 0.5 * 2.0 * 3.0 / 5.0)
 
 
 def test_an_option_wins_over_a_field_and_over_a_default():
-    loss, _ = for_batch(grpo_loss, normaliser=5.0, weights=jnp.array([[1.0]]))(LOGPROBS, BATCH)
+    loss, _ = for_batch(grpo_loss, normalizer=5.0, weights=jnp.array([[1.0]]))(LOGPROBS, BATCH)
     np.testing.assert_allclose(loss, 2.0 * 3.0 / 5.0)
     with pytest.raises(ValueError, match="no reference_logprobs"):
-        for_batch(grpo_loss, normaliser=5.0, kl_coef=0.1)(LOGPROBS, BATCH)
+        for_batch(grpo_loss, normalizer=5.0, kl_coef=0.1)(LOGPROBS, BATCH)
 
 
 def test_an_unknown_option_is_refused():
     with pytest.raises(TypeError, match="grpo_loss has no option clip_middle"):
-        for_batch(grpo_loss, normaliser=5.0, clip_middle=0.1)
+        for_batch(grpo_loss, normalizer=5.0, clip_middle=0.1)
 
 
 def test_a_users_own_loss_needs_no_base_class():

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.models.hf import load_policy, save_policy
+from agenticrec_jax.models.io.huggingface import load_policy, save_policy
 from agenticrec_jax.models.lora import (
     BASE,
     TARGETS,

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file
 
-from agenticrec_jax.models.hf import load_policy
+from agenticrec_jax.models.io.huggingface import load_policy
 from agenticrec_jax.models.masks import Context
 from agenticrec_jax.models.qwen3 import Qwen3, by_layer
 
@@ -18,7 +18,7 @@ ORACLES = Path(__file__).parents[1] / "oracles"
 NAMES = sorted(path.parent.name for path in ORACLES.glob("*/model.safetensors"))
 SCANNED = [pytest.param(name, True, marks=pytest.mark.slow) for name in NAMES[1:]]
 KINDS = [(NAMES[0], True), *SCANNED, *((name, False) for name in NAMES)]
-pytestmark = pytest.mark.usefixtures("optimised")
+pytestmark = pytest.mark.usefixtures("optimized")
 
 
 def test_every_kind_of_checkpoint_has_its_oracle():

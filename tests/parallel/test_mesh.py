@@ -93,7 +93,7 @@ def test_every_parameter_of_the_policy_has_axes_and_none_collide(mesh):
     assert kernels <= split
 
 
-def test_optimiser_state_follows_its_parameters(mesh):
+def test_optimizer_state_follows_its_parameters(mesh):
     _, params = nnx.split(tiny_qwen3())
     optimizer = optax.adam(1e-3)
     state = jax.eval_shape(optimizer.init, params)

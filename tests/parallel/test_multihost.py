@@ -15,7 +15,7 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.models.hf import load_policy
+from agenticrec_jax.models.io.huggingface import load_policy
 from agenticrec_jax.parallel import multihost
 from agenticrec_jax.parallel.mesh import make_mesh
 from agenticrec_jax.testing.models import tiny_qwen3

@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.models.hf import load_policy, save_policy
+from agenticrec_jax.models.io.huggingface import load_policy, save_policy
 from agenticrec_jax.models.qwen3 import segment_positions
 from agenticrec_jax.parallel import multihost
 from agenticrec_jax.parallel.mesh import make_mesh, shard_params

@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 
-from agenticrec_jax.baselines.cooccurrence import cooccurrence_scores
-from agenticrec_jax.baselines.popularity import brand_popularity_scores, popularity_scores
 from agenticrec_jax.data.candidates import draw_candidates
 from agenticrec_jax.data.splits import chronological_splits, prediction_samples
-from agenticrec_jax.evaluation.metrics import ndcg_at_k, rank_of_target
+from agenticrec_jax.evaluation.baselines.cooccurrence import cooccurrence_scores
+from agenticrec_jax.evaluation.baselines.popularity import (
+    brand_popularity_scores,
+    popularity_scores,
+)
+from agenticrec_jax.metrics.ranking import ndcg_at_k, rank_of_target
 from agenticrec_jax.testing.synthetic import SyntheticConfig, synthetic_log
 
 

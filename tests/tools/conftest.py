@@ -1,4 +1,4 @@
-"""A synthetic log with artefacts whose SASRec is untrained: random states are evidence enough."""
+"""A synthetic log with artifacts whose SASRec is untrained: random states are evidence enough."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ from flax import nnx
 
 from agenticrec_jax.data.candidates import draw_split_candidates
 from agenticrec_jax.data.splits import chronological_splits, prediction_samples
-from agenticrec_jax.models.sasrec import Sasrec, SasrecConfig
+from agenticrec_jax.sequential.sasrec import Sasrec, SasrecConfig
 from agenticrec_jax.testing.synthetic import SyntheticConfig, synthetic_log
 from agenticrec_jax.tools.artifacts import Artifacts, fit_statistics, index_users
 
@@ -47,7 +47,7 @@ def artifacts(log, splits, sasrec):
 
 @pytest.fixture(scope="session")
 def others(artifacts, splits):
-    """What the artefacts tell a question after their range."""
+    """What the artifacts tell a question after their range."""
     return artifacts.seen_from(splits.valid[0])
 
 

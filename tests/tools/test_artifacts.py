@@ -8,7 +8,7 @@ import pytest
 from agenticrec_jax.data.interactions import read_log
 from agenticrec_jax.data.splits import FitRange, chronological_splits, prediction_samples
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.models.sasrec import PAD, user_states
+from agenticrec_jax.sequential.sasrec import PAD, user_states
 from agenticrec_jax.tools.artifacts import (
     Artifacts,
     fit_statistics,
@@ -51,12 +51,12 @@ def test_the_index_holds_each_users_last_state_and_newest_items(log, others, spl
         np.testing.assert_allclose(index.states[row], state, atol=1e-5)
 
 
-def test_neighbours_are_the_nearest_other_users(log, others, sasrec):
+def test_neighbors_are_the_nearest_other_users(log, others, sasrec):
     """Of more histories than one search has room for; each alone has the same bits."""
     index = others.sasrec_index
     users = index.users[:40].tolist()
     histories = [log.item[log.events_of(user)][:3].tolist() for user in users]
-    found = index.neighbours(histories, users, 9)
+    found = index.neighbors(histories, users, 9)
     for history, user, (rows, cosines) in zip(histories, users, found, strict=True):
         state = user_states(sasrec, [history])[0]
         norms = np.linalg.norm(index.states, axis=1) * np.linalg.norm(state)
@@ -64,21 +64,21 @@ def test_neighbours_are_the_nearest_other_users(log, others, sasrec):
         order = [row for row in np.argsort(-expected) if index.users[row] != user][:9]
         np.testing.assert_array_equal(rows, order)
         np.testing.assert_allclose(cosines, expected[order], rtol=1e-4)
-        ((alone, its_cosines),) = index.neighbours([history], [user], 9)
+        ((alone, its_cosines),) = index.neighbors([history], [user], 9)
         np.testing.assert_array_equal(alone, rows)
         np.testing.assert_array_equal(its_cosines, cosines)
 
 
-def test_nobody_is_their_own_neighbour_even_if_all_are_asked_for(others):
+def test_nobody_is_their_own_neighbor_even_if_all_are_asked_for(others):
     index = others.sasrec_index
     user = int(index.users[4])
-    (rows, cosines), (stranger, _) = index.neighbours([[1, 2], [1, 2]], [user, -5], 10**6)
+    (rows, cosines), (stranger, _) = index.neighbors([[1, 2], [1, 2]], [user, -5], 10**6)
     assert len(rows) == len(index.users) - 1 and user not in index.users[rows]
     assert np.isfinite(cosines).all()
     assert len(stranger) == len(index.users)
 
 
-def test_item_similarity_is_the_cosine_of_centred_embeddings(others):
+def test_item_similarity_is_the_cosine_of_centered_embeddings(others):
     table = np.asarray(others.sasrec_index.model.item_embeddings, np.float64)
     table = table - table.mean(axis=0)
     table /= np.linalg.norm(table, axis=1, keepdims=True)
@@ -103,7 +103,7 @@ def test_what_was_fitted_can_be_had_only_by_saying_who_asks(artifacts, examples)
     inside = dataclasses.replace(examples[0], time=artifacts.fit_range.end_time - 1)
     counts = artifacts.derived(lambda others: others.statistics.popularity.sum(), "counts")
     assert counts.seen_from(examples[0]) == artifacts.fit_range.events
-    with pytest.raises(InputError, match="artefacts: found a sample.*inside the range"):
+    with pytest.raises(InputError, match="artifacts: found a sample.*inside the range"):
         artifacts.seen_from(inside)
     with pytest.raises(InputError, match="counts: found a sample.*inside the range"):
         counts.seen_from(inside)
@@ -111,7 +111,7 @@ def test_what_was_fitted_can_be_had_only_by_saying_who_asks(artifacts, examples)
 
 def test_a_sample_inside_the_range_is_refused(artifacts, splits, examples):
     inside = dataclasses.replace(examples[0], time=artifacts.fit_range.end_time - 1)
-    with pytest.raises(InputError, match="artefacts.*inside the range"):
+    with pytest.raises(InputError, match="artifacts.*inside the range"):
         artifacts.check(inside)
     artifacts.check(dataclasses.replace(inside, time=artifacts.fit_range.end_time))
 
@@ -131,7 +131,7 @@ def test_every_fit_range_ends_before_the_first_sample_it_serves(sample):
         assert fitted.max() < min(sample.position for sample in samples)
 
 
-def test_planted_future_events_leave_the_artefacts_as_they_are(log, splits, sasrec, others):
+def test_planted_future_events_leave_the_artifacts_as_they_are(log, splits, sasrec, others):
     """All events from the range's end on become one item, bought by others, rated 1."""
     fit_range = splits.fit_range_b
     late = log.time >= fit_range.end_time
@@ -158,7 +158,7 @@ def test_planted_future_events_leave_the_artefacts_as_they_are(log, splits, sasr
     assert (fit_statistics(past, fit_range).popularity != others.statistics.popularity).any()
 
 
-def test_saved_artefacts_come_back_the_same(log, splits, artifacts, tmp_path, others):
+def test_saved_artifacts_come_back_the_same(log, splits, artifacts, tmp_path, others):
     artifacts.save(tmp_path / "b", log)
     loaded = Artifacts.load(tmp_path / "b", log)
     assert loaded.fit_range == artifacts.fit_range
@@ -172,7 +172,7 @@ def test_saved_artefacts_come_back_the_same(log, splits, artifacts, tmp_path, ot
     np.testing.assert_array_equal(*(user_states(model, [[1, 2, 3]]) for model in models))
 
 
-def test_artefacts_of_another_log_or_none_are_refused(log, artifacts, tmp_path):
+def test_artifacts_of_another_log_or_none_are_refused(log, artifacts, tmp_path):
     with pytest.raises(InputError, match="artifacts.json"):
         Artifacts.load(tmp_path, log)
     artifacts.save(tmp_path, log)

@@ -18,11 +18,11 @@ BRANDS = ("Pilot", "Pilot", "Brother", None, "Bostitch")
 
 def view(items, ratings=None, days=None, shown=10, now=100):
     """The question asked on day ``now`` after the given events of one user."""
-    catalogue = make_items([f"i{n}" for n in range(5)], TITLES, brand=BRANDS)
+    catalog = make_items([f"i{n}" for n in range(5)], TITLES, brand=BRANDS)
     days = days if days is not None else list(range(len(items)))
     rating = None if ratings is None else [*ratings, 1.0]
     times = [DAY * day for day in [*days, now]]
-    log = make_log(["u"] * len(times), [*items, 4], times, rating, items=catalogue)
+    log = make_log(["u"] * len(times), [*items, 4], times, rating, items=catalog)
     history = tuple(items[-shown:])
     return AsOfView(log, RankingExample(0, 0, len(items), DAY * now, history, (4, 3), 4, "test"))
 

@@ -5,7 +5,7 @@ import pytest
 
 from agenticrec_jax.agent.scripted import read_orders
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.models.sasrec import PAD
+from agenticrec_jax.sequential.sasrec import PAD
 from agenticrec_jax.tools.artifacts import Artifacts
 from agenticrec_jax.tools.base import AsOfView
 from agenticrec_jax.tools.collaborative import GetSimilarItems, GetSimilarUsers
@@ -31,7 +31,7 @@ def test_candidates_are_ordered_by_similarity_to_the_item_named(log, artifacts, 
     assert read_orders(tool(view, 4))["similar"][0] == 4
 
 
-def test_neighbours_are_told_by_title_without_the_item_itself(log, artifacts, view, others):
+def test_neighbors_are_told_by_title_without_the_item_itself(log, artifacts, view, others):
     item = view.history[1]
     similarity = others.sasrec_index.item_similarity(item, range(log.num_items)).copy()
     similarity[others.statistics.popularity == 0] = -2
@@ -73,7 +73,7 @@ def asked_for(view, name):
 
 def _taken(others, view, count):
     """Weighted counts of the candidates among the nearest users, one user at a time."""
-    ((rows, cosines),) = others.sasrec_index.neighbours([view.history], [view.user], count)
+    ((rows, cosines),) = others.sasrec_index.neighbors([view.history], [view.user], count)
     weights = dict.fromkeys(view.candidates, 0.0)
     for row, cosine in zip(rows, cosines, strict=True):
         for item in others.sasrec_index.recent[row]:
@@ -82,15 +82,15 @@ def _taken(others, view, count):
     return [weights[item] for item in view.candidates]
 
 
-@pytest.mark.parametrize("neighbours", [3, 40])
+@pytest.mark.parametrize("neighbors", [3, 40])
 def test_candidates_are_ordered_by_what_near_users_took(
-    log, artifacts, examples, neighbours, others
+    log, artifacts, examples, neighbors, others
 ):
-    tool = GetSimilarUsers(artifacts, ToolOptions(neighbours=neighbours, evidence_length=20))
+    tool = GetSimilarUsers(artifacts, ToolOptions(neighbors=neighbors, evidence_length=20))
     popularity = others.statistics.popularity
     for example in examples[:10]:
         view = AsOfView(log, example)
-        taken = _taken(others, view, neighbours)
+        taken = _taken(others, view, neighbors)
         known = [n for n in range(1, 21) if taken[n - 1] > 0]
         expected = sorted(
             known, key=lambda n: (-taken[n - 1], -popularity[view.candidates[n - 1]], n)
@@ -108,7 +108,7 @@ def test_no_evidence_is_said_in_a_word(artifacts, view, others):
 def test_titles_are_what_most_of_the_nearest_took_and_the_user_has_not(
     log, artifacts, view, others
 ):
-    ((rows, _),) = others.sasrec_index.neighbours([view.history], [view.user], 20)
+    ((rows, _),) = others.sasrec_index.neighbors([view.history], [view.user], 20)
     newest = others.sasrec_index.recent[rows][:, -3:].ravel().tolist()
     counts = {item: newest.count(item) for item in newest if item != PAD}
     said = GetSimilarUsers(artifacts, ToolOptions(candidate_evidence=False))(view)

@@ -15,7 +15,7 @@ def view(log, examples):
     return AsOfView(log, examples[3])
 
 
-def test_the_facts_of_an_item_are_the_catalogues_and_the_fit_ranges(log, artifacts, view, others):
+def test_the_facts_of_an_item_are_the_catalogs_and_the_fit_ranges(log, artifacts, view, others):
     tool = ItemInfoSearch(artifacts, ToolOptions(title_words=2))
     statistics = others.statistics
     for number, item in enumerate(view.candidates, 1):

@@ -7,7 +7,7 @@ import pytest
 from agenticrec_jax.data.interactions import make_items, make_log
 from agenticrec_jax.data.splits import FitRange
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.models.sasrec import PAD
+from agenticrec_jax.sequential.sasrec import PAD
 from agenticrec_jax.tools.artifacts import Artifacts, fit_statistics
 from agenticrec_jax.tools.knowledge_graph import TAKEN_WITH, knowledge_graph, year_of
 
@@ -79,8 +79,8 @@ def test_the_year_is_the_last_in_brackets(title, year):
     assert year_of(title) == year
 
 
-def test_the_catalogues_year_goes_before_the_titles(log, artifacts, examples):
-    """Some titles have a year in brackets; of some items the catalogue says it, of some both."""
+def test_the_catalogs_year_goes_before_the_titles(log, artifacts, examples):
+    """Some titles have a year in brackets; of some items the catalog says it, of some both."""
     titles = ["Toy Story", "Heat (1995)", "Alien (1979)", *log.items.title[3:]]
     items = make_items(log.items.item_id, titles, year=[1995, None, 1986, *[None] * 87])
     graph = knowledge_graph(items, artifacts).seen_from(examples[0])

@@ -18,7 +18,7 @@ TITLES = (
 
 
 def view_of(titles):
-    """History: items 0, 1, 0; candidates 2, 3, 4; items 5 to 7 are only in the catalogue."""
+    """History: items 0, 1, 0; candidates 2, 3, 4; items 5 to 7 are only in the catalog."""
     items = make_items([f"i{n}" for n in range(8)], titles)
     log = make_log(["u"] * 4, [0, 1, 0, 3], [1, 2, 3, 4], items=items)
     example = RankingExample(3, 0, 3, 4, (0, 1, 0), (2, 3, 4), 3, "test")

@@ -37,13 +37,13 @@ def test_tools_that_say_the_same_are_the_same(box, artifacts, view):
     asked = said(box, view, "search_item_info", item_ids=["2", "h1", 2, "2"])
     info = ItemInfoSearch(artifacts, options)
     assert asked == " | ".join(info(view, item) for item in ("2", "h1", 2))
-    few = GetSimilarUsers(artifacts, ToolOptions(neighbours=7))(view)
+    few = GetSimilarUsers(artifacts, ToolOptions(neighbors=7))(view)
     assert said(box, view, "search_similar_users", k=7) == few
     assert few != said(box, view, "search_similar_users", k=100)
 
 
 def test_as_many_users_can_be_asked_for_as_are_searched(artifacts):
-    parameters = SearchSimilarUsers(artifacts, ToolOptions(neighbours=40)).parameters
+    parameters = SearchSimilarUsers(artifacts, ToolOptions(neighbors=40)).parameters
     assert parameters["properties"]["k"]["maximum"] == 40
 
 

@@ -9,12 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agenticrec_jax.agent.scripted import read_orders
-from agenticrec_jax.baselines.popularity import brand_popularity_scores
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import make_log
-from agenticrec_jax.data.report import MISSED, RATINGS
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.testing.synthetic import randomised
+from agenticrec_jax.evaluation.baselines.popularity import brand_popularity_scores
+from agenticrec_jax.ingest.report import MISSED, RATINGS
+from agenticrec_jax.testing.synthetic import randomized
 from agenticrec_jax.tools.artifacts import Artifacts, fit_statistics
 from agenticrec_jax.tools.base import AsOfView, ToolFailure
 from agenticrec_jax.tools.registry import agenticrec_tools, recthinker_tools
@@ -108,7 +108,7 @@ def test_nothing_after_the_cut_changes_any_output(log, boxes, examples, which, s
     example = examples[which % len(examples)]
     rng = np.random.default_rng(seed)
     after = np.arange(len(log)) >= example.position
-    changed = planted(log, example, rng), log.keep(~after), randomised(log, after, seed)
+    changed = planted(log, example, rng), log.keep(~after), randomized(log, after, seed)
     for box in boxes.values():
         expected = outputs(log, example, box)
         assert [outputs(other, example, box) for other in changed] == [expected] * 3
@@ -166,7 +166,7 @@ def test_the_target_changes_no_output(log, box, examples):
         assert outputs(log, other, box) == outputs(log, example, box)
 
 
-def test_other_users_events_reach_tools_only_through_artefacts(log, box, examples):
+def test_other_users_events_reach_tools_only_through_artifacts(log, box, examples):
     example = examples[5]
     alone = log.keep(log.user == example.user)
     position = int((log.user[: example.position] == example.user).sum())

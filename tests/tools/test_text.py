@@ -59,7 +59,7 @@ def test_an_unknown_brand_is_said_in_words():
         ({"detail": "long"}, "detail"),
         ({"evidence_length": 0}, "evidence_length"),
         ({"title_words": 0}, "title_words"),
-        ({"neighbours": -1}, "neighbours"),
+        ({"neighbors": -1}, "neighbors"),
     ],
 )
 def test_options_out_of_range_are_refused(options, field):

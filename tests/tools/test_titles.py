@@ -15,7 +15,7 @@ def titles():
     return load_sample("office").items.title_key
 
 
-def misspelt(title, rng):
+def misspelled(title, rng):
     """With a letter left out, two changed, or half of the words in another order."""
     letters, words = list(title), title.split()
     kind = rng.integers(3)
@@ -34,7 +34,7 @@ def test_the_nearest_titles_are_nearly_always_as_near_as_those_of_a_full_compari
     index, rng = TitleIndex(titles), np.random.default_rng(4)
     pool, equal = dict(enumerate(titles)), []
     for row in rng.integers(len(titles), size=120):
-        text = misspelt(titles[row], rng)
+        text = misspelled(titles[row], rng)
         full = likest(text, pool, 3, 50)
         found = index.nearest(text, 3, 50)
         assert found[0][0] == full[0][0] == pytest.approx(fuzz.WRatio(text, titles[found[0][1]]))

@@ -21,8 +21,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from agenticrec_jax.runtime.checkpoints import Checkpoints, fingerprint
 from agenticrec_jax.testing.stages import LOSS, even_share, tiny_stage
-from agenticrec_jax.training.checkpoints import Checkpoints, fingerprint
 from agenticrec_jax.training.learner import make_optimizer, make_update
 from agenticrec_jax.training.validation import Validation
 

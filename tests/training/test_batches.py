@@ -55,7 +55,7 @@ def unpack(batches):
                 (
                     tuple(b.completions[p, g][b.valid[p, g]].tolist()),
                     tuple(b.sampled[p, g][b.valid[p, g]].tolist()),
-                    tuple(b.behaviour_logprobs[p, g][b.valid[p, g]].tolist()),
+                    tuple(b.behavior_logprobs[p, g][b.valid[p, g]].tolist()),
                     float(b.advantages[p, g]),
                     float(b.weights[p, g]),
                 )
@@ -113,7 +113,7 @@ def test_packing_loses_and_invents_nothing(lengths, budget, multiple, seed):
         assert (b.prompts[~b.prompt_valid] == 1).sum() == (~b.prompt_valid).sum()
         assert (b.completions[~b.valid] == 1).all()
         assert not b.sampled[~b.valid].any()
-        assert (b.behaviour_logprobs[~b.sampled] == 0).all()
+        assert (b.behavior_logprobs[~b.sampled] == 0).all()
         for mask in (b.prompt_valid, b.valid):  # right padding
             assert (mask[..., :-1] >= mask[..., 1:]).all()
 
@@ -265,5 +265,5 @@ def test_an_abstract_batch_has_the_shapes_of_a_packed_one():
     found = abstract_batch(*batch.prompts.shape[:1], *batch.completions.shape[1:2], 8, 16)
     shapes = [(x.shape, x.dtype) for x in jax.tree.leaves(found)]
     scored = abstract_batch(1, 2, 8, 16, reference=True).reference_logprobs
-    assert scored == found.behaviour_logprobs and found.reference_logprobs is None
+    assert scored == found.behavior_logprobs and found.reference_logprobs is None
     assert shapes == [(x.shape, x.dtype) for x in jax.tree.leaves(batch)]

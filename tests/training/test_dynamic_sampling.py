@@ -10,10 +10,10 @@ import jax
 import numpy as np
 import pytest
 
+from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.testing.stages import refilling
 from agenticrec_jax.training import dynamic_sampling
 from agenticrec_jax.training.batches import Weighing
-from agenticrec_jax.training.checkpoints import Checkpoints
 from agenticrec_jax.training.dynamic_sampling import roll_out, step_groups
 from agenticrec_jax.types import OBSERVATION, SAMPLED
 

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from agenticrec_jax.losses import for_batch, grpo_loss
 from agenticrec_jax.models import config
-from agenticrec_jax.models.hf import save_policy
+from agenticrec_jax.models.io.huggingface import save_policy
 from agenticrec_jax.models.lora import split_learned
 from agenticrec_jax.testing.groups import CONFIG, GROUPS, WHOLE, policy
 from agenticrec_jax.training.batches import pack_groups
@@ -21,7 +21,7 @@ from agenticrec_jax.training.logprobs import make_scorer
 
 TEMPERATURE, LENGTH, LOW, HIGH, KL, ENTROPY = 0.7, 16.0, 0.2, 0.3, 0.1, 0.05
 SHAPE = replace(CONFIG, num_layers=2)
-GRPO = for_batch(grpo_loss, normaliser=LENGTH, clip_low=LOW, clip_high=HIGH, kl_coef=KL)
+GRPO = for_batch(grpo_loss, normalizer=LENGTH, clip_low=LOW, clip_high=HIGH, kl_coef=KL)
 
 
 def loss_fn(logprobs, batch):
@@ -37,11 +37,11 @@ def batch():
     (batch,) = pack_groups(GROUPS, WHOLE)
     own = make_scorer(graphdef, temperature=TEMPERATURE)(params, batch)
     rng = np.random.default_rng(3)
-    behaviour, reference = (
+    behavior, reference = (
         np.where(batch.sampled, own + rng.normal(scale=0.2, size=own.shape), 0).astype(np.float32)
         for _ in range(2)
     )
-    return replace(batch, behaviour_logprobs=behaviour, reference_logprobs=reference)
+    return replace(batch, behavior_logprobs=behavior, reference_logprobs=reference)
 
 
 @pytest.fixture
@@ -109,11 +109,11 @@ def test_gradients_are_those_of_torch(batch, tmp_path):
         law = (model(ids[None]).logits[0] / TEMPERATURE).log_softmax(-1)
         law = law[len(prompt) - 1 + places]
         own = law.gather(1, torch.from_numpy(completion[places].astype(np.int64))[:, None])[:, 0]
-        behaviour, reference = (
+        behavior, reference = (
             torch.from_numpy(np.asarray(x[p, g, places]))
-            for x in (batch.behaviour_logprobs, batch.reference_logprobs)
+            for x in (batch.behavior_logprobs, batch.reference_logprobs)
         )
-        advantage, ratio = float(batch.advantages[p, g]), (own - behaviour).exp()
+        advantage, ratio = float(batch.advantages[p, g]), (own - behavior).exp()
         gain = torch.minimum(ratio * advantage, ratio.clamp(1 - LOW, 1 + HIGH) * advantage)
         away = reference - own
         gain = gain - KL * (away.exp() - 1 - away)

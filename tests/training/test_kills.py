@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from agenticrec_jax.runtime.metrics import read_metrics
 from agenticrec_jax.testing.stages import PROMPTS
 from agenticrec_jax.testing.world import tiny_world
-from agenticrec_jax.training.metrics import read_metrics
 from agenticrec_jax.training.rollouts import CLOCK
 
 CHILD = Path(__file__).with_name("killed_run.py")

@@ -40,7 +40,7 @@ MESHES = [  # data, fsdp, tensor, and the shard of a kernel
     pytest.param(1, 8, 1, (3, 40), marks=pytest.mark.slow),
     pytest.param(1, 1, 8, (24, 5), marks=pytest.mark.slow),
 ]
-GRPO = for_batch(grpo_loss, normaliser=16.0, clip_low=0.2, clip_high=0.3)
+GRPO = for_batch(grpo_loss, normalizer=16.0, clip_low=0.2, clip_high=0.3)
 
 
 def with_entropy_bonus(logprobs, batch):
@@ -106,7 +106,7 @@ def test_results_do_not_depend_on_the_micro_batches(members):
 
 EVERYTHING = for_batch(
     grpo_loss,
-    normaliser=1.0,
+    normalizer=1.0,
     ratio="sequence",
     clip_low=0.2,
     clip_high=0.3,
@@ -133,7 +133,7 @@ def test_with_every_option_results_do_not_depend_on_the_micro_batches(aggregatio
         # Near the sampler, some ratios beyond the bounds; a reference that is another policy.
         near = [score(params, batch) for batch in batches]
         batches = [
-            replace(b, behaviour_logprobs=x + 0.3 * np.cos(b.completions), reference_logprobs=x - 1)
+            replace(b, behavior_logprobs=x + 0.3 * np.cos(b.completions), reference_logprobs=x - 1)
             for b, x in zip(batches, near, strict=True)
         ]
         results.append(update(fresh_state(optimizer), batches))
@@ -153,7 +153,7 @@ def every_option_updater():
 
 def test_the_entropy_of_the_batch_has_a_gradient():
     """With nothing to gain but entropy, an update raises it."""
-    bonus = for_batch(grpo_loss, normaliser=1.0, entropy_coef=1.0)
+    bonus = for_batch(grpo_loss, normalizer=1.0, entropy_coef=1.0)
     optimizer = optax.sgd(0.05)
     update = make_update(policy()[0], bonus, optimizer, temperature=TEMPERATURE)
     (batch,) = pack_groups(GROUPS, WHOLE)
@@ -269,9 +269,9 @@ def test_no_groups_no_update():
 def test_own_log_probs_differ_by_nothing_from_the_learners():
     graphdef, params = policy()
     (batch,) = pack_groups(GROUPS, WHOLE)
-    behaviour = make_scorer(graphdef, temperature=TEMPERATURE)(params, batch)
+    behavior = make_scorer(graphdef, temperature=TEMPERATURE)(params, batch)
     optimizer, update = updater()
-    batch = replace(batch, behaviour_logprobs=behaviour)
+    batch = replace(batch, behavior_logprobs=behavior)
     _, metrics = update(fresh_state(optimizer), [batch])
     means = mean_metrics(metrics)
     assert means["logprob_difference"] < 1e-5

@@ -28,7 +28,7 @@ from agenticrec_jax.types import SAMPLED
 
 TEMPERATURE = 0.7
 TWO_LAYERS = replace(CONFIG, num_layers=2)
-GRPO = for_batch(grpo_loss, normaliser=16.0, clip_low=0.2, clip_high=0.3)  # needs the values too
+GRPO = for_batch(grpo_loss, normalizer=16.0, clip_low=0.2, clip_high=0.3)  # needs the values too
 
 
 def separate_rows(model, groups):

@@ -9,10 +9,10 @@ from flax import nnx
 
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.generation.engine import Request
+from agenticrec_jax.runtime.metrics import read_metrics
 from agenticrec_jax.testing.agreement import differences, perturbed_logits
 from agenticrec_jax.testing.processes import run_together
 from agenticrec_jax.testing.stages import PROMPTS, refilling
-from agenticrec_jax.training.metrics import read_metrics
 from agenticrec_jax.training.rollouts import CLOCK
 from agenticrec_jax.types import SAMPLED
 

@@ -1,4 +1,4 @@
-"""Fixed answers about pairs: what is asked, the loss of a policy on them, and that it is learnt."""
+"""Fixed answers about pairs: the questions, the policy's loss on them, and that it learns."""
 
 import dataclasses
 

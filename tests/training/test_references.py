@@ -11,18 +11,18 @@ from flax import nnx
 from agenticrec_jax.losses import for_batch, grpo_loss
 from agenticrec_jax.models.lora import LoraConfig, add_lora, split_learned
 from agenticrec_jax.parallel.mesh import make_mesh
+from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.testing.groups import GROUPS, WHOLE, policy
 from agenticrec_jax.testing.stages import tiny_stage
 from agenticrec_jax.training.batches import pack_groups
-from agenticrec_jax.training.checkpoints import Checkpoints
 from agenticrec_jax.training.logprobs import make_scorer
 from agenticrec_jax.training.references import Reference
 
-PENALISED = for_batch(grpo_loss, normaliser=16.0, kl_coef=2.0, kl_estimator="k2")
-MILD = for_batch(grpo_loss, normaliser=16.0, kl_coef=0.2, kl_estimator="k2")
+PENALIZED = for_batch(grpo_loss, normalizer=16.0, kl_coef=2.0, kl_estimator="k2")
+MILD = for_batch(grpo_loss, normalizer=16.0, kl_coef=0.2, kl_estimator="k2")
 
 
-def scored(mesh=None, loss_fn=PENALISED):
+def scored(mesh=None, loss_fn=PENALIZED):
     pieces = tiny_stage(mesh, loss_fn)
     score = make_scorer(pieces.graphdef, temperature=pieces.stage.temperature, mesh=mesh)
     return dataclasses.replace(pieces, score=score)
@@ -34,8 +34,8 @@ def pieces_with_kl():
 
 
 @pytest.fixture(scope="module")
-def penalised(pieces_with_kl, tmp_path_factory):
-    return pieces_with_kl.run(tmp_path_factory.mktemp("penalised"))
+def penalized(pieces_with_kl, tmp_path_factory):
+    return pieces_with_kl.run(tmp_path_factory.mktemp("penalized"))
 
 
 def distance(run, start):
@@ -44,9 +44,9 @@ def distance(run, start):
     return sum(float(((a - np.asarray(b)) ** 2).sum()) for a, b in pairs) ** 0.5
 
 
-def test_the_policy_leaves_its_reference_and_is_penalised(penalised, single):
-    """Nothing to penalise in the first step, and another second update than without."""
-    first, second = penalised.lines
+def test_the_policy_leaves_its_reference_and_is_penalized(penalized, single):
+    """Nothing to penalize in the first step, and another second update than without."""
+    first, second = penalized.lines
     assert abs(first["kl"]) < 1e-8 < 1e-5 < second["kl"]
     assert first["loss"] == pytest.approx(single.lines[0]["loss"], abs=1e-6)
     assert first["gradient_norm"] == pytest.approx(single.lines[0]["gradient_norm"], rel=1e-4)
@@ -61,20 +61,20 @@ def test_a_mild_penalty_draws_the_policy_back(single, tmp_path):
     assert 0 < distance(pieces.run(tmp_path), start) < 0.999 * distance(single, start)
 
 
-def test_a_resumed_run_has_the_same_reference(pieces_with_kl, penalised, tmp_path):
+def test_a_resumed_run_has_the_same_reference(pieces_with_kl, penalized, tmp_path):
     with Checkpoints(tmp_path / "checkpoints", {}) as checkpoints:
         pieces_with_kl.run(tmp_path, checkpoints, steps=1)
     with Checkpoints(tmp_path / "checkpoints", {}) as checkpoints:
         resumed = pieces_with_kl.run(tmp_path, checkpoints)
-    assert resumed.lines[1]["kl"] == penalised.lines[1]["kl"]
-    for a, b in zip(resumed.params, penalised.params, strict=True):
+    assert resumed.lines[1]["kl"] == penalized.lines[1]["kl"]
+    for a, b in zip(resumed.params, penalized.params, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.slow
-def test_on_a_mesh_the_penalty_is_that_of_a_single_device(penalised, tmp_path):
+def test_on_a_mesh_the_penalty_is_that_of_a_single_device(penalized, tmp_path):
     sharded = scored(make_mesh(data=2, fsdp=2, tensor=2)).run(tmp_path)
-    for a, b in zip(sharded.lines, penalised.lines, strict=True):
+    for a, b in zip(sharded.lines, penalized.lines, strict=True):
         assert a["kl"] == pytest.approx(b["kl"], abs=1e-4)
         assert a["loss"] == pytest.approx(b["loss"], abs=1e-4)
 

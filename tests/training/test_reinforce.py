@@ -14,11 +14,11 @@ from agenticrec_jax.agent.answers import ranking_constraint
 from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.parallel.mesh import make_mesh
+from agenticrec_jax.runtime.checkpoints import Checkpoints
+from agenticrec_jax.runtime.metrics import MetricsWriter
 from agenticrec_jax.testing.stages import PROMPTS, tiny_stage
 from agenticrec_jax.testing.world import tiny_world
 from agenticrec_jax.training import reinforce
-from agenticrec_jax.training.checkpoints import Checkpoints
-from agenticrec_jax.training.metrics import MetricsWriter
 from agenticrec_jax.training.mining import HardPair
 from agenticrec_jax.training.rollouts import CLOCK
 from agenticrec_jax.types import OBSERVATION, SAMPLED

@@ -8,13 +8,13 @@ import pytest
 
 from agenticrec_jax.errors import Terminated
 from agenticrec_jax.losses import dpo_preference_loss, for_batch
+from agenticrec_jax.runtime.checkpoints import Checkpoints
+from agenticrec_jax.runtime.metrics import FILE_NAME, MetricsWriter, read_metrics
 from agenticrec_jax.testing.groups import VOCAB, policy
 from agenticrec_jax.training import supervised
 from agenticrec_jax.training.batches import Packing
-from agenticrec_jax.training.checkpoints import Checkpoints
 from agenticrec_jax.training.learner import init_state, make_update
 from agenticrec_jax.training.logprobs import make_scorer
-from agenticrec_jax.training.metrics import FILE_NAME, MetricsWriter, read_metrics
 from agenticrec_jax.training.preferences import Preferences, Question
 from agenticrec_jax.training.rollouts import CLOCK
 from agenticrec_jax.training.validation import METRIC, Validation

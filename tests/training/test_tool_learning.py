@@ -22,20 +22,20 @@ from agenticrec_jax.agent.scripted import ORDERS
 from agenticrec_jax.data.candidates import draw_split_candidates
 from agenticrec_jax.data.splits import chronological_splits, prediction_samples
 from agenticrec_jax.evaluation.evaluator import evaluate
-from agenticrec_jax.evaluation.metrics import expected_metrics, ndcg_at_k
 from agenticrec_jax.generation.engine import Engine, EngineConfig
 from agenticrec_jax.losses import for_batch, grpo_loss
-from agenticrec_jax.models.hf import load_policy
-from agenticrec_jax.models.sasrec import Sasrec, SasrecConfig
-from agenticrec_jax.models.tokenizers import load_tokenizer
+from agenticrec_jax.metrics.ranking import expected_metrics, ndcg_at_k
+from agenticrec_jax.models.io.huggingface import load_policy
+from agenticrec_jax.runtime.metrics import MetricsWriter
+from agenticrec_jax.sequential.sasrec import Sasrec, SasrecConfig
 from agenticrec_jax.testing.synthetic import SyntheticConfig, synthetic_log
+from agenticrec_jax.tokenizers.compact import load_tokenizer
 from agenticrec_jax.tools.artifacts import Artifacts, fit_statistics, index_users
 from agenticrec_jax.tools.base import Toolbox
 from agenticrec_jax.tools.registry import agenticrec_tools
 from agenticrec_jax.training import reinforce
 from agenticrec_jax.training.batches import Packing
 from agenticrec_jax.training.learner import init_state, make_optimizer, make_update
-from agenticrec_jax.training.metrics import MetricsWriter
 
 POLICY = Path(__file__).parents[2] / "tools_data" / "tiny_policy"
 STEPS, PROMPTS, MEMBERS, HELD_OUT = 8, 8, 8, 400
@@ -120,7 +120,7 @@ def make_engine(graphdef, tokenizer) -> Engine:
 def train(world: World, graphdef, params, engine: Engine, agent: Agent, directory: Path):
     """The parameters after ``STEPS`` updates of the paper's list-wise stage."""
     optimizer = make_optimizer(3e-4, warmup_steps=2)
-    update = make_update(graphdef, for_batch(grpo_loss, normaliser=100.0), optimizer)
+    update = make_update(graphdef, for_batch(grpo_loss, normalizer=100.0), optimizer)
     packing = Packing(16_384, (80,), (160,), pad_id=agent.prompts.tokenizer.pad_id)
     stage = reinforce.Stage("rta", STEPS, MEMBERS, 1.0, world.seed, packing)
     tasks_at = reinforce.ranking_tasks(world.taught, PROMPTS, world.seed)

@@ -44,7 +44,7 @@ def test_reinforcement_learns():
     rng = np.random.default_rng(4)
     graphdef, params = nnx.split(tiny_qwen3(num_layers=1, vocab_size=10))
     optimizer = make_optimizer(0.01)
-    update = make_update(graphdef, for_batch(grpo_loss, normaliser=1.0), optimizer)
+    update = make_update(graphdef, for_batch(grpo_loss, normalizer=1.0), optimizer)
     state = init_state(params, optimizer)
     law = jax.jit(lambda p, ids: jax.nn.softmax(nnx.merge(graphdef, p)(ids)[:, -1]))
     prompts = np.stack([np.append(rng.integers(0, 10, 2), answer) for answer in range(10)])

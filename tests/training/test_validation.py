@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
+from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.training import validation
-from agenticrec_jax.training.checkpoints import Checkpoints
 from agenticrec_jax.training.validation import METRIC, Validation, ndcg_of
 
 

@@ -20,8 +20,8 @@ import numpy as np
 
 from agenticrec_jax.parallel import multihost
 from agenticrec_jax.parallel.mesh import make_mesh
+from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.testing.stages import LOSS, refilling, tiny_stage
-from agenticrec_jax.training.checkpoints import Checkpoints
 from agenticrec_jax.training.logprobs import make_scorer
 
 
@@ -50,7 +50,7 @@ class Marked:
 
     def mark_rows(self, batch):
         if batch.reference_logprobs is not None:
-            distance = np.abs(batch.reference_logprobs - batch.behaviour_logprobs)
+            distance = np.abs(batch.reference_logprobs - batch.behavior_logprobs)
             self.furthest = max(self.furthest, float(distance[batch.sampled].max(initial=0)))
         marks = np.full(batch.valid.shape, self.mark, np.float32)
         return dataclasses.replace(batch, reference_logprobs=marks)

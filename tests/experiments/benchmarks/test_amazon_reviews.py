@@ -5,7 +5,9 @@ import json
 import math
 from collections import Counter
 
-from agenticrec_jax.data import blocks, catalogue, events, preparation
+from agenticrec_jax.ingest import blocks, events
+from agenticrec_jax.ingest import catalog as catalog
+from agenticrec_jax.ingest import prepare as preparation
 from experiments.benchmarks.amazon_reviews import Size, write_reviews
 
 REVIEW = (
@@ -53,7 +55,7 @@ def test_every_planted_row_is_there_and_no_other(tmp_path):
         for line in lines(tmp_path / "Synthetic.jsonl.gz")
         if (wrong := reason(line, repeated))
     )
-    found[catalogue.REPEATED] = sum(repeated.values()) - len(repeated)
+    found[catalog.REPEATED] = sum(repeated.values()) - len(repeated)
     assert found == planted and len(planted) == 8
 
 

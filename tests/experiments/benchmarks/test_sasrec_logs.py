@@ -11,9 +11,9 @@ from flax import nnx
 from agenticrec_jax.data.export import write_log
 from agenticrec_jax.data.interactions import make_items, make_log
 from agenticrec_jax.data.splits import FitRange
-from agenticrec_jax.models.sasrec import Sasrec, SasrecConfig, user_states
+from agenticrec_jax.sequential.sasrec import Sasrec, SasrecConfig, user_states
+from agenticrec_jax.sequential.training import SasrecTraining
 from agenticrec_jax.testing.synthetic import SyntheticConfig, synthetic_log
-from agenticrec_jax.training.sasrec import SasrecTraining
 from experiments.benchmarks import sasrec_logs
 from experiments.benchmarks.sasrec_logs import TEST, VALID, prepare, ranks_by_chance
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from agenticrec_jax.models.hf import load_policy
+from agenticrec_jax.models.io.huggingface import load_policy
 from agenticrec_jax.testing import gguf as tiny
 from experiments import convert_smollm2
 from experiments.benchmarks import smollm2

@@ -11,8 +11,8 @@ import pytest
 from flax import nnx
 
 from agenticrec_jax.data.splits import FitRange
-from agenticrec_jax.models import search
-from agenticrec_jax.models.sasrec import Sasrec, SasrecConfig
+from agenticrec_jax.sequential import search
+from agenticrec_jax.sequential.sasrec import Sasrec, SasrecConfig
 from agenticrec_jax.tools.artifacts import Artifacts, fit_statistics, index_users
 from agenticrec_jax.tools.registry import agenticrec_tools
 from experiments.benchmarks import tools
@@ -24,7 +24,7 @@ WAYS = {  # to ask each tool
     **dict.fromkeys(("search_user_history", "search_similar_users"), ("10",)),
     **dict.fromkeys(
         ("item_info_search", "get_similar_items", "search_item_info", "search_knowledge_graph"),
-        ("address", "title", "misspelt title"),
+        ("address", "title", "misspelled title"),
     ),
 }
 
@@ -68,20 +68,20 @@ def test_a_played_reduction_keeps_the_largest_of_each_window():
 
 
 def test_the_committed_figures_are_within_their_bounds():
-    """Medians at most: 10 ms where a title is misspelt, else 1 ms. Recall is at least 95%."""
+    """Medians at most: 10 ms where a title is misspelled, else 1 ms. Recall is at least 95%."""
     found = json.loads(COMMITTED.read_text())
     assert found["settings"]["items"] == 60_000
     rows = {row["name"]: row for row in found["rows"]}
     calls = [(f"{tool}({how})", how) for tool, ways in WAYS.items() for how in ways]
-    calls.append(("look-up of a misspelt title", "misspelt title"))
-    most = {f"{name}: p50": 10 if how == "misspelt title" else 1 for name, how in calls}
+    calls.append(("look-up of a misspelled title", "misspelled title"))
+    most = {f"{name}: p50": 10 if how == "misspelled title" else 1 for name, how in calls}
     least = {
         f"recall of approx_max_k, played in numpy: {count} of 10000000 rows": 0.95
         for count in (16, 1500)
     }
     bounds = {name: row["bound"] for name, row in rows.items() if row["bound"] is not None}
     assert bounds == most | least
-    assert (tools.EXACT, tools.MISSPELT, search.RECALL) == (1, 10, 0.95)
+    assert (tools.EXACT, tools.MISSPELLED, search.RECALL) == (1, 10, 0.95)
     assert all(rows[name]["unit"] == "ms" and rows[name]["ours"] < most[name] for name in most)
     assert all(1 >= rows[name]["ours"] >= least[name] for name in least)
 

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from agenticrec_jax.data.preparation import PRESETS
+from agenticrec_jax.ingest.prepare import PRESETS
 from experiments.configs import amazon2023, qwen3
 
 

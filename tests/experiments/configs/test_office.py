@@ -1,9 +1,10 @@
 import pytest
 from flax import nnx
 
+from agenticrec_jax.runs import pipeline
+from agenticrec_jax.runs import policy as policies
 from agenticrec_jax.testing.models import tiny_qwen3
 from agenticrec_jax.testing.world import tiny_world
-from experiments import pipeline, policies
 from experiments.configs import office, qwen3
 
 SETTINGS = {"turn_tokens": 70, "tool_threads": 3, "tool_timeout": 2.5, "deterministic": False}

@@ -3,14 +3,16 @@ import os
 import pytest
 
 from agenticrec_jax.agent.styles import make_prompts
+from agenticrec_jax.bundled import resolve
+from agenticrec_jax.cli import app
 from agenticrec_jax.data.candidates import draw_split_candidates
 from agenticrec_jax.data.interactions import read_log
 from agenticrec_jax.data.splits import chronological_splits, prediction_samples
 from agenticrec_jax.generation.config import EngineConfig
-from agenticrec_jax.models.tokenizers import load_tokenizer
+from agenticrec_jax.runs import pipeline
 from agenticrec_jax.testing.world import tiny_world
+from agenticrec_jax.tokenizers.compact import load_tokenizer
 from agenticrec_jax.tools.base import AsOfView
-from experiments import app, pipeline
 from experiments.configs import amazon2023, office, qwen3, recthinker
 
 
@@ -54,7 +56,7 @@ def test_recthinkers_tools_take_the_same_settings():
 def test_every_prompt_of_the_log_fits():
     config = qwen3.get_config()
     data = config.dataset
-    log = read_log(app.resolve(data.interactions), app.resolve(data["items"]))
+    log = read_log(resolve(data.interactions), app.resolve(data["items"]))
     splits = chronological_splits(prediction_samples(log, data.max_history))
     tokenizer = load_tokenizer(os.environ["AGENTICREC_QWEN3_TOKENIZER"])
     prompts = make_prompts(tokenizer, log.items, config.policy.title_tokens)

@@ -1,0 +1,16 @@
+"""Locates files that ship with the package: configurations, embedded logs, the tiny policy."""
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent
+# In a clone ``experiments`` and ``tools_data`` lie beside the package, in a wheel inside it.
+ROOT = _PACKAGE if (_PACKAGE / "tools_data").is_dir() else _PACKAGE.parent
+
+
+def resolve(path: str | Path) -> Path:
+    """Returns a path as given if it is absolute or exists, else the bundled file of that name.
+
+    Bundled files are named as in a clone: ``tools_data/tiny_policy``.
+    """
+    given = Path(path)
+    return given if given.is_absolute() or given.exists() else ROOT / given

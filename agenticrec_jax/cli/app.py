@@ -1,0 +1,128 @@
+"""Start of a program: flags, compilation cache, and one sentence for bad input.
+
+A program ends with ``if __name__ == "__main__": app.run(main)``. Bad input, an ``InputError`` or a
+flag that does not parse, ends it with one sentence on stderr and exit status 2.
+"""
+
+import os
+import pathlib
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from absl import app as absl_app
+from absl import flags, logging
+from ml_collections import config_flags
+
+from agenticrec_jax.errors import InputError, Terminated
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+_COMPILATION_CACHE = flags.DEFINE_string(
+    "compilation_cache",
+    "~/.cache/agenticrec_jax/xla",
+    "Directory for compiled programs, so that a second run starts faster; empty for none.",
+)
+
+
+def run(main: Callable[[Sequence[str]], object]) -> NoReturn:
+    """Parses the flags, calls ``main(argv)`` and exits: 0, or 2 with one sentence for bad input.
+
+    A run that SIGTERM has ended in order (``Terminated``) says where it stands and exits with 0.
+    """
+
+    def guarded(argv: Sequence[str]) -> None:
+        try:
+            if len(argv) > 1:
+                raise InputError(f"unexpected argument {argv[1]!r}: settings are given as --flags.")
+            use_compilation_cache(_COMPILATION_CACHE.value)
+            logging.set_verbosity(logging.WARNING)  # orbax tells every step of every save
+            main(argv)
+        except InputError as error:
+            _end(str(error))
+        except Terminated as ended:
+            print(ended, flush=True)
+        except KeyboardInterrupt:
+            _end("interrupted.", INTERRUPTED)
+
+    absl_app.run(guarded, flags_parser=_parse_flags)
+    sys.exit(0)
+
+
+def use_compilation_cache(directory: str) -> None:
+    """Keeps compiled programs in ``directory`` between runs; an empty string keeps none.
+
+    Raises:
+      InputError: the directory cannot be made.
+    """
+    if not directory:
+        return
+    path = pathlib.Path(directory).expanduser()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"flag --compilation_cache: found {directory!r}, expected a directory that can be "
+            f"made and written ({error.strerror})."
+        ) from error
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+    try:
+        rest = flags.FLAGS(argv)
+        _check_config_files()
+        return rest
+    except SystemExit:  # --help and its kin have printed their text
+        sys.exit(0)
+    except (flags.Error, InputError, AttributeError, KeyError, TypeError, ValueError) as error:
+        _end(_flag_sentence(error))
+
+
+def _check_config_files() -> None:
+    """A config file that is missing is reported at once, not where it is first read."""
+    for name in list(flags.FLAGS):
+        try:
+            filename = config_flags.get_config_filename(flags.FLAGS[name])
+        except (TypeError, flags.Error):  # no config flag, or not given
+            continue
+        if filename and not os.path.isfile(filename.split(":", 1)[0]):
+            raise InputError(
+                f"flag --{name}: found no file {filename!r}, expected a Python file with "
+                "get_config()."
+            )
+
+
+def _flag_sentence(error: Exception) -> str:
+    while error.args and isinstance(error.args[0], Exception):
+        error = error.args[0]
+    if isinstance(error, KeyError):
+        return "flag --config: no setting " + " ".join(str(error.args[0]).split())
+    text = str(error)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if "Traceback" in text:  # ml_collections puts a whole traceback into the message
+        lines = [lines[0], lines[-1]]
+    sentence = re.sub(r"\s+", " ", " ".join(lines))
+    return sentence if "flag" in sentence.lower() else f"flag error: {sentence}"
+
+
+def _end(sentence: str, status: int = BAD_INPUT) -> NoReturn:
+    sys.stdout.flush()
+    print(f"error: {sentence}", file=sys.stderr, flush=True)
+    sys.exit(status)
+
+
+def some_of(flag: str, names: Sequence[str], known: Sequence[str]) -> list[str]:
+    """The names that a list flag was given; InputError unless they are different known ones."""
+    if not names or len(set(names)) < len(names) or not set(names) <= set(known):
+        raise InputError(
+            f"flag --{flag}: found {','.join(names)!r}, expected some of {', '.join(known)}, "
+            "separated by commas"
+        )
+    return list(names)

@@ -1,0 +1,1 @@
+"""Readers of formats that the package itself does not need."""

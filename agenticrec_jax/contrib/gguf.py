@@ -1,0 +1,246 @@
+"""Llama-family policies read from GGUF, llama.cpp's format of one file with quantized weights.
+
+Metadata becomes ``Qwen3Config``; tensors are dequantized one at a time. What llama.cpp would heed
+and we would not (rope scaling, experts, biases, another tokenizer) is refused by name. The format:
+https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Needs the package ``gguf``, which is in
+the extra ``demo``.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from agenticrec_jax.errors import InputError
+from agenticrec_jax.models.config import Qwen3Config
+from agenticrec_jax.models.io.huggingface import read_parameters, write_json
+from agenticrec_jax.models.qwen3 import Qwen3
+
+_INTEGERS = {  # fields of Qwen3Config by their metadata keys
+    "llama.vocab_size": "vocab_size",
+    "llama.embedding_length": "hidden_size",
+    "llama.feed_forward_length": "intermediate_size",
+    "llama.block_count": "num_layers",
+    "llama.attention.head_count": "num_heads",
+    "llama.attention.head_count_kv": "num_kv_heads",
+    "llama.context_length": "max_position_embeddings",
+    "llama.rope.dimension_count": "head_dim",
+}
+_THETA, _EPS = "llama.rope.freq_base", "llama.attention.layer_norm_rms_epsilon"
+_HEAD_WIDTHS = ("llama.attention.key_length", "llama.attention.value_length")
+_TOKENIZER = "tokenizer.ggml."
+_EXPECTED = {  # of the tokenizer; a flag that is not there is off
+    "model": "gpt2",
+    "pre": "smollm",
+    "add_bos_token": False,
+    "add_eos_token": False,
+    "add_space_prefix": False,
+}
+_SPECIAL = {
+    "bos_token": "bos_token_id",
+    "eos_token": "eos_token_id",
+    "unk_token": "unknown_token_id",
+    "pad_token": "padding_token_id",
+}
+_CONTROL, _USER_DEFINED = 3, 4  # token types
+
+
+class GgufFile:
+    """The metadata and tensors of a GGUF file of architecture ``llama``.
+
+    Tensors are found by Hugging Face's names, as ``shards.Reader`` finds them in safetensors.
+
+    Raises:
+        InputError: ``gguf`` is not installed, or the file is missing, cut short or of another
+            architecture.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self._gguf = _library()
+        if not self.path.is_file():
+            raise InputError(f"{self.path}: file not found, expected a GGUF file")
+        try:
+            reader = self._gguf.GGUFReader(self.path)
+            self.metadata = {name: field.contents() for name, field in reader.fields.items()}
+        except (ValueError, IndexError, KeyError, OverflowError, OSError) as error:
+            said = " ".join(str(error).split())
+            raise InputError(f"{self.path}: not a whole GGUF file: {said}") from None
+        found = self.metadata.get("general.architecture")
+        if found != "llama":
+            raise InputError(f"{self.path}: general.architecture is {found}; expected llama")
+        self._tensors = {tensor.name: tensor for tensor in reader.tensors}
+        self._read: set[str] = set()
+        layers = self.need("llama.block_count")
+        self._names = self._gguf.get_tensor_name_map(self._gguf.MODEL_ARCH.LLAMA, layers)
+
+    def need(self, key: str, kind: type = int) -> Any:
+        """The value of a metadata key; InputError unless it is there and of this kind."""
+        value = self.metadata.get(key)
+        if not isinstance(value, kind):
+            said = "is missing" if value is None else f"is {str(value)[:80]}"
+            raise InputError(f"{self.path}: {key} {said}; expected {kind.__name__}")
+        return value
+
+    def __contains__(self, name: str) -> bool:
+        return self._own_name(name) in self._tensors
+
+    def read(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """One tensor, dequantized to float32; InputError if it is missing or of another shape.
+
+        llama.cpp rotates neighboring pairs of a head where transformers rotates its halves, so the
+        rows of q and k are stored interleaved and are put back here.
+        """
+        own = self._own_name(name)
+        if own not in self._tensors:
+            raise InputError(f"{self.path}: tensor {own} is missing")
+        tensor = self._tensors[own]
+        found = tuple(int(size) for size in reversed(tensor.shape))
+        if found != shape:
+            raise InputError(
+                f"{self.path}: tensor {own} has shape {found}; its metadata asks for {shape}"
+            )
+        self._read.add(own)
+        value = self._gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+        for projection, heads in (("q_proj", "head_count"), ("k_proj", "head_count_kv")):
+            if f".{projection}." in name:
+                value = _halves(value, self.need(f"llama.attention.{heads}"))
+        return value
+
+    def unread(self) -> Iterator[tuple[Path, str]]:
+        """Tensors that nobody asked for."""
+        yield from ((self.path, name) for name in sorted(self._tensors.keys() - self._read))
+
+    def _own_name(self, name: str) -> str:
+        return self._names.get_name(name, try_suffixes=(".weight", ".bias")) or name
+
+
+def _library():
+    try:
+        import gguf
+    except ModuleNotFoundError:
+        raise InputError(
+            "package gguf is not installed, which reads GGUF files; expected an installation with "
+            'the extra demo: pip install -e ".[demo]"'
+        ) from None
+    return gguf
+
+
+def _halves(value: np.ndarray, heads: int) -> np.ndarray:
+    """Rows of each head from pairs (0, 1), (2, 3), .. to halves 0, 2, .., 1, 3, .. ."""
+    pairs = value.reshape(heads, -1, 2, value.shape[1])
+    return pairs.swapaxes(1, 2).reshape(value.shape)
+
+
+def read_config(file: GgufFile) -> Qwen3Config:
+    """The shape of the policy, wholly from the metadata.
+
+    Raises:
+        InputError: names the key that is missing, unfit, or would be ignored.
+    """
+    known = {*_INTEGERS, *_HEAD_WIDTHS, _THETA, _EPS}
+    for key, value in file.metadata.items():
+        if key.startswith("llama.") and key not in known:
+            raise InputError(f"{file.path}: {key} is {str(value)[:80]}; it is not supported")
+    integers = {field: file.need(key) for key, field in _INTEGERS.items()}
+    for key in _HEAD_WIDTHS:
+        if file.metadata.get(key, integers["head_dim"]) != integers["head_dim"]:
+            raise InputError(
+                f"{file.path}: {key} is {file.metadata[key]}; expected the "
+                f"{integers['head_dim']} of llama.rope.dimension_count"
+            )
+    return Qwen3Config(
+        **integers,
+        rope_theta=_shortest(file.need(_THETA, float)),
+        rms_norm_eps=_shortest(file.need(_EPS, float)),
+        tie_word_embeddings="lm_head.weight" not in file,
+        qk_norm=False,
+    )
+
+
+def _shortest(value: float) -> float:
+    """The shortest decimal that is the same float32: 1e-05, not 9.999999747378752e-06."""
+    return float(str(np.float32(value)))
+
+
+def read_policy(file: GgufFile) -> Qwen3:
+    """The policy in float32.
+
+    Raises:
+        InputError: names the metadata key or the tensor that is missing, unfit or without a place.
+    """
+    model = read_parameters(file, read_config(file))
+    for path, name in file.unread():
+        raise InputError(f"{path}: tensor {name} has no place in a Llama model")
+    return model
+
+
+def write_tokenizer(file: GgufFile, directory: Path) -> dict[str, int]:
+    """Writes ``tokenizer.json`` and ``tokenizer_config.json``, which ``AutoTokenizer`` loads.
+
+    The chat template is the file's own. Returns the special ids as ``generation_config.json`` names
+    them: ``bos_token_id``, ``eos_token_id`` and ``pad_token_id``, those that there are.
+
+    Raises:
+        InputError: the file has another kind of tokenizer, or one whose parts do not agree.
+    """
+    tokens = file.need(f"{_TOKENIZER}tokens", list)
+    ids = {
+        name: file.need(_TOKENIZER + key)
+        for name, key in _SPECIAL.items()
+        if _TOKENIZER + key in file.metadata
+    }
+    for name, index in ids.items():
+        if not 0 <= index < len(tokens):
+            raise InputError(f"{file.path}: {name} is {index}; expected 0 to {len(tokens) - 1}")
+    build_tokenizer(file).save(str(directory / "tokenizer.json"))
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": file.need("llama.context_length"),
+        "clean_up_tokenization_spaces": False,
+        **{name: tokens[index] for name, index in ids.items()},
+    }
+    if "tokenizer.chat_template" in file.metadata:
+        config["chat_template"] = file.need("tokenizer.chat_template", str)
+    write_json(directory / "tokenizer_config.json", config)
+    return {f"{name}_id": index for name, index in ids.items() if name != "unk_token"}
+
+
+def build_tokenizer(file: GgufFile) -> Tokenizer:
+    """The byte-level BPE tokenizer of the file: digits alone, then the pieces of GPT-2.
+
+    Raises:
+        InputError: as ``write_tokenizer``.
+    """
+    for key, expected in _EXPECTED.items():
+        found = file.metadata.get(_TOKENIZER + key, False)
+        if found != expected:
+            raise InputError(f"{file.path}: {_TOKENIZER}{key} is {found}; expected {expected}")
+    tokens = file.need(f"{_TOKENIZER}tokens", list)
+    types = file.need(f"{_TOKENIZER}token_type", list)
+    size = file.need("llama.vocab_size")
+    if not len(tokens) == len(types) == size == len(set(tokens)):
+        raise InputError(
+            f"{file.path}: found {len(set(tokens))} different {_TOKENIZER}tokens and {len(types)} "
+            f"token types, expected llama.vocab_size {size} of both"
+        )
+    merges = [tuple(pair.split(" ")) for pair in file.need(f"{_TOKENIZER}merges", list)]
+    try:
+        bpe = models.BPE({token: i for i, token in enumerate(tokens)}, merges)
+    except Exception as error:  # the library raises nothing more special
+        raise InputError(f"{file.path}: {_TOKENIZER}merges do not fit tokens: {error}") from None
+    tokenizer = Tokenizer(bpe)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    kinds = list(zip(tokens, types, strict=True))
+    tokenizer.add_special_tokens([_added(token) for token, kind in kinds if kind == _CONTROL])
+    tokenizer.add_tokens([_added(token) for token, kind in kinds if kind == _USER_DEFINED])
+    return tokenizer
+
+
+def _added(token: str) -> AddedToken:
+    return AddedToken(token, normalized=False)

@@ -1,0 +1,1 @@
+"""Compilation for absent devices: topologies, HLO and costs."""

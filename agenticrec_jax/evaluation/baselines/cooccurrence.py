@@ -1,0 +1,53 @@
+"""The row that counts pairs: items that one user took near each other."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from agenticrec_jax.data.examples import RankingExample
+from agenticrec_jax.data.interactions import InteractionLog
+from agenticrec_jax.data.splits import FitRange
+from agenticrec_jax.evaluation.baselines.popularity import candidate_codes, check_range, item_counts
+
+
+def pair_counts(
+    log: InteractionLog, fit_range: FitRange, window: int = 10
+) -> Counter[tuple[int, int]]:
+    """How often two different items lie within ``window`` events of one user, in both orders.
+
+    Only events before the range's end count.
+    """
+    end = len(log.before(fit_range.end_time))
+    pairs: Counter[tuple[int, int]] = Counter()
+    for user in range(log.num_users):
+        items = log.item[log.events_before(user, end)].tolist()
+        for index, item in enumerate(items):
+            for other in items[max(0, index - window) : index]:
+                if other != item:
+                    pairs[item, other] += 1
+                    pairs[other, item] += 1
+    return pairs
+
+
+def cooccurrence_scores(
+    log: InteractionLog,
+    fit_range: FitRange,
+    examples: Sequence[RankingExample],
+    *,
+    window: int = 10,
+) -> Float[np.ndarray, "n C"]:
+    """Pair counts of each candidate with the history, summed; popularity breaks ties.
+
+    Raises:
+      InputError: if an example lies inside the fit range.
+    """
+    check_range(fit_range, examples, "co-occurrence")
+    pairs = pair_counts(log, fit_range, window)
+    counts = item_counts(log, fit_range)
+    scores = counts[candidate_codes(examples)] / (counts.max() + 1)
+    for row, example in enumerate(examples):
+        past = set(example.history)
+        scores[row] += [sum(pairs[c, item] for item in past) for c in example.candidates]
+    return scores

@@ -1,0 +1,34 @@
+"""The row of the sequential recommender that the tools are built on, asked directly."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from agenticrec_jax.data.examples import RankingExample
+from agenticrec_jax.evaluation.baselines.popularity import candidate_codes
+from agenticrec_jax.sequential.sasrec import Sasrec, candidate_scores
+from agenticrec_jax.tools.artifacts import Artifacts
+
+
+def serving_model(artifacts: Artifacts, examples: Sequence[RankingExample]) -> Sasrec:
+    """The artifacts' SASRec, for examples that all lie after what it was fitted on.
+
+    Raises:
+      InputError: if an example lies inside the artifacts' fit range.
+    """
+    first = min(examples, key=lambda example: example.time)
+    return artifacts.seen_from(first).sasrec_index.model
+
+
+def sasrec_scores(
+    artifacts: Artifacts, examples: Sequence[RankingExample]
+) -> Float[np.ndarray, "n C"]:
+    """SASRec's score of each candidate after the example's history.
+
+    Raises:
+      InputError: if an example lies inside the artifacts' fit range.
+    """
+    model = serving_model(artifacts, examples)
+    histories = [example.history for example in examples]
+    return candidate_scores(model, histories, candidate_codes(examples))

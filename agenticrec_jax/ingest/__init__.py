@@ -1,0 +1,1 @@
+"""Preparation of raw logs: sources, events, catalog, filters and the report of what was dropped."""

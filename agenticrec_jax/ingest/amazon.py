@@ -1,0 +1,190 @@
+"""The three releases of Amazon reviews as they are downloaded: 2023, 2018 and 2014.
+
+Each has reviews as JSON lines, ratings alone as CSV, and metadata; the columns are called
+differently in each, ratings of 2018 and 2014 have no header line, and the metadata of 2014 is a
+Python literal a line. The mean ratings of the metadata are left out: they were taken when the data
+was crawled, later than the events that a policy is asked about.
+
+Sources of the layouts: https://amazon-reviews-2023.github.io/,
+https://nijianmo.github.io/amazon/index.html, https://cseweb.ucsd.edu/~jmcauley/datasets/amazon/.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from agenticrec_jax.errors import InputError
+from agenticrec_jax.ingest.blocks import TableFile
+from agenticrec_jax.ingest.catalog import ItemColumns
+from agenticrec_jax.ingest.events import EventColumns
+from agenticrec_jax.ingest.sources import RawLog
+
+_MCAULEY = "https://mcauleylab.ucsd.edu/public_datasets/data"
+_SNAP = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles"
+
+
+@dataclass(frozen=True)
+class Release:
+    """One release: file names (``{}`` is the category), the preferred first, and columns.
+
+    ``ratings`` are CSV files, with ``ratings_header`` if they have none of their own; ``reviews``
+    are JSON lines.
+    """
+
+    page: str
+    ratings: tuple[str, ...]
+    ratings_header: tuple[str, ...] | None
+    ratings_columns: EventColumns
+    reviews: tuple[str, ...]
+    review_columns: EventColumns
+    metadata: tuple[str, ...]
+    metadata_kind: str
+    item_columns: ItemColumns
+    fetch: tuple[str, str]
+
+
+_HEADLESS = EventColumns("user", "item", "timestamp", "rating")
+_REVIEWS = EventColumns("reviewerID", "asin", "unixReviewTime", "overall")
+
+RELEASES = {
+    "amazon2023": Release(
+        page="https://amazon-reviews-2023.github.io/",
+        ratings=("{}.csv.gz", "{}.csv"),
+        ratings_header=None,
+        ratings_columns=EventColumns("user_id", "parent_asin", "timestamp", "rating"),
+        reviews=("{}.jsonl.gz", "{}.jsonl"),
+        review_columns=EventColumns("user_id", "parent_asin", "timestamp", "rating"),
+        metadata=("meta_{}.jsonl.gz", "meta_{}.jsonl"),
+        metadata_kind="json",
+        item_columns=ItemColumns(
+            item="parent_asin",
+            title=("title",),
+            categories=("categories", "main_category"),
+            price=("price",),
+            brand=("store",),
+            description=("description", "features"),
+            clean=True,
+        ),
+        fetch=(
+            f"{_MCAULEY}/amazon_2023/benchmark/5core/rating_only/{{}}.csv.gz",
+            f"{_MCAULEY}/amazon_2023/raw/meta_categories/meta_{{}}.jsonl.gz",
+        ),
+    ),
+    "amazon2018": Release(
+        page="https://nijianmo.github.io/amazon/index.html",
+        ratings=("{}.csv", "{}.csv.gz"),
+        ratings_header=("item", "user", "rating", "timestamp"),
+        ratings_columns=_HEADLESS,
+        reviews=("{}_5.json.gz", "{}_5.json", "{}.json.gz", "{}.json"),
+        review_columns=_REVIEWS,
+        metadata=("meta_{}.json.gz", "meta_{}.json"),
+        metadata_kind="json",
+        item_columns=ItemColumns(
+            item="asin",
+            title=("title",),
+            categories=("category", "main_cat"),
+            price=("price",),
+            brand=("brand",),
+            description=("description", "feature"),
+            clean=True,
+        ),
+        fetch=(
+            f"{_MCAULEY}/amazon_v2/categoryFilesSmall/{{}}_5.json.gz",
+            f"{_MCAULEY}/amazon_v2/metaFiles2/meta_{{}}.json.gz",
+        ),
+    ),
+    "amazon2014": Release(
+        page="https://cseweb.ucsd.edu/~jmcauley/datasets/amazon/links.html",
+        ratings=("ratings_{}.csv", "ratings_{}.csv.gz"),
+        ratings_header=("user", "item", "rating", "timestamp"),
+        ratings_columns=_HEADLESS,
+        reviews=(
+            *("reviews_{}_5.json.gz", "reviews_{}_5.json"),
+            *("reviews_{}.json.gz", "reviews_{}.json"),
+        ),
+        review_columns=_REVIEWS,
+        metadata=("meta_{}.json.gz", "meta_{}.json"),
+        metadata_kind="literal",
+        item_columns=ItemColumns(
+            item="asin",
+            title=("title",),
+            categories=("categories",),
+            price=("price",),
+            brand=("brand",),
+            description=("description",),
+            clean=True,
+        ),
+        fetch=(f"{_SNAP}/reviews_{{}}_5.json.gz", f"{_SNAP}/meta_{{}}.json.gz"),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class PaperCounts:
+    """A row of AgenticRec's table of data sets (arXiv:2603.21613, its table of statistics)."""
+
+    users: int
+    items: int
+    interactions: int
+
+
+PAPER = {
+    "CDs_and_Vinyl": PaperCounts(5437, 8785, 13826),
+    "Musical_Instruments": PaperCounts(7593, 5279, 15746),
+    "Office_Products": PaperCounts(27130, 11511, 47333),
+    "Video_Games": PaperCounts(6251, 3003, 11457),
+}
+
+
+def find_amazon(release: str, category: str, directory: str | Path) -> RawLog:
+    """The files of a category as they were downloaded into a directory.
+
+    The 2023 release's 5-core ``rating_only`` CSV is preferred to its reviews, as it is what the
+    paper's data was most likely made of.
+
+    Raises:
+      InputError: if they are not there; the sentence says which to fetch and from where.
+    """
+    layout, directory = RELEASES[release], Path(directory)
+    names = {"ratings": layout.ratings, "reviews": layout.reviews, "metadata": layout.metadata}
+    order = ("ratings", "reviews") if release == "amazon2023" else ("reviews", "ratings")
+    found = {kind: _first_file(directory, names[kind], category) for kind in names}
+    interactions = next((found[kind] for kind in order if found[kind]), None)
+    if not interactions or not found["metadata"]:
+        wanted = " and ".join(address.format(category) for address in layout.fetch)
+        raise InputError(
+            f"{directory}: found no {release} files of category {category!r}, expected {wanted} "
+            f"downloaded there (described at {layout.page})"
+        )
+    return amazon_log(release, interactions, found["metadata"])
+
+
+def _first_file(directory: Path, names: tuple[str, ...], category: str) -> Path | None:
+    paths = [directory / name.format(category) for name in names]
+    return next((path for path in paths if path.is_file()), None)
+
+
+def amazon_log(release: str, interactions: str | Path, metadata: str | Path | None) -> RawLog:
+    """Files of any name in the layout of a release; CSV is ratings, all else reviews.
+
+    Raises:
+      InputError: if a file is not there.
+    """
+    layout = RELEASES[release]
+    rated = Path(interactions).name.removesuffix(".gz").endswith(".csv")
+    log = RawLog(
+        interactions=_existing(interactions, "csv" if rated else "json"),
+        event_columns=layout.ratings_columns if rated else layout.review_columns,
+        items=_existing(metadata, layout.metadata_kind) if metadata else None,
+        item_columns=layout.item_columns,
+        notes=("mean ratings of the metadata are left out: they are of the day of the crawl",),
+    )
+    if not rated:
+        return log
+    return replace(log, interactions=replace(log.interactions, header=layout.ratings_header))
+
+
+def _existing(path: str | Path, kind: str) -> TableFile:
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file, expected a table of Amazon reviews or metadata")
+    return TableFile(path, kind)

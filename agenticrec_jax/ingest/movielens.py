@@ -1,0 +1,36 @@
+"""MovieLens-1M as GroupLens offers it.
+
+``ml-1m.zip`` holds ``ml-1m/ratings.dat`` and ``ml-1m/movies.dat``, cells separated by ``::``,
+movies in latin-1. The data may not be redistributed: https://grouplens.org/datasets/movielens/1m/.
+"""
+
+from pathlib import Path
+
+from agenticrec_jax.errors import InputError
+from agenticrec_jax.ingest.blocks import TableFile
+from agenticrec_jax.ingest.catalog import ItemColumns
+from agenticrec_jax.ingest.events import EventColumns
+from agenticrec_jax.ingest.sources import RawLog
+
+ADDRESS = "https://files.grouplens.org/datasets/movielens/ml-1m.zip"
+
+
+def movielens_1m(path: str | Path) -> RawLog:
+    """The log inside ``ml-1m.zip``, or inside the directory that has it.
+
+    Raises:
+      InputError: if it is not there; the sentence says what to fetch and from where.
+    """
+    path = Path(path)
+    path = path / "ml-1m.zip" if path.is_dir() else path
+    if not path.is_file():
+        raise InputError(f"{path}: no such file, expected {ADDRESS} downloaded there")
+    layout = {"kind": "csv", "separator": "::", "encoding": "latin-1"}
+    ratings = ("user", "movie", "rating", "timestamp")
+    movies = ("movie", "title", "genres")
+    return RawLog(
+        interactions=TableFile(path, **layout, header=ratings, member="ml-1m/ratings.dat"),
+        event_columns=EventColumns("user", "movie", "timestamp", "rating"),
+        items=TableFile(path, **layout, header=movies, member="ml-1m/movies.dat"),
+        item_columns=ItemColumns("movie", ("title",), ("genres",), title_year=True),
+    )

@@ -1,0 +1,1 @@
+"""Pure ranking metrics and significance tests."""

@@ -1,0 +1,1 @@
+"""Reading and writing policies: Hugging Face directories, PEFT adapters, safetensors."""

@@ -1,0 +1,324 @@
+"""What a run's programs take of each chip: they are compiled, and nothing is run or loaded.
+
+The programs are those of the run itself (the engine's ``prefill``, ``join``, ``decode`` and
+``splice`` at the largest of their declared shapes, and the learner's two), made from shapes alone,
+for this machine's devices or for a TPU slice that need not be there. For a slice the compiler is
+left as soon as it has decided where everything lies, before it writes the machine's code. Bytes are
+the compiler's; work is an estimate.
+"""
+
+import dataclasses
+import functools
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from typing import Any
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+from rich.table import Table
+
+from agenticrec_jax.dryrun import cost
+from agenticrec_jax.dryrun.topology import (
+    chip_memory,
+    compile_for,
+    host_devices,
+    plan_for,
+    slice_devices,
+)
+from agenticrec_jax.generation.engine import Engine, EngineConfig
+from agenticrec_jax.models.kernels.splash import splash_flops
+from agenticrec_jax.models.lora import add_lora, split_learned
+from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config
+from agenticrec_jax.parallel.mesh import abstract, batch_shardings, make_mesh
+from agenticrec_jax.parallel.multihost import local_mesh
+from agenticrec_jax.runs import objectives, pipeline
+from agenticrec_jax.runs import policy as policies
+from agenticrec_jax.runtime.console import print_wide
+from agenticrec_jax.training.batches import abstract_batch, micro_batches
+from agenticrec_jax.training.learner import abstract_state
+
+GIB = 2**30
+KERNELS = {"splash_m": splash_flops}
+Compiler = Callable[[jax.Device, jax.stages.Lowered], tuple[cost.Memory, str]]
+COLUMNS = ("program", "runs", "arguments", "temporaries", "beside", "GiB", "of", "fits")
+COLUMNS += ("collectives", "TFLOP (estimate)", "GB accessed (estimate)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A program of a run before it is compiled.
+
+    Attributes:
+        name: what it does.
+        runs: how often it runs in a step of training; 0 for as often as the rollouts want.
+        beside: bytes a chip of what lies there meanwhile without being an argument of it.
+        lowered: the program, for its mesh and shapes.
+        device: one of its chips.
+    """
+
+    name: str
+    runs: int
+    beside: int
+    lowered: jax.stages.Lowered
+    device: jax.Device
+
+
+def meshes(config: ConfigDict, topology: str) -> tuple[Mesh | None, Mesh | None]:
+    """The learner's mesh over all devices, and the engine's over those of one host.
+
+    Raises:
+        InputError: there is no such slice, or the config's mesh does not fit it.
+    """
+    if not topology:
+        mesh = pipeline.device_mesh(config)
+        return mesh, local_mesh(mesh)
+    mesh = make_mesh(**config.mesh, devices=slice_devices(topology))
+    if not mesh.is_multi_process:
+        return mesh, mesh
+    return mesh, make_mesh(**local_mesh(mesh).shape, devices=host_devices(topology))
+
+
+def programs(
+    config: ConfigDict, stage: str, model: Qwen3Config, topology: str = ""
+) -> Iterator[Program]:
+    """The programs of a stage of reinforcement by the config, largest shapes only.
+
+    Args:
+        model: the policy's, as ``config.policy`` has it computed.
+        topology: a TPU slice such as ``v5e:4x4``; empty for this machine's devices.
+    """
+    settings = config[stage]
+    mesh, host = meshes(config, topology)
+    device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
+    graphdef, params = nnx.split(nnx.eval_shape(lambda: _policy(config, model)))
+    engine = Engine(graphdef, EngineConfig(**config.engine), 1, (2,), 0, mesh=host)
+    state = abstract_state(params, pipeline.optimizer(settings), mesh)
+    slots = chip_bytes(engine.abstract_state(params))
+    learned, frozen = map(chip_bytes, split_learned(state.params))
+    moments = chip_bytes(state.opt_state)
+    shared = _shared(state.params, engine.abstract_params(params)) if host is mesh else 0
+    score = pipeline.scorer(settings, graphdef, mesh)
+    kept = learned if score else 0  # the reference policy's own weights
+    for name, lowered in engine.lower(params, settings.members).items():
+        yield Program(name, 0, learned + frozen + moments + kept - shared, lowered, device)
+    update = pipeline.update(config, settings, graphdef, mesh)
+    count, batch = _micro_batches(config, settings, mesh)
+    if score:
+        placed = batch if mesh is None else abstract(batch, batch_shardings(batch, mesh))
+        lowered = score.lower(state.params, dataclasses.replace(placed, reference_logprobs=None))
+        yield Program("reference", count, moments + slots + learned, lowered, device)
+    lowered = update.lower(state, batch)
+    yield Program("gradients", count, moments + slots + kept, lowered["accumulate"], device)
+    yield Program("update", 1, frozen + slots + kept, lowered["apply"], device)
+
+
+def _policy(config: ConfigDict, model: Qwen3Config) -> Qwen3:
+    policy, adapters = Qwen3(model, rngs=nnx.Rngs(0)), policies.lora_config(config)
+    return policy if adapters is None else add_lora(policy, adapters, rngs=nnx.Rngs(0))
+
+
+def _micro_batches(config: ConfigDict, settings: ConfigDict, mesh: Mesh | None):
+    """How many micro-batches a step has if all rollouts are as long as they may be, and the first.
+
+    Several hosts each pack the groups of their own prompts.
+    """
+    hosts = 1 if mesh is None else len({device.process_index for device in mesh.devices.flat})
+    packing = pipeline.packing(settings, mesh, 0)
+    members = packing.members_at_once or settings.members
+    parts = -(-settings.prompts // hosts) * (settings.members // members)
+    longest = config.engine.max_tokens, _longest_prompt(config, settings), members
+    shapes = list(micro_batches([[longest] * parts], packing))
+    groups, prompt, completion = shapes[0]
+    reference = objectives.wants_reference(settings)
+    return len(shapes), abstract_batch(groups * hosts, members, prompt, completion, reference)
+
+
+def _longest_prompt(config: ConfigDict, settings: ConfigDict) -> int:
+    buckets = settings.prompt_buckets
+    longest = config.engine.prompt_buckets[-1]
+    return longest if isinstance(buckets, int) else min(longest, buckets[-1])
+
+
+def chip_bytes(tree) -> int:
+    """Bytes that the arrays of ``tree`` (shapes with their placement) take of one chip."""
+
+    def size(x: jax.ShapeDtypeStruct) -> int:
+        shape = x.shape if x.sharding is None else x.sharding.shard_shape(x.shape)
+        return jax.ShapeDtypeStruct(shape, x.dtype).size * x.dtype.itemsize
+
+    return sum(map(size, jax.tree.leaves(tree)))
+
+
+def _shared(learner, engine) -> int:
+    """Bytes of the parameters that lie where the engine wants them: they are not copied."""
+
+    def same(a: jax.ShapeDtypeStruct, b: jax.ShapeDtypeStruct) -> bool:
+        placed = a.sharding is None or a.sharding.is_equivalent_to(b.sharding, len(a.shape))
+        return placed and a.dtype == b.dtype
+
+    pairs = zip(jax.tree.leaves(learner), jax.tree.leaves(engine), strict=True)
+    return chip_bytes([a for a, b in pairs if same(a, b)])
+
+
+def rows(
+    config: ConfigDict,
+    stage: str,
+    model: Qwen3Config,
+    topology: str,
+    label: str,
+    compiler: Compiler = compile_for,
+    at_once: int | None = min(4, os.cpu_count()),
+) -> list[dict]:
+    """Compiles the programs of a stage, ``at_once`` (None: all); returns ``row`` of each."""
+    if topology:  # its programs could be kept on disk but not be read back
+        jax.config.update("jax_enable_compilation_cache", False)
+    lowered, settings = list(programs(config, stage, model, topology)), described(config, stage)
+    with ThreadPoolExecutor(at_once or len(lowered)) as pool:
+        found = pool.map(functools.partial(compiled, compiler=compiler), lowered)
+    return [row(*both, label, settings) for both in zip(lowered, found, strict=True)]
+
+
+def row(program: Program, found: dict, label: str, settings: dict) -> dict:
+    """The figures of a program: what a benchmark's row has, and where they come from.
+
+    ``found`` is what the compiler says of it (``compiled``). ``ours`` is all that lies on a chip
+    while it runs, in GiB, or null if the compiler gave up, and ``bound`` the memory that a program
+    can have.
+    """
+    available = chip_memory(program.device)
+    total = found["bytes"] and found["bytes"]["peak"] + program.beside
+    return {
+        "name": f"{label}: {program.name}",
+        "unit": "GiB a chip",
+        "ours": total and round(total / GIB, 3),
+        "peer": None,
+        "peer_name": None,
+        "bound": available and round(available / GIB, 2),
+        "fits": total is not None and (available is None or total <= available),
+        "runs": program.runs,
+        "settings": settings,
+        "beside": program.beside,
+        **found,
+    }
+
+
+_compiled: dict[tuple, dict] = {}
+
+
+def compiled(program: Program, compiler: Compiler) -> dict:
+    """What the compiler says of a program; one that was seen before is not compiled again.
+
+    ``bytes`` are null, and ``needs`` the compiler's own words, if it found no way to fit it.
+    """
+    key = program.device.device_kind, program.lowered.as_text()
+    if key not in _compiled:
+        _compiled[key] = _compile(program, compiler)
+    return _compiled[key]
+
+
+def _compile(program: Program, compiler: Compiler) -> dict:
+    began = time.perf_counter()
+    try:
+        memory, text = compiler(program.device, program.lowered)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return {"bytes": None, "needs": str(error).splitlines()[0]}
+    seconds = time.perf_counter() - began
+    work = cost.estimate(text, KERNELS)
+    return {
+        "bytes": dataclasses.asdict(memory) | {"peak": memory.peak},
+        "collectives": {kind: dataclasses.asdict(t) for kind, t in work.collectives.items()},
+        "estimate": {"matmul_flops": work.flops, "bytes_accessed": work.bytes},
+        "uncounted": dict(work.uncounted),
+        "compile_seconds": round(seconds, 1),
+    }
+
+
+def show(rows: list[dict]) -> None:
+    """Prints rows as a table: bytes against the chip's memory, collectives, the estimate."""
+    table = Table(title="of one chip; FLOP and bytes accessed are estimates, never speeds")
+    if any(row["bytes"] and not row["bytes"]["code"] for row in rows):
+        table.caption = "the programs' own code, tens of MB each, comes to this"
+    for column in COLUMNS:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*_cells(row), end_section=row["name"].endswith(": update"))
+    print_wide(table)
+
+
+def _cells(row: dict) -> list[str]:
+    of = "?" if row["bound"] is None else f"{row['bound']:.2f}"
+    first = [row["name"], str(row["runs"] or "")]
+    if row["ours"] is None:
+        return [*first, "", "", f"{row['beside'] / GIB:.2f}", "", of, "no", row["needs"], "", ""]
+    sizes = [row["bytes"]["arguments"], row["bytes"]["temporaries"], row["beside"]]
+    sent = [
+        f"{kind} {traffic['count']:.0f} ({traffic['bytes'] / 1e9:.2f} GB)"
+        for kind, traffic in sorted(row["collectives"].items())
+    ]
+    work = row["estimate"]
+    return [
+        *first,
+        *(f"{size / GIB:.2f}" for size in sizes),
+        f"{row['ours']:.2f}",
+        of,
+        "yes" if row["fits"] else "no",
+        ", ".join(sent) or "none",
+        f"{work['matmul_flops'] / 1e12:.3g}",
+        f"{work['bytes_accessed'] / 1e9:.3g}",
+    ]
+
+
+def run(config: ConfigDict, stage: str, directory: str, topology: str) -> list[dict]:
+    """Compiles the programs of the config's own policy and prints the table; returns its rows."""
+    model = policies.policy_config(config, directory)
+    arguments = config, stage, model, topology, topology or "this machine"
+    found = planned(*arguments) if topology else rows(*arguments)
+    show(found)
+    return found
+
+
+def planned(*arguments: Any) -> list[dict]:
+    """The ``rows`` of a slice, without the bytes of the machine's code.
+
+    All programs are compiled at once: one whose figures are there goes on beside the others.
+    """
+    with tempfile.TemporaryDirectory() as dumps:
+        compiler = functools.partial(plan_for, directory=dumps)
+        return apart(rows, *arguments, compiler, None)
+
+
+def apart(work: Callable, *arguments: Any) -> Any:
+    """The result of ``work`` in a process of its own, which is ended whatever it still does."""
+    others = multiprocessing.active_children()
+    pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        return pool.submit(work, *arguments).result()
+    finally:
+        for process in multiprocessing.active_children():
+            if process not in others:
+                process.kill()
+        pool.shutdown()
+
+
+def described(config: ConfigDict, stage: str) -> dict:
+    """The settings that decide what fits."""
+    policy, settings = config.policy, config[stage]
+    return {
+        "mesh": config.mesh.to_dict(),
+        **policies.computed(config),
+        "lora_rank": policy.lora.rank,
+        "slots": config.engine.slots,
+        "max_tokens": config.engine.max_tokens,
+        "prompts": settings.prompts,
+        "members": settings.members,
+        "members_at_once": settings.members_at_once,
+        "token_budget": settings.token_budget,
+    }

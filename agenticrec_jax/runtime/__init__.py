@@ -1,0 +1,1 @@
+"""Services of a run: checkpoints, metric logging, progress and termination."""

@@ -1,0 +1,11 @@
+"""Printing to the terminal or to a log."""
+
+import sys
+
+from rich.console import Console
+from rich.table import Table
+
+
+def print_wide(table: Table) -> None:
+    """Prints a table as wide as the terminal, or where there is none wide enough for a log."""
+    Console(width=None if sys.stdout.isatty() else 150).print(table)

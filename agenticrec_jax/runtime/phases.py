@@ -1,0 +1,112 @@
+"""Phases of a run: wall seconds, CPU seconds and peak memory of each."""
+
+import contextlib
+import json
+import os
+import pathlib
+import resource
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+_records: list[dict] = []
+_records_file: pathlib.Path | None = None
+
+
+@contextlib.contextmanager
+def phase(name: str, quiet: bool = False) -> Iterator[dict]:
+    """Measures a phase of a program and says when it starts and ends.
+
+    Yields the record ``{"name", "wall_s", "cpu_s", "peak_mb"}`` which is filled when the block
+    ends, also by an exception: wall seconds, CPU seconds of this process and of its ended
+    children, and the most memory resident at once (MiB) during the phase, phases inside included.
+    """
+    record = {"name": name, "wall_s": 0.0, "cpu_s": 0.0, "peak_mb": 0.0}
+    memory = _PeakMemory()
+    wall, cpu = time.perf_counter(), _cpu_seconds()
+    if not quiet:
+        print(f"== {name}", flush=True)
+    try:
+        yield record
+    finally:
+        record["wall_s"] = round(time.perf_counter() - wall, 3)
+        record["cpu_s"] = round(_cpu_seconds() - cpu, 3)
+        record["peak_mb"] = round(memory.stop(), 1)
+        _keep(record)
+        if not quiet:
+            print(
+                f"== {name}: {record['wall_s']:.1f} s, CPU {record['cpu_s']:.1f} s, "
+                f"peak {record['peak_mb']:.0f} MB",
+                flush=True,
+            )
+
+
+def phase_records() -> list[dict]:
+    """The phases that have ended in this run, in the order of their ends."""
+    return [dict(record) for record in _records]
+
+
+def resume_phases(path: str | os.PathLike) -> None:
+    """Counts the phases that ``path`` holds as this run's, and writes there those that end.
+
+    So a run that was stopped and goes on in another process has all its phases.
+    """
+    global _records_file
+    _records_file = pathlib.Path(path)
+    if _records_file.exists():
+        lines = _records_file.read_text(encoding="utf-8").splitlines(keepends=True)
+        _records[:0] = [json.loads(line) for line in lines if line.endswith("\n")]
+    _records_file.write_text("".join(f"{json.dumps(r)}\n" for r in _records), encoding="utf-8")
+
+
+def _keep(record: dict) -> None:
+    _records.append(record)
+    if _records_file:
+        with open(_records_file, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+class _PeakMemory:
+    """The most memory resident since it was made, in MiB.
+
+    Exact where that is the highest of the process so far, which the kernel keeps; otherwise the
+    highest of samples 20 times a second. (The kernel's mark could be reset for each phase, but then
+    nobody outside could read the peak of the whole run.)
+    """
+
+    def __init__(self):
+        self._highest_before = _memory_mb("VmHWM")
+        self._sampled = _memory_mb("VmRSS")
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self._thread.start()
+
+    def _sample(self) -> None:
+        while not self._stopped.wait(0.05):
+            self._sampled = max(self._sampled, _memory_mb("VmRSS"))
+
+    def stop(self) -> float:
+        self._stopped.set()
+        self._thread.join()
+        highest = _memory_mb("VmHWM")
+        if highest > self._highest_before:
+            return highest
+        return max(self._sampled, _memory_mb("VmRSS"))
+
+
+def _memory_mb(field: str) -> float:
+    """``VmRSS`` or ``VmHWM`` of this process; without /proc its peak so far for either."""
+    with contextlib.suppress(OSError):
+        with open("/proc/self/status") as file:
+            for line in file:
+                if line.startswith(field + ":"):
+                    return int(line.split()[1]) / 1024
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def _cpu_seconds() -> float:
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime

@@ -1,0 +1,1 @@
+"""Recommenders over item sequences: SASRec with its losses, training, search and evaluation."""

@@ -1,0 +1,1 @@
+"""Tokenizers: the compact one, Hugging Face's, and plain sentencepiece."""

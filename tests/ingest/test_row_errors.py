@@ -1,0 +1,52 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agenticrec_jax.errors import InputError
+from agenticrec_jax.ingest.row_errors import Faults, first_reason, quoted
+
+
+def test_rows_are_counted_and_the_first_three_quoted():
+    faults = Faults()
+    for start in (2, 4, 6):  # as blocks of a file give them
+        faults.add(Path("a.csv"), "bad", [start, start + 1], lambda i, start=start: start + i)
+    faults.add(Path("b.parquet"), "bad", [9], lambda i: None, "row")
+    faults.add(Path("b.parquet"), "never", [], lambda i: None)
+    faults.add("c.csv", "some", [4, 6], lambda i: i, count=5)  # of which two can be quoted
+    assert faults.total == 12
+    first, second, third = faults.records()
+    assert first == {
+        "file": "a.csv",
+        "reason": "bad",
+        "count": 6,
+        "first": [{"place": f"line {n}", "found": f"'{n}'"} for n in (2, 3, 4)],
+    }
+    assert second["first"] == [{"place": "row 9", "found": "nothing"}]
+    assert third["count"] == 5 and [each["place"] for each in third["first"]] == [
+        "line 4",
+        "line 6",
+    ]
+
+
+def test_strict_stops_with_the_first_row():
+    with pytest.raises(
+        InputError, match=r"^a.csv, line 7: bad \(found 'x'\), expected no bad row$"
+    ):
+        Faults(strict=True).add(Path("a.csv"), "bad", [7, 8], lambda i: "xy"[i])
+
+
+def test_a_row_counts_for_the_first_check_that_it_fails():
+    checks = [
+        ("a", np.array([True, False, True, False])),
+        ("b", np.array([True, True, False, False])),
+    ]
+    assert [(reason, rows.tolist()) for reason, rows in first_reason(checks, 4)] == [
+        ("a", [0, 2]),
+        ("b", [1]),
+    ]
+
+
+def test_long_values_are_cut():
+    assert quoted("x" * 80) == repr("x" * 80)
+    assert quoted("x" * 81) == repr("x" * 79 + "…")

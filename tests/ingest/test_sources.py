@@ -1,0 +1,26 @@
+import gzip
+import json
+
+import pytest
+
+from agenticrec_jax.errors import InputError
+from agenticrec_jax.ingest.blocks import table_file
+from agenticrec_jax.ingest.sources import valueless
+
+
+def test_columns_without_a_value_in_any_line_are_found(tmp_path):
+    rows = [{"user": "a", "rating": None}, {"user": "b", "score": 0}, {"user": "c", "note": ""}]
+    (tmp_path / "e.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + "{\n")
+    file, asked = table_file(tmp_path / "e.jsonl"), ["score", "rating", "note", "absent"]
+    assert valueless(file, ["user", *asked], asked) == ["rating", "absent"]
+    assert valueless(file, ["user", *asked], []) == []
+
+
+def test_no_more_of_a_file_is_read_than_it_takes(tmp_path, monkeypatch):
+    monkeypatch.setattr("agenticrec_jax.ingest.blocks.PIECE_BYTES", 2**12)
+    rows = "".join(f'{{"a": {n**3 % 99991}}}\n' for n in range(5000))
+    (tmp_path / "e.jsonl.gz").write_bytes(gzip.compress(rows.encode())[:-100])
+    file = table_file(tmp_path / "e.jsonl.gz")
+    assert valueless(file, ["a", "b"], ["a"]) == []
+    with pytest.raises(InputError, match=r"e.jsonl.gz: cannot be read to its end"):
+        valueless(file, ["a", "b"], ["b"])

@@ -1,0 +1,194 @@
+"""The fused kernels against plain attention: numbers, gradients, shapes, devices, and the choice.
+
+Splash runs interpreted here, and is compiled (not run) for TPU where libtpu is installed; cuDNN's
+entry is called with JAX's own XLA implementation behind it.
+"""
+
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import topologies
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from agenticrec_jax.dryrun.hlo import Array
+from agenticrec_jax.errors import InputError
+from agenticrec_jax.models import attention
+from agenticrec_jax.models.attention import attend, xla_attend
+from agenticrec_jax.models.kernels.splash import cudnn_attend, splash_attend, splash_flops
+from agenticrec_jax.models.masks import Masks
+from agenticrec_jax.parallel.mesh import make_mesh, shard_batch, traced_on
+from agenticrec_jax.testing.models import tiny_qwen3
+
+KERNELS = {
+    "splash": lambda *args: splash_attend(*args, interpret=True),
+    "cudnn": lambda *args: cudnn_attend(*args, implementation="xla"),
+}
+
+
+def inputs(prompts=2, group=2, steps=130, past=9, heads=4, kv_heads=2, width=16, segments=False):
+    """Queries, keys, values, masks with holes and (unless packed) a context shared by a group."""
+    rng, rows = np.random.default_rng(0), prompts * group
+
+    def normal(*shape):
+        return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+    q = 2 * normal(rows, steps, heads, width)
+    k, v = (normal(rows, steps, kv_heads, width) for _ in range(2))
+    valid = (rng.random((rows, steps)) < 0.8) | (np.arange(steps) == 0)
+    if segments:
+        numbers = np.broadcast_to(np.sort(rng.integers(0, 4, steps)), (rows, steps))
+        return q, k, v, Masks(jnp.asarray(valid), jnp.asarray(numbers)), None
+    context = tuple(normal(prompts, past, kv_heads, width) for _ in range(2))
+    known = jnp.asarray(rng.random((prompts, past)) < 0.6)
+    return q, k, v, Masks(jnp.asarray(valid), None, known), context
+
+
+def values_and_gradients(run, args):
+    """The outputs at tokens that mean something, and the gradients of their squares."""
+    q, k, v, masks, context = args
+
+    def loss(q, k, v, context):
+        real = masks.valid & masks.own.any(-1)
+        out = jnp.where(real[..., None, None], run(q, k, v, masks, context), 0)
+        return (out**2).sum(), out
+
+    return jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3), has_aux=True))(q, k, v, context)
+
+
+def assert_close(found, expected, tolerance=5e-6):
+    """Each array differs by no more than this part of its largest value."""
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * float(np.abs(b).max()))
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("form", [{}, {"segments": True}, {"group": 1, "kv_heads": 4}])
+def test_kernels_give_the_numbers_and_gradients_of_plain_attention(kernel, form):
+    args = inputs(**form)
+    want = values_and_gradients(xla_attend, args)
+    assert_close(values_and_gradients(KERNELS[kernel], args), want)
+
+
+def test_splash_over_devices_gives_the_numbers_of_one():
+    """Rows over data and fsdp, heads over tensor, as far as they divide; each device its part."""
+    mesh = make_mesh(data=2, fsdp=2, tensor=2)
+
+    def run(*args):
+        with traced_on(mesh):
+            return splash_attend(*args, interpret=True)
+
+    for form in ({"prompts": 4}, {"prompts": 3, "kv_heads": 1}):
+        args = inputs(steps=40, **form)
+        want = values_and_gradients(xla_attend, args)
+        args = shard_batch(args, mesh)
+        assert_close(values_and_gradients(run, args), want)
+        text = jax.jit(run).lower(*args).as_text()
+        split = form["prompts"] == 4
+        assert ("tensor<2x2x128x16xf32>" in text) is split
+
+
+@pytest.mark.parametrize("phase,products", [("fwd", 2), ("dq", 3), ("dkv", 4)])
+def test_the_kernels_operations_by_hand(phase, products):
+    """Query t of 4 sees keys 0..6 + t: 28 + 6 pairs for each of 3 rows and 2 heads of width 8."""
+    shapes = {"s8": (1, 2, 3), "bf16": (3, 2, 4, 8), "f32": (3, 1, 10, 8), "s32": (3, 4, 128)}
+    operands = [Array(dtype, dims) for dtype, dims in shapes.items()]
+    pairs = sum(7 + t for t in range(4))
+    found = splash_flops(f"splash_mha_{phase}_segmented.2", operands)
+    assert found == 2 * products * 3 * 2 * pairs * 8
+
+
+@pytest.mark.parametrize(
+    "name,platform,change,chosen",
+    [
+        ("auto", "cpu", {}, "xla"),
+        ("auto", "tpu", {}, "splash"),
+        ("auto", "tpu", {"steps": 1}, "xla"),
+        ("auto", "gpu", {}, "cudnn"),
+        ("auto", "gpu", {"dtype": "float32"}, "xla"),
+        ("auto", "gpu", {"steps": 1}, "xla"),
+        ("auto", "gpu", {"width": 12}, "xla"),
+        ("auto", "gpu", {"past": 7}, "xla"),
+        ("xla", "tpu", {}, "xla"),
+        ("xla", "gpu", {}, "xla"),
+        ("cudnn", "cuda", {}, "cudnn"),
+        ("splash", "cpu", {}, "splash"),
+        ("splash", "cpu", {"steps": 64}, "xla"),
+    ],
+)
+def test_what_runs_where(name, platform, change, chosen, monkeypatch):
+    ran = []
+    for kernel in ("xla", "cudnn", "splash"):
+        monkeypatch.setattr(
+            attention, f"{kernel}_attend", lambda q, *_, kernel=kernel, **__: ran.append(kernel)
+        )
+    monkeypatch.setattr(attention, "_platform", lambda: platform)
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    dtype = change.pop("dtype", "bfloat16")
+    q, k, v, masks, context = inputs(**({"steps": 128, "past": 8, "width": 16} | change))
+    attend(q.astype(dtype), k, v, masks, context, name)
+    assert ran == [chosen]
+
+
+def test_a_kernel_is_not_left_to_several_devices_without_a_mesh(monkeypatch):
+    q, k, v, masks, context = inputs(steps=128)
+    assert attention._choose("auto", "tpu", q, masks, context) == "xla"
+    with traced_on(make_mesh(data=2, fsdp=2, tensor=2)):
+        assert attention._platform() == "cpu"
+        assert attention._choose("auto", "tpu", q, masks, context) == "splash"
+    packed = masks._replace(segments=jnp.zeros_like(masks.valid, jnp.int32))
+    assert attention._choose("splash", "tpu", q, packed, context) == "xla"
+
+
+def test_no_kernel_is_asked_where_one_token_of_a_row_asks():
+    q, k, v, masks, _ = inputs(steps=128)
+    q, one = q.astype(jnp.bfloat16), masks._replace(only=jnp.zeros(len(q), jnp.int32))
+    for kernel, platform in (("splash", "tpu"), ("cudnn", "gpu")):
+        assert attention._choose(kernel, platform, q, masks, None) == kernel
+        assert attention._choose(kernel, platform, q, one, None) == "xla"
+
+
+def test_cudnn_without_a_gpu_and_an_unknown_name_are_refused():
+    with pytest.raises(InputError, match="attention is cudnn, which needs a GPU; found cpu"):
+        attend(*inputs(steps=2), implementation="cudnn")
+    with pytest.raises(InputError, match="attention is flash; expected one of auto, xla, cudnn"):
+        tiny_qwen3(attention="flash")
+
+
+@pytest.fixture(scope="module")
+def tpus():
+    """16 TPU v5e chips to compile for."""
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    devices = topologies.get_topology_desc(platform="tpu", topology_name="v5e:4x4").devices
+    return make_mesh(data=4, tensor=4, devices=devices)
+
+
+@pytest.mark.peer
+def test_splash_compiles_for_a_tpu_and_needs_less_memory_than_plain_attention(tpus):
+    """Forward and gradient of a shared-prefix layer in bfloat16, 512 + 2,048 tokens."""
+    wide, flat = (NamedSharding(tpus, P("data", *rest)) for rest in ((None, "tensor"), ()))
+
+    def array(*shape):
+        kind = (jnp.bfloat16, wide) if len(shape) == 4 else (jnp.bool_, flat)
+        return jax.ShapeDtypeStruct(shape, kind[0], sharding=kind[1])
+
+    q, own, past = array(16, 2048, 16, 128), array(16, 2048, 8, 128), array(4, 512, 8, 128)
+    masks = Masks(array(16, 2048), None, array(4, 512))
+
+    def compiled(name):
+        def loss(q, k, v, past, masks):
+            with traced_on(tpus):
+                return attend(q, k, v, masks, past, name).astype(jnp.float32).sum()
+
+        gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3)))
+        return gradient.lower(q, own, own, (past, past), masks).compile()
+
+    programs = {name: compiled(name) for name in ("xla", "splash", "auto")}
+    used = {name: p.memory_analysis().temp_size_in_bytes for name, p in programs.items()}
+    print({name: f"{size / 2**20:.1f} MiB" for name, size in used.items()})
+    assert used["splash"] == used["auto"] < 0.25 * used["xla"], used
+    assert "splash_mha" in programs["auto"].as_text()
+    assert "splash_mha" not in programs["xla"].as_text()

@@ -1,0 +1,248 @@
+"""The loss of a stage by its config: what reaches it, a loss of one's own, and what is refused."""
+
+import dataclasses
+import re
+import types
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from agenticrec_jax.agent.episodes import Task
+from agenticrec_jax.losses import grpo_loss
+from agenticrec_jax.runs import objectives, pipeline
+from agenticrec_jax.testing.errors import refused
+from agenticrec_jax.testing.groups import GROUPS, WHOLE, policy, random_groups
+from agenticrec_jax.training.batches import Weighing, pack_groups
+from agenticrec_jax.training.learner import init_state, make_update
+from experiments.configs import office, qwen3
+
+DESIGN = Path(__file__).parents[2] / "docs" / "design.md"
+LOGPROBS = jnp.full((4, 3, 16), -0.7)
+
+
+def config_with(**changes) -> ConfigDict:
+    config = office.get_config("smoke")
+    config.rta.update(changes)
+    return config
+
+
+def loss_of(config):
+    """The stage's loss of some groups; every ratio to the sampler is far above the bounds."""
+    (batch,) = pack_groups(GROUPS, WHOLE)
+    return float(objectives.stage_loss(config, config.rta)(LOGPROBS, batch)[0])
+
+
+def by_hand(normalizer, **options):
+    (batch,) = pack_groups(GROUPS, WHOLE)
+    names = ("sampled", "advantages", "weights", "behavior_logprobs")
+    arrays = [getattr(batch, name) for name in names]
+    return float(grpo_loss(LOGPROBS, *arrays, normalizer=normalizer, **options)[0])
+
+
+@pytest.mark.parametrize("config", [office.get_config(), qwen3.get_config()])
+def test_the_default_is_the_papers(config):
+    assert objectives.weighing(config, config.rta) == Weighing()
+    assert objectives.oversample(config, config.ppr) == 0
+    assert loss_of(config) == by_hand(float(config.engine.max_tokens))
+    assert pipeline.scorer(config.rta, None, None) is None
+    assert {n: v for n, v in config.rta.loss.items()} == objectives.OPTIONS
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"clip_low": 0.1, "clip_high": 0.3},
+        {"clip_low": 0.1, "clip_high": 0.3, "dual_clip": 1.5},
+        {"clip_low": 0.1, "clip_high": 0.3, "ratio": "sequence"},
+        {"correction_cap": 1.7},
+    ],
+)
+def test_options_reach_the_loss_by_name(options):
+    found = loss_of(config_with(loss=options))
+    assert found == by_hand(288.0, **options)
+    assert abs(found - by_hand(288.0)) > 1e-4
+
+
+def test_options_reach_the_groups_and_the_length():
+    config = config_with(groups={"scale": "std", "aggregation": "token_mean", "drop_equal": False})
+    expected = Weighing(scale="std", aggregation="token_mean", drop_equal=False)
+    assert objectives.weighing(config, config.rta) == expected
+    assert loss_of(config) == by_hand(1.0)
+    assert objectives.weighing(config, config.ppr) == Weighing()
+
+
+def test_flags_turn_on_what_is_off_by_default():
+    """What is None in the config file still knows its type."""
+    given = ["program", "--config.rta.loss.clip_low=0.1", "--config.rta.loss.clip_high=0.3"]
+    given += ["--config.rta.loss.dual_clip=1.5", "--config.rta.oversample=2"]
+    config, values = office.get_config("smoke"), flags.FlagValues()
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=given)
+    values(given)
+    assert loss_of(values.config) == by_hand(288.0, clip_low=0.1, clip_high=0.3, dual_clip=1.5)
+    assert objectives.oversample(values.config, values.config.rta) == 2
+
+
+@pytest.mark.parametrize("changes", [{"loss": {"kl_coef": 0.1}}, {"reference": True}])
+def test_a_penalty_brings_its_reference(changes):
+    config = config_with(**changes)
+    objectives.check(config)
+    assert objectives.wants_reference(config.rta) and not objectives.wants_reference(config.ppr)
+    assert pipeline.scorer(config.rta, policy()[0], None) is not None
+
+
+CLIP = {"clip_low": 0.2, "clip_high": 0.2}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"loss": {"clip_middle": 0.1}}, "config.rta.loss.clip_middle: found an option that"),
+        ({"loss": {"clip_low": 0.2}}, "config.rta.loss: clip_low is 0.2 and clip_high None"),
+        ({"loss": {"dual_clip": 0.5} | CLIP}, "config.rta.loss: dual_clip is 0.5, expected above"),
+        ({"loss": {"ratio": "word"}}, "config.rta.loss: ratio is 'word', expected one of"),
+        ({"loss": {"correction_cap": 2.0} | CLIP}, "config.rta.loss: correction_cap is 2.0 beside"),
+        ({"groups": {"bias": 1}}, "config.rta.groups.bias: found an option that there is not"),
+        ({"groups": {"baseline": "max"}}, "config.rta.groups: baseline is 'max', expected one of"),
+        ({"groups": {"scale": "iqr"}}, "config.rta.groups: scale is 'iqr', expected one of"),
+        ({"groups": {"aggregation": "sum"}}, "config.rta.groups: aggregation is 'sum', expected"),
+        ({"oversample": -1}, "config.rta.oversample: found -1, expected 0 or above"),
+        (
+            {"oversample": 2, "groups": {"drop_negative": False, "drop_equal": False}},
+            "config.rta.oversample: found 2 with no group dropped",
+        ),
+        ({"loss_fn": "my_losses"}, "config.rta.loss_fn: found 'my_losses', expected package.mod"),
+        ({"loss_fn": "no_such_module:f"}, "config.rta.loss_fn: found 'no_such_module:f', expected"),
+        ({"loss_fn": "math:no_such"}, "config.rta.loss_fn: found no function no_such in math"),
+        ({"loss_fn": "operator:neg"}, "expected a function of (logprobs, batch)"),
+        ({"loss_fn": "builtins:max", "loss": CLIP}, "config.rta.loss.clip_low: found 0.2 beside"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_is_refused_by_its_name(changes, said):
+    sentence = refused(objectives.check, config_with(**changes))
+    assert said in sentence and "expected" in sentence
+
+
+def test_the_reward_is_the_named_papers():
+    config = office.get_config("smoke")
+    first = trajectory_of_rank_1(calls=3)
+    assert objectives.reward(config)(first, Task(None)).total == pytest.approx(1.1)
+    config.reward = "recthinker"
+    objectives.check(config)
+    assert objectives.reward(config)(first, Task(None)).total == pytest.approx(1.1 + 0.1 * 0.7)
+    config.reward = "paper"
+    said = "config.reward: found 'paper', expected one of agenticrec, recthinker"
+    assert refused(objectives.check, config) == said
+
+
+def trajectory_of_rank_1(calls):
+    return types.SimpleNamespace(rank=1, valid=True, calls=[None] * calls)
+
+
+def test_the_second_stage_is_checked_too():
+    config = office.get_config("smoke")
+    config.ppr.loss.kl_coef = -0.5
+    said = "config.ppr.loss: kl_coef is -0.5, expected 0 or above"
+    assert refused(objectives.check, config) == said
+
+
+def config_of_pairs(**changes) -> ConfigDict:
+    config = office.get_config("smoke")
+    config.pairs.update(changes)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"objective": "ipo"}, "objective: found 'ipo', expected one of logistic, dpo, sdpo"),
+        ({"beta": 0.1}, "beta: found 0.1 with objective logistic, expected None"),
+        ({"objective": "dpo", "beta": -0.1}, "beta: found -0.1, expected above 0"),
+        ({"objective": "dpo", "negatives": 2}, "negatives: found 2 with objective dpo, expected 1"),
+        (
+            {"objective": "sdpo", "negatives": 20},
+            "negatives: found 20 with objective sdpo, expected 1 to 19",
+        ),
+        ({"epochs": 0}, "epochs: found 0, expected 1 or above"),
+        ({"batch": -2}, "batch: found -2, expected 1 or above"),
+    ],
+    ids=str,
+)
+def test_settings_of_pairs_that_cannot_be_are_refused(changes, said):
+    assert refused(objectives.check, config_of_pairs(**changes)).startswith(f"config.pairs.{said}")
+
+
+@pytest.mark.parametrize(
+    ("changes", "beta"),
+    [({"objective": "dpo"}, 0.1), ({"objective": "sdpo"}, 1.0), ({"beta": 0.4}, 0.4)],
+)
+def test_the_beta_of_pairs_is_the_papers_or_ones_own(changes, beta):
+    config = config_of_pairs(**({"objective": "dpo"} | changes))
+    batch = pack_groups(random_groups([(4, (3, 5))]), WHOLE)[0]
+    batch = dataclasses.replace(batch, reference_logprobs=-1.1 * batch.sampled)
+    logprobs = jnp.full(batch.sampled.shape, -0.7)
+    (chosen, rejected) = 0.4 * batch.sampled[0].sum(axis=-1)
+    expected = batch.weights[0, 0] * np.log(1 + np.exp(beta * (rejected - chosen)))
+    loss, _ = objectives.pair_loss(config)(logprobs, batch)
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.fixture
+def own_losses(tmp_path, monkeypatch):
+    """Makes a module of one's own that can be imported, and returns its name."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def make(name, text):
+        (tmp_path / f"{name}.py").write_text(text)
+        return name
+
+    return make
+
+
+def test_the_loss_of_the_document_is_plugged_in_by_its_path(own_losses):
+    """It is ten lines; it learns: what it imitates becomes likelier."""
+    text = DESIGN.read_text(encoding="utf-8")
+    (code,) = re.findall(r"<!-- code: my_losses.py -->\n```python\n(.*?)```", text, re.S)
+    assert code.count("\n") <= 10 and "--config.rta.loss_fn=my_losses:better_half" in text
+    module = own_losses("my_losses", code)
+    config = config_with(loss_fn=f"{module}:better_half")
+    objectives.check(config)
+    (batch,) = pack_groups(GROUPS, WHOLE)
+    loss_fn = objectives.stage_loss(config, config.rta)
+    loss, metrics = loss_fn(LOGPROBS, batch)
+    taught = (batch.sampled & (batch.advantages > 0)[..., None]).sum(axis=-1)
+    np.testing.assert_allclose(loss, 0.7 * (batch.weights * taught).sum() / 288, rtol=1e-5)
+    assert [int(x) for x in metrics["taught"]] == [taught.sum(), batch.sampled.sum()]
+
+    graphdef, params = policy()
+    optimizer = optax.sgd(20.0)
+    update = make_update(graphdef, loss_fn, optimizer)
+    state = init_state(jax.tree.map(jnp.copy, params), optimizer)
+    losses = []
+    for _ in range(3):
+        state, metrics = update(state, [batch])
+        losses.append(metrics["loss"][0])
+    assert losses[0] > losses[1] > losses[2]
+
+
+@pytest.mark.parametrize(
+    "returned", ["logprobs.sum()", "(logprobs, {})", "(logprobs.sum(), {'a': logprobs.sum()})"]
+)
+def test_a_loss_that_returns_something_else_is_refused(own_losses, returned):
+    name = f"odd_losses_{len(returned)}"
+    own_losses(name, f"def odd(logprobs, batch):\n    return {returned}\n")
+    sentence = refused(objectives.check, config_with(loss_fn=f"{name}:odd"))
+    assert sentence.startswith(f"config.rta.loss_fn: found {name}:odd to return ")
+    assert "expected (loss, metrics)" in sentence
+
+
+def test_a_loss_of_ones_own_may_ask_for_the_reference(own_losses):
+    code = "def far(logprobs, batch):\n    kl = (logprobs - batch.reference_logprobs).sum()\n"
+    own_losses("far_losses", code + "    return kl - batch.entropy.sum(), {'kl': (kl, 1.0)}\n")
+    objectives.check(config_with(loss_fn="far_losses:far", reference=True))

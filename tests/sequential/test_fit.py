@@ -1,0 +1,61 @@
+"""Two lines from a log to items: what comes, what is refused, what is saved."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from agenticrec_jax import fit_sasrec
+from agenticrec_jax.data.interactions import make_items, make_log
+from agenticrec_jax.errors import InputError
+from agenticrec_jax.sequential.fit import TRAINING, Recommender
+from agenticrec_jax.sequential.sasrec import SasrecConfig, user_states
+
+
+@pytest.fixture(scope="module")
+def log():
+    """Item n is followed by n + 1."""
+    rows = [(f"u{u}", (u + step) % 20, u + 100 * step) for u in range(60) for step in range(6)]
+    users, codes, times = zip(*rows, strict=True)
+    names = [f"item {n}" for n in range(20)]
+    return make_log(users, codes, times, items=make_items(names, names))
+
+
+@pytest.fixture(scope="module")
+def model(log):
+    config = SasrecConfig(20, width=16, blocks=1, heads=1, dropout=0.1)
+    training = dataclasses.replace(TRAINING, batch_size=16, learning_rate=5e-3, epochs=30)
+    return fit_sasrec(log, config=config, training=training)
+
+
+def test_the_next_item_is_recommended_and_none_that_was_seen(model):
+    found = model.recommend(["item 3", "item 4", "item 5"], count=3)
+    assert found[0][0] == "item 6" and len(found) == 3
+    everything = dict(model.recommend(["item 3", "item 4", "item 5"], count=99))
+    assert set(everything) == set(model.item_ids) - {"item 3", "item 4", "item 5"}
+    scores = user_states(model.model, [[3, 4, 5]]) @ np.asarray(model.model.item_embeddings).T
+    for item, score in everything.items():
+        assert score == pytest.approx(scores[0, model.item_ids.index(item)], abs=1e-4)
+    assert list(everything.values()) == sorted(everything.values(), reverse=True)
+    kept = model.recommend(["item 3", "item 4", "item 5"], count=99, keep_seen=True)
+    assert len(kept) == 20
+
+
+def test_it_is_saved_as_safetensors_and_comes_back(model, tmp_path):
+    model.save(tmp_path)
+    assert (tmp_path / "sasrec.safetensors").exists()
+    again = Recommender.load(tmp_path)
+    assert again.recommend(["item 9"], 4) == model.recommend(["item 9"], 4)
+    assert again.fit_range == model.fit_range and model.fit_range.events == 360
+
+
+def test_histories_that_say_nothing_are_refused(model):
+    with pytest.raises(InputError, match="history: found 'item 99', expected items of the cat"):
+        model.recommend(["item 1", "item 99"])
+    with pytest.raises(InputError, match="history: found no item"):
+        model.recommend([])
+
+
+def test_by_default_embeddings_are_normed(log):
+    model = fit_sasrec(log, training=dataclasses.replace(TRAINING, epochs=1)).model
+    assert model.config == SasrecConfig(20, embedding_norm=True)

@@ -1,0 +1,106 @@
+import io
+
+import pytest
+import sentencepiece
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agenticrec_jax.errors import InputError
+from agenticrec_jax.tokenizers.compact import CompactTokenizer, load_tokenizer, train_tokenizer
+from agenticrec_jax.tokenizers.sentencepiece import PlainTokenizer
+
+LINES = ["a blue pen and a pad", "the user took a stapler", "tape, 12 rolls"] * 20
+MARKUP = ["<s>", "</s>", "<unk>", "[INST]", "<start>", "</tool_call>", "<", "pen", " ", "</", ">"]
+HOSTILE = st.lists(st.sampled_from(MARKUP) | st.text(max_size=3), max_size=8).map("".join)
+
+
+def trained(**changes):
+    """A model as the Llama family's: a blank before each text, bytes for what it does not know."""
+    out = io.BytesIO()
+    settings = {"bos_id": 1, "eos_id": 2, "pad_id": -1, "user_defined_symbols": ["[INST]", "ta"]}
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(LINES),
+        model_writer=out,
+        vocab_size=320,
+        model_type="bpe",
+        byte_fallback=True,
+        hard_vocab_limit=False,
+        control_symbols=["<start>"],
+        normalization_rule_name="identity",
+        minloglevel=2,
+        **(settings | changes),
+    )
+    return out.getvalue()
+
+
+MODEL = trained()
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return PlainTokenizer(MODEL)
+
+
+@given(HOSTILE)
+def test_data_never_becomes_a_control_symbol_or_markup(text):
+    tokenizer = PlainTokenizer(MODEL)
+    marks = {tokenizer.marker(name) for name in ("<s>", "</s>", "<start>", "[INST]")}
+    assert not set(tokenizer.encode_data(text)) & marks
+
+
+def test_segments_join_to_the_text_that_they_are_of(tokenizer):
+    parts = ["1.", " a blue pen\n", "2.", "  tape\n"]
+    ids = [i for part in parts for i in tokenizer.encode_data(part)]
+    assert tokenizer.decode(ids) == "".join(parts)
+    assert tokenizer.decode(tokenizer.encode_line("a blue pen", 9)) == " a blue pen\n"
+
+
+def test_a_turn_ends_at_the_end_of_text_and_a_row_pauses_there(tokenizer):
+    assert (tokenizer.turn_end, tokenizer.pause_id, tokenizer.stop_ids) == (2, 2, (2,))
+    assert (tokenizer.prefix, tokenizer.pad_id) == ((1,), 0)
+    ids = tokenizer.encode_markup("a pen<|im_end|>\n")
+    assert ids.count(2) == 1 and tokenizer.decode(ids) == "a pen</s>\n"
+    assert tokenizer.decode([2, tokenizer.vocab_size + 1]) == "</s>�"
+
+
+def test_a_model_with_a_call_marker_pauses_there():
+    tokenizer = PlainTokenizer(trained(user_defined_symbols=["</tool_call>"]))
+    call = tokenizer.marker("</tool_call>")
+    assert tokenizer.pause_id == call and tokenizer.encode_markup("</tool_call>")[-1] == call
+    assert call not in tokenizer.encode_data("</tool_call>")
+
+
+def test_pieces_that_are_words_stay_data(tokenizer):
+    assert tokenizer.decode(tokenizer.encode_data("tape")) == "tape"
+    with pytest.raises(KeyError):
+        tokenizer.marker("ta")
+
+
+def test_a_directory_with_only_a_model_loads_by_what_it_holds(tmp_path):
+    (tmp_path / "tokenizer.model").write_bytes(MODEL)
+    read = load_tokenizer(tmp_path)
+    assert isinstance(read, PlainTokenizer)
+    (tmp_path / "again").mkdir()
+    read.save(tmp_path / "again")
+    assert (tmp_path / "again" / "tokenizer.model").read_bytes() == MODEL
+    train_tokenizer(LINES, 400, ()).save(tmp_path)
+    assert isinstance(load_tokenizer(tmp_path), CompactTokenizer)
+
+
+def test_a_byte_level_tokenizer_json_goes_before_a_model_and_another_after(tmp_path):
+    (tmp_path / "tokenizer.model").write_bytes(MODEL)
+    (tmp_path / "tokenizer.json").write_text('{"model": {"type": "BPE"}, "decoder": null}')
+    assert isinstance(load_tokenizer(tmp_path), PlainTokenizer)
+
+
+def test_models_without_an_end_and_files_that_are_none_are_named(tmp_path):
+    path = tmp_path / "tokenizer.model"
+    for content, said in (
+        (trained(eos_id=-1), "no end-of-text piece"),
+        (b"", "no sentencepiece model"),
+        (b"not a model", "no sentencepiece model"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(InputError) as error:
+            load_tokenizer(tmp_path)
+        assert f"{path}: found {said}" in str(error.value)
