@@ -12,14 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agenticrec_jax.agent import protocol
-from agenticrec_jax.agent.prompts import (
-    AGENTICREC,
-    MORE,
-    RANK,
-    RECTHINKER,
-    PromptBuilder,
-    rated,
-)
+from agenticrec_jax.agent.prompts import AGENTICREC, RECTHINKER, PromptBuilder, rated
+from agenticrec_jax.agent.tasks import MORE, RANK
 from agenticrec_jax.tokenizers.base import TURN_END, TURN_START
 
 RESPONSE = "tool_response"  # a turn of the user's, as Qwen3 was trained on

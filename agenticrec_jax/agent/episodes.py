@@ -8,18 +8,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from agenticrec_jax.agent import protocol
-from agenticrec_jax.agent.prompts import LESS, MORE, RANK, PromptBuilder
+from agenticrec_jax.agent.prompts import PromptBuilder
+from agenticrec_jax.agent.rewards import RewardFn, agenticrec_reward, scored
+from agenticrec_jax.agent.tasks import LESS, MORE, RANK, Task
 from agenticrec_jax.agent.trajectories import CallRecord, Trajectory
-from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import InteractionLog
 from agenticrec_jax.generation.engine import Engine, Failure, Reply, Request, Rollout
 from agenticrec_jax.generation.sampling import NO_FILTERS, Filters
-from agenticrec_jax.rewards import (
-    Reward,
-    efficient_ranking_reward,
-    preference_reward,
-    ranking_reward,
-)
 from agenticrec_jax.tokenizers.base import Tokenizer
 from agenticrec_jax.tools.artifacts import Artifacts
 from agenticrec_jax.tools.base import AsOfView, Toolbox, ToolFailure, unknown_tool
@@ -39,38 +34,6 @@ Transform = Callable[[str, int], str]
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
-    """One question to the policy: an example to rank, or a pair to compare (``more``, ``less``)."""
-
-    example: RankingExample
-    kind: str = RANK
-
-
-def task_reward(trajectory: Trajectory, task: Task) -> Reward:
-    """The reward of AgenticRec: of the ranking, or of the answer to a preference question."""
-    if task.kind == RANK:
-        return ranking_reward(trajectory.rank, trajectory.valid, bool(trajectory.calls))
-    return preference_reward(trajectory.choice == right_choice(task), trajectory.valid)
-
-
-def right_choice(task: Task) -> str:
-    """The letter that answers a preference question: of the target for MORE, else of the other."""
-    target_is_a = task.example.target_number == 1
-    return "A" if target_is_a == (task.kind == MORE) else "B"
-
-
-def efficient_task_reward(trajectory: Trajectory, task: Task) -> Reward:
-    """RecThinker's reward of a ranking, out of ``protocol.MAX_CALLS``; of a question the same."""
-    if task.kind != RANK:
-        return task_reward(trajectory, task)
-    calls = min(len(trajectory.calls), protocol.MAX_CALLS)
-    return efficient_ranking_reward(trajectory.rank, trajectory.valid, calls, protocol.MAX_CALLS)
-
-
-REWARDS = {"agenticrec": task_reward, "recthinker": efficient_task_reward}
-
-
-@dataclasses.dataclass(frozen=True)
 class Agent:
     """What an episode needs beside the policy.
 
@@ -78,7 +41,7 @@ class Agent:
     otherwise the policy reads an error observation and goes on (evaluation, serving). After a legal
     call to a tool that fails it always does: the fault is not the policy's. With
     ``use_tools`` off the prompt offers none. ``transform`` rewrites observations (blank, permute).
-    ``reward`` judges a finished trajectory: any pure function of it and its task.
+    ``reward`` scores a finished trajectory; its contract is that of `agenticrec_jax.agent.rewards`.
     """
 
     log: InteractionLog
@@ -89,7 +52,7 @@ class Agent:
     use_tools: bool = True
     stop_on_illegal: bool = True
     transform: Transform | None = None
-    reward: Callable[[Trajectory, Task], Reward] = task_reward
+    reward: RewardFn = agenticrec_reward
 
     def prompt(self, task: Task) -> list[int]:
         """Prompt ids of a task; refuses an example that artifacts or tools cannot serve."""
@@ -278,7 +241,7 @@ def judge(episode: Episode, prompt: Sequence[int], member: int, rollout: Rollout
     )
     final = episode.agent.prompts.tokenizer.decode(rollout.ids[episode.read :])
     _read_answer(trajectory, episode.task, final)
-    trajectory.reward = episode.agent.reward(trajectory, episode.task)
+    trajectory.reward = scored(episode.agent.reward, trajectory, episode.task)
     return trajectory
 
 

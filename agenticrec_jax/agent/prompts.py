@@ -9,14 +9,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from agenticrec_jax.agent.tasks import RANK
 from agenticrec_jax.data.interactions import Items
 from agenticrec_jax.tokenizers.base import Tokenizer, encode_within
 from agenticrec_jax.types import OBSERVATION
 
-RANK = "rank"
-MORE = "more"
-LESS = "less"
-TASKS = (RANK, MORE, LESS)
 AGENTICREC, RECTHINKER = AGENTS = ("agenticrec", "recthinker")
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from agenticrec_jax.agent import protocol
-from agenticrec_jax.agent.prompts import LESS, RANK
+from agenticrec_jax.agent.tasks import LESS, RANK
 from agenticrec_jax.tools.base import AsOfView, Toolbox
 from agenticrec_jax.tools.text import ELLIPSIS
 from agenticrec_jax.types import OBSERVATION, SAMPLED

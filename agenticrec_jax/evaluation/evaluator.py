@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from agenticrec_jax.agent import protocol, scripted
-from agenticrec_jax.agent.episodes import Agent, Task, run_episodes
-from agenticrec_jax.agent.prompts import RANK
+from agenticrec_jax.agent.episodes import Agent, run_episodes
+from agenticrec_jax.agent.tasks import RANK, Task
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.generation.engine import Engine, Reply, Request

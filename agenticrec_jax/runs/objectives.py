@@ -15,9 +15,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from agenticrec_jax.agent.episodes import REWARDS, Task
-from agenticrec_jax.agent.trajectories import Trajectory
-from agenticrec_jax.errors import InputError
+from agenticrec_jax.agent.rewards import REWARDS, RewardFn
+from agenticrec_jax.errors import InputError, expect
 from agenticrec_jax.losses import (
     LossFn,
     dpo_preference_loss,
@@ -28,7 +27,6 @@ from agenticrec_jax.losses import (
     logistic_preference_loss,
     member_weights,
 )
-from agenticrec_jax.rewards import Reward
 from agenticrec_jax.runs.imports import imported
 from agenticrec_jax.training.batches import Weighing, abstract_batch
 
@@ -51,13 +49,18 @@ def check(config: ConfigDict) -> None:
     pair_loss(config)
 
 
-def reward(config: ConfigDict) -> Callable[[Trajectory, Task], Reward]:
-    """What judges a trajectory: the paper's reward that ``config.reward`` names."""
-    if config.reward not in REWARDS:
-        raise InputError(
-            f"config.reward: found {config.reward!r}, expected one of {', '.join(REWARDS)}"
-        )
-    return REWARDS[config.reward]
+def reward(config: ConfigDict) -> RewardFn:
+    """Returns the function that scores a trajectory: a named one, or a custom one by its path.
+
+    Raises:
+      InputError: ``config.reward`` is no name in `REWARDS` and leads to no function of
+        ``(trajectory, task)``.
+    """
+    if config.reward in REWARDS:
+        return REWARDS[config.reward]
+    known = f"one of {', '.join(REWARDS)}, or package.module:function"
+    expect(":" in str(config.reward), "config.reward", config.reward, known)
+    return _function(config.reward, "config.reward", "(trajectory, task)")
 
 
 def stage_loss(config: ConfigDict, settings: ConfigDict) -> LossFn:
@@ -172,7 +175,7 @@ def _own_loss(settings: ConfigDict, options: dict[str, Any], key: str) -> LossFn
                 f"{key}.loss.{name}: found {value!r} beside {key}.loss_fn={settings.loss_fn}, "
                 f"expected {OPTIONS[name]!r}, since the options are those of grpo_loss"
             )
-    loss_fn = _of_batch(settings.loss_fn, f"{key}.loss_fn")
+    loss_fn = _function(settings.loss_fn, f"{key}.loss_fn", "(logprobs, batch)")
     returned = jax.eval_shape(loss_fn, *_shapes(settings))
     if not _is_loss(returned):
         raise InputError(
@@ -195,14 +198,13 @@ def _is_loss(returned: Any) -> bool:
     return number(loss) and isinstance(metrics, dict) and all(map(pair, metrics.values()))
 
 
-def _of_batch(path: str, key: str) -> Callable:
-    """The function at ``path`` if it can be called as a loss is; InputError naming ``key`` else."""
+def _function(path: str, key: str, arguments: str) -> Callable:
+    """Returns the function of two arguments at ``path``; the InputError names ``key``."""
     found = imported(path, key, "function")
     try:
         inspect.signature(found).bind(None, None)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:  # it takes other arguments, or has no signature
         raise InputError(
-            f"{key}: found {path}{inspect.signature(found)}, expected a function of "
-            "(logprobs, batch)"
+            f"{key}: found {path} ({error}), expected a function of {arguments}"
         ) from error
     return found

@@ -11,7 +11,7 @@ from tokenizers import pre_tokenizers as pre
 from tokenizers.trainers import BpeTrainer
 
 from agenticrec_jax.agent.chat import function_schemas, instructions, question, tools_section
-from agenticrec_jax.agent.prompts import RANK
+from agenticrec_jax.agent.tasks import RANK
 from agenticrec_jax.testing.world import tiny_world
 from agenticrec_jax.tokenizers.huggingface import HFTokenizer, read_hf_tokenizer
 

@@ -12,8 +12,9 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from agenticrec_jax.agent.episodes import Agent, Task
+from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.agent.prompts import CompactPrompts
+from agenticrec_jax.agent.tasks import Task
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.generation.engine import Engine, EngineConfig
 from agenticrec_jax.losses import for_batch, grpo_loss

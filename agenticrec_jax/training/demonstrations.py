@@ -12,7 +12,8 @@ import numpy as np
 from agenticrec_jax.agent import protocol, scripted
 from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.agent.interventions import BLANK
-from agenticrec_jax.agent.prompts import LESS, MORE, RANK, PromptBuilder
+from agenticrec_jax.agent.prompts import PromptBuilder
+from agenticrec_jax.agent.tasks import LESS, MORE, RANK
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.tools.base import AsOfView
 from agenticrec_jax.types import OBSERVATION, SAMPLED

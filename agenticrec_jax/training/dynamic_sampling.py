@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from agenticrec_jax.agent.episodes import Task
+from agenticrec_jax.agent.tasks import Task
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.losses import Metrics, keep_groups
 from agenticrec_jax.parallel.multihost import allgather, own_part, share

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from agenticrec_jax.agent.episodes import Task
-from agenticrec_jax.agent.prompts import LESS, MORE
+from agenticrec_jax.agent.tasks import LESS, MORE, Task
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.errors import InputError

@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from agenticrec_jax.agent import protocol
-from agenticrec_jax.agent.episodes import Agent, Task, right_choice
+from agenticrec_jax.agent.episodes import Agent
+from agenticrec_jax.agent.tasks import Task, correct_choice
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.training.batches import Demonstration, Group, Packing, RolloutBatch
 from agenticrec_jax.training.mining import HardPair, preference_tasks
@@ -45,7 +46,7 @@ def choices(agent: Agent, examples: Examples, seed: int) -> Ask:
 
 
 def _choice(agent: Agent, task: Task) -> Question:
-    letters = "AB" if right_choice(task) == "A" else "BA"
+    letters = "AB" if correct_choice(task) == "A" else "BA"
     answers = [agent.prompts.written(protocol.render_choice(letter)) for letter in letters]
     return Question(agent.prompt(task), answers)
 

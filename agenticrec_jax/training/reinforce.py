@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 import jax
 from absl import logging
 
-from agenticrec_jax.agent.episodes import Agent, Task, run_episodes
+from agenticrec_jax.agent.episodes import Agent, run_episodes
+from agenticrec_jax.agent.tasks import Task
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.errors import InputError

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from agenticrec_jax.agent import interventions, protocol
-from agenticrec_jax.agent.episodes import Agent, Task, run_episodes
+from agenticrec_jax.agent.episodes import Agent, run_episodes
 from agenticrec_jax.agent.prompts import CompactPrompts
 from agenticrec_jax.agent.protocol import ToolCall
+from agenticrec_jax.agent.tasks import Task
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.agent.transcripts import transcript
 from agenticrec_jax.errors import InputError

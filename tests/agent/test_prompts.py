@@ -2,7 +2,8 @@ import dataclasses
 
 import pytest
 
-from agenticrec_jax.agent.prompts import TASKS, CompactPrompts
+from agenticrec_jax.agent.prompts import CompactPrompts
+from agenticrec_jax.agent.tasks import TASKS
 from agenticrec_jax.testing.world import tiny_world
 from agenticrec_jax.types import OBSERVATION, SAMPLED
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from agenticrec_jax.agent.chat import function_schemas, instructions, question, tools_section
-from agenticrec_jax.agent.prompts import RANK
+from agenticrec_jax.agent.tasks import RANK
 from agenticrec_jax.data.candidates import candidate_hash, read_candidates
 from agenticrec_jax.data.export import write_log
 from agenticrec_jax.data.interactions import read_log

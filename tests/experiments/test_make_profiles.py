@@ -5,7 +5,7 @@ import json
 import pytest
 
 from agenticrec_jax.agent import profiles as writing
-from agenticrec_jax.agent.episodes import Task
+from agenticrec_jax.agent.tasks import Task
 from agenticrec_jax.bundled import resolve
 from agenticrec_jax.data.export import write_log
 from agenticrec_jax.models.io.huggingface import save_policy

@@ -13,10 +13,10 @@ import pytest
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from agenticrec_jax.agent.episodes import Task
+from agenticrec_jax.agent.tasks import Task
 from agenticrec_jax.losses import grpo_loss
 from agenticrec_jax.runs import objectives, pipeline
-from agenticrec_jax.testing.errors import refused
+from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.testing.groups import GROUPS, WHOLE, policy, random_groups
 from agenticrec_jax.training.batches import Weighing, pack_groups
 from agenticrec_jax.training.learner import init_state, make_update
@@ -137,8 +137,34 @@ def test_the_reward_is_the_named_papers():
     objectives.check(config)
     assert objectives.reward(config)(first, Task(None)).total == pytest.approx(1.1 + 0.1 * 0.7)
     config.reward = "paper"
-    said = "config.reward: found 'paper', expected one of agenticrec, recthinker"
-    assert refused(objectives.check, config) == said
+    assert_names(refused(objectives.check, config), "config.reward", "paper", "recthinker")
+
+
+REWARD = """
+from agenticrec_jax.rewards import Reward
+
+
+def rank_only(trajectory, task):
+    return Reward(1.0 / trajectory.rank, 0.0, 0.0)
+
+
+def of_one(trajectory):
+    return rank_only(trajectory, None)
+"""
+
+
+def test_a_reward_is_named_by_its_import_path(tmp_path, monkeypatch):
+    (tmp_path / "rewards_of_a_user.py").write_text(REWARD)
+    monkeypatch.syspath_prepend(tmp_path)
+    config = office.get_config("smoke")
+    config.reward = "rewards_of_a_user:rank_only"
+    objectives.check(config)
+    assert objectives.reward(config)(trajectory_of_rank_1(calls=3), Task(None)).total == 1.0
+    for path in ("rewards_of_a_user:of_one", "rewards_of_a_user:absent", "absent_module:f"):
+        config.reward = path
+        assert_names(refused(objectives.check, config), "config.reward", path.split(":")[1])
+    config.reward = "builtins:max"
+    assert_names(refused(objectives.check, config), "config.reward", "builtins:max")
 
 
 def trajectory_of_rank_1(calls):

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from agenticrec_jax.agent.episodes import Episode, Task
+from agenticrec_jax.agent.episodes import Episode
+from agenticrec_jax.agent.tasks import Task
 from agenticrec_jax.runs import pipeline
 from agenticrec_jax.runs import plugins as own_tools
 from agenticrec_jax.testing.chat import chat_tokenizer

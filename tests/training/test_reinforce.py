@@ -177,4 +177,4 @@ def test_refinement_mixes_a_share_of_rankings_in():
 
 def test_the_reward_can_be_replaced_and_is_the_papers_by_default():
     fields = {f.name: f.default for f in dataclasses.fields(Agent)}
-    assert fields["reward"].__name__ == "task_reward"
+    assert fields["reward"].__name__ == "agenticrec_reward"
