@@ -35,8 +35,8 @@ import jax
 from absl import flags
 from flax import nnx
 
+from agenticrec_jax.agent.chat import AGENTICREC
 from agenticrec_jax.agent.episodes import Agent, run_episodes
-from agenticrec_jax.agent.prompts import AGENTICREC
 from agenticrec_jax.agent.tasks import Task
 from agenticrec_jax.cli import app
 from agenticrec_jax.dryrun.topology import slice_devices

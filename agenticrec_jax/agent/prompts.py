@@ -1,6 +1,7 @@
-"""Prompts as token ids: templates are ours, item text is data and can never spell a marker.
+"""Prompts as token ids, in the style of the compact tokenizer or of a chat.
 
-Here are what all styles share and the compact style; the style of a chat is in ``agent.chat``.
+Templates are code; item titles and tool output are data. Data is encoded without added tokens, so
+that no title can spell a marker.
 """
 
 import abc
@@ -9,20 +10,38 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from agenticrec_jax.agent import protocol
+from agenticrec_jax.agent.chat import (
+    AGENTICREC,
+    INLINE,
+    PROFILER,
+    RESPONSE,
+    function_schemas,
+    instructions,
+    profile_question,
+    question,
+    tools_section,
+    turn,
+)
 from agenticrec_jax.agent.tasks import RANK
 from agenticrec_jax.data.interactions import Items
-from agenticrec_jax.tokenizers.base import Tokenizer, encode_within
+from agenticrec_jax.errors import expect
+from agenticrec_jax.tokenizers.base import TURN_END, TURN_START, Tokenizer, encode_within
 from agenticrec_jax.types import OBSERVATION
 
-AGENTICREC, RECTHINKER = AGENTS = ("agenticrec", "recthinker")
+AUTO = "auto"
+STYLES = {"compact": (INLINE,), "chat": (RESPONSE, INLINE)}  # observation styles, default first
 
 
 @dataclasses.dataclass(frozen=True)
 class PromptBuilder(abc.ABC):
-    """Renders a user's history and the candidates, and what comes back from a tool.
+    """Renders prompts, turns of the policy and observations as token ids.
 
-    ``title_tokens`` is the budget of ids for one title, ``observation_tokens`` that for what a tool
-    says (0 for any number); a longer one ends in the mark ``…``.
+    Attributes:
+      tokenizer: the policy's.
+      items: the catalog, for titles.
+      title_tokens: longest title in ids; a longer one is cut and ends in the mark ``…``.
+      observation_tokens: longest tool output in ids, cut alike; 0 for no limit.
     """
 
     tokenizer: Tokenizer
@@ -39,45 +58,49 @@ class PromptBuilder(abc.ABC):
         tools: Sequence[Mapping[str, Any]],
         task: str = RANK,
     ) -> list[int]:
-        """Prompt ids for item codes ``history`` (oldest first) and ``candidates`` (as numbered).
+        """Returns the prompt of a task.
 
-        ``tools`` are the schemas of those that may be called (``Toolbox.schemas``), none for a run
-        without tools. ``task`` is ``rank``, or ``more`` / ``less`` for a preference question over
-        two candidates.
+        Args:
+          history: item codes, oldest first.
+          candidates: item codes in the order of their numbers; two for a preference question.
+          tools: schemas of the tools that may be called (``Toolbox.schemas``); may be empty.
+          task: ``rank``, ``more`` or ``less``.
         """
 
     @abc.abstractmethod
     def profile(self, items: Sequence[int], ratings: Sequence[float], words: int) -> list[int]:
-        """Prompt ids that ask for a profile of who took ``items`` (codes, oldest first).
+        """Returns the prompt that requests a profile of a user.
 
-        ``ratings`` are those given to them, NaN where there is none. ``words`` is the length asked
-        for, in the styles that can say it.
+        Args:
+          items: codes of the items that the user took, oldest first.
+          ratings: the user's rating of each item, NaN if there is none.
+          words: requested length; the compact style ignores it.
         """
 
     @abc.abstractmethod
     def drill(self) -> list[int]:
-        """Prompt ids of an exercise that is about no user."""
+        """Returns the prompt of a warm-start drill, which has no user and no candidates."""
 
     @abc.abstractmethod
     def observation(self, text: str) -> list[int]:
-        """Ids that follow a call: a tool's output inside its markers; the text itself is data."""
+        """Returns the ids that follow a call: a tool's output, as data, between its markers."""
 
     def written(self, text: str) -> list[int]:
-        """Ids of a turn, or of the beginning of one, as the policy would write it."""
+        """Returns the ids of a turn, or of its beginning, as the policy would write it."""
         return self.tokenizer.encode_markup(text)
 
     def turns(self, turns: Sequence[tuple[int, str]]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Ids and origins of (origin, text) turns, as the policy and its tools would write them."""
+        """Returns ids and origins of (origin, text) turns of the policy and its tools."""
         ids: list[int] = []
-        origin: list[int] = []
-        for kind, text in turns:
-            part = self.observation(text) if kind == OBSERVATION else self.written(text)
-            ids += part
-            origin += [kind] * len(part)
-        return tuple(ids), tuple(origin)
+        origins: list[int] = []
+        for origin, text in turns:
+            new = self.observation(text) if origin == OBSERVATION else self.written(text)
+            ids += new
+            origins += [origin] * len(new)
+        return tuple(ids), tuple(origins)
 
     def _observed(self, text: str, end: str = "") -> list[int]:
-        """Ids of a tool's output within its budget, and of ``end`` behind it."""
+        """Returns the ids of a tool's output within its limit, and of ``end`` behind it."""
         if not self.observation_tokens:
             return self.tokenizer.encode_data(text + end)
         return encode_within(self.tokenizer, text, self.observation_tokens, end)
@@ -92,27 +115,31 @@ class PromptBuilder(abc.ABC):
 
 
 class CompactPrompts(PromptBuilder):
-    """The style of the compact tokenizer: few words, one turn, ``<observation>`` inline."""
+    """The style of the compact tokenizer: one short turn, observations inline.
+
+    A prompt reads ``<user> history: h1 scotch tape; candidates:1 avery labels2 hp ink; rank;
+    tools:get_user_profile<assistant>``, an observation ``<observation>..</observation>``.
+    """
 
     def build(self, history, candidates, tools, task=RANK):
         markup = self.tokenizer.encode_markup
         ids = markup("<user> history:")
-        for place, item in enumerate(history, 1):
-            ids += markup(f" h{place}") + self._title(item)
+        for number, item in enumerate(history, 1):
+            ids += markup(f" h{number}") + self._title(item)
         ids += markup("; candidates:")
         for number, item in enumerate(candidates, 1):
             ids += markup(str(number)) + self._title(item)
-        ids += markup(f"; {_question(task)}; tools:")
+        ids += markup(f"; {_compact_question(task)}; tools:")
         for name in [tool["name"] for tool in tools] or ["none"]:
             ids += markup(name)
         return ids + markup("<assistant>")
 
     def profile(self, items, ratings, words):
-        del words  # a policy of this style reads no such sentence
+        del words
         markup = self.tokenizer.encode_markup
         ids = markup("<user> history:")
-        for place, (item, rating) in enumerate(zip(items, ratings, strict=True), 1):
-            ids += markup(f" h{place}") + self._title(item) + markup(rated(rating))
+        for number, (item, rating) in enumerate(zip(items, ratings, strict=True), 1):
+            ids += markup(f" h{number}") + self._title(item) + markup(rated(rating))
         return ids + markup("; profile<assistant>")
 
     def drill(self):
@@ -131,10 +158,145 @@ class CompactPrompts(PromptBuilder):
         return self.tokenizer.encode_cut(f" {title}", self.title_tokens)
 
 
+@dataclasses.dataclass(frozen=True)
+class ChatPrompts(PromptBuilder):
+    """The style of a chat, in the format that Qwen3-Instruct was trained on.
+
+    The first turns are, id for id, what Qwen3's chat template makes of a system message, the tools
+    and a user message. The template itself is never rendered with data in it: template text is
+    encoded with added tokens, data without. The two are encoded apart and joined only where
+    byte-level BPE splits text anyway: data is the rest of a line, with the blank before it and the
+    end of the line.
+
+    Attributes:
+      tokenizer: a ``ChatTokenizer``.
+      observation_style: the turns and tags around a tool's output, ``tool_response`` or
+        ``observation``.
+      agent: whose instructions for the reasoning are used, see `chat.APPROACHES`: ReAct for
+        AgenticRec, Analyze-Plan-Act for RecThinker.
+    """
+
+    observation_style: str = RESPONSE
+    agent: str = AGENTICREC
+
+    def build(self, history, candidates, tools, task=RANK):
+        markup = self.tokenizer.encode_markup
+        system = instructions(
+            task, len(candidates), bool(tools), mark=self.observation_style, agent=self.agent
+        )
+        if tools:
+            system += f"\n\n{tools_section(function_schemas(tools))}"
+        ids = [*self.tokenizer.prefix, *markup(turn("system", system))]
+        ids += markup(f"{TURN_START}user\nTaken before, oldest first:\n")
+        for number, item in enumerate(history, 1):
+            ids += markup(f"h{number}.") + self._title(item)
+        ids += markup("Candidates:\n")
+        for number, item in enumerate(candidates, 1):
+            ids += markup(f"{number}.") + self._title(item)
+        return ids + markup(f"{question(task)}{TURN_END}\n{TURN_START}assistant\n")
+
+    def profile(self, items, ratings, words):
+        markup = self.tokenizer.encode_markup
+        ids = [*self.tokenizer.prefix, *markup(turn("system", PROFILER))]
+        ids += markup(f"{TURN_START}user\nTaken, oldest first:\n")
+        for number, (item, rating) in enumerate(zip(items, ratings, strict=True), 1):
+            ids += markup(f"h{number}{rated(rating)}.") + self._title(item)
+        end = f"{profile_question(words)}{TURN_END}\n{TURN_START}assistant\n"
+        return ids + markup(end)
+
+    def drill(self):
+        text = turn("user", question(RANK)) + f"{TURN_START}assistant\n"
+        return [*self.tokenizer.prefix, *self.tokenizer.encode_markup(text)]
+
+    def observation(self, text):
+        if self.observation_style == RESPONSE:
+            # A policy that paused at its end of turn has written TURN_END itself.
+            end = "" if self._pauses_at_turn_end else TURN_END
+            before = f"{end}\n{TURN_START}user\n<{RESPONSE}>\n"
+            after = f"</{RESPONSE}>{TURN_END}\n{TURN_START}assistant\n"
+        else:
+            before = f"\n<{INLINE}>\n"
+            after = f"</{INLINE}>\n"
+        markup = self.tokenizer.encode_markup
+        return [*markup(before), *self._observed(text, "\n"), *markup(after)]
+
+    def written(self, text):
+        ends: tuple[str, ...] = (protocol.ANSWER_CLOSE,)
+        if self._pauses_at_turn_end:
+            ends += (protocol.CALL_CLOSE,)
+        return self.tokenizer.encode_markup(text + TURN_END if text.endswith(ends) else text)
+
+    @property
+    def _pauses_at_turn_end(self) -> bool:
+        """Whether ``</tool_call>`` is several ids, so that a call ends with its turn."""
+        return self.tokenizer.pause_id in self.tokenizer.stop_ids
+
+    def _encode_title(self, title):
+        return self.tokenizer.encode_line(" ".join(title.split()), self.title_tokens)
+
+
+def make_prompts(
+    tokenizer: Tokenizer,
+    items: Items,
+    title_tokens: int,
+    style: str = AUTO,
+    observation_style: str = AUTO,
+    observation_tokens: int = 0,
+    agent: str = AGENTICREC,
+) -> PromptBuilder:
+    """Returns the prompt builder that fits a tokenizer.
+
+    Args:
+      tokenizer: the policy's.
+      items: the catalog.
+      title_tokens: longest title in ids.
+      style: ``compact``, ``chat``, or ``auto`` for the tokenizer's.
+      observation_style: ``tool_response``, ``observation``, or ``auto`` for the style's default.
+      observation_tokens: longest tool output in ids; 0 for no limit.
+      agent: one of `chat.AGENTS`; the compact style has no instructions and is the same for all.
+
+    Raises:
+      InputError: the tokenizer lacks the markers of the style, or the style has no such
+        observations.
+    """
+    supported = tokenizer.prompt_style
+    expect(
+        style in (AUTO, supported),
+        "policy.prompt_style",
+        style,
+        f"{AUTO} or {supported}, the style of the policy's {tokenizer.file}",
+    )
+    known = STYLES[supported]
+    observations = known[0] if observation_style == AUTO else observation_style
+    expect(
+        observations in known,
+        "policy.observation_style",
+        observations,
+        f"{AUTO} or one of {', '.join(known)} in the {supported} style",
+    )
+    if supported == "compact":
+        return CompactPrompts(tokenizer, items, title_tokens, observation_tokens)
+    expect(
+        observations != INLINE or tokenizer.pause_id not in tokenizer.stop_ids,
+        "policy.observation_style",
+        observations,
+        f"{RESPONSE}: </tool_call> is not one id in {tokenizer.file}, so that a call ends the turn "
+        "that its output would be in",
+    )
+    return ChatPrompts(
+        tokenizer,
+        items,
+        title_tokens,
+        observation_tokens,
+        observation_style=observations,
+        agent=agent,
+    )
+
+
 def rated(rating: float) -> str:
-    """`` rated 4.5``, or nothing for a rating that is not known (NaN)."""
+    """Returns `` rated 4.5``, or an empty text for an unknown rating (NaN)."""
     return "" if math.isnan(rating) else f" rated {rating:g}"
 
 
-def _question(task: str) -> str:
+def _compact_question(task: str) -> str:
     return "rank" if task == RANK else f"{task} likely next, A is 1, B is 2"

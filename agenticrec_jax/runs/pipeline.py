@@ -13,9 +13,9 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict, config_flags
 
 from agenticrec_jax.agent.answers import ranking_constraint
+from agenticrec_jax.agent.chat import AGENTS, RECTHINKER
 from agenticrec_jax.agent.episodes import Agent
-from agenticrec_jax.agent.prompts import AGENTS, RECTHINKER, PromptBuilder
-from agenticrec_jax.agent.styles import make_prompts
+from agenticrec_jax.agent.prompts import PromptBuilder, make_prompts
 from agenticrec_jax.bundled import ROOT, resolve
 from agenticrec_jax.data.candidates import (
     candidate_hash,

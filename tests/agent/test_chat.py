@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from agenticrec_jax.agent import chat
-from agenticrec_jax.agent.chat import ChatPrompts
-from agenticrec_jax.agent.prompts import AGENTS
+from agenticrec_jax.agent.chat import AGENTS
+from agenticrec_jax.agent.prompts import ChatPrompts
 from agenticrec_jax.agent.protocol import ToolCall, parse_tool_call
 from agenticrec_jax.agent.tasks import TASKS
 from agenticrec_jax.testing.chat import NOT_SPECIAL, SPECIAL, TEMPLATE, chat_tokenizer

@@ -16,7 +16,7 @@ from flax import nnx
 
 from agenticrec_jax.agent import chat, protocol
 from agenticrec_jax.agent.episodes import Agent, run_episodes
-from agenticrec_jax.agent.styles import make_prompts
+from agenticrec_jax.agent.prompts import make_prompts
 from agenticrec_jax.agent.tasks import Task
 from agenticrec_jax.agent.transcripts import transcript
 from agenticrec_jax.evaluation.report import turns_of

@@ -14,8 +14,7 @@ from transformers import AutoTokenizer
 
 from agenticrec_jax.agent import chat
 from agenticrec_jax.agent.profiles import ProfileWriter, profile_text
-from agenticrec_jax.agent.prompts import rated
-from agenticrec_jax.agent.styles import make_prompts
+from agenticrec_jax.agent.prompts import make_prompts, rated
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import make_items, make_log
 from agenticrec_jax.generation.engine import Engine, EngineConfig, Rollout

@@ -1,9 +1,14 @@
+"""The compact style of prompts, and which style a tokenizer and the config lead to."""
+
+import copy
 import dataclasses
 
 import pytest
 
-from agenticrec_jax.agent.prompts import CompactPrompts
+from agenticrec_jax.agent.prompts import ChatPrompts, CompactPrompts, make_prompts
 from agenticrec_jax.agent.tasks import TASKS
+from agenticrec_jax.testing.chat import chat_tokenizer
+from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.testing.world import tiny_world
 from agenticrec_jax.types import OBSERVATION, SAMPLED
 
@@ -59,3 +64,50 @@ def test_an_observation_is_cut_to_its_budget_with_a_visible_mark(prompts):
     cut = dataclasses.replace(prompts, observation_tokens=7).observation(text)
     assert cut[:8] == whole[:8] and cut[-1] == whole[-1]
     assert prompts.tokenizer.decode(cut[8:-1]).strip() == "…"
+
+
+def made(tokenizer, *settings):
+    return make_prompts(tokenizer, tiny_world().log.items, 7, *settings)
+
+
+def test_the_style_is_the_tokenizers():
+    compact, chat = made(tiny_world().tokenizer), made(chat_tokenizer())
+    assert type(compact) is CompactPrompts and compact.title_tokens == 7
+    assert type(chat) is ChatPrompts and chat.title_tokens == 7
+    assert chat.observation_style == "tool_response"
+    assert made(chat_tokenizer(), "chat", "observation").observation_style == "observation"
+    assert type(made(tiny_world().tokenizer, "compact", "observation")) is CompactPrompts
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        (("compact",), ("policy.prompt_style", "'compact'", "auto", "chat")),
+        (("auto", "text"), ("policy.observation_style", "'text'", "auto", "tool_response")),
+    ],
+)
+def test_a_style_that_the_tokenizer_lacks_is_refused(settings, named):
+    sentence = refused(made, chat_tokenizer(), *settings)
+    assert_names(sentence, *named)
+
+
+def test_the_compact_style_has_one_kind_of_observation():
+    sentence = refused(made, tiny_world().tokenizer, "auto", "tool_response")
+    assert_names(sentence, "policy.observation_style", "'tool_response'", "auto", "observation")
+
+
+def test_output_inside_a_turn_needs_a_call_that_does_not_end_it():
+    tokenizer = copy.copy(chat_tokenizer())
+    tokenizer.pause_id = tokenizer.stop_ids[0]
+    sentence = refused(made, tokenizer, "chat", "observation")
+    assert_names(
+        sentence, "policy.observation_style", "'observation'", "tool_response", "</tool_call>"
+    )
+    assert made(tokenizer).observation_style == "tool_response"
+
+
+def test_the_agent_and_the_budget_reach_the_prompts():
+    chat = made(chat_tokenizer(), "auto", "auto", 33, "recthinker")
+    assert (chat.observation_tokens, chat.agent) == (33, "recthinker")
+    assert made(chat_tokenizer()).agent == "agenticrec"
+    assert made(tiny_world().tokenizer, "auto", "auto", 9, "recthinker").observation_tokens == 9

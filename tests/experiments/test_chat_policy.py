@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from agenticrec_jax.agent.chat import ChatPrompts
 from agenticrec_jax.agent.episodes import run_episodes
+from agenticrec_jax.agent.prompts import ChatPrompts
 from agenticrec_jax.agent.tasks import Task
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.models.io.huggingface import load_policy, save_policy

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from agenticrec_jax.agent.styles import make_prompts
+from agenticrec_jax.agent.prompts import make_prompts
 from agenticrec_jax.bundled import resolve
 from agenticrec_jax.cli import app
 from agenticrec_jax.data.candidates import draw_split_candidates
