@@ -11,11 +11,12 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
 from agenticrec_jax.generation.kv_cache import Cache
-from agenticrec_jax.models.qwen3 import is_variable, with_panels
+from agenticrec_jax.models.kernels.panels import with_panels
 from agenticrec_jax.parallel.mesh import (
     RULES,
     Rules,
     abstract,
+    is_variable,
     partition_spec,
     shard_params,
     tree_shardings,
@@ -44,7 +45,7 @@ class Placement:
     """Rows over the batch axes of a mesh, key heads and weights over its tensor axis.
 
     Without a mesh everything stays where it is. On a CPU few rows are decoded with a copy of the
-    parameters whose kernels lie in panels (``models.qwen3.with_panels``), made when it is asked for
+    parameters whose kernels lie in panels (``models.kernels.panels``), made when it is asked for
     and kept as long as the arrays that it is of, so that calls with the same parameters share it.
     """
 

@@ -6,8 +6,6 @@ and values then come as one array with a leading layers axis instead of a tuple 
 Every parameter carries ``logical_axes``, the names that ``parallel.mesh`` maps to mesh axes.
 """
 
-import functools
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,9 +16,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from agenticrec_jax.models.attention import attend
 from agenticrec_jax.models.config import Qwen3Config
+from agenticrec_jax.models.kernels.panels import is_in_panels, panel_product, panel_rows
 from agenticrec_jax.models.masks import KV, Context, Masks
 from agenticrec_jax.models.rope import rope_tables, rotate
-from agenticrec_jax.parallel.mesh import constrain
+from agenticrec_jax.parallel.mesh import constrain, is_variable
 
 __all__ = [
     "Block",
@@ -28,13 +27,10 @@ __all__ = [
     "Qwen3Config",
     "by_layer",
     "is_stacked",
-    "is_variable",
     "of_layer",
     "segment_positions",
-    "with_panels",
 ]
 
-PANELS = "panels"  # in a kernel's metadata: how it is stored
 _INIT_STD = 0.02
 _SAVED = {  # by remat: what of a block is kept for the backward pass
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -56,30 +52,29 @@ class Projection(nnx.Module):
         self.lora = nnx.data(None)  # what `lora.add_lora` puts there is added to the output
 
     def __call__(self, x):
-        out = self._product(x.astype(self.dtype), self.kernel[...].astype(self.dtype))
+        x_cast = x.astype(self.dtype)
+        kernel = self.kernel[...].astype(self.dtype)
+        out = _product(x_cast, kernel, self.kernel, self.inputs)
         if self.lora is not None:
             out = out + self.lora(x)
         return out if self.bias is None else out + self.bias[...].astype(self.dtype)
 
-    def _product(self, x, kernel):
-        if PANELS in self.kernel.get_metadata():
-            lead = x.shape[: x.ndim - self.inputs]
-            out = _product_of_panels(x.reshape(*lead, -1), kernel, x.dtype)
-            return out.reshape(*lead, *self.outputs)
-        return jnp.tensordot(x, kernel, self.inputs)
 
+def _product(
+    x: Array,
+    kernel: Array,
+    variable: nnx.Variable,
+    axes: int | tuple[int, int] = 1,
+    dtype: Any = None,
+) -> Array:
+    """Returns ``jnp.tensordot(x, kernel, axes)``, where ``kernel`` is the value of ``variable``.
 
-def _product_of_panels(
-    x: Float[Array, "... D"], panels: Float[Array, "J D W"], dtype: Any
-) -> Float[Array, "... F"]:
-    """``x`` times a kernel [D, F] that is stored in J = F / W panels, in ``dtype``.
-
-    The barrier keeps XLA from seeing one product, for which it would put the panels together.
+    On a CPU a copy of the parameters may be laid out in panels (``models.kernels.panels``).
     """
-    rows = x.reshape(-1, x.shape[-1])
-    rows = jax.lax.optimization_barrier(jnp.broadcast_to(rows, (len(panels), *rows.shape)))
-    out = jnp.einsum("jrd,jdw->jrw", rows, panels, preferred_element_type=dtype)
-    return out.swapaxes(0, 1).reshape(*x.shape[:-1], -1)
+    if is_in_panels(variable):
+        inputs = axes if isinstance(axes, int) else 1
+        return panel_product(x, kernel, variable, inputs, dtype or x.dtype)
+    return jnp.tensordot(x, kernel, axes, preferred_element_type=dtype)
 
 
 class RMSNorm(nnx.Module):
@@ -224,10 +219,8 @@ class Qwen3(nnx.Module):
     def _embed(self, ids):
         """Rows of the table, which is gathered over its width first: rows and width may be split
         over the same devices, and XLA would replicate the rows to go from one to the other."""
-        if PANELS in self.embedding.get_metadata():
-            panels = self.embedding[...]
-            width = panels.shape[-1]
-            return panels[ids // width, :, ids % width].astype(self.config.dtype)
+        if is_in_panels(self.embedding):
+            return panel_rows(self.embedding[...], ids).astype(self.config.dtype)
         table = constrain(self.embedding[...], ("vocab", None), "embedding")
         x = table[ids].astype(self.config.dtype)
         return constrain(x, ("batch", None, None), "embedded tokens")
@@ -271,60 +264,14 @@ class Qwen3(nnx.Module):
 
     def project(self, hidden: Float[Array, "... D"], kernel: Array) -> Float[Array, "... V"]:
         """``logits`` with the ``head_kernel`` given, so that a loop can have it beside itself."""
-        kernel = kernel.astype(self.config.dtype)
-        stored = self.embedding if self.head is None else self.head.kernel
-        if PANELS in stored.get_metadata():
-            return _product_of_panels(hidden, kernel, jnp.float32)
-        letters = "...d,vd->...v" if self.head is None else "...d,dv->...v"
-        return jnp.einsum(letters, hidden, kernel, preferred_element_type=jnp.float32)
-
-
-def with_panels(graphdef: nnx.GraphDef, params: nnx.State, width: int) -> nnx.State:
-    """The parameters with every kernel stored in panels [J, D, W] of ``width`` outputs.
-
-    What they compute with the same graphdef is the same. A panel lies in memory in the order in
-    which XLA's CPU kernel reads it, and with few rows reading is what a product takes. Kernels
-    whose outputs fill no whole panels, and embeddings that are no head, stay the same arrays.
-    """
-    model = nnx.merge(graphdef, jax.eval_shape(lambda x: x, params))  # shapes: it outlives the call
-    parts = {path: part for path, part in nnx.iter_modules(model) if isinstance(part, Projection)}
-
-    def panels(keys: tuple) -> int:
-        path, outputs = tuple(key.key for key in keys), 0
-        if path[-1] == "kernel":
-            outputs = math.prod(parts[path[:-1]].outputs)
-        elif path == ("embedding",) and model.head is None:
-            outputs = model.config.vocab_size
-        return 0 if outputs % width else outputs // width
-
-    named, tree = jax.tree_util.tree_flatten_with_path(params, is_leaf=is_variable)
-    counts = [panels(keys) for keys, _ in named]
-    kernels = [kernel for (_, kernel), count in zip(named, counts, strict=True) if count]
-    cut = iter(_in_panels(kernels, width, tuple(filter(None, counts))))
-    pairs = zip(named, counts, strict=True)
-    return jax.tree.unflatten(tree, [next(cut) if count else x for (_, x), count in pairs])
-
-
-@functools.partial(jax.jit, static_argnames=("width", "counts"))
-def _in_panels(
-    kernels: list[nnx.Variable], width: int, counts: tuple[int, ...]
-) -> list[nnx.Variable]:
-    """Kernels ([layers,] inputs.., outputs..), or an embedding, in so many panels each."""
-
-    def cut(kernel: nnx.Variable, count: int) -> nnx.Variable:
-        value, axes = kernel.get_value(), kernel.get_metadata()["logical_axes"]
-        lead = value.shape[: axes[0] == "layers"]
-        value = value.T if axes[0] == "vocab" else value
-        value = value.reshape(*lead, -1, count, width).swapaxes(-3, -2)
-        axes = ("layers",) * len(lead) + (None, None, None)
-        return kernel.replace(value, logical_axes=axes, **{PANELS: True})
-
-    return [cut(*pair) for pair in zip(kernels, counts, strict=True)]
-
-
-def is_variable(x: Any) -> bool:
-    """For ``is_leaf`` (flax's own flattening keeps what it is given till garbage is collected)."""
-    return isinstance(x, nnx.Variable)
+        tied = self.head is None
+        return _product(
+            hidden,
+            kernel.astype(self.config.dtype),
+            self.embedding if tied else self.head.kernel,
+            axes=(-1, -1) if tied else 1,
+            dtype=jnp.float32,
+        )
 
 
 def is_stacked(path: tuple) -> bool:

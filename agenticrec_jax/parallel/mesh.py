@@ -135,7 +135,7 @@ def tree_shardings(tree: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
         spec = partition_spec(axes, value.shape, mesh, rules, jax.tree_util.keystr(path))
         return leaf.replace(NamedSharding(mesh, spec))
 
-    return jax.tree_util.tree_map_with_path(choose, tree, is_leaf=_is_variable)
+    return jax.tree_util.tree_map_with_path(choose, tree, is_leaf=is_variable)
 
 
 def shard_params(params: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
@@ -230,5 +230,9 @@ def abstract(tree: Any, shardings: Any = None) -> Any:
     )
 
 
-def _is_variable(leaf: Any) -> bool:
+def is_variable(leaf: Any) -> bool:
+    """Whether a node is a variable of a model: the ``is_leaf`` of ``jax.tree`` functions.
+
+    (Flax's own flattening keeps its arrays alive until garbage is collected.)
+    """
     return isinstance(leaf, nnx.Variable)

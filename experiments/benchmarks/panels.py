@@ -2,7 +2,7 @@
 
 ``python -m experiments.benchmarks.panels --json=FILE`` runs one token of each of so many rows
 through the policy of 27.3M parameters, with its kernels as they are and in panels of every width
-(``models.qwen3.with_panels``): every product of a decode step, and no cached keys. ``ours`` is a
+(``models.kernels.panels``): every product of a decode step, and no cached keys. ``ours`` is a
 width, ``peer`` the kernels as they are. The sides take turns; times are medians of ``--repeats``
 turns of ``STEPS`` steps after one that compiles. The engine's own width is the one with a bound: it
 is asked to take no more CPU than the kernels as they are, up to ``FEW_ROWS`` rows.
@@ -18,7 +18,8 @@ from flax import nnx
 
 from agenticrec_jax.cli import app
 from agenticrec_jax.generation.placement import FEW_ROWS, panel_width
-from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config, with_panels
+from agenticrec_jax.models.kernels.panels import with_panels
+from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config
 from experiments.benchmarks.figures import figure, publish
 from experiments.benchmarks.peer_loop import Stopwatch
 from experiments.benchmarks.shapes import REFERENCE

@@ -13,8 +13,8 @@ from scipy.special import log_softmax
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.generation.engine import Engine, EngineConfig, Reply, Request, RespondError
 from agenticrec_jax.generation.sampling import Filters
+from agenticrec_jax.models.kernels.panels import PANELS
 from agenticrec_jax.models.lora import BASE, LoraConfig, LoraParam, adapters_by_path, add_lora
-from agenticrec_jax.models.qwen3 import PANELS
 from agenticrec_jax.parallel.mesh import make_mesh
 from agenticrec_jax.testing.models import tiny_qwen3
 from agenticrec_jax.types import OBSERVATION, SAMPLED
