@@ -27,8 +27,8 @@ from agenticrec_jax.errors import InputError
 from agenticrec_jax.parallel import multihost
 from agenticrec_jax.runs import pipeline
 from agenticrec_jax.runs import policy as policies
-from agenticrec_jax.runtime.metrics import Progress
 from agenticrec_jax.runtime.phases import phase
+from agenticrec_jax.runtime.progress import Progress
 from agenticrec_jax.tools.profiles import Profile, read_profiles, write_profiles
 
 FILE = "profiles.jsonl"

@@ -31,7 +31,7 @@ from agenticrec_jax.metrics.ranking import hr_values, ndcg_values
 from agenticrec_jax.metrics.significance import paired_difference
 from agenticrec_jax.runs import objectives, pipeline, rows
 from agenticrec_jax.runs import policy as policies
-from agenticrec_jax.runtime.metrics import read_metrics
+from agenticrec_jax.runtime.metric_logging import read_metrics
 from agenticrec_jax.runtime.phases import phase, phase_records, resume_phases
 from agenticrec_jax.tools.artifacts import Artifacts
 from experiments import train_policy

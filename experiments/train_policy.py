@@ -50,7 +50,7 @@ from agenticrec_jax.parallel import multihost
 from agenticrec_jax.runs import dry_run, objectives, pairs, pipeline
 from agenticrec_jax.runs import policy as policies
 from agenticrec_jax.runtime.checkpoints import Checkpoints
-from agenticrec_jax.runtime.metrics import MetricsWriter
+from agenticrec_jax.runtime.metric_logging import MetricsWriter
 from agenticrec_jax.runtime.phases import phase
 from agenticrec_jax.training import reinforce, supervised
 from agenticrec_jax.training import warm_start as warming

@@ -30,8 +30,8 @@ from agenticrec_jax.evaluation.baselines.popularity import popularity_scores
 from agenticrec_jax.evaluation.baselines.sasrec import sasrec_scores, serving_model
 from agenticrec_jax.ingest.prepare import prepared_tables
 from agenticrec_jax.metrics.ranking import expected_metrics, ndcg_at_k, rank_of_target
-from agenticrec_jax.runtime.metrics import Progress
 from agenticrec_jax.runtime.phases import phase, phase_records
+from agenticrec_jax.runtime.progress import Progress
 from agenticrec_jax.sequential.evaluation import catalog_ranks
 from agenticrec_jax.sequential.objective import DRAWING, LOSSES, Objective
 from agenticrec_jax.sequential.sasrec import SasrecConfig, user_states

@@ -20,8 +20,8 @@ from agenticrec_jax.cli import app
 from agenticrec_jax.data.loader import TRAIN, read_manifest, train_range
 from agenticrec_jax.ingest.prepare import sampled_items
 from agenticrec_jax.runtime.checkpoints import Checkpoints
-from agenticrec_jax.runtime.metrics import Progress
 from agenticrec_jax.runtime.phases import phase, phase_records
+from agenticrec_jax.runtime.progress import Progress
 from agenticrec_jax.sequential.fit import Recommender
 from agenticrec_jax.sequential.objective import LOSSES, Objective
 from agenticrec_jax.sequential.sasrec import SasrecConfig

@@ -178,6 +178,7 @@ ALONE = {  # the rooms below that a room imports, where they are fewer than all
     "parallel": (),
     "dryrun": (),
     "ingest": ("data",),
+    "runtime": ("parallel",),
     "models": ("parallel", "dryrun"),
     "generation": ("models", "parallel"),
     "tools": ("data", "sequential"),

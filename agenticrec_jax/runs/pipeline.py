@@ -42,7 +42,7 @@ from agenticrec_jax.parallel.multihost import local_mesh, main_writes, row_shard
 from agenticrec_jax.runs import objectives
 from agenticrec_jax.runs import plugins as own_tools
 from agenticrec_jax.runs.policy import Policy, profile_model, weights_hash
-from agenticrec_jax.runtime.metrics import Progress
+from agenticrec_jax.runtime.progress import Progress
 from agenticrec_jax.sequential.sasrec import SasrecConfig
 from agenticrec_jax.sequential.training import SasrecTraining
 from agenticrec_jax.tokenizers.base import Tokenizer

@@ -9,3 +9,9 @@ from rich.table import Table
 def print_wide(table: Table) -> None:
     """Prints a table as wide as the terminal, or where there is none wide enough for a log."""
     Console(width=None if sys.stdout.isatty() else 150).print(table)
+
+
+def print_line(console: Console, text: str) -> None:
+    """Prints one line as it is: no markup, no wrapping."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    console.file.flush()

@@ -22,7 +22,7 @@ from agenticrec_jax.losses.reductions import LossFn
 from agenticrec_jax.parallel.multihost import local_mesh, row_shards, to_host
 from agenticrec_jax.rewards import Reward
 from agenticrec_jax.runtime.checkpoints import Checkpoints
-from agenticrec_jax.runtime.metrics import FILE_NAME, MetricsWriter, read_metrics
+from agenticrec_jax.runtime.metric_logging import FILE_NAME, MetricsWriter, read_metrics
 from agenticrec_jax.testing.models import tiny_qwen3
 from agenticrec_jax.testing.world import TinyWorld, tiny_world
 from agenticrec_jax.training import reinforce

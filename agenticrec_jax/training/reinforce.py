@@ -21,7 +21,8 @@ from agenticrec_jax.errors import InputError
 from agenticrec_jax.generation.engine import Engine
 from agenticrec_jax.parallel.multihost import allgather
 from agenticrec_jax.runtime.checkpoints import Checkpoints
-from agenticrec_jax.runtime.metrics import MetricsWriter, Progress, mean_of
+from agenticrec_jax.runtime.metric_logging import MetricsWriter, mean_of
+from agenticrec_jax.runtime.progress import Progress
 from agenticrec_jax.runtime.termination import Dropped, Termination, save_and_end
 from agenticrec_jax.training.batches import (
     Packing,

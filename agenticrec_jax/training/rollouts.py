@@ -7,7 +7,7 @@ import numpy as np
 
 from agenticrec_jax.agent.trajectories import CallRecord, Trajectory
 from agenticrec_jax.parallel.multihost import allgather
-from agenticrec_jax.runtime.metrics import mean_of
+from agenticrec_jax.runtime.metric_logging import mean_of
 from agenticrec_jax.training.learner import add_metrics
 from agenticrec_jax.types import SAMPLED
 

@@ -8,7 +8,8 @@ import jax
 
 from agenticrec_jax.parallel.multihost import own_part
 from agenticrec_jax.runtime.checkpoints import Checkpoints
-from agenticrec_jax.runtime.metrics import MetricsWriter, Progress, mean_of
+from agenticrec_jax.runtime.metric_logging import MetricsWriter, mean_of
+from agenticrec_jax.runtime.progress import Progress
 from agenticrec_jax.runtime.termination import Termination, save_and_end
 from agenticrec_jax.training.batches import (
     Group,

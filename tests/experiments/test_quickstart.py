@@ -14,7 +14,7 @@ import pytest
 from agenticrec_jax.data.candidates import candidate_hash, read_candidates
 from agenticrec_jax.metrics.ranking import ndcg_values
 from agenticrec_jax.runtime import phases
-from agenticrec_jax.runtime.metrics import read_metrics
+from agenticrec_jax.runtime.metric_logging import read_metrics
 from experiments import quickstart
 from experiments.configs import office
 from experiments.evaluate import read_trajectories

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agenticrec_jax.runtime.metrics import read_metrics
+from agenticrec_jax.runtime.metric_logging import read_metrics
 from agenticrec_jax.testing.stages import PROMPTS
 from agenticrec_jax.testing.world import tiny_world
 from agenticrec_jax.training.rollouts import CLOCK

@@ -9,7 +9,7 @@ from flax import nnx
 
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.generation.engine import Request
-from agenticrec_jax.runtime.metrics import read_metrics
+from agenticrec_jax.runtime.metric_logging import read_metrics
 from agenticrec_jax.testing.agreement import differences, perturbed_logits
 from agenticrec_jax.testing.processes import run_together
 from agenticrec_jax.testing.stages import PROMPTS, refilling

@@ -15,7 +15,7 @@ from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.parallel.mesh import make_mesh
 from agenticrec_jax.runtime.checkpoints import Checkpoints
-from agenticrec_jax.runtime.metrics import MetricsWriter
+from agenticrec_jax.runtime.metric_logging import MetricsWriter
 from agenticrec_jax.testing.stages import PROMPTS, tiny_stage
 from agenticrec_jax.testing.world import tiny_world
 from agenticrec_jax.training import reinforce

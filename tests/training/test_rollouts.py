@@ -8,7 +8,7 @@ import pytest
 from agenticrec_jax.agent.trajectories import CallRecord, Trajectory
 from agenticrec_jax.generation.schedule import COUNTERS
 from agenticrec_jax.rewards import Reward
-from agenticrec_jax.runtime.metrics import mean_of
+from agenticrec_jax.runtime.metric_logging import mean_of
 from agenticrec_jax.training.rollouts import (
     engine_metrics,
     engine_note,

@@ -9,7 +9,7 @@ import pytest
 from agenticrec_jax.errors import Terminated
 from agenticrec_jax.losses import dpo_preference_loss, for_batch
 from agenticrec_jax.runtime.checkpoints import Checkpoints
-from agenticrec_jax.runtime.metrics import FILE_NAME, MetricsWriter, read_metrics
+from agenticrec_jax.runtime.metric_logging import FILE_NAME, MetricsWriter, read_metrics
 from agenticrec_jax.testing.groups import VOCAB, policy
 from agenticrec_jax.training import supervised
 from agenticrec_jax.training.batches import Packing

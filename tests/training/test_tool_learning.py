@@ -26,7 +26,7 @@ from agenticrec_jax.generation.engine import Engine, EngineConfig
 from agenticrec_jax.losses import for_batch, grpo_loss
 from agenticrec_jax.metrics.ranking import expected_metrics, ndcg_at_k
 from agenticrec_jax.models.io.huggingface import load_policy
-from agenticrec_jax.runtime.metrics import MetricsWriter
+from agenticrec_jax.runtime.metric_logging import MetricsWriter
 from agenticrec_jax.sequential.sasrec import Sasrec, SasrecConfig
 from agenticrec_jax.testing.synthetic import SyntheticConfig, synthetic_log
 from agenticrec_jax.tokenizers.compact import load_tokenizer

@@ -1,8 +1,7 @@
-"""What a run says while it runs: metrics.jsonl, TensorBoard, terminal lines and progress.
+"""Metric logging: one line of metrics.jsonl per step, TensorBoard, and lines on the terminal.
 
-One line of ``metrics.jsonl`` is one step: ``{"stage": "rta", "step": 3, "loss": 0.12, ...}``. Only
-process 0 writes. A run that resumes first cuts the lines after its last committed step, so that a
-step that is replayed stands in the file once.
+A line is ``{"stage": "rta", "step": 3, "loss": 0.12, ...}``. Only process 0 writes. A resumed run
+first cuts the lines after its last committed step, so a replayed step stands in the file once.
 """
 
 import json
@@ -15,9 +14,10 @@ from typing import Self
 
 import numpy as np
 import rich
-from rich import progress as rich_progress
 from rich.console import Console
 from tensorboardX import SummaryWriter
+
+from agenticrec_jax.runtime.console import print_line
 
 Metric = float | tuple[float, float]  # a value, or (sum, count) whose mean is meant
 
@@ -146,91 +146,6 @@ class MetricsWriter:
         if self._waiting is not None:
             print_line(self._console, self._waiting)
         self._waiting = None
-
-
-class Progress:
-    """A bar on a terminal, plain lines elsewhere: the first, one an interval, and the last.
-
-    ``with Progress("rta", total=15) as progress: progress.advance(note="reward 0.31")``
-    """
-
-    def __init__(
-        self,
-        name: str,
-        total: int,
-        *,
-        done: int = 0,
-        unit: str = "steps",
-        process_index: int = 0,
-        console: Console | None = None,
-        every_s: float = 10.0,
-        clock: Callable[[], float] = time.monotonic,
-    ):
-        self._name, self._total, self._unit = name, total, unit
-        self._done = self._start = done
-        self._active = process_index == 0
-        self._console = console or rich.get_console()
-        self._every_s, self._clock = every_s, clock
-        self._bar: rich_progress.Progress | None = None
-        self._note = ""
-        self._last = done  # the count in the last plain line
-
-    def __enter__(self) -> Self:
-        self._began = self._said = self._clock()
-        if not self._active:
-            return self
-        if self._console.is_terminal:
-            self._bar = _bar(self._console)
-            self._bar.start()
-            self._task = self._bar.add_task(
-                self._name, total=self._total, completed=self._done, note="", unit=self._unit
-            )
-        else:
-            print_line(self._console, f"{self._name}: {self._done}/{self._total} {self._unit}")
-        return self
-
-    def advance(self, count: int = 1, note: str = "") -> None:
-        """Counts ``count`` more as done; ``note`` is shown beside the count."""
-        self._done += count
-        self._note = note
-        if self._bar is not None:
-            self._bar.update(self._task, completed=self._done, note=note)
-        elif self._active and self._clock() - self._said >= self._every_s:
-            self._say()
-
-    def __exit__(self, *exception) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-        elif self._active and self._done != self._last:
-            self._say()
-
-    def _say(self) -> None:
-        self._said, self._last = self._clock(), self._done
-        elapsed = self._said - self._began
-        text = f"{self._name}: {self._done}/{self._total} {self._unit}, {elapsed:.0f} s"
-        if self._start < self._done < self._total:
-            left = elapsed / (self._done - self._start) * (self._total - self._done)
-            text += f", about {left:.0f} s left"
-        print_line(self._console, f"{text}  {self._note}".rstrip())
-
-
-def print_line(console: Console, text: str) -> None:
-    """Prints one line as it is: no markup, no wrapping."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
-    console.file.flush()
-
-
-def _bar(console: Console) -> rich_progress.Progress:
-    return rich_progress.Progress(
-        rich_progress.TextColumn("{task.description}", markup=False),
-        rich_progress.BarColumn(),
-        rich_progress.MofNCompleteColumn(),
-        rich_progress.TextColumn("{task.fields[unit]}", markup=False),
-        rich_progress.TimeElapsedColumn(),
-        rich_progress.TimeRemainingColumn(),
-        rich_progress.TextColumn("{task.fields[note]}", markup=False),
-        console=console,
-    )
 
 
 def _json_line(values: Mapping) -> str:
