@@ -33,9 +33,10 @@ from agenticrec_jax.metrics.ranking import expected_metrics, ndcg_at_k, rank_of_
 from agenticrec_jax.runtime.phases import phase, phase_records
 from agenticrec_jax.runtime.progress import Progress
 from agenticrec_jax.sequential.evaluation import catalog_ranks
-from agenticrec_jax.sequential.objective import DRAWING, LOSSES, Objective
-from agenticrec_jax.sequential.sasrec import SasrecConfig, user_states
-from agenticrec_jax.sequential.training import SasrecTraining
+from agenticrec_jax.sequential.model import user_states
+from agenticrec_jax.sequential.objective import LOSSES, SAMPLED_LOSSES, Objective
+from agenticrec_jax.sequential.sasrec import SasrecConfig
+from agenticrec_jax.sequential.training import SequentialTraining
 from agenticrec_jax.tools.artifacts import Artifacts, fit_artifacts
 
 _INTERACTIONS = flags.DEFINE_string("interactions", None, "Table of events.")
@@ -44,7 +45,7 @@ _PREPARED = flags.DEFINE_string("prepared", None, "Output of prepare_data, in pl
 flags.mark_flags_as_mutual_exclusive(["interactions", "prepared"], required=True)
 flags.mark_flags_as_mutual_exclusive(["items", "prepared"], required=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where results are written.", required=True)
-_EPOCHS = flags.DEFINE_integer("epochs", SasrecTraining.epochs, "Passes.", lower_bound=1)
+_EPOCHS = flags.DEFINE_integer("epochs", SequentialTraining.epochs, "Passes.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of initialization, order and dropout.")
 _LOSS = flags.DEFINE_enum("loss", Objective.loss, LOSSES, "Loss of the next item.")
 _LOSS_NEGATIVES = flags.DEFINE_integer(
@@ -94,10 +95,13 @@ def main(argv: Sequence[str]) -> None:
     (workdir / "sasrec.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
-def schedule() -> SasrecTraining:
+def schedule() -> SequentialTraining:
     """What the flags say. InputError for one that the loss would ignore."""
     options = {}
-    needing = (("negatives", _LOSS_NEGATIVES, DRAWING), ("calibration", _CALIBRATION, ("gbce",)))
+    needing = (
+        ("negatives", _LOSS_NEGATIVES, SAMPLED_LOSSES),
+        ("calibration", _CALIBRATION, ("gbce",)),
+    )
     for field, flag, losses in needing:
         if flag.present and _LOSS.value not in losses:
             raise InputError(
@@ -107,12 +111,12 @@ def schedule() -> SasrecTraining:
         if flag.present:
             options[field] = flag.value
     objective = Objective(_LOSS.value, **options)
-    return SasrecTraining(
+    return SequentialTraining(
         epochs=_EPOCHS.value, seed=_SEED.value, objective=objective, patience=_PATIENCE.value
     )
 
 
-def fit(log: InteractionLog, fit_range: FitRange, training: SasrecTraining) -> Artifacts:
+def fit(log: InteractionLog, fit_range: FitRange, training: SequentialTraining) -> Artifacts:
     """Artifacts of one fit range, with a progress bar over the epochs."""
     with Progress("sasrec", training.epochs, unit="epochs") as progress:
         return fit_artifacts(

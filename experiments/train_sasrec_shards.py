@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
+from flax import nnx
 
 from agenticrec_jax.cli import app
 from agenticrec_jax.data.loader import TRAIN, read_manifest, train_range
@@ -22,9 +23,9 @@ from agenticrec_jax.ingest.prepare import sampled_items
 from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.runtime.phases import phase, phase_records
 from agenticrec_jax.runtime.progress import Progress
-from agenticrec_jax.sequential.fit import Recommender
 from agenticrec_jax.sequential.objective import LOSSES, Objective
-from agenticrec_jax.sequential.sasrec import SasrecConfig
+from agenticrec_jax.sequential.recommender import Recommender
+from agenticrec_jax.sequential.sasrec import Sasrec, SasrecConfig
 from agenticrec_jax.sequential.shard_training import ShardTraining, catalog_ndcg, train_on_shards
 
 _PREPARED = flags.DEFINE_string("prepared", None, "Output of prepare_data.", required=True)
@@ -64,8 +65,8 @@ def main(argv: Sequence[str]) -> None:
         Progress("sasrec", steps, done=max(checkpoints.steps, default=0)) as progress,
     ):
         model = train_on_shards(
+            Sasrec(config, rngs=nnx.Rngs(training.seed)),
             samples,
-            config,
             training,
             checkpoints,
             on_step=lambda step, loss: progress.advance(note=f"loss {loss:.3f}"),

@@ -44,7 +44,7 @@ from agenticrec_jax.runs import plugins as own_tools
 from agenticrec_jax.runs.policy import Policy, profile_model, weights_hash
 from agenticrec_jax.runtime.progress import Progress
 from agenticrec_jax.sequential.sasrec import SasrecConfig
-from agenticrec_jax.sequential.training import SasrecTraining
+from agenticrec_jax.sequential.training import SequentialTraining
 from agenticrec_jax.tokenizers.base import Tokenizer
 from agenticrec_jax.tools.artifacts import Artifacts, fit_artifacts
 from agenticrec_jax.tools.base import Toolbox
@@ -224,7 +224,7 @@ def _fitted(world: World, name: str, fit_range: FitRange) -> Artifacts:
         settings.heads,
         settings.dropout,
     )
-    training = SasrecTraining(epochs=settings.epochs, seed=settings.seed)
+    training = SequentialTraining(epochs=settings.epochs, seed=settings.seed)
     with Progress(f"sasrec {name}", training.epochs, unit="epochs") as progress:
         return fit_artifacts(
             world.log,

@@ -1,8 +1,10 @@
 """Losses of sequential recommenders: the next item's score against all items' or drawn ones'.
 
-Axes: *P places that have a next item (any leading axes), I items of the catalog, K negatives.
-Every loss is a sum over places of ``weights`` times the place's own loss, so weights of 1 divided
-by the number of places give the mean, and weight 0 leaves a place out.
+Axes: A positions that have a next item (``*A``: any leading axes), I items of the catalog,
+M negatives.
+
+Every loss is a sum over positions of ``weights`` times the position's loss. Weights of 1 divided by
+the number of positions give the mean, and weight 0 leaves a position out.
 """
 
 import chex
@@ -15,24 +17,31 @@ from agenticrec_jax.losses.reductions import Metrics, masked, metric
 
 
 def softmax_loss(
-    logits: Float[Array, "*P I"],
-    targets: Int[Array, "*P"],
-    weights: Float[Array, "*P"],
-    positive: Float[Array, "*P"] | None = None,
+    logits: Float[Array, "*A I"],
+    targets: Int[Array, "*A"],
+    weights: Float[Array, "*A"],
+    positive: Float[Array, "*A"] | None = None,
 ) -> tuple[Float[Array, ""], Metrics]:
     """Returns the cross-entropy of a softmax over the whole catalog.
 
-    It is what Klenitskiy and Vasilev (RecSys 2023, arXiv:2309.07602) train SASRec with.
+    Klenitskiy and Vasilev (RecSys 2023, arXiv:2309.07602) train SASRec with it.
 
     Args:
       logits: score of every item.
-      targets: code of the item that came next.
-      weights: share of each place.
-      positive: the targets' scores where they are at hand. They are then not gathered from the
-        logits, which spares the gradient a scatter into an array as large.
+      targets: code of the next item.
+      weights: weight of each position.
+      positive: the targets' scores, if they are known. They are then not gathered from the logits,
+        which spares the gradient a scatter into an array as large.
 
     Returns:
-      loss, and the metric ``nll`` over places of non-zero weight.
+      The loss, and the metric ``nll`` over positions of non-zero weight.
+
+    Example:
+      A target that scores 1 beside three items of 0: log(e + 3) - 1 = 0.7437.
+
+      >>> loss, _ = softmax_loss(jnp.array([[0.0, 1.0, 0.0, 0.0]]), jnp.array([1]), jnp.ones(1))
+      >>> round(float(loss), 4)
+      0.7437
     """
     chex.assert_equal_shape([targets, weights, logits[..., 0]])
     if positive is None:
@@ -40,91 +49,117 @@ def softmax_loss(
     else:
         chex.assert_equal_shape([positive, weights])
         losses = jax.nn.logsumexp(logits, axis=-1) - positive
-    return _summed(losses, weights, nll=losses)
+    return _weighted_sum(losses, weights, nll=losses)
 
 
 def sampled_softmax_loss(
-    positive: Float[Array, "*P"],
-    negatives: Float[Array, "*P K"],
-    weights: Float[Array, "*P"],
-    valid: Bool[Array, "*P K"] | None = None,
-    log_expected: Float[Array, "*K"] | float = 0.0,
+    positive: Float[Array, "*A"],
+    negatives: Float[Array, "*A M"],
+    weights: Float[Array, "*A"],
+    valid: Bool[Array, "*A M"] | None = None,
+    log_expected: Float[Array, "*M"] | float = 0.0,
 ) -> tuple[Float[Array, ""], Metrics]:
     """Returns the cross-entropy of a softmax over the target and drawn negatives, corrected.
 
-    A negative stands for all items like it, so its score is lowered by the log of how often it is
-    expected in the draw (the log-q correction of Bengio and Senecal, 2008; Jean et al., ACL 2015,
+    A negative stands for all items like it, so its score is lowered by the log of its expected
+    count in the draw (the log-q correction of Bengio and Senecal, 2008; Jean et al., ACL 2015,
     arXiv:1412.2007, Sec. 3). The sum of exponentials is then an unbiased estimate of the sum over
-    the other items, and with every other item drawn once it is that sum. The positive is in the
-    sum always and needs no correction.
+    the other items. With every other item drawn once it is that sum. The positive is always in the
+    sum and needs no correction.
 
     Args:
-      positive: score of the item that came next.
+      positive: score of the next item.
       negatives: scores of the drawn items.
-      weights: share of each place.
-      valid: False where a drawn item is the target itself; all valid if None.
-      log_expected: log of how often each negative is expected among the K; for K uniform draws
-        with replacement from I items it is log(K / I) for each.
+      weights: weight of each position.
+      valid: False where a drawn item is the target itself; None: all are valid.
+      log_expected: log of each negative's expected count among the M. For M uniform draws with
+        replacement from I items it is log(M / I) for each.
 
     Returns:
-      loss, and the metrics ``nll`` (of the target among the drawn, corrected) and ``first`` (the
-      target's score is above those of all the drawn) over places of non-zero weight.
+      The loss, and metrics over positions of non-zero weight: ``nll`` of the target among the
+      drawn, corrected; ``first``, 1 where the target's score is above those of all the drawn.
+
+    Example:
+      Two draws from seven items stand for 3.5 items each. With a target of score 1 and negatives of
+      score 0 the loss is log(e + 2 * 3.5) - 1 = 1.274.
+
+      >>> loss, _ = sampled_softmax_loss(
+      ...     jnp.ones(1), jnp.zeros((1, 2)), jnp.ones(1), log_expected=jnp.log(2 / 7)
+      ... )
+      >>> round(float(loss), 4)
+      1.274
     """
-    valid = _check(positive, negatives, weights, valid)
+    valid = _check_shapes(positive, negatives, weights, valid)
     corrected = jnp.where(valid, negatives - log_expected, -jnp.inf)
-    everything = jnp.concatenate([positive[..., None], corrected], axis=-1)
-    losses = jax.nn.logsumexp(everything, axis=-1) - positive
-    return _summed(losses, weights, nll=losses, first=_first(positive, negatives, valid))
+    scores = jnp.concatenate([positive[..., None], corrected], axis=-1)
+    losses = jax.nn.logsumexp(scores, axis=-1) - positive
+    return _weighted_sum(losses, weights, nll=losses, first=_is_first(positive, negatives, valid))
 
 
 def gbce_loss(
-    positive: Float[Array, "*P"],
-    negatives: Float[Array, "*P K"],
-    weights: Float[Array, "*P"],
-    valid: Bool[Array, "*P K"] | None = None,
+    positive: Float[Array, "*A"],
+    negatives: Float[Array, "*A M"],
+    weights: Float[Array, "*A"],
+    valid: Bool[Array, "*A M"] | None = None,
     *,
     items: int,
     calibration: float,
 ) -> tuple[Float[Array, ""], Metrics]:
-    """Returns the generalized binary cross-entropy of Petrov and Macdonald (RecSys 2023).
+    """Returns the generalized binary cross-entropy of gSASRec.
 
-    Drawing K of the I - 1 others makes plain BCE overconfident. The positive's probability is
-    raised to ``beta = a * (t * (1 - 1/a) + 1/a)``, which is ``1 - t * (1 - a)``, with the sampling
-    rate ``a = K / (I - 1)`` (gSASRec, arXiv:2308.07192):
-    ``-(beta * log s(pos) + sum_k log(1 - s(neg_k))) / (1 + K)`` with the logistic s.
+    Petrov and Macdonald (RecSys 2023, arXiv:2308.07192): with M drawn of the I - 1 other items,
+    plain BCE is overconfident. The positive's probability is raised to
+    ``beta = a * (t * (1 - 1/a) + 1/a)``, which is ``1 - t * (1 - a)``, with the sampling rate
+    ``a = M / (I - 1)``. With the logistic function s a position's loss is
+    ``-(beta * log s(pos) + sum_m log(1 - s(neg_m))) / (1 + M)``.
 
     Args:
-      positive, negatives, weights, valid: see `sampled_softmax_loss`; K is divided by whole even
-        where a negative is not valid.
+      positive: score of the next item.
+      negatives: scores of the drawn items.
+      weights: weight of each position.
+      valid: False where a drawn item is not counted; None: all are. The division is by 1 + M
+        always.
       items: I of the catalog.
-      calibration: t from 0 (plain BCE) to 1 (scores calibrated as those of a softmax).
+      calibration: t, from 0 (plain BCE) to 1 (scores calibrated as those of a softmax).
 
     Returns:
-      loss, and the metrics ``bce`` and ``first`` over places of non-zero weight.
+      The loss, and the metrics ``bce`` and ``first`` over positions of non-zero weight.
+
+    Example:
+      Ten draws of a hundred others are a rate of .1, so with t = .75 beta is .325. Where all scores
+      are 0 the loss is (.325 + 10) * log(2) / 11 = .6506.
+
+      >>> loss, _ = gbce_loss(
+      ...     jnp.zeros(1), jnp.zeros((1, 10)), jnp.ones(1), items=101, calibration=0.75
+      ... )
+      >>> round(float(loss), 4)
+      0.6506
     """
-    valid = _check(positive, negatives, weights, valid)
+    valid = _check_shapes(positive, negatives, weights, valid)
     count = negatives.shape[-1]
     beta = 1 - calibration * (1 - count / (items - 1))
-    against = masked(jax.nn.softplus(negatives), valid).sum(axis=-1)
-    losses = (beta * jax.nn.softplus(-positive) + against) / (1 + count)
-    return _summed(losses, weights, bce=losses, first=_first(positive, negatives, valid))
+    # -log s(x) is softplus(-x) and -log(1 - s(x)) is softplus(x), without overflow at large |x|.
+    negative_losses = masked(jax.nn.softplus(negatives), valid).sum(axis=-1)
+    losses = (beta * jax.nn.softplus(-positive) + negative_losses) / (1 + count)
+    return _weighted_sum(losses, weights, bce=losses, first=_is_first(positive, negatives, valid))
 
 
 def bce_loss(
-    positive: Float[Array, "*P"],
-    negatives: Float[Array, "*P K"],
-    weights: Float[Array, "*P"],
-    valid: Bool[Array, "*P K"] | None = None,
+    positive: Float[Array, "*A"],
+    negatives: Float[Array, "*A M"],
+    weights: Float[Array, "*A"],
+    valid: Bool[Array, "*A M"] | None = None,
 ) -> tuple[Float[Array, ""], Metrics]:
     """Returns the binary cross-entropy of Kang and McAuley (ICDM 2018, arXiv:1808.09781, Eq. 7).
 
-    ``-(log s(pos) + sum_k log(1 - s(neg_k))) / (1 + K)``; theirs has K = 1 and no division.
-    Arguments and metrics are those of `gbce_loss`, which it is without calibration.
+    A position's loss is ``-(log s(pos) + sum_m log(1 - s(neg_m))) / (1 + M)``. The paper's has
+    M = 1 and no division. Arguments and metrics are those of `gbce_loss`, of which this is the case
+    without calibration.
     """
     return gbce_loss(positive, negatives, weights, valid, items=2, calibration=0.0)
 
 
-def _check(positive, negatives, weights, valid) -> Bool[Array, "*P K"]:
+def _check_shapes(positive, negatives, weights, valid) -> Bool[Array, "*A M"]:
     chex.assert_equal_shape([positive, weights, negatives[..., 0]])
     if valid is None:
         return jnp.ones(negatives.shape, bool)
@@ -132,13 +167,14 @@ def _check(positive, negatives, weights, valid) -> Bool[Array, "*P K"]:
     return valid
 
 
-def _summed(losses: Array, weights: Array, **values: Array) -> tuple[Array, Metrics]:
-    found = weights != 0
-    metrics = {name: metric(value, found) for name, value in values.items()}
-    return masked(losses * weights, found).sum(), metrics
+def _weighted_sum(losses: Array, weights: Array, **values: Array) -> tuple[Array, Metrics]:
+    counted = weights != 0
+    metrics = {name: metric(value, counted) for name, value in values.items()}
+    # Masked, not only multiplied: the loss of a position of weight 0 may be NaN.
+    return masked(losses * weights, counted).sum(), metrics
 
 
-def _first(positive, negatives, valid) -> Float[Array, "*P"]:
-    """1 where the target's score is above every valid negative's: a tie counts against it."""
+def _is_first(positive, negatives, valid) -> Float[Array, "*A"]:
+    """Returns 1 where the target's score is above every valid negative's: a tie counts against."""
     behind = (positive[..., None] > negatives) | ~valid
     return behind.all(axis=-1).astype(positive.dtype)

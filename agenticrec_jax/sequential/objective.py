@@ -1,4 +1,7 @@
-"""SASRec's objectives: which items each place's state is scored against, and by which loss."""
+"""Objectives: the items that each position's state is scored against, and the loss of the scores.
+
+Axes: A positions (``*A``: any leading axes), D embedding, I items of the catalog, M negatives.
+"""
 
 from dataclasses import dataclass
 
@@ -6,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from agenticrec_jax.errors import InputError
+from agenticrec_jax.errors import expect
 from agenticrec_jax.losses.reductions import Metrics
 from agenticrec_jax.sequential.losses import (
     bce_loss,
@@ -15,21 +18,24 @@ from agenticrec_jax.sequential.losses import (
     softmax_loss,
 )
 
-DRAWING = ("sampled_softmax", "gbce", "bce")  # losses over drawn negatives
-LOSSES = ("softmax", *DRAWING)
+SAMPLED_LOSSES = ("sampled_softmax", "gbce", "bce")  # losses over drawn negatives
+LOSSES = ("softmax", *SAMPLED_LOSSES)
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A loss of `losses.next_item` with how its negatives are drawn.
+    """A loss of `losses` with its draw of negatives.
 
     Attributes:
-      loss: ``softmax`` over the catalog; ``sampled_softmax`` over negatives that are drawn
-        uniformly with replacement, once a batch for all its places, so that scoring them is one
-        matrix product; ``gbce`` or ``bce``, whose negatives each place draws uniformly from the
-        items but its target, with replacement.
-      negatives: how many are drawn; not used by ``softmax``.
-      calibration: of ``gbce``: 0 is ``bce``, 1 calibrates scores as a softmax does.
+      loss: ``softmax`` scores the whole catalog. ``sampled_softmax`` draws negatives uniformly with
+        replacement, once a batch for all its positions, so that they are scored by one matrix
+        product. ``gbce`` and ``bce`` draw negatives of each position, uniformly with replacement
+        from the items but its target.
+      negatives: number of negatives M; not used by ``softmax``.
+      calibration: of ``gbce``, from 0 (``bce``) to 1 (scores calibrated as those of a softmax).
+
+    Raises:
+      InputError: a field is out of its range.
     """
 
     loss: str = "softmax"
@@ -37,26 +43,29 @@ class Objective:
     calibration: float = 0.75
 
     def __post_init__(self):
-        if self.loss not in LOSSES:
-            raise InputError(f"loss: found {self.loss!r}, expected one of {', '.join(LOSSES)}")
-        if self.negatives < 1:
-            raise InputError(f"negatives: found {self.negatives}, expected at least 1")
-        if not 0 <= self.calibration <= 1:
-            raise InputError(f"calibration: found {self.calibration}, expected 0 to 1")
+        expect(self.loss in LOSSES, "loss", self.loss, f"one of {', '.join(LOSSES)}")
+        expect(self.negatives >= 1, "negatives", self.negatives, "at least 1")
+        expect(0 <= self.calibration <= 1, "calibration", self.calibration, "0 to 1")
 
     def __call__(
         self,
         table: Float[Array, "I D"],
-        states: Float[Array, "*P D"],
-        targets: Int[Array, "*P"],
-        weights: Float[Array, "*P"],
+        states: Float[Array, "*A D"],
+        targets: Int[Array, "*A"],
+        weights: Float[Array, "*A"],
         key: Array,
         gather: bool = False,
     ) -> tuple[Float[Array, ""], Metrics]:
-        """The loss of places' states against the items' embeddings, and its metrics.
+        """Returns the loss of states against the items' embeddings, and its metrics.
 
-        ``gather``: ``softmax`` takes the targets' scores from the logits, not from embeddings. That
-        is slower and the same but for rounding.
+        Args:
+          table: embeddings of the items.
+          states: states of the positions.
+          targets: code of the next item of each position.
+          weights: weight of each position's loss.
+          key: draws the negatives.
+          gather: whether ``softmax`` gathers the targets' scores from the logits, and does not
+            compute them from embeddings. That is slower, and equal but for rounding.
         """
         if self.loss == "softmax" and gather:
             return softmax_loss(states @ table.T, targets, weights)
@@ -70,17 +79,19 @@ class Objective:
             negatives = states @ table[drawn].T
             return sampled_softmax_loss(positive, negatives, weights, valid, log_expected)
         drawn = draw_others(key, targets, self.negatives, len(table))
-        negatives = jnp.einsum("...d,...kd->...k", states, table[drawn])
+        negatives = jnp.einsum("...d,...md->...m", states, table[drawn])
         if self.loss == "bce":
             return bce_loss(positive, negatives, weights)
-        options = {"items": len(table), "calibration": self.calibration}
-        return gbce_loss(positive, negatives, weights, **options)
+        return gbce_loss(
+            positive, negatives, weights, items=len(table), calibration=self.calibration
+        )
 
 
 def draw_others(
-    key: Array, targets: Int[Array, "*P"], count: int, items: int
-) -> Int[Array, "*P K"]:
-    """``count`` codes for each place, uniform over the ``items`` but its target."""
+    key: Array, targets: Int[Array, "*A"], count: int, items: int
+) -> Int[Array, "*A M"]:
+    """Draws ``count`` codes for each position, uniform over the ``items`` codes but its target."""
+    # Of I - 1 values, those from the target on move up by one: the target itself never comes.
     drawn = jax.random.randint(key, (*targets.shape, count), 0, items - 1)
     return drawn + (drawn >= targets[..., None])
 
@@ -90,11 +101,21 @@ def pack(
     targets: Int[Array, "B T"],
     mask: Bool[Array, "B T"],
     capacity: int,
-) -> tuple[Float[Array, "P D"], Int[Array, "P"], Bool[Array, "P"]]:
-    """The places under the mask in one row of ``capacity`` places; the rest of it is masked.
+) -> tuple[Float[Array, "A D"], Int[Array, "A"], Bool[Array, "A"]]:
+    """Gathers the positions under the mask into the first of ``capacity`` rows.
 
-    ``capacity`` must be at least the number of places under the mask: others are lost.
+    The rows after them are masked. ``capacity`` must be at least the number of positions under the
+    mask: others are lost.
+
+    Example:
+      >>> mask = jnp.array([[False, True, True], [True, False, False]])
+      >>> targets = jnp.array([[10, 11, 12], [13, 14, 15]])
+      >>> _, packed, packed_mask = pack(jnp.zeros((2, 3, 8)), targets, mask, capacity=4)
+      >>> packed[:3].tolist(), packed_mask.tolist()
+      ([11, 12, 13], [True, True, True, False])
     """
-    [places] = jnp.nonzero(mask.reshape(-1), size=capacity, fill_value=0)
-    found = jnp.arange(capacity) < mask.sum()
-    return states.reshape(-1, states.shape[-1])[places], targets.reshape(-1)[places], found
+    # ``size`` makes the shape static, so that batches with any number of targets share one program.
+    [positions] = jnp.nonzero(mask.reshape(-1), size=capacity, fill_value=0)
+    packed_mask = jnp.arange(capacity) < mask.sum()
+    packed_states = states.reshape(-1, states.shape[-1])[positions]
+    return packed_states, targets.reshape(-1)[positions], packed_mask

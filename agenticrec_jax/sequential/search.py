@@ -1,4 +1,7 @@
-"""Nearest neighbors by inner product: exact, or approximate over large tables on a TPU."""
+"""Nearest neighbors by inner product: exact, or approximate over large tables on a TPU.
+
+Axes: Q queries, R rows of the table, D embedding, X excluded rows, k results.
+"""
 
 from functools import partial
 
@@ -8,23 +11,22 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+LARGE = 1_000_000  # rows from which a TPU searches approximately
+RECALL = 0.95  # share of the best rows that an approximate search is expected to find
+SEARCHED = 32  # queries of one compiled search: a query's bits do not depend on their number
+MANY = 512  # results from which a CPU is faster by partition than by `lax.top_k`
 
-def unit_rows(x: Float[Array, "N D"]) -> Float[Array, "N D"]:
-    """Rows scaled to length 1, so that inner products are cosines; zero rows stay zero."""
+
+def unit_rows(x: Float[Array, "R D"]) -> Float[Array, "R D"]:
+    """Scales rows to length 1, so that inner products are cosines; zero rows stay zero."""
     return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-9)
 
 
-LARGE = 1_000_000  # rows from which a TPU searches approximately
-RECALL = 0.95  # of the best that an approximate search is expected to find
-SEARCHED = 32  # queries in one compiled search; fewer are filled up, so that a query's bits are its
-MANY = 512  # rows asked for from which a CPU finds them sooner by partition than by `lax.top_k`
+def recall_target(table: Float[Array, "R D"], platform: str | None = None) -> float:
+    """Returns 1 for an exact search of a table; below 1 if it is large and the platform is a TPU.
 
-
-def recall_target(table: Float[Array, "N D"], platform: str | None = None) -> float:
-    """1 for an exact search of a table; below 1 if it is large and the platform is a TPU.
-
-    ``platform`` is JAX's default backend if it is not given. Elsewhere XLA has no approximate
-    search: there ``jax.lax.approx_max_k`` sorts, and is exact.
+    ``platform`` is JAX's default backend if it is None. XLA has no approximate search elsewhere:
+    there ``jax.lax.approx_max_k`` sorts, and is exact.
     """
     tpu = (platform or jax.default_backend()) == "tpu"
     return RECALL if tpu and table.shape[0] >= LARGE else 1.0
@@ -33,23 +35,30 @@ def recall_target(table: Float[Array, "N D"], platform: str | None = None) -> fl
 @partial(jax.jit, static_argnames=("k", "recall"))
 def top_k(
     queries: Float[Array, "Q D"],
-    table: Float[Array, "N D"],
+    table: Float[Array, "R D"],
     k: int,
     exclude: Int[Array, "Q X"] | None = None,
     recall: float = 1.0,
 ) -> tuple[Float[Array, "Q k"], Int[Array, "Q k"]]:
-    """The ``k`` rows of ``table`` with the largest inner product with each query, best first.
+    """Returns the ``k`` rows with the largest inner product with each query, best first.
 
     Args:
-      queries, table: vectors of the same width.
-      k: how many, at most N; ties go to the lower row.
-      exclude: rows left out per query; entries outside 0..N-1 leave out nothing. Excluded rows
-        come last with score ``-inf`` where fewer than ``k`` others remain.
+      queries: query vectors.
+      table: vectors that are searched.
+      k: number of rows, at most R; ties go to the lower row.
+      exclude: rows left out of each query's results; entries outside 0..R-1 exclude none. Excluded
+        rows come last with score ``-inf`` where fewer than ``k`` others remain.
       recall: below 1 it is the share of the ``k`` best that ``jax.lax.approx_max_k`` is expected to
         find (Chern et al., "TPU-KNN", NeurIPS 2022).
 
     Returns:
       Scores and row numbers.
+
+    Example:
+      >>> table = jnp.array([[1.0], [4.0], [3.0]])
+      >>> scores, rows = top_k(jnp.ones((1, 1)), table, k=2, exclude=jnp.array([[1]]))
+      >>> scores.tolist(), rows.tolist()
+      ([[3.0, 1.0]], [[2, 0]])
     """
     scores = masked_scores(queries, table, exclude)
     if recall < 1:
@@ -59,55 +68,63 @@ def top_k(
 
 @jax.jit
 def masked_scores(
-    queries: Float[Array, "Q D"], table: Float[Array, "N D"], exclude: Int[Array, "Q X"] | None
-) -> Float[Array, "Q N"]:
-    """Inner product of each query with each row, ``-inf`` where it is left out; see `top_k`."""
+    queries: Float[Array, "Q D"], table: Float[Array, "R D"], exclude: Int[Array, "Q X"] | None
+) -> Float[Array, "Q R"]:
+    """Returns the inner product of each query with each row, ``-inf`` for excluded rows."""
     chex.assert_rank([queries, table], 2)
     scores = queries @ table.T
     if exclude is None:
         return scores
+    # Negative entries would count from the end: they move outside, where "drop" ignores them.
     rows = jnp.where(exclude < 0, table.shape[0], exclude)
     query = jnp.arange(queries.shape[0])[:, None]
     return scores.at[query, rows].set(-jnp.inf, mode="drop")
 
 
 def largest(
-    scores: Float[np.ndarray, "Q N"], k: int
+    scores: Float[np.ndarray, "Q R"], k: int
 ) -> tuple[Float[np.ndarray, "Q k"], Int[np.ndarray, "Q k"]]:
-    """``jax.lax.top_k`` of scores without NaN, on the host: only what passes the k-th is sorted."""
+    """Returns ``jax.lax.top_k`` of scores without NaN, computed on the host.
+
+    Only the scores that are at least the k-th largest are sorted.
+    """
     least = scores.shape[1] - k
     rows = np.empty((len(scores), k), np.int32)
-    for own, best in zip(scores, rows, strict=True):
-        passed = np.flatnonzero(own >= np.partition(own, least)[least])
-        best[:] = passed[np.argsort(-own[passed], kind="stable")[:k]]
+    for query_scores, best in zip(scores, rows, strict=True):
+        passed = np.flatnonzero(query_scores >= np.partition(query_scores, least)[least])
+        # Stable, so that ties go to the lower row as in ``lax.top_k``.
+        best[:] = passed[np.argsort(-query_scores[passed], kind="stable")[:k]]
     return np.take_along_axis(scores, rows, axis=1), rows
 
 
 def searched(
     queries: Float[np.ndarray, "Q D"],
-    table: Float[Array, "N D"],
+    table: Float[Array, "R D"],
     count: int,
     exclude: Int[np.ndarray, "Q X"] | None = None,
-) -> tuple[Float[np.ndarray, "Q K"], Int[np.ndarray, "Q K"]]:
-    """`top_k` of any number of queries in pieces of one shape, on the host.
+) -> tuple[Float[np.ndarray, "Q k"], Int[np.ndarray, "Q k"]]:
+    """Returns `top_k` of any number of queries, searched in pieces of one shape, on the host.
 
-    Many rows of a CPU's table are found by `largest`: the same ones in the same order.
+    On a CPU many results of a query are found by `largest`: the same rows in the same order.
     """
     size = len(queries)
     if exclude is None:
         exclude = np.full((size, 1), -1, np.int32)
     by_partition = count >= MANY and jax.default_backend() == "cpu"
-    parts = []
+    scores = []
+    rows = []
     for start in range(0, size, SEARCHED):
-        part = slice(start, start + SEARCHED)
-        missing = SEARCHED - len(exclude[part])
-        filled = np.pad(queries[part], ((0, missing), (0, 0)))
-        left_out = np.pad(exclude[part], ((0, missing), (0, 0)), constant_values=-1)
+        piece = slice(start, start + SEARCHED)
+        missing = SEARCHED - len(exclude[piece])
+        padded_queries = np.pad(queries[piece], ((0, missing), (0, 0)))
+        padded_exclude = np.pad(exclude[piece], ((0, missing), (0, 0)), constant_values=-1)
         if by_partition:
-            scores = np.asarray(masked_scores(filled, table, left_out))
-            parts.append(largest(scores[: SEARCHED - missing], count))
+            all_scores = np.asarray(masked_scores(padded_queries, table, padded_exclude))
+            piece_scores, piece_rows = largest(all_scores[: SEARCHED - missing], count)
         else:
-            found = jax.device_get(top_k(filled, table, count, left_out, recall_target(table)))
-            parts.append(tuple(column[: SEARCHED - missing] for column in found))
-    scores, rows = zip(*parts, strict=True)
+            piece_scores, piece_rows = jax.device_get(
+                top_k(padded_queries, table, count, padded_exclude, recall_target(table))
+            )
+        scores.append(piece_scores[: SEARCHED - missing])
+        rows.append(piece_rows[: SEARCHED - missing])
     return np.concatenate(scores), np.concatenate(rows)

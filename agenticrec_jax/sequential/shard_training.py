@@ -1,8 +1,8 @@
-"""SASRec trained on shards of prediction samples, for logs whose windows do not fit in memory.
+"""Trains any sequential model on shards of prediction samples, for logs that exceed the memory.
 
-Each sample asks for one item after its history, so that a batch is a random draw of all samples
-(`data.loader`) and not of whole users as in `training.sasrec`. A run that was stopped goes on from
-its last checkpoint with the very next batch.
+Each sample asks for one item after its history. A batch is a random draw of all samples
+(`data.loader`), whereas `training` draws whole windows of users. A run that was stopped resumes
+from its last checkpoint with the very next batch.
 """
 
 from collections.abc import Callable
@@ -20,8 +20,8 @@ from agenticrec_jax.data.loader import TRAIN, first_samples, sample_batches, tra
 from agenticrec_jax.metrics.ranking import ndcg_at_k
 from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.sequential.evaluation import catalog_ranks
+from agenticrec_jax.sequential.model import SequentialModel, user_states
 from agenticrec_jax.sequential.objective import Objective
-from agenticrec_jax.sequential.sasrec import Sasrec, SasrecConfig, user_states
 
 OnStep = Callable[[int, float], None]
 Step = Callable[[dict, Array, Array, Array, Array], tuple[dict, Array]]
@@ -29,9 +29,14 @@ Step = Callable[[dict, Array, Array, Array, Array], tuple[dict, Array]]
 
 @dataclass(frozen=True)
 class ShardTraining:
-    """Schedule: ``epochs`` over all samples in batches, AdamW at a constant rate.
+    """Schedule of a training: ``epochs`` over all samples, by AdamW at a constant rate.
 
     Attributes:
+      epochs: passes over the samples.
+      batch_size: samples of a step.
+      learning_rate: rate of AdamW.
+      weight_decay: decay of AdamW.
+      seed: seed of the order of samples, dropout and negatives.
       objective: the loss; by default one that does not score every item of a large catalog.
       save_every: steps between checkpoints.
     """
@@ -44,30 +49,40 @@ class ShardTraining:
     objective: Objective = field(default_factory=lambda: Objective("sampled_softmax"))
     save_every: int = 1000
 
+    def num_steps(self, samples: int) -> int:
+        """Returns the steps of a training on so many samples."""
+        return -(-self.epochs * samples // self.batch_size)
+
 
 def sample_loss(
-    model: Sasrec,
+    model: SequentialModel,
     history: Int[Array, "B T"],
     target: Int[Array, "B"],
     weights: Float[Array, "B"],
     key: Array,
     objective: Objective,
 ) -> Float[Array, ""]:
-    """Mean loss of the targets after their histories, of those whose weight is not 0.
+    """Returns the mean loss of the targets after their histories, of those of weight 1.
 
-    Dropout and negatives are drawn by ``key``.
+    Args:
+      model: the model that is trained.
+      history: windows of item codes.
+      target: code of the item after each history.
+      weights: 1, or 0 for a sample that is not learned.
+      key: draws dropout and negatives.
+      objective: the loss with its negatives.
     """
     states = model(history, key)[:, -1]
-    draws = jax.random.fold_in(key, len(model.blocks) + 1)
-    loss, _ = objective(model.item_embeddings, states, target, weights, draws)
+    draw_key = jax.random.fold_in(key, model.num_keys)  # a key that the model has not used
+    loss, _ = objective(model.item_embeddings, states, target, weights, draw_key)
     return loss / jnp.maximum(weights.sum(), 1)
 
 
 def make_step(graphdef: nnx.GraphDef, training: ShardTraining) -> tuple[Callable, Step]:
-    """(start, step): the state of parameters, and one jitted update of it on a batch."""
+    """Returns a function that makes the training state of parameters, and its jitted update."""
     optimizer = optax.adamw(training.learning_rate, weight_decay=training.weight_decay)
 
-    def start(params: nnx.State) -> dict:
+    def init_state(params: nnx.State) -> dict:
         return {"params": params, "optimizer": optimizer.init(params)}
 
     def step(state, history, target, weights, key):
@@ -79,40 +94,56 @@ def make_step(graphdef: nnx.GraphDef, training: ShardTraining) -> tuple[Callable
         updates, moments = optimizer.update(grads, state["optimizer"], state["params"])
         return {"params": optax.apply_updates(state["params"], updates), "optimizer": moments}, loss
 
-    return start, jax.jit(step, donate_argnums=0)
+    return init_state, jax.jit(step, donate_argnums=0)
 
 
 def train_on_shards(
+    model: SequentialModel,
     samples: str | Path,
-    config: SasrecConfig,
     training: ShardTraining,
     checkpoints: Checkpoints,
     on_step: OnStep | None = None,
-) -> Sasrec:
-    """Fits SASRec on the samples of ``train`` in `data.loader.train_range`.
+) -> SequentialModel:
+    """Trains a model on the samples of ``train`` in `data.loader.train_range`.
 
-    What every step sees and draws is a function of the seed and the step, so that a run that was
-    stopped and goes on ends with the same parameters.
+    Each step is a function of the seed and the step's number, so a run that was stopped and resumed
+    ends with the same parameters.
 
     Args:
-      samples: what `data.loader.write_samples` wrote.
-      checkpoints: parameters, moments and the place among the samples are kept there.
-      on_step: called with the step, from 1, and its loss, after each.
+      model: the initialized model; it is left as it is.
+      samples: directory that `data.loader.write_samples` wrote.
+      training: schedule and loss.
+      checkpoints: parameters, moments and the position among the samples are saved there.
+      on_step: called after each step with its number from 1 and its loss.
     """
     end_time = train_range(samples).end_time
-    how = {"batch_size": training.batch_size, "seed": training.seed, "epochs": training.epochs}
-    batches = sample_batches(samples, TRAIN, **how)
-    graphdef, params = nnx.split(Sasrec(config, rngs=nnx.Rngs(training.seed)))
-    start, update = make_step(graphdef, training)
-    state, step = start(params), 0
+    batches = sample_batches(
+        samples,
+        TRAIN,
+        batch_size=training.batch_size,
+        seed=training.seed,
+        epochs=training.epochs,
+    )
+    graphdef, params = nnx.split(model)
+    params = jax.tree.map(jnp.copy, params)  # a step takes the memory of its state
+    init_state, update = make_step(graphdef, training)
+    state = init_state(params)
+    step = 0
     if restored := checkpoints.restore(state):
-        state, step = restored.state, restored.step
+        state = restored.state
+        step = restored.step
         batches.set_state(restored.host["batches"])
     key = jax.random.key(training.seed)
     for batch in batches:
         step += 1
-        arrays = _filled(batch, end_time, training.batch_size)
-        state, loss = update(state, *arrays, jax.random.fold_in(key, step))
+        weights = (batch["time"] < end_time).astype(np.float32)  # later samples are not learned
+        state, loss = update(
+            state,
+            _fill(batch["history"], training.batch_size),
+            _fill(batch["target"], training.batch_size),
+            _fill(weights, training.batch_size),
+            jax.random.fold_in(key, step),
+        )
         if on_step is not None:
             on_step(step, float(loss))
         if step % training.save_every == 0:
@@ -120,18 +151,13 @@ def train_on_shards(
     return nnx.merge(graphdef, state["params"])
 
 
-def _filled(batch: dict[str, np.ndarray], end_time: int, size: int) -> tuple[np.ndarray, ...]:
-    """History, target and weight, 0 for samples at the end time and for rows that fill up."""
-    weights = (batch["time"] < end_time).astype(np.float32)
-    missing = size - len(weights)
-    return tuple(
-        np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1))
-        for array in (batch["history"], batch["target"], weights)
-    )
+def _fill(array: np.ndarray, size: int) -> np.ndarray:
+    """Appends rows of 0 up to ``size``, so that the last batch has the shape of the others."""
+    return np.pad(array, [(0, size - len(array))] + [(0, 0)] * (array.ndim - 1))
 
 
-def catalog_ndcg(model: Sasrec, samples: str | Path, part: str, count: int) -> float:
-    """NDCG@10 of the first ``count`` samples of a part, each ranked in the whole catalog."""
-    batch = first_samples(samples, part, count)
+def catalog_ndcg(model: SequentialModel, samples: str | Path, split: str, count: int) -> float:
+    """Returns NDCG@10 of the first ``count`` samples of a split, each ranked among all items."""
+    batch = first_samples(samples, split, count)
     states = user_states(model, batch["history"])
     return ndcg_at_k(catalog_ranks(states, model.item_embeddings, batch["target"]), 10)

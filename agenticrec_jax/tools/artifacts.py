@@ -20,19 +20,13 @@ from safetensors.numpy import save_file
 from agenticrec_jax.data.interactions import InteractionLog
 from agenticrec_jax.data.splits import FitRange
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.sequential.sasrec import (
-    PAD,
-    Sasrec,
-    SasrecConfig,
-    fitted_sequences,
-    load_sasrec,
-    pad_histories,
-    read_saved,
-    save_sasrec,
-    user_states,
-)
+from agenticrec_jax.sequential.fit import train_sasrec
+from agenticrec_jax.sequential.model import user_states
+from agenticrec_jax.sequential.sasrec import Sasrec, SasrecConfig
+from agenticrec_jax.sequential.saving import load_model, read_saved, save_model
 from agenticrec_jax.sequential.search import SEARCHED, searched, unit_rows
-from agenticrec_jax.sequential.training import OnEpoch, SasrecTraining, train_sasrec
+from agenticrec_jax.sequential.sequences import PAD, fitted_sequences, pad_histories
+from agenticrec_jax.sequential.training import OnEpoch, SequentialTraining
 
 RECENT = 10  # items of a neighbor that count as taken recently
 NEAREST = 16  # items that the index keeps beside each item
@@ -138,7 +132,7 @@ class SasrecIndex:
         Best first. The history's own user, by ``users``, is left out: nobody is their own
         neighbor. All are searched together, and what one gets does not depend on the others.
         """
-        states = user_states(self.model, histories, batch=SEARCHED, whole=True)
+        states = user_states(self.model, histories, batch=SEARCHED, all_positions=True)
         states /= np.maximum(np.linalg.norm(states, axis=1, keepdims=True), 1e-9)
         own = np.array([[self._row_of.get(user, PAD)] for user in users], np.int32)
         count = min(count, len(self.users))
@@ -192,7 +186,7 @@ class Artifacts(Fitted[Others]):
         """Writes the model and the arrays; user and item ids are those of ``log``."""
         directory = Path(directory)
         statistics, index = self._value.statistics, self._value.sasrec_index
-        save_sasrec(directory, index.model, log.items.item_id, self.fit_range)
+        save_model(directory, index.model, log.items.item_id, self.fit_range)
         arrays = {
             "popularity": statistics.popularity,
             "mean_rating": statistics.mean_rating,
@@ -224,7 +218,7 @@ class Artifacts(Fitted[Others]):
                 f"{directory}/artifacts.json, field format: found {record['format']!r}, expected "
                 f"{cls.FORMAT}"
             )
-        model, fit_range = load_sasrec(directory, log.items.item_id)
+        model, _, fit_range = load_model(directory, Sasrec, log.items.item_id)
         if record["user_ids"] != list(log.user_ids):
             raise InputError(
                 f"{directory}/artifacts.json: found other users than the log's, "
@@ -266,7 +260,7 @@ def index_users(model: Sasrec, log: InteractionLog, fit_range: FitRange) -> Sasr
     return SasrecIndex(
         model=model,
         users=np.fromiter(sequences, np.int32, len(sequences)),
-        states=user_states(model, [s.tolist() for s in sequences.values()], whole=True),
+        states=user_states(model, [s.tolist() for s in sequences.values()], all_positions=True),
         recent=pad_histories(newest, RECENT),
         nearest=nearest_items(model, np.unique(np.concatenate(list(sequences.values())))),
     )
@@ -277,7 +271,7 @@ def fit_artifacts(
     fit_range: FitRange,
     *,
     config: SasrecConfig | None = None,
-    training: SasrecTraining | None = None,
+    training: SequentialTraining | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> Artifacts:
     """Fits statistics and SASRec on the events of ``fit_range``, and on nothing else.

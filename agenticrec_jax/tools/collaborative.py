@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from agenticrec_jax.sequential.sasrec import PAD
+from agenticrec_jax.sequential.sequences import PAD
 from agenticrec_jax.tools.artifacts import Artifacts
 from agenticrec_jax.tools.base import AsOfView, object_schema
 from agenticrec_jax.tools.names import ITEM_NAME, listed, no_item, resolve

@@ -15,7 +15,7 @@ from jaxtyping import Int
 from scipy import sparse
 
 from agenticrec_jax.data.interactions import Items
-from agenticrec_jax.sequential.sasrec import PAD
+from agenticrec_jax.sequential.sequences import PAD
 from agenticrec_jax.tools.artifacts import Artifacts, Fitted, Statistics
 
 KEPT = 20  # items of each relation of an item

@@ -40,13 +40,13 @@ from agenticrec_jax.cli import app
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.metrics.ranking import hr_at_k, ndcg_at_k
 from agenticrec_jax.sequential.evaluation import catalog_ranks, draw_unseen, sampled_ranks
-from agenticrec_jax.sequential.sasrec import PAD, Sasrec, SasrecConfig, pad_histories, user_states
+from agenticrec_jax.sequential.model import user_states
+from agenticrec_jax.sequential.sasrec import Sasrec, SasrecConfig
+from agenticrec_jax.sequential.sequences import PAD, pad_histories, shuffled_batches, user_windows
 from agenticrec_jax.sequential.training import (
-    SasrecTraining,
-    epoch_on,
-    shuffled_batches,
+    SequentialTraining,
+    epoch_for,
     train_on_sequences,
-    user_windows,
 )
 from experiments.benchmarks.figures import figure, publish
 from experiments.benchmarks.peer_loop import Stopwatch
@@ -115,7 +115,7 @@ class Ours:
         self.config = config_of(protocol.items)
         self.model = Sasrec(self.config, rngs=nnx.Rngs(0))
         graphdef, params = nnx.split(Sasrec(self.config, rngs=nnx.Rngs(0)))
-        optimizer, self._epoch = epoch_on(protocol.windows, graphdef, training_of(0))
+        optimizer, self._epoch = epoch_for(protocol.windows, graphdef, training_of(0))
         self._carry = params, optimizer.init(params)
         self._shuffle = np.random.default_rng(0)
 
@@ -131,7 +131,8 @@ class Ours:
         """Trains a model from the start, compilation included."""
         with Stopwatch() as watch:
             training = training_of(seed)
-            self.model = train_on_sequences(self.protocol.taught, self.config, training)
+            model = Sasrec(self.config, rngs=nnx.Rngs(seed))
+            self.model = train_on_sequences(model, self.protocol.taught, training)
         return watch.took
 
     def ranks(self) -> dict:
@@ -151,9 +152,9 @@ def config_of(items: int) -> SasrecConfig:
     return SasrecConfig(*sizes, heads=1, dropout=DROPOUT, embedding_norm=True)
 
 
-def training_of(seed: int) -> SasrecTraining:
+def training_of(seed: int) -> SequentialTraining:
     """The schedule of a seed."""
-    return SasrecTraining(
+    return SequentialTraining(
         EPOCHS, BATCH, learning_rate=RATE, rate_decay=True, seed=seed, packed=True
     )
 

@@ -43,15 +43,12 @@ from agenticrec_jax.metrics.ranking import ndcg_at_k, ndcg_values, rank_of_targe
 from agenticrec_jax.metrics.significance import paired_difference
 from agenticrec_jax.runtime.console import print_wide
 from agenticrec_jax.sequential.evaluation import draw_unseen, sampled_ranks
+from agenticrec_jax.sequential.fit import train_sasrec
+from agenticrec_jax.sequential.model import candidate_scores, user_states
 from agenticrec_jax.sequential.objective import Objective
-from agenticrec_jax.sequential.sasrec import (
-    Sasrec,
-    SasrecConfig,
-    candidate_scores,
-    fitted_sequences,
-    user_states,
-)
-from agenticrec_jax.sequential.training import SasrecTraining, train_sasrec
+from agenticrec_jax.sequential.sasrec import Sasrec, SasrecConfig
+from agenticrec_jax.sequential.sequences import fitted_sequences
+from agenticrec_jax.sequential.training import SequentialTraining
 from experiments.benchmarks.figures import publish
 
 LOGS = (
@@ -104,13 +101,13 @@ def draw(log: InteractionLog, samples: list[Sample], most: int) -> list[RankingE
     return draw_candidates(log, [samples[i] for i in chosen], seed=0, split="test")
 
 
-def fit(log: InteractionLog, fit_range: FitRange, seed: int) -> tuple[Sasrec, SasrecTraining]:
+def fit(log: InteractionLog, fit_range: FitRange, seed: int) -> tuple[Sasrec, SequentialTraining]:
     """SASRec and how it was trained: as is best with last events held out, with those learned."""
     objective = Objective()
     if log.num_items > FULL:
         objective = Objective("sampled_softmax", negatives=512)
     config = SasrecConfig(log.num_items, heads=1, dropout=0.5, embedding_norm=True)
-    training = SasrecTraining(epochs=EPOCHS, packed=True, objective=objective, seed=seed)
+    training = SequentialTraining(epochs=EPOCHS, packed=True, objective=objective, seed=seed)
     tried = [
         stopped_early(log, fit_range, config, dataclasses.replace(training, weight_decay=decay))
         for decay in WEIGHT_DECAYS
@@ -120,8 +117,8 @@ def fit(log: InteractionLog, fit_range: FitRange, seed: int) -> tuple[Sasrec, Sa
 
 
 def stopped_early(
-    log: InteractionLog, fit_range: FitRange, config: SasrecConfig, training: SasrecTraining
-) -> tuple[float, SasrecTraining]:
+    log: InteractionLog, fit_range: FitRange, config: SasrecConfig, training: SequentialTraining
+) -> tuple[float, SequentialTraining]:
     """How a training ranks held-out last events, and it with as many epochs as were best."""
     patient, ended = dataclasses.replace(training, patience=PATIENCE), []
     model = train_sasrec(

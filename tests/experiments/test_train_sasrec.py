@@ -12,7 +12,7 @@ import pytest
 from agenticrec_jax.data.candidates import candidate_hash, read_candidates
 from agenticrec_jax.data.export import write_log
 from agenticrec_jax.data.interactions import read_log
-from agenticrec_jax.sequential.sasrec import user_states
+from agenticrec_jax.sequential.model import user_states
 from agenticrec_jax.testing.synthetic import SyntheticConfig, synthetic_log
 from agenticrec_jax.tools.artifacts import Artifacts
 

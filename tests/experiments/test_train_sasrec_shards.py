@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from agenticrec_jax.data.export import write_log
-from agenticrec_jax.sequential.fit import Recommender
+from agenticrec_jax.sequential.recommender import Recommender
 from agenticrec_jax.testing.synthetic import SyntheticConfig, synthetic_log
 
 ROOT = Path(__file__).parents[2]

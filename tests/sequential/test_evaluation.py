@@ -1,36 +1,35 @@
-"""Ranks in the catalog beside a plain loop, and draws of what a user never took."""
+"""Ranks in the catalog beside a plain loop, and draws of unseen items."""
 
 import numpy as np
 import pytest
 
-from agenticrec_jax.errors import InputError
 from agenticrec_jax.sequential.evaluation import catalog_ranks, draw_unseen, sampled_ranks
+from agenticrec_jax.testing.errors import assert_names, refused
 
 RNG = np.random.default_rng(0)
-STATES = RNG.integers(-2, 3, (9, 3)).astype(
-    np.float32
-)  # small whole numbers: many ties, no rounding
+# Small whole numbers: many ties, no rounding.
+STATES = RNG.integers(-2, 3, (9, 3)).astype(np.float32)
 TABLE = RNG.integers(-2, 3, (12, 3)).astype(np.float32)
 TARGETS = RNG.integers(0, 12, 9)
 SEEN = [RNG.choice(12, size, replace=False).tolist() for size in (0, 1, 2, 3, 4, 5, 6, 7, 11)]
 
 
-def plain_rank(scores, target, shown):
-    """1 and the other shown items that score at least as high."""
-    return 1 + sum(scores[i] >= scores[target] for i in shown if i != target)
+def plain_rank(scores, target, items):
+    """Returns 1 and the number of other items that score at least as high."""
+    return 1 + sum(scores[i] >= scores[target] for i in items if i != target)
 
 
 @pytest.mark.parametrize("seen", [None, SEEN])
 @pytest.mark.parametrize("batch", [4, 100])
 def test_ranks_are_those_of_a_loop_over_items(seen, batch):
-    found = catalog_ranks(STATES, TABLE, TARGETS, seen, batch)
+    ranks = catalog_ranks(STATES, TABLE, TARGETS, seen, batch)
     scores = STATES @ TABLE.T
     for user, target in enumerate(TARGETS):
-        shown = set(range(12)) - set(seen[user] if seen else ())
-        assert found[user] == plain_rank(scores[user], target, shown)
+        items = set(range(12)) - set(seen[user] if seen else ())
+        assert ranks[user] == plain_rank(scores[user], target, items)
 
 
-def test_a_target_that_is_no_number_is_last():
+def test_a_target_with_a_nan_score_is_last():
     states = np.full((1, 3), np.nan, np.float32)
     assert catalog_ranks(states, TABLE, TARGETS[:1]).tolist() == [12]
     assert catalog_ranks(states, TABLE, np.array([0]), [[3, 4]]).tolist() == [10]
@@ -38,10 +37,10 @@ def test_a_target_that_is_no_number_is_last():
 
 def test_sampled_ranks_count_the_negatives_alone():
     negatives = draw_unseen([[t] for t in TARGETS], 12, 5, seed=3)
-    found = sampled_ranks(STATES, TABLE, TARGETS, negatives)
+    ranks = sampled_ranks(STATES, TABLE, TARGETS, negatives)
     scores = STATES @ TABLE.T
     for user, target in enumerate(TARGETS):
-        assert found[user] == plain_rank(scores[user], target, negatives[user])
+        assert ranks[user] == plain_rank(scores[user], target, negatives[user])
 
 
 def test_drawn_items_are_different_unseen_and_uniform():
@@ -55,5 +54,5 @@ def test_drawn_items_are_different_unseen_and_uniform():
         np.testing.assert_allclose(counts / 2000, 4 / len(allowed), atol=0.06)
     np.testing.assert_array_equal(drawn, draw_unseen(seen, 8, 4, seed=1, chunk=700))
     assert (drawn != draw_unseen(seen, 8, 4, seed=2, chunk=700)).any()
-    with pytest.raises(InputError, match="a user with 6 unseen items of 8, expected 7"):
-        draw_unseen(seen, 8, 7, seed=1)
+    sentence = refused(draw_unseen, seen, 8, 7, seed=1)
+    assert_names(sentence, "unseen items", "among 8", "found 6", "at least 7")

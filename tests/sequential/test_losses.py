@@ -16,8 +16,7 @@ NEGATIVES = OTHERS[..., [1, 1, 4, 0]]
 VALID = np.random.default_rng(1).random(NEGATIVES.shape) < 0.7
 
 
-def places():
-    return [(b, t) for b in range(2) for t in range(3)]
+POSITIONS = [(b, t) for b in range(2) for t in range(3)]
 
 
 def sigmoid(x):
@@ -26,10 +25,10 @@ def sigmoid(x):
 
 def test_softmax_by_hand():
     loss, metrics = softmax_loss(LOGITS, TARGETS, WEIGHTS)
-    nll = {p: -np.log(np.exp(LOGITS[p][TARGETS[p]]) / np.exp(LOGITS[p]).sum()) for p in places()}
-    np.testing.assert_allclose(loss, sum(WEIGHTS[p] * nll[p] for p in places()), rtol=1e-5)
+    nll = {p: -np.log(np.exp(LOGITS[p][TARGETS[p]]) / np.exp(LOGITS[p]).sum()) for p in POSITIONS}
+    np.testing.assert_allclose(loss, sum(WEIGHTS[p] * nll[p] for p in POSITIONS), rtol=1e-5)
     total, count = metrics["nll"]
-    np.testing.assert_allclose(total, sum(nll[p] for p in places() if p != (0, 2)), rtol=1e-5)
+    np.testing.assert_allclose(total, sum(nll[p] for p in POSITIONS if p != (0, 2)), rtol=1e-5)
     assert count == 5
     np.testing.assert_allclose(softmax_loss(LOGITS, TARGETS, WEIGHTS, POSITIVE)[0], loss, rtol=1e-6)
 
@@ -37,8 +36,9 @@ def test_softmax_by_hand():
 def test_sampled_softmax_by_hand():
     expected = np.array([0.5, 0.5, 2.0, 0.25])
     loss, metrics = sampled_softmax_loss(POSITIVE, NEGATIVES, WEIGHTS, VALID, np.log(expected))
-    by_hand, first = 0.0, []
-    for p in places():
+    by_hand = 0.0
+    first = []
+    for p in POSITIONS:
         drawn = [
             np.exp(s) / e for s, e, v in zip(NEGATIVES[p], expected, VALID[p], strict=True) if v
         ]
@@ -56,7 +56,9 @@ def test_with_every_other_item_once_sampled_softmax_is_the_softmax():
 
 
 def test_the_sum_of_drawn_exponentials_estimates_that_of_all_others():
-    rng, scores, target = np.random.default_rng(2), LOGITS[0, 0], TARGETS[0, 0]
+    rng = np.random.default_rng(2)
+    scores = LOGITS[0, 0]
+    target = TARGETS[0, 0]
     drawn = rng.integers(0, 7, (4000, 16))
     ones = np.ones(4000)
     loss, _ = sampled_softmax_loss(
@@ -74,12 +76,12 @@ def test_gbce_by_hand(t):
     rate = 4 / 40
     beta = rate * (t * (1 - 1 / rate) + 1 / rate)
     by_hand = {}
-    for p in places():
-        kept = NEGATIVES[p][VALID[p]]
-        likelihood = np.log(sigmoid(POSITIVE[p]) ** beta) + np.log(1 - sigmoid(kept)).sum()
+    for p in POSITIONS:
+        counted = NEGATIVES[p][VALID[p]]
+        likelihood = np.log(sigmoid(POSITIVE[p]) ** beta) + np.log(1 - sigmoid(counted)).sum()
         by_hand[p] = -likelihood / 5
-    np.testing.assert_allclose(loss, sum(WEIGHTS[p] * by_hand[p] for p in places()), rtol=1e-5)
-    mean = sum(by_hand[p] for p in places() if WEIGHTS[p])
+    np.testing.assert_allclose(loss, sum(WEIGHTS[p] * by_hand[p] for p in POSITIONS), rtol=1e-5)
+    mean = sum(by_hand[p] for p in POSITIONS if WEIGHTS[p])
     np.testing.assert_allclose(metrics["bce"], [mean, 5], rtol=1e-5)
 
 
@@ -105,15 +107,17 @@ LOSSES = {
 @pytest.mark.parametrize("name", LOSSES)
 def test_gradients_are_finite_differences_and_weight_0_has_none(name):
     with jax.enable_x64(True):
-        loss, x, step = jax.jit(LOSSES[name]), jnp.asarray(LOGITS), 1e-5
+        loss = jax.jit(LOSSES[name])
+        x = jnp.asarray(LOGITS)
+        step = 1e-5
         bumps = step * jnp.eye(x.size).reshape(-1, *x.shape)
         slopes = jax.jit(jax.vmap(lambda b: (loss(x + b) - loss(x - b)) / (2 * step)))(bumps)
-        found = jax.grad(loss)(x)
-        np.testing.assert_allclose(found, slopes.reshape(x.shape), atol=1e-8)
-        assert float(jnp.abs(found).max()) > 0.01 and not found[0, 2].any()
+        gradient = jax.grad(loss)(x)
+        np.testing.assert_allclose(gradient, slopes.reshape(x.shape), atol=1e-8)
+        assert float(jnp.abs(gradient).max()) > 0.01 and not gradient[0, 2].any()
 
 
-def test_a_place_of_weight_0_may_have_scores_that_are_no_numbers():
+def test_a_position_of_weight_0_may_have_nan_scores():
     bad = jnp.asarray(POSITIVE).at[0, 2].set(jnp.nan)
     for loss in (sampled_softmax_loss, bce_loss):
         assert np.isfinite(loss(bad, NEGATIVES, WEIGHTS)[0])

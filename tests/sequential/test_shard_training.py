@@ -1,3 +1,5 @@
+"""Training on sample shards: resume, learning, and the samples that are left out."""
+
 import dataclasses
 
 import jax
@@ -33,7 +35,7 @@ class Killed(Exception):
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """Users who go round the catalog: item n is followed by item n + 1."""
+    """Samples of users who walk through the catalog: item n is followed by item n + 1."""
     rng = np.random.default_rng(0)
     starts = rng.integers(0, ITEMS, 40)
     user = np.tile(np.arange(40), 12)
@@ -48,7 +50,8 @@ def written(tmp_path_factory):
 
 def train(samples, directory, training=TRAINING, on_step=None):
     with Checkpoints(directory, {}) as checkpoints:
-        return train_on_shards(samples, CONFIG, training, checkpoints, on_step)
+        model = Sasrec(CONFIG, rngs=nnx.Rngs(training.seed))
+        return train_on_shards(model, samples, training, checkpoints, on_step)
 
 
 def leaves(model):
@@ -76,19 +79,19 @@ def test_a_run_that_was_killed_in_a_pass_ends_with_the_same_parameters(written, 
         np.testing.assert_array_equal(a, b)
 
 
-def test_it_learns_what_follows_what_and_is_judged_in_the_whole_catalog(written, tmp_path):
+def test_it_learns_the_next_item_and_is_evaluated_in_the_whole_catalog(written, tmp_path):
     samples, splits = written
     model = train(samples, tmp_path, dataclasses.replace(TRAINING, epochs=10))
     assert catalog_ndcg(model, samples, "test", 1000) > 0.9
     untrained = Sasrec(CONFIG, rngs=nnx.Rngs(3))
-    found = catalog_ndcg(untrained, samples, "valid", 20)
+    ndcg = catalog_ndcg(untrained, samples, "valid", 20)
     gains = []
     for sample in splits.valid[:20]:
         state = untrained(jnp.array([[-1] * (4 - len(sample.history)) + list(sample.history)]))
         scores = np.asarray(untrained.scores(state[0, -1]))
         rank = 1 + (np.delete(scores, sample.target) >= scores[sample.target]).sum()
         gains.append(1 / np.log2(rank + 1) if rank <= 10 else 0)
-    assert found == pytest.approx(np.mean(gains), abs=1e-6)
+    assert ndcg == pytest.approx(np.mean(gains), abs=1e-6)
 
 
 def test_samples_at_the_end_of_the_range_are_not_learned(written, tmp_path, monkeypatch):
@@ -109,12 +112,13 @@ def test_samples_at_the_end_of_the_range_are_not_learned(written, tmp_path, monk
     assert sum(w.sum() for w in weights) == len(splits.train) - len(late)
 
 
-def test_the_loss_is_that_of_the_last_place_and_a_weight_of_nothing_counts_nothing():
+def test_the_loss_is_that_of_the_last_position_and_weight_0_leaves_a_sample_out():
     model = Sasrec(dataclasses.replace(CONFIG, dropout=0.0), rngs=nnx.Rngs(1))
     history = jnp.array([[-1, 3, 4, 5], [1, 2, 8, 9], [-1, -1, -1, 7]])
-    target, weights = jnp.array([6, 10, 0]), jnp.array([1.0, 1.0, 0.0])
-    found = sample_loss(model, history, target, weights, jax.random.key(0), Objective("softmax"))
+    target = jnp.array([6, 10, 0])
+    weights = jnp.array([1.0, 1.0, 0.0])
+    loss = sample_loss(model, history, target, weights, jax.random.key(0), Objective("softmax"))
     logits = model.scores(model(history))[:2, -1]
-    np.testing.assert_allclose(found, softmax_loss(logits, target[:2], jnp.ones(2))[0] / 2, 1e-6)
+    np.testing.assert_allclose(loss, softmax_loss(logits, target[:2], jnp.ones(2))[0] / 2, 1e-6)
     logs = jax.nn.log_softmax(logits)
-    np.testing.assert_allclose(found, -(logs[0, 6] + logs[1, 10]) / 2, rtol=1e-5)
+    np.testing.assert_allclose(loss, -(logs[0, 6] + logs[1, 10]) / 2, rtol=1e-5)

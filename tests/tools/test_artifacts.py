@@ -8,7 +8,8 @@ import pytest
 from agenticrec_jax.data.interactions import read_log
 from agenticrec_jax.data.splits import FitRange, chronological_splits, prediction_samples
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.sequential.sasrec import PAD, user_states
+from agenticrec_jax.sequential.model import user_states
+from agenticrec_jax.sequential.sequences import PAD
 from agenticrec_jax.tools.artifacts import (
     Artifacts,
     fit_statistics,
@@ -180,7 +181,7 @@ def test_artifacts_of_another_log_or_none_are_refused(log, artifacts, tmp_path):
     with pytest.raises(InputError, match="other users"):
         Artifacts.load(tmp_path, others)
     items = dataclasses.replace(log.items, item_id=("new", *log.items.item_id[1:]))
-    with pytest.raises(InputError, match="'i0001' at place 0, expected 'new'"):
+    with pytest.raises(InputError, match="item 0: found 'i0001', expected 'new'"):
         Artifacts.load(tmp_path, dataclasses.replace(log, items=items))
 
 

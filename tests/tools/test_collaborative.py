@@ -5,7 +5,7 @@ import pytest
 
 from agenticrec_jax.agent.scripted import read_orders
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.sequential.sasrec import PAD
+from agenticrec_jax.sequential.sequences import PAD
 from agenticrec_jax.tools.artifacts import Artifacts
 from agenticrec_jax.tools.base import AsOfView
 from agenticrec_jax.tools.collaborative import GetSimilarItems, GetSimilarUsers

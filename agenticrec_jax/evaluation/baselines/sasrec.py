@@ -7,7 +7,8 @@ from jaxtyping import Float
 
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.evaluation.baselines.popularity import candidate_codes
-from agenticrec_jax.sequential.sasrec import Sasrec, candidate_scores
+from agenticrec_jax.sequential.model import candidate_scores
+from agenticrec_jax.sequential.sasrec import Sasrec
 from agenticrec_jax.tools.artifacts import Artifacts
 
 

@@ -6,7 +6,8 @@ from agenticrec_jax.data.candidates import draw_split_candidates
 from agenticrec_jax.data.splits import chronological_splits, prediction_samples
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.evaluation.baselines.sasrec import sasrec_scores
-from agenticrec_jax.sequential.sasrec import Sasrec, SasrecConfig, user_states
+from agenticrec_jax.sequential.model import user_states
+from agenticrec_jax.sequential.sasrec import Sasrec, SasrecConfig
 from agenticrec_jax.testing.synthetic import SyntheticConfig, synthetic_log
 from agenticrec_jax.tools.artifacts import Artifacts, fit_statistics, index_users
 

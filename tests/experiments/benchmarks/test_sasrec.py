@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.sequential.sasrec import PAD
+from agenticrec_jax.sequential.sequences import PAD
 from experiments.benchmarks import sasrec
 
 COMMITTED = pathlib.Path(sasrec.__file__).parent / "results" / "sasrec.json"

@@ -11,8 +11,9 @@ from flax import nnx
 from agenticrec_jax.data.export import write_log
 from agenticrec_jax.data.interactions import make_items, make_log
 from agenticrec_jax.data.splits import FitRange
-from agenticrec_jax.sequential.sasrec import Sasrec, SasrecConfig, user_states
-from agenticrec_jax.sequential.training import SasrecTraining
+from agenticrec_jax.sequential.model import user_states
+from agenticrec_jax.sequential.sasrec import Sasrec, SasrecConfig
+from agenticrec_jax.sequential.training import SequentialTraining
 from agenticrec_jax.testing.synthetic import SyntheticConfig, synthetic_log
 from experiments.benchmarks import sasrec_logs
 from experiments.benchmarks.sasrec_logs import TEST, VALID, prepare, ranks_by_chance
@@ -108,7 +109,7 @@ def test_the_committed_rows_say_where_counting_is_not_beaten():
 def test_a_row_says_who_is_above(log, tmp_path, monkeypatch):
     for path in write_log(log, tmp_path):
         (tmp_path / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
-    training = SasrecTraining(epochs=7, weight_decay=3.0)
+    training = SequentialTraining(epochs=7, weight_decay=3.0)
     monkeypatch.setattr(sasrec_logs, "fit", lambda log, *_: (random_model(log), training))
     row = sasrec_logs.row_of(tmp_path, 20, seed=0)
     assert (row["users"], row["items"], row["judged"]) == (40, log.num_items, 20)
