@@ -1,4 +1,4 @@
-"""The program as a person starts it, on a small log."""
+"""The program as a user starts it, on a small log."""
 
 import json
 import os
@@ -13,10 +13,11 @@ from agenticrec_jax.data.candidates import candidate_hash, read_candidates
 from agenticrec_jax.data.export import write_log
 from agenticrec_jax.data.interactions import read_log
 from agenticrec_jax.sequential.model import user_states
+from agenticrec_jax.testing.errors import assert_names
 from agenticrec_jax.testing.synthetic import SyntheticConfig, synthetic_log
 from agenticrec_jax.tools.artifacts import Artifacts
 
-SEEN = ("sasrec, seen kept", "sasrec, seen masked")
+CATALOG_ROWS = ("sasrec, seen kept", "sasrec, seen masked")
 ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -38,11 +39,18 @@ def train_sasrec(tables, workdir, *more):
     )
 
 
-def test_both_artifacts_are_fitted_and_judged_side_by_side(tables, tmp_path):
-    chosen = ["--loss=gbce", "--loss_negatives=9", "--calibration=0.5", "--patience=1"]
-    ended = train_sasrec(tables, tmp_path / "out", "--epochs=2", *chosen)
+def test_both_artifacts_are_fitted_and_evaluated_side_by_side(tables, tmp_path):
+    ended = train_sasrec(
+        tables,
+        tmp_path / "out",
+        "--epochs=2",
+        "--loss=gbce",
+        "--loss_negatives=9",
+        "--calibration=0.5",
+        "--patience=1",
+    )
     assert ended.returncode == 0, ended.stderr
-    log = read_log(*tables)
+    log = read_log(tables[0], tables[1])
     lines = ended.stdout.splitlines()
     digest = candidate_hash(tmp_path / "out" / "candidates.jsonl.gz")
     assert f"candidates {digest}" in lines[0]
@@ -53,19 +61,18 @@ def test_both_artifacts_are_fitted_and_judged_side_by_side(tables, tmp_path):
     assert table["chance"] == ["0.2272"] * 3
     record = json.loads((tmp_path / "out" / "sasrec.json").read_text())
     printed = record["ndcg@10"] | record["catalog_ndcg@10"]
-    assert list(printed) == ["chance", "popularity", "sasrec", *SEEN]
+    assert list(printed) == ["chance", "popularity", "sasrec", *CATALOG_ROWS]
     for name, row in printed.items():
-        assert table[name] == [f"{row[part]:.4f}" for part in ("policy", "valid", "test")]
+        assert table[name] == [f"{row[split]:.4f}" for split in ("policy", "valid", "test")]
     assert record["candidates"] == digest
     objective = {"loss": "gbce", "negatives": 9, "calibration": 0.5}
     assert record["training"]["objective"] == objective and record["training"]["patience"] == 1
-    _check_roles(log, tmp_path / "out")
-
+    _check_fit_ranges(log, tmp_path / "out")
     _check_catalog(log, tmp_path / "out", record["catalog_ndcg@10"])
 
 
-def _check_catalog(log, workdir, found):
-    """The rows of the test part, by brute force."""
+def _check_catalog(log, workdir, rows):
+    """Asserts that the rows of the test split are those of a loop over examples."""
     artifacts = Artifacts.load(workdir / "artifacts_b", log)
     examples = read_candidates(workdir / "candidates.jsonl.gz", log)
     values = {"kept": [], "masked": []}
@@ -79,11 +86,11 @@ def _check_catalog(log, workdir, found):
             rank = (np.delete(scores, left_out) >= scores[example.target]).sum()
             values[name].append(1 / np.log2(1 + rank) if rank <= 10 else 0.0)
     for name, value in values.items():
-        assert found[f"sasrec, seen {name}"]["test"] == pytest.approx(np.mean(value), abs=1e-6)
+        assert rows[f"sasrec, seen {name}"]["test"] == pytest.approx(np.mean(value), abs=1e-6)
     assert np.mean(values["masked"]) > np.mean(values["kept"]) > 0
 
 
-def _check_roles(log, workdir):
+def _check_fit_ranges(log, workdir):
     examples = read_candidates(workdir / "candidates.jsonl.gz", log)
     a, b = (Artifacts.load(workdir / f"artifacts_{name}", log) for name in "ab")
     assert a.fit_range.end_time < b.fit_range.end_time
@@ -102,5 +109,5 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(tables, tmp_path):
 def test_a_flag_that_the_loss_would_ignore_is_refused(tables, tmp_path):
     ended = train_sasrec(tables, tmp_path / "out", "--loss=bce", "--calibration=0.4")
     assert ended.returncode == 2
-    assert "--calibration: found it with --loss=bce, expected it with --loss=gbce" in ended.stderr
+    assert_names(ended.stderr, "--calibration", "--loss=bce", "--loss=gbce")
     assert ended.stderr.count("\n") == 1 and not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""The program as a person starts it, on a log as ``prepare_data`` leaves it."""
+"""The program as a user starts it, on a log that ``prepare_data`` wrote."""
 
 import json
 import os
@@ -11,6 +11,7 @@ import pytest
 
 from agenticrec_jax.data.export import write_log
 from agenticrec_jax.sequential.recommender import Recommender
+from agenticrec_jax.testing.errors import assert_names
 from agenticrec_jax.testing.synthetic import SyntheticConfig, synthetic_log
 
 ROOT = Path(__file__).parents[2]
@@ -31,19 +32,23 @@ def run(program, *given):
 def test_a_prepared_log_becomes_a_recommender_and_other_samples_are_refused(tmp_path):
     log = synthetic_log(SyntheticConfig(users=60, items=50, brands=6), seed=1)
     events, items = write_log(log, tmp_path / "log")
-    tables = [f"--interactions={events}", f"--items={items}", f"--output={tmp_path}/prepared"]
-    assert run("prepare_data", *tables, "--samples").returncode == 0
-    where = [f"--prepared={tmp_path}/prepared", f"--workdir={tmp_path}/run"]
-    ended = run("train_sasrec_shards", *where, "--batch=32", "--save_every=4", "--loss=softmax")
+    output = f"--output={tmp_path}/prepared"
+    prepared = run(
+        "prepare_data", f"--interactions={events}", f"--items={items}", output, "--samples"
+    )
+    assert prepared.returncode == 0
+    directories = [f"--prepared={tmp_path}/prepared", f"--workdir={tmp_path}/run"]
+    settings = ["--batch=32", "--save_every=4", "--loss=softmax"]
+    ended = run("train_sasrec_shards", *directories, *settings)
     assert ended.returncode == 0, ended.stderr
-    found = json.loads((tmp_path / "run" / "metrics.json").read_text())["ndcg@10"]
-    assert f"test: NDCG@10 {found['test']:.4f}" in ended.stdout and 0 < found["valid"] < 1
+    ndcg = json.loads((tmp_path / "run" / "metrics.json").read_text())["ndcg@10"]
+    assert f"test: NDCG@10 {ndcg['test']:.4f}" in ended.stdout and 0 < ndcg["valid"] < 1
     assert list((tmp_path / "run" / "checkpoints").iterdir())
     best = Recommender.load(tmp_path / "run").recommend(log.items.item_id[:2], count=3)
     assert len({item for item, _ in best} - set(log.items.item_id[:2])) == 3
 
     path = tmp_path / "prepared" / "interactions.parquet"
     pl.read_parquet(path).head(100).write_parquet(path)
-    ended = run("train_sasrec_shards", *where)
+    ended = run("train_sasrec_shards", *directories)
     assert ended.returncode == 2 and ended.stderr.count("\n") == 1
-    assert f"expected 100 as in {path}: prepare it with --samples" in ended.stderr
+    assert_names(ended.stderr, "expected 100", path, "--samples")
