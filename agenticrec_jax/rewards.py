@@ -1,16 +1,14 @@
-"""What an episode earns, as pure functions of numbers.
+"""Rewards of one episode, as pure functions of numbers.
 
-References: AgenticRec (arXiv:2603.21613), Eq. 1 for the ranking stage and Eq. 4 for the preference
-stage; RecThinker (arXiv:2603.09843) for the reward with a term for the efficiency of tools. Every
-reward is returned in parts that sum to the total, so that logs can tell a better ranking from a
-better habit.
+A reward is returned as components that sum to the total, so that logs tell a better ranking from a
+better format or fewer calls. Sources: AgenticRec (arXiv:2603.21613), Eq. 1 for the ranking stage
+and Eq. 4 for the preference stage; RecThinker (arXiv:2603.09843) for the term of tool efficiency.
+
+`agenticrec_jax.agent.rewards` applies these functions to trajectories and says how to add another.
 """
 
 from dataclasses import asdict, dataclass
 from math import log2
-
-import numpy as np
-from jaxtyping import Bool, Float, Int
 
 LIST_LENGTH = 10
 MISS = -0.5
@@ -22,25 +20,30 @@ EFFICIENCY_BONUS = 0.1
 
 @dataclass(frozen=True)
 class Reward:
-    """A reward in its parts: one number each, or arrays of one shape.
+    """A reward and its components.
 
-    ranking: what the place of the target earns, or the cost of a valid list that misses it
-      (in the preference stage: 1 for the right answer, else 0).
-    format: the cost of an invalid output, or what a valid one earns; else 0.
-    tool_bonus: what a first place earns on top for how tools were used, else 0.
+    Attributes:
+      ranking: the gain of the target's rank, or the penalty of a valid list without the target; in
+        the preference stage 1 for the correct answer, else 0.
+      format: the penalty of an invalid output, or the bonus of a valid one, else 0.
+      tool_bonus: the bonus of a first rank for the use of tools, else 0.
+
+    Example:
+      >>> Reward(ranking=1.0, format=0.0, tool_bonus=0.1).total
+      1.1
     """
 
-    ranking: float | Float[np.ndarray, "..."]
-    format: float | Float[np.ndarray, "..."]
-    tool_bonus: float | Float[np.ndarray, "..."]
+    ranking: float
+    format: float
+    tool_bonus: float
 
     @property
-    def total(self) -> float | Float[np.ndarray, "..."]:
-        """The sum of the parts."""
+    def total(self) -> float:
+        """The sum of the components."""
         return self.ranking + self.format + self.tool_bonus
 
-    def parts(self) -> dict:
-        """The parts by name, without the total."""
+    def components(self) -> dict[str, float]:
+        """Returns the components by name, without the total."""
         return asdict(self)
 
 
@@ -56,18 +59,35 @@ def ranking_reward(
 ) -> Reward:
     """Returns the list-wise reward of one episode (AgenticRec, Eq. 1).
 
-    ``1 / log2(rank + 1)`` when the target is in the list, ``miss`` when a valid list leaves it out,
-    ``invalid`` when the output is malformed, names an illegal item or tool or exceeds the calls;
-    ``tool_bonus`` on top for rank 1 reached with at least one tool call.
+    ======================================  ================================================
+    valid list, target at rank r            ``1 / log2(r + 1)``
+    the same, r = 1 and a tool was called   ``1 + tool_bonus``
+    valid list without the target           ``miss``
+    invalid output                          ``invalid``
+    ======================================  ================================================
+
+    An output is invalid if it is malformed, names an unknown item or tool or exceeds the calls.
 
     Args:
-      rank: place of the target in the list, from 1; None if it is not there.
+      rank: rank of the target in the list, from 1; None if the list does not have it.
       valid: whether the output obeys the protocol.
       used_tool: whether the episode made at least one tool call.
       list_length: length of the list; a rank beyond it is a miss.
+      miss: reward of a valid list without the target.
+      invalid: reward of an invalid output.
+      tool_bonus: bonus of rank 1 with at least one tool call.
+
+    Returns:
+      the reward, of which the total is one of the lines above.
 
     Raises:
-      ValueError: if rank is below 1.
+      ValueError: rank is below 1.
+
+    Example:
+      >>> [ranking_reward(rank, True, True).total for rank in (1, 3, 7, None)]
+      [1.1, 0.5, 0.3333333333333333, -0.5]
+      >>> ranking_reward(None, False, True).total
+      -1.0
     """
     if rank is not None and rank < 1:
         raise ValueError(f"rank is {rank}, expected 1 or more, or None for a target not listed")
@@ -89,82 +109,65 @@ def efficient_ranking_reward(
     format_bonus: float = FORMAT_BONUS,
     efficiency_bonus: float = EFFICIENCY_BONUS,
 ) -> Reward:
-    """Returns RecThinker's reward of one episode: accuracy, format and efficiency of tools.
+    """Returns RecThinker's reward of one episode: accuracy, format and tool efficiency.
 
-    ``1 / log2(rank + 1)``, 0 for a miss, and ``format_bonus`` for a valid list; ``invalid`` alone
-    for an invalid output. A first place earns ``efficiency_bonus * (1 - calls / max_calls)`` on
-    top; no other does, or calling no tool at all would pay by itself. The paper names the parts;
-    the weights and this condition are ours.
+    A valid list earns ``1 / log2(rank + 1)``, or 0 for a miss, and ``format_bonus``. Rank 1 earns
+    ``efficiency_bonus * (1 - calls / max_calls)`` more. No other rank does: otherwise an episode
+    without any call would be paid for that alone. An invalid output earns ``invalid``. The paper
+    (arXiv:2603.09843) names the terms; their weights and the condition on rank 1 are ours.
 
     Args:
-      rank: place of the target in the list, from 1; None if it is not there.
+      rank: rank of the target in the list, from 1; None if the list does not have it.
       valid: whether the output obeys the protocol.
       calls: tool calls of the episode.
-      max_calls: most that it may make, at least 1.
+      max_calls: limit of the calls, at least 1.
       list_length: length of the list; a rank beyond it is a miss.
+      invalid: reward of an invalid output.
+      format_bonus: reward of a valid list, whatever its ranking.
+      efficiency_bonus: bonus of rank 1 without any call.
+
+    Returns:
+      the reward; its ``tool_bonus`` is the efficiency term.
 
     Raises:
-      ValueError: if rank is below 1, or calls are not 0 to max_calls of a valid episode.
+      ValueError: rank is below 1, or calls of a valid episode are not in 0 to max_calls.
+
+    Example:
+      >>> efficient_ranking_reward(1, True, calls=3, max_calls=10)
+      Reward(ranking=1.0, format=0.1, tool_bonus=0.06999999999999999)
+      >>> efficient_ranking_reward(3, True, calls=0, max_calls=10).total
+      0.6
     """
-    plain = ranking_reward(
+    accuracy = ranking_reward(
         rank, valid, False, list_length=list_length, miss=0.0, invalid=invalid, tool_bonus=0.0
     )
     if not valid:
-        return plain
+        return accuracy
     if not 0 <= calls <= max_calls or max_calls < 1:
         raise ValueError(f"calls are {calls} of {max_calls}, expected 0 to as many, of 1 or more")
     efficiency = efficiency_bonus * (1 - calls / max_calls) if rank == 1 else 0.0
-    return Reward(plain.ranking, format_bonus, efficiency)
-
-
-def ranking_rewards(
-    rank: Int[np.ndarray, "*shape"],
-    valid: Bool[np.ndarray, "*shape"],
-    used_tool: Bool[np.ndarray, "*shape"],
-    *,
-    list_length: int = LIST_LENGTH,
-    miss: float = MISS,
-    invalid: float = INVALID,
-    tool_bonus: float = TOOL_BONUS,
-) -> Reward:
-    """Returns `ranking_reward` for arrays of one shape, a rank of 0 meaning "not in the list".
-
-    Raises:
-      ValueError: if a rank is negative.
-    """
-    rank, valid, used_tool = (np.asarray(x) for x in (rank, valid, used_tool))
-    if (rank < 0).any():
-        raise ValueError(f"rank {rank.min()} is negative, expected 0 for a target not listed")
-    hit = valid & (rank >= 1) & (rank <= list_length)
-    gain = 1.0 / np.log2(np.maximum(rank, 1) + 1.0)
-    return Reward(
-        ranking=np.where(hit, gain, np.where(valid, miss, 0.0)),
-        format=np.where(valid, 0.0, invalid),
-        tool_bonus=np.where(hit & (rank == 1) & used_tool, tool_bonus, 0.0),
-    )
+    return Reward(accuracy.ranking, format_bonus, efficiency)
 
 
 def preference_reward(correct: bool, valid: bool, *, invalid: float = INVALID) -> Reward:
-    """Returns the reward of one pairwise question (AgenticRec, Eq. 4): 1 if right, else 0.
+    """Returns the reward of one preference question (AgenticRec, Eq. 4).
 
-    An output that is not a valid answer, or exceeds the calls, earns ``invalid``. There is no tool
-    bonus: it belongs to a first place in a list.
+    There is no tool bonus: it belongs to the first rank of a list.
+
+    Args:
+      correct: whether the answer names the right candidate.
+      valid: whether the output obeys the protocol.
+      invalid: reward of an invalid output.
+
+    Returns:
+      1 for the correct answer, 0 for the other one, ``invalid`` for an invalid output.
+
+    Example:
+      >>> [preference_reward(correct, True).total for correct in (True, False)]
+      [1.0, 0.0]
+      >>> preference_reward(False, valid=False).total
+      -1.0
     """
     if not valid:
         return Reward(0.0, invalid, 0.0)
     return Reward(1.0 if correct else 0.0, 0.0, 0.0)
-
-
-def preference_rewards(
-    correct: Bool[np.ndarray, "*shape"],
-    valid: Bool[np.ndarray, "*shape"],
-    *,
-    invalid: float = INVALID,
-) -> Reward:
-    """Returns `preference_reward` for arrays of one shape."""
-    correct, valid = np.asarray(correct), np.asarray(valid)
-    return Reward(
-        ranking=np.where(valid & correct, 1.0, 0.0),
-        format=np.where(valid, 0.0, invalid),
-        tool_bonus=np.zeros(valid.shape),
-    )

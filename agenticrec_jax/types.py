@@ -15,7 +15,6 @@ trajectory: the policy reads an error observation in its place, and the call's r
 reason, ``TIMEOUT``, ``RAISED`` or ``JUNK`` (no usable text).
 """
 
-PROMPT = 0
 SAMPLED = 1
 OBSERVATION = 2
 
@@ -41,4 +40,3 @@ ENDS = (
 TIMEOUT = "timeout"
 RAISED = "raised"
 JUNK = "junk"
-FAILURES = (TIMEOUT, RAISED, JUNK)

@@ -1,17 +1,11 @@
 """Rewards against hand-worked tables (AgenticRec, Eq. 1 and Eq. 4)."""
 
-import numpy as np
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+import doctest
 
-from agenticrec_jax.rewards import (
-    efficient_ranking_reward,
-    preference_reward,
-    preference_rewards,
-    ranking_reward,
-    ranking_rewards,
-)
+import pytest
+
+from agenticrec_jax import rewards
+from agenticrec_jax.rewards import efficient_ranking_reward, preference_reward, ranking_reward
 
 # rank, valid, used_tool -> ranking, format, tool bonus. NDCG by hand: 1 / log2(r + 1).
 RANKING_TABLE = [
@@ -33,29 +27,8 @@ RANKING_TABLE = [
 def test_ranking_reward_by_hand(rank, valid, tool, ranking, format_, bonus):
     reward = ranking_reward(rank, valid, tool)
     expected = {"ranking": ranking, "format": format_, "tool_bonus": bonus}
-    assert reward.parts() == pytest.approx(expected, abs=1e-12)
+    assert reward.components() == pytest.approx(expected, abs=1e-12)
     assert reward.total == pytest.approx(ranking + format_ + bonus, abs=1e-12)
-
-
-@given(
-    st.lists(st.tuples(st.integers(0, 25), st.booleans(), st.booleans()), min_size=1, max_size=20),
-    st.integers(1, 20),
-)
-def test_array_form_equals_one_by_one(episodes, length):
-    rank, valid, tool = (np.array(column) for column in zip(*episodes, strict=True))
-    options = {"list_length": length, "miss": -0.3, "invalid": -2.0, "tool_bonus": 0.25}
-    together = ranking_rewards(rank, valid, tool, **options)
-    for i, (r, v, t) in enumerate(episodes):
-        alone = ranking_reward(r or None, v, t, **options)
-        for name, part in together.parts().items():
-            assert part[i] == pytest.approx(alone.parts()[name], abs=1e-12)
-        assert together.total[i] == pytest.approx(alone.total, abs=1e-12)
-
-
-def test_array_form_keeps_the_shape_of_groups():
-    reward = ranking_rewards(np.ones((3, 8), int), np.ones((3, 8), bool), np.zeros((3, 8), bool))
-    assert reward.total.shape == (3, 8)
-    np.testing.assert_array_equal(reward.total, 1.0)
 
 
 # rank, valid, calls of 4 -> ranking, format, efficiency; weights of .2 and .4
@@ -79,7 +52,7 @@ def test_reward_with_efficiency_by_hand(rank, valid, calls, ranking, format_, ef
     options = {"format_bonus": 0.2, "efficiency_bonus": 0.4}
     reward = efficient_ranking_reward(rank, valid, calls, 4, **options)
     expected = {"ranking": ranking, "format": format_, "tool_bonus": efficiency}
-    assert reward.parts() == pytest.approx(expected, abs=1e-12)
+    assert reward.components() == pytest.approx(expected, abs=1e-12)
 
 
 def test_reward_with_efficiency_has_the_weights_of_its_docstring():
@@ -93,8 +66,8 @@ def test_reward_with_efficiency_has_the_weights_of_its_docstring():
 def test_impossible_ranks_are_refused():
     with pytest.raises(ValueError, match="rank is 0"):
         ranking_reward(0, True, True)
-    with pytest.raises(ValueError, match="-1 is negative"):
-        ranking_rewards(np.array([-1]), np.array([True]), np.array([True]))
+    with pytest.raises(ValueError, match="rank is -1"):
+        efficient_ranking_reward(-1, True, 0, 10)
 
 
 @pytest.mark.parametrize(
@@ -104,5 +77,8 @@ def test_impossible_ranks_are_refused():
 def test_preference_reward_by_hand(correct, valid, total):
     assert preference_reward(correct, valid).total == total
     assert preference_reward(correct, valid).tool_bonus == 0.0
-    together = preference_rewards(np.array([[correct]]), np.array([[valid]]))
-    np.testing.assert_array_equal(together.total, [[total]])
+
+
+def test_the_examples_of_the_docstrings():
+    failed, examples = doctest.testmod(rewards)
+    assert examples and not failed

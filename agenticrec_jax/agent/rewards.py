@@ -81,8 +81,8 @@ def scored(reward: RewardFn, trajectory: Trajectory, task: Task) -> Reward:
     where = f"reward {name} of example {trajectory.example_id}"
     returned = reward(trajectory, task)
     expect(isinstance(returned, Reward), where, returned, "a Reward")
-    for component, value in returned.parts().items():
+    for component, value in returned.components().items():
         number = np.asarray(value)
         finite = number.ndim == 0 and number.dtype.kind in "biuf" and np.isfinite(number)
         expect(bool(finite), f"{where}, {component}", value, "a finite number")
-    return Reward(**{component: float(value) for component, value in returned.parts().items()})
+    return Reward(**{component: float(value) for component, value in returned.components().items()})

@@ -3,6 +3,7 @@
 import dataclasses
 
 from agenticrec_jax.data.examples import RankingExample
+from agenticrec_jax.errors import expect
 
 RANK = "rank"
 MORE = "more"
@@ -15,12 +16,18 @@ class Task:
     """One question to the policy.
 
     Attributes:
-      example: what the question is about. Of a preference question its candidates are the pair.
+      example: the example to rank. Of a preference question its candidates are the pair.
       kind: ``rank``, or ``more`` / ``less``: which of the two is more / less likely taken next.
+
+    Raises:
+      InputError: the kind is none of ``TASKS``.
     """
 
     example: RankingExample
     kind: str = RANK
+
+    def __post_init__(self):
+        expect(self.kind in TASKS, "task, field kind", self.kind, f"one of {', '.join(TASKS)}")
 
 
 def correct_choice(task: Task) -> str:

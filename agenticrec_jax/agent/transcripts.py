@@ -40,7 +40,7 @@ def transcript(
         "valid": trajectory.valid,
         "invalid_reason": trajectory.invalid_reason,
         "rank": trajectory.rank,
-        "reward": {"total": reward.total, **reward.parts()},
+        "reward": {"total": reward.total, **reward.components()},
         "finish": trajectory.finish,
     }
 

@@ -2,18 +2,22 @@
 
 from agenticrec_jax.losses.advantages import group_advantages, keep_groups
 from agenticrec_jax.losses.aggregation import length_normalizer, member_weights
-from agenticrec_jax.losses.dpo import dpo_loss, sequence_logprobs, softmax_dpo_loss
-from agenticrec_jax.losses.grpo import grpo_loss, kl_divergence
-from agenticrec_jax.losses.ppr import bidirectional_logistic_loss, preference_policy_loss
+from agenticrec_jax.losses.dpo import sequence_logprobs, softmax_dpo_loss
+from agenticrec_jax.losses.grpo import (
+    grpo_loss,
+    kl_divergence,
+    objective_loss,
+    policy_gradient_objective,
+)
+from agenticrec_jax.losses.ppr import bidirectional_logistic_loss
 from agenticrec_jax.losses.preferences import dpo_preference_loss, logistic_preference_loss
-from agenticrec_jax.losses.reductions import LossFn, Metrics, for_batch
+from agenticrec_jax.losses.reductions import LossFn, Metrics, for_batch, masked, metric
 from agenticrec_jax.losses.sft import sft_loss
 
 __all__ = [
     "LossFn",
     "Metrics",
     "bidirectional_logistic_loss",
-    "dpo_loss",
     "dpo_preference_loss",
     "for_batch",
     "group_advantages",
@@ -22,8 +26,11 @@ __all__ = [
     "kl_divergence",
     "length_normalizer",
     "logistic_preference_loss",
+    "masked",
     "member_weights",
-    "preference_policy_loss",
+    "metric",
+    "objective_loss",
+    "policy_gradient_objective",
     "sequence_logprobs",
     "sft_loss",
     "softmax_dpo_loss",

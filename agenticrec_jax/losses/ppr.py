@@ -1,18 +1,15 @@
-"""Progressive Preference Refinement: the second stage's loss in both of its forms.
+"""The logistic loss of Progressive Preference Refinement, AgenticRec's second stage.
 
-Source: AgenticRec (arXiv:2603.21613), Eq. 4 for the policy-gradient form, which is what the paper
-trains with, and Proposition 2 for the logistic expression that explains it.
+Axis: B pairs. Source: AgenticRec (arXiv:2603.21613). The paper trains with the policy gradient of
+Eq. 4, which is `losses.grpo_loss` on rollouts of questions about pairs, with the reward
+`rewards.preference_reward`. The logistic form is that of its Proposition 2.
 """
 
 import chex
 import jax
 from jaxtyping import Array, Float
 
-from agenticrec_jax.losses.grpo import grpo_loss
 from agenticrec_jax.losses.reductions import Metrics, metric
-
-# Eq. 4 is GRPO over questions about pairs: only the reward differs (`rewards.preference_reward`).
-preference_policy_loss = grpo_loss
 
 
 def bidirectional_logistic_loss(
@@ -20,20 +17,26 @@ def bidirectional_logistic_loss(
     negative_scores: Float[Array, "B"],
     weights: Float[Array, "B"],
 ) -> tuple[Float[Array, ""], Metrics]:
-    """Returns ``sum_b w_b * 2 log(1 + exp(-(s+ - s-)))``.
+    """Returns ``sum_b w_b * 2 log(1 + exp(-(s+ - s-)))`` (AgenticRec, Proposition 2).
 
-    It is ``-log P(MORE picks c+) - log P(LESS picks c-)`` when both answers follow the logistic of
-    the difference of scores; it is convex in that difference and bounds the pairwise ranking error:
-    at least ``2 log 2 * 1[s+ < s-]`` (Proposition 2).
+    It is ``-log P(MORE picks c+) - log P(LESS picks c-)`` if the probability of either answer is
+    the logistic function of the difference of scores. It is convex in that difference and bounds
+    the pairwise ranking error: it is at least ``2 log 2 * 1[s+ < s-]``.
 
     Args:
-      positive_scores: s+ of the positive item of each pair.
-      negative_scores: s- of the hard negative.
+      positive_scores: s+, score of the positive item of each pair.
+      negative_scores: s-, score of the hard negative.
       weights: share of each pair in the batch.
 
     Returns:
       loss, and metrics over pairs of non-zero weight: ``preference_accuracy`` (s+ > s-) and
       ``preference_margin`` (s+ - s-).
+
+    Example, one pair with a margin of 1:
+      >>> import jax.numpy as jnp
+      >>> loss, _ = bidirectional_logistic_loss(jnp.array([1.5]), jnp.array([0.5]), jnp.ones(1))
+      >>> round(float(loss), 4)  # 2 log(1 + 1 / e)
+      0.6265
     """
     chex.assert_rank(positive_scores, 1)
     chex.assert_equal_shape([positive_scores, negative_scores, weights])

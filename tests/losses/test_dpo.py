@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from agenticrec_jax.losses.dpo import dpo_loss, sequence_logprobs, softmax_dpo_loss
+from agenticrec_jax.losses.dpo import sequence_logprobs, softmax_dpo_loss
 
 CHOSEN, REFERENCE_CHOSEN = jnp.array([-3.0, -2.0, -4.0]), jnp.array([-3.5, -1.5, -4.0])
 REJECTED = jnp.array([[-2.0, -6.0], [-1.0, -2.5], [-9.0, -9.0]])
@@ -15,8 +15,9 @@ VALID = jnp.array([[True, True], [True, False], [True, True]])
 
 
 def test_dpo_by_hand():
-    single = (CHOSEN, REJECTED[:, 0], REFERENCE_CHOSEN, REFERENCE_REJECTED[:, 0], WEIGHTS)
-    loss, metrics = dpo_loss(*single, beta=0.3)
+    loss, metrics = softmax_dpo_loss(
+        CHOSEN, REJECTED[:, :1], REFERENCE_CHOSEN, REFERENCE_REJECTED[:, :1], WEIGHTS, beta=0.3
+    )
     # l of the chosen: .5, -.5; of the rejected: -.8, 1
     expected = 0.5 * np.log(1 + np.exp(-0.3 * 1.3)) + 0.25 * np.log(1 + np.exp(0.3 * 1.5))
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
@@ -46,11 +47,11 @@ def test_a_question_without_rejected_answers_has_no_loss_and_no_gradient():
 
 def test_gradients_are_finite_differences():
     with jax.enable_x64(True):
-        *arrays, step = *(jnp.asarray(np.asarray(x, np.float64)) for x in ARRAYS), 1e-6
+        arrays = [jnp.asarray(np.asarray(x, np.float64)) for x in ARRAYS]
+        step = 1e-6
 
         def loss(both):
-            arguments = both[:, 0], both[:, 1:], *arrays[2:]
-            return softmax_dpo_loss(*arguments, VALID, beta=0.7)[0]
+            return softmax_dpo_loss(both[:, 0], both[:, 1:], *arrays[2:], VALID, beta=0.7)[0]
 
         both = jnp.concatenate([arrays[0][:, None], arrays[1]], axis=1)
         bumps = step * jnp.eye(both.size).reshape(-1, *both.shape)

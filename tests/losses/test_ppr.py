@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agenticrec_jax.losses.advantages import group_advantages
-from agenticrec_jax.losses.ppr import bidirectional_logistic_loss, preference_policy_loss
-from agenticrec_jax.rewards import preference_rewards
+from agenticrec_jax.losses.grpo import grpo_loss
+from agenticrec_jax.losses.ppr import bidirectional_logistic_loss
+from agenticrec_jax.rewards import preference_reward
 
 scores = st.floats(-15, 15, allow_subnormal=False)
 
@@ -55,12 +56,13 @@ def test_proposition_2_convex(difference, step):
 
 def test_policy_form_is_group_relative_on_right_and_wrong():
     """One answer right, one wrong, one invalid: rewards, and advantages, of 1, 0 and -1."""
-    rewards = preference_rewards(np.array([[True, False, True]]), np.array([[True, True, False]]))
-    advantages = group_advantages(rewards.total)
+    answers = [preference_reward(True, True), preference_reward(False, True)]
+    answers.append(preference_reward(True, valid=False))
+    advantages = group_advantages(np.array([[answer.total for answer in answers]]))
     logprobs = jnp.log(jnp.array([[[0.5], [0.3], [0.2]]]))
     weights = jnp.full((1, 3), 1 / 3)
     gradient = jax.grad(
-        lambda x: preference_policy_loss(
+        lambda x: grpo_loss(
             x, jnp.ones((1, 3, 1), bool), advantages, weights, logprobs, normalizer=1.0
         )[0]
     )(logprobs)
