@@ -1,7 +1,7 @@
-"""Small charts as inline SVG: they follow the page's colors and need nothing from outside.
+"""Small charts as inline SVG, which refer to no file.
 
-Colors are CSS classes (``s0`` to ``s7``, ``grid``, ``axis``), which the page defines for light and
-dark.
+Colors are CSS classes (``s0`` to ``s7``, ``grid``, ``axis``). The page defines them for light and
+dark mode.
 """
 
 import math
@@ -11,44 +11,50 @@ from markupsafe import Markup, escape
 
 Points = Sequence[tuple[float, float | None]]
 
-WIDTH, HEIGHT = 380, 224
-_LEFT, _TOP, _BOTTOM = 46, 12, 34
+WIDTH = 380
+HEIGHT = 224
+_LEFT = 46  # margins
 _RIGHT = 16
+_TOP = 12
+_BOTTOM = 34
 _LABEL_HEIGHT = 14
 COLORS = 8
 
 
 def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
-    """Round numbers, about ``wanted`` of them, whose first and last enclose ``low`` to ``high``."""
+    """Returns about ``wanted`` evenly spaced round numbers that enclose ``low`` to ``high``."""
     if high <= low:
         margin = abs(low) * 0.1 or 1.0
-        low, high = low - margin, high + margin
+        low = low - margin
+        high = high + margin
     rough = (high - low) / wanted
     unit = 10.0 ** math.floor(math.log10(rough))
     step = next(unit * m for m in (1, 2, 2.5, 5, 10) if unit * m >= rough * (1 - 1e-9))
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    first = math.floor(low / step + 1e-9)
+    last = math.ceil(high / step - 1e-9)
     return [round(i * step, 12) for i in range(first, last + 1)]
 
 
 def line_chart(
     series: Mapping[str, Points], *, title: str, x_label: str = "step", zero: bool = False
 ) -> Markup:
-    """One line per series over common axes; gaps where a value is None or not finite.
+    """Draws one line per series over common axes; points that are None or not finite are left out.
 
     Args:
-      series: name to its (x, y) points in the order of x. Several are named at their line's end.
-      title: what a screen reader says of the figure.
+      series: (x, y) points in the order of x, by name. Several are named at their line's end.
+      title: text of the figure for a screen reader.
+      x_label: text below the x axis.
       zero: whether the y axis must reach 0.
     """
     clean = {name: _finite(points) for name, points in series.items()}
-    points = [point for part in clean.values() for point in part]
+    points = [point for line in clean.values() for point in line]
     if not points:
         return Markup('<p class="none">no values</p>')
     ys = [y for _, y in points] + ([0.0] if zero else [])
     frame = _Frame.around([x for x, _ in points], ys, names=clean if len(clean) > 1 else {})
     body = frame.axes(x_label)
-    for index, (name, part) in enumerate(clean.items()):
-        body += _line(frame, part, name, f"s{index % COLORS}")
+    for index, (name, line) in enumerate(clean.items()):
+        body += _line(frame, line, name, f"s{index % COLORS}")
     body += _end_labels(frame, clean) if len(clean) > 1 else Markup()
     return Markup(
         '<svg class="chart" viewBox="0 0 {} {}" role="img"><title>{}</title>{}</svg>'
@@ -58,8 +64,9 @@ def line_chart(
 def interval_bar(
     value: float | None, interval: Sequence[float] | None, low: float, high: float, mark: float
 ) -> Markup:
-    """A dot with its interval on a scale from ``low`` to ``high``, and a tick at ``mark``."""
-    width, middle = 180, 9
+    """Draws a dot with its interval on a scale from ``low`` to ``high``, and a tick at ``mark``."""
+    width = 180
+    middle = 9
     if value is None:
         return Markup()
 
@@ -78,10 +85,12 @@ def interval_bar(
 
 
 class _Frame:
-    """Where values lie on the drawing, and the axes around them."""
+    """Maps values to positions on the drawing, and draws the axes."""
 
     def __init__(self, xs: tuple[float, float], y_ticks: list[float], right: float):
-        self.xs, self.y_ticks, self.right = xs, y_ticks, right
+        self.xs = xs
+        self.y_ticks = y_ticks
+        self.right = right
 
     @classmethod
     def around(cls, xs: Sequence[float], ys: Sequence[float], names: Mapping) -> "_Frame":
@@ -95,7 +104,8 @@ class _Frame:
         return round(_LEFT + share * (self.right - _LEFT), 1)
 
     def y(self, value: float) -> float:
-        low, high = self.y_ticks[0], self.y_ticks[-1]
+        low = self.y_ticks[0]
+        high = self.y_ticks[-1]
         return round(HEIGHT - _BOTTOM - (value - low) / (high - low) * self.height, 1)
 
     @property
@@ -138,24 +148,27 @@ def _line(frame: _Frame, points: Sequence[tuple[float, float]], name: str, color
 
 
 def _end_labels(frame: _Frame, series: Mapping[str, Sequence[tuple[float, float]]]) -> Markup:
-    """Names beside the ends of the lines, moved apart where they would overlap."""
+    """Draws names beside the ends of the lines, moved apart where they would overlap."""
     ends = [
-        (frame.y(part[-1][1]), index, name)
-        for index, (name, part) in enumerate(series.items())
-        if part
+        (frame.y(line[-1][1]), index, name)
+        for index, (name, line) in enumerate(series.items())
+        if line
     ]
-    places = _spread([y for y, _, _ in sorted(ends)], _TOP, HEIGHT - _BOTTOM)
+    ys = _spread([y for y, _, _ in sorted(ends)], _TOP, HEIGHT - _BOTTOM)
     svg = Markup()
-    for place, (_, index, name) in zip(places, sorted(ends), strict=True):
-        svg += _text(frame.right + 8, place + 4, name, "start", f"t{index % COLORS}")
+    for y, (_, index, name) in zip(ys, sorted(ends), strict=True):
+        svg += _text(frame.right + 8, y + 4, name, "start", f"t{index % COLORS}")
     return svg
 
 
-def _spread(places: Sequence[float], low: float, high: float) -> list[float]:
-    """Ascending places at least a label's height apart, kept above ``high`` where they fit."""
+def _spread(ys: Sequence[float], low: float, high: float) -> list[float]:
+    """Moves ascending positions a label's height apart, up to ``high`` where they fit.
+
+    With labels 14 high, [10, 12, 60] from 0 to 60 becomes [10, 24, 60].
+    """
     spread: list[float] = []
-    for place in places:
-        spread.append(max(place, spread[-1] + _LABEL_HEIGHT if spread else low))
+    for y in ys:
+        spread.append(max(y, spread[-1] + _LABEL_HEIGHT if spread else low))
     limit = high
     for i in range(len(spread) - 1, -1, -1):
         spread[i] = min(spread[i], limit)

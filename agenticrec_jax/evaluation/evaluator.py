@@ -1,4 +1,4 @@
-"""Judging a policy on frozen candidate lists, and whether it follows what it reads."""
+"""Evaluation of a policy on frozen candidate lists, and of its accuracy in copying observations."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -27,12 +27,22 @@ def evaluate(
     seed: int = 0,
     filters: Filters = NO_FILTERS,
 ) -> list[Trajectory]:
-    """One trajectory for each example, greedy unless ``temperature`` says otherwise.
+    """Runs the policy once on each example.
 
-    ``filters`` say which ids can be drawn.
+    An illegal call gives the policy an error observation, after which it continues. A trajectory
+    with an invalid answer stays in the list, with rank None.
 
-    An illegal call gives the policy an error observation to go on from; an invalid answer stays in
-    the list, with rank None.
+    Args:
+      agent: prompts, tools and their data.
+      engine: samples the rollouts.
+      params: parameters of the policy.
+      examples: candidate lists with their targets.
+      temperature: of sampling; 0 is greedy.
+      seed: seed of sampling.
+      filters: top-k, top-p and min-p of sampling.
+
+    Returns:
+      One trajectory for each example, in their order.
     """
     agent = dataclasses.replace(agent, stop_on_illegal=False)
     tasks = [Task(example) for example in examples]
@@ -52,7 +62,7 @@ def evaluate(
 def summary_row(
     name: str, trajectories: Sequence[Trajectory], examples: Sequence[RankingExample]
 ) -> dict:
-    """A row of the results table; see ``evaluation.metrics.summarize``."""
+    """Returns a row of the results table; see `metrics.ranking.summarize`."""
     row = summarize(
         ranks=np.array([t.rank or 0 for t in trajectories]),
         invalid=np.array([not t.valid for t in trajectories]),
@@ -64,7 +74,13 @@ def summary_row(
 
 @dataclasses.dataclass(frozen=True)
 class CopyReport:
-    """How well final answers follow the orders shown: share of equal places, share invalid."""
+    """Agreement of answers with the lists that the observations imply.
+
+    Attributes:
+      followed: share of ranks with the expected candidate.
+      invalid: share of answers that are no valid list.
+      n: number of examples.
+    """
 
     followed: float
     invalid: float
@@ -78,37 +94,50 @@ def copy_accuracy(
     examples: Sequence[RankingExample],
     plans: Sequence[scripted.Plan],
 ) -> CopyReport:
-    """Plays each plan up to its decision and lets the policy write the answer, greedily.
+    """Compares the policy's answers after scripted trajectories with the answers of the scripts.
 
-    Plan i is played on example i modulo the number of plans. The answer is compared place by place
-    with the list that the decision asks for.
+    A plan's calls, observations and thoughts up to its answer are given to the policy, which writes
+    the answer greedily. The answer is compared with the plan's list rank by rank.
+
+    Args:
+      agent: prompts, tools and their data.
+      engine: samples the answers.
+      params: parameters of the policy.
+      examples: candidate lists.
+      plans: example i takes plan i modulo their number.
     """
-    prompts, expected = [], []
+    requests = []
+    expected = []
     for i, example in enumerate(examples):
         ids, numbers = _up_to_answer(agent, example, plans[i % len(plans)])
-        prompts.append(Request(tuple(ids), 1, (example.example_id,)))
+        requests.append(Request(tuple(ids), 1, (example.example_id,)))
         expected.append(numbers)
-    rows = engine.generate(params, prompts, _no_calls, temperature=0.0, seed=0)
-    equal, invalid = [], 0
-    for (row,), numbers in zip(rows, expected, strict=True):
+    groups = engine.generate(params, requests, _no_calls, temperature=0.0, seed=0)
+    equal = []
+    invalid = 0
+    for (rollout,), numbers in zip(groups, expected, strict=True):
+        text = agent.prompts.tokenizer.decode(rollout.ids)
         try:
-            given = protocol.parse_ranking(agent.prompts.tokenizer.decode(row.ids), len(numbers))
+            answer = protocol.parse_ranking(text, len(numbers))
         except protocol.ProtocolError:
             invalid += 1
-            given = ()
-        equal += [place < len(given) and given[place] == n for place, n in enumerate(numbers)]
+            answer = ()
+        equal += [i < len(answer) and answer[i] == number for i, number in enumerate(numbers)]
     return CopyReport(float(np.mean(equal)), invalid / len(examples), len(examples))
 
 
-def _up_to_answer(agent: Agent, example: RankingExample, plan: scripted.Plan):
+def _up_to_answer(
+    agent: Agent, example: RankingExample, plan: scripted.Plan
+) -> tuple[list[int], Sequence[int]]:
+    """Returns the ids of a scripted trajectory before its answer, and the answer's numbers."""
     agent.artifacts.check(example)
     tools = agent.toolbox.schemas() if plan.tools else ()
     prompt = agent.prompts.build(example.history, example.candidates, tools, RANK)
-    shown = scripted.demonstrate(plan, AsOfView(agent.log, example), agent.toolbox)
-    *before, (_, last) = shown.turns
+    demonstration = scripted.demonstrate(plan, AsOfView(agent.log, example), agent.toolbox)
+    *before, (_, last) = demonstration.turns
     decision = last[: last.index(protocol.ANSWER_OPEN)]
     ids, _ = agent.prompts.turns([*before, (SAMPLED, decision)])
-    return [*prompt, *ids], shown.ranking
+    return [*prompt, *ids], demonstration.ranking
 
 
 def _no_calls(request: int, member: int, ids: Sequence[int]) -> Reply:

@@ -1,8 +1,8 @@
-"""The results of a run on a terminal and as one page that opens without a network.
+"""Results of a run: a table on the terminal, and an HTML page that opens without a network.
 
-The page shows the table with its intervals, the curves of training and whole trajectories to read.
-All text that comes from data or from the policy is escaped; what is structure in a trajectory is
-decided by the origin of its segments, so nothing inside an observation can look like a turn.
+The page has the table with its intervals, the training curves and whole trajectories. Text of data
+or of the policy is escaped. The origin of a trajectory's segments decides its structure, so nothing
+inside an observation can look like a turn.
 """
 
 import json
@@ -30,7 +30,7 @@ ROW_NOTES = {
     "popularity": "by number of training interactions",
     "brand_popularity": "items of a brand in the history first, then by popularity",
     "cooccurrence": "by training co-occurrence with the history, then by popularity",
-    "sasrec": "by the sequential recommender alone",
+    "sasrec": "the sequential recommender of the tools, without an agent",
     "scripted_agent": "the best fixed plan of tools, chosen on validation samples",
     "warm_start_no_tools": "the supervised policy without tools",
     "warm_start": "the supervised policy, before any reinforcement learning",
@@ -50,12 +50,12 @@ _ORDER = re.compile(r"(?<=[:\[])\s*(?:\d+,\s*)+\d*")
 
 
 def choose_trajectories(trajectories: Sequence[Mapping], seed: int, n: int) -> list[Mapping]:
-    """``n`` trajectories drawn by ``seed``, among them a miss and an invalid one if there are any.
+    """Draws ``n`` trajectories by ``seed``, with a miss and an invalid one if there are any.
 
-    The choice depends on what the trajectories are, not on their order in the file.
+    The choice depends on the trajectories' content, not on their order in the file.
 
     Raises:
-      ValueError: ``n`` is below 2, which leaves no room for both.
+      ValueError: ``n`` is below 2, too few for both.
     """
     if n < 2:
         raise ValueError(f"n: found {n}, expected at least 2 to show a miss and an invalid one")
@@ -69,31 +69,31 @@ def choose_trajectories(trajectories: Sequence[Mapping], seed: int, n: int) -> l
 
 
 def outcome(trajectory: Mapping) -> str:
-    """``invalid``, ``miss`` (a valid list without the target) or ``hit``."""
+    """Returns ``invalid``, ``miss`` (a valid list without the target) or ``hit``."""
     if not trajectory["valid"]:
         return "invalid"
     return "miss" if trajectory["rank"] is None else "hit"
 
 
 def print_table(results: Mapping, console: Console | None = None) -> None:
-    """Prints the rows with their intervals, and the protocol they were measured under.
+    """Prints the methods with their intervals, below the protocol of the measurement.
 
-    A narrow terminal gets fewer metrics; what is no terminal (a file, a pipe) gets all of them.
+    A narrow terminal gets fewer metrics. A file or a pipe always gets all of them.
     """
     console = console or rich.get_console()
     if console.width < TABLE_WIDTH and not console.is_terminal:
         console = Console(file=console.file, width=TABLE_WIDTH)
-    shown = METRICS if console.width >= TABLE_WIDTH else FEWER_METRICS
+    metrics = METRICS if console.width >= TABLE_WIDTH else FEWER_METRICS
     table = Table(title=_protocol_line(results["protocol"]), title_justify="left")
-    table.add_column("row", no_wrap=True)
-    for name in shown:
+    table.add_column("method", no_wrap=True)
+    for name in metrics:
         table.add_column(LABELS.get(name, name), justify="right", no_wrap=True)
     table.add_column("ndcg@10 95%", justify="right", no_wrap=True)
     table.add_column("n", justify="right", no_wrap=True)
     for row in results["rows"]:
-        cells = [format_value(row.get(name)) for name in shown]
+        values = (format_value(row.get(name)) for name in metrics)
         interval = format_interval(row.get("ndcg@10_interval"))
-        table.add_row(row["name"], *cells, interval, str(row.get("n", "")))
+        table.add_row(row["name"], *values, interval, str(row.get("n", "")))
     console.print(table)
 
 
@@ -104,18 +104,19 @@ def write_report(
     trajectories: Sequence[Mapping],
     *,
     seed: int = 0,
-    shown: int = 8,
+    num_trajectories: int = 8,
 ) -> None:
-    """Writes the page, whole or not at all.
+    """Writes the page, complete or not at all.
 
     Args:
-      path: of the HTML file.
-      results: the contents of ``results.json``: rows, protocol, phases, comparisons, gate, config.
-      curves: the lines of ``metrics.jsonl``, each with ``stage``, ``step`` and its values.
-      trajectories: the lines of ``trajectories.jsonl``.
-      seed, shown: which and how many trajectories the page shows, see ``choose_trajectories``.
+      path: path of the HTML file.
+      results: content of ``results.json``: rows, protocol, phases, comparisons, gate, config.
+      curves: lines of ``metrics.jsonl``, each with ``stage``, ``step`` and its values.
+      trajectories: lines of ``trajectories.jsonl``.
+      seed: seed of the choice of trajectories; see `choose_trajectories`.
+      num_trajectories: number of trajectories on the page.
     """
-    chosen = choose_trajectories(trajectories, seed, shown)
+    chosen = choose_trajectories(trajectories, seed, num_trajectories)
     page = _template().render(
         protocol=results.get("protocol", {}),
         rows=_rows(results["rows"]),
@@ -138,12 +139,12 @@ def write_report(
 
 
 def format_value(value: float | int | None) -> str:
-    """Three decimals; a dash where there is no value."""
+    """Returns a value with three decimals, or a dash for None."""
     return "–" if value is None else f"{value:.3f}"
 
 
 def format_interval(interval: Sequence[float] | None, sign: str = "") -> str:
-    """``.412 to .438`` as ``0.412–0.438``; with ``sign="+"`` both ends carry their sign."""
+    """Returns an interval as ``0.412–0.438``, or with ``sign="+"`` as ``-0.008 to +0.019``."""
     if interval is None:
         return "–"
     separator = " to " if sign else "–"
@@ -172,10 +173,11 @@ def _protocol_line(protocol: Mapping) -> str:
 
 
 def _rows(rows: Sequence[Mapping]) -> list[dict]:
-    """The rows with a note and a bar for NDCG@10 on a scale that all rows share."""
+    """Returns the rows with a note and a bar for NDCG@10 on a scale that all rows share."""
     values = [row["ndcg@10"] for row in rows if row.get("ndcg@10") is not None]
-    ends = [end for row in rows for end in row.get("ndcg@10_interval") or ()]
-    low, high = min(values + ends, default=0.0), max(values + ends, default=1.0)
+    limits = [limit for row in rows for limit in row.get("ndcg@10_interval") or ()]
+    low = min(values + limits, default=0.0)
+    high = max(values + limits, default=1.0)
     mark = next((row["ndcg@10"] for row in rows if row["name"] == "chance"), low)
     empty = dict.fromkeys((*METRICS, "n", "ndcg@10_interval"))
     return [
@@ -192,7 +194,7 @@ def _rows(rows: Sequence[Mapping]) -> list[dict]:
 
 
 def _best(rows: Sequence[Mapping]) -> dict[str, float]:
-    """The highest value of each quality metric, where rows have one."""
+    """Returns the highest value of each ranking metric, None where no row has one."""
     best = {}
     for name in METRICS[:5]:
         values = [row[name] for row in rows if row.get(name) is not None]
@@ -201,7 +203,7 @@ def _best(rows: Sequence[Mapping]) -> dict[str, float]:
 
 
 def _stages(curves: Sequence[Mapping]) -> list[dict]:
-    """The figures of each stage, in the order in which the stages ran."""
+    """Returns the figures of each stage, in the order in which the stages ran."""
     by_stage: dict[str, list[Mapping]] = {}
     for line in curves:
         by_stage.setdefault(line["stage"], []).append(line)
@@ -216,10 +218,11 @@ def _stage(name: str, lines: Sequence[Mapping]) -> dict:
     if tools:
         title = "Calls of each tool per trajectory"
         figures.append((title, _figure(lines, tools, title, absent=0.0)))
-    shown = {"stage", "step", *FIRST_CURVES, *tools}
-    more = [(key, _figure(lines, {key: key}, key)) for key in keys if key not in shown]
-    if not figures:
-        figures, more = more[:3], more[3:]
+    drawn = {"stage", "step", *FIRST_CURVES, *tools}
+    more = [(key, _figure(lines, {key: key}, key)) for key in keys if key not in drawn]
+    if not figures:  # a stage without rewards or calls, such as supervised training
+        figures = more[:3]
+        more = more[3:]
     return {"name": name, "steps": len(lines), "figures": figures, "more": more}
 
 
@@ -251,12 +254,15 @@ def _card(trajectory: Mapping) -> dict:
 
 
 def turns_of(trajectory: Mapping) -> list[dict]:
-    """What happened in order: parts with a ``kind`` and their ``text``, calls with their outcome.
+    """Splits a trajectory into turns, in order.
 
-    Kinds: ``think``, ``tool_call``, ``answer``, ``text`` (whatever the policy wrote outside of
-    these) and ``observation``. Only sampled segments are read for structure. Call i belongs to
-    sampled segment i, whether it parsed or not; its ``shown`` text is the call, or None if the
-    policy's text says it better.
+    Only sampled segments are parsed. Call i belongs to sampled segment i, whether it was parsed or
+    not.
+
+    Returns:
+      Turns with the keys ``kind``, ``text`` and ``call``. A kind is ``think``, ``tool_call``,
+      ``answer``, ``text`` (text of the policy outside of these) or ``observation``. ``call`` is
+      None, or the call's record with its text under ``shown``, which is None for a malformed call.
     """
     calls = iter(trajectory["calls"])
     turns = []
@@ -266,39 +272,46 @@ def turns_of(trajectory: Mapping) -> list[dict]:
             text = framed[2] if framed else segment["text"]
             turns.append({"kind": "observation", "text": text, "call": None})
             continue
-        parts = _sampled_parts(_ENDED.sub("", segment["text"]))
+        sampled = _sampled_turns(_ENDED.sub("", segment["text"]))
         call = next(calls, None)
-        if call is not None and parts:
-            named = [part for part in parts if part["kind"] == "tool_call"]
-            (named or parts)[-1]["call"] = dict(call) | {"shown": _shown_call(call)}
-        turns += parts
+        if call is not None and sampled:
+            tool_calls = [turn for turn in sampled if turn["kind"] == "tool_call"]
+            (tool_calls or sampled)[-1]["call"] = dict(call) | {"shown": _call_text(call)}
+        turns += sampled
     return turns
 
 
-def _shown_call(call: Mapping) -> str | None:
+def _call_text(call: Mapping) -> str | None:
     if not call["name"].isidentifier():
         return None
     arguments = (f"{k}={json.dumps(v, ensure_ascii=False)}" for k, v in call["arguments"].items())
     return f"{call['name']}({', '.join(arguments)})"
 
 
-def _sampled_parts(text: str) -> list[dict]:
-    parts, end = [], 0
+def _sampled_turns(text: str) -> list[dict]:
+    turns = []
+    end = 0
     for match in _TAGGED.finditer(text):
-        parts.append({"kind": "text", "text": text[end : match.start()], "call": None})
-        parts.append({"kind": match[1], "text": match[2], "call": None})
+        turns.append({"kind": "text", "text": text[end : match.start()], "call": None})
+        turns.append({"kind": match[1], "text": match[2], "call": None})
         end = match.end()
-    parts.append({"kind": "text", "text": text[end:], "call": None})
-    return [part for part in parts if part["text"].strip()]
+    turns.append({"kind": "text", "text": text[end:], "call": None})
+    return [turn for turn in turns if turn["text"].strip()]
 
 
 def mark_order(text: str, target: int) -> Markup:
-    """Escapes ``text`` and marks the number of the target wherever an order of numbers names it."""
-    parts, end = Markup(), 0
+    """Escapes ``text`` and marks the target's number in each order of candidate numbers.
+
+    Example:
+      >>> str(mark_order("rating 7; similarity: 4,7,9", target=7))
+      'rating 7; similarity: 4,<b class="target">7</b>,9'
+    """
+    marked = Markup()
+    end = 0
     for match in _ORDER.finditer(text):
-        parts += escape(text[end : match.start()])
+        marked += escape(text[end : match.start()])
         for piece in re.split(r"(\d+)", match[0]):
             mark = Markup('<b class="target">{}</b>') if piece == str(target) else Markup("{}")
-            parts += mark.format(piece)
+            marked += mark.format(piece)
         end = match.end()
-    return parts + escape(text[end:])
+    return marked + escape(text[end:])

@@ -1,1 +1,1 @@
-"""Pure ranking metrics and significance tests."""
+"""Ranking metrics and their confidence intervals: functions of arrays, on the host."""

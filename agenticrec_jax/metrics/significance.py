@@ -1,7 +1,10 @@
-"""How sure a mean or a difference is: bootstrap over users, whose examples belong together.
+"""Confidence intervals of means and of paired differences, by a bootstrap over users.
 
-A user's examples are not independent, so users are drawn with replacement and bring all their
-examples along (cluster bootstrap; Davison and Hinkley, 1997, chapter 3.8), with percentile limits.
+A user's examples are not independent. Users are therefore drawn with replacement, each with all
+their examples (cluster bootstrap; Davison and Hinkley, "Bootstrap Methods and their Application",
+1997, section 3.8), and the interval has percentile limits.
+
+Axes: ``examples``, ``resamples``.
 """
 
 from collections.abc import Sequence
@@ -10,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-_CHUNK_CELLS = 4_000_000
+_CHUNK_CELLS = 4_000_000  # cells of the matrix of drawn counts that is in memory at once
 
 
 class Difference(NamedTuple):
@@ -24,16 +27,24 @@ class Difference(NamedTuple):
 def bootstrap_means(
     values: Sequence[float], users: Sequence, *, seed: int, resamples: int = 2000
 ) -> Float[np.ndarray, "resamples"]:
-    """The mean over examples in each resample of the users.
+    """Returns the mean over examples in each resample of the users.
 
     Args:
-      values: [n] one number per example.
-      users: [n] whose example it is.
-      seed: of the resampling; the same seed draws the same users.
-      resamples: how many.
+      values: [examples] one number per example.
+      users: [examples] user of each example.
+      seed: seed of the resampling; equal seeds draw equal users.
+      resamples: number of resamples.
 
     Raises:
-      ValueError: if there are no values, or lengths differ.
+      ValueError: there are no values, or the lengths differ.
+
+    Example:
+      Of two users, one with the values 1 and 3 and one with 8, a resample draws the first twice
+      (mean 2), each once (mean 4) or the second twice (mean 8).
+
+      >>> means = bootstrap_means([1, 3, 8], ["a", "a", "b"], seed=0, resamples=100)
+      >>> sorted(set(means.tolist()))
+      [2.0, 4.0, 8.0]
     """
     values = np.asarray(values, np.float64)
     if not len(values) or len(values) != len(users):
@@ -47,6 +58,7 @@ def bootstrap_means(
     chunk = max(1, _CHUNK_CELLS // size)
     for start in range(0, resamples, chunk):
         rows = min(chunk, resamples - start)
+        # The number of times that each user is drawn says as much as the drawn users.
         drawn = rng.multinomial(size, np.full(size, 1 / size), size=rows)
         means.append((drawn @ sums) / (drawn @ counts))
     return np.concatenate(means)
@@ -60,7 +72,22 @@ def bootstrap_interval(
     resamples: int = 2000,
     level: float = 0.95,
 ) -> tuple[float, float]:
-    """Percentile interval (low, high) of the mean over examples; see ``bootstrap_means``."""
+    """Returns the percentile interval (low, high) of the mean over examples.
+
+    Args:
+      values: [examples] one number per example.
+      users: [examples] user of each example.
+      seed: seed of the resampling.
+      resamples: number of resamples.
+      level: share of the resamples' means inside the interval.
+
+    Raises:
+      ValueError: there are no values, or the lengths differ.
+
+    Example:
+      >>> bootstrap_interval([1, 3, 8], ["a", "a", "b"])
+      (2.0, 8.0)
+    """
     means = bootstrap_means(values, users, seed=seed, resamples=resamples)
     tail = (1 - level) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
@@ -76,17 +103,27 @@ def paired_difference(
     resamples: int = 2000,
     level: float = 0.95,
 ) -> Difference:
-    """Mean of ``a - b`` over the same examples, with its interval over users.
+    """Returns the mean of ``a - b`` over the same examples, with its interval over users.
+
+    The methods differ significantly at ``level`` if the interval does not contain 0.
 
     Args:
-      a, b: [n] per-example values (an NDCG, say) of two methods on the same examples.
-      users: [n] whose example it is.
-      seed, resamples, level: of the bootstrap.
+      a: [examples] values of one method, such as `ranking.ndcg_values`.
+      b: [examples] values of another method on the same examples.
+      users: [examples] user of each example.
+      seed: seed of the resampling.
+      resamples: number of resamples.
+      level: share of the resamples' differences inside the interval.
 
     Raises:
-      ValueError: if the lengths differ.
+      ValueError: there are no values, or the lengths differ.
+
+    Example:
+      >>> paired_difference([1.0, 0.5, 0.5], [0.5, 0.0, 0.0], users=[0, 1, 2])
+      Difference(mean=0.5, low=0.5, high=0.5)
     """
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    a = np.asarray(a, np.float64)
+    b = np.asarray(b, np.float64)
     if a.shape != b.shape:
         raise ValueError(f"paired values: found shapes {a.shape} and {b.shape}, expected equal")
     low, high = bootstrap_interval(a - b, users, seed=seed, resamples=resamples, level=level)

@@ -1,4 +1,4 @@
-"""Charts: where points lie, what is left out, and ticks that enclose the data."""
+"""Charts: positions of points, missing values, and ticks that enclose the data."""
 
 import math
 import re
@@ -39,7 +39,7 @@ def test_points_lie_in_proportion_and_higher_values_higher():
     assert math.isclose(y0 - y1, y1 - y2, abs_tol=0.11) and y0 > y2
 
 
-def test_values_that_are_missing_leave_a_gap_not_a_zero():
+def test_missing_values_are_left_out_and_not_drawn_as_zero():
     lines = points_of(
         charts.line_chart({"a": [(1, 2.0), (2, None), (3, math.nan), (4, 3.0)]}, title="t")
     )
@@ -55,10 +55,10 @@ def test_a_single_point_is_drawn():
 def test_names_of_lines_that_end_together_do_not_overlap():
     names = [f"tool_{i}" for i in range(7)]
     svg = charts.line_chart({name: [(1, 0.0), (2, 0.5)] for name in names}, title="t")
-    places = sorted(float(y) for y in re.findall(r'<text class="t\d" x="[\d.]+" y="([\d.]+)"', svg))
-    assert len(places) == 7
-    assert min(b - a for a, b in zip(places, places[1:], strict=False)) >= 13.9
-    assert places[-1] <= charts.HEIGHT
+    ys = sorted(float(y) for y in re.findall(r'<text class="t\d" x="[\d.]+" y="([\d.]+)"', svg))
+    assert len(ys) == 7
+    assert min(b - a for a, b in zip(ys, ys[1:], strict=False)) >= 13.9
+    assert ys[-1] <= charts.HEIGHT
 
 
 def test_names_are_escaped():
@@ -66,7 +66,7 @@ def test_names_are_escaped():
     assert "<script>" not in svg and "&lt;script&gt;" in svg and "<b>" not in svg
 
 
-def test_an_interval_bar_puts_its_parts_on_one_scale():
+def test_the_dot_and_the_limits_of_an_interval_bar_share_a_scale():
     svg = charts.interval_bar(0.5, [0.4, 0.6], 0.2, 0.8, mark=0.2)
     dot = float(re.search(r'cx="([\d.]+)"', svg)[1])
     low, high = (float(re.search(rf'range" .*?{x}="([\d.]+)"', svg)[1]) for x in ("x1", "x2"))

@@ -13,10 +13,11 @@ from agenticrec_jax.types import SAMPLED
 
 
 class Writer:
-    """Stands in for the engine: answers each prompt with the text that it is given."""
+    """Replaces the engine: the completion of prompt i is answer i."""
 
     def __init__(self, tokenizer, answers):
-        self.tokenizer, self.answers = tokenizer, answers
+        self.tokenizer = tokenizer
+        self.answers = answers
 
     def generate(self, params, requests, respond, *, temperature, seed, filters=None, failed=None):
         return [[self._row(answer)] for answer in self.answers]
@@ -40,17 +41,17 @@ def test_invalid_answers_stay_in_the_row(agent):
     target = examples[0].target_number
     ten = [target, *(n for n in range(1, 21) if n != target)][:10]
     answers = [f"<answer>\\boxed{{[{','.join(map(str, ten))}]}}</answer>", "no", "<answer>"]
-    judged = evaluate(agent, Writer(agent.prompts.tokenizer, answers), None, examples)
-    row = summary_row("policy", judged, examples)
+    trajectories = evaluate(agent, Writer(agent.prompts.tokenizer, answers), None, examples)
+    row = summary_row("policy", trajectories, examples)
     assert row["n"] == 3 and row["hr@1"] == pytest.approx(1 / 3)
     assert row["invalid_rate"] == pytest.approx(2 / 3) and row["ndcg@10"] == pytest.approx(1 / 3)
 
 
-def test_copying_is_judged_place_by_place(agent):
+def test_copies_are_compared_rank_by_rank(agent):
     examples = tiny_world().examples[:4]
     plans = [scripted.Plan(("candidates_analyze",), ("popular",))]
-    shown = [scripted.orders_of(AsOfView(agent.log, e), agent.toolbox) for e in examples]
-    lists = [list(scripted.follow(orders, ("popular",), 20)) for orders in shown]
+    evidence = [scripted.orders_of(AsOfView(agent.log, e), agent.toolbox) for e in examples]
+    lists = [list(scripted.follow(orders, ("popular",), 20)) for orders in evidence]
     lists[1][0], lists[1][1] = lists[1][1], lists[1][0]
     lists[2] = lists[2][:9]
     lists[3] = list(dict.fromkeys([lists[3][1], lists[3][0], *lists[3]]))
@@ -60,9 +61,10 @@ def test_copying_is_judged_place_by_place(agent):
     assert report.followed == pytest.approx((10 + 8 + 0 + 8) / 40)
 
 
-def test_the_best_plan_is_found_and_a_linear_fit_finds_the_order_that_holds_the_answer():
+def test_the_best_plan_and_a_linear_fit_use_the_order_that_has_the_target():
     rng = np.random.default_rng(0)
-    evidence, examples = [], []
+    evidence = []
+    examples = []
     for example in tiny_world().examples * 20:
         others = [n for n in rng.permutation(20) + 1 if n != example.target_number]
         good = [*others[:1], example.target_number, *others[1:9]]
@@ -75,6 +77,6 @@ def test_the_best_plan_is_found_and_a_linear_fit_finds_the_order_that_holds_the_
     assert (ranks == 2).all()
     features = rows.evidence_features(evidence)
     weights = rows.fit_linear(features, np.array([e.target_number - 1 for e in examples]))
-    placed = np.argsort(-rows.linear_scores(features, weights), axis=1)[:, :2] + 1
-    found = [e.target_number in row for e, row in zip(examples, placed, strict=True)]
-    assert np.mean(found) > 0.95
+    first_two = np.argsort(-rows.linear_scores(features, weights), axis=1)[:, :2] + 1
+    hits = [e.target_number in row for e, row in zip(examples, first_two, strict=True)]
+    assert np.mean(hits) > 0.95

@@ -1,4 +1,4 @@
-"""The report page and the table, on made-up results that only these tests see."""
+"""The report page and the table, on invented results."""
 
 import html.parser
 import io
@@ -29,7 +29,7 @@ NOUNS = ("Binder", "Gel Pens", "Label Tape", "Toner Cartridge", "Desk Lamp", "In
 HOSTILE = "<script>alert('x')</script> & <b>Pens</b>"
 
 
-def made_row(name, value):
+def example_row(name, value):
     policy = name.startswith(("warm", "rta")) or name == "scripted_agent"
     return {
         "name": name,
@@ -45,9 +45,14 @@ def made_row(name, value):
     }
 
 
-def made_results():
+def comparison(a, b, difference, interval):
+    values = {"metric": "ndcg@10", "difference": difference, "interval": interval}
+    return {"a": a, "b": b} | values
+
+
+def example_results():
     return {
-        "rows": [made_row(name, value) for name, value in ROWS.items()],
+        "rows": [example_row(name, value) for name, value in ROWS.items()],
         "protocol": {
             "dataset": "office_sample",
             "split": "test",
@@ -60,34 +65,16 @@ def made_results():
             {"name": "rta", "wall_s": 262.4, "cpu_s": 498.1, "peak_mb": 2890.5},
         ],
         "comparisons": [
-            {
-                "a": "rta",
-                "b": "warm_start",
-                "metric": "ndcg@10",
-                "difference": 0.046,
-                "interval": [0.021, 0.07],
-            },
-            {
-                "a": "rta_ppr",
-                "b": "rta",
-                "metric": "ndcg@10",
-                "difference": 0.006,
-                "interval": [-0.008, 0.019],
-            },
-            {
-                "a": "rta_ppr",
-                "b": "scripted_agent",
-                "metric": "ndcg@10",
-                "difference": -0.02,
-                "interval": [-0.03, -0.01],
-            },
+            comparison("rta", "warm_start", 0.046, [0.021, 0.07]),
+            comparison("rta_ppr", "rta", 0.006, [-0.008, 0.019]),
+            comparison("rta_ppr", "scripted_agent", -0.02, [-0.03, -0.01]),
         ],
         "gate": {"copy_accuracy": 0.981, "passed": True},
         "config": {"rta": {"steps": 15, "learning_rate": 1e-4}, "note": HOSTILE},
     }
 
 
-def made_curves():
+def example_curves():
     rng = np.random.default_rng(0)
     lines = []
     for stage, steps in (("rta", 15), ("ppr", 8)):
@@ -95,34 +82,35 @@ def made_curves():
             line = {"stage": stage, "step": step, "reward": -0.2 + 0.3 * (1 - math.exp(-step / 6))}
             line["reward"] += 0.03 * rng.normal()
             line["tool_calls"] = 2.0 + 0.05 * step
-            for place, tool in enumerate(TOOLS):
-                if rng.random() > 0.1:  # a tool nobody called has no value in that step
-                    line[f"calls/{tool}"] = abs(0.2 + 0.2 * place + 0.05 * rng.normal())
+            for i, tool in enumerate(TOOLS):
+                if rng.random() > 0.1:  # a tool without calls has no value in that step
+                    line[f"calls/{tool}"] = abs(0.2 + 0.2 * i + 0.05 * rng.normal())
             lines.append(line | {"loss": float(rng.normal()), "entropy": 0.4 - 0.01 * step})
     lines[3]["loss"] = None
     return lines
 
 
-def made_title(rng):
-    maker, noun = rng.choice(["Avery", "Pilot", "Brother"]), rng.choice(NOUNS)
-    return f"{maker} {noun}, Pack of {rng.integers(2, 40)}"
+def example_title(rng):
+    brand = rng.choice(["Avery", "Pilot", "Brother"])
+    noun = rng.choice(NOUNS)
+    return f"{brand} {noun}, Pack of {rng.integers(2, 40)}"
 
 
-def made_trajectory(example_id, kind="hit", stage="rta_ppr"):
+def example_trajectory(example_id, kind="hit", stage="rta_ppr"):
     rng = np.random.default_rng(example_id)
-    order = (rng.permutation(20) + 1).tolist()
-    ranking = order[:10]
-    target = {"hit": ranking[2], "miss": order[15], "invalid": order[0]}[kind]
-    shown = "".join(f"{n}," for n in ranking)
+    numbers = (rng.permutation(20) + 1).tolist()
+    ranking = numbers[:10]
+    target = {"hit": ranking[2], "miss": numbers[15], "invalid": numbers[0]}[kind]
+    order = "".join(f"{n}," for n in ranking)
     similar = "I look at what resembles the last item."
     call = '<tool_call>{"name":"get_similar_items","arguments":{"item_name":"h3"}}</tool_call>'
-    answer = f"<think>The similarity order decides.</think><answer>\\boxed{{[{shown}]}}</answer>"
+    answer = f"<think>The similarity order decides.</think><answer>\\boxed{{[{order}]}}</answer>"
     segments = [
         {"origin": "sampled", "text": f"<think>{similar}</think>{call}"},
-        {"origin": "observation", "text": f"nearest: 3 ink cartridges; similarity:{shown}"},
+        {"origin": "observation", "text": f"nearest: 3 ink cartridges; similarity:{order}"},
     ]
     if kind == "invalid":
-        answer = f"<think>The similarity order decides.</think><answer>\\boxed{{[{shown[:9]}"
+        answer = f"<think>The similarity order decides.</think><answer>\\boxed{{[{order[:9]}"
     segments.append({"origin": "sampled", "text": answer})
     values = {"hit": (0.5, 0.0, 0.0), "miss": (-0.5, 0.0, 0.0), "invalid": (0.0, -1.0, 0.0)}[kind]
     return {
@@ -130,8 +118,8 @@ def made_trajectory(example_id, kind="hit", stage="rta_ppr"):
         "split": "test",
         "user": f"u{example_id % 50:05d}",
         "stage": stage,
-        "history": [made_title(rng) for _ in range(3)],
-        "candidates": [made_title(rng) for _ in range(20)],
+        "history": [example_title(rng) for _ in range(3)],
+        "candidates": [example_title(rng) for _ in range(20)],
         "target_number": target,
         "segments": segments,
         "calls": [
@@ -153,19 +141,21 @@ def made_trajectory(example_id, kind="hit", stage="rta_ppr"):
     }
 
 
-def made_trajectories(hits=40):
-    made = [made_trajectory(i) for i in range(hits)]
-    return made + [made_trajectory(100, "miss"), made_trajectory(101, "invalid")]
+def example_trajectories(hits=40):
+    trajectories = [example_trajectory(i) for i in range(hits)]
+    return trajectories + [example_trajectory(100, "miss"), example_trajectory(101, "invalid")]
 
 
 class Page(html.parser.HTMLParser):
-    """Tags and attributes of a page, and that every tag is closed."""
+    """Tags and attributes of a page; ``open`` has the tags that are not closed."""
 
     VOID = {"meta", "link", "img", "br", "hr", "input"}
 
     def __init__(self, text):
         super().__init__()
-        self.tags, self.attributes, self.open = [], [], []
+        self.tags = []
+        self.attributes = []
+        self.open = []
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
@@ -185,12 +175,12 @@ class Page(html.parser.HTMLParser):
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     path = tmp_path_factory.mktemp("report") / "report.html"
-    report.write_report(path, made_results(), made_curves(), made_trajectories(), seed=3)
+    report.write_report(path, example_results(), example_curves(), example_trajectories(), seed=3)
     assert [file.name for file in path.parent.iterdir()] == ["report.html"]
     return path.read_text(encoding="utf-8")
 
 
-def test_the_page_is_whole_and_needs_nothing_from_outside(page):
+def test_the_page_is_complete_and_loads_no_other_file(page):
     parsed = Page(page)
     assert parsed.open == []
     assert not {"script", "link", "img", "iframe", "object"} & set(parsed.tags)
@@ -209,11 +199,11 @@ def test_the_table_shows_each_row_with_its_interval(page):
     assert "9f2c6b0a41d7e835" in page and "0.981" in page
 
 
-def test_comparisons_are_read_by_their_interval(page):
+def test_the_interval_decides_the_conclusion_of_a_comparison(page):
     table = page[page.index("Paired differences") : page.index("<h2>Training")]
     assert re.findall(r'<td class="left">([^<]+)</td></tr>', table) == [
         "above",
-        "not told apart",
+        "no significant difference",
         "below",
     ]
 
@@ -242,34 +232,35 @@ def test_a_trajectory_reads_in_the_order_it_happened(page):
 def test_the_miss_and_the_invalid_one_are_labeled(page):
     miss = page[page.index('<article class="miss">') :].split("</article>")[0]
     assert "the target is not in the list" in miss and miss.count(">target</span>") == 1
-    assert "refused" in miss and "-0.500" in miss
+    assert 'class="failed"' in miss and "-0.500" in miss
     invalid = page[page.index('<article class="invalid">') :].split("</article>")[0]
     assert "invalid: malformed_answer" in invalid and "ended by token_budget" in invalid
 
 
-@pytest.mark.parametrize("place", ["title", "history", "thought", "observation", "argument", "row"])
-def test_text_from_data_stays_text(tmp_path, place):
-    results, bad = made_results(), made_trajectory(5)
-    if place == "title":
+@pytest.mark.parametrize("field", ["title", "history", "thought", "observation", "argument", "row"])
+def test_text_from_data_stays_text(tmp_path, field):
+    results = example_results()
+    bad = example_trajectory(5)
+    if field == "title":
         bad["candidates"][bad["target_number"] - 1] = HOSTILE
-    elif place == "history":
+    elif field == "history":
         bad["history"][0] = HOSTILE
-    elif place == "thought":
+    elif field == "thought":
         bad["segments"][0]["text"] = f"<think>{HOSTILE}</think>"
-    elif place == "observation":
+    elif field == "observation":
         bad["segments"][1]["text"] = HOSTILE
-    elif place == "argument":
+    elif field == "argument":
         bad["calls"][0]["arguments"] = {"item_name": HOSTILE}
     else:
         results["rows"][0]["name"] = HOSTILE
-    report.write_report(tmp_path / "page.html", results, made_curves(), [bad])
+    report.write_report(tmp_path / "page.html", results, example_curves(), [bad])
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "script" not in Page(text).tags
-    assert text.count("&lt;script&gt;alert(") >= 2  # the configuration and the planted place
+    assert text.count("&lt;script&gt;alert(") >= 2  # the configuration and the field
 
 
 def test_an_observation_cannot_look_like_a_turn():
-    trajectory = made_trajectory(1)
+    trajectory = example_trajectory(1)
     trajectory["segments"][1]["text"] = "</observation><answer>\\boxed{[1,2,]}</answer>"
     kinds = [turn["kind"] for turn in report.turns_of(trajectory)]
     assert kinds == ["think", "tool_call", "observation", "think", "answer"]
@@ -291,7 +282,7 @@ def test_an_observation_cannot_look_like_a_turn():
     ],
 )
 def test_the_frame_of_an_observation_and_the_end_of_a_turn_are_not_shown(before, after):
-    trajectory = made_trajectory(1)
+    trajectory = example_trajectory(1)
     said = "near h3; ‹/tool_response› similar:7,3,"
     trajectory["segments"][1]["text"] = f"{before}{said}{after}"
     trajectory["segments"][2]["text"] += "<|im_end|>"
@@ -304,7 +295,7 @@ def test_the_frame_of_an_observation_and_the_end_of_a_turn_are_not_shown(before,
 
 
 def test_an_unfinished_turn_and_stray_text_are_shown_too():
-    trajectory = made_trajectory(1) | {"calls": []}
+    trajectory = example_trajectory(1) | {"calls": []}
     trajectory["segments"] = [
         {"origin": "sampled", "text": "so <think>a</think> b <tool_call>{broken"}
     ]
@@ -319,7 +310,7 @@ def test_an_unfinished_turn_and_stray_text_are_shown_too():
 
 
 def test_calls_go_with_their_segments_when_one_did_not_parse():
-    trajectory = made_trajectory(1)
+    trajectory = example_trajectory(1)
     good = trajectory["calls"][0]
     broken = good | {"name": "<think>a</think>{", "arguments": {}, "ok": False}
     trajectory["calls"] = [broken, good]
@@ -340,8 +331,8 @@ def test_the_target_is_marked_in_orders_only():
     )
 
 
-def test_the_choice_is_fixed_by_the_seed_and_holds_a_miss_and_an_invalid_one():
-    known = made_trajectories()
+def test_the_choice_is_fixed_by_the_seed_and_includes_a_miss_and_an_invalid_one():
+    known = example_trajectories()
     first = report.choose_trajectories(known, seed=3, n=6)
     assert report.choose_trajectories(known[::-1], seed=3, n=6) == first
     assert report.choose_trajectories(known, seed=4, n=6) != first
@@ -351,39 +342,41 @@ def test_the_choice_is_fixed_by_the_seed_and_holds_a_miss_and_an_invalid_one():
     assert len(report.choose_trajectories(hits, seed=0, n=6)) == 6
     assert len(report.choose_trajectories(known[-3:], seed=0, n=6)) == 3
     assert report.choose_trajectories([], seed=0, n=6) == []
-    with pytest.raises(ValueError, match="at least 2"):
+    with pytest.raises(ValueError, match="found 1"):
         report.choose_trajectories(known, seed=0, n=1)
 
 
 def test_a_run_without_training_or_trajectories_still_has_a_page(tmp_path):
-    results = made_results()
+    results = example_results()
     results["rows"][0]["ndcg@10_interval"] = None
     bare = {"rows": results["rows"], "protocol": results["protocol"]}
     report.write_report(tmp_path / "page.html", bare, [], [])
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert "trained nothing" in text and "No trajectories" in text and Page(text).open == []
+    assert "no training stage" in text and "No trajectories" in text and Page(text).open == []
 
 
 def test_a_failing_page_leaves_the_old_one(tmp_path):
     path = tmp_path / "page.html"
     path.write_text("old")
-    broken = made_trajectory(1)
+    broken = example_trajectory(1)
     del broken["reward"]["format"]
     with pytest.raises(Exception, match="format"):
-        report.write_report(path, made_results(), made_curves(), [broken])
+        report.write_report(path, example_results(), example_curves(), [broken])
     assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
 
 
 def test_results_survive_their_json_file(tmp_path):
-    loaded = json.loads(json.dumps(made_results()))
-    report.write_report(tmp_path / "a.html", loaded, made_curves(), made_trajectories())
-    report.write_report(tmp_path / "b.html", made_results(), made_curves(), made_trajectories())
+    loaded = json.loads(json.dumps(example_results()))
+    report.write_report(tmp_path / "a.html", loaded, example_curves(), example_trajectories())
+    report.write_report(
+        tmp_path / "b.html", example_results(), example_curves(), example_trajectories()
+    )
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
 
 
 def test_the_table_on_a_terminal():
     console = Console(file=io.StringIO(), width=140)
-    report.print_table(made_results(), console)
+    report.print_table(example_results(), console)
     printed = console.file.getvalue()
     for name, value in ROWS.items():
         line = next(line for line in printed.splitlines() if f" {name} " in line)
@@ -394,7 +387,7 @@ def test_the_table_on_a_terminal():
 @pytest.mark.parametrize("terminal", [False, True])
 def test_a_narrow_table_keeps_its_numbers_whole(terminal):
     console = Console(file=io.StringIO(), width=80, force_terminal=terminal, color_system=None)
-    results = made_results()
+    results = example_results()
     results["rows"] = [dict(row, n=1806) for row in results["rows"]]
     report.print_table(results, console)
     printed = console.file.getvalue()

@@ -32,8 +32,7 @@ def test_hand_worked_table():
 
 
 def test_chance_is_exact():
-    found = expected_metrics(20)
-    rounded = {name: round(value, 4) for name, value in found.items()}
+    rounded = {name: round(value, 4) for name, value in expected_metrics(20).items()}
     assert rounded == {
         "hr@1": 0.05,
         "hr@5": 0.25,
@@ -47,7 +46,14 @@ def test_chance_is_exact():
     assert expected_metrics(3)["ndcg@5"] == pytest.approx(sum(values) / len(values))
 
 
-def test_ties_stand_before_the_target():
+def test_random_scores_are_at_chance():
+    scores = np.random.default_rng(1).random((4000, 20))
+    ranks = rank_of_target(scores, np.arange(4000) % 20)
+    # The standard error of the mean NDCG@10 over 4000 examples is about .0042.
+    assert abs(ndcg_at_k(ranks, 10) - expected_metrics(20)["ndcg@10"]) < 4 * 0.0042
+
+
+def test_ties_rank_before_the_target():
     scores = np.array([[3.0, 5.0, 3.0, 1.0]] * 4)
     assert rank_of_target(scores, np.arange(4)).tolist() == [3, 1, 3, 4]
     assert rank_of_target(np.zeros(20), 7) == 20
@@ -56,7 +62,7 @@ def test_ties_stand_before_the_target():
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=12), st.data())
-def test_rank_is_the_worst_place_any_sorting_gives(scores, data):
+def test_rank_is_the_worst_of_all_sortings(scores, data):
     target = data.draw(st.integers(0, len(scores) - 1))
     order = sorted(range(len(scores)), key=lambda i: (-scores[i], i == target))
     assert rank_of_target(np.array(scores), target) == order.index(target) + 1
@@ -91,9 +97,9 @@ def test_interval_is_over_users_not_examples():
 
 
 def test_bad_columns_are_refused():
-    with pytest.raises(ValueError, match="negative|found -1"):
+    with pytest.raises(ValueError, match="-1"):
         hr_at_k([1, -1], 1)
-    with pytest.raises(ValueError, match="invalid: found 1 values, expected 2"):
+    with pytest.raises(ValueError, match="invalid.* 1 .* 2"):
         summarize([1, 2], invalid=[True])
     with pytest.raises(ValueError, match="no examples"):
         summarize([])

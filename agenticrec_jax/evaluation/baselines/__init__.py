@@ -1,1 +1,1 @@
-"""Every row of the results table on the same candidate lists."""
+"""Baselines on the candidate lists of the policy. Axes: ``examples``, C candidates."""

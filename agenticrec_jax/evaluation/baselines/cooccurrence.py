@@ -1,4 +1,4 @@
-"""The row that counts pairs: items that one user took near each other."""
+"""Co-occurrence baseline: pairs of items in nearby events of one user."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ from agenticrec_jax.evaluation.baselines.popularity import candidate_codes, chec
 def pair_counts(
     log: InteractionLog, fit_range: FitRange, window: int = 10
 ) -> Counter[tuple[int, int]]:
-    """How often two different items lie within ``window`` events of one user, in both orders.
+    """Counts the pairs of different items within ``window`` events of one user, in both orders.
 
-    Only events before the range's end count.
+    Only events before the range's end are counted.
     """
     end = len(log.before(fit_range.end_time))
     pairs: Counter[tuple[int, int]] = Counter()
@@ -37,17 +37,19 @@ def cooccurrence_scores(
     examples: Sequence[RankingExample],
     *,
     window: int = 10,
-) -> Float[np.ndarray, "n C"]:
-    """Pair counts of each candidate with the history, summed; popularity breaks ties.
+) -> Float[np.ndarray, "examples C"]:
+    """Returns the summed pair counts of each candidate with the items of the history.
+
+    Popularity, scaled below 1, breaks ties.
 
     Raises:
-      InputError: if an example lies inside the fit range.
+      InputError: an example lies inside the fit range.
     """
     check_range(fit_range, examples, "co-occurrence")
     pairs = pair_counts(log, fit_range, window)
     counts = item_counts(log, fit_range)
     scores = counts[candidate_codes(examples)] / (counts.max() + 1)
     for row, example in enumerate(examples):
-        past = set(example.history)
-        scores[row] += [sum(pairs[c, item] for item in past) for c in example.candidates]
+        history = set(example.history)
+        scores[row] += [sum(pairs[c, item] for item in history) for c in example.candidates]
     return scores

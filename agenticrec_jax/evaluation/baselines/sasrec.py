@@ -1,4 +1,4 @@
-"""The row of the sequential recommender that the tools are built on, asked directly."""
+"""SASRec baseline: the sequential model of the tools, without an agent."""
 
 from collections.abc import Sequence
 
@@ -13,10 +13,10 @@ from agenticrec_jax.tools.artifacts import Artifacts
 
 
 def serving_model(artifacts: Artifacts, examples: Sequence[RankingExample]) -> Sasrec:
-    """The artifacts' SASRec, for examples that all lie after what it was fitted on.
+    """Returns the artifacts' SASRec for examples that lie after its fit range.
 
     Raises:
-      InputError: if an example lies inside the artifacts' fit range.
+      InputError: an example lies inside the artifacts' fit range.
     """
     first = min(examples, key=lambda example: example.time)
     return artifacts.seen_from(first).sasrec_index.model
@@ -24,11 +24,11 @@ def serving_model(artifacts: Artifacts, examples: Sequence[RankingExample]) -> S
 
 def sasrec_scores(
     artifacts: Artifacts, examples: Sequence[RankingExample]
-) -> Float[np.ndarray, "n C"]:
-    """SASRec's score of each candidate after the example's history.
+) -> Float[np.ndarray, "examples C"]:
+    """Returns SASRec's score of each candidate after the example's history.
 
     Raises:
-      InputError: if an example lies inside the artifacts' fit range.
+      InputError: an example lies inside the artifacts' fit range.
     """
     model = serving_model(artifacts, examples)
     histories = [example.history for example in examples]

@@ -1,4 +1,4 @@
-"""Rows that read the tools' observations and nothing else: fixed plans and a linear combination."""
+"""Baselines that read the tools' observations only: fixed plans and a linear combination."""
 
 from collections.abc import Sequence
 
@@ -24,7 +24,14 @@ def gather_evidence(
     artifacts: Artifacts,
     examples: Sequence[RankingExample],
 ) -> Evidence:
-    """Every order that the tools show for each example: one dict label -> numbers an example."""
+    """Returns every order of candidates in the tools' observations of each example.
+
+    Returns:
+      A dict for each example, from the label of an order to candidate numbers, best first.
+
+    Raises:
+      InputError: an example lies inside the artifacts' fit range.
+    """
     for example in examples:
         artifacts.check(example)
     views = [AsOfView(log, example) for example in examples]
@@ -34,8 +41,8 @@ def gather_evidence(
 
 def plan_ranks(
     plan: Plan, evidence: Evidence, examples: Sequence[RankingExample]
-) -> Int[np.ndarray, "n"]:
-    """Rank of the target in the list that ``plan`` gives, 0 for a miss."""
+) -> Int[np.ndarray, "examples"]:
+    """Returns the rank of the target in the list that ``plan`` gives, 0 for a miss."""
     ranks = np.zeros(len(examples), np.int32)
     for i, (orders, example) in enumerate(zip(evidence, examples, strict=True)):
         numbers = follow(orders, plan.priority, len(example.candidates))
@@ -47,24 +54,38 @@ def plan_ranks(
 def best_plan(
     plans: Sequence[Plan], evidence: Evidence, examples: Sequence[RankingExample]
 ) -> Plan:
-    """The plan with the highest mean NDCG@10 on ``examples`` (choose on valid, judge on test)."""
+    """Returns the plan with the highest mean NDCG@10 on ``examples``, those of valid."""
     return max(plans, key=lambda plan: ndcg_at_k(plan_ranks(plan, evidence, examples), 10))
 
 
-def evidence_features(evidence: Evidence, candidates: int = 20) -> Float[np.ndarray, "n C F"]:
-    """For each candidate and label: 1/log2(place+1) in the order (0 if absent), and presence."""
+def evidence_features(
+    evidence: Evidence, candidates: int = 20
+) -> Float[np.ndarray, "examples C F"]:
+    """Returns two features F of each candidate and label: the discount of its rank, and presence.
+
+    The discount is ``1 / log2(rank + 1)`` in the label's order, 0 for a candidate that is absent.
+    """
     features = np.zeros((len(evidence), candidates, 2 * len(LABELS)), np.float32)
     for i, orders in enumerate(evidence):
         for f, label in enumerate(LABELS):
-            for place, number in enumerate(orders.get(label, ()), 1):
-                features[i, number - 1, 2 * f : 2 * f + 2] = 1 / np.log2(place + 1), 1.0
+            for rank, number in enumerate(orders.get(label, ()), 1):
+                features[i, number - 1, 2 * f] = 1 / np.log2(rank + 1)
+                features[i, number - 1, 2 * f + 1] = 1.0
     return features
 
 
 def fit_linear(
-    features: Float[np.ndarray, "n C F"], targets: Int[np.ndarray, "n"], l2: float = 1e-3
+    features: Float[np.ndarray, "examples C F"],
+    targets: Int[np.ndarray, "examples"],
+    l2: float = 1e-3,
 ) -> Float[np.ndarray, "F"]:
-    """Weights of a softmax over candidates fitted to the targets (0-based), by L-BFGS."""
+    """Fits the weights of a softmax over candidates to the targets by L-BFGS.
+
+    Args:
+      features: features of the candidates.
+      targets: column of each target, from 0.
+      l2: factor of the squared weights in the loss.
+    """
 
     def loss(weights):
         scores = jnp.asarray(features) @ weights
@@ -88,7 +109,7 @@ def fit_linear(
 
 
 def linear_scores(
-    features: Float[np.ndarray, "n C F"], weights: Float[np.ndarray, "F"]
-) -> Float[np.ndarray, "n C"]:
-    """Scores of the fitted combination."""
+    features: Float[np.ndarray, "examples C F"], weights: Float[np.ndarray, "F"]
+) -> Float[np.ndarray, "examples C"]:
+    """Returns the scores of a fitted combination of features."""
     return features @ weights

@@ -50,5 +50,5 @@ def test_nothing_after_the_range_changes_a_score():
 
 
 def test_a_sample_inside_the_range_is_refused():
-    with pytest.raises(InputError, match="co-occurrence: found a sample at time 3"):
+    with pytest.raises(InputError, match="co-occurrence.* 3"):
         cooccurrence_scores(_log(ROWS), FIT, [_example((0,), (1, 2), time=3)])

@@ -26,5 +26,5 @@ def test_scores_are_the_models_own_and_a_fitted_sample_is_refused():
         state = user_states(model, [example.history])[0]
         table = np.asarray(model.item_embeddings)[list(example.candidates)]
         np.testing.assert_allclose(scores, table @ state, rtol=1e-4, atol=1e-5)
-    with pytest.raises(InputError, match="inside the range"):
+    with pytest.raises(InputError, match="artifacts"):
         sasrec_scores(artifacts, examples)
