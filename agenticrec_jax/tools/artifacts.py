@@ -1,7 +1,7 @@
-"""What tools know of everyone else: statistics and a SASRec index, fitted on a stored range.
+"""Fitted artifacts of the tools: statistics and a SASRec index of all users' events in a range.
 
-This is the only door by which other users' events reach a tool. What was fitted can be had from
-``Fitted.seen_from`` alone, which is told who asks and refuses a question inside the fit range.
+Other users' events reach a tool only through these artifacts. Fitted values are accessible only by
+``Fitted.as_of(query)``, which raises if the query's time is inside the fit range.
 """
 
 import json
@@ -34,35 +34,60 @@ NEAREST = 16  # items that the index keeps beside each item
 Value, Derived = TypeVar("Value"), TypeVar("Derived")
 
 
-class Asked(Protocol):
-    """Who asks: an example or a tool's view of one, with the unix seconds of the question."""
+class Query(Protocol):
+    """A query of fitted values: an example, or a tool's view of one.
+
+    Attributes:
+      time: when the query is made, in unix seconds.
+    """
 
     time: int
 
 
 class Fitted(Generic[Value]):
-    """Something fitted on a range of the log, which only a question after the range can see.
+    """A value fitted on a range of the log, readable only as of a time after the range.
 
-    There is no other way to it than this and what is ``derived``, which refuses alike: whoever
-    holds a ``Fitted`` cannot forget the check.
+    ``as_of`` is the only access to the value, and ``derive`` returns another ``Fitted``, so that no
+    user of a ``Fitted`` can forget the check.
+
+    Args:
+      value: the fitted value.
+      fit_range: the range of the log that it was fitted on.
+      name: names the value in errors.
+
+    Example, a value fitted on all events before time 100:
+      >>> from types import SimpleNamespace
+      >>> fitted = Fitted({"pen": 3}, FitRange(end_time=100, events=7), name="counts")
+      >>> fitted.as_of(SimpleNamespace(time=100))
+      {'pen': 3}
+      >>> try:
+      ...     fitted.as_of(SimpleNamespace(time=99))
+      ... except InputError:
+      ...     print("inside the fit range")
+      inside the fit range
     """
 
-    def __init__(self, value: Value, fit_range: FitRange, what: str):
+    def __init__(self, value: Value, fit_range: FitRange, name: str):
         self.fit_range = fit_range
-        self._value, self._what = value, what
+        self._value = value
+        self._name = name
 
-    def check(self, asked: Asked) -> None:
-        """Raises InputError if the question is inside the fit range."""
-        self.fit_range.check(asked.time, self._what)
+    def check(self, query: Query) -> None:
+        """Raises InputError if the query's time is inside the fit range."""
+        self.fit_range.check(query.time, self._name)
 
-    def seen_from(self, asked: Asked) -> Value:
-        """What was fitted; InputError if the question is inside the fit range."""
-        self.check(asked)
+    def as_of(self, query: Query) -> Value:
+        """Returns the fitted value.
+
+        Raises:
+          InputError: the query's time is inside the fit range.
+        """
+        self.check(query)
         return self._value
 
-    def derived(self, fit: Callable[[Value], Derived], what: str) -> "Fitted[Derived]":
-        """What ``fit`` makes of it, fitted on the same range."""
-        return Fitted(fit(self._value), self.fit_range, what)
+    def derive(self, fit: Callable[[Value], Derived], name: str) -> "Fitted[Derived]":
+        """Returns ``fit(value)``, which has the same fit range."""
+        return Fitted(fit(self._value), self.fit_range, name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,20 +192,21 @@ def nearest_items(
 
 
 @dataclass(frozen=True, eq=False)
-class Others:
-    """What is known of everyone: counts, and the index of users and items."""
+class CollaborativeData:
+    """Values fitted on all users' events: counts, and the index of users and items."""
 
     statistics: Statistics
     sasrec_index: SasrecIndex
 
 
-class Artifacts(Fitted[Others]):
+class Artifacts(Fitted[CollaborativeData]):
     """Statistics and SASRec index of one fit range."""
 
     FORMAT = 2  # of the files that ``save`` writes
 
     def __init__(self, statistics: Statistics, sasrec_index: SasrecIndex, fit_range: FitRange):
-        super().__init__(Others(statistics, sasrec_index), fit_range, "artifacts")
+        data = CollaborativeData(statistics, sasrec_index)
+        super().__init__(data, fit_range, name="artifacts")
 
     def save(self, directory: str | Path, log: InteractionLog) -> None:
         """Writes the model and the arrays; user and item ids are those of ``log``."""

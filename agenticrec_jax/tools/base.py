@@ -24,7 +24,7 @@ class AsOfView:
 
     The events are copied out of the log when the view is made; nothing at or after the cut, no
     other user's event and not the target can be reached from it. Others' behavior reaches tools
-    only through what was fitted before the question: ``Fitted.seen_from(view)``.
+    only through what was fitted before the question: ``Fitted.as_of(view)``.
 
     Attributes:
       example_id, position: what the question is called, and where the log is cut for it: nothing

@@ -35,7 +35,7 @@ class GetSimilarItems:
         self.artifacts, self.options = artifacts, options
 
     def __call__(self, view: AsOfView, item_name: str | int) -> str:
-        others = self.artifacts.seen_from(view)
+        others = self.artifacts.as_of(view)
         words = self.options.title_words
         found = resolve(view, item_name, words)
         if found.item is None:
@@ -77,7 +77,7 @@ class GetSimilarUsers:
         """Searches for the neighbors of many views at once and keeps them while the views live."""
         if views:
             earliest = min(views, key=lambda view: view.time)
-            index = self.artifacts.seen_from(earliest).sasrec_index
+            index = self.artifacts.as_of(earliest).sasrec_index
             histories, users = [view.history for view in views], [view.user for view in views]
             found = index.neighbors(histories, users, self.options.neighbors)
             self._found.update(zip(views, found, strict=True))
@@ -87,7 +87,7 @@ class GetSimilarUsers:
 
     def _told(self, view: AsOfView, count: int) -> str:
         """What the ``count`` nearest of the neighbors took."""
-        others = self.artifacts.seen_from(view)
+        others = self.artifacts.as_of(view)
         if view not in self._found:
             self.prepare([view])
         rows, cosines = (part[:count] for part in self._found[view])

@@ -27,7 +27,7 @@ class ItemInfoSearch:
         self.artifacts, self.options = artifacts, options
 
     def __call__(self, view: AsOfView, item_name: str | int) -> str:
-        statistics = self.artifacts.seen_from(view).statistics
+        statistics = self.artifacts.as_of(view).statistics
         words = self.options.title_words
         found = resolve(view, item_name, words)
         if found.item is None:
@@ -64,7 +64,7 @@ class CandidatesAnalyze:
             self.description = "Candidates by category, brand, price, brands bought, popularity."
 
     def __call__(self, view: AsOfView) -> str:
-        statistics = self.artifacts.seen_from(view).statistics
+        statistics = self.artifacts.as_of(view).statistics
         items, length = view.items, self.options.evidence_length
         popularity = statistics.popularity[list(view.candidates)]
         own = {items.brand[item] for item in view.history} - {None}

@@ -70,8 +70,8 @@ class KnowledgeGraph:
 
 def knowledge_graph(items: Items, artifacts: Artifacts, kept: int = KEPT) -> Fitted[KnowledgeGraph]:
     """The graph of a catalog, fitted on the range of ``artifacts``."""
-    return artifacts.derived(
-        lambda others: _graph(items, others.statistics, kept), "knowledge graph"
+    return artifacts.derive(
+        lambda data: _graph(items, data.statistics, kept), name="knowledge graph"
     )
 
 

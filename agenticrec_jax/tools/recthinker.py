@@ -101,7 +101,7 @@ class SearchKnowledgeGraph:
         self.graph, self.options = graph, options
 
     def __call__(self, view: AsOfView, item_ids: Sequence[str | int]) -> str:
-        graph = self.graph.seen_from(view)
+        graph = self.graph.as_of(view)
         return " | ".join(self._item(view, graph, item) for item in dict.fromkeys(item_ids))
 
     def _item(self, view: AsOfView, graph: KnowledgeGraph, name: str | int) -> str:

@@ -77,7 +77,7 @@ def _check_catalog(log, workdir, rows):
     examples = read_candidates(workdir / "candidates.jsonl.gz", log)
     values = {"kept": [], "masked": []}
     for example in (e for e in examples if e.split == "test"):
-        model = artifacts.seen_from(example).sasrec_index.model
+        model = artifacts.as_of(example).sasrec_index.model
         state = user_states(model, [example.history])[0]
         scores = np.asarray(model.item_embeddings) @ state
         earlier = (log.user == example.user) & (np.arange(len(log)) < example.position)

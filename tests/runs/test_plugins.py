@@ -38,7 +38,7 @@ class Taken:
         self.options, self.artifacts, self.words = options, artifacts, words
 
     def __call__(self, view, number):
-        taken = self.artifacts.seen_from(view).statistics.popularity
+        taken = self.artifacts.as_of(view).statistics.popularity
         first, last = self.words
         return f"{first} {taken[view.candidates[number - 1]]} {last}, {self.options.title_words}"
 
@@ -100,7 +100,7 @@ def test_named_tools_are_in_the_box_in_the_prompt_and_in_episodes(named, make, t
 
     view = AsOfView(world.log, task.example)
     brands = {world.log.items.brand[item] for item in view.own_items} - {None}
-    taken = world.artifacts.seen_from(view).statistics.popularity[view.candidates[6]]
+    taken = world.artifacts.as_of(view).statistics.popularity[view.candidates[6]]
     for call, said in (
         ({"name": "count_brands", "arguments": {}}, f"brands bought: {len(brands)}"),
         ({"name": "times_taken", "arguments": {"number": 7}}, f"taken {taken} times, 3"),

@@ -48,7 +48,7 @@ def artifacts(log, splits, sasrec):
 @pytest.fixture(scope="session")
 def others(artifacts, splits):
     """What the artifacts tell a question after their range."""
-    return artifacts.seen_from(splits.valid[0])
+    return artifacts.as_of(splits.valid[0])
 
 
 @pytest.fixture(scope="session")

@@ -98,16 +98,16 @@ def test_the_nearest_items_are_those_of_the_range_by_that_cosine(others):
     assert set(few[5, :3].tolist()) == set(taken[:3].tolist()) and (few[5, 3:] == PAD).all()
 
 
-def test_what_was_fitted_can_be_had_only_by_saying_who_asks(artifacts, examples):
+def test_fitted_values_are_accessible_only_as_of_a_time(artifacts, examples):
     public = {name for name in dir(artifacts) if not name.startswith("_")}
-    assert public == {"fit_range", "check", "seen_from", "derived", "save", "load", "FORMAT"}
+    assert public == {"fit_range", "check", "as_of", "derive", "save", "load", "FORMAT"}
     inside = dataclasses.replace(examples[0], time=artifacts.fit_range.end_time - 1)
-    counts = artifacts.derived(lambda others: others.statistics.popularity.sum(), "counts")
-    assert counts.seen_from(examples[0]) == artifacts.fit_range.events
+    counts = artifacts.derive(lambda data: data.statistics.popularity.sum(), "counts")
+    assert counts.as_of(examples[0]) == artifacts.fit_range.events
     with pytest.raises(InputError, match="artifacts: found a sample.*inside the range"):
-        artifacts.seen_from(inside)
+        artifacts.as_of(inside)
     with pytest.raises(InputError, match="counts: found a sample.*inside the range"):
-        counts.seen_from(inside)
+        counts.as_of(inside)
 
 
 def test_a_sample_inside_the_range_is_refused(artifacts, splits, examples):
@@ -163,7 +163,7 @@ def test_saved_artifacts_come_back_the_same(log, splits, artifacts, tmp_path, ot
     artifacts.save(tmp_path / "b", log)
     loaded = Artifacts.load(tmp_path / "b", log)
     assert loaded.fit_range == artifacts.fit_range
-    found = loaded.seen_from(splits.valid[0])
+    found = loaded.as_of(splits.valid[0])
     for name in ("statistics", "sasrec_index"):
         for field in dataclasses.fields(getattr(others, name)):
             if field.name != "model":

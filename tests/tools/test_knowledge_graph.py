@@ -14,7 +14,7 @@ from agenticrec_jax.tools.knowledge_graph import TAKEN_WITH, knowledge_graph, ye
 
 @pytest.fixture(scope="module")
 def graph(log, artifacts, splits):
-    return knowledge_graph(log.items, artifacts).seen_from(splits.valid[0])
+    return knowledge_graph(log.items, artifacts).as_of(splits.valid[0])
 
 
 def taken_sets(log, splits):
@@ -52,7 +52,7 @@ def test_two_steps_add_up_the_weaker_counts_of_their_paths(graph):
 
 
 def test_a_value_has_its_most_taken_items(log, artifacts, splits):
-    few = knowledge_graph(log.items, artifacts, kept=3).seen_from(splits.valid[0])
+    few = knowledge_graph(log.items, artifacts, kept=3).as_of(splits.valid[0])
     fitted = log.item[log.time < splits.fit_range_b.end_time]
     popularity = np.array([(fitted == item).sum() for item in range(90)])
     for brand in {name for name in log.items.brand if name}:
@@ -83,9 +83,9 @@ def test_the_catalogs_year_goes_before_the_titles(log, artifacts, examples):
     """Some titles have a year in brackets; of some items the catalog says it, of some both."""
     titles = ["Toy Story", "Heat (1995)", "Alien (1979)", *log.items.title[3:]]
     items = make_items(log.items.item_id, titles, year=[1995, None, 1986, *[None] * 87])
-    graph = knowledge_graph(items, artifacts).seen_from(examples[0])
+    graph = knowledge_graph(items, artifacts).as_of(examples[0])
     assert graph.values["year"][:4] == ("1995", "1995", "1986", None)
-    taken = artifacts.seen_from(examples[0]).statistics.popularity[:2]
+    taken = artifacts.as_of(examples[0]).statistics.popularity[:2]
     assert taken.all() and graph.near(0, "year") == [1] and graph.near(2, "year") == []
 
 
@@ -93,7 +93,7 @@ def test_a_question_inside_the_range_is_refused(log, artifacts, examples):
     fitted = knowledge_graph(log.items, artifacts)
     inside = dataclasses.replace(examples[0], time=artifacts.fit_range.end_time - 1)
     with pytest.raises(InputError, match="knowledge graph.*inside the range"):
-        fitted.seen_from(inside)
+        fitted.as_of(inside)
 
 
 def test_events_from_the_end_of_the_range_on_are_no_edges():
@@ -101,5 +101,5 @@ def test_events_from_the_end_of_the_range_on_are_no_edges():
     log = make_log([*"uuuvv"], [0, 1, 2, 0, 2], [1, 2, 9, 3, 9], items=items)
     fit_range = FitRange(9, 3)
     artifacts = Artifacts(fit_statistics(log, fit_range), None, fit_range)
-    graph = knowledge_graph(items, artifacts).seen_from(types.SimpleNamespace(time=9))
+    graph = knowledge_graph(items, artifacts).as_of(types.SimpleNamespace(time=9))
     assert [graph.near(item, TAKEN_WITH) for item in range(3)] == [[1], [0], []]

@@ -66,7 +66,7 @@ def test_history_is_told_from_the_newest_event_on(box, log, view):
 def test_the_graph_tells_five_items_and_the_candidates_of_each_relation(
     box, log, artifacts, examples
 ):
-    graph = knowledge_graph(log.items, artifacts).seen_from(examples[0])
+    graph = knowledge_graph(log.items, artifacts).as_of(examples[0])
     found = {name: 0 for name in ("brand", "category", "taken with")}
     for example in examples[:20]:
         view = AsOfView(log, example)
@@ -112,7 +112,7 @@ def test_a_year_is_a_relation_where_titles_have_one(log, artifacts, examples):
 def test_the_graph_tells_items_that_share_a_title_apart(twins, artifacts, examples):
     box, example = recthinker_tools(twins.items, artifacts), examples[3]
     view = AsOfView(twins, example)
-    graph = knowledge_graph(twins.items, artifacts).seen_from(example)
+    graph = knowledge_graph(twins.items, artifacts).as_of(example)
     told = said(box, view, "search_knowledge_graph", item_ids=["h1"])
     near = graph.near(example.history[0], "taken with")[:5]
     names = [called(view, item, 4) for item in near]

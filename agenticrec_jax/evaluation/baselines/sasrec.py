@@ -19,7 +19,7 @@ def serving_model(artifacts: Artifacts, examples: Sequence[RankingExample]) -> S
       InputError: an example lies inside the artifacts' fit range.
     """
     first = min(examples, key=lambda example: example.time)
-    return artifacts.seen_from(first).sasrec_index.model
+    return artifacts.as_of(first).sasrec_index.model
 
 
 def sasrec_scores(
