@@ -179,7 +179,7 @@ ALONE = {  # the rooms below that a room imports, where they are fewer than all
     "dryrun": (),
     "ingest": ("data",),
     "runtime": ("parallel",),
-    "models": ("parallel", "dryrun"),
+    "models": ("parallel",),
     "generation": ("models", "parallel"),
     "tools": ("data", "sequential"),
 }

@@ -149,7 +149,7 @@ class Programs:
         model, (prompts, group) = self._model(params), rows.shape
         steps = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
         valid = steps < lengths[:, None]
-        last, new = self._forward(model, ids, steps, valid, only=lengths - 1)
+        last, new = self._forward(model, ids, steps, valid, query_index=lengths - 1)
         keys = sampling.row_keys(seed, request_keys, jnp.arange(group)).reshape(-1, 2)
         spread = functools.partial(jnp.repeat, repeats=group, axis=0)
         source = jnp.arange(prompts) % (prompts // self._shards)
@@ -331,7 +331,7 @@ class Programs:
         context = kv_cache.context(local, past, model.config.dtype)
         positions = row.length[:, None] + offsets
         end = jnp.maximum(counts - 1, 0)
-        last, new = self._forward(model, ids, positions, written, context, only=end)
+        last, new = self._forward(model, ids, positions, written, context, query_index=end)
         length = row.length + counts
         logits = model.logits(last[:, 0])
         token, logprob, went = self._sample(logits, row.key, length, draw, row.answer)

@@ -1,7 +1,7 @@
 """One attention function for dense, packed, cached and shared-prefix use.
 
-Axis letters: B rows, P prompts (B = P * G), G group, T new tokens, S cached positions, N query
-heads, K key heads, R = N / K query heads per key head, H head width.
+Axis letters: B rows, P prompts (B = P * G), G group, T new tokens, Q queries (T, or 1), S cached
+positions, N query heads, K key heads, R = N / K query heads per key head, H head width.
 """
 
 import functools
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from agenticrec_jax.errors import InputError
+from agenticrec_jax.errors import expect
 from agenticrec_jax.models.kernels.splash import (
     cudnn_attend,
     cudnn_fits,
@@ -19,8 +19,12 @@ from agenticrec_jax.models.kernels.splash import (
 )
 from agenticrec_jax.models.masks import Masks
 
-_MASKED = -1e30  # finite, so that a row with nothing to see stays finite
-_BLOCK_SCORES = 1 << 20  # 4 MB of float32 scores: about what a core's cache holds
+# Finite instead of -inf: a row that sees no key would have -inf - -inf = nan in its softmax, and a
+# nan there would pass through `where` into the gradient.
+_MASKED = -1e30
+_BLOCK_SCORES = 1 << 20  # 4 MB of float32 scores: about the size of a core's cache
+
+KeysAndValues = tuple[Float[Array, "P S K H"], Float[Array, "P S K H"]]
 
 
 def attend(
@@ -28,23 +32,27 @@ def attend(
     k: Float[Array, "B T K H"],
     v: Float[Array, "B T K H"],
     masks: Masks,
-    context: tuple[Float[Array, "P S K H"], Float[Array, "P S K H"]] | None = None,
+    context: KeysAndValues | None = None,
     implementation: str = "auto",
 ) -> Float[Array, "B Q N H"]:
-    """Scaled dot-product attention over [context | own]; every use of the model comes through here.
+    """Returns scaled dot-product attention over [context | new tokens].
 
-    Q is T, or 1 where the masks say which one token of a row asks.
+    Every use of the model comes through here. Grouped-query attention (Ainslie et al. 2023,
+    arXiv:2305.13245): query heads ``n*R .. n*R+R-1`` read key head ``n``.
 
-    ``implementation`` is ``Qwen3Config.attention``: ``xla``; ``cudnn``, a fused kernel on GPU;
-    ``splash``, a fused kernel on TPU (on other devices interpreted, which is for tests); ``auto``,
-    what the device has. A kernel runs where its constraints hold, and XLA elsewhere: in decoding,
-    say, where there is one new token.
+    Args:
+      q: queries of all new tokens, or of one a row with ``masks.query_index``.
+      k: keys of the new tokens.
+      v: values of the new tokens.
+      masks: which keys each query sees.
+      context: cached keys and values; prompt p serves rows ``p*G .. p*G+G-1``.
+      implementation: see ``select_implementation``.
 
     Raises:
-        InputError: cuDNN is asked for where there is no GPU.
+      InputError: cuDNN is requested where there is no GPU.
     """
     platform = _platform()
-    match _choose(implementation, platform, q, masks, context):
+    match select_implementation(implementation, platform, q, masks, context):
         case "cudnn":
             return cudnn_attend(q, k, v, masks, context)
         case "splash":
@@ -53,52 +61,84 @@ def attend(
 
 
 def _platform() -> str:
-    """Where the program being traced will run: on the named mesh, else on the default device."""
+    """Returns the platform that the program is traced for: the named mesh's, else the default."""
     mesh = jax.sharding.get_abstract_mesh()
     device = None if mesh.empty else mesh.abstract_device
     return jax.default_backend() if device is None else device.platform
 
 
-def _choose(name: str, platform: str, q, masks: Masks, context) -> str:
+def select_implementation(
+    implementation: str,
+    platform: str,
+    q: Float[Array, "B Q N H"],
+    masks: Masks,
+    context: KeysAndValues | None,
+) -> str:
+    """Returns the implementation that runs: ``xla``, ``cudnn`` or ``splash``.
+
+    ==============  ========================================================================
+    requested       runs
+    ==============  ========================================================================
+    ``xla``         ``xla``
+    ``cudnn``       ``cudnn`` where ``cudnn_fits``, else ``xla``
+    ``splash``      ``splash`` where ``splash_fits``, else ``xla``; interpreted on other
+                    devices than a TPU, which is for tests
+    ``auto``, GPU   as ``cudnn``
+    ``auto``, TPU   as ``splash`` on one device or where a mesh is named, else ``xla``
+    ``auto``, CPU   ``xla``
+    ==============  ========================================================================
+
+    With ``masks.query_index``, as in the last layer of a prefill, always ``xla``: one query a row
+    is no work for a fused kernel.
+
+    Args:
+      implementation: requested, ``Qwen3Config.attention``.
+      platform: of the device, such as ``cpu``, ``gpu``, ``cuda`` or ``tpu``.
+      q: queries, of which shape and dtype are read.
+      masks: their masks.
+      context: cached keys and values.
+
+    Raises:
+      InputError: ``cudnn`` is requested and the platform is no GPU.
+    """
     on_gpu = platform in ("gpu", "cuda")
-    if name == "cudnn" and not on_gpu:
-        raise InputError(f"attention is cudnn, which needs a GPU; found {platform}")
-    if masks.only is not None:
+    fits = implementation != "cudnn" or on_gpu
+    expect(fits, "attention", implementation, f"xla or splash on {platform}, which is no GPU")
+    if masks.query_index is not None:
         return "xla"
-    if name in ("auto", "cudnn") and on_gpu:
+    if implementation in ("auto", "cudnn") and on_gpu:
         return "cudnn" if cudnn_fits(q, context) else "xla"
-    if name == "splash" or name == "auto" and platform == "tpu" and _is_placed():
+    # XLA cannot split a kernel: over several devices `splash_attend` needs the mesh.
+    placed = jax.device_count() == 1 or not jax.sharding.get_abstract_mesh().empty
+    if implementation == "splash" or implementation == "auto" and platform == "tpu" and placed:
         return "splash" if splash_fits(q, masks, context) else "xla"
     return "xla"
 
 
-def _is_placed() -> bool:
-    """Whether a kernel can be split over the devices by hand, or need not be."""
-    return jax.device_count() == 1 or not jax.sharding.get_abstract_mesh().empty
-
-
 def xla_attend(
-    q: Float[Array, "B T N H"],
+    q: Float[Array, "B Q N H"],
     k: Float[Array, "B T K H"],
     v: Float[Array, "B T K H"],
     masks: Masks,
-    context: tuple[Float[Array, "P S K H"], Float[Array, "P S K H"]] | None = None,
+    context: KeysAndValues | None = None,
     blocks: bool | None = None,
-) -> Float[Array, "B T N H"]:
-    """Attention as plain array operations, with one softmax over [context | own] scores.
+) -> Float[Array, "B Q N H"]:
+    """Returns attention by plain array operations, with one softmax over [context | new] scores.
 
     Keys are never repeated over query heads nor over group members: the G rows of a prompt and the
     R query heads of a key head become rows of one matrix product per (prompt, key head).
 
-    ``blocks`` computes the same numbers over blocks of rows whose scores fit the processor's cache
-    and recomputes them in the backward pass: on a CPU four times faster forward, 1.7 times with the
-    gradient, in a tenth of the memory. By default (None) it is on where that pays: for many scores
-    (a learner's batch, not a splice) on a single CPU device. Over several devices a loop over rows
-    would gather them.
+    Args:
+      q: queries; k, v, masks and context as in ``attend``.
+      blocks: whether to compute the same numbers over blocks of rows whose scores fit the
+        processor's cache, and to recompute them in the backward pass. On a CPU this is four times
+        faster forward and 1.7 times with the gradient, in a tenth of the memory. None: where that
+        pays, for many scores (a learner's batch, not a splice) on a single CPU device. Over several
+        devices a loop over rows would gather them.
     """
     if blocks is None:
-        alone = _platform() == "cpu" and jax.device_count() == 1
-        blocks = alone and _score_count(q, context) > 4 * _BLOCK_SCORES
+        single_cpu = _platform() == "cpu" and jax.device_count() == 1
+        blocks = single_cpu and _score_count(q, context) > 4 * _BLOCK_SCORES
     return (_attend_in_blocks if blocks else _attend)(q, k, v, masks, context)
 
 
@@ -109,25 +149,33 @@ def _score_count(q, context) -> int:
 
 
 def _attend(q, k, v, masks: Masks, context):
-    """Combines the two score blocks through their shared maximum and sum, without joining them."""
+    """Combines the scores of context and new tokens without joining them.
+
+    Both are shifted by their common maximum m, so that their weights add up to one softmax::
+
+        out = (sum_past exp(s - m) v + sum_new exp(s - m) v) / (sum_past exp(s - m) + sum_new ..)
+
+    With scores (1, 2) of the context and (0) of the new tokens, m = 2 and the weights are
+    (e^-1, 1) and (e^-2) of a sum of 1.503: together 0.245, 0.665 and 0.090.
+    """
     rows, steps, heads, width = q.shape
     q = (q * width**-0.5).astype(k.dtype).reshape(rows, steps, k.shape[2], -1, width)
-    own = _masked(_scores(q[:, None], k), masks.own[:, None])
+    new = _masked(_scores(q[:, None], k), masks.causal[:, None])
     if context is None:
-        out, total = _weigh(own, _peak(own), v)
+        out, total = _weigh(new, _peak(new), v)
         return _finish(out, total, v.dtype)
     keys, values = context
     prompts = keys.shape[0]
     shared = q.reshape(prompts, rows // prompts, *q.shape[1:])
     past = _masked(_scores(shared, keys), masks.context[:, None, None, :])
-    peak = jnp.maximum(_by_row(_peak(past)), _peak(own))
+    peak = jnp.maximum(_by_row(_peak(past)), _peak(new))
     past_out, past_total = _weigh(past, _by_prompt(peak, prompts), values)
-    own_out, own_total = _weigh(own, peak, v)
-    return _finish(_by_row(past_out) + own_out, _by_row(past_total) + own_total, v.dtype)
+    new_out, new_total = _weigh(new, peak, v)
+    return _finish(_by_row(past_out) + new_out, _by_row(past_total) + new_total, v.dtype)
 
 
 def _scores(q, k):
-    """q [P G T K R H], k [P S K H] -> f32 scores [P K G T R S]."""
+    """q [P G T K R H], k [P S K H] -> float32 scores [P K G T R S]."""
     return jnp.einsum("pgtkrh,pskh->pkgtrs", q, k, preferred_element_type=jnp.float32)
 
 
@@ -137,16 +185,19 @@ def _masked(scores, mask):
 
 
 def _peak(scores):
-    """Row maxima [P K G T R]; only a numerical shift, so no gradient runs through them."""
+    """Row maxima [P K G T R]."""
+    # The shift cancels in the softmax, so its gradient is zero: stopping it saves the work.
     return jax.lax.stop_gradient(scores.max(-1))
 
 
 def _weigh(scores, peak, v):
-    """Unnormalized weights times values: (f32 [P K G T R H], the weights' sums [P K G T R]).
+    """Returns weights times values, float32 [P K G T R H], and the weights' sums [P K G T R].
 
-    The product's own order of axes is kept: asked for another, XLA's CPU dot copies the weights.
+    Neither is normalized: the parts of a softmax are added first.
     """
     weights = jnp.exp(scores - peak[..., None])
+    # The output keeps the product's own order of axes. For any other order XLA's CPU dot copies
+    # the weights.
     out = jnp.einsum(
         "pkgtrs,pskh->pkgtrh", weights.astype(v.dtype), v, preferred_element_type=jnp.float32
     )
@@ -156,31 +207,37 @@ def _weigh(scores, peak, v):
 def _attend_in_blocks(q, k, v, masks: Masks, context):
     """Attention over blocks of rows, each recomputed in the backward pass.
 
-    Blocks of whole prompts while they fit ``_BLOCK_SCORES``, else parts of one prompt's group.
+    A block is some whole prompts while they fit ``_BLOCK_SCORES``, else some members of one
+    prompt's group. With 6 prompts of 4 members and room for 9 rows, a block has 2 prompts of all
+    4 members; with room for 3 rows, one prompt and 2 of its members.
     """
     rows = q.shape[0]
     prompts = rows if context is None else context[0].shape[0]
-    group, fit = rows // prompts, _BLOCK_SCORES * rows // _score_count(q, context)
+    group = rows // prompts
+    fit = _BLOCK_SCORES * rows // _score_count(q, context)
     members = _divisor(group, fit)
     batch = _divisor(prompts, fit // group)
 
-    whole = (-1, group // members, batch * members)
-    own = (q, k, v, masks._replace(context=None))
-    own = jax.tree.map(lambda x: x.reshape(*whole, *x.shape[1:]), own)
+    # [blocks of prompts, blocks of members, rows of a block, ...]
+    def split(x):
+        return x.reshape(-1, group // members, batch * members, *x.shape[1:])
+
+    new = jax.tree.map(split, (q, k, v, masks._replace(context=None)))
     past = None
     if context is not None:
         past = tuple(x.reshape(-1, batch, *x.shape[1:]) for x in (*context, masks.context))
 
     def prompts_block(block):
-        own, past = block
-        run = functools.partial(_attend_block, past=past)
-        return jax.lax.map(jax.checkpoint(run), own)
+        new, past = block
+        # Without the checkpoint the loop would stack the scores of all blocks for its gradient.
+        run = jax.checkpoint(functools.partial(_attend_block, past=past))
+        return jax.lax.map(run, new)
 
-    return jax.lax.map(prompts_block, (own, past)).reshape(q.shape)
+    return jax.lax.map(prompts_block, (new, past)).reshape(q.shape)
 
 
-def _attend_block(own, past):
-    q, k, v, masks = own
+def _attend_block(new, past):
+    q, k, v, masks = new
     if past is None:
         return _attend(q, k, v, masks, None)
     keys, values, valid = past
@@ -188,7 +245,7 @@ def _attend_block(own, past):
 
 
 def _divisor(total: int, at_most: int) -> int:
-    """The largest divisor of ``total`` that is at most ``at_most`` (at least 1)."""
+    """Returns the largest divisor of ``total`` that is at most ``at_most`` (at least 1)."""
     return next(n for n in range(max(1, min(total, at_most)), 0, -1) if total % n == 0)
 
 

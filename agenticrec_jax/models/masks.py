@@ -1,7 +1,7 @@
-"""What a new token may see: earlier new tokens of its segment, and a context before all of them.
+"""Attention masks: a new token sees earlier new tokens of its segment and the context before them.
 
-Axis letters: B rows, P prompts (B = P * G), T new tokens, S cached positions, K key heads, H head
-width, L layers.
+Axis letters: B rows, P prompts (B = P * G), G group, T new tokens, Q queries (T, or 1), S cached
+positions, K key heads, H head width, L layers.
 """
 
 from collections.abc import Callable
@@ -12,9 +12,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 
 class KV(NamedTuple):
-    """Keys (after rope and q/k norm) and values: one ``[B, S, K, H]`` array per layer.
+    """Keys (after rotation and q/k norm) and values: one array [B, S, K, H] per layer.
 
-    Of a model that scans its layers: one array each, ``[L, B, S, K, H]``.
+    A model that scans its layers has one array [L, B, S, K, H] of each.
     """
 
     k: tuple[Float[Array, "B S K H"], ...] | Float[Array, "L B S K H"]
@@ -22,12 +22,16 @@ class KV(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What new tokens attend to besides each other: every valid entry precedes all of them.
+    """Cached positions that new tokens attend to: each valid one precedes all new tokens.
 
-    A context of batch P serves B = P * G rows: rows ``p*G .. p*G+G-1`` read entry ``p``.
-    ``view`` brings one layer's keys and values to ``[P, S, K, H]`` if they are kept otherwise: in
-    the loop over layers, since ahead of it the whole of them would be copied. It is also given the
-    stream that the layer reads, which it may wait for.
+    A context of P prompts serves B = P * G rows: rows ``p*G .. p*G+G-1`` read entry ``p``.
+
+    Attributes:
+      kv: keys and values, in any layout.
+      valid: which positions hold a token.
+      view: returns one layer's keys and values as [P, S, K, H]. The model calls it inside its loop
+        over layers, because a view of all layers ahead of the loop would be a copy of the cache.
+        The third argument is the layer's input: a view that depends on it is not computed early.
     """
 
     kv: KV
@@ -36,28 +40,47 @@ class Context(NamedTuple):
 
 
 class Masks(NamedTuple):
-    """A new token sees valid new tokens up to itself in its segment, and all valid context.
+    """Which new tokens and cached positions each new token may see.
 
-    Segment numbers are not negative. With ``only``, one new token of each row asks, at that index.
+    A new token sees the valid new tokens up to itself in its segment, and all valid context. A row
+    of four tokens, of which the third is padding and the fourth begins another segment:
+
+    >>> masks = Masks(jnp.array([[1, 1, 0, 1]], bool), jnp.array([[0, 0, 0, 1]]))
+    >>> print(masks.causal[0].astype(int))
+    [[1 0 0 0]
+     [1 1 0 0]
+     [1 1 0 0]
+     [0 0 0 1]]
+
+    Only the query at index 1 is needed, say to sample after a prompt of two tokens:
+
+    >>> print(masks._replace(query_index=jnp.array([1])).causal[0].astype(int))
+    [[1 1 0 0]]
+
+    Attributes:
+      valid: False for padding.
+      segments: numbers of packed sequences, 0 or above; None for one sequence a row.
+      context: valid cached positions; None without a context.
+      query_index: index of the one new token of each row that is a query; None if all are.
     """
 
     valid: Bool[Array, "B T"]
     segments: Int[Array, "B T"] | None = None
     context: Bool[Array, "P S"] | None = None
-    only: Int[Array, " B"] | None = None
+    query_index: Int[Array, " B"] | None = None
 
-    def asking(self, x: Array) -> Array:
-        """The new tokens' ``x`` [B, T, ...] at those that ask, [B, 1, ...] with ``only``."""
-        if self.only is None:
+    def select_queries(self, x: Array) -> Array:
+        """Returns the rows [B, Q, ...] of ``x`` [B, T, ...] that belong to queries."""
+        if self.query_index is None:
             return x
-        index = self.only.reshape(-1, *[1] * (x.ndim - 1))
+        index = self.query_index.reshape(-1, *[1] * (x.ndim - 1))
         return jnp.take_along_axis(x, index, axis=1)
 
     @property
-    def own(self) -> Bool[Array, "B Q T"]:
-        """What each new token that asks sees among the new ones: Q is T, or 1 with ``only``."""
+    def causal(self) -> Bool[Array, "B Q T"]:
+        """Mask among the new tokens: True where a query sees a key."""
         steps = jnp.arange(self.valid.shape[1])
-        own = (steps[:, None] >= steps) & self.valid[:, None, :]
+        causal = (steps[:, None] >= steps) & self.valid[:, None, :]
         if self.segments is not None:
-            own &= self.segments[:, :, None] == self.segments[:, None, :]
-        return self.asking(own)
+            causal &= self.segments[:, :, None] == self.segments[:, None, :]
+        return self.select_queries(causal)

@@ -1,9 +1,16 @@
-"""Qwen3 in Flax NNX: one forward primitive for training, prefill, decode and splice.
+"""Qwen3 in Flax NNX: one forward function for training, prefill, decode and splice.
+
+The architecture is that of Qwen3 (Qwen Team 2025, arXiv:2505.09388): pre-norm blocks of
+grouped-query attention with rotary positions and q/k norms, and a gated feed-forward (Shazeer 2020,
+arXiv:2002.05202).
 
 Layers are unrolled, or (``config.scan_layers``) one block with stacked parameters is scanned. Keys
-and values then come as one array with a leading layers axis instead of a tuple of arrays.
+and values of a scanned model are one array with a leading layers axis instead of a tuple of arrays.
 
 Every parameter carries ``logical_axes``, the names that ``parallel.mesh`` maps to mesh axes.
+
+Axis letters: B rows, T new tokens, Q queries (T, or 1), P prompts, S cached positions, D embedding,
+N query heads, K key heads, H head width, V vocabulary, L layers.
 """
 
 from collections.abc import Iterator
@@ -32,7 +39,7 @@ __all__ = [
 ]
 
 _INIT_STD = 0.02
-_SAVED = {  # by remat: what of a block is kept for the backward pass
+_SAVEABLE = {  # by `remat`: the intermediate results that a block saves for the backward pass
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
@@ -42,19 +49,20 @@ class Projection(nnx.Module):
     """A linear map over named axes: contracts the input's last ``inputs`` axes."""
 
     def __init__(self, shape, axes, config, *, rngs, inputs=1, bias=False):
-        self.inputs, self.outputs = inputs, shape[inputs:]
+        self.inputs = inputs
+        self.outputs = shape[inputs:]
         self.dtype = jnp.dtype(config.dtype)
         dtype = jnp.dtype(config.param_dtype)
+        # Drawn in float32 and rounded, so that every dtype starts from the same numbers.
         kernel = _INIT_STD * jax.random.normal(rngs.params(), shape, jnp.float32)
         self.kernel = nnx.Param(kernel.astype(dtype), logical_axes=axes)
-        zeros = jnp.zeros(shape[inputs:], dtype)
+        zeros = jnp.zeros(self.outputs, dtype)
         self.bias = nnx.Param(zeros, logical_axes=axes[inputs:]) if bias else None
-        self.lora = nnx.data(None)  # what `lora.add_lora` puts there is added to the output
+        self.lora = nnx.data(None)  # `lora.add_lora` puts an adapter here
 
     def __call__(self, x):
-        x_cast = x.astype(self.dtype)
         kernel = self.kernel[...].astype(self.dtype)
-        out = _product(x_cast, kernel, self.kernel, self.inputs)
+        out = _product(x.astype(self.dtype), kernel, self.kernel, self.inputs)
         if self.lora is not None:
             out = out + self.lora(x)
         return out if self.bias is None else out + self.bias[...].astype(self.dtype)
@@ -78,13 +86,14 @@ def _product(
 
 
 class RMSNorm(nnx.Module):
-    """Root-mean-square norm over the last axis, computed in float32."""
+    """Root-mean-square norm (Zhang and Sennrich 2019, arXiv:1910.07467) over the last axis."""
 
     def __init__(self, width: int, config: Qwen3Config, axis: str = "norm"):
         self.eps = config.rms_norm_eps
         self.scale = nnx.Param(jnp.ones(width, config.param_dtype), logical_axes=(axis,))
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        # In bfloat16 the mean of squares would have two or three digits.
         wide = x.astype(jnp.float32)
         wide *= jax.lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + self.eps)
         return (wide * self.scale[...].astype(jnp.float32)).astype(x.dtype)
@@ -96,32 +105,31 @@ class Attention(nnx.Module):
     def __init__(self, config: Qwen3Config, *, rngs: nnx.Rngs):
         d, n, k, h = config.hidden_size, config.num_heads, config.num_kv_heads, config.head_dim
         self.implementation = config.attention
-        bias = config.qkv_bias
+        q_axes = ("embed", "heads", "head_dim")
         kv_axes = ("embed", "kv_heads", "head_dim")
-        self.q = Projection((d, n, h), ("embed", "heads", "head_dim"), config, rngs=rngs, bias=bias)
+        o_axes = ("heads", "head_dim", "embed")
+        bias = config.qkv_bias
+        self.q = Projection((d, n, h), q_axes, config, rngs=rngs, bias=bias)
         self.k = Projection((d, k, h), kv_axes, config, rngs=rngs, bias=bias)
         self.v = Projection((d, k, h), kv_axes, config, rngs=rngs, bias=bias)
-        self.o = Projection(
-            (n, h, d),
-            ("heads", "head_dim", "embed"),
-            config,
-            rngs=rngs,
-            inputs=2,
-            bias=config.o_bias,
-        )
+        self.o = Projection((n, h, d), o_axes, config, rngs=rngs, inputs=2, bias=config.o_bias)
         self.q_norm = RMSNorm(h, config) if config.qk_norm else None
         self.k_norm = RMSNorm(h, config) if config.qk_norm else None
 
     def __call__(self, x, tables, masks: Masks, context):
-        q, k, v = self.q(masks.asking(x)), self.k(x), self.v(x)
+        q = self.q(masks.select_queries(x))
+        k = self.k(x)
+        v = self.v(x)
         if self.q_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
-        q, k = rotate(q, jax.tree.map(masks.asking, tables)), rotate(k, tables)
+            q = self.q_norm(q)
+            k = self.k_norm(k)
+        q = rotate(q, jax.tree.map(masks.select_queries, tables))
+        k = rotate(k, tables)  # before it is cached, so that a cached key needs no position
         return self.o(attend(q, k, v, masks, context, self.implementation)), (k, v)
 
 
 class MLP(nnx.Module):
-    """The gated feed-forward: ``down(silu(gate(x)) * up(x))``."""
+    """Gated feed-forward, ``down(silu(gate(x)) * up(x))``."""
 
     def __init__(self, config: Qwen3Config, *, rngs: nnx.Rngs):
         d, f = config.hidden_size, config.intermediate_size
@@ -134,7 +142,7 @@ class MLP(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Pre-norm attention and feed-forward, each added to the stream (of the tokens that ask)."""
+    """Pre-norm attention and feed-forward, each added to the residual stream of the queries."""
 
     def __init__(self, config: Qwen3Config, *, rngs: nnx.Rngs):
         self.attention_norm = RMSNorm(config.hidden_size, config)
@@ -143,13 +151,13 @@ class Block(nnx.Module):
         self.mlp = MLP(config, rngs=rngs)
 
     def __call__(self, x, tables, masks: Masks, context):
-        mixed, kv = self.attention(self.attention_norm(x), tables, masks, context)
-        x = masks.asking(x) + mixed
+        attended, kv = self.attention(self.attention_norm(x), tables, masks, context)
+        x = masks.select_queries(x) + attended
         return x + self.mlp(self.mlp_norm(x)), kv
 
 
 def _stacked(blocks: list[Block]) -> Block:
-    """One block whose parameters have a leading axis ``layers``."""
+    """Returns one block whose parameters have a leading axis ``layers``."""
 
     def stack(*layers: nnx.Variable) -> nnx.Variable:
         axes = ("layers", *layers[0].get_metadata()["logical_axes"])
@@ -161,9 +169,10 @@ def _stacked(blocks: list[Block]) -> Block:
 
 
 class Qwen3(nnx.Module):
-    """A dense Qwen3 (or, by config, Qwen2 or Llama) language model.
+    """A dense Qwen3 (or, by its config, Qwen2 or Llama) language model.
 
-    The same ``rngs`` give the same weights with layers stacked or not.
+    The same ``rngs`` give the same weights with layers stacked or not. For weights from a directory
+    see ``models.io.huggingface.load_policy``.
     """
 
     def __init__(self, config: Qwen3Config, *, rngs: nnx.Rngs):
@@ -184,7 +193,12 @@ class Qwen3(nnx.Module):
     def __call__(
         self, ids: Int[Array, "B T"], segments: Int[Array, "B T"] | None = None
     ) -> Float[Array, "B T V"]:
-        """Logits of whole rows without padding; with ``segments``, of rows packed end to end."""
+        """Returns the logits of rows without padding.
+
+        Args:
+          ids: token ids.
+          segments: numbers, 0 or above, of the sequences that are packed end to end in each row.
+        """
         hidden, _ = self.forward(
             ids, segment_positions(ids, segments), jnp.ones(ids.shape, bool), segments=segments
         )
@@ -197,46 +211,54 @@ class Qwen3(nnx.Module):
         valid: Bool[Array, "B T"],
         context: Context | None = None,
         segments: Int[Array, "B T"] | None = None,
-        only: Int[Array, " B"] | None = None,
+        query_index: Int[Array, " B"] | None = None,
     ) -> tuple[Float[Array, "B T D"], KV]:
-        """Final hidden states (after the last norm) and the keys and values of the new tokens.
+        """Returns final hidden states (after the last norm), and keys and values of the new tokens.
 
-        With ``only`` the hidden state of one token a row, [B, 1, D]: the others need no more of
-        the last layer than their keys and values (of a scanned one they are computed and dropped).
+        A new token sees the valid new tokens up to itself in its segment, and every valid position
+        of the context. Outputs at invalid tokens are finite and have no meaning.
 
-        Own tokens see valid own tokens up to themselves (in their segment); all of them see every
-        valid position of ``context``, whose batch P may be B divided by a group size G.
-        Outputs at invalid tokens are finite and mean nothing.
+        Args:
+          ids: new tokens.
+          positions: their positions, from 0 at the start of a sequence.
+          valid: False for padding.
+          context: cached keys and values; its P prompts serve B = P * G rows.
+          segments: as in ``__call__``.
+          query_index: index of the one token of each row whose hidden state is needed; the hidden
+            states are then [B, 1, D]. The last layer computes keys and values of the other tokens
+            and nothing else (a scanned model computes the rest too and drops it).
         """
         config = self.config
         tables = rope_tables(positions, config.head_dim, config.rope_theta, config.rope_scaling)
         masks = Masks(valid, segments, None if context is None else context.valid)
         x = self._embed(ids)
         run = self._scan if self.config.scan_layers else self._unroll
-        x, kv = run(x, tables, masks, context, only)
+        x, kv = run(x, tables, masks, context, query_index)
         return self.norm(x), kv
 
     def _embed(self, ids):
-        """Rows of the table, which is gathered over its width first: rows and width may be split
-        over the same devices, and XLA would replicate the rows to go from one to the other."""
+        """Returns the embeddings [B, T, D] of token ids."""
         if is_in_panels(self.embedding):
             return panel_rows(self.embedding[...], ids).astype(self.config.dtype)
+        # Rows and width of the table may be split over the same devices. XLA would replicate the
+        # rows to go from one split to the other, so the table is gathered over its width first.
         table = constrain(self.embedding[...], ("vocab", None), "embedding")
         x = table[ids].astype(self.config.dtype)
         return constrain(x, ("batch", None, None), "embedded tokens")
 
-    def _unroll(self, x, tables, masks: Masks, context: Context | None, only: Array | None):
-        new = []
+    def _unroll(self, x, tables, masks: Masks, context: Context | None, query_index: Array | None):
+        keys, values = [], []
         for i, block in enumerate(self.layers):
             past = None if context is None else context.view(context.kv.k[i], context.kv.v[i], x)
             if i == len(self.layers) - 1:
-                masks = masks._replace(only=only)
-            x, kv = self._recomputed(block.__call__)(x, tables, masks, past)
-            new.append(kv)
-        return x, KV(*zip(*new, strict=True))
+                masks = masks._replace(query_index=query_index)
+            x, (k, v) = self._recomputed(block.__call__)(x, tables, masks, past)
+            keys.append(k)
+            values.append(v)
+        return x, KV(tuple(keys), tuple(values))
 
-    def _scan(self, x, tables, masks: Masks, context: Context | None, only: Array | None):
-        """Each step reads its layer of the parameters and of the context where they lie."""
+    def _scan(self, x, tables, masks: Masks, context: Context | None, query_index: Array | None):
+        # The scan slices parameters and context, so that a step reads its layer where it lies.
         graphdef, params = nnx.split(self.layers)
 
         def step(x, layer):
@@ -246,24 +268,29 @@ class Qwen3(nnx.Module):
 
         layers = (params, None if context is None else context.kv)
         x, (k, v) = jax.lax.scan(self._recomputed(step), x, layers)
-        return masks._replace(only=only).asking(x), KV(k, v)
+        return masks._replace(query_index=query_index).select_queries(x), KV(k, v)
 
     def _recomputed(self, block):
         if self.config.remat == "none":
             return block
-        saved = _SAVED[self.config.remat]
-        return jax.checkpoint(block, policy=saved, prevent_cse=not self.config.scan_layers)
+        # Inside a scan the compiler cannot merge the recomputation with the forward pass anyway,
+        # and the barriers against that would cost speed.
+        prevent_cse = not self.config.scan_layers
+        return jax.checkpoint(block, policy=_SAVEABLE[self.config.remat], prevent_cse=prevent_cse)
 
     def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
-        """The vocabulary projection of final hidden states, in float32."""
+        """Returns the vocabulary projection of final hidden states, in float32."""
         return self.project(hidden, self.head_kernel())
 
     def head_kernel(self) -> Array:
-        """What projects to the vocabulary, as it is stored: [V, D] if it is tied, else [D, V]."""
+        """Returns the kernel that projects to the vocabulary: [V, D] if it is tied, else [D, V]."""
         return self.embedding[...] if self.head is None else self.head.kernel[...]
 
     def project(self, hidden: Float[Array, "... D"], kernel: Array) -> Float[Array, "... V"]:
-        """``logits`` with the ``head_kernel`` given, so that a loop can have it beside itself."""
+        """Returns ``logits`` by a given ``head_kernel``.
+
+        A loop over chunks calls this with a kernel that is gathered over devices once, ahead of it.
+        """
         tied = self.head is None
         return _product(
             hidden,
@@ -280,17 +307,18 @@ def is_stacked(path: tuple) -> bool:
 
 
 def of_layer(path: tuple, i: int) -> tuple:
-    """The path (layers, i, mlp, ..) of one layer of a stacked (layers, mlp, ..)."""
+    """Returns the path (layers, i, mlp, ..) of one layer of a stacked (layers, mlp, ..)."""
     return (path[0], i, *path[1:])
 
 
 def by_layer(params: nnx.State) -> Iterator[tuple[tuple, nnx.Variable]]:
-    """Every parameter (or gradient) and its path, as those of a model whose layers are unrolled."""
+    """Yields paths and parameters (or gradients) as of a model whose layers are unrolled."""
     for path, variable in nnx.to_flat_state(params):
         if not is_stacked(path):
             yield path, variable
             continue
-        value, axes = variable.get_value(), variable.get_metadata()["logical_axes"][1:]
+        value = variable.get_value()
+        axes = variable.get_metadata()["logical_axes"][1:]
         for i in range(value.shape[0]):
             yield of_layer(path, i), variable.replace(value[i], logical_axes=axes)
 
@@ -298,9 +326,13 @@ def by_layer(params: nnx.State) -> Iterator[tuple[tuple, nnx.Variable]]:
 def segment_positions(
     ids: Int[Array, "B T"], segments: Int[Array, "B T"] | None = None
 ) -> Int[Array, "B T"]:
-    """Positions from 0, starting anew wherever the segment number changes."""
+    """Returns positions that count from 0 and start again wherever the segment number changes.
+
+    Segments (0, 0, 0, 1, 1) have the positions (0, 1, 2, 0, 1): the index of each token, less the
+    index (0, 0, 0, 3, 3) at which its segment starts.
+    """
     index = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
     if segments is None:
         return index
-    first = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)), constant_values=True)
-    return index - jax.lax.cummax(jnp.where(first, index, 0), axis=1)
+    starts = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)), constant_values=True)
+    return index - jax.lax.cummax(jnp.where(starts, index, 0), axis=1)

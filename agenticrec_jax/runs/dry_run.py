@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 from rich.table import Table
 
 from agenticrec_jax.dryrun import cost
+from agenticrec_jax.dryrun.kernels import splash_flops
 from agenticrec_jax.dryrun.topology import (
     chip_memory,
     compile_for,
@@ -32,7 +33,6 @@ from agenticrec_jax.dryrun.topology import (
     slice_devices,
 )
 from agenticrec_jax.generation.engine import Engine, EngineConfig
-from agenticrec_jax.models.kernels.splash import splash_flops
 from agenticrec_jax.models.lora import add_lora, split_learned
 from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config
 from agenticrec_jax.parallel.mesh import abstract, batch_shardings, make_mesh

@@ -141,5 +141,5 @@ def test_own_mask_is_its_definition(shape, seed):
         want = np.zeros((rows, steps, steps), bool)
         for (b, t), visible in seen(valid, given_segments).items():
             want[b, t, visible] = True
-        np.testing.assert_array_equal(masks.own, want)
+        np.testing.assert_array_equal(masks.causal, want)
         assert masks.context is None

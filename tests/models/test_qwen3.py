@@ -339,7 +339,7 @@ def test_the_hidden_state_of_one_token_a_row_is_that_of_all(scan):
     _, kv = model.forward(ids[:, :T], positions[:, :T], valid)
     rest = ids[:, T:], positions[:, T:], valid, Context(kv, valid)
     every, new = model.forward(*rest)
-    one, same = model.forward(*rest, only=only)
+    one, same = model.forward(*rest, query_index=only)
     assert one.shape == (3, 1, model.config.hidden_size)
     np.testing.assert_allclose(one[:, 0], every[jnp.arange(3), only], atol=1e-5)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), same, new)
@@ -350,7 +350,7 @@ def test_the_last_layer_is_computed_for_one_token_a_row():
     ids = jnp.zeros((2, T), jnp.int32)
 
     def products(only):
-        run = jax.jit(lambda x: model.forward(x, x, x == 0, only=only)[0])
+        run = jax.jit(lambda x: model.forward(x, x, x == 0, query_index=only)[0])
         text = run.lower(ids).as_text()  # gate and up, of all tokens and of one
         return [text.count(f"32x48xf32>) -> tensor<2x{tokens}x48xf32>") for tokens in (T, 1)]
 

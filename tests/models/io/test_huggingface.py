@@ -22,7 +22,7 @@ from agenticrec_jax.models.rope import read_rope
 from agenticrec_jax.parallel.mesh import make_mesh
 from agenticrec_jax.testing.models import tiny_qwen3
 
-ORACLES = Path(__file__).parents[1] / "oracles"
+ORACLES = Path(__file__).parents[2] / "oracles"
 NAMES = sorted(path.parent.name for path in ORACLES.glob("*/model.safetensors"))
 Q0 = "model.layers.0.self_attn.q_proj.weight"
 

@@ -18,7 +18,7 @@ from agenticrec_jax.models.lora import LoraConfig, LoraParam, add_lora, lora_con
 from agenticrec_jax.parallel.mesh import make_mesh
 from agenticrec_jax.testing.models import tiny_qwen3
 
-ORACLES = Path(__file__).parents[1] / "oracles"
+ORACLES = Path(__file__).parents[2] / "oracles"
 BASE, ADAPTER = ORACLES / "tiny_qwen3_untied_hd24", ORACLES / "tiny_qwen3_lora"
 A0 = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
 
