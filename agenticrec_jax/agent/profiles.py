@@ -18,7 +18,7 @@ from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import InteractionLog
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.generation.engine import Engine, Reply, Request, Rollout
-from agenticrec_jax.tokenizers.base import BROKEN, CUT, Tokenizer, neutralise
+from agenticrec_jax.tokenizers.base import BROKEN, CUT, Tokenizer, neutralize
 from agenticrec_jax.tools.base import AsOfView
 from agenticrec_jax.tools.profiles import Profile
 from agenticrec_jax.types import CALLED, STOP
@@ -107,5 +107,5 @@ def profile_text(tokenizer: Tokenizer, rollout: Rollout) -> str:
     if rollout.finish == CALLED:
         text = text.partition(CALL_OPEN)[0]
     text = text.rpartition(_THOUGHT)[2]
-    text = neutralise(" ".join(text.rstrip(BROKEN).split()))
+    text = neutralize(" ".join(text.rstrip(BROKEN).split()))
     return text if ended else text + CUT

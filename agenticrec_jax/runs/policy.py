@@ -17,7 +17,7 @@ from agenticrec_jax.models.io.huggingface import load_policy, read_config
 from agenticrec_jax.models.lora import LoraConfig, add_lora
 from agenticrec_jax.parallel.mesh import shard_params
 from agenticrec_jax.tokenizers.base import Tokenizer
-from agenticrec_jax.tokenizers.compact import load_tokenizer
+from agenticrec_jax.tokenizers.load import load_tokenizer
 
 COMPUTED = ("dtype", "param_dtype", "scan_layers", "remat", "attention")
 

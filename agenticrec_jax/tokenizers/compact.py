@@ -1,9 +1,9 @@
-"""The tokenizer of a policy directory, and the compact one whose markers no text can spell.
+"""The compact tokenizer, whose markers no text can spell.
 
-The compact tokenizer is a sentencepiece model. Markers of the protocol are *control symbols* of it:
-they have an id, and encoding text never produces it, whatever the text is. Templates of ours name
-them, data cannot. The numbers 1 to 20, alone and with the comma that follows them in a list, and a
-few fixed pieces of the protocol are user-defined symbols, one id each.
+It is a sentencepiece model. The markers of the protocol are its *control symbols*: they have an id,
+and encoding never returns that id, whatever the text is. Our templates name markers, data cannot.
+The numbers 1 to 20, alone and with the comma that follows them in a list, and a few fixed pieces of
+the protocol are user-defined symbols, one id each.
 """
 
 import io
@@ -13,12 +13,8 @@ from pathlib import Path
 
 import sentencepiece
 
-from agenticrec_jax.errors import InputError
-from agenticrec_jax.models.io.safetensors import read_json
-from agenticrec_jax.tokenizers import huggingface as hf_tokenizer
-from agenticrec_jax.tokenizers.base import CUT, Tokenizer, decode_around, neutralise
-from agenticrec_jax.tokenizers.huggingface import read_hf_tokenizer
-from agenticrec_jax.tokenizers.sentencepiece import FILE, PlainTokenizer
+from agenticrec_jax.tokenizers.base import CUT, Tokenizer, decode_around, neutralize
+from agenticrec_jax.tokenizers.sentencepiece import FILE
 
 PAD = "<pad>"
 MARKERS = (
@@ -39,11 +35,11 @@ MARKERS = (
     "B",
 )
 NUMBERS = tuple(str(n) for n in range(1, 21))
-LISTED = tuple(f"{n}," for n in NUMBERS)  # a number in a list: copying a list copies one id each
+LISTED = tuple(f"{n}," for n in NUMBERS)  # a list of numbers is one id per number
 
 
 class CompactTokenizer(Tokenizer):
-    """Ids of text and markers; a row pauses at ``</tool_call>`` and ends at ``</answer>``."""
+    """Tokenizer of text and markers; a row pauses at ``</tool_call>``, ends at ``</answer>``."""
 
     file = FILE
     prompt_style = "compact"
@@ -60,27 +56,27 @@ class CompactTokenizer(Tokenizer):
         self.stop_ids = (self._markers["</answer>"],)
 
     def marker(self, name: str) -> int:
-        """Id of a marker. Raises KeyError for a name that is not in ``MARKERS``."""
+        """Returns the id of a marker; KeyError for a name that is not in ``MARKERS``."""
         return self._markers[name]
 
     def encode_data(self, text: str) -> list[int]:
-        """Ids of text that comes from data or from a tool; never contains a marker's id."""
-        return self._pieces.encode(neutralise(text))
+        """Returns ids of text from data or from a tool, never a marker's id."""
+        return self._pieces.encode(neutralize(text))
 
     def encode_markup(self, text: str) -> list[int]:
-        """Ids of our own template text, in which markers stand for themselves."""
+        """Returns ids of our own template text, in which markers stand for themselves."""
         ids: list[int] = []
-        for part in self._split.split(text):
-            ids += [self._markers[part]] if part in self._markers else self._pieces.encode(part)
+        for piece in self._split.split(text):
+            ids += [self._markers[piece]] if piece in self._markers else self._pieces.encode(piece)
         return ids
 
     def encode_cut(self, text: str, budget: int) -> list[int]:
-        """At most ``budget`` ids of data and, where text is lost, the visible mark ``…``."""
+        """Returns at most ``budget`` ids of data, and ``…`` after them if text is cut off."""
         ids = self.encode_data(text)
         return ids if len(ids) <= budget else ids[:budget] + self._pieces.encode(CUT)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids with markers spelled out; padding disappears."""
+        """Returns the text of ids with markers spelled out, without padding."""
         return decode_around(ids, self._pieces.decode, self._spelled.get)
 
     def save(self, directory: str | Path) -> None:
@@ -91,9 +87,12 @@ class CompactTokenizer(Tokenizer):
 def train_tokenizer(
     lines: Iterable[str], vocab_size: int, symbols: Sequence[str]
 ) -> CompactTokenizer:
-    """Fits a byte-fallback unigram model (Kudo 2018) on ``lines``, deterministically.
+    """Trains a unigram model with byte fallback (Kudo 2018, arXiv:1804.10959), deterministically.
 
-    ``symbols`` are literal strings that get one id each, beside the numbers 1 to 20.
+    Args:
+      lines: the text to train on.
+      vocab_size: number of ids; a small corpus may give fewer.
+      symbols: strings that get one id each, beside the numbers 1 to 20.
     """
     out = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
@@ -101,7 +100,7 @@ def train_tokenizer(
         model_writer=out,
         vocab_size=vocab_size,
         model_type="unigram",
-        hard_vocab_limit=False,  # a small corpus may not fill the vocabulary
+        hard_vocab_limit=False,  # otherwise a corpus that fills less of the vocabulary is an error
         byte_fallback=True,
         character_coverage=0.9995,
         normalization_rule_name="nmt_nfkc_cf",
@@ -114,43 +113,7 @@ def train_tokenizer(
         unk_id=1,
         bos_id=-1,
         eos_id=-1,
-        num_threads=1,
+        num_threads=1,  # more could end with other pieces from run to run
         minloglevel=2,
     )
     return CompactTokenizer(out.getvalue())
-
-
-def load_tokenizer(directory: str | Path) -> Tokenizer:
-    """The tokenizer of a policy directory.
-
-    ``tokenizer.json`` if it is byte-level BPE, else ``tokenizer.model``: a compact one, or a
-    sentencepiece model without our markers.
-
-    Raises:
-      InputError: if neither is there, or what is there is no such tokenizer; names the file.
-    """
-    json_path, path = Path(directory) / hf_tokenizer.FILE, Path(directory) / FILE
-    if json_path.is_file():
-        raw = read_json(json_path)
-        if hf_tokenizer.is_byte_level(raw):
-            return read_hf_tokenizer(directory)
-        if not path.is_file():
-            kind = (raw.get("model") or {}).get("type")
-            raise InputError(
-                f"{json_path}: found a tokenizer of type {kind} that is not byte-level BPE, "
-                f"expected one that is, or a {FILE} beside it"
-            )
-    if not path.is_file():
-        raise InputError(f"{path}: file not found, expected it or a {hf_tokenizer.FILE} beside it")
-    return _sentencepiece_tokenizer(path)
-
-
-def _sentencepiece_tokenizer(path: Path) -> Tokenizer:
-    model = path.read_bytes()
-    pieces = sentencepiece.SentencePieceProcessor()
-    try:
-        pieces.LoadFromSerializedProto(model)
-    except RuntimeError:
-        raise InputError(f"{path}: found no sentencepiece model, expected one") from None
-    compact = all(pieces.IsControl(pieces.piece_to_id(name)) for name in MARKERS)
-    return CompactTokenizer(model) if compact else PlainTokenizer(model, str(path))

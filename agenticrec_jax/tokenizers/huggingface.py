@@ -1,8 +1,8 @@
 """The tokenizer of a Hugging Face directory: byte-level BPE with added tokens, as Qwen3 has it.
 
 One ``tokenizer.json`` makes two tokenizers: one with its added tokens, for our templates, and one
-stripped of them all, for data. Switching off *special* tokens would not be enough: ``</tool_call>``
-of Qwen3 is an added token that is not flagged special, and text that spells it would become its id.
+stripped of them all, for data. Disabling *special* tokens would not be enough: ``</tool_call>`` of
+Qwen3 is an added token that is not flagged special, and text that spells it would become its id.
 """
 
 import json
@@ -12,8 +12,8 @@ from typing import Any
 
 import tokenizers
 
-from agenticrec_jax.errors import InputError
-from agenticrec_jax.tokenizers.base import TURN_END, ChatTokenizer, join_at, literals, neutralise
+from agenticrec_jax.errors import InputError, expect
+from agenticrec_jax.tokenizers.base import TURN_END, ChatTokenizer, join_at, literals, neutralize
 
 FILE = "tokenizer.json"
 _CONFIG = "tokenizer_config.json"
@@ -33,12 +33,12 @@ _CALL_CLOSE = "</tool_call>"
 def is_byte_level(raw: Mapping[str, Any]) -> bool:
     """Whether the contents of a ``tokenizer.json`` are byte-level BPE: any text, and no prefix."""
     decoder = raw.get("decoder") or {}
-    kinds = {part.get("type") for part in (decoder, *decoder.get("decoders", ()))}
+    kinds = {step.get("type") for step in (decoder, *decoder.get("decoders", ()))}
     return (raw.get("model") or {}).get("type") == "BPE" and "ByteLevel" in kinds
 
 
 class HFTokenizer(ChatTokenizer):
-    """Ids of text and added tokens.
+    """Tokenizer of text and added tokens.
 
     A turn ends at ``<|im_end|>`` if there is one, else at the configured end of text. A row pauses
     at ``</tool_call>`` if that is one id, else at the end of its turn.
@@ -48,30 +48,32 @@ class HFTokenizer(ChatTokenizer):
     prompt_style = "chat"
 
     def __init__(self, files: Mapping[str, bytes], source: str = FILE):
-        """``files`` are the directory's by name, ``source`` names ``tokenizer.json`` in errors.
+        """Builds both tokenizers.
+
+        Args:
+          files: contents of the directory's files by name.
+          source: path of ``tokenizer.json``, for errors.
 
         Raises:
-          InputError: if the file holds no tokenizer, or none with an end of a turn.
+          InputError: the file holds no tokenizer, or none with an end of a turn.
         """
         self._files = dict(files)
         raw = _object(files[FILE], source)
         self._added = {token["content"]: token["id"] for token in raw.get("added_tokens", ())}
-        self._full = _made(files[FILE], source)
-        self._data = _made(json.dumps(stripped(raw)).encode(), source)
-        self._own = literals(self._added)
-        self._lost = self._data.encode("\ufffd").ids
+        self._full = _built(files[FILE], source)
+        self._data = _built(json.dumps(stripped(raw)).encode(), source)
+        self._literals = literals(self._added)
+        self._broken = self._data.encode("\ufffd").ids
         self.vocab_size = 1 + max(self._full.get_vocab(with_added_tokens=True).values())
         self.prefix = tuple(self._full.encode("").ids)
         self._name_roles(_object(files.get(_CONFIG, b"{}"), source), source)
 
     def _name_roles(self, config: Mapping[str, Any], source: str) -> None:
-        end, pad = (_token(config, role) for role in ("eos_token", "pad_token"))
+        end = _token(config, "eos_token")
+        pad = _token(config, "pad_token")
         names = [n for n in dict.fromkeys((TURN_END, end, _TEXT_END)) if n in self._added]
-        if not names:
-            raise InputError(
-                f"{source}: found no token {TURN_END} and no eos_token, expected one that ends "
-                "a turn"
-            )
+        expected = f"an added token, or {TURN_END} among them"
+        expect(bool(names), f"{source}: eos_token, which ends a turn", end, expected)
         self.stop_ids = tuple(self._added[name] for name in names)
         self.turn_end = self.stop_ids[0]
         self.pause_id = self._added.get(_CALL_CLOSE, self.turn_end)
@@ -79,30 +81,33 @@ class HFTokenizer(ChatTokenizer):
 
     @property
     def added_tokens(self) -> dict[str, int]:
-        """Added tokens and their ids, special or not."""
+        """Ids of all added tokens, special or not, by their text."""
         return dict(self._added)
 
     def marker(self, name: str) -> int:
-        """Id of an added token. Raises KeyError for any other name."""
+        """Returns the id of an added token; KeyError for any other name."""
         return self._added[name]
 
     def encode_data(self, text: str) -> list[int]:
-        """Ids of text that comes from data or from a tool; never contains an added token's id."""
-        return self._data.encode(neutralise(text, self._own), add_special_tokens=False).ids
+        """Returns ids of text from data or from a tool, never an added token's id."""
+        return self._data.encode(neutralize(text, self._literals), add_special_tokens=False).ids
 
     def encode_markup(self, text: str) -> list[int]:
-        """Ids of our own template text, in which added tokens stand for themselves."""
+        """Returns ids of our own template text, in which added tokens stand for themselves."""
         return join_at(text, TURN_END, self._template, self.turn_end)
 
     def _template(self, text: str) -> list[int]:
         return self._full.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids with added tokens spelled out; rows without a token are ``�`` each."""
-        known = []
+        """Returns the text of ids with added tokens spelled out.
+
+        An id beyond the vocabulary, which the policy's embedding may have a row for, is ``�``.
+        """
+        in_vocabulary = []
         for index in map(int, ids):
-            known += [index] if index < self.vocab_size else self._lost
-        return self._full.decode(known, skip_special_tokens=False)
+            in_vocabulary += [index] if index < self.vocab_size else self._broken
+        return self._full.decode(in_vocabulary, skip_special_tokens=False)
 
     def save(self, directory: str | Path) -> None:
         """Writes the tokenizer's files, as they were read, into an existing directory."""
@@ -111,7 +116,10 @@ class HFTokenizer(ChatTokenizer):
 
 
 def stripped(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The contents of a ``tokenizer.json`` without any added token; the rest splits text alike."""
+    """Returns the contents of a ``tokenizer.json`` without any added token.
+
+    It splits other text as before.
+    """
     added = {token["content"] for token in raw.get("added_tokens", ())}
     model = dict(raw["model"])
     model["vocab"] = {piece: i for piece, i in model["vocab"].items() if piece not in added}
@@ -124,7 +132,7 @@ def read_hf_tokenizer(directory: str | Path) -> HFTokenizer:
     """Reads ``tokenizer.json`` of a directory and the files that belong to it.
 
     Raises:
-      InputError: if it is missing or holds no byte-level BPE tokenizer.
+      InputError: it is missing or holds no byte-level BPE tokenizer.
     """
     paths = [Path(directory) / name for name in _FILES]
     files = {path.name: path.read_bytes() for path in paths if path.is_file()}
@@ -136,22 +144,25 @@ def _object(content: bytes, source: str) -> dict[str, Any]:
         raw = json.loads(content)
     except ValueError as error:
         raise InputError(f"{source}: found no JSON ({error}), expected a tokenizer") from None
-    if not isinstance(raw, dict):
-        raise InputError(f"{source}: found {type(raw).__name__}, expected a JSON object")
+    expect(isinstance(raw, dict), source, type(raw).__name__, "a JSON object")
     return raw
 
 
-def _made(content: bytes, source: str) -> tokenizers.Tokenizer:
+def _built(content: bytes, source: str) -> tokenizers.Tokenizer:
     try:
-        made = tokenizers.Tokenizer.from_buffer(content)
+        tokenizer = tokenizers.Tokenizer.from_buffer(content)
     except Exception as error:  # the library raises nothing narrower
         raise InputError(f"{source}: found no tokenizer that can be read ({error})") from None
-    made.no_truncation()
-    made.no_padding()
-    return made
+    # The file may ask for both, and either would change the ids of a prompt.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def _token(config: Mapping[str, Any], role: str) -> str | None:
-    """A role's token in ``tokenizer_config.json``: its text, or an object with its ``content``."""
+    """Returns the text of a role's token in ``tokenizer_config.json``.
+
+    It is written there as text or as an object with the text as its ``content``.
+    """
     token = config.get(role)
     return token.get("content") if isinstance(token, dict) else token

@@ -19,7 +19,7 @@ from agenticrec_jax.testing.chat import chat_tokenizer
 from agenticrec_jax.testing.models import tiny_qwen3
 from agenticrec_jax.testing.world import tiny_world
 from agenticrec_jax.tokenizers.base import spellings
-from agenticrec_jax.tokenizers.compact import load_tokenizer
+from agenticrec_jax.tokenizers.load import load_tokenizer
 
 OPENING = protocol.ANSWER_OPEN + "\\boxed{["
 SHAPE = re.compile(r"((?:\d+, ?)*)(\d*)(.*)", re.S)

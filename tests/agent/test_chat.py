@@ -16,8 +16,8 @@ from agenticrec_jax.agent.protocol import ToolCall, parse_tool_call
 from agenticrec_jax.agent.tasks import TASKS
 from agenticrec_jax.testing.chat import NOT_SPECIAL, SPECIAL, TEMPLATE, chat_tokenizer
 from agenticrec_jax.testing.world import tiny_world
-from agenticrec_jax.tokenizers.base import CUT, literals, neutralise
-from agenticrec_jax.tokenizers.compact import load_tokenizer
+from agenticrec_jax.tokenizers.base import CUT, literals, neutralize
+from agenticrec_jax.tokenizers.load import load_tokenizer
 from agenticrec_jax.types import OBSERVATION, SAMPLED
 
 LONG = 10**6  # no title is cut
@@ -113,7 +113,7 @@ def test_the_whole_conversation_is_the_templates(ours):
 @example("\u0301\u200b")
 def test_data_and_template_meet_where_text_is_split_anyway(title):
     tokenizer = chat_tokenizer()
-    title = neutralise(" ".join(title.split()), literals(tokenizer.added_tokens))
+    title = neutralize(" ".join(title.split()), literals(tokenizer.added_tokens))
     for before, after in (("h1.", "h2."), ("20.", "Rank"), ("10.", "Candidates")):
         encode = tokenizer.encode_markup
         parts = [*encode(before), *tokenizer.encode_line(title, LONG), *encode(after)]

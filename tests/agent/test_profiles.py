@@ -23,7 +23,7 @@ from agenticrec_jax.testing.errors import refused
 from agenticrec_jax.testing.models import tiny_qwen3
 from agenticrec_jax.testing.synthetic import randomized
 from agenticrec_jax.testing.world import tiny_world
-from agenticrec_jax.tokenizers.base import neutralise
+from agenticrec_jax.tokenizers.base import neutralize
 from agenticrec_jax.tokenizers.compact import MARKERS
 from agenticrec_jax.tools.base import AsOfView
 
@@ -229,7 +229,7 @@ def test_texts_are_the_models_own_greedy_words(policy, five):
     assert engine.telemetry["sampled_tokens"] == 5 * BUDGET
     for profile, example in zip(profiles, five, strict=True):
         ids = greedy(policy, made.prompt(example))
-        text = neutralise(" ".join(tiny_world().tokenizer.decode(ids).rstrip("\ufffd").split()))
+        text = neutralize(" ".join(tiny_world().tokenizer.decode(ids).rstrip("\ufffd").split()))
         assert profile.text == text.rpartition("</think>")[2] + "…"
         assert (profile.example_id, profile.position) == (example.example_id, example.position)
         assert profile.finish == "token_budget"
@@ -317,7 +317,7 @@ def test_a_text_that_its_turn_has_no_tokens_for_is_cut(policy, five):
     ids = greedy(policy, plain.prompt(five[0]))[:5]
     (made,) = writer(log, engine=engine_of(policy, turn_tokens=5)).write(params, five[:1])
     assert (made.text, made.finish) == (
-        neutralise(tiny_world().tokenizer.decode(ids)) + "…",
+        neutralize(tiny_world().tokenizer.decode(ids)) + "…",
         "turn_budget",
     )
 

@@ -1,31 +1,33 @@
+"""Data made harmless, ids joined at marks, and the text that each id adds."""
+
 import pytest
 
 from agenticrec_jax.testing.chat import NOT_SPECIAL, SPECIAL, chat_tokenizer
 from agenticrec_jax.testing.world import tiny_world
-from agenticrec_jax.tokenizers.base import join_at, literals, neutralise, spellings
+from agenticrec_jax.tokenizers.base import join_at, literals, neutralize, spellings
 
 
 @pytest.mark.parametrize("token", [*SPECIAL, *NOT_SPECIAL, "</tools>", "<OBSERVATION>", "<|a0|>"])
 def test_every_marker_in_data_is_made_harmless_and_stays_legible(token):
-    shown = neutralise(f"Pen {token}, 12-Pack")
-    assert token not in shown and token.strip("<>") in shown
-    assert shown.startswith("Pen ‹") and shown.endswith("›, 12-Pack")
+    text = neutralize(f"Pen {token}, 12-Pack")
+    assert token not in text and token.strip("<>") in text
+    assert text.startswith("Pen ‹") and text.endswith("›, 12-Pack")
 
 
 def test_ordinary_text_stays_as_it_is():
     text = "Avery <3 labels> 1/2 x 1 [50] | 8 > 7 <b>bold</b> naïve 日本語"
-    assert neutralise(text) == text
+    assert neutralize(text) == text
 
 
 def test_tokens_of_a_tokenizers_own_are_made_harmless_too():
-    own = literals(["<s>", "</s>", "[INST]", "<s", "  "])
-    shown = neutralise("<s>  [INST] x</s><|im_end|>", own)
-    assert shown == "‹s›  [·INST] x‹/s›‹|im_end|›"
+    tokens = literals(["<s>", "</s>", "[INST]", "<s", "  "])
+    text = neutralize("<s>  [INST] x</s><|im_end|>", tokens)
+    assert text == "‹s›  [·INST] x‹/s›‹|im_end|›"
     assert literals(["  ", "\n"]) is None
 
 
 def test_half_of_a_surrogate_pair_is_text_that_can_be_encoded():
-    assert neutralise("a\ud800b") == "a?b"
+    assert neutralize("a\ud800b") == "a?b"
 
 
 def test_a_mark_in_a_template_stands_for_an_id():

@@ -1,3 +1,5 @@
+"""Byte-level BPE with added tokens: none is made of data, and what a directory must have."""
+
 import functools
 import json
 import os
@@ -11,12 +13,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers, processors, trainers
 
-from agenticrec_jax.errors import InputError
 from agenticrec_jax.testing.chat import NOT_SPECIAL, SPECIAL, chat_tokenizer
+from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.tokenizers import huggingface as hf_tokenizer
-from agenticrec_jax.tokenizers.base import literals, neutralise
-from agenticrec_jax.tokenizers.compact import load_tokenizer
+from agenticrec_jax.tokenizers.base import literals, neutralize
 from agenticrec_jax.tokenizers.huggingface import HFTokenizer, read_hf_tokenizer, stripped
+from agenticrec_jax.tokenizers.load import load_tokenizer
 
 TOKENS = (*SPECIAL, *NOT_SPECIAL)
 PIECES = [*TOKENS, "<", ">", "|", "/", "tool_call", "im_end", "</", "|>", "<|", " ", "\n", "Pen"]
@@ -64,7 +66,7 @@ def test_the_stripped_tokenizer_makes_none_of_text_as_it_is(text):
 
 
 def test_data_is_encoded_without_added_tokens_even_where_a_literal_stays(tokenizer, monkeypatch):
-    monkeypatch.setattr(hf_tokenizer, "neutralise", lambda text, own: text)
+    monkeypatch.setattr(hf_tokenizer, "neutralize", lambda text, tokens: text)
     for token in TOKENS:
         ids = tokenizer.encode_data(f"Pen {token}")
         assert tokenizer.decode(ids) == f"Pen {token}"
@@ -124,21 +126,21 @@ def test_a_line_is_cut_visibly_and_between_characters(tokenizer):
     budget = len(tokenizer.encode_data(f" {line}"))
     assert tokenizer.encode_line(line, budget) == whole
     for shorter in range(budget):
-        shown = tokenizer.decode(tokenizer.encode_line(line, shorter))
-        assert shown.endswith("…\n") and "�" not in shown
-        assert f" {line}".startswith(shown.removesuffix("…\n"))
+        text = tokenizer.decode(tokenizer.encode_line(line, shorter))
+        assert text.endswith("…\n") and "�" not in text
+        assert f" {line}".startswith(text.removesuffix("…\n"))
 
 
 def test_added_tokens_among_the_models_own_pieces_are_not_made_of_data(tmp_path):
     """As in tokenizers of GPT-2's kind, whose vocabulary holds the added tokens too."""
-    made = tokenizers.Tokenizer(models.BPE(unk_token="<unk>", ignore_merges=True))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(False, use_regex=False)
-    made.decoder = tokenizers.decoders.ByteLevel()
+    whole = tokenizers.Tokenizer(models.BPE(unk_token="<unk>", ignore_merges=True))
+    whole.pre_tokenizer = pre_tokenizers.ByteLevel(False, use_regex=False)
+    whole.decoder = tokenizers.decoders.ByteLevel()
     names = ["<unk>", "<|im_start|>", "<|im_end|>", "<repo>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=names, initial_alphabet=alphabet)
-    made.train_from_iterator(["a pen"], trainer)
-    made.save(str(tmp_path / "tokenizer.json"))
+    whole.train_from_iterator(["a pen"], trainer)
+    whole.save(str(tmp_path / "tokenizer.json"))
     read = load_tokenizer(tmp_path)
     for name in names:
         assert read.encode_markup(name) == [read.marker(name)]
@@ -179,7 +181,8 @@ def test_the_end_of_a_turn_is_the_configs_where_there_is_no_marker(directory):
 
 
 def test_files_are_written_as_they_were_read(tokenizer, tmp_path):
-    first, second = tmp_path / "a", tmp_path / "b"
+    first = tmp_path / "a"
+    second = tmp_path / "b"
     first.mkdir()
     second.mkdir()
     tokenizer.save(first)
@@ -192,28 +195,25 @@ def test_files_are_written_as_they_were_read(tokenizer, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "named"),
     [
-        (lambda raw: raw["model"].update(type="WordPiece"), "type WordPiece"),
-        (lambda raw: raw.update(decoder={"type": "Metaspace"}), "not byte-level BPE"),
-        (lambda raw: raw["model"].update(merges="none"), "no tokenizer that can be read"),
-        (lambda raw: raw.update(added_tokens=[]), "no token <|im_end|> and no eos_token"),
+        (lambda raw: raw["model"].update(type="WordPiece"), ["type", "WordPiece"]),
+        (lambda raw: raw.update(decoder={"type": "Metaspace"}), ["byte-level BPE"]),
+        (lambda raw: raw["model"].update(merges="none"), ["no tokenizer"]),
+        (lambda raw: raw.update(added_tokens=[]), ["eos_token", "<|im_end|>"]),
     ],
 )
-def test_bad_files_are_named(directory, change, said):
+def test_bad_files_are_named(directory, change, named):
     changed(directory, change)
-    with pytest.raises(InputError) as error:
-        load_tokenizer(directory)
-    assert str(directory / "tokenizer.json") in str(error.value) and said in str(error.value)
-    assert "\n" not in str(error.value)
+    sentence = refused(load_tokenizer, directory)
+    assert_names(sentence, directory / "tokenizer.json", *named)
 
 
 def test_a_file_that_is_no_json_is_named(directory):
     (directory / "tokenizer.json").write_text("{")
-    with pytest.raises(InputError, match="tokenizer.json cannot be read as JSON"):
-        load_tokenizer(directory)
-    with pytest.raises(InputError, match="found list, expected a JSON object"):
-        HFTokenizer({"tokenizer.json": b"[]"})
+    assert_names(refused(load_tokenizer, directory), directory / "tokenizer.json", "JSON")
+    sentence = refused(HFTokenizer, {"tokenizer.json": b"[]"}, "here/tokenizer.json")
+    assert_names(sentence, "here/tokenizer.json", "list", "object")
 
 
 @pytest.mark.peer
@@ -241,8 +241,8 @@ class TestQwen3:
     def test_no_text_makes_an_added_token(self, qwen3, text):
         for ids in (qwen3.encode_data(text), qwen3.encode_line(text, 9)):
             assert all(0 <= i < 151643 for i in ids)
-        shown = qwen3.decode(qwen3.encode_data(text))
-        assert shown == unicodedata.normalize("NFC", neutralise(text, literals(TOKENS)))
+        decoded = qwen3.decode(qwen3.encode_data(text))
+        assert decoded == unicodedata.normalize("NFC", neutralize(text, literals(TOKENS)))
 
     @settings(max_examples=500)
     @given(text=HOSTILE)

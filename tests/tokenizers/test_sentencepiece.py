@@ -1,3 +1,5 @@
+"""A sentencepiece model without our markers: data, segments, turns, and which files are refused."""
+
 import io
 
 import pytest
@@ -5,8 +7,9 @@ import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agenticrec_jax.errors import InputError
-from agenticrec_jax.tokenizers.compact import CompactTokenizer, load_tokenizer, train_tokenizer
+from agenticrec_jax.testing.errors import assert_names, refused
+from agenticrec_jax.tokenizers.compact import CompactTokenizer, train_tokenizer
+from agenticrec_jax.tokenizers.load import load_tokenizer
 from agenticrec_jax.tokenizers.sentencepiece import PlainTokenizer
 
 LINES = ["a blue pen and a pad", "the user took a stapler", "tape, 12 rolls"] * 20
@@ -49,9 +52,9 @@ def test_data_never_becomes_a_control_symbol_or_markup(text):
 
 
 def test_segments_join_to_the_text_that_they_are_of(tokenizer):
-    parts = ["1.", " a blue pen\n", "2.", "  tape\n"]
-    ids = [i for part in parts for i in tokenizer.encode_data(part)]
-    assert tokenizer.decode(ids) == "".join(parts)
+    segments = ["1.", " a blue pen\n", "2.", "  tape\n"]
+    ids = [i for segment in segments for i in tokenizer.encode_data(segment)]
+    assert tokenizer.decode(ids) == "".join(segments)
     assert tokenizer.decode(tokenizer.encode_line("a blue pen", 9)) == " a blue pen\n"
 
 
@@ -95,12 +98,10 @@ def test_a_byte_level_tokenizer_json_goes_before_a_model_and_another_after(tmp_p
 
 def test_models_without_an_end_and_files_that_are_none_are_named(tmp_path):
     path = tmp_path / "tokenizer.model"
-    for content, said in (
-        (trained(eos_id=-1), "no end-of-text piece"),
-        (b"", "no sentencepiece model"),
-        (b"not a model", "no sentencepiece model"),
+    for content, named in (
+        (trained(eos_id=-1), "end-of-text piece"),
+        (b"", "sentencepiece model"),
+        (b"not a model", "sentencepiece model"),
     ):
         path.write_bytes(content)
-        with pytest.raises(InputError) as error:
-            load_tokenizer(tmp_path)
-        assert f"{path}: found {said}" in str(error.value)
+        assert_names(refused(load_tokenizer, tmp_path), path, named)

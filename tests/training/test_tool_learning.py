@@ -29,7 +29,7 @@ from agenticrec_jax.models.io.huggingface import load_policy
 from agenticrec_jax.runtime.metric_logging import MetricsWriter
 from agenticrec_jax.sequential.sasrec import Sasrec, SasrecConfig
 from agenticrec_jax.testing.synthetic import SyntheticConfig, synthetic_log
-from agenticrec_jax.tokenizers.compact import load_tokenizer
+from agenticrec_jax.tokenizers.load import load_tokenizer
 from agenticrec_jax.tools.artifacts import Artifacts, fit_statistics, index_users
 from agenticrec_jax.tools.base import Toolbox
 from agenticrec_jax.tools.registry import agenticrec_tools

@@ -11,7 +11,7 @@ from agenticrec_jax.data.splits import chronological_splits, prediction_samples
 from agenticrec_jax.generation.config import EngineConfig
 from agenticrec_jax.runs import pipeline
 from agenticrec_jax.testing.world import tiny_world
-from agenticrec_jax.tokenizers.compact import load_tokenizer
+from agenticrec_jax.tokenizers.load import load_tokenizer
 from agenticrec_jax.tools.base import AsOfView
 from experiments.configs import amazon2023, office, qwen3, recthinker
 
