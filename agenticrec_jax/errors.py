@@ -26,3 +26,7 @@ def expect(ok: bool, where: str, found: object, expected: str) -> None:
 
 class Terminated(Exception):
     """A run was asked to end (SIGTERM) and did, with its progress saved; says where it stands."""
+
+
+class Diverged(InputError):
+    """A training whose loss or parameters are not finite; nothing of that step is written."""

@@ -52,11 +52,11 @@ from agenticrec_jax.runs import policy as policies
 from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.runtime.metric_logging import MetricsWriter
 from agenticrec_jax.runtime.phases import phase
-from agenticrec_jax.training import reinforce, supervised
+from agenticrec_jax.training import loop, supervised
 from agenticrec_jax.training import warm_start as warming
-from agenticrec_jax.training.batches import Packing
 from agenticrec_jax.training.learner import init_state, make_optimizer, make_update
 from agenticrec_jax.training.mining import pairs_hash, write_lines
+from agenticrec_jax.training.packing import Packing
 from agenticrec_jax.training.self_augmentation import (
     RULES,
     Imitation,
@@ -64,6 +64,7 @@ from agenticrec_jax.training.self_augmentation import (
     read_groups,
     select,
 )
+from agenticrec_jax.training.tasks import ranking_tasks, refinement_tasks
 from agenticrec_jax.training.validation import Validation, ndcg_of
 
 BEFORE = {
@@ -157,8 +158,16 @@ def _imitate(name, settings, world, source, graphdef, params, packing, record):
         MetricsWriter(world.workdir, jax.process_index()) as writer,
     ):
         state = init_state(params, optimizer, mesh)
-        run = name, source, state, update, packing, settings.save_every
-        return supervised.train(*run, writer=writer, checkpoints=checkpoints).params
+        return supervised.train(
+            name,
+            source,
+            state,
+            update=update,
+            packing=packing,
+            save_every=settings.save_every,
+            writer=writer,
+            checkpoints=checkpoints,
+        ).params
 
 
 def train_self_sft(world, agent: Agent, engine: Engine, policy, start: str):
@@ -226,7 +235,7 @@ def _roll_out_chunk(path: Path, examples, settings, agent, engine, params, seed:
 def train_rta(world, agent: Agent, engine: Engine, policy, directory: Path, seed: int):
     """Stage one on the policy examples; takes the policy's parameters over, returns the new."""
     settings = world.config.rta
-    tasks_at = reinforce.ranking_tasks(world.examples["policy"], settings.prompts, seed)
+    tasks_at = ranking_tasks(world.examples["policy"], settings.prompts, seed)
     return _reinforce("rta", settings, world, agent, engine, policy, tasks_at, directory, seed)
 
 
@@ -238,9 +247,7 @@ def train_ppr(world, agent: Agent, engine: Engine, policy, directory: Path, seed
     if not found:
         print("no hard pairs: the policy stays as it is")
         return policy.params
-    tasks_at = reinforce.refinement_tasks(
-        found, examples, settings.prompts, settings.rank_share, seed
-    )
+    tasks_at = refinement_tasks(found, examples, settings.prompts, settings.rank_share, seed)
     return _reinforce("ppr", settings, world, agent, engine, policy, tasks_at, directory, seed)
 
 
@@ -257,10 +264,10 @@ def train_pairs(world, agent: Agent, engine: Engine, policy, directory: Path, se
         "pairs",
         pairs.source(world, agent, found, seed),
         init_state(policy.params, optimizer, mesh),
-        make_update(policy.graphdef, objectives.pair_loss(config), optimizer, mesh=mesh),
-        pipeline.packing(settings, mesh, policy.tokenizer.pad_id),
-        settings.save_every,
-        shown="preference_accuracy",
+        update=make_update(policy.graphdef, objectives.pair_loss(config), optimizer, mesh=mesh),
+        packing=pipeline.packing(settings, mesh, policy.tokenizer.pad_id),
+        save_every=settings.save_every,
+        progress_metric="preference_accuracy",
         score=pairs.scorer(settings, policy.graphdef, mesh),
     )
     more = {"seed": seed, "pairs_hash": pairs_hash(found)}
@@ -271,25 +278,25 @@ def _reinforce(name, settings, world, agent, engine, policy, tasks_at, directory
     config = world.config
     mesh = pipeline.device_mesh(config)
     update = pipeline.update(config, settings, policy.graphdef, mesh)
-    stage = reinforce.Stage(
-        name,
-        settings.steps,
-        settings.members,
-        pipeline.temperature(settings),
-        seed,
-        pipeline.packing(settings, mesh, policy.tokenizer.pad_id),
-        settings.save_every,
-        objectives.weighing(config, settings),
-        objectives.oversample(config, settings),
+    stage = loop.Stage(
+        name=name,
+        steps=settings.steps,
+        members=settings.members,
+        temperature=pipeline.temperature(settings),
+        seed=seed,
+        packing=pipeline.packing(settings, mesh, policy.tokenizer.pad_id),
+        save_every=settings.save_every,
+        weighting=objectives.weighting(config, settings),
+        oversample=objectives.oversample(config, settings),
     )
     train = functools.partial(
-        reinforce.reinforce,
+        loop.reinforce,
         stage,
         init_state(policy.params, pipeline.optimizer(settings), mesh),
-        agent,
-        engine,
-        update,
-        tasks_at,
+        agent=agent,
+        engine=engine,
+        update=update,
+        tasks_at=tasks_at,
         score=pipeline.scorer(settings, policy.graphdef, mesh),
     )
     return _kept(name, settings, world, engine, policy, directory, train, {"seed": seed})

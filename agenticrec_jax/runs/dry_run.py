@@ -40,8 +40,8 @@ from agenticrec_jax.parallel.multihost import local_mesh
 from agenticrec_jax.runs import objectives, pipeline
 from agenticrec_jax.runs import policy as policies
 from agenticrec_jax.runtime.console import print_wide
-from agenticrec_jax.training.batches import abstract_batch, micro_batches
 from agenticrec_jax.training.learner import abstract_state
+from agenticrec_jax.training.packing import abstract_batch, micro_batches
 
 GIB = 2**30
 KERNELS = {"splash_m": splash_flops}

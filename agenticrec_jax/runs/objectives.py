@@ -1,9 +1,9 @@
 """The loss of a stage of reinforcement by its config, and what refuses one that cannot be.
 
 ``config.rta`` and ``config.ppr`` each have ``loss`` (options of `grpo_loss`, by name), ``groups``
-(fields of `Weighing`), ``oversample``, ``reference``, and ``loss_fn``, the import path of a loss of
-one's own. ``config.pairs`` has an ``objective``, one of ``PAIR_OBJECTIVES``, and its ``beta``. What
-is refused is so before anything is loaded.
+(fields of `GroupWeighting`), ``oversample``, ``reference``, and ``loss_fn``, the import path of a
+loss of one's own. ``config.pairs`` has an ``objective``, one of ``PAIR_OBJECTIVES``, and its
+``beta``. What is refused is so before anything is loaded.
 """
 
 import dataclasses
@@ -28,7 +28,8 @@ from agenticrec_jax.losses import (
     member_weights,
 )
 from agenticrec_jax.runs.imports import imported
-from agenticrec_jax.training.batches import Weighing, abstract_batch
+from agenticrec_jax.training.groups import GroupWeighting
+from agenticrec_jax.training.packing import abstract_batch
 
 STAGES = ("rta", "ppr")
 OPTIONS = {
@@ -70,7 +71,7 @@ def stage_loss(config: ConfigDict, settings: ConfigDict) -> LossFn:
       InputError: an option is unknown, has no such value or would be without effect; or the path
         leads to no function of ``(logprobs, batch)`` that returns a number and pairs.
     """
-    key, weigh = f"config.{_name(config, settings)}", weighing(config, settings)
+    key, weigh = f"config.{_name(config, settings)}", weighting(config, settings)
     options = _named(settings.loss, OPTIONS, f"{key}.loss")
     if settings.loss_fn:
         return _own_loss(settings, options, key)
@@ -83,11 +84,11 @@ def stage_loss(config: ConfigDict, settings: ConfigDict) -> LossFn:
     return loss_fn
 
 
-def weighing(config: ConfigDict, settings: ConfigDict) -> Weighing:
+def weighting(config: ConfigDict, settings: ConfigDict) -> GroupWeighting:
     """How a stage weighs groups; InputError for a name or a value that there is not."""
     key = f"config.{_name(config, settings)}.groups"
-    defaults = {field.name: field.default for field in dataclasses.fields(Weighing)}
-    found = Weighing(**_named(settings.groups, defaults, key))
+    defaults = {field.name: field.default for field in dataclasses.fields(GroupWeighting)}
+    found = GroupWeighting(**_named(settings.groups, defaults, key))
     try:
         group_advantages(np.zeros((1, 2)), None, found.baseline, found.scale)
         member_weights(np.ones((1, 2), int), found.aggregation)
@@ -98,7 +99,7 @@ def weighing(config: ConfigDict, settings: ConfigDict) -> Weighing:
 
 def oversample(config: ConfigDict, settings: ConfigDict) -> int:
     """Most rounds of a step after the first; InputError if there is nothing to refill."""
-    key, weigh = f"config.{_name(config, settings)}", weighing(config, settings)
+    key, weigh = f"config.{_name(config, settings)}", weighting(config, settings)
     rounds = settings.oversample
     if rounds < 0:
         raise InputError(f"{key}.oversample: found {rounds}, expected 0 or above")

@@ -51,9 +51,9 @@ from agenticrec_jax.tools.base import Toolbox
 from agenticrec_jax.tools.profiles import Profiles, read_profiles
 from agenticrec_jax.tools.registry import agenticrec_tools, recthinker_tools
 from agenticrec_jax.tools.text import ToolOptions
-from agenticrec_jax.training.batches import Packing
 from agenticrec_jax.training.learner import Update, make_optimizer, make_update
 from agenticrec_jax.training.logprobs import make_scorer
+from agenticrec_jax.training.packing import Packing
 from agenticrec_jax.training.references import Scorer
 
 PARTS = ("policy", "valid", "test")

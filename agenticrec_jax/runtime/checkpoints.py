@@ -93,7 +93,7 @@ class Checkpoints:
         """Saves a pytree of arrays and a JSON record under a step; a step already there is kept."""
         if step in self._manager.all_steps():
             return
-        arrays = _named_leaves(state)
+        arrays = named_leaves(state)
         record = {
             "format_version": FORMAT_VERSION,
             "config": self._config,
@@ -188,7 +188,7 @@ class Checkpoints:
                     f"{where} was written with {key}={written!r} and this run has {given!r}; "
                     "expected the same config, or another directory"
                 )
-        shapes = {n: [list(x.shape), str(x.dtype)] for n, x in _named_leaves(target).items()}
+        shapes = {n: [list(x.shape), str(x.dtype)] for n, x in named_leaves(target).items()}
         saved = {n: [d["shape"], d["dtype"]] for n, d in record["arrays"].items()}
         for name in sorted(set(shapes) | set(saved)):
             if shapes.get(name) != saved.get(name):
@@ -198,7 +198,7 @@ class Checkpoints:
                 )
 
     def _read_arrays(self, step: int, record: dict, target: Any) -> Any:
-        abstract = {name: _abstract(leaf) for name, leaf in _named_leaves(target).items()}
+        abstract = {name: _abstract(leaf) for name, leaf in named_leaves(target).items()}
         try:
             args = ocp.args.Composite(arrays=ocp.args.StandardRestore(abstract))
             arrays = self._manager.restore(step, args=args).arrays
@@ -209,7 +209,7 @@ class Checkpoints:
             if found[name] != description:
                 raise Damaged(f"the bytes of {name} are not those that were saved")
         structure = jax.tree.structure(target)
-        return jax.tree.unflatten(structure, [arrays[name] for name in _named_leaves(target)])
+        return jax.tree.unflatten(structure, [arrays[name] for name in named_leaves(target)])
 
     def _put_aside(self, steps: list[int]) -> None:
         """Renames damaged checkpoints, so that their steps can be saved again."""
@@ -225,7 +225,7 @@ class Checkpoints:
         self._manager.reload()
 
 
-def _named_leaves(tree: Any) -> dict[str, Any]:
+def named_leaves(tree: Any) -> dict[str, Any]:
     """Returns the leaves of a pytree by their path, such as ``params.layers.0.mlp.up``."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(p, simple=True, separator="."): leaf for p, leaf in leaves}

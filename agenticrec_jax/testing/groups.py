@@ -14,7 +14,8 @@ import numpy as np
 from flax import nnx
 
 from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config, by_layer
-from agenticrec_jax.training.batches import Group, Packing
+from agenticrec_jax.training.packing import Packing
+from agenticrec_jax.training.types import Group
 from agenticrec_jax.types import OBSERVATION, SAMPLED
 
 VOCAB = 101  # a prime that no other dimension has, to find it in compiled programs

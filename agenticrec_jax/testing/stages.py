@@ -25,10 +25,12 @@ from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.runtime.metric_logging import FILE_NAME, MetricsWriter, read_metrics
 from agenticrec_jax.testing.models import tiny_qwen3
 from agenticrec_jax.testing.world import TinyWorld, tiny_world
-from agenticrec_jax.training import reinforce
-from agenticrec_jax.training.batches import Packing, Weighing
+from agenticrec_jax.training import loop
+from agenticrec_jax.training.groups import GroupWeighting
 from agenticrec_jax.training.learner import TrainState, Update, init_state, make_update
+from agenticrec_jax.training.packing import Packing
 from agenticrec_jax.training.references import Scorer
+from agenticrec_jax.training.tasks import ranking_tasks
 from agenticrec_jax.training.validation import Validation
 from agenticrec_jax.types import SAMPLED
 
@@ -64,14 +66,14 @@ class TinyRun:
 
 @dataclasses.dataclass
 class TinyStage:
-    """The pieces of ``reinforce.reinforce``; the compiled ones serve any number of runs.
+    """The pieces of ``loop.reinforce``; the compiled ones serve any number of runs.
 
     ``params()`` makes the first weights, on one device, of ``graphdef``; the learner's lie on
     ``mesh``. ``reward`` judges, ``score`` is of a reference policy.
     """
 
     graphdef: nnx.GraphDef
-    stage: reinforce.Stage
+    stage: loop.Stage
     agent: Agent
     engine: Engine
     update: Update
@@ -103,17 +105,17 @@ class TinyStage:
             return self.reward(trajectory, task)
 
         with MetricsWriter(directory, jax.process_index()) as writer:
-            state = reinforce.reinforce(
+            state = loop.reinforce(
                 dataclasses.replace(self.stage, **changes),
                 self.first_state(),
-                dataclasses.replace(self.agent, reward=reward),
-                self.engine,
-                self.update,
-                reinforce.ranking_tasks(tiny_world().examples, PROMPTS, seed=4),
-                writer,
-                checkpoints,
-                self.score,
-                validation,
+                agent=dataclasses.replace(self.agent, reward=reward),
+                engine=self.engine,
+                update=self.update,
+                tasks_at=ranking_tasks(tiny_world().examples, PROMPTS, seed=4),
+                writer=writer,
+                checkpoints=checkpoints,
+                score=self.score,
+                validation=validation,
             )
         leaves = [to_host(leaf) for leaf in jax.tree.leaves(state.params)]
         return TinyRun(leaves, read_metrics(directory / FILE_NAME), seen)
@@ -121,8 +123,8 @@ class TinyStage:
 
 def refilling(stage: TinyStage, score: Scorer | None = None) -> TinyStage:
     """The stage with groups to be dropped, and two rounds to refill them; means over tokens."""
-    weighing = Weighing(aggregation="token_mean")
-    refills = dataclasses.replace(stage.stage, weighing=weighing, oversample=2)
+    weighting = GroupWeighting(aggregation="token_mean")
+    refills = dataclasses.replace(stage.stage, weighting=weighting, oversample=2)
     return dataclasses.replace(stage, stage=refills, reward=dull_or_even, score=score)
 
 
@@ -151,7 +153,7 @@ def tiny_stage(
     packing = Packing(900, 96, 32, group_multiple=row_shards(mesh), pad_id=tokenizer.pad_id)
     return TinyStage(
         graphdef,
-        reinforce.Stage("tiny", 2, 4, temperature, 11, packing, save_every=1),
+        loop.Stage("tiny", 2, 4, temperature, 11, packing, save_every=1),
         agent,
         engine,
         make_update(graphdef, loss_fn, optimizer, temperature=temperature, mesh=mesh),

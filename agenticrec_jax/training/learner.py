@@ -29,8 +29,8 @@ from agenticrec_jax.parallel.mesh import (
     tree_shardings,
 )
 from agenticrec_jax.parallel.multihost import global_batch
-from agenticrec_jax.training.batches import RolloutBatch
 from agenticrec_jax.training.logprobs import CHUNK, policy_logprobs
+from agenticrec_jax.training.types import RolloutBatch
 
 
 @jax.tree_util.register_dataclass
@@ -245,8 +245,3 @@ def add_metrics(reports: Sequence[dict]) -> dict[str, tuple[float, float]]:
         name: tuple(float(sum(report[name][i] for report in reports)) for i in range(2))
         for name in (reports[0] if reports else {})
     }
-
-
-def mean_metrics(metrics: dict[str, tuple[float, float]]) -> dict[str, float]:
-    """Returns sum / count of every metric that has a count."""
-    return {name: float(total) / float(n) for name, (total, n) in metrics.items() if n}

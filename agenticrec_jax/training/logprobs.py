@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int
 from agenticrec_jax.models.masks import Context
 from agenticrec_jax.models.qwen3 import Qwen3
 from agenticrec_jax.parallel.mesh import RULES, Rules, batch_shardings, traced_on, traced_spec
-from agenticrec_jax.training.batches import RolloutBatch
+from agenticrec_jax.training.types import RolloutBatch
 
 CHUNK = 1024
 

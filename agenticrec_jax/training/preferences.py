@@ -16,10 +16,11 @@ from agenticrec_jax.agent import protocol
 from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.agent.tasks import Task, correct_choice
 from agenticrec_jax.data.examples import RankingExample
-from agenticrec_jax.training.batches import Demonstration, Group, Packing, RolloutBatch
+from agenticrec_jax.training.epochs import Epochs
+from agenticrec_jax.training.groups import demonstration_groups
 from agenticrec_jax.training.mining import HardPair, preference_tasks
-from agenticrec_jax.training.passes import Epochs
-from agenticrec_jax.training.supervised import pack_share
+from agenticrec_jax.training.packing import Packing, pack_share
+from agenticrec_jax.training.types import Demonstration, RolloutBatch
 from agenticrec_jax.types import SAMPLED
 
 Examples = Mapping[int, RankingExample]
@@ -80,12 +81,10 @@ class Preferences(Epochs):
     def batches(self, step: int, packing: Packing) -> list[RolloutBatch]:
         """The micro-batches of a step; the loss is a mean over its questions."""
         questions = [question for pair in self.items_at(step) for question in self.ask(pair)]
-        return pack_share([_group(q, 1.0 / len(questions)) for q in questions], packing)
-
-
-def _group(question: Question, weight: float) -> Group:
-    answers = [
-        Demonstration(np.asarray(ids), np.full(len(ids), SAMPLED)) for ids in question.answers
-    ]
-    ones = np.ones(len(answers), np.float32)
-    return Group(question.prompt, answers, ones, weight * ones)
+        answers = [
+            [Demonstration(np.asarray(ids), np.full(len(ids), SAMPLED)) for ids in question.answers]
+            for question in questions
+        ]
+        prompts = [question.prompt for question in questions]
+        groups = demonstration_groups(prompts, answers, weight=1.0 / len(questions))
+        return pack_share(groups, packing)

@@ -12,12 +12,12 @@ from jaxtyping import Array, Float
 from agenticrec_jax.models.lora import join_learned, split_learned
 from agenticrec_jax.parallel.mesh import RULES, Rules
 from agenticrec_jax.parallel.multihost import global_batch, own_rows
-from agenticrec_jax.training.batches import RolloutBatch
+from agenticrec_jax.training.types import RolloutBatch
 
 Scorer = Callable[[Any, RolloutBatch], Float[Array, "P G T"]]
 
 
-class Reference:
+class ReferencePolicy:
     """Fills in ``reference_logprobs`` of micro-batches by weights that no update changes.
 
     What the learner changes is copied, on its devices; of a policy with adapters that is the

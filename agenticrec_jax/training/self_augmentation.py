@@ -11,14 +11,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from agenticrec_jax.agent.trajectories import Trajectory
-from agenticrec_jax.training.batches import (
-    Demonstration,
-    Packing,
-    RolloutBatch,
-    demonstration_groups,
-)
-from agenticrec_jax.training.passes import Epochs
-from agenticrec_jax.training.supervised import pack_share
+from agenticrec_jax.training.epochs import Epochs
+from agenticrec_jax.training.groups import demonstration_groups
+from agenticrec_jax.training.packing import Packing, pack_share
+from agenticrec_jax.training.types import Demonstration, RolloutBatch
 
 INVALID = "invalid"
 TOO_FEW_CALLS = "too_few_calls"
@@ -84,7 +80,7 @@ class Imitation(Epochs):
         """The micro-batches of a step; the ids as sampled, the loss a mean over sampled tokens."""
         chosen = self.items_at(step)
         groups = demonstration_groups(
-            [t.prompt for t in chosen], [Demonstration(t.ids, t.origin) for t in chosen]
+            [t.prompt for t in chosen], [[Demonstration(t.ids, t.origin)] for t in chosen]
         )
         return pack_share(groups, packing)
 

@@ -1,98 +1,92 @@
-"""The loop of stages on fixed completions: demonstrations to imitate, answers to tell apart."""
+"""The loop on fixed completions: demonstrations to imitate, or answers to tell apart."""
 
 import time
-from collections.abc import Callable, Sequence
 from typing import Protocol
 
-import jax
-
-from agenticrec_jax.parallel.multihost import own_part
 from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.runtime.metric_logging import MetricsWriter, mean_of
-from agenticrec_jax.runtime.progress import Progress
-from agenticrec_jax.runtime.termination import Termination, save_and_end
-from agenticrec_jax.training.batches import (
-    Group,
-    Packing,
-    RolloutBatch,
-    group_shapes,
-    pack_groups,
-)
+from agenticrec_jax.training.hooks import StepHooks
 from agenticrec_jax.training.learner import TrainState, Update
-from agenticrec_jax.training.references import Reference, Scorer
+from agenticrec_jax.training.packing import Packing
+from agenticrec_jax.training.references import ReferencePolicy, Scorer
+from agenticrec_jax.training.types import RolloutBatch
 from agenticrec_jax.training.validation import Validation
 
 
 class Source(Protocol):
-    """What is trained on: batches of a step (from 0), and a word on them."""
+    """Batches of each step (from 0): a pure function of the step, so that a run can resume."""
 
     @property
-    def steps(self) -> int: ...
+    def steps(self) -> int:
+        """Steps in all."""
 
-    def practice_at(self, step: int) -> object: ...
+    def progress_label(self, step: int) -> object:
+        """Returns a word on the step, such as its epoch."""
 
-    def batches(self, step: int, packing: Packing) -> list[RolloutBatch]: ...
-
-
-def pack_share(
-    groups: Sequence[Group], packing: Packing, own: Callable[[Sequence], list] = own_part
-) -> list[RolloutBatch]:
-    """This process's micro-batches of groups that all processes hold.
-
-    ``own`` takes its part of them: ``own_part``, or ``share``, which refuses that one has none.
-    """
-    processes = jax.process_count()
-    shapes = [group_shapes(groups[process::processes]) for process in range(processes)]
-    return pack_groups(own(groups), packing, shapes)
+    def batches(self, step: int, packing: Packing) -> list[RolloutBatch]:
+        """Returns this process's micro-batches of a step."""
 
 
 def train(
     stage: str,
     source: Source,
     state: TrainState,
+    *,
     update: Update,
     packing: Packing,
     save_every: int,
-    *,
     writer: MetricsWriter,
-    checkpoints: Checkpoints,
-    shown: str = "nll",
+    checkpoints: Checkpoints | None = None,
     score: Scorer | None = None,
     validation: Validation | None = None,
+    progress_metric: str = "nll",
 ) -> TrainState:
-    """Runs all steps of the source, from the newest checkpoint or from ``state``.
+    """Runs all steps of a source, from the newest checkpoint or from ``state`` without one.
 
-    The metric ``shown`` stands beside the progress. ``score`` and ``validation`` are as in
-    `reinforce.reinforce`: the reference policy has the weights that are in ``state`` now.
+    A step's metrics are those of the update and ``tokens_per_s``: sampled tokens that were learned
+    from, a second of making the batches and of the update.
+
+    Args:
+      stage: name in metrics, progress and errors.
+      source: of the batches.
+      state: parameters and optimizer; taken over.
+      update: see `learner.make_update`.
+      packing: of the micro-batches.
+      save_every: steps between checkpoints; the last step is saved always.
+      writer: of the metrics.
+      checkpoints, score, validation: as in `loop.reinforce`.
+      progress_metric: name of the metric beside the progress.
+
+    Returns:
+      The state after the last step.
 
     Raises:
-        Terminated: SIGTERM came; what is done is saved.
+      Terminated: SIGTERM came; what is done is saved.
+      Diverged: the loss or a parameter is not finite.
     """
-    reference = Reference(score, state.params, update.mesh, update.rules) if score else None
-    restored = checkpoints.restore(state)
-    state, start = (restored.state, restored.step) if restored else (state, 0)
-    if validation:
-        validation.resume(start)
-    writer.resume(stage, start)
-    process = jax.process_index()
-    progress = Progress(stage, source.steps, done=start, process_index=process)
-    with progress, Termination() as termination:
+    # The first update donates the arrays in ``state``, so the reference policy copies them now.
+    add_reference = None
+    if score:
+        add_reference = ReferencePolicy(score, state.params, update.mesh, update.rules)
+    hooks = StepHooks(
+        stage,
+        steps=source.steps,
+        save_every=save_every,
+        writer=writer,
+        checkpoints=checkpoints,
+        validation=validation,
+    )
+    state, start = hooks.resume(state)
+    with hooks:
         for step in range(start, source.steps):
             began = time.perf_counter()
             batches = source.batches(step, packing)
-            if reference:
-                batches = [reference(batch) for batch in batches]
+            if add_reference:
+                batches = [add_reference(batch) for batch in batches]
             state, metrics = update(state, batches)
-            learned, seconds = metrics["entropy"][1], time.perf_counter() - began
-            metrics |= {"tokens_per_s": (learned, seconds)}
-            if validation and validation.due(step + 1, source.steps):
-                metrics |= validation(step + 1, state, checkpoints.steps)
-            writer.write(stage, step + 1, metrics)
-            progress.advance(
-                note=f"{source.practice_at(step)}, {shown} {mean_of(metrics[shown]):.3f}"
-            )
-            if (step + 1) % save_every == 0 or step + 1 == source.steps:
-                checkpoints.save(step + 1, state)
-            if termination.due():
-                save_and_end(stage, step + 1, state, checkpoints)
+            seconds = time.perf_counter() - began
+            metrics |= {"tokens_per_s": (metrics["entropy"][1], seconds)}
+            mean = mean_of(metrics[progress_metric])
+            note = f"{source.progress_label(step)}, {progress_metric} {mean:.3f}"
+            hooks.after_step(step + 1, state, metrics, note=note)
     return state

@@ -15,7 +15,6 @@ from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.parallel.multihost import share
-from agenticrec_jax.training.batches import Demonstration, Group, Packing, RolloutBatch
 from agenticrec_jax.training.demonstrations import (
     DRILLS,
     Mixture,
@@ -23,8 +22,9 @@ from agenticrec_jax.training.demonstrations import (
     drill_group,
     episode_group,
 )
-from agenticrec_jax.training.supervised import pack_share
-from agenticrec_jax.types import SAMPLED
+from agenticrec_jax.training.groups import demonstration_groups
+from agenticrec_jax.training.packing import Packing, pack_share
+from agenticrec_jax.training.types import Demonstration, RolloutBatch
 
 Practice = Mixture | str  # episodes of a mixture, or a kind of drill
 
@@ -74,7 +74,7 @@ class WarmStart:
     def steps(self) -> int:
         return sum(lesson.steps for lesson in self.lessons)
 
-    def practice_at(self, step: int) -> Practice:
+    def progress_label(self, step: int) -> Practice:
         """What a step (from 0) practises."""
         for lesson in self.lessons:
             if step < lesson.steps:
@@ -85,7 +85,7 @@ class WarmStart:
     def groups(self, step: int) -> list[SupervisedGroup]:
         """The demonstrations of a step."""
         rng = np.random.default_rng((self.seed, step))
-        practice = self.practice_at(step)
+        practice = self.progress_label(step)
         if isinstance(practice, str):
             prompts = self.agent.prompts
             return [drill_group(prompts, practice, rng, self.members) for _ in range(self.prompts)]
@@ -99,19 +99,13 @@ class WarmStart:
 
         On several processes, of this one's share of the groups.
         """
-        return pack_share(weigh(self.groups(step)), packing, share)
-
-
-def weigh(supervised: Sequence[SupervisedGroup]) -> list[Group]:
-    """Groups for the learner; every token to imitate weighs the same."""
-    tokens = sum(origin.count(SAMPLED) for group in supervised for origin in group.origin)
-    return [_group(group, 1.0 / max(tokens, 1)) for group in supervised]
-
-
-def _group(group: SupervisedGroup, weight: float) -> Group:
-    completions = [
-        Demonstration(np.asarray(ids), np.asarray(origin))
-        for ids, origin in zip(group.ids, group.origin, strict=True)
-    ]
-    ones = np.ones(len(completions), np.float32)
-    return Group(group.prompt, completions, ones, weight * ones)
+        groups = self.groups(step)
+        demonstrations = [
+            [
+                Demonstration(np.asarray(ids), np.asarray(origin))
+                for ids, origin in zip(group.ids, group.origin, strict=True)
+            ]
+            for group in groups
+        ]
+        prompts = [group.prompt for group in groups]
+        return pack_share(demonstration_groups(prompts, demonstrations), packing, share)

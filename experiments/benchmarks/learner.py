@@ -43,15 +43,7 @@ from agenticrec_jax.dryrun import cost
 from agenticrec_jax.losses import for_batch, grpo_loss
 from agenticrec_jax.models.lora import split_learned
 from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config
-from agenticrec_jax.training.batches import (
-    Demonstration,
-    Group,
-    Packing,
-    RolloutBatch,
-    abstract_batch,
-    cut_groups,
-    pack_groups,
-)
+from agenticrec_jax.training.groups import split_groups
 from agenticrec_jax.training.learner import (
     abstract_state,
     init_state,
@@ -59,6 +51,8 @@ from agenticrec_jax.training.learner import (
     make_update,
 )
 from agenticrec_jax.training.logprobs import CHUNK, policy_logprobs
+from agenticrec_jax.training.packing import Packing, abstract_batch, pack_groups
+from agenticrec_jax.training.types import Demonstration, Group, RolloutBatch
 from agenticrec_jax.types import SAMPLED
 from experiments.benchmarks import rollout_limit
 from experiments.benchmarks.figures import figure, publish
@@ -101,7 +95,7 @@ class Work:
 
     def batch(self, vocabulary: int, form: str) -> RolloutBatch:
         """The group as the learner takes it: whole, or each member with a prompt of its own."""
-        parts = cut_groups([self.draw(vocabulary)], self.members if form == "shared" else 1)
+        parts = split_groups([self.draw(vocabulary)], self.members if form == "shared" else 1)
         tokens = self.members * (self.prompt + self.new)
         (batch,) = pack_groups(parts, Packing(tokens, 1, 1, group_multiple=len(parts)))
         return batch

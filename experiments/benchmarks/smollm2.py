@@ -38,8 +38,8 @@ from agenticrec_jax.errors import InputError
 from agenticrec_jax.losses import for_batch, sft_loss
 from agenticrec_jax.models.io.huggingface import load_policy
 from agenticrec_jax.models.qwen3 import Qwen3
-from agenticrec_jax.training.batches import RolloutBatch
 from agenticrec_jax.training.logprobs import policy_logprobs
+from agenticrec_jax.training.types import RolloutBatch
 from experiments.benchmarks.figures import figure, publish
 from experiments.benchmarks.peers import Peer
 from experiments.convert_smollm2 import NEVER, make_greedy

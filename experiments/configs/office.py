@@ -187,7 +187,7 @@ def _rta() -> ConfigDict:
             "members_at_once": 0,  # of a group in a micro-batch; 0 for whole groups
             "save_every": 5,
             "validate_every": 0,  # steps; 0 for no validation, else the best weights are kept too
-            "groups": {  # the fields of training.batches.Weighing
+            "groups": {  # the fields of training.groups.GroupWeighting
                 "baseline": "mean",  # or leave_one_out
                 "scale": "none",  # or std
                 "drop_negative": True,

@@ -14,7 +14,7 @@ from agenticrec_jax.errors import InputError
 from agenticrec_jax.generation.engine import Failure, Rollout
 from agenticrec_jax.testing.world import tiny_world
 from agenticrec_jax.tools.base import Toolbox, object_schema
-from agenticrec_jax.training.rollouts import rollout_metrics
+from agenticrec_jax.training.step_metrics import rollout_metrics
 from agenticrec_jax.types import ENDS, OBSERVATION, SAMPLED
 
 LOOK = f"<think>look</think>{ToolCall('candidates_analyze', {}).render()}"

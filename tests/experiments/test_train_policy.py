@@ -13,8 +13,8 @@ from safetensors.numpy import load_file
 from agenticrec_jax.models.io.huggingface import load_policy
 from agenticrec_jax.models.io.peft import load_adapters
 from agenticrec_jax.runtime.metric_logging import read_metrics
+from agenticrec_jax.testing.metrics import CLOCK
 from agenticrec_jax.testing.processes import run_together
-from agenticrec_jax.training.rollouts import CLOCK
 from agenticrec_jax.training.self_augmentation import read_groups
 from experiments import train_policy
 from experiments.configs import office

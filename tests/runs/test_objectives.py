@@ -18,8 +18,9 @@ from agenticrec_jax.losses import grpo_loss
 from agenticrec_jax.runs import objectives, pipeline
 from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.testing.groups import GROUPS, WHOLE, policy, random_groups
-from agenticrec_jax.training.batches import Weighing, pack_groups
+from agenticrec_jax.training.groups import GroupWeighting
 from agenticrec_jax.training.learner import init_state, make_update
+from agenticrec_jax.training.packing import pack_groups
 from experiments.configs import office, qwen3
 
 DESIGN = Path(__file__).parents[2] / "docs" / "design.md"
@@ -47,7 +48,7 @@ def by_hand(normalizer, **options):
 
 @pytest.mark.parametrize("config", [office.get_config(), qwen3.get_config()])
 def test_the_default_is_the_papers(config):
-    assert objectives.weighing(config, config.rta) == Weighing()
+    assert objectives.weighting(config, config.rta) == GroupWeighting()
     assert objectives.oversample(config, config.ppr) == 0
     assert loss_of(config) == by_hand(float(config.engine.max_tokens))
     assert pipeline.scorer(config.rta, None, None) is None
@@ -71,10 +72,10 @@ def test_options_reach_the_loss_by_name(options):
 
 def test_options_reach_the_groups_and_the_length():
     config = config_with(groups={"scale": "std", "aggregation": "token_mean", "drop_equal": False})
-    expected = Weighing(scale="std", aggregation="token_mean", drop_equal=False)
-    assert objectives.weighing(config, config.rta) == expected
+    expected = GroupWeighting(scale="std", aggregation="token_mean", drop_equal=False)
+    assert objectives.weighting(config, config.rta) == expected
     assert loss_of(config) == by_hand(1.0)
-    assert objectives.weighing(config, config.ppr) == Weighing()
+    assert objectives.weighting(config, config.ppr) == GroupWeighting()
 
 
 def test_flags_turn_on_what_is_off_by_default():

@@ -12,9 +12,10 @@ import pytest
 
 from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.testing.stages import refilling
-from agenticrec_jax.training import dynamic_sampling
-from agenticrec_jax.training.batches import Weighing
-from agenticrec_jax.training.dynamic_sampling import roll_out, step_groups
+from agenticrec_jax.training import dynamic_sampling, groups
+from agenticrec_jax.training.dynamic_sampling import DynamicSampling
+from agenticrec_jax.training.groups import GroupWeighting, make_groups
+from agenticrec_jax.training.types import Rollouts
 from agenticrec_jax.types import OBSERVATION, SAMPLED
 
 PROMPTS = 4
@@ -42,16 +43,24 @@ class Rolls:
     def __init__(self, *teaching):
         self.teaching, self.asked = teaching, []
 
-    def __call__(self, turn, tasks):
-        self.asked.append((turn, tasks))
+    def __call__(self, params, tasks, step):
+        self.asked.append((step, tasks))
         return [group_of(task, task in self.teaching) for task in tasks]
 
 
-PLAIN = Weighing()
+PLAIN = GroupWeighting()
 
 
-def refilled(roll, oversample, weighing=PLAIN, step=3):
-    return step_groups(roll_out(roll, tasks_at, step, weighing, oversample), weighing)
+def refilled(roll, rounds, weighting=PLAIN, step=3):
+    engine = SimpleNamespace(telemetry={})
+    sample = DynamicSampling(roll, engine, tasks_at, weighting, rounds)
+    return make_groups(sample(step, None), weighting)
+
+
+def unfilled(roll, step, weighting=PLAIN):
+    """The step's groups as they are without dynamic sampling."""
+    rollouts = Rollouts(roll(None, tasks_at(step), step), [*range(PROMPTS)], PROMPTS, {})
+    return make_groups(rollouts, weighting)
 
 
 def found(groups):
@@ -60,7 +69,7 @@ def found(groups):
 
 def test_without_further_rounds_a_step_is_its_tasks():
     roll = Rolls(30, 33)
-    groups, metrics = refilled(roll, 0)
+    groups, metrics = unfilled(roll, step=3)
     assert roll.asked == [(3, [30, 31, 32, 33])]
     assert found(groups) == {30: [0.125] * 2, 33: [0.125] * 2}
     assert [float(x) for x in metrics["groups_dropped"]] == [2, 4]
@@ -96,16 +105,16 @@ def test_where_the_bound_is_met_empty_places_keep_their_share():
 
 def test_a_mean_over_tokens_is_over_those_of_the_batch():
     """Refilled: of the kept, 1 + 2, 4 + 2, 2 + 2 and 1 + 2 tokens. Else dropped ones fill it up."""
-    weighing = Weighing(aggregation="token_mean")
-    groups, _ = refilled(Rolls(90, 93, 101, 110), 2, weighing)
+    weighting = GroupWeighting(aggregation="token_mean")
+    groups, _ = refilled(Rolls(90, 93, 101, 110), 2, weighting)
     assert found(groups) == dict.fromkeys((90, 93, 101, 110), [round(1 / 16, 6)] * 2)
-    groups, _ = refilled(Rolls(90, 93), 0, weighing, step=9)
+    groups, _ = unfilled(Rolls(90, 93), step=9, weighting=weighting)
     assert found(groups) == dict.fromkeys((90, 93), [round(1 / (3 + 4 + 5 + 6), 6)] * 2)
 
 
 def test_what_counts_as_dropped_is_the_stages():
     roll = Rolls(90)
-    refilled(roll, 2, Weighing(drop_equal=False))
+    refilled(roll, 2, GroupWeighting(drop_equal=False))
     assert len(roll.asked) == 1
 
 
@@ -125,7 +134,8 @@ def as_processes(monkeypatch, count, run):
         barrier.wait()
         return values
 
-    monkeypatch.setattr(dynamic_sampling, "allgather", allgather)
+    for module in (dynamic_sampling, groups):
+        monkeypatch.setattr(module, "allgather", allgather)
     monkeypatch.setattr(jax, "process_index", lambda: process.index)
     monkeypatch.setattr(jax, "process_count", lambda: count)
 
@@ -144,10 +154,10 @@ def as_processes(monkeypatch, count, run):
 @pytest.mark.parametrize("aggregation", ["constant", "token_mean", "sequence_mean"])
 def test_processes_take_the_same_rounds_and_make_one_batch(monkeypatch, aggregation):
     """Those of one process; where one group is missing the second has nothing to do."""
-    teaching, weighing = (90, 93, 100, 110, 111), Weighing(aggregation=aggregation)
-    expected, _ = refilled(Rolls(*teaching), 2, weighing)
+    teaching, weighting = (90, 93, 100, 110, 111), GroupWeighting(aggregation=aggregation)
+    expected, _ = refilled(Rolls(*teaching), 2, weighting)
     rolls = [Rolls(*teaching) for _ in range(2)]
-    results = as_processes(monkeypatch, 2, lambda i: refilled(rolls[i], 2, weighing))
+    results = as_processes(monkeypatch, 2, lambda i: refilled(rolls[i], 2, weighting))
     assert [roll.asked for roll in rolls] == [
         [(9, [90, 92]), (10, [100]), (11, [110])],
         [(9, [91, 93]), (10, [101]), (11, [])],

@@ -15,9 +15,9 @@ from agenticrec_jax.models import config
 from agenticrec_jax.models.io.huggingface import save_policy
 from agenticrec_jax.models.lora import split_learned
 from agenticrec_jax.testing.groups import CONFIG, GROUPS, WHOLE, policy
-from agenticrec_jax.training.batches import pack_groups
 from agenticrec_jax.training.learner import make_update
 from agenticrec_jax.training.logprobs import make_scorer
+from agenticrec_jax.training.packing import pack_groups
 
 TEMPERATURE, LENGTH, LOW, HIGH, KL, ENTROPY = 0.7, 16.0, 0.2, 0.3, 0.1, 0.05
 SHAPE = replace(CONFIG, num_layers=2)

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from agenticrec_jax.runtime.metric_logging import read_metrics
+from agenticrec_jax.testing.metrics import timeless
 from agenticrec_jax.testing.stages import PROMPTS
 from agenticrec_jax.testing.world import tiny_world
-from agenticrec_jax.training.rollouts import CLOCK
 
 CHILD = Path(__file__).with_name("killed_run.py")
 POINTS = ("rollout", "reward", "update", "before", "during", "after")  # the last three: a commit
@@ -116,8 +116,7 @@ class Run:
 
     def lines(self) -> list[dict]:
         """The metrics, without what depends on the clock."""
-        lines = read_metrics(self.directory / "metrics.jsonl")
-        return [{k: v for k, v in line.items() if not k.startswith(CLOCK)} for line in lines]
+        return timeless(read_metrics(self.directory / "metrics.jsonl"))
 
     def step_seconds(self) -> float:
         """The median time from one update to the next."""

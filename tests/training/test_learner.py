@@ -23,15 +23,16 @@ from agenticrec_jax.testing.groups import (
     policy,
     unrolled,
 )
-from agenticrec_jax.training.batches import Packing, cut_groups, pack_groups, rollout_groups
+from agenticrec_jax.testing.metrics import means
+from agenticrec_jax.training.groups import GroupWeighting, split_groups, weighted_groups
 from agenticrec_jax.training.learner import (
     add_metrics,
     init_state,
     make_optimizer,
     make_update,
-    mean_metrics,
 )
 from agenticrec_jax.training.logprobs import make_scorer
+from agenticrec_jax.training.packing import Packing, pack_groups
 
 TEMPERATURE = 0.7
 TWO_LAYERS = replace(CONFIG, num_layers=2)
@@ -89,7 +90,7 @@ def test_results_do_not_depend_on_the_micro_batches(members):
 
     optimizer, _ = updater()
     update = make_update(policy()[0], counted, optimizer, temperature=TEMPERATURE, chunk=5)
-    groups = cut_groups(GROUPS, members)
+    groups = split_groups(GROUPS, members)
     batches = pack_groups(groups, Packing(1, prompt_buckets=16, completion_buckets=16))
     assert len(batches) == len(groups) == 12 // members
     many, found = two_updates(batches, optimizer, update)
@@ -121,15 +122,14 @@ def test_with_every_option_results_do_not_depend_on_the_micro_batches(aggregatio
     """Weights made once for all groups; whole groups in one micro-batch, or each member alone."""
     rollouts = [group.completions for group in GROUPS]
     rewards = np.random.default_rng(0).normal(size=(4, 3))
-    groups, _ = rollout_groups(
-        [g.prompt for g in GROUPS], rollouts, rewards, aggregation=aggregation, drop_negative=False
-    )
+    weighting = GroupWeighting(aggregation=aggregation, drop_negative=False)
+    groups, _ = weighted_groups([g.prompt for g in GROUPS], rollouts, rewards, weighting)
     graphdef, params = policy()
     score = make_scorer(graphdef, temperature=TEMPERATURE)
     optimizer, update = every_option_updater()
     results = []
     for members, packing in ((0, WHOLE), (1, Packing(1, 16, 16))):
-        batches = pack_groups(cut_groups(groups, members), packing)
+        batches = pack_groups(split_groups(groups, members), packing)
         # Near the sampler, some ratios beyond the bounds; a reference that is another policy.
         near = [score(params, batch) for batch in batches]
         batches = [
@@ -160,7 +160,7 @@ def test_the_entropy_of_the_batch_has_a_gradient():
     batch = replace(batch, advantages=np.zeros_like(batch.advantages))
     state, first = update(fresh_state(optimizer), [batch])
     _, second = update(state, [batch])
-    before, after = (mean_metrics(m)["entropy"] for m in (first, second))
+    before, after = (means(m)["entropy"] for m in (first, second))
     assert after > before + 1e-3
     np.testing.assert_allclose(-first["loss"][0], first["entropy"][0] / 12, rtol=1e-5)
 
@@ -273,11 +273,11 @@ def test_own_log_probs_differ_by_nothing_from_the_learners():
     optimizer, update = updater()
     batch = replace(batch, behavior_logprobs=behavior)
     _, metrics = update(fresh_state(optimizer), [batch])
-    means = mean_metrics(metrics)
-    assert means["logprob_difference"] < 1e-5
-    assert abs(means["ratio"] - 1) < 1e-5 and means["clip_fraction"] == 0
+    found = means(metrics)
+    assert found["logprob_difference"] < 1e-5
+    assert abs(found["ratio"] - 1) < 1e-5 and found["clip_fraction"] == 0
     assert metrics["ratio"][1] == batch.sampled.sum()
-    assert 0 < means["entropy"] < np.log(VOCAB)
+    assert 0 < found["entropy"] < np.log(VOCAB)
 
 
 def test_weights_in_bfloat16_keep_their_type_and_float32_moments():
@@ -303,4 +303,4 @@ def test_a_temperature_of_zero_is_refused():
 def test_metrics_add_up():
     total = add_metrics([{"a": (1.0, 2.0), "b": (3, 0)}, {"a": (5.0, 4.0), "b": (1, 0)}])
     assert total == {"a": (6.0, 6.0), "b": (4.0, 0.0)}
-    assert mean_metrics(total) == {"a": 1.0}
+    assert means(total) == {"a": 1.0}

@@ -22,8 +22,8 @@ from agenticrec_jax.testing.groups import (
     random_groups,
     unrolled,
 )
-from agenticrec_jax.training.batches import pack_groups
 from agenticrec_jax.training.logprobs import make_scorer, policy_logprobs
+from agenticrec_jax.training.packing import pack_groups
 from agenticrec_jax.types import SAMPLED
 
 TEMPERATURE = 0.7

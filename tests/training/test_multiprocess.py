@@ -11,9 +11,9 @@ from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.generation.engine import Request
 from agenticrec_jax.runtime.metric_logging import read_metrics
 from agenticrec_jax.testing.agreement import differences, perturbed_logits
+from agenticrec_jax.testing.metrics import CLOCK
 from agenticrec_jax.testing.processes import run_together
 from agenticrec_jax.testing.stages import PROMPTS, refilling
-from agenticrec_jax.training.rollouts import CLOCK
 from agenticrec_jax.types import SAMPLED
 
 PROCESSES = 2

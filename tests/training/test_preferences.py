@@ -14,12 +14,12 @@ from agenticrec_jax.agent.prompts import CompactPrompts
 from agenticrec_jax.losses import dpo_preference_loss, for_batch, logistic_preference_loss
 from agenticrec_jax.testing.models import tiny_qwen3
 from agenticrec_jax.testing.world import tiny_world
-from agenticrec_jax.training.batches import Packing
 from agenticrec_jax.training.learner import init_state, make_update
 from agenticrec_jax.training.logprobs import make_scorer
 from agenticrec_jax.training.mining import HardPair, preference_tasks
+from agenticrec_jax.training.packing import Packing
 from agenticrec_jax.training.preferences import Preferences, choices, first_places
-from agenticrec_jax.training.references import Reference
+from agenticrec_jax.training.references import ReferencePolicy
 
 PACKING = Packing(1500, prompt_buckets=128, completion_buckets=16)
 LOGISTIC = for_batch(logistic_preference_loss)
@@ -167,7 +167,7 @@ def test_the_logistic_loss_is_that_of_scores_of_separate_rows(policy, pairs, ask
 
 def test_softmax_dpo_is_that_of_scores_of_separate_rows(policy, pairs, asked):
     graphdef, params = shifted(policy)
-    reference = Reference(make_scorer(graphdef), params, None)
+    reference = ReferencePolicy(make_scorer(graphdef), params, None)
     batches = batches_of(source(pairs, asked["first_places"]), reference)
     _, found = one_update(policy, SOFTMAX_DPO, batches)
     questions = [q for p in pairs for q in asked["first_places"](p)]
@@ -182,8 +182,10 @@ def test_softmax_dpo_is_that_of_scores_of_separate_rows(policy, pairs, asked):
 @pytest.mark.parametrize("form", ["choices", pytest.param("first_places", marks=pytest.mark.slow)])
 def test_training_raises_the_margins_of_its_own_pairs(policy, pairs, asked, form):
     graphdef, params = policy
-    reference = Reference(make_scorer(graphdef), params, None) if form == "first_places" else None
-    loss_fn, optimizer = LOGISTIC if reference is None else SOFTMAX_DPO, optax.adam(3e-3)
+    loss_fn, reference = LOGISTIC, None
+    if form == "first_places":
+        loss_fn, reference = SOFTMAX_DPO, ReferencePolicy(make_scorer(graphdef), params, None)
+    optimizer = optax.adam(3e-3)
     update = make_update(graphdef, loss_fn, optimizer)
     state = init_state(jax.tree.map(jnp.copy, params), optimizer)
     batches = batches_of(source(pairs, asked[form]), reference)

@@ -14,9 +14,9 @@ from agenticrec_jax.parallel.mesh import make_mesh
 from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.testing.groups import GROUPS, WHOLE, policy
 from agenticrec_jax.testing.stages import tiny_stage
-from agenticrec_jax.training.batches import pack_groups
 from agenticrec_jax.training.logprobs import make_scorer
-from agenticrec_jax.training.references import Reference
+from agenticrec_jax.training.packing import pack_groups
+from agenticrec_jax.training.references import ReferencePolicy
 
 PENALIZED = for_batch(grpo_loss, normalizer=16.0, kl_coef=2.0, kl_estimator="k2")
 MILD = for_batch(grpo_loss, normalizer=16.0, kl_coef=0.2, kl_estimator="k2")
@@ -84,7 +84,7 @@ def test_of_a_policy_with_adapters_the_base_is_shared_and_the_adapters_are_kept(
         add_lora(nnx.merge(*policy()), LoraConfig(3, 6.0), rngs=nnx.Rngs(2))
     )
     score, (batch,) = make_scorer(graphdef), pack_groups(GROUPS, WHOLE)
-    reference = Reference(score, params, None)
+    reference = ReferencePolicy(score, params, None)
     expected = score(params, batch)
     learned, base = split_learned(params)
     held = split_learned(reference._params)

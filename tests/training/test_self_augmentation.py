@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from agenticrec_jax.agent.trajectories import CallRecord, Trajectory
-from agenticrec_jax.training.batches import Packing
 from agenticrec_jax.training.mining import write_lines
+from agenticrec_jax.training.packing import Packing
 from agenticrec_jax.training.self_augmentation import (
     RULES,
     Imitation,
@@ -119,7 +119,8 @@ def test_kept_and_dropped_are_all_there_were():
 def test_batches_have_the_ids_as_sampled_and_no_observation_in_the_loss():
     source = Imitation([trajectory(m) for m in range(5)], epochs=3, size=4, seed=1)
     assert source.steps == 4
-    assert [source.practice_at(s) for s in range(4)] == ["epoch 1", "epoch 1", "epoch 2", "epoch 3"]
+    labels = [source.progress_label(step) for step in range(4)]
+    assert labels == ["epoch 1", "epoch 1", "epoch 2", "epoch 3"]
     seen = []
     for step in range(4):
         (batch,) = source.batches(step, Packing(1000))

@@ -11,12 +11,12 @@ from agenticrec_jax.losses import dpo_preference_loss, for_batch
 from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.runtime.metric_logging import FILE_NAME, MetricsWriter, read_metrics
 from agenticrec_jax.testing.groups import VOCAB, policy
+from agenticrec_jax.testing.metrics import timeless
 from agenticrec_jax.training import supervised
-from agenticrec_jax.training.batches import Packing
 from agenticrec_jax.training.learner import init_state, make_update
 from agenticrec_jax.training.logprobs import make_scorer
+from agenticrec_jax.training.packing import Packing
 from agenticrec_jax.training.preferences import Preferences, Question
-from agenticrec_jax.training.rollouts import CLOCK
 from agenticrec_jax.training.validation import METRIC, Validation
 
 PACKING = Packing(10_000, prompt_buckets=8, completion_buckets=8)
@@ -40,10 +40,10 @@ class Stops(Preferences):
         return super().batches(step, packing)
 
 
-def timeless(directory):
+def lines_of(directory):
     lines = read_metrics(directory / FILE_NAME)
     assert all(line["tokens_per_s"] > 0 for line in lines)
-    return [{k: v for k, v in line.items() if not k.startswith(CLOCK)} for line in lines]
+    return timeless(lines)
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +65,12 @@ def train():
                 "pairs",
                 source,
                 state,
-                update,
-                PACKING,
-                2,
+                update=update,
+                packing=PACKING,
+                save_every=2,
                 writer=writer,
                 checkpoints=checkpoints,
-                shown="preference_margin",
+                progress_metric="preference_margin",
                 score=score,
                 validation=validation,
             )
@@ -85,7 +85,7 @@ def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(train, tmp_path):
         train(tmp_path / "cut", stop=3)
     assert len(read_metrics(tmp_path / "cut" / FILE_NAME)) == 3
     resumed = train(tmp_path / "cut")
-    lines = [timeless(tmp_path / name) for name in ("whole", "cut")]
+    lines = [lines_of(tmp_path / name) for name in ("whole", "cut")]
     assert [line["step"] for line in lines[0]] == [1, 2, 3, 4] and lines[0] == lines[1]
     assert abs(lines[0][0]["preference_margin"]) < 1e-5 < 1 < lines[0][-1]["preference_margin"]
     for a, b in zip(*map(jax.tree.leaves, (whole, resumed)), strict=True):

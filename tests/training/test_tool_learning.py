@@ -33,9 +33,10 @@ from agenticrec_jax.tokenizers.load import load_tokenizer
 from agenticrec_jax.tools.artifacts import Artifacts, fit_statistics, index_users
 from agenticrec_jax.tools.base import Toolbox
 from agenticrec_jax.tools.registry import agenticrec_tools
-from agenticrec_jax.training import reinforce
-from agenticrec_jax.training.batches import Packing
 from agenticrec_jax.training.learner import init_state, make_optimizer, make_update
+from agenticrec_jax.training.loop import Stage, reinforce
+from agenticrec_jax.training.packing import Packing
+from agenticrec_jax.training.tasks import ranking_tasks
 
 POLICY = Path(__file__).parents[2] / "tools_data" / "tiny_policy"
 STEPS, PROMPTS, MEMBERS, HELD_OUT = 8, 8, 8, 400
@@ -122,11 +123,21 @@ def train(world: World, graphdef, params, engine: Engine, agent: Agent, director
     optimizer = make_optimizer(3e-4, warmup_steps=2)
     update = make_update(graphdef, for_batch(grpo_loss, normalizer=100.0), optimizer)
     packing = Packing(16_384, (80,), (160,), pad_id=agent.prompts.tokenizer.pad_id)
-    stage = reinforce.Stage("rta", STEPS, MEMBERS, 1.0, world.seed, packing)
-    tasks_at = reinforce.ranking_tasks(world.taught, PROMPTS, world.seed)
+    stage = Stage(
+        "rta", steps=STEPS, members=MEMBERS, temperature=1.0, seed=world.seed, packing=packing
+    )
     with MetricsWriter(directory) as writer:
         state = init_state(jax.tree.map(jax.numpy.copy, params), optimizer)
-        return reinforce.reinforce(stage, state, agent, engine, update, tasks_at, writer).params
+        state = reinforce(
+            stage,
+            state,
+            agent=agent,
+            engine=engine,
+            update=update,
+            tasks_at=ranking_tasks(world.taught, PROMPTS, world.seed),
+            writer=writer,
+        )
+        return state.params
 
 
 def ndcg(trajectories) -> float:

@@ -8,15 +8,12 @@ import numpy as np
 from flax import nnx
 
 from agenticrec_jax.losses import for_batch, grpo_loss, sft_loss
+from agenticrec_jax.testing.metrics import means
 from agenticrec_jax.testing.models import tiny_qwen3
-from agenticrec_jax.training.batches import (
-    Demonstration,
-    Packing,
-    demonstration_groups,
-    pack_groups,
-    rollout_groups,
-)
-from agenticrec_jax.training.learner import init_state, make_optimizer, make_update, mean_metrics
+from agenticrec_jax.training.groups import demonstration_groups, weighted_groups
+from agenticrec_jax.training.learner import init_state, make_optimizer, make_update
+from agenticrec_jax.training.packing import Packing, pack_groups
+from agenticrec_jax.training.types import Demonstration
 from agenticrec_jax.types import OBSERVATION, SAMPLED
 
 WHOLE = Packing(10_000, prompt_buckets=8, completion_buckets=8)
@@ -26,7 +23,7 @@ def test_supervised_learning_learns():
     """The same update with groups of one memorises three demonstrations, observations apart."""
     rng = np.random.default_rng(3)
     origin = np.array([SAMPLED] * 3 + [OBSERVATION] * 2 + [SAMPLED] * 2, np.uint8)
-    demonstrations = [Demonstration(rng.integers(0, 96, 7), origin) for _ in range(3)]
+    demonstrations = [[Demonstration(rng.integers(0, 96, 7), origin)] for _ in range(3)]
     groups = demonstration_groups([rng.integers(0, 96, 4) for _ in range(3)], demonstrations)
     graphdef, params = nnx.split(tiny_qwen3(num_layers=1, tie_word_embeddings=False))
     optimizer = make_optimizer(0.02, warmup_steps=3)
@@ -35,8 +32,8 @@ def test_supervised_learning_learns():
     batches = pack_groups(groups, WHOLE)
     for _ in range(40):
         state, metrics = update(state, batches)
-    assert mean_metrics(metrics)["nll"] < 0.05
-    np.testing.assert_allclose(metrics["loss"][0], mean_metrics(metrics)["nll"], rtol=1e-5)
+    assert means(metrics)["nll"] < 0.05
+    np.testing.assert_allclose(metrics["loss"][0], means(metrics)["nll"], rtol=1e-5)
 
 
 def test_reinforcement_learns():
@@ -65,9 +62,9 @@ def test_reinforcement_learns():
             for drawn, chance in zip(draws, chances, strict=True)
         ]
         rewards = (np.stack(draws) == prompts[:, -1:]).astype(np.float32)
-        groups, _ = rollout_groups(prompts, rollouts, rewards)
+        groups, _ = weighted_groups(prompts, rollouts, rewards)
         state, metrics = update(state, pack_groups(groups, packing))
         shares.append(rewards.mean())
         if "ratio" in metrics:
-            assert mean_metrics(metrics)["logprob_difference"] < 1e-4
+            assert means(metrics)["logprob_difference"] < 1e-4
     assert shares[0] < 0.25 and np.mean(shares[-3:]) > 0.8

@@ -10,8 +10,8 @@ from agenticrec_jax.agent.prompts import CompactPrompts
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.testing.world import tiny_world
 from agenticrec_jax.training import demonstrations, warm_start
-from agenticrec_jax.training.batches import Packing
 from agenticrec_jax.training.demonstrations import Mixture
+from agenticrec_jax.training.packing import Packing
 from agenticrec_jax.types import OBSERVATION, SAMPLED
 
 
@@ -66,10 +66,10 @@ def test_a_lesson_goes_round_its_practices():
     lessons = warm_start.curriculum(((("short",), 2), ((6, 6, "merge"), 5)))
     source = warm_start.WarmStart(None, (), lessons)
     titles = Mixture(6)
-    practised = [source.practice_at(step) for step in range(source.steps)]
+    practised = [source.progress_label(step) for step in range(source.steps)]
     assert practised == ["short", "short", titles, titles, "merge", titles, titles]
     with pytest.raises(IndexError):
-        source.practice_at(source.steps)
+        source.progress_label(source.steps)
 
 
 def test_batches_depend_on_the_step_alone_and_weigh_every_token_alike(agent):

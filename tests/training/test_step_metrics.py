@@ -9,7 +9,7 @@ from agenticrec_jax.agent.trajectories import CallRecord, Trajectory
 from agenticrec_jax.generation.schedule import COUNTERS
 from agenticrec_jax.rewards import Reward
 from agenticrec_jax.runtime.metric_logging import mean_of
-from agenticrec_jax.training.rollouts import (
+from agenticrec_jax.training.step_metrics import (
     engine_metrics,
     engine_note,
     rollout_metrics,
@@ -102,7 +102,8 @@ def test_what_the_policy_did_is_sums_and_counts():
 
 def test_the_time_of_a_step_is_shared_out():
     """6 s of rollouts, of which 1.5 s waiting for tools, and 2 s of learning."""
-    found = {name: mean_of(metric) for name, metric in time_metrics(6.0, 1.5, 2.0, 400.0).items()}
+    found = time_metrics(rollout=6.0, tools=1.5, update=2.0, sampled=400.0)
+    found = {name: mean_of(metric) for name, metric in found.items()}
     assert found == {
         "seconds/rollout": 6.0,
         "seconds/update": 2.0,

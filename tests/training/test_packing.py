@@ -1,7 +1,5 @@
 """Packing of rollouts: nothing lost, nothing padded into meaning, few shapes."""
 
-from dataclasses import dataclass
-
 import jax
 import numpy as np
 import pytest
@@ -9,27 +7,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.training.batches import (
-    Demonstration,
-    Group,
+from agenticrec_jax.testing.groups import Rollout
+from agenticrec_jax.training.groups import (
+    split_groups,
+)
+from agenticrec_jax.training.packing import (
     Packing,
     abstract_batch,
     bucket_length,
-    cut_groups,
-    demonstration_groups,
     group_shapes,
     pack_groups,
-    rollout_groups,
-    sampled_tokens,
 )
+from agenticrec_jax.training.types import Group
 from agenticrec_jax.types import OBSERVATION, SAMPLED
-
-
-@dataclass
-class Rollout:
-    ids: np.ndarray
-    logprobs: np.ndarray
-    origin: np.ndarray
 
 
 def rollout(rng, length):
@@ -154,70 +144,6 @@ def test_odd_groups_are_refused():
         pack_groups([group(rng, 0, [1, 2])], Packing(100))
 
 
-def test_dropped_groups_keep_their_share_of_the_denominator():
-    rng = np.random.default_rng(1)
-    rewards = [[1.0, 0.0], [-1.0, -0.5], [0.5, 0.5], [-0.5, 0.63]]
-    prompts = [(7,), (8,), (9,), (10,)]
-    rollouts = [[rollout(rng, 3), rollout(rng, 4)] for _ in prompts]
-    groups, metrics = rollout_groups(prompts, rollouts, rewards)
-    assert [g.prompt for g in groups] == [(7,), (10,)]
-    assert groups[1].completions is rollouts[3]
-    np.testing.assert_allclose(groups[0].advantages, [0.5, -0.5])
-    np.testing.assert_allclose(groups[1].advantages, [-0.565, 0.565], rtol=1e-6)
-    for g in groups:
-        np.testing.assert_allclose(g.weights, 1 / 8)  # of the 8 nominal members, not of the 4 left
-    assert [int(x) for x in metrics["groups_dropped"]] == [2, 4]
-    assert [int(x) for x in metrics["groups_all_negative"]] == [1, 4]
-    kept, _ = rollout_groups(prompts, rollouts, rewards, drop_negative=False, drop_equal=False)
-    assert len(kept) == 4
-
-
-def test_advantage_options_reach_the_groups():
-    rng = np.random.default_rng(1)
-    rollouts = [[rollout(rng, 3), rollout(rng, 4)]]
-    groups, _ = rollout_groups([(7,)], rollouts, [[1.0, 0.0]], baseline="leave_one_out")
-    np.testing.assert_allclose(groups[0].advantages, [1.0, -1.0])
-    groups, _ = rollout_groups([(7,)], rollouts, [[1.0, 0.0]], scale="std")
-    np.testing.assert_allclose(groups[0].advantages, [2**-0.5, -(2**-0.5)], rtol=1e-3)
-
-
-def test_aggregations_weigh_by_the_tokens_of_the_batch_dropped_groups_included():
-    rng = np.random.default_rng(3)
-    lengths = [(6, 8), (7, 9), (5, 12)]
-    rollouts = [[rollout(rng, n) for n in members] for members in lengths]
-    tokens = sampled_tokens(rollouts)
-    by_hand = [[sum(o == SAMPLED for o in r.origin) for r in members] for members in rollouts]
-    assert tokens.tolist() == by_hand and tokens.min() > 0
-    rewards, prompts = [[1.0, 0.0], [0.5, 0.5], [0.3, 0.2]], [(1,), (2,), (3,)]
-    expected = {
-        "constant": np.full((3, 2), 1 / 6),
-        "token_mean": np.full((3, 2), 1 / tokens.sum()),
-        "sequence_mean": 1 / (6 * tokens),
-    }
-    for aggregation, weights in expected.items():
-        groups, _ = rollout_groups(prompts, rollouts, rewards, aggregation=aggregation)
-        for group, row in zip(groups, (0, 2), strict=True):
-            np.testing.assert_allclose(group.weights, weights[row], rtol=1e-6)
-    share, _ = rollout_groups(
-        prompts, rollouts, rewards, aggregation="token_mean", total_prompts=9, total_tokens=400
-    )
-    np.testing.assert_allclose(share[0].weights, 1 / 400)
-
-
-def test_demonstrations_weigh_by_the_tokens_to_imitate():
-    origins = [[SAMPLED, OBSERVATION, SAMPLED], [SAMPLED, SAMPLED]]
-    demonstrations = [
-        Demonstration(np.array([4, 5, 6]), np.array(origins[0], np.uint8)),
-        Demonstration(np.array([4, 5]), np.array(origins[1], np.uint8)),
-    ]
-    groups = demonstration_groups([(1, 2), (3,)], demonstrations)
-    (batch,) = pack_groups(groups, Packing(1000))
-    assert batch.completions.shape == (2, 1, 32)
-    np.testing.assert_allclose(batch.weights, 1 / 4)
-    assert batch.sampled.sum() == 4
-    np.testing.assert_array_equal(batch.advantages, 1.0)
-
-
 def test_processes_make_batches_of_the_same_shapes_from_different_groups():
     """Unequal shares, one of them empty: nothing is lost, and what is missing weighs nothing."""
     rng = np.random.default_rng(6)
@@ -234,18 +160,19 @@ def test_processes_make_batches_of_the_same_shapes_from_different_groups():
     assert unpack(whole) == unpack(pack_groups(shares[0], packing))
 
 
-def test_weights_count_the_prompts_of_other_processes():
-    rng = np.random.default_rng(7)
-    rollouts = [[rollout(rng, 3), rollout(rng, 4)] for _ in range(3)]
-    rewards = np.array([[0.0, 1.0]] * 3)
-    groups, _ = rollout_groups([(1,)] * 3, rollouts, rewards, total_prompts=12)
-    assert {float(w) for g in groups for w in g.weights} == {np.float32(1 / 24)}
+def test_an_abstract_batch_has_the_shapes_of_a_packed_one():
+    (batch,) = pack_groups([group(np.random.default_rng(1), 5, [3, 7])], Packing(100, 8, 16))
+    found = abstract_batch(*batch.prompts.shape[:1], *batch.completions.shape[1:2], 8, 16)
+    shapes = [(x.shape, x.dtype) for x in jax.tree.leaves(found)]
+    scored = abstract_batch(1, 2, 8, 16, reference=True).reference_logprobs
+    assert scored == found.behavior_logprobs and found.reference_logprobs is None
+    assert shapes == [(x.shape, x.dtype) for x in jax.tree.leaves(batch)]
 
 
-def test_cut_groups_keep_every_member_and_put_like_lengths_together():
+def test_split_groups_keep_every_member_and_put_like_lengths_together():
     rng = np.random.default_rng(0)
     groups = [group(rng, 5, [3, 40, 7, 33]), group(rng, 9, [8, 2, 6, 4])]
-    parts = cut_groups(groups, 2)
+    parts = split_groups(groups, 2)
     assert [[len(c.ids) for c in part.completions] for part in parts] == [
         *([40, 33], [7, 3], [8, 6], [4, 2])
     ]
@@ -255,15 +182,6 @@ def test_cut_groups_keep_every_member_and_put_like_lengths_together():
         return sorted((prompt, member) for prompt, found in batches for member in found)
 
     assert members(parts) == members(groups)
-    assert cut_groups(groups, 0) == groups and len(cut_groups(groups, 8)) == 2
+    assert split_groups(groups, 0) == groups and len(split_groups(groups, 8)) == 2
     with pytest.raises(InputError, match="members_at_once is 3, expected a divisor of 4 members"):
-        cut_groups(groups, 3)
-
-
-def test_an_abstract_batch_has_the_shapes_of_a_packed_one():
-    (batch,) = pack_groups([group(np.random.default_rng(1), 5, [3, 7])], Packing(100, 8, 16))
-    found = abstract_batch(*batch.prompts.shape[:1], *batch.completions.shape[1:2], 8, 16)
-    shapes = [(x.shape, x.dtype) for x in jax.tree.leaves(found)]
-    scored = abstract_batch(1, 2, 8, 16, reference=True).reference_logprobs
-    assert scored == found.behavior_logprobs and found.reference_logprobs is None
-    assert shapes == [(x.shape, x.dtype) for x in jax.tree.leaves(batch)]
+        split_groups(groups, 3)

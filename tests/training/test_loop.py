@@ -16,18 +16,14 @@ from agenticrec_jax.errors import InputError
 from agenticrec_jax.parallel.mesh import make_mesh
 from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.runtime.metric_logging import MetricsWriter
+from agenticrec_jax.testing.metrics import timeless
 from agenticrec_jax.testing.stages import PROMPTS, tiny_stage
 from agenticrec_jax.testing.world import tiny_world
-from agenticrec_jax.training import reinforce
 from agenticrec_jax.training.mining import HardPair
-from agenticrec_jax.training.rollouts import CLOCK
+from agenticrec_jax.training.tasks import ranking_tasks, refinement_tasks
 from agenticrec_jax.types import OBSERVATION, SAMPLED
 
 MEMBERS = 4
-
-
-def timeless(lines):
-    return [{k: v for k, v in line.items() if not k.startswith(CLOCK)} for line in lines]
 
 
 def test_the_metrics_are_those_of_the_trajectories(single):
@@ -153,20 +149,20 @@ def test_on_a_mesh_the_stage_is_that_of_a_single_device(single, tmp_path):
 
 def test_every_epoch_holds_each_example_once():
     examples = tiny_world().examples[:13]
-    tasks_at = reinforce.ranking_tasks(examples, 5, seed=3)
+    tasks_at = ranking_tasks(examples, 5, seed=3)
     order = [task.example.example_id for step in range(13) for task in tasks_at(step)]
     epochs = [order[i : i + 13] for i in range(0, 65, 13)]
     for epoch in epochs:
         assert Counter(epoch) == Counter(e.example_id for e in examples)
     assert len({tuple(epoch) for epoch in epochs}) == 5
-    again = reinforce.ranking_tasks(examples, 5, seed=3)
-    assert again(7) == tasks_at(7) != reinforce.ranking_tasks(examples, 5, seed=4)(7)
+    again = ranking_tasks(examples, 5, seed=3)
+    assert again(7) == tasks_at(7) != ranking_tasks(examples, 5, seed=4)(7)
 
 
 def test_refinement_mixes_a_share_of_rankings_in():
     examples = tiny_world().examples[:6]
     pairs = [HardPair(e.example_id, e.target, e.candidates[0]) for e in examples[:4]]
-    tasks_at = reinforce.refinement_tasks(pairs, examples, prompts=8, rank_share=0.25, seed=1)
+    tasks_at = refinement_tasks(pairs, examples, prompts=8, rank_share=0.25, seed=1)
     for step in range(3):
         kinds = Counter(task.kind for task in tasks_at(step))
         assert kinds["rank"] == 2 and kinds["more"] + kinds["less"] == 6

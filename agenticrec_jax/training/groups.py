@@ -1,0 +1,171 @@
+"""From rewards to groups: advantages, weights, and which groups are dropped.
+
+Axes: P prompts, G members of a prompt's group, T completion tokens.
+
+Weights carry the denominator of the *whole* batch (see `losses.reductions`). So the loss does not
+depend on how groups are spread over micro-batches, and a dropped group keeps its share of the
+denominator while it costs no work.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from agenticrec_jax.agent.trajectories import Trajectory
+from agenticrec_jax.errors import InputError
+from agenticrec_jax.losses import Metrics, group_advantages, keep_groups, member_weights
+from agenticrec_jax.parallel.multihost import allgather
+from agenticrec_jax.training.types import Completion, Demonstration, Group, Rollouts
+from agenticrec_jax.types import SAMPLED
+
+
+@dataclass(frozen=True)
+class GroupWeighting:
+    """Options that turn rewards into advantages and weights. The defaults are AgenticRec's.
+
+    Attributes:
+      baseline, scale: see `losses.group_advantages`.
+      drop_negative, drop_equal: see `losses.keep_groups`.
+      aggregation: see `losses.member_weights`.
+    """
+
+    baseline: str = "mean"
+    scale: str = "none"
+    drop_negative: bool = True
+    drop_equal: bool = True
+    aggregation: str = "constant"
+
+
+def make_groups(rollouts: Rollouts, weighting: GroupWeighting) -> tuple[list[Group], Metrics]:
+    """Returns this process's groups of a step's batch that teach something, and their metrics.
+
+    The denominators count the groups of all processes: every process must call this.
+    """
+    batch = [rollouts.trajectories[i] for i in rollouts.batch]
+    groups, metrics = weighted_groups(
+        prompts=[group[0].prompt for group in batch],
+        completions=batch,
+        rewards=rewards_of(rollouts.trajectories)[rollouts.batch],
+        weighting=weighting,
+        total_prompts=rollouts.prompts,
+        total_tokens=sum(allgather(int(sampled_tokens(batch).sum()))),
+    )
+    return groups, metrics | rollouts.metrics
+
+
+def weighted_groups(
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[Completion]],
+    rewards: Float[np.ndarray, "P G"],
+    weighting: GroupWeighting = GroupWeighting(),
+    *,
+    total_prompts: int | None = None,
+    total_tokens: int | None = None,
+) -> tuple[list[Group], Metrics]:
+    """Returns the groups that teach something, with advantages and weights, and metrics.
+
+    Weights count the prompts, members and tokens of dropped groups too: nothing is refilled here
+    (`dynamic_sampling` does that), and the step is smaller when fewer groups are left.
+
+    Args:
+      prompts: P prompts.
+      completions: [P][G].
+      rewards: of each completion.
+      weighting: how rewards become advantages and weights.
+      total_prompts: P where other processes hold more of the batch's prompts; else those given.
+      total_tokens: sampled tokens of all P prompts' members, likewise.
+
+    Returns:
+      The groups in the order of their prompts, and as metrics those of `losses.keep_groups` and
+      ``advantage_spread``: the mean absolute advantage of a member, dropped groups included.
+
+    Example: rewards ``[[1, 0], [-1, -1]]`` under the defaults give one group with advantages
+    ``[.5, -.5]`` and weights ``[1/4, 1/4]``; the second group is dropped and counted in the 4.
+    """
+    rewards = np.asarray(rewards, np.float32)
+    keep, metrics = keep_groups(rewards, None, weighting.drop_negative, weighting.drop_equal)
+    advantages = np.asarray(group_advantages(rewards, None, weighting.baseline, weighting.scale))
+    weights = member_weights(
+        sampled_tokens(completions).reshape(rewards.shape),
+        weighting.aggregation,
+        total_prompts=total_prompts,
+        total_tokens=total_tokens,
+    )
+    groups = [
+        Group(prompts[p], completions[p], advantages[p], weights[p]) for p in np.flatnonzero(keep)
+    ]
+    metrics["advantage_spread"] = (np.abs(advantages).sum(), np.float32(rewards.size))
+    return groups, metrics
+
+
+def demonstration_groups(
+    prompts: Sequence[Sequence[int]],
+    demonstrations: Sequence[Sequence[Demonstration]],
+    weight: float | None = None,
+) -> list[Group]:
+    """Returns a group for each prompt and its demonstrations, all advantages 1.
+
+    Args:
+      prompts: P prompts.
+      demonstrations: [P][G] completions to imitate.
+      weight: of each member. Without one it is 1 / (tokens to imitate in the batch), which makes
+        `losses.sft_loss` a mean over these tokens.
+    """
+    if weight is None:
+        weight = 1.0 / max(int(sampled_tokens(demonstrations).sum()), 1)
+    return [
+        Group(
+            prompt,
+            members,
+            advantages=np.ones(len(members), np.float32),
+            weights=np.full(len(members), weight, np.float32),
+        )
+        for prompt, members in zip(prompts, demonstrations, strict=True)
+    ]
+
+
+def split_groups(groups: Sequence[Group], members: int) -> list[Group]:
+    """Returns groups of at most ``members`` members: completions of like length together.
+
+    Losses are additive over members (`losses.reductions`), so the gradient stays the same. A prompt
+    is computed once for each of the groups that it is in then.
+
+    Args:
+      groups: of any number of members.
+      members: divides the members of each larger group; 0 for whole groups.
+
+    Raises:
+      InputError: ``members`` does not divide a group.
+    """
+    if not members:
+        return list(groups)
+    smaller = []
+    for group in groups:
+        count = len(group.completions)
+        if count % min(members, count):
+            raise InputError(f"members_at_once is {members}, expected a divisor of {count} members")
+        order = sorted(range(count), key=lambda g: len(group.completions[g].ids), reverse=True)
+        for start in range(0, count, members):
+            chosen = order[start : start + members]
+            smaller.append(
+                Group(
+                    group.prompt,
+                    completions=[group.completions[g] for g in chosen],
+                    advantages=group.advantages[chosen],
+                    weights=group.weights[chosen],
+                )
+            )
+    return smaller
+
+
+def rewards_of(groups: Sequence[Sequence[Trajectory]]) -> Float[np.ndarray, "P G"]:
+    """Returns the total reward of every trajectory."""
+    return np.array([[t.reward.total for t in group] for group in groups], np.float32)
+
+
+def sampled_tokens(completions: Sequence[Sequence[Completion]]) -> Int[np.ndarray, "P G"]:
+    """Returns the number of sampled tokens of every completion."""
+    counts = [[(np.asarray(c.origin) == SAMPLED).sum() for c in group] for group in completions]
+    return np.array(counts, np.int64)

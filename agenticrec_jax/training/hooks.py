@@ -1,0 +1,141 @@
+"""What surrounds the steps of every training: resume, metrics, validation, checkpoints, SIGTERM."""
+
+import contextlib
+import math
+from collections.abc import Iterator
+from typing import Self
+
+import jax
+from absl import logging
+
+from agenticrec_jax.errors import Diverged
+from agenticrec_jax.models.lora import split_learned
+from agenticrec_jax.runtime.checkpoints import Checkpoints
+from agenticrec_jax.runtime.finite import expect_finite
+from agenticrec_jax.runtime.metric_logging import Metric, MetricsWriter, mean_of
+from agenticrec_jax.runtime.progress import Progress
+from agenticrec_jax.runtime.termination import Dropped, Termination, save_and_end
+from agenticrec_jax.training.collapse import collapses
+from agenticrec_jax.training.learner import TrainState
+from agenticrec_jax.training.validation import Validation
+
+
+class StepHooks:
+    """Runs around each step of a stage, the same for reinforcement and supervised training.
+
+    Use it in this order::
+
+        hooks = StepHooks("rta", steps=15, save_every=5, writer=writer, checkpoints=checkpoints)
+        state, start = hooks.resume(state)
+        with hooks:
+            for step in range(start, 15):
+                with hooks.droppable(step, state):
+                    ...                                # work that SIGTERM may drop
+                state, metrics = ...
+                hooks.after_step(step + 1, state, metrics)
+
+    Args:
+      stage: name in metrics, progress and errors.
+      steps: updates in the whole stage.
+      save_every: steps between checkpoints; the last step is saved always.
+      writer: of the metrics.
+      checkpoints: to resume from and to save to; None for neither.
+      validation: scores the state on its schedule; None for never.
+      warn_of_collapse: whether a collapse of the stage's metrics (`collapse.LEAST`) is logged.
+    """
+
+    def __init__(
+        self,
+        stage: str,
+        *,
+        steps: int,
+        save_every: int,
+        writer: MetricsWriter,
+        checkpoints: Checkpoints | None = None,
+        validation: Validation | None = None,
+        warn_of_collapse: bool = False,
+    ):
+        self._stage = stage
+        self._steps = steps
+        self._save_every = save_every
+        self._writer = writer
+        self._checkpoints = checkpoints
+        self._validation = validation
+        self._warn_of_collapse = warn_of_collapse
+        self._warned: set[str] = set()
+
+    def resume(self, state: TrainState) -> tuple[TrainState, int]:
+        """Returns the state to go on from and the steps that are done.
+
+        They are those of the newest checkpoint, or ``state`` and 0 without one. Metrics and best
+        checkpoints of later steps are forgotten: their steps will be done again.
+        """
+        restored = self._checkpoints.restore(state) if self._checkpoints else None
+        state, start = (restored.state, restored.step) if restored else (state, 0)
+        if self._validation:
+            self._validation.resume(start)
+        self._writer.resume(self._stage, start)
+        self._lines = self._writer.lines(self._stage)
+        self._progress = Progress(
+            self._stage, self._steps, done=start, process_index=jax.process_index()
+        )
+        return state, start
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._progress)
+            self._termination = stack.enter_context(Termination())
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._stack.__exit__(*exception)
+
+    @contextlib.contextmanager
+    def droppable(self, step: int, state: TrainState) -> Iterator[None]:
+        """Work that SIGTERM ends at once, such as rollouts; the state before it is saved.
+
+        Raises:
+          Terminated: SIGTERM came.
+        """
+        try:
+            with self._termination.dropping():
+                yield
+        except Dropped:
+            save_and_end(self._stage, step, state, self._checkpoints)
+
+    def after_step(
+        self, step: int, state: TrainState, metrics: dict[str, Metric], note: str = ""
+    ) -> None:
+        """Validates, writes metrics, shows progress, saves, and ends the stage after a SIGTERM.
+
+        Args:
+          step: updates done, 1 after the first.
+          state: after them.
+          metrics: of the step.
+          note: beside the progress.
+
+        Raises:
+          Terminated: SIGTERM came; what is done is saved.
+          Diverged: the loss or a parameter is not finite. Nothing of the step is written.
+        """
+        # Before anything is written: a best checkpoint and a line of metrics count as written too.
+        where = f"stage {self._stage}, step {step}"
+        loss = mean_of(metrics.get("loss", 0.0))
+        if not math.isfinite(loss):
+            raise Diverged(f"{where}: found loss {loss}, expected a finite number")
+        expect_finite(split_learned(state.params)[0], where)
+        if self._validation and self._validation.due(step, self._steps):
+            resumable = self._checkpoints.steps if self._checkpoints else ()
+            metrics = metrics | self._validation(step, state, resumable)
+        self._lines.append(self._writer.write(self._stage, step, metrics))
+        self._progress.advance(note=note)
+        if self._warn_of_collapse:
+            for name, sentence in collapses(self._lines).items():
+                if name not in self._warned:
+                    logging.warning("stage %s, step %d: %s", self._stage, step, sentence)
+                    self._warned.add(name)
+        if self._checkpoints and (step % self._save_every == 0 or step == self._steps):
+            self._checkpoints.save(step, state)
+        if self._termination.due():
+            save_and_end(self._stage, step, state, self._checkpoints)

@@ -1,0 +1,176 @@
+"""The loop of reinforcement, of both stages: sample, make groups, pack, update.
+
+On several processes each samples its own share of a step's tasks with its own engine, and the
+update is one program over the devices of all. The processes agree on the shapes of its
+micro-batches by exchanging the lengths of their groups; no trajectory leaves its process.
+"""
+
+import dataclasses
+import functools
+import time
+from typing import Any
+
+from agenticrec_jax.agent.episodes import Agent, run_episodes
+from agenticrec_jax.errors import InputError
+from agenticrec_jax.generation.engine import Engine
+from agenticrec_jax.parallel.multihost import share
+from agenticrec_jax.runtime.checkpoints import Checkpoints
+from agenticrec_jax.runtime.metric_logging import MetricsWriter
+from agenticrec_jax.training.dynamic_sampling import DynamicSampling
+from agenticrec_jax.training.groups import GroupWeighting, make_groups
+from agenticrec_jax.training.hooks import StepHooks
+from agenticrec_jax.training.learner import TrainState, Update
+from agenticrec_jax.training.packing import Packing, pack
+from agenticrec_jax.training.references import ReferencePolicy, Scorer
+from agenticrec_jax.training.step_metrics import (
+    engine_metrics,
+    progress_note,
+    rollout_metrics,
+    sum_over_processes,
+    time_metrics,
+)
+from agenticrec_jax.training.tasks import TasksAt
+from agenticrec_jax.training.types import Rollouts
+from agenticrec_jax.training.validation import Validation
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """Settings of one stage of reinforcement.
+
+    Attributes:
+      name: in metrics, progress and errors.
+      steps: updates.
+      members: G, rollouts of each task.
+      temperature: of the sampler and of the learner's log-probs, above 0.
+      seed: folded into every sampling key.
+      packing: of the micro-batches.
+      save_every: steps between checkpoints; the last step is saved always.
+      weighting: turns rewards into advantages and weights, and drops groups.
+      oversample: most further rounds of a step that replace dropped groups (`dynamic_sampling`);
+        0 for none.
+    """
+
+    name: str
+    steps: int
+    members: int
+    temperature: float
+    seed: int
+    packing: Packing
+    save_every: int = 5
+    weighting: GroupWeighting = GroupWeighting()
+    oversample: int = 0
+
+
+def reinforce(
+    stage: Stage,
+    state: TrainState,
+    *,
+    agent: Agent,
+    engine: Engine,
+    update: Update,
+    tasks_at: TasksAt,
+    writer: MetricsWriter,
+    checkpoints: Checkpoints | None = None,
+    score: Scorer | None = None,
+    validation: Validation | None = None,
+) -> TrainState:
+    """Runs a stage from the newest checkpoint, or from ``state`` without one.
+
+    Each step's metrics are written under the stage's name, with the number of updates done as the
+    step: 1 for the first. SIGTERM drops a rollout, or lets an update finish; then the state is
+    saved. A collapse of the stage (`collapse.LEAST`) is warned of once.
+
+    Args:
+      stage: settings.
+      state: parameters and optimizer; taken over.
+      agent: renders prompts, runs tools, and rewards.
+      engine: samples, without a constraint.
+      update: see `learner.make_update`; of the stage's temperature.
+      tasks_at: tasks of a step (with dynamic sampling: of a turn), a pure function, so that a
+        resumed run sees what it would have seen.
+      writer: of the metrics.
+      checkpoints: to resume from and to save to.
+      score: see `logprobs.make_scorer`. With it every micro-batch gets log-probs of the reference
+        policy: the weights in ``state`` as it is given, whether the run is resumed or not.
+      validation: scores the state on its schedule.
+
+    Returns:
+      The state after the last step.
+
+    Raises:
+      InputError: the engine constrains answers, which the learner's log-probs would not know of.
+      Terminated: SIGTERM came; what is done is saved.
+      Diverged: the loss or a parameter is not finite.
+    """
+    if engine.constraint is not None:
+        raise InputError(
+            f"stage {stage.name}: found an engine with a constraint, expected one without, since "
+            "the learner scores tokens under the distribution of the temperature alone"
+        )
+    roll_out = functools.partial(
+        run_episodes,
+        agent,
+        engine,
+        members=stage.members,
+        temperature=stage.temperature,
+        seed=stage.seed,
+    )
+
+    def sample(step: int, params: Any) -> Rollouts:
+        tasks = tasks_at(step)
+        trajectories = roll_out(params=params, tasks=share(tasks), step=step)
+        return Rollouts(
+            trajectories,
+            batch=list(range(len(trajectories))),
+            prompts=len(tasks),
+            telemetry=dict(engine.telemetry),
+        )
+
+    if stage.oversample:
+        sample = DynamicSampling(
+            roll_out=roll_out,
+            engine=engine,
+            tasks_at=tasks_at,
+            weighting=stage.weighting,
+            rounds=stage.oversample,
+        )
+
+    # The first update donates the arrays in ``state``, so the reference policy copies them now.
+    add_reference = None
+    if score:
+        add_reference = ReferencePolicy(score, state.params, update.mesh, update.rules)
+    hooks = StepHooks(
+        stage.name,
+        steps=stage.steps,
+        save_every=stage.save_every,
+        writer=writer,
+        checkpoints=checkpoints,
+        validation=validation,
+        warn_of_collapse=True,
+    )
+    state, start = hooks.resume(state)
+    with hooks:
+        for step in range(start, stage.steps):
+            began = time.perf_counter()
+            with hooks.droppable(step, state):
+                rollouts = sample(step, state.params)
+            sampled = time.perf_counter()
+            groups, group_metrics = make_groups(rollouts, stage.weighting)
+            batches = pack(groups, stage.packing)
+            if add_reference:
+                batches = [add_reference(batch) for batch in batches]
+            state, learner_metrics = update(state, batches)
+            updated = time.perf_counter()
+
+            metrics = rollout_metrics(rollouts.trajectories) | group_metrics
+            metrics = sum_over_processes(metrics | engine_metrics(rollouts.telemetry))
+            metrics |= learner_metrics
+            metrics |= time_metrics(
+                rollout=sampled - began,
+                tools=rollouts.telemetry["tool_wait_seconds"],
+                update=updated - sampled,
+                sampled=metrics["sampled_tokens"][0],
+            )
+            hooks.after_step(step + 1, state, metrics, note=progress_note(metrics))
+    return state

@@ -1,0 +1,103 @@
+"""Groups: advantages, weights over the whole batch, dropped and split groups."""
+
+import numpy as np
+
+from agenticrec_jax.testing.groups import Rollout
+from agenticrec_jax.training.groups import (
+    GroupWeighting,
+    demonstration_groups,
+    sampled_tokens,
+    weighted_groups,
+)
+from agenticrec_jax.training.packing import (
+    Packing,
+    pack_groups,
+)
+from agenticrec_jax.training.types import Demonstration
+from agenticrec_jax.types import OBSERVATION, SAMPLED
+
+
+def rollout(rng, length):
+    origin = rng.choice([SAMPLED, OBSERVATION], size=length).astype(np.uint8)
+    logprobs = -rng.random(length).astype(np.float32) - 0.1
+    return Rollout(rng.integers(5, 99, length).astype(np.int32), logprobs, origin)
+
+
+def test_dropped_groups_keep_their_share_of_the_denominator():
+    rng = np.random.default_rng(1)
+    rewards = [[1.0, 0.0], [-1.0, -0.5], [0.5, 0.5], [-0.5, 0.63]]
+    prompts = [(7,), (8,), (9,), (10,)]
+    rollouts = [[rollout(rng, 3), rollout(rng, 4)] for _ in prompts]
+    groups, metrics = weighted_groups(prompts, rollouts, rewards)
+    assert [g.prompt for g in groups] == [(7,), (10,)]
+    assert groups[1].completions is rollouts[3]
+    np.testing.assert_allclose(groups[0].advantages, [0.5, -0.5])
+    np.testing.assert_allclose(groups[1].advantages, [-0.565, 0.565], rtol=1e-6)
+    for g in groups:
+        np.testing.assert_allclose(g.weights, 1 / 8)  # of the 8 nominal members, not of the 4 left
+    assert [int(x) for x in metrics["groups_dropped"]] == [2, 4]
+    assert [int(x) for x in metrics["groups_all_negative"]] == [1, 4]
+    none_dropped = GroupWeighting(drop_negative=False, drop_equal=False)
+    kept, _ = weighted_groups(prompts, rollouts, rewards, none_dropped)
+    assert len(kept) == 4
+
+
+def test_advantage_options_reach_the_groups():
+    rng = np.random.default_rng(1)
+    rollouts = [[rollout(rng, 3), rollout(rng, 4)]]
+    groups, _ = weighted_groups([(7,)], rollouts, [[1.0, 0.0]], GroupWeighting("leave_one_out"))
+    np.testing.assert_allclose(groups[0].advantages, [1.0, -1.0])
+    groups, _ = weighted_groups([(7,)], rollouts, [[1.0, 0.0]], GroupWeighting(scale="std"))
+    np.testing.assert_allclose(groups[0].advantages, [2**-0.5, -(2**-0.5)], rtol=1e-3)
+
+
+def test_aggregations_weigh_by_the_tokens_of_the_batch_dropped_groups_included():
+    rng = np.random.default_rng(3)
+    lengths = [(6, 8), (7, 9), (5, 12)]
+    rollouts = [[rollout(rng, n) for n in members] for members in lengths]
+    tokens = sampled_tokens(rollouts)
+    by_hand = [[sum(o == SAMPLED for o in r.origin) for r in members] for members in rollouts]
+    assert tokens.tolist() == by_hand and tokens.min() > 0
+    rewards, prompts = [[1.0, 0.0], [0.5, 0.5], [0.3, 0.2]], [(1,), (2,), (3,)]
+    expected = {
+        "constant": np.full((3, 2), 1 / 6),
+        "token_mean": np.full((3, 2), 1 / tokens.sum()),
+        "sequence_mean": 1 / (6 * tokens),
+    }
+    for aggregation, weights in expected.items():
+        groups, _ = weighted_groups(
+            prompts, rollouts, rewards, GroupWeighting(aggregation=aggregation)
+        )
+        for group, row in zip(groups, (0, 2), strict=True):
+            np.testing.assert_allclose(group.weights, weights[row], rtol=1e-6)
+    share, _ = weighted_groups(
+        prompts,
+        rollouts,
+        rewards,
+        GroupWeighting(aggregation="token_mean"),
+        total_prompts=9,
+        total_tokens=400,
+    )
+    np.testing.assert_allclose(share[0].weights, 1 / 400)
+
+
+def test_demonstrations_weigh_by_the_tokens_to_imitate():
+    origins = [[SAMPLED, OBSERVATION, SAMPLED], [SAMPLED, SAMPLED]]
+    demonstrations = [
+        Demonstration(np.array([4, 5, 6]), np.array(origins[0], np.uint8)),
+        Demonstration(np.array([4, 5]), np.array(origins[1], np.uint8)),
+    ]
+    groups = demonstration_groups([(1, 2), (3,)], [[d] for d in demonstrations])
+    (batch,) = pack_groups(groups, Packing(1000))
+    assert batch.completions.shape == (2, 1, 32)
+    np.testing.assert_allclose(batch.weights, 1 / 4)
+    assert batch.sampled.sum() == 4
+    np.testing.assert_array_equal(batch.advantages, 1.0)
+
+
+def test_weights_count_the_prompts_of_other_processes():
+    rng = np.random.default_rng(7)
+    rollouts = [[rollout(rng, 3), rollout(rng, 4)] for _ in range(3)]
+    rewards = np.array([[0.0, 1.0]] * 3)
+    groups, _ = weighted_groups([(1,)] * 3, rollouts, rewards, total_prompts=12)
+    assert {float(w) for g in groups for w in g.weights} == {np.float32(1 / 24)}
