@@ -20,9 +20,9 @@ from ml_collections import config_flags
 from rich.table import Table
 
 from agenticrec_jax.cli import app
+from agenticrec_jax.data.formats.files import TableFile, column_names
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.ingest.amazon import PAPER, RELEASES, amazon_log, find_amazon
-from agenticrec_jax.ingest.blocks import TableFile, column_names
 from agenticrec_jax.ingest.catalog import ItemColumns
 from agenticrec_jax.ingest.events import EventColumns, sparsity
 from agenticrec_jax.ingest.movielens import movielens_1m

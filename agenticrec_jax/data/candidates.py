@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from agenticrec_jax.data.examples import RankingExample
+from agenticrec_jax.data.formats.files import read_bytes
+from agenticrec_jax.data.formats.json_rows import json_record
 from agenticrec_jax.data.interactions import InteractionLog
 from agenticrec_jax.data.splits import Sample, Splits
-from agenticrec_jax.data.tables import read_bytes
 from agenticrec_jax.errors import InputError
 
 FORMAT = "agenticrec-candidates"
@@ -190,12 +191,7 @@ class _Line:
 
     def __init__(self, path: Path, number: int, line: bytes):
         self.path, self.number = path, number
-        try:
-            self.record = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{path}, line {number}: found invalid JSON ({error})") from error
-        if not isinstance(self.record, dict):
-            raise InputError(f"{path}, line {number}: found no JSON object, expected one a line")
+        self.record = json_record(path, number, line)
 
     def fault(self, name: str, found, expected: str) -> InputError:
         where = f"{self.path}, line {self.number}, field {name}"

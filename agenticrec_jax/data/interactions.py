@@ -259,5 +259,5 @@ def _refuse_repeats(table: Table, item_id: list[str]) -> None:
     for row, item in enumerate(item_id):
         if item in repeated and item in seen:
             first = table.place(item_id.index(item))
-            raise table.fault(row, "item_id", f"{item!r} again (first in {first})", "it once")
+            raise table.error(row, "item_id", f"{item!r} again (first in {first})", "it once")
         seen.add(item)

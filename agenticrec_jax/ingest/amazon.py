@@ -12,8 +12,8 @@ https://nijianmo.github.io/amazon/index.html, https://cseweb.ucsd.edu/~jmcauley/
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from agenticrec_jax.data.formats.files import TableFile
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.ingest.blocks import TableFile
 from agenticrec_jax.ingest.catalog import ItemColumns
 from agenticrec_jax.ingest.events import EventColumns
 from agenticrec_jax.ingest.sources import RawLog
@@ -37,7 +37,7 @@ class Release:
     reviews: tuple[str, ...]
     review_columns: EventColumns
     metadata: tuple[str, ...]
-    metadata_kind: str
+    metadata_format: str
     item_columns: ItemColumns
     fetch: tuple[str, str]
 
@@ -54,7 +54,7 @@ RELEASES = {
         reviews=("{}.jsonl.gz", "{}.jsonl"),
         review_columns=EventColumns("user_id", "parent_asin", "timestamp", "rating"),
         metadata=("meta_{}.jsonl.gz", "meta_{}.jsonl"),
-        metadata_kind="json",
+        metadata_format="json",
         item_columns=ItemColumns(
             item="parent_asin",
             title=("title",),
@@ -77,7 +77,7 @@ RELEASES = {
         reviews=("{}_5.json.gz", "{}_5.json", "{}.json.gz", "{}.json"),
         review_columns=_REVIEWS,
         metadata=("meta_{}.json.gz", "meta_{}.json"),
-        metadata_kind="json",
+        metadata_format="json",
         item_columns=ItemColumns(
             item="asin",
             title=("title",),
@@ -103,7 +103,7 @@ RELEASES = {
         ),
         review_columns=_REVIEWS,
         metadata=("meta_{}.json.gz", "meta_{}.json"),
-        metadata_kind="literal",
+        metadata_format="literal",
         item_columns=ItemColumns(
             item="asin",
             title=("title",),
@@ -174,7 +174,7 @@ def amazon_log(release: str, interactions: str | Path, metadata: str | Path | No
     log = RawLog(
         interactions=_existing(interactions, "csv" if rated else "json"),
         event_columns=layout.ratings_columns if rated else layout.review_columns,
-        items=_existing(metadata, layout.metadata_kind) if metadata else None,
+        items=_existing(metadata, layout.metadata_format) if metadata else None,
         item_columns=layout.item_columns,
         notes=("mean ratings of the metadata are left out: they are of the day of the crawl",),
     )
@@ -183,8 +183,8 @@ def amazon_log(release: str, interactions: str | Path, metadata: str | Path | No
     return replace(log, interactions=replace(log.interactions, header=layout.ratings_header))
 
 
-def _existing(path: str | Path, kind: str) -> TableFile:
+def _existing(path: str | Path, file_format: str) -> TableFile:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file, expected a table of Amazon reviews or metadata")
-    return TableFile(path, kind)
+    return TableFile(path, file_format)

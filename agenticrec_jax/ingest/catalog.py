@@ -14,12 +14,12 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool
 
+from agenticrec_jax.data.formats.files import TableFile, column_names
+from agenticrec_jax.data.formats.rows import LIST_SEPARATOR, Block
 from agenticrec_jax.data.interactions import is_year
-from agenticrec_jax.data.tables import LIST_SEPARATOR
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.ingest.blocks import Block, TableFile, column_names, read_blocks
 from agenticrec_jax.ingest.events import Codes, first_of_each
-from agenticrec_jax.ingest.row_errors import Faults
+from agenticrec_jax.ingest.row_errors import RowErrors
 
 NO_ITEM = "an item without an id"
 REPEATED = "an item id that is listed again"
@@ -84,7 +84,7 @@ def read_catalog(
     file: TableFile,
     columns: ItemColumns,
     codes: Codes,
-    faults: Faults,
+    faults: RowErrors,
     wanted: Callable[[np.ndarray], Bool[np.ndarray, "rows"]] | None = None,
 ) -> ItemTable:
     """Reads the items of a file, whose bad rows are all that ``faults`` has.
@@ -101,13 +101,13 @@ def read_catalog(
         found = ", ".join(names)
         raise InputError(f"{file.path}, line 1: column {columns.item} is missing, found {found}")
     listed, frames = np.zeros(0, bool), []
-    for block in read_blocks(file, columns.names, faults):
+    for block in faults.read_blocks(file, columns.names):
         block = _with_ids(file, columns.item, block, faults)
         code = codes.of(block.frame[columns.item])
         listed = _grown(listed, code)
         fresh = first_of_each(code) & ~listed[code]
         again = block.frame[columns.item].filter(~fresh)
-        faults.add(file.name, REPEATED, block.places[~fresh], again.__getitem__, file.unit)
+        faults.add(file, REPEATED, block.row_numbers[~fresh], again.__getitem__)
         listed[code] = True
         kept = fresh if wanted is None else fresh & wanted(code)
         frames.append(_standard(columns, block.frame.filter(kept), code[kept]))
@@ -137,11 +137,11 @@ def unusable_title(items: pl.DataFrame, words: int) -> Bool[np.ndarray, "I"]:
     return (missing | (title.str.split(" ").list.len() > words)).fill_null(True).to_numpy()
 
 
-def _with_ids(file: TableFile, name: str, block: Block, faults: Faults) -> Block:
+def _with_ids(file: TableFile, name: str, block: Block, faults: RowErrors) -> Block:
     frame = block.frame.with_columns(pl.col(name).str.strip_chars().replace("", None))
     bad = frame[name].is_null().to_numpy()
-    faults.add(file.name, NO_ITEM, block.places[bad], lambda i: None, file.unit)
-    return Block(frame.filter(~bad), block.places[~bad])
+    faults.add(file, NO_ITEM, block.row_numbers[bad], lambda i: None)
+    return Block(frame.filter(~bad), block.row_numbers[~bad])
 
 
 def _grown(listed: np.ndarray, code: np.ndarray) -> np.ndarray:

@@ -11,10 +11,11 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float32, Float64, Int64, UInt32, UInt64
 
+from agenticrec_jax.data.formats.files import TableFile, column_names
+from agenticrec_jax.data.formats.rows import Block
 from agenticrec_jax.data.interactions import LATEST_TIME
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.ingest.blocks import Block, TableFile, column_names, read_blocks
-from agenticrec_jax.ingest.row_errors import Faults, first_reason
+from agenticrec_jax.ingest.row_errors import RowErrors, first_reason
 
 LATEST_MILLISECONDS = LATEST_TIME * 1000
 NO_USER = "no user id"
@@ -107,7 +108,7 @@ class Codes:
 
 
 def read_events(
-    file: TableFile, columns: EventColumns, faults: Faults, notes: list[str]
+    file: TableFile, columns: EventColumns, faults: RowErrors, notes: list[str]
 ) -> tuple[Events, int]:
     """Reads all good events of a file; also how many rows it had.
 
@@ -122,7 +123,7 @@ def read_events(
     users, catalog = Codes(), Codes()
     parts: dict[str, list[np.ndarray]] = {name: [] for name in COLUMNS}
     counted = faults.total
-    for block in read_blocks(file, columns.names, faults):
+    for block in faults.read_blocks(file, columns.names):
         good = _good_rows(file, columns, block, faults)
         frame = good.frame
         for name, values in {
@@ -130,7 +131,7 @@ def read_events(
             "item": catalog.of(frame[columns.item]),
             "time": frame["#time"].to_numpy(),
             "rating": frame["#rating"].to_numpy().astype(np.float32),
-            "place": good.places.astype(np.uint32),
+            "place": good.row_numbers.astype(np.uint32),
         }.items():
             parts[name].append(values)
     joined = {name: np.concatenate(parts.pop(name) or [[]]) for name in COLUMNS}
@@ -150,7 +151,7 @@ def _require(file: TableFile, columns: EventColumns) -> None:
             raise InputError(f"{file.path}, line 1: column {name} is missing, found {found}")
 
 
-def _good_rows(file: TableFile, columns: EventColumns, block: Block, faults: Faults) -> Block:
+def _good_rows(file: TableFile, columns: EventColumns, block: Block, faults: RowErrors) -> Block:
     text = pl.all().str.strip_chars().replace("", None)
     raw = block.frame.select(text)
     time, rating = pl.col(columns.time), pl.lit(None, pl.String)
@@ -167,10 +168,10 @@ def _good_rows(file: TableFile, columns: EventColumns, block: Block, faults: Fau
     for reason, rows in first_reason(checks, frame.height):
         bad[rows] = True
         found = raw[quotes[reason]].gather(rows).__getitem__
-        faults.add(file.name, reason, block.places[rows], found, file.unit)
+        faults.add(file, reason, block.row_numbers[rows], found)
     if bad.any():
-        return Block(frame.filter(~bad), block.places[~bad])
-    return Block(frame, block.places)
+        return Block(frame.filter(~bad), block.row_numbers[~bad])
+    return Block(frame, block.row_numbers)
 
 
 def _date_seconds(text: pl.Expr) -> pl.Expr:
@@ -198,7 +199,7 @@ def _checks(columns: EventColumns, raw: pl.DataFrame, frame: pl.DataFrame):
 
 
 def _in_seconds(
-    file: TableFile, name: str, events: Events, faults: Faults, notes: list[str]
+    file: TableFile, name: str, events: Events, faults: RowErrors, notes: list[str]
 ) -> Events:
     long = events.time >= LATEST_TIME
     count = int(np.count_nonzero(long))
@@ -207,7 +208,7 @@ def _in_seconds(
     milliseconds = 2 * count >= len(events)
     bad = ~long if milliseconds else long
     found, reason = events.time[bad], SECONDS if milliseconds else MILLISECONDS
-    faults.add(file.name, reason, events.place[bad], lambda i: f"{found[i]:.0f}", file.unit)
+    faults.add(file, reason, events.place[bad], lambda i: f"{found[i]:.0f}")
     events = events.take(~bad) if bad.any() else events
     if not milliseconds:
         return events

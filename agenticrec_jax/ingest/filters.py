@@ -9,7 +9,7 @@ from jaxtyping import Bool, UInt32
 
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.ingest.events import Events, ItemMentions, counts, pair_keys, repeats
-from agenticrec_jax.ingest.row_errors import Faults
+from agenticrec_jax.ingest.row_errors import RowErrors
 
 POOL = 10  # users drawn for every user of a dense sample
 FEWEST = 8  # events of a user; AgentCF's sets have exactly as many
@@ -79,7 +79,7 @@ class ItemTrail:
       mentions: what the interactions name, before any filter.
     """
 
-    def __init__(self, read: int, faults: Faults, mentions: ItemMentions):
+    def __init__(self, read: int, faults: RowErrors, mentions: ItemMentions):
         self.read, self.faults, self.mentions = read, faults, mentions
         self.dropped: dict[str, int] = {}
 

@@ -6,8 +6,8 @@ movies in latin-1. The data may not be redistributed: https://grouplens.org/data
 
 from pathlib import Path
 
+from agenticrec_jax.data.formats.files import TableFile
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.ingest.blocks import TableFile
 from agenticrec_jax.ingest.catalog import ItemColumns
 from agenticrec_jax.ingest.events import EventColumns
 from agenticrec_jax.ingest.sources import RawLog
@@ -25,7 +25,7 @@ def movielens_1m(path: str | Path) -> RawLog:
     path = path / "ml-1m.zip" if path.is_dir() else path
     if not path.is_file():
         raise InputError(f"{path}: no such file, expected {ADDRESS} downloaded there")
-    layout = {"kind": "csv", "separator": "::", "encoding": "latin-1"}
+    layout = {"format": "csv", "separator": "::", "encoding": "latin-1"}
     ratings = ("user", "movie", "rating", "timestamp")
     movies = ("movie", "title", "genres")
     return RawLog(

@@ -32,7 +32,7 @@ from agenticrec_jax.ingest.filters import (
     user_sample,
     window,
 )
-from agenticrec_jax.ingest.row_errors import Faults
+from agenticrec_jax.ingest.row_errors import RowErrors
 from agenticrec_jax.ingest.sources import RawLog
 
 INTERACTIONS_FILE = "interactions.parquet"
@@ -105,7 +105,7 @@ class Prepared:
     item: np.ndarray
     items: pl.DataFrame
     trail: Trail
-    faults: Faults
+    faults: RowErrors
     rows: int
     item_trail: ItemTrail | None
     notes: list[str]
@@ -123,7 +123,7 @@ def prepare_log(raw: RawLog, how: Preparation, *, strict: bool = False) -> Prepa
       InputError: if a file cannot be read or a filter leaves nothing; with ``strict`` at the first
         bad row.
     """
-    faults, notes = Faults(strict), list(raw.notes)
+    faults, notes = RowErrors(strict), list(raw.notes)
     events, rows = read_events(raw.interactions, raw.event_columns, faults, notes)
     mentions, trail = item_mentions(events), Trail(order_in_time(events), "readable rows")
     del events
@@ -155,13 +155,13 @@ def _sample(how: Preparation, trail: Trail) -> None:
 
 
 def _catalog(
-    raw: RawLog, how: Preparation, trail: Trail, mentions: ItemMentions, faults: Faults
+    raw: RawLog, how: Preparation, trail: Trail, mentions: ItemMentions, faults: RowErrors
 ) -> tuple[pl.DataFrame, ItemTrail | None]:
     ids = trail.events.catalog
     if raw.items is None:
         codes = np.unique(trail.events.item)
         return items_of_events(ids.ids(codes), codes), None
-    item_faults = Faults(faults.strict)
+    item_faults = RowErrors(faults.strict)
     wanted = (lambda codes: _occurs(trail.events, codes)) if how.used_items_only else None
     table = read_catalog(raw.items, raw.item_columns, ids, item_faults, wanted)
     _count_unknown(raw, ids, mentions, table.listed, faults)
@@ -175,7 +175,7 @@ def _catalog(
 
 
 def _count_unknown(
-    raw: RawLog, ids: Codes, mentions: ItemMentions, listed: np.ndarray, faults: Faults
+    raw: RawLog, ids: Codes, mentions: ItemMentions, listed: np.ndarray, faults: RowErrors
 ) -> None:
     """Counts all rows that name an unlisted item; of each such item the first may be quoted."""
     there = np.zeros(len(mentions.rows), bool)
@@ -183,11 +183,10 @@ def _count_unknown(
     lost = np.flatnonzero(~there & (mentions.rows > 0)).astype(np.uint32)
     lost = lost[np.argsort(mentions.first[lost])]
     faults.add(
-        raw.interactions.name,
+        raw.interactions,
         UNKNOWN_ITEM,
         mentions.first[lost],
         lambda i: ids.ids(lost[i : i + 1])[0],
-        raw.interactions.unit,
         count=int(mentions.rows[lost].sum()),
     )
 

@@ -1,12 +1,14 @@
-"""Bad rows: counted by file and reason, the first of each quoted with its place, none forgotten."""
+"""Bad rows of raw tables: counted by file and reason, the first of each reason quoted."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int64
 
+from agenticrec_jax.data.formats.blocks import read_blocks
+from agenticrec_jax.data.formats.files import TableFile
+from agenticrec_jax.data.formats.rows import Block, BrokenRow
 from agenticrec_jax.errors import InputError
 
 QUOTED = 3
@@ -14,73 +16,89 @@ LONGEST_QUOTE = 80
 
 
 @dataclass
-class Fault:
-    """One reason for which rows of a file were not taken.
+class RowErrorCount:
+    """The bad rows of one file and one reason.
 
-    ``first`` holds the places (``line 7``) of the first rows and what was found there.
+    Attributes:
+      first: of the first rows, the position (``line 7``) and what was found there.
     """
 
-    path: str
+    file_name: str
     reason: str
     count: int = 0
     first: list[tuple[str, str]] = field(default_factory=list)
 
     def record(self) -> dict:
-        """As the report has it."""
+        """Returns the entry of the data report."""
         first = [{"place": place, "found": found} for place, found in self.first]
-        return {"file": self.path, "reason": self.reason, "count": self.count, "first": first}
+        return {"file": self.file_name, "reason": self.reason, "count": self.count, "first": first}
 
 
-class Faults:
-    """Collects bad rows; ``strict`` stops at the first instead.
+class RowErrors:
+    """Counts bad rows.
 
-    ``places[i]`` is where row i stands, counted from 1, in units of ``unit`` ("line", or "row" of
-    a Parquet file).
+    Args:
+      strict: whether the first bad row raises an error instead.
     """
 
     def __init__(self, strict: bool = False):
         self.strict = strict
-        self._faults: dict[tuple[str, str], Fault] = {}
+        self._counts: dict[tuple[str, str], RowErrorCount] = {}
 
     def add(
         self,
-        path: str | Path,
+        file: TableFile,
         reason: str,
-        places: Sequence[int],
+        row_numbers: Sequence[int],
         found: Callable[[int], object],
-        unit: str = "line",
         count: int | None = None,
     ) -> None:
-        """Counts rows of one reason; ``found(i)`` is what to quote of the i-th of them.
+        """Counts rows of one reason.
 
-        Where ``places`` are only some of the rows, the first among them, ``count`` says how many
-        there are.
+        Args:
+          row_numbers: their lines (or Parquet rows), counted from 1.
+          found: from the index of a row in ``row_numbers`` to the value to quote.
+          count: the number of rows, if ``row_numbers`` names only the first ones.
 
         Raises:
-          InputError: naming file, place and reason, if ``strict`` and there is a row.
+          InputError: ``strict`` is set and there is a row; the error names file, line and reason.
         """
-        if not len(places):
+        if not len(row_numbers):
             return
-        fault = self._faults.setdefault((str(path), reason), Fault(str(path), reason))
-        fault.count += len(places) if count is None else count
-        for index in range(min(len(places), QUOTED - len(fault.first))):
-            fault.first.append((f"{unit} {int(places[index])}", quoted(found(index))))
+        counted = self._counts.setdefault((file.name, reason), RowErrorCount(file.name, reason))
+        counted.count += len(row_numbers) if count is None else count
+        for index in range(min(len(row_numbers), QUOTED - len(counted.first))):
+            counted.first.append((file.place(int(row_numbers[index])), quoted(found(index))))
         if self.strict:
-            place, quote = fault.first[0]
-            raise InputError(f"{path}, {place}: {reason} (found {quote}), expected no bad row")
+            place, quote = counted.first[0]
+            raise InputError(f"{file.name}, {place}: {reason} (found {quote}), expected no bad row")
+
+    def read_blocks(self, file: TableFile, columns: Sequence[str]) -> Iterator[Block]:
+        """Reads blocks of text columns and counts the rows that do not parse.
+
+        Nested JSON (lists, objects) is JSON text in the cell. See `data.formats.blocks`.
+
+        Raises:
+          InputError: the file cannot be read to its end or has none of ``columns``.
+        """
+
+        def count(row: BrokenRow) -> None:
+            self.add(file, row.reason, [row.row_number], lambda _: row.text)
+
+        return read_blocks(file, dict.fromkeys(columns, "any"), count)
 
     @property
     def total(self) -> int:
-        """How many rows were not taken."""
-        return sum(fault.count for fault in self._faults.values())
+        """The number of bad rows."""
+        return sum(counted.count for counted in self._counts.values())
 
     def records(self) -> list[dict]:
-        """Every reason with its count and first places, in the order in which they came up."""
-        return [fault.record() for fault in self._faults.values()]
+        """Returns each reason with its count and first rows, in the order of occurrence."""
+        return [counted.record() for counted in self._counts.values()]
 
 
 def quoted(value: object) -> str:
-    """A value as a sentence quotes it: ``nothing`` if there is none, cut if it is long."""
+    """Returns a value as errors quote it: ``nothing`` for an empty one, cut if it is long."""
     if value is None or value == "":
         return "nothing"
     text = value if isinstance(value, str) else str(value)
@@ -89,11 +107,15 @@ def quoted(value: object) -> str:
 
 def first_reason(
     checks: Sequence[tuple[str, Bool[np.ndarray, "rows"]]], rows: int
-) -> list[tuple[str, np.ndarray]]:
-    """Rows by the first check that they fail, so that each row is counted once."""
-    left = np.ones(rows, bool)
-    found = []
+) -> list[tuple[str, Int64[np.ndarray, "bad"]]]:
+    """Returns, for each check, the rows that fail it and no earlier one.
+
+    So a row is counted once. With checks a = [1, 0, 1] and b = [1, 1, 0], rows 0 and 2 fail a and
+    row 1 fails b.
+    """
+    unchecked = np.ones(rows, bool)
+    failed = []
     for reason, bad in checks:
-        found.append((reason, np.flatnonzero(bad & left)))
-        left &= ~bad
-    return found
+        failed.append((reason, np.flatnonzero(bad & unchecked)))
+        unchecked &= ~bad
+    return failed

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from agenticrec_jax.ingest.blocks import TableFile, read_blocks, table_file
+from agenticrec_jax.data.formats.files import TableFile, table_file
 from agenticrec_jax.ingest.catalog import ItemColumns
 from agenticrec_jax.ingest.events import EventColumns
-from agenticrec_jax.ingest.row_errors import Faults
+from agenticrec_jax.ingest.row_errors import RowErrors
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def valueless(file: TableFile, columns: Sequence[str], asked: Sequence[str]) -> 
     ``columns`` are all that the program reads: rows without any of them are parsed slowly.
     """
     left = list(asked)
-    for block in read_blocks(file, columns, Faults()) if left else ():
+    for block in RowErrors().read_blocks(file, columns) if left else ():
         rows = block.frame.height
         left = [name for name in left if block.frame[name].null_count() == rows]
         if not left:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from agenticrec_jax.data.tables import json_record
+from agenticrec_jax.data.formats.json_rows import json_record
 from agenticrec_jax.errors import InputError
 
 FORMAT = "agenticrec-profiles"

@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from agenticrec_jax.ingest import blocks, events
+from agenticrec_jax.data.formats.json_rows import INVALID_JSON
 from agenticrec_jax.ingest import catalog as catalog
+from agenticrec_jax.ingest import events
 from agenticrec_jax.ingest import prepare as preparation
 
 BLOCK = 200_000  # rows made at once
@@ -139,7 +140,7 @@ def _with_bad_reviews(
         events.SECONDS: ("timestamp", pl.col("timestamp") // 1000),
         preparation.UNKNOWN_ITEM: ("parent_asin", pl.format("UNLISTED{}", "row")),
     }
-    texts = {blocks.INVALID_JSON: _cut, events.NO_RATING: _unrated}
+    texts = {INVALID_JSON: _cut, events.NO_RATING: _unrated}
     count = max(frame.height // RARITY, 1)
     reasons = [*columns, *texts]
     chosen = rng.choice(frame.height, (len(reasons), count), replace=False)

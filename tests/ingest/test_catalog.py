@@ -1,8 +1,8 @@
 import numpy as np
 import polars as pl
 
+from agenticrec_jax.data.formats.files import table_file
 from agenticrec_jax.data.interactions import read_items
-from agenticrec_jax.ingest.blocks import table_file
 from agenticrec_jax.ingest.catalog import (
     ItemColumns,
     items_of_events,
@@ -11,7 +11,7 @@ from agenticrec_jax.ingest.catalog import (
     unusable_title,
 )
 from agenticrec_jax.ingest.events import Codes
-from agenticrec_jax.ingest.row_errors import Faults
+from agenticrec_jax.ingest.row_errors import RowErrors
 
 COLUMNS = ItemColumns(
     item="id",
@@ -34,7 +34,7 @@ def test_items_are_the_first_of_each_id_and_cells_are_read_by_their_columns(tmp_
         "z,Z,,,-3,\n"
     )
     (tmp_path / "i.csv").write_text(text)
-    codes, faults = Codes(), Faults()
+    codes, faults = Codes(), RowErrors()
     known = codes.of(pl.Series(["z", "x"])).tolist()
     file = table_file(tmp_path / "i.csv")
     table = read_catalog(file, COLUMNS, codes, faults)
@@ -50,7 +50,7 @@ def test_items_are_the_first_of_each_id_and_cells_are_read_by_their_columns(tmp_
         "an item without an id": [{"place": "line 5", "found": "nothing"}],
         "an item id that is listed again": [{"place": "line 4", "found": "'x'"}],
     }
-    found = read_catalog(file, COLUMNS, codes, Faults(), lambda code: np.isin(code, known[:1]))
+    found = read_catalog(file, COLUMNS, codes, RowErrors(), lambda code: np.isin(code, known[:1]))
     assert found.items["item_id"].to_list() == ["z"]
     assert found.rows == 5 and found.listed.sum() == 3  # also those that are not wanted
 
@@ -62,7 +62,7 @@ def test_a_year_is_the_columns_and_else_the_titles_if_that_is_asked(tmp_path):
     known = {0: 1995, 1: 2003, 8: 1986}
     for title_year, other in ((False, None), (True, 1900)):
         columns = ItemColumns("id", ("title",), year=("since",), title_year=title_year)
-        table = read_catalog(table_file(tmp_path / "i.csv"), columns, Codes(), Faults())
+        table = read_catalog(table_file(tmp_path / "i.csv"), columns, Codes(), RowErrors())
         assert table.items["year"].to_list() == [known.get(n, other) for n in range(len(years))]
 
 
@@ -72,7 +72,7 @@ def test_years_are_those_that_a_log_may_have(tmp_path):
     table = "".join(f"{n},T (0000),{year}\n" for n, year in enumerate(years))
     (tmp_path / "i.csv").write_text("item_id,title,year\n" + table)
     columns = ItemColumns("item_id", ("title",), year=("year",), title_year=True)
-    found = read_catalog(table_file(tmp_path / "i.csv"), columns, Codes(), Faults()).items
+    found = read_catalog(table_file(tmp_path / "i.csv"), columns, Codes(), RowErrors()).items
     assert found["year"].to_list() == [None, 1, 9999, None]
     found.write_parquet(tmp_path / "i.parquet")
     assert read_items(tmp_path / "i.parquet").year == (None, 1, 9999, None)

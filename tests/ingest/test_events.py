@@ -2,8 +2,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from agenticrec_jax.data.formats.files import table_file
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.ingest.blocks import table_file
 from agenticrec_jax.ingest.events import (
     EventColumns,
     in_own_order,
@@ -11,14 +11,14 @@ from agenticrec_jax.ingest.events import (
     order_in_time,
     read_events,
 )
-from agenticrec_jax.ingest.row_errors import Faults
+from agenticrec_jax.ingest.row_errors import RowErrors
 
 COLUMNS = EventColumns("u", "i", "t", "r")
 
 
 def read(tmp_path, *rows, header="u,i,t,r"):
     (tmp_path / "e.csv").write_text("\n".join([header, *rows]) + "\n")
-    faults, notes = Faults(), []
+    faults, notes = RowErrors(), []
     events, count = read_events(table_file(tmp_path / "e.csv"), COLUMNS, faults, notes)
     return events, count, faults, notes
 

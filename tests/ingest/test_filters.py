@@ -1,4 +1,5 @@
 import datetime
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -6,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agenticrec_jax.data.formats.files import TableFile
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.ingest.events import Codes, Events, ItemMentions, counts
 from agenticrec_jax.ingest.filters import (
@@ -17,7 +19,7 @@ from agenticrec_jax.ingest.filters import (
     user_sample,
     window,
 )
-from agenticrec_jax.ingest.row_errors import Faults
+from agenticrec_jax.ingest.row_errors import RowErrors
 
 
 def log(user, item, time=None, rating=None):
@@ -111,8 +113,8 @@ def test_a_trail_has_what_each_filter_left_and_refuses_an_empty_log():
 
 
 def test_every_row_of_a_table_of_items_is_bad_dropped_or_kept():
-    faults = Faults()
-    faults.add("i.csv", "an item without an id", [3], lambda i: None)
+    faults = RowErrors()
+    faults.add(TableFile(Path("i.csv"), "csv"), "an item without an id", [3], lambda i: None)
     items = ItemTrail(9, faults, ItemMentions(np.array([2, 0, 1]), np.array([1, 0, 2])))
     items.drop("without a price", 2)
     items.drop("without a title", 0)

@@ -1,21 +1,24 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 
-from agenticrec_jax.errors import InputError
-from agenticrec_jax.ingest.row_errors import Faults, first_reason, quoted
+from agenticrec_jax.data.formats.files import TableFile
+from agenticrec_jax.ingest.row_errors import RowErrors, first_reason, quoted
+from agenticrec_jax.testing.errors import assert_names, refused
 
 
 def test_rows_are_counted_and_the_first_three_quoted():
-    faults = Faults()
+    errors = RowErrors()
+    table, columns, other = (
+        TableFile(Path(name), name.split(".")[1]) for name in ("a.csv", "b.parquet", "c.csv")
+    )
     for start in (2, 4, 6):  # as blocks of a file give them
-        faults.add(Path("a.csv"), "bad", [start, start + 1], lambda i, start=start: start + i)
-    faults.add(Path("b.parquet"), "bad", [9], lambda i: None, "row")
-    faults.add(Path("b.parquet"), "never", [], lambda i: None)
-    faults.add("c.csv", "some", [4, 6], lambda i: i, count=5)  # of which two can be quoted
-    assert faults.total == 12
-    first, second, third = faults.records()
+        errors.add(table, "bad", [start, start + 1], lambda i, start=start: start + i)
+    errors.add(columns, "bad", [9], lambda i: None)
+    errors.add(columns, "never", [], lambda i: None)
+    errors.add(other, "some", [4, 6], lambda i: i, count=5)  # of which two can be quoted
+    assert errors.total == 12
+    first, second, third = errors.records()
     assert first == {
         "file": "a.csv",
         "reason": "bad",
@@ -30,10 +33,9 @@ def test_rows_are_counted_and_the_first_three_quoted():
 
 
 def test_strict_stops_with_the_first_row():
-    with pytest.raises(
-        InputError, match=r"^a.csv, line 7: bad \(found 'x'\), expected no bad row$"
-    ):
-        Faults(strict=True).add(Path("a.csv"), "bad", [7, 8], lambda i: "xy"[i])
+    file = TableFile(Path("a.csv"), "csv")
+    sentence = refused(RowErrors(strict=True).add, file, "bad", [7, 8], lambda i: "xy"[i])
+    assert_names(sentence, "a.csv", "line 7", "bad", "'x'")
 
 
 def test_a_row_counts_for_the_first_check_that_it_fails():

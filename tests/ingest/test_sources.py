@@ -3,8 +3,8 @@ import json
 
 import pytest
 
+from agenticrec_jax.data.formats.files import table_file
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.ingest.blocks import table_file
 from agenticrec_jax.ingest.sources import valueless
 
 
@@ -17,7 +17,7 @@ def test_columns_without_a_value_in_any_line_are_found(tmp_path):
 
 
 def test_no_more_of_a_file_is_read_than_it_takes(tmp_path, monkeypatch):
-    monkeypatch.setattr("agenticrec_jax.ingest.blocks.PIECE_BYTES", 2**12)
+    monkeypatch.setattr("agenticrec_jax.data.formats.files.PIECE_BYTES", 2**12)
     rows = "".join(f'{{"a": {n**3 % 99991}}}\n' for n in range(5000))
     (tmp_path / "e.jsonl.gz").write_bytes(gzip.compress(rows.encode())[:-100])
     file = table_file(tmp_path / "e.jsonl.gz")

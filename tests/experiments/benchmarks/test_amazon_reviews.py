@@ -5,8 +5,9 @@ import json
 import math
 from collections import Counter
 
-from agenticrec_jax.ingest import blocks, events
+from agenticrec_jax.data.formats.json_rows import INVALID_JSON
 from agenticrec_jax.ingest import catalog as catalog
+from agenticrec_jax.ingest import events
 from agenticrec_jax.ingest import prepare as preparation
 from experiments.benchmarks.amazon_reviews import Size, write_reviews
 
@@ -30,7 +31,7 @@ def reason(line, listed):
     try:
         row = json.loads(line)
     except ValueError:
-        return blocks.INVALID_JSON
+        return INVALID_JSON
     assert tuple(row) == REVIEW
     if not row["user_id"]:
         return events.NO_USER

@@ -1,0 +1,1 @@
+"""One reader of CSV, JSON lines, Python literals and Parquet, in blocks of numbered rows."""

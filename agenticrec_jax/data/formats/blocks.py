@@ -1,0 +1,51 @@
+"""Tables of any format in blocks of rows.
+
+A block holds the rows of one piece of the file, so memory does not grow with the file. A piece that
+parses as a whole is parsed by polars. Any other is parsed in smaller pieces or record by record
+until its broken rows are identified; these go to a callback and the others are yielded. So one
+reader serves a run, which refuses a file at its first broken row, and the ingestion of raw logs,
+which counts broken rows.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+
+from agenticrec_jax.data.formats.csv_rows import CsvParser
+from agenticrec_jax.data.formats.files import TableFile, column_names
+from agenticrec_jax.data.formats.json_rows import LineParser
+from agenticrec_jax.data.formats.parquet_rows import parquet_blocks
+from agenticrec_jax.data.formats.rows import Block, BrokenRow, Kind
+from agenticrec_jax.errors import InputError
+
+
+def read_blocks(
+    file: TableFile,
+    columns: Mapping[str, Kind],
+    on_broken: Callable[[BrokenRow], None],
+    *,
+    strict_quotes: bool = False,
+) -> Iterator[Block]:
+    """Reads a file's rows in blocks; blank lines are no rows.
+
+    Args:
+      columns: the columns to read. Columns of ``text``, ``number`` and ``any`` are read as text; a
+        nested value of ``any`` becomes JSON text. A ``list`` is text in a CSV file and a list of
+        text elsewhere. In JSON lines and Parquet the kinds except ``any`` are also checks: a line
+        or column of another type is refused.
+      on_broken: receives each broken row, in the order of the file.
+      strict_quotes: whether a quotation mark inside a CSV cell without marks around it is refused
+        unless another one follows in that cell; else such a mark is a character.
+
+    Raises:
+      InputError: the file cannot be read or unzipped to its end, has no header, or is CSV or
+        Parquet without any of ``columns``; or what ``on_broken`` raises.
+    """
+    names = column_names(file)
+    if names is not None and not set(columns) & set(names):
+        where = file.path if file.format == "parquet" else f"{file.path}, line 1"
+        expected = " or ".join(columns)
+        raise InputError(f"{where}: found columns {', '.join(names)}, expected {expected}")
+    if file.format == "parquet":
+        return parquet_blocks(file, columns)
+    if file.format == "csv":
+        return CsvParser(file, names, on_broken, strict_quotes).blocks(columns)
+    return LineParser(file, columns, on_broken).blocks()

@@ -1,0 +1,219 @@
+"""Files of tables: their formats by suffix, the names of their columns, their bytes in pieces.
+
+A table is CSV, JSON lines or lines of Python literals (each may be gzipped or a member of a zip
+archive), or Parquet. Text is read and unzipped in pieces of some megabytes that end with a whole
+record, the next piece on a thread while one is parsed, so memory does not grow with the file.
+"""
+
+import csv
+import gzip
+import io
+import zipfile
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import polars as pl
+
+from agenticrec_jax.errors import InputError
+
+PIECE_BYTES = 16 * 2**20
+LONGEST_RECORD = 4 * PIECE_BYTES  # more between two quotation marks is a mark that was not closed
+HEADER_BYTES = 2**16
+
+_JSON = (".jsonl", ".ndjson", ".json")
+_FORMATS = dict.fromkeys(_JSON, "json") | {".csv": "csv", ".parquet": "parquet"}
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_UNREADABLE = (OSError, EOFError, ValueError, zlib.error, zipfile.BadZipFile)
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """A file and the format of its rows.
+
+    Attributes:
+      path: the file; ``.gz`` is unzipped.
+      format: ``csv``, ``json`` (an object a line), ``literal`` (a Python literal a line, the loose
+        JSON of the 2014 Amazon metadata) or ``parquet``.
+      header: column names of a CSV file that has none in its first line.
+      separator: between cells of a CSV file; with ``::`` there are no quotation marks.
+      encoding: of a CSV file.
+      member: the name of the file inside a zip archive.
+    """
+
+    path: Path
+    format: str
+    header: tuple[str, ...] | None = None
+    separator: str = ","
+    encoding: str = "utf-8"
+    member: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The path; for a member of an archive, the archive's path and the member's name."""
+        return f"{self.path}/{self.member}" if self.member else str(self.path)
+
+    @property
+    def is_quoted(self) -> bool:
+        """Whether quotation marks around a cell of a CSV file may hold separators and line ends."""
+        return len(self.separator) == 1
+
+    def place(self, row_number: int) -> str:
+        """The position of a row in words: ``line 7``, or ``row 7`` of a Parquet file."""
+        return f"{'row' if self.format == 'parquet' else 'line'} {row_number}"
+
+
+def table_file(path: str | Path, content: str = "a table") -> TableFile:
+    """Returns a file with the format of its suffix: .csv, .jsonl, .ndjson, .json (.gz), .parquet.
+
+    Args:
+      content: what the error for a missing file says was expected.
+
+    Raises:
+      InputError: there is no such file, or the suffix is of no format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file, expected {content}")
+    suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
+    if suffix not in _FORMATS or path.name.endswith(".parquet.gz"):
+        raise InputError(f"{path}: unknown suffix, expected .csv, .jsonl (or .gz) or .parquet")
+    return TableFile(path, _FORMATS[suffix])
+
+
+def column_names(file: TableFile) -> list[str] | None:
+    """Returns the column names that a CSV or Parquet file declares; None for lines of objects.
+
+    Raises:
+      InputError: the file cannot be read, or has no header.
+    """
+    if file.format == "parquet":
+        return scan_parquet(file).collect_schema().names()
+    if file.format == "csv":
+        return list(file.header) if file.header else _header_names(file)
+    return None
+
+
+def _header_names(file: TableFile) -> list[str]:
+    with _opened(file) as stream:
+        head = _read(file, stream, HEADER_BYTES).removeprefix(_BYTE_ORDER_MARK)
+    if not head.strip():
+        raise InputError(f"{file.path}, line 1: found an empty file, expected a header line")
+    head = head[: record_bytes(head)].decode(file.encoding, "replace")
+    if not file.is_quoted:
+        names = head.split(file.separator)
+    else:
+        names = next(csv.reader(io.StringIO(head, newline=""), delimiter=file.separator), [])
+    if not names:
+        raise InputError(f"{file.path}, line 1: found a blank line, expected a header line")
+    return [name.strip() for name in names]
+
+
+def scan_parquet(file: TableFile) -> pl.LazyFrame:
+    """Opens a Parquet file without reading its rows.
+
+    Raises:
+      InputError: it is no Parquet file.
+    """
+    frame = pl.scan_parquet(file.path)
+    try:
+        frame.collect_schema()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{file.path}: no valid Parquet file ({reason})") from error
+    return frame
+
+
+def read_pieces(file: TableFile) -> Iterator[tuple[int, bytes]]:
+    """Yields (number of its first line, bytes) of consecutive pieces of whole records.
+
+    A byte order mark is left out.
+
+    Raises:
+      InputError: the file cannot be read or unzipped to its end.
+    """
+    end = _record_end if file.format == "csv" and file.is_quoted else _newline_end
+    with _opened(file) as stream, ThreadPoolExecutor(1) as ahead:
+        line = 1
+        rest = b""
+        at_start = True
+        reading = ahead.submit(_read, file, stream, PIECE_BYTES)
+        while data := reading.result():
+            reading = ahead.submit(_read, file, stream, PIECE_BYTES)
+            rest += data
+            if at_start:
+                rest = rest.removeprefix(_BYTE_ORDER_MARK)
+                at_start = False
+            cut = end(rest) if len(rest) < LONGEST_RECORD else _newline_end(rest)
+            if cut:
+                piece = rest[:cut]
+                rest = rest[cut:]
+                yield line, piece
+                line += piece.count(b"\n")
+        if rest.strip():
+            yield line, rest
+
+
+def line_count(piece: bytes) -> int:
+    """Returns the number of lines, the last of which need not end."""
+    return piece.count(b"\n") + (not piece.endswith(b"\n"))
+
+
+def _newline_end(piece: bytes) -> int:
+    return piece.rfind(b"\n") + 1
+
+
+def _record_end(piece: bytes) -> int:
+    """Returns the end of the last whole CSV record: after a line end outside quotation marks."""
+    end = _newline_end(piece)
+    marks = piece.count(b'"', 0, end)
+    while marks % 2 and end:
+        before = piece.rfind(b"\n", 0, end - 1) + 1
+        marks -= piece.count(b'"', before, end)
+        end = before
+    return end
+
+
+def record_bytes(piece: bytes) -> int:
+    """Returns the length of the first CSV record with its line end.
+
+    Quotation marks around a cell may hold line ends; a mark inside a cell is a character.
+    """
+    stream = io.BytesIO(piece)
+    try:
+        next(csv.reader(line.decode("latin-1") for line in stream), None)
+    except csv.Error:  # a cell beyond all bounds: its mark is not closed
+        return len(piece)
+    return stream.tell()
+
+
+def _read(file: TableFile, stream: BinaryIO, size: int) -> bytes:
+    try:
+        return stream.read(size)
+    except _UNREADABLE as error:
+        raise InputError(f"{file.path}: cannot be read to its end ({error})") from error
+
+
+def _opened(file: TableFile) -> BinaryIO:
+    try:
+        if file.member:
+            return zipfile.ZipFile(file.path).open(file.member)
+        return gzip.open(file.path) if file.path.suffix == ".gz" else open(file.path, "rb")
+    except (*_UNREADABLE, KeyError) as error:
+        raise InputError(f"{file.path}: cannot be read ({error})") from error
+
+
+def read_bytes(path: Path) -> bytes:
+    """Returns the file's bytes, unzipped if its name ends in .gz.
+
+    Raises:
+      InputError: the file cannot be read or is no valid gzip file.
+    """
+    try:
+        data = path.read_bytes()
+        return gzip.decompress(data) if path.suffix == ".gz" else data
+    except _UNREADABLE as error:
+        raise InputError(f"{path}: cannot be read ({error})") from error

@@ -1,0 +1,147 @@
+"""Lines of JSON objects or of Python literals."""
+
+import ast
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from agenticrec_jax.data.formats.files import TableFile, line_count, read_pieces
+from agenticrec_jax.data.formats.rows import Block, BrokenRow, Kind, has_empty_row, split_list
+from agenticrec_jax.errors import InputError
+
+SEARCHED_LINES = 64  # pieces of at most so many lines are searched for broken lines one by one
+INVALID_JSON = "invalid JSON"
+
+_TYPES = {"text": (str, int), "number": (str, int, float), "list": (str, list)}
+_EXPECTED = {"text": "text", "number": "a number", "list": "a list of text"}
+
+
+@dataclass(frozen=True)
+class LineParser:
+    """Reads the blocks of a file whose lines are JSON objects or Python dicts."""
+
+    file: TableFile
+    columns: Mapping[str, Kind]
+    on_broken: Callable[[BrokenRow], None]
+
+    @property
+    def _schema(self) -> dict[str, pl.DataType]:
+        return {
+            name: pl.List(pl.String) if kind == "list" else pl.String
+            for name, kind in self.columns.items()
+        }
+
+    def blocks(self) -> Iterator[Block]:
+        """Yields a block for each piece of the file."""
+        for first, piece in read_pieces(self.file):
+            yield self._block(piece, first)
+
+    def _block(self, piece: bytes, first: int) -> Block:
+        # polars does not say which type a cell had in the file, so typed columns are read by json.
+        by_polars = self.file.format == "json" and set(self.columns.values()) == {"any"}
+        count = line_count(piece)
+        if by_polars and (frame := self._whole(piece, count)) is not None:
+            return Block(frame, np.arange(first, first + count))
+        numbered = enumerate(io.BytesIO(piece), start=first)
+        lines = ((number, line) for number, line in numbered if line.strip())
+        if not by_polars:
+            return self._records(lines)
+        blocks = list(self._halves(list(lines))) or [self._records([])]
+        row_numbers = np.concatenate([block.row_numbers for block in blocks])
+        return Block(pl.concat([block.frame for block in blocks]), row_numbers)
+
+    def _whole(self, piece: bytes, rows: int) -> pl.DataFrame | None:
+        try:
+            frame = pl.read_ndjson(io.BytesIO(piece), schema=self._schema, ignore_errors=True)
+        except pl.exceptions.PolarsError:
+            return None
+        # polars makes empty rows of lines that are JSON but no objects
+        return frame if frame.height == rows and not has_empty_row(frame) else None
+
+    def _halves(self, lines: list[tuple[int, bytes]]) -> Iterator[Block]:
+        """Halves the lines until polars parses them or they are few enough to search."""
+        if not lines:
+            return
+        frame = self._whole(b"".join(line for _, line in lines), len(lines))
+        if frame is not None:
+            yield Block(frame, np.array([number for number, _ in lines]))
+        elif len(lines) > SEARCHED_LINES:
+            middle = len(lines) // 2
+            yield from self._halves(lines[:middle])
+            yield from self._halves(lines[middle:])
+        else:
+            yield self._records(lines)
+
+    def _records(self, lines: Iterable[tuple[int, bytes]]) -> Block:
+        cells = {name: [] for name in self.columns}
+        row_numbers = []
+        for number, line in lines:
+            record = self._record(number, line)
+            if record is not None:
+                row_numbers.append(number)
+                for name, kind in self.columns.items():
+                    cells[name].append(_cell(record.get(name), kind))
+        frame = pl.DataFrame(cells, schema=self._schema)
+        return Block(frame, np.array(row_numbers, np.int64))
+
+    def _record(self, number: int, line: bytes) -> dict | None:
+        """Returns the record of a line, or None after a report of what is wrong with it."""
+        try:
+            record = json.loads(line) if self.file.format == "json" else _literal(line)
+        except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+            found = f"{INVALID_JSON} ({error})"
+            return self._report(number, line, found, "a JSON object a line")
+        if not isinstance(record, dict):
+            return self._report(number, line, "no JSON object", "one a line")
+        for name, kind in self.columns.items():
+            if not _has_kind(record.get(name), kind):
+                found = json.dumps(record[name])[:60]
+                return self._report(number, line, found, _EXPECTED[kind], name)
+        return record
+
+    def _report(
+        self, number: int, line: bytes, found: str, expected: str, column: str | None = None
+    ) -> None:
+        text = line.rstrip(b"\n").decode("utf-8", "replace")
+        self.on_broken(BrokenRow(number, INVALID_JSON, text, found, expected, column))
+
+
+def _literal(line: bytes) -> object:
+    return ast.literal_eval(line.decode().strip())
+
+
+def _has_kind(value: object, kind: Kind) -> bool:
+    if kind == "any" or value is None:
+        return True
+    if isinstance(value, list) and not all(isinstance(each, str) for each in value):
+        return False
+    # in Python a boolean is an integer
+    return isinstance(value, _TYPES[kind]) and not isinstance(value, bool)
+
+
+def _cell(value: object, kind: Kind) -> str | list[str] | None:
+    if kind == "list":
+        return list(split_list(value))
+    if value is None or isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False) if kind == "any" else str(value)
+
+
+def json_record(path: Path, number: int, line: str | bytes) -> dict:
+    """Returns the JSON object in line ``number`` of a file.
+
+    Raises:
+      InputError: the line holds none; the error names the file and the line.
+    """
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}, line {number}: found invalid JSON ({error})") from error
+    if not isinstance(record, dict):
+        raise InputError(f"{path}, line {number}: found no JSON object, expected one a line")
+    return record
