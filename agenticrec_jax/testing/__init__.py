@@ -1,1 +1,1 @@
-"""Tiny models, tokenizers and logs for tests."""
+"""Small models, tokenizers, logs and runs for tests, those of the users of the package too."""

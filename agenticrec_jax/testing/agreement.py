@@ -1,8 +1,9 @@
-"""Whether two ways of running the engine give the same rollouts, as far as rounding lets them.
+"""Comparison of rollouts of two runs of the engine, up to rounding.
 
-Across batch shapes, devices and processes floating point differs in the last bits, and where two
-ids are all but tied that decides which one is sampled. So log-probs of the same ids must agree, and
-a first differing id is accepted only where a plain forward finds the two within the same tolerance.
+Across batch shapes, devices and processes floating point differs in the last bits. Where two ids
+are nearly tied this decides the sampled one. Log-probs of equal ids therefore have to agree within
+a tolerance, and a first differing id is accepted only where a plain forward pass gives both ids
+perturbed logits within the same tolerance.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ TOLERANCE = 1e-4
 
 
 class Completion(Protocol):
-    """What is compared: a ``Rollout`` or a ``Trajectory``."""
+    """The compared fields of a ``Rollout`` or a ``Trajectory``."""
 
     ids: np.ndarray
     logprobs: np.ndarray
@@ -36,7 +37,7 @@ _forward = nnx.jit(lambda model, ids: model(ids)[0])
 
 @jax.jit
 def _noise(key: Any, logits: Float[jax.Array, "T V"]) -> Float[jax.Array, "T V"]:
-    """Exponential noise of the ids that are sampled from ``logits``: each stands one place on."""
+    """Returns the noise of each sampled id, whose position is that of its logits + 1."""
     count, vocabulary = logits.shape
     return sampling.noise(jnp.repeat(key[None], count, axis=0), 1 + jnp.arange(count), vocabulary)
 
@@ -50,68 +51,80 @@ def perturbed_logits(
     temperature: float,
     seed: int,
 ) -> Float[np.ndarray, "T V"]:
-    """What the engine takes the largest of at each place of a completion, by one plain forward.
+    """Returns the values of which the engine samples the largest, by one plain forward pass.
 
-    That is the logits over the temperature, less the logarithm of the row's exponential noise (the
-    Gumbel noise of its key and position); with ``temperature`` 0 the logits alone.
+    They are the logits over the temperature, less the logarithm of exponential noise (the Gumbel
+    trick, with the noise of the member's key and the position). With ``temperature`` 0 they are the
+    logits alone.
+
+    Args:
+      model: the policy.
+      request: prompt and key of the group.
+      member: index of the completion in its group.
+      ids: ids of the completion, T.
+      temperature: of sampling.
+      seed: seed of sampling.
     """
-    start, count = len(request.prompt), len(ids)
+    start = len(request.prompt)
     row = np.array([*request.prompt, *ids], np.int32)[None, :-1]
-    padded = np.pad(row, ((0, 0), (0, -row.shape[1] % 32)))  # few lengths to compile
-    logits, own = _forward(model, jnp.array(padded)), slice(start - 1, start - 1 + count)
+    padded = np.pad(row, ((0, 0), (0, -row.shape[1] % 32)))  # multiples of 32 compile few shapes
+    logits = _forward(model, jnp.array(padded))
+    completion = slice(start - 1, start - 1 + len(ids))  # logits predict the position after theirs
     if not temperature:
-        return np.asarray(logits)[own]
+        return np.asarray(logits)[completion]
     numbers = jnp.array([request.key], jnp.uint32)
     ((key,),) = sampling.row_keys(jnp.uint32(seed % 2**32), numbers, jnp.array([member]))
-    noise = np.asarray(_noise(key, logits))[own]
-    return np.asarray(logits)[own] / np.float32(temperature) - np.log(noise)
+    noise = np.asarray(_noise(key, logits))[completion]
+    return np.asarray(logits)[completion] / np.float32(temperature) - np.log(noise)
 
 
 def plain_logprobs(
     model: nnx.Module, request: Request, ids: Sequence[int], temperature: float
 ) -> Float[np.ndarray, " T"]:
-    """Log-probs of a completion's ``ids`` at a ``temperature`` above 0, by one plain forward."""
+    """Returns log-probs of ``ids`` at a ``temperature`` above 0, by one plain forward pass."""
     logits = perturbed_logits(model, request, 0, ids, temperature=0, seed=0)
     scores = log_softmax(np.asarray(logits, np.float64) / temperature, axis=1)
     return scores[np.arange(len(ids)), ids]
 
 
 def differences(
-    found: Sequence[Completion],
+    actual: Sequence[Completion],
     expected: Sequence[Completion],
     perturbed: Callable[[int], Float[np.ndarray, "T V"]],
     tolerance: float = TOLERANCE,
 ) -> int:
-    """How many completions differ from the expected ones in a way that rounding explains.
+    """Counts the completions that differ from the expected ones within rounding.
 
     Args:
-        found, expected: completions of the same members of the same requests, in the same order.
-        perturbed: the ``perturbed_logits`` of ``expected[i]``, asked for where the ids differ.
+      actual: completions of one run.
+      expected: completions of the same members of the same requests, in the same order.
+      perturbed: returns `perturbed_logits` of ``expected[i]``; called where the ids differ.
+      tolerance: largest difference of log-probs of equal ids, and of tied perturbed logits.
 
     Raises:
-        AssertionError: a difference that rounding does not explain; says where it is.
+      AssertionError: a difference beyond rounding, with its rollout and position.
     """
-    assert len(found) == len(expected), f"found {len(found)} rollouts, expected {len(expected)}"
-    pairs = enumerate(zip(found, expected, strict=True))
+    assert len(actual) == len(expected), f"found {len(actual)} rollouts, expected {len(expected)}"
+    pairs = enumerate(zip(actual, expected, strict=True))
     return sum(_differs(i, a, b, perturbed, tolerance) for i, (a, b) in pairs)
 
 
-def _differs(i: int, found: Completion, expected: Completion, perturbed: Any, tolerance) -> bool:
-    shorter = min(len(found.ids), len(expected.ids))
-    unequal = np.flatnonzero(found.ids[:shorter] != expected.ids[:shorter])
-    place = int(unequal[0]) if len(unequal) else shorter
-    assert (found.origin[:place] == expected.origin[:place]).all(), f"rollout {i}: origins differ"
-    gap = np.abs(found.logprobs[:place] - expected.logprobs[:place]).max(initial=0.0)
+def _differs(i: int, actual: Completion, expected: Completion, perturbed: Any, tolerance) -> bool:
+    shorter = min(len(actual.ids), len(expected.ids))
+    unequal = np.flatnonzero(actual.ids[:shorter] != expected.ids[:shorter])
+    first = int(unequal[0]) if len(unequal) else shorter  # position of the first difference
+    assert (actual.origin[:first] == expected.origin[:first]).all(), f"rollout {i}: origins differ"
+    gap = np.abs(actual.logprobs[:first] - expected.logprobs[:first]).max(initial=0.0)
     assert gap <= tolerance, f"rollout {i}: log-probs of the same ids are {gap:.2g} apart"
     if not len(unequal):
-        ends = [(len(rollout.ids), rollout.finish) for rollout in (found, expected)]
+        ends = [(len(rollout.ids), rollout.finish) for rollout in (actual, expected)]
         assert ends[0] == ends[1], f"rollout {i}: found the end {ends[0]}, expected {ends[1]}"
         return False
-    kinds = {int(found.origin[place]), int(expected.origin[place])}
-    assert kinds == {SAMPLED}, f"rollout {i}: observed ids differ at {place}"
-    scores = perturbed(i)[place]
-    behind = scores.max() - scores[[found.ids[place], expected.ids[place]]].min()
+    origins = {int(actual.origin[first]), int(expected.origin[first])}
+    assert origins == {SAMPLED}, f"rollout {i}: observed ids differ at {first}"
+    scores = perturbed(i)[first]
+    behind = scores.max() - scores[[actual.ids[first], expected.ids[first]]].min()
     assert behind < tolerance, (
-        f"rollout {i}: ids differ at {place}, where one is {behind:.2g} behind"
+        f"rollout {i}: ids differ at {first}, where one is {behind:.2g} behind"
     )
     return True

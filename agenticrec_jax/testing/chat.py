@@ -29,12 +29,12 @@ NOT_SPECIAL = (
     *("<|repo_name|>", "<|file_sep|>"),
     *("<tool_response>", "</tool_response>", "<think>", "</think>"),
 )
-# Words with the blank or mark before them, digits one by one, marks with the line's end, blanks.
+# Words with the blank or mark before them, single digits, marks with the end of a line, blanks.
 _SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# System turn, tools, user turns, calls and what they return, as Qwen3's template renders them.
+# System turn, tools, user turns, calls and observations, as Qwen3's template renders them.
 TEMPLATE = r"""
 {%- set system = messages[0].content if messages[0].role == 'system' else '' %}
 {%- if system or tools %}{{ '<|im_start|>system\n' + system }}
@@ -61,23 +61,23 @@ def write_chat_tokenizer(directory: str | Path, lines: Iterable[str], vocab_size
 
     Added tokens follow the pieces in Qwen3's order. transformers' ``AutoTokenizer`` loads it.
     """
-    made = Tokenizer(models.BPE())
-    made.normalizer = normalizers.NFC()
-    made.pre_tokenizer = pre.Sequence(
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre.Sequence(
         [
             pre.Split(Regex(_SPLIT), "isolated"),
             pre.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    made.decoder = decoders.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel(add_prefix_space=False, use_regex=False)
     alphabet = pre.ByteLevel.alphabet()
-    made.train_from_iterator(
+    tokenizer.train_from_iterator(
         lines, BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False)
     )
-    made.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in SPECIAL])
-    made.add_tokens([AddedToken(t, normalized=False, special=False) for t in NOT_SPECIAL])
+    tokenizer.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in SPECIAL])
+    tokenizer.add_tokens([AddedToken(t, normalized=False, special=False) for t in NOT_SPECIAL])
     directory = Path(directory)
-    made.save(str(directory / "tokenizer.json"))
+    tokenizer.save(str(directory / "tokenizer.json"))
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": "<|im_end|>",
@@ -86,12 +86,12 @@ def write_chat_tokenizer(directory: str | Path, lines: Iterable[str], vocab_size
         "chat_template": TEMPLATE,
     }
     (directory / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
-    return made.get_vocab_size()
+    return tokenizer.get_vocab_size()
 
 
 @functools.cache
 def chat_tokenizer() -> HFTokenizer:
-    """A small one that knows the tiny world's titles and the words of prompts; made once."""
+    """Returns a tokenizer that is trained once, on the titles of `tiny_world` and on prompts."""
     world = tiny_world()
     tools = tools_section(function_schemas(world.toolbox.schemas()))
     words = [instructions(RANK, 20, True), question(RANK), tools] * 4

@@ -1,7 +1,4 @@
-"""Random groups of rollouts, a small policy that is far from uniform on them, and their comparison.
-
-What a test of a loss or of the learner needs.
-"""
+"""Random groups of rollouts and a small policy, for tests of losses and of the learner."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +15,7 @@ from agenticrec_jax.training.packing import Packing
 from agenticrec_jax.training.types import Group
 from agenticrec_jax.types import OBSERVATION, SAMPLED
 
-VOCAB = 101  # a prime that no other dimension has, to find it in compiled programs
+VOCAB = 101  # unlike all other sizes: arrays [.., V] are recognized in compiled programs
 CONFIG = Qwen3Config(
     vocab_size=VOCAB,
     hidden_size=24,
@@ -46,7 +43,7 @@ class Rollout:
 
 @cache
 def policy(config: Qwen3Config = CONFIG) -> tuple[nnx.GraphDef, nnx.State]:
-    """Weights large enough for attention and probabilities to be far from uniform."""
+    """Returns a policy whose weights make attention and probabilities far from uniform."""
     graphdef, params = nnx.split(Qwen3(config, rngs=nnx.Rngs(1)))
     flat = [
         (path, v if path[-1] == "scale" else v.replace(8 * v.get_value()))
@@ -56,9 +53,11 @@ def policy(config: Qwen3Config = CONFIG) -> tuple[nnx.GraphDef, nnx.State]:
 
 
 def random_groups(lengths: Sequence[tuple[int, Sequence[int]]], seed: int = 0) -> list[Group]:
-    """Groups of random prompts and completions whose middle third is an observation.
+    """Returns groups of random prompts and completions whose middle third is an observation.
 
-    ``lengths`` has the tokens of each group's prompt and of each of its completions.
+    Args:
+      lengths: number of tokens of each group's prompt, and of each of its completions.
+      seed: seed of ids, log-probs and advantages.
     """
     rng = np.random.default_rng(seed)
     groups = []
@@ -80,13 +79,13 @@ GROUPS = random_groups([(9, (7, 1, 12)), (4, (3, 6, 2)), (13, (5, 11, 9)), (1, (
 
 
 def unrolled(params: Any) -> dict:
-    """Parameters or gradients as those of unrolled layers."""
+    """Returns parameters or gradients by the paths that they have with unrolled layers."""
     return {path: variable.get_value() for path, variable in by_layer(params)}
 
 
-def assert_trees_close(found: Any, expected: Any, tolerance: float) -> None:
-    """Every leaf within tolerance of the expected leaf's largest entry."""
-    pairs = zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True)
+def assert_trees_close(actual: Any, expected: Any, tolerance: float) -> None:
+    """Asserts that leaves differ by at most ``tolerance`` of the expected leaf's maximum."""
+    pairs = zip(jax.tree_util.tree_leaves_with_path(actual), jax.tree.leaves(expected), strict=True)
     for (path, a), b in pairs:
         worst = float(jnp.abs(a - b).max())
         limit = tolerance * max(float(jnp.abs(b).max()), 1e-6)

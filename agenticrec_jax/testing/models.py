@@ -1,4 +1,4 @@
-"""A random Qwen3 small enough for a test, with values that no default hides."""
+"""A random Qwen3 small enough for a test, with values unlike the defaults."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -25,15 +25,16 @@ TINY = Qwen3Config(
 
 
 def tiny_qwen3(seed: int = 0, **changes: Any) -> Qwen3:
-    """A random policy of ``TINY`` with ``changes``, say ``vocab_size=512`` or ``qk_norm=False``."""
+    """Returns a random policy of ``TINY`` with ``changes``, such as ``vocab_size=512``."""
     return Qwen3(replace(TINY, **changes), rngs=nnx.Rngs(seed))
 
 
 def calling_qwen3(weights: Mapping[int, float], seed: int = 3, **changes: Any) -> Qwen3:
-    """A random policy of one layer that samples the ids of ``weights`` more or less often.
+    """Returns a random policy of one layer that samples the ids of ``weights`` more often.
 
-    All embeddings agree in one place, which the head reads for these ids alone, with the weight
-    given: 1.2 makes one token in ten of 40 ids. The others' logits are a few units apart.
+    All embeddings have the same first entry. The head reads it for these ids alone, with their
+    weights: 1.2 samples an id about once in ten tokens of 40 ids. The logits of the other ids are a
+    few units apart.
     """
     model = tiny_qwen3(seed, **{"num_layers": 1, "tie_word_embeddings": False} | changes)
     model.embedding[...] = (4 * model.embedding[...]).at[:, 0].set(0.1)

@@ -1,4 +1,4 @@
-"""Several processes of simulated devices that train together, as on several hosts."""
+"""Starts several processes of simulated devices that train together, as on several hosts."""
 
 import os
 import socket
@@ -9,22 +9,27 @@ from pathlib import Path
 
 from agenticrec_jax.parallel import multihost
 
-QUICK = "--xla_backend_optimization_level=0"  # compiles in half the time, rounds as well
+QUICK = "--xla_backend_optimization_level=0"  # halves the time of compilation, same rounding
 
 
 def run_together(
     arguments: Sequence[str], processes: int = 2, devices: int = 4, timeout: float = 1200
 ) -> list[str]:
-    """Runs ``python *arguments`` in several processes at once; returns what each has said.
+    """Runs ``python *arguments`` in several processes at once.
 
     Args:
-      devices: CPU devices that each process has.
-      timeout: seconds for all.
+      arguments: command line after ``python``.
+      processes: number of processes.
+      devices: simulated CPU devices of each process.
+      timeout: seconds until each process has to end.
+
+    Returns:
+      The output of each process.
 
     Raises:
-      AssertionError: one of them failed.
+      AssertionError: a process failed.
     """
-    shared = {
+    environment = {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {QUICK}",
         multihost.COORDINATOR: f"127.0.0.1:{_free_port()}",
@@ -34,7 +39,7 @@ def run_together(
     children = [
         subprocess.Popen(
             [sys.executable, *arguments],
-            env=os.environ | shared | {multihost.PROCESS: str(index)},
+            env=os.environ | environment | {multihost.PROCESS: str(index)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -42,12 +47,12 @@ def run_together(
         for index in range(processes)
     ]
     try:
-        told = [child.communicate(timeout=timeout)[0] for child in children]
+        outputs = [child.communicate(timeout=timeout)[0] for child in children]
     finally:
         for child in children:
             child.kill()
-    assert [child.returncode for child in children] == [0] * processes, "\n".join(told)
-    return told
+    assert [child.returncode for child in children] == [0] * processes, "\n".join(outputs)
+    return outputs
 
 
 def _free_port() -> int:

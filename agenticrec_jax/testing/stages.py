@@ -1,4 +1,4 @@
-"""A whole reinforcement stage, small enough for a test: rollouts, rewards, updates, and again."""
+"""A complete reinforcement stage, small enough for a test."""
 
 import dataclasses
 from collections.abc import Callable
@@ -39,9 +39,10 @@ LOSS = for_batch(grpo_loss, normalizer=16.0)
 
 
 def even_share(trajectory: Trajectory, task: Task) -> Reward:
-    """Share of the sampled tokens that have an even id: what a random policy can be told apart by.
+    """Returns the share of sampled tokens with an even id.
 
-    (It writes no valid ranking, so that by the real reward every group would be dropped.)
+    A random policy writes no valid ranking, so the real reward would drop every group. This reward
+    differs between the members of a group.
     """
     del task
     sampled = trajectory.ids[trajectory.origin == SAMPLED]
@@ -49,15 +50,20 @@ def even_share(trajectory: Trajectory, task: Task) -> Reward:
 
 
 def dull_or_even(trajectory: Trajectory, task: Task) -> Reward:
-    """The same, but of every third example all members have the same: its groups are dropped."""
+    """Returns `even_share`, but 1 for every third example, whose groups are thus dropped."""
     plain = task.example.example_id % 3 == 0
     return Reward(1.0, 0.0, 0.0) if plain else even_share(trajectory, task)
 
 
 @dataclasses.dataclass
 class TinyRun:
-    """What a run leaves behind: final weights on the host, lines of ``metrics.jsonl`` (process 0
-    has them), and this process's trajectories in the order in which they were judged."""
+    """Results of a run.
+
+    Attributes:
+      params: final weights on the host.
+      lines: lines of ``metrics.jsonl``, on process 0.
+      trajectories: trajectories of this process, in the order of their rewards.
+    """
 
     params: list[np.ndarray]
     lines: list[dict]
@@ -66,10 +72,13 @@ class TinyRun:
 
 @dataclasses.dataclass
 class TinyStage:
-    """The pieces of ``loop.reinforce``; the compiled ones serve any number of runs.
+    """Arguments of ``loop.reinforce``; any number of runs share the compiled programs.
 
-    ``params()`` makes the first weights, on one device, of ``graphdef``; the learner's lie on
-    ``mesh``. ``reward`` judges, ``score`` is of a reference policy.
+    Attributes:
+      params: makes the first weights of ``graphdef``, on one device. Those of the learner are on
+        ``mesh``.
+      reward: reward of a trajectory.
+      score: log-probs of a reference policy.
     """
 
     graphdef: nnx.GraphDef
@@ -84,7 +93,7 @@ class TinyStage:
     score: Scorer | None = None
 
     def first_state(self) -> TrainState:
-        """What every run begins with."""
+        """Returns the state that every run starts from."""
         return init_state(self.params(), self.optimizer, self.mesh)
 
     def run(
@@ -94,9 +103,13 @@ class TinyStage:
         validation: Validation | None = None,
         **changes: Any,
     ) -> TinyRun:
-        """Runs the stage, with ``changes`` of its fields (``steps=1``), from the first weights.
+        """Runs the stage from the first weights.
 
-        Metrics go to ``directory``.
+        Args:
+          directory: directory of the metrics.
+          checkpoints: where the run is saved, and resumed from.
+          validation: validation between steps.
+          changes: other values of fields of the stage, such as ``steps=1``.
         """
         seen: list[Trajectory] = []
 
@@ -122,7 +135,7 @@ class TinyStage:
 
 
 def refilling(stage: TinyStage, score: Scorer | None = None) -> TinyStage:
-    """The stage with groups to be dropped, and two rounds to refill them; means over tokens."""
+    """Returns the stage with dropped groups, two rounds that refill them, and means over tokens."""
     weighting = GroupWeighting(aggregation="token_mean")
     refills = dataclasses.replace(stage.stage, weighting=weighting, oversample=2)
     return dataclasses.replace(stage, stage=refills, reward=dull_or_even, score=score)
@@ -131,16 +144,18 @@ def refilling(stage: TinyStage, score: Scorer | None = None) -> TinyStage:
 def tiny_stage(
     mesh: Mesh | None = None, loss_fn: LossFn = LOSS, cache_dtype: str = ""
 ) -> TinyStage:
-    """Two steps of 4 prompts x 4 rollouts of at most 32 tokens by a random policy of one layer.
+    """Returns a stage of two steps, each with 4 prompts x 4 rollouts of at most 32 tokens.
 
-    About one token in twelve is a call, which is malformed and answered with an error observation.
-    Plain momentum, because unlike Adam it does not blow up rounding errors of small gradients.
+    The policy is random and has one layer. About one token in twelve is a call, which is malformed
+    and answered with an error observation.
     """
-    world, temperature = tiny_world(), 0.9
+    world = tiny_world()
+    temperature = 0.9
     tokenizer = world.tokenizer
     agent = _agent(world)
     call = tokenizer.marker("</tool_call>")
     graphdef, params = _policy(tokenizer.vocab_size, call)
+    # Momentum: Adam would magnify rounding errors of small gradients.
     optimizer = optax.sgd(1.0, momentum=0.9)
     engine = Engine(
         graphdef,
@@ -191,9 +206,9 @@ def _sizes(cache_dtype: str) -> EngineConfig:
 
 
 def _policy(vocabulary: int, favored: int) -> tuple[nnx.GraphDef, nnx.State]:
-    """A random policy with a bias towards one token.
+    """Returns a random policy with a bias towards one token.
 
-    All embeddings agree in one place, which the head reads for the favored token alone.
+    All embeddings have the same first entry, which the head reads for the favored token alone.
     """
     model = tiny_qwen3(3, num_layers=1, vocab_size=vocabulary, tie_word_embeddings=False)
     model.embedding[...] = (4 * model.embedding[...]).at[:, 0].set(0.1)

@@ -1,9 +1,8 @@
-"""A made-up interaction log whose next item can be predicted, in three separate ways.
+"""A synthetic interaction log whose next item can be predicted in three separate ways.
 
-Brand loyalty (most users return to two brands), popularity (items are drawn by a Zipf law, so some
-sell far more than others) and sequence (items belong to series, and the next in the series follows)
-each carry signal that the others lack, as in real logs. Days are the clock, so events share
-timestamps as they do there.
+Each of three signals lacks the others, as in real logs: brand loyalty (most users return to two
+brands), popularity (items are drawn by a Zipf law) and sequence (each item has a follower in its
+series). Timestamps are whole days, so that events share them as in real logs.
 """
 
 from dataclasses import dataclass, replace
@@ -25,10 +24,17 @@ _COLORS = ("Blue", "Green", "Black", "White", "Amber", "Grey")
 
 @dataclass(frozen=True)
 class SyntheticConfig:
-    """Sizes and strengths; the three shares are probabilities of a user's next event's cause.
+    """Sizes of the log and strengths of its signals.
 
-    ``sequence_share`` of next events follow the last item's series, ``brand_share`` stay with the
-    user's brands, the rest go by popularity alone.
+    Attributes:
+      users: number of users.
+      items: number of items.
+      brands: number of brands.
+      days: days of the log.
+      mean_events: mean events of a user, of which each has at least three.
+      sequence_share: probability that the next item is the follower of the last one.
+      brand_share: probability that the next item is of the user's brands. The remaining events are
+        drawn by popularity alone.
     """
 
     users: int = 800
@@ -41,17 +47,17 @@ class SyntheticConfig:
 
 
 def synthetic_log(config: SyntheticConfig | None = None, *, seed: int) -> InteractionLog:
-    """A log of ``config.users`` users with at least three events each, and its catalog."""
+    """Returns a log of users with at least three events each, with its catalog."""
     config = config or SyntheticConfig()
     rng = np.random.default_rng(seed)
     brand = rng.integers(0, config.brands, config.items)
     items = _catalog(config, brand, rng)
-    world = _World(
+    catalog = _Catalog(
         follower=_series(config.items, rng),
         weight=rng.permutation(1.0 / np.arange(1, config.items + 1) ** 0.8),
         brand=brand,
     )
-    rows = [row for user in range(config.users) for row in _events(config, world, user, rng)]
+    rows = [row for user in range(config.users) for row in _events(config, catalog, user, rng)]
     order = rng.permutation(len(rows))
     user, item, time, rating = zip(*(rows[index] for index in order), strict=True)
     names = [f"u{code + 1:04d}" for code in user]
@@ -59,13 +65,13 @@ def synthetic_log(config: SyntheticConfig | None = None, *, seed: int) -> Intera
 
 
 @dataclass(frozen=True, eq=False)
-class _World:
+class _Catalog:
     follower: Int64[np.ndarray, "I"]
     weight: Float64[np.ndarray, "I"]
     brand: Int64[np.ndarray, "I"]
 
     def draw(self, brands: np.ndarray | None, rng: np.random.Generator) -> int:
-        """An item by popularity, of the given brands if any."""
+        """Draws an item by popularity, of the given brands if any."""
         weight = self.weight
         if brands is not None and np.isin(self.brand, brands).any():
             weight = weight * np.isin(self.brand, brands)
@@ -90,33 +96,36 @@ def _catalog(config: SyntheticConfig, brand: np.ndarray, rng: np.random.Generato
 
 
 def _series(items: int, rng: np.random.Generator) -> np.ndarray:
-    """Each item's follower: one cycle through the whole catalog in random order."""
+    """Returns each item's follower: one cycle through the whole catalog in random order."""
     order = rng.permutation(items)
     follower = np.empty(items, np.int64)
     follower[order] = np.roll(order, -1)
     return follower
 
 
-def _events(config: SyntheticConfig, world: _World, user: int, rng: np.random.Generator):
-    """One user's (user, item, time, rating) rows, oldest first."""
+def _events(config: SyntheticConfig, catalog: _Catalog, user: int, rng: np.random.Generator):
+    """Yields one user's rows (user, item, time, rating), oldest first."""
     count = 3 + rng.poisson(config.mean_events - 3)
     brands = rng.choice(config.brands, size=min(2, config.brands), replace=False)
     days = np.sort(rng.integers(0, config.days, (count + 1) // 2)).repeat(2)[:count]
-    item = world.draw(brands, rng)
+    item = catalog.draw(brands, rng)
     for day in days:
-        liked = world.brand[item] in brands
+        liked = catalog.brand[item] in brands
         rating = float(np.clip(rng.poisson(0.4) * -1 + (5 if liked else 4), 1, 5))
         yield user, item, START + int(day) * DAY, rating
         cause = rng.random()
         if cause < config.sequence_share:
-            item = int(world.follower[item])
+            item = int(catalog.follower[item])
         else:
             by_brand = cause < config.sequence_share + config.brand_share
-            item = world.draw(brands if by_brand else None, rng)
+            item = catalog.draw(brands if by_brand else None, rng)
 
 
-def randomized(log: InteractionLog, events: Bool[np.ndarray, " N"], seed: int) -> InteractionLog:
-    """The log with random items, users and ratings in ``events``: what no view before them sees."""
+def randomized(log: InteractionLog, events: Bool[np.ndarray, "E"], seed: int) -> InteractionLog:
+    """Returns the log with random items, users and ratings in the E events of the mask.
+
+    No view before these events may depend on them.
+    """
     rng = np.random.default_rng(seed)
     changed = {
         "item": rng.integers(0, log.num_items, len(log)),

@@ -1,4 +1,4 @@
-"""A small synthetic log with artifacts, tools and frozen examples: what tests of agents need."""
+"""A small synthetic log with artifacts, tools and frozen examples, for tests of agents."""
 
 import functools
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from agenticrec_jax.tools.registry import agenticrec_tools
 
 @dataclass(frozen=True)
 class TinyWorld:
-    """120 users, 90 items; artifacts A with an untrained SASRec; the policy part's examples."""
+    """120 users, 90 items, artifacts A with an untrained SASRec, examples of the policy split."""
 
     log: InteractionLog
     artifacts: Artifacts
@@ -30,7 +30,7 @@ class TinyWorld:
 
 @functools.cache
 def tiny_world(seed: int = 5) -> TinyWorld:
-    """Made once a process; nobody changes it."""
+    """Returns the data, which is made once a process and must not be changed."""
     log = synthetic_log(SyntheticConfig(users=120, items=90, brands=12), seed=seed)
     splits = chronological_splits(prediction_samples(log))
     fit_range = splits.fit_range_a

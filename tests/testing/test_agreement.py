@@ -1,4 +1,4 @@
-"""The comparison of rollouts: ties are let through, anything else is found."""
+"""The comparison of rollouts: ties are accepted, all other differences are errors."""
 
 import dataclasses
 
@@ -20,11 +20,11 @@ def rollout(ids=IDS, logprobs=(-1, -2, 0, -3, -1), origin=ORIGIN, finish="stop")
     )
 
 
-def perturbed(gap, place=3, runner_up=5):
-    """The expected id leads at every place by 1, but at ``place`` by ``gap`` over one id."""
+def perturbed(gap, position=3, runner_up=5):
+    """The expected id leads by 1 at every position, but by ``gap`` over one id at ``position``."""
     scores = np.zeros((len(IDS), 12), np.float32)
     scores[np.arange(len(IDS)), IDS] = 1.0
-    scores[place, runner_up] = 1.0 - gap
+    scores[position, runner_up] = 1.0 - gap
     return lambda index: scores
 
 
@@ -41,13 +41,13 @@ def test_equal_rollouts_and_rounded_log_probs_are_no_differences():
     assert differences([rollout(), close], [rollout(), rollout()], never) == 0
 
 
-def test_a_tie_is_counted_and_what_follows_it_is_not_compared():
+def test_a_tie_is_counted_and_later_ids_are_not_compared():
     tied = rollout([4, 7, 1, 5, 3, 3, 3], [-1, -2, 0, -3, -9, -9, -9], [1, 1, 2, 1, 1, 2, 1], "x")
     assert differences([rollout(), tied], [rollout()] * 2, perturbed(5e-5)) == 1
 
 
 @pytest.mark.parametrize(
-    "found, gap, says",
+    "actual, gap, named",
     [
         (rollout([4, 7, 1, 5, 9]), 2e-4, "ids differ at 3, where one is 0.0002"),
         (rollout([4, 7, 1, 6, 9]), 5e-5, "ids differ at 3, where one is 1"),  # not the runner-up
@@ -60,20 +60,20 @@ def test_a_tie_is_counted_and_what_follows_it_is_not_compared():
         (rollout(IDS[:4], (-1, -2, 0, -3), ORIGIN[:4]), 0, "found the end (4, 'stop')"),
     ],
 )
-def test_a_real_difference_is_found(found, gap, says):
+def test_a_difference_beyond_rounding_is_an_error(actual, gap, named):
     with pytest.raises(AssertionError) as error:
-        differences([found], [rollout()], perturbed(gap))
-    assert says in str(error.value)
+        differences([actual], [rollout()], perturbed(gap))
+    assert named in str(error.value)
 
 
-def test_a_missing_rollout_is_found():
+def test_a_missing_rollout_is_an_error():
     with pytest.raises(AssertionError, match="found 1 rollouts, expected 2"):
         differences([rollout()], [rollout()] * 2, never)
 
 
 @pytest.mark.parametrize("temperature", [1.3, 0.0])
 def test_the_engine_takes_the_largest_of_the_perturbed_logits(temperature):
-    """At every sampled place; with another seed, member or key it does not."""
+    """At every sampled position; with another seed, member or key it does not."""
     model = tiny_qwen3(2, vocab_size=40)
     graphdef, params = nnx.split(model)
     sizes = EngineConfig(slots=2, prompt_buckets=(8,), splice_buckets=(4,), max_tokens=24)
