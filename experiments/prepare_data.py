@@ -21,21 +21,21 @@ from rich.table import Table
 
 from agenticrec_jax.cli import app
 from agenticrec_jax.data.formats.files import TableFile, column_names
+from agenticrec_jax.data.prepared import PREPARED_SAMPLES
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.ingest.amazon import PAPER, RELEASES, amazon_log, find_amazon
+from agenticrec_jax.ingest.amazon import PAPER_COUNTS, RELEASES, amazon_log, find_amazon
 from agenticrec_jax.ingest.catalog import ItemColumns
 from agenticrec_jax.ingest.events import EventColumns, sparsity
 from agenticrec_jax.ingest.movielens import movielens_1m
 from agenticrec_jax.ingest.prepare import (
     PRESETS,
-    SAMPLES,
     Preparation,
     prepare_log,
     write_prepared,
     write_sample_shards,
 )
 from agenticrec_jax.ingest.report import data_report
-from agenticrec_jax.ingest.sources import RawLog, own_log, valueless
+from agenticrec_jax.ingest.sources import RawLog, table_log, valueless
 from agenticrec_jax.runtime.console import print_wide
 from agenticrec_jax.runtime.phases import phase, phase_records
 
@@ -97,7 +97,7 @@ def main(argv: Sequence[str]) -> None:
     with phase("write"):
         paths = write_prepared(prepared, output)
         if _SAMPLES.value:
-            write_sample_shards(prepared, Path(output) / SAMPLES, _MAX_HISTORY.value)
+            write_sample_shards(prepared, Path(output) / PREPARED_SAMPLES, _MAX_HISTORY.value)
     with phase("report"):
         report = data_report(prepared)
     report = {"format": form, "category": category} | report
@@ -124,7 +124,7 @@ def raw_log(form: str, category: str | None) -> RawLog:
         if not category:
             raise InputError(
                 f"flag --category: found nothing, expected a category of {form}, one of the "
-                f"paper's being {', '.join(PAPER)}, or --interactions and --items"
+                f"paper's being {', '.join(PAPER_COUNTS)}, or --interactions and --items"
             )
         return find_amazon(form, category, _DOWNLOADS.value)
     if not interactions:
@@ -133,7 +133,7 @@ def raw_log(form: str, category: str | None) -> RawLog:
 
 
 def _own_log(interactions: str, items: str | None) -> RawLog:
-    log = own_log(
+    log = table_log(
         interactions,
         items,
         EventColumns(_USER.value, _ITEM.value, _TIME.value, _RATING.value),
@@ -242,7 +242,7 @@ def _steps(report: dict) -> Table:
         rounds = str(step.get("rounds", ""))
         cells = _cells(events, users, items, str(dropped), step["pairs"])
         table.add_row(step["name"], *cells, rounds)
-    paper = PAPER.get(report["category"] or "") if report["format"] == "amazon2023" else None
+    paper = PAPER_COUNTS.get(report["category"] or "") if report["format"] == "amazon2023" else None
     if paper:
         row = _cells(report["samples"], report["users"], report["items_with_events"], "")
         table.add_row("the same, in samples", *row, "")

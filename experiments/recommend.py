@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 
 from agenticrec_jax.agent.transcripts import recommendation
 from agenticrec_jax.cli import app
-from agenticrec_jax.data.examples import RankingExample, asked_now
+from agenticrec_jax.data.examples import RankingExample, next_item_example
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.evaluation.evaluator import evaluate
 from agenticrec_jax.generation.constraint import MOST
@@ -94,7 +94,10 @@ def questions(
             f"flag --candidates: found {len(candidates)}, expected {FEWEST} to {MOST} items"
         )
     items = _codes(candidates, world.log.items.code, "an item of the catalog")
-    return [asked_now(world.log, code, items, world.config.dataset.max_history) for code in codes]
+    return [
+        next_item_example(world.log, code, items, world.config.dataset.max_history)
+        for code in codes
+    ]
 
 
 def _codes(ids: Mapping[str, str], known: Mapping[str, int], expected: str) -> list[int]:

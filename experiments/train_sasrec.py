@@ -20,8 +20,8 @@ from absl import flags
 
 from agenticrec_jax.cli import app
 from agenticrec_jax.data.interactions import read_log
+from agenticrec_jax.data.prepared import prepared_tables
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.ingest.prepare import prepared_tables
 from agenticrec_jax.runs.sasrec import fit_and_evaluate_artifacts
 from agenticrec_jax.sequential.objective import LOSSES, SAMPLED_LOSSES, Objective
 from agenticrec_jax.sequential.training import SequentialTraining

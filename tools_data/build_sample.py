@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags
 
-from agenticrec_jax.data.export import INTERACTIONS_FILE, ITEMS_FILE, log_files
+from agenticrec_jax.data.export import INTERACTIONS_CSV, ITEMS_JSONL, log_files
 from agenticrec_jax.data.interactions import InteractionLog, make_items, make_log, read_log
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.testing.synthetic import synthetic_log
@@ -92,7 +92,7 @@ def build(source: str, output: Path, seed: int) -> InteractionLog:
     if source == SYNTHETIC:
         log, text, limit = synthetic_log(seed=seed), _SYNTHETIC_TEXT, SYNTHETIC_LIMIT
     else:
-        raw = read_log(Path(source) / INTERACTIONS_FILE, Path(source) / ITEMS_FILE)
+        raw = read_log(Path(source) / INTERACTIONS_CSV, Path(source) / ITEMS_JSONL)
         log, text, limit = rename_users(without_texts(raw), seed), _OFFICE_TEXT, OFFICE_LIMIT
     files = log_files(log)
     size = sum(map(len, files.values()))

@@ -48,14 +48,14 @@ def draw_split_candidates(
     negatives: int = 19,
     *,
     seed: int,
-    parts: Sequence[str] = ("policy", "valid", "test"),
+    split_names: Sequence[str] = ("policy", "valid", "test"),
 ) -> list[RankingExample]:
-    """The ranking examples of the named parts of ``splits``, one part after the other."""
-    drawn = (
-        draw_candidates(log, getattr(splits, part), negatives, seed=seed, split=part)
-        for part in parts
-    )
-    return [example for part in drawn for example in part]
+    """Returns the ranking examples of the named splits, one split after the other."""
+    return [
+        example
+        for name in split_names
+        for example in draw_candidates(log, getattr(splits, name), negatives, seed=seed, split=name)
+    ]
 
 
 def _draw(

@@ -38,7 +38,7 @@ class RankingExample:
         return None if self.target is None else self.candidates.index(self.target) + 1
 
 
-def asked_now(
+def next_item_example(
     log: InteractionLog, user: int, candidates: Sequence[int], max_history: int = 10
 ) -> RankingExample:
     """What a user with events may take next of ``candidates``, after the last event of the log.

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from agenticrec_jax.data.interactions import InteractionLog, Items
 
-INTERACTIONS_FILE = "interactions.csv.gz"
-ITEMS_FILE = "items.jsonl.gz"
+INTERACTIONS_CSV = "interactions.csv.gz"
+ITEMS_JSONL = "items.jsonl.gz"
 
 
 def log_files(log: InteractionLog) -> dict[str, bytes]:
     """The bytes of interactions.csv.gz (events in log order) and items.jsonl.gz, by file name."""
-    files = {INTERACTIONS_FILE: _events_csv(log), ITEMS_FILE: _items_jsonl(log.items)}
+    files = {INTERACTIONS_CSV: _events_csv(log), ITEMS_JSONL: _items_jsonl(log.items)}
     return {
         name: gzip.compress(text.encode(), compresslevel=9, mtime=0) for name, text in files.items()
     }
@@ -27,7 +27,7 @@ def write_log(log: InteractionLog, directory: str | Path) -> tuple[Path, Path]:
     directory.mkdir(parents=True, exist_ok=True)
     for name, data in log_files(log).items():
         (directory / name).write_bytes(data)
-    return directory / INTERACTIONS_FILE, directory / ITEMS_FILE
+    return directory / INTERACTIONS_CSV, directory / ITEMS_JSONL
 
 
 def _events_csv(log: InteractionLog) -> str:

@@ -54,7 +54,7 @@ class Items:
         return {item: code for code, item in enumerate(self.item_id)}
 
     @cached_property
-    def undated(self) -> "Items":
+    def without_average_ratings(self) -> "Items":
         """The catalog without its average ratings, which count ratings of any day."""
         return replace(self, average_rating=np.full(len(self), np.nan, np.float32))
 

@@ -127,7 +127,7 @@ class PaperCounts:
     interactions: int
 
 
-PAPER = {
+PAPER_COUNTS = {
     "CDs_and_Vinyl": PaperCounts(5437, 8785, 13826),
     "Musical_Instruments": PaperCounts(7593, 5279, 15746),
     "Office_Products": PaperCounts(27130, 11511, 47333),

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from agenticrec_jax.data.loader import read_manifest, write_samples
+from agenticrec_jax.data.loader import write_samples
+from agenticrec_jax.data.prepared import PREPARED_INTERACTIONS, PREPARED_ITEMS
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.ingest.catalog import (
     items_of_events,
@@ -35,9 +36,6 @@ from agenticrec_jax.ingest.filters import (
 from agenticrec_jax.ingest.row_errors import RowErrors
 from agenticrec_jax.ingest.sources import RawLog
 
-INTERACTIONS_FILE = "interactions.parquet"
-ITEMS_FILE = "items.parquet"
-SAMPLES = "samples"
 EARLIEST_DATE = 10**8  # seconds, of 1973: a log whose times are all earlier counts positions
 UNKNOWN_ITEM = "an interaction with an item that is not in the table of items"
 
@@ -258,11 +256,11 @@ def write_prepared(prepared: Prepared, directory: str | Path) -> tuple[Path, Pat
         }
     )
     text = frame.with_columns(pl.col("user_id", "item_id").cast(pl.String))
-    text.sink_parquet(directory / INTERACTIONS_FILE)
+    text.sink_parquet(directory / PREPARED_INTERACTIONS)
     items = prepared.items.drop("code").with_columns(pl.col("title").fill_null(pl.col("item_id")))
     known = [name for name in items.columns if items[name].null_count() < items.height]
-    items.select(known).write_parquet(directory / ITEMS_FILE)
-    return directory / INTERACTIONS_FILE, directory / ITEMS_FILE
+    items.select(known).write_parquet(directory / PREPARED_ITEMS)
+    return directory / PREPARED_INTERACTIONS, directory / PREPARED_ITEMS
 
 
 def write_sample_shards(prepared: Prepared, directory: str | Path, max_history: int) -> dict:
@@ -278,34 +276,3 @@ def write_sample_shards(prepared: Prepared, directory: str | Path, max_history: 
     by_first[in_order] = np.arange(len(in_order))
     time = np.floor(prepared.events.time).astype(np.int64)
     return write_samples(by_first[user], prepared.item, time, directory, max_history=max_history)
-
-
-def prepared_tables(directory: str | Path) -> tuple[Path, Path]:
-    """Interactions and items of a directory that ``write_prepared`` wrote, for ``read_log``.
-
-    Raises:
-      InputError: if one is not there.
-    """
-    tables = Path(directory) / INTERACTIONS_FILE, Path(directory) / ITEMS_FILE
-    for table in tables:
-        if not table.is_file():
-            raise InputError(f"{table}: no such file, expected a log that prepare_data wrote")
-    return tables
-
-
-def sampled_items(directory: str | Path) -> tuple[Path, tuple[str, ...]]:
-    """The samples of a prepared directory, and the ids of the items in the order of their codes.
-
-    Raises:
-      InputError: if something is not there, or the samples are those of another log.
-    """
-    interactions, items = prepared_tables(directory)
-    samples = Path(directory) / SAMPLES
-    events = read_manifest(samples)["events"]
-    there = pl.scan_parquet(interactions).select(pl.len()).collect().item()
-    if there != events:
-        raise InputError(
-            f"{samples}: found samples of a log of {events} events, expected {there} as in "
-            f"{interactions}: prepare it with --samples"
-        )
-    return samples, tuple(pl.read_parquet(items, columns=["item_id"])["item_id"])

@@ -6,7 +6,7 @@ from agenticrec_jax.data.splits import chronological_cuts
 from agenticrec_jax.ingest.events import Events, counts, first_of_each, repeats, sparsity
 from agenticrec_jax.ingest.prepare import Prepared
 
-MISSED = {  # a column of the items, and all that does without it where it is absent
+COLUMN_USES = {  # a column of the items, and all that does without it where it is absent
     "price": "prices in item_info_search and search_item_info, price bands in candidates_analyze "
     "(full detail)",
     "categories": "categories in item_info_search, search_item_info and search_knowledge_graph, "
@@ -16,7 +16,7 @@ MISSED = {  # a column of the items, and all that does without it where it is ab
     "search_knowledge_graph, the brand_popularity row",
     "year": "years in search_knowledge_graph, where a title has none in brackets",
 }
-RATINGS = (
+RATING_USES = (
     "get_rating_behavior, ratings in search_user_history, mean ratings in get_user_profile, "
     "search_user_profile, item_info_search and search_item_info, profiles of make_profiles"
 )
@@ -108,7 +108,7 @@ def _duplicate_titles(prepared: Prepared) -> int:
 def _missing(prepared: Prepared) -> dict:
     """Share of items without a column, of events without a rating, and what lacks them."""
     items, missing = prepared.items, {}
-    for name, needed in MISSED.items():
+    for name, needed in COLUMN_USES.items():
         column = items[name]
         absent = (column.list.len() == 0) if name == "categories" else column.is_null()
         missing[name] = {"share": float(absent.mean()), "needed_by": needed}
@@ -117,4 +117,4 @@ def _missing(prepared: Prepared) -> dict:
         "needed_by": "prompts and look-ups by name; such an item is called by its id",
     }
     rated = float(np.isnan(prepared.events.rating).mean())
-    return missing | {"rating": {"share": rated, "needed_by": RATINGS}}
+    return missing | {"rating": {"share": rated, "needed_by": RATING_USES}}

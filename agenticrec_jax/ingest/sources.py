@@ -39,7 +39,7 @@ def valueless(file: TableFile, columns: Sequence[str], asked: Sequence[str]) -> 
     return left
 
 
-def own_log(
+def table_log(
     interactions: str | Path,
     items: str | Path | None,
     events: EventColumns,

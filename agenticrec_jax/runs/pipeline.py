@@ -26,6 +26,7 @@ from agenticrec_jax.data.candidates import (
 )
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import InteractionLog, Items, read_log
+from agenticrec_jax.data.prepared import prepared_tables
 from agenticrec_jax.data.splits import (
     FitRange,
     Splits,
@@ -36,7 +37,6 @@ from agenticrec_jax.data.splits import (
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.generation.engine import Engine, EngineConfig
 from agenticrec_jax.generation.sampling import Filters
-from agenticrec_jax.ingest.prepare import prepared_tables
 from agenticrec_jax.parallel.mesh import make_mesh
 from agenticrec_jax.parallel.multihost import local_mesh, main_writes, row_shards
 from agenticrec_jax.runs import objectives

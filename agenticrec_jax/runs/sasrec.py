@@ -15,10 +15,10 @@ from agenticrec_jax.data.candidates import draw_split_candidates, write_candidat
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import InteractionLog
 from agenticrec_jax.data.loader import TRAIN, read_manifest, train_range
+from agenticrec_jax.data.prepared import sampled_items
 from agenticrec_jax.data.splits import FitRange, chronological_splits, prediction_samples
 from agenticrec_jax.evaluation.baselines.popularity import popularity_scores
 from agenticrec_jax.evaluation.baselines.sasrec import sasrec_scores, serving_model
-from agenticrec_jax.ingest.prepare import sampled_items
 from agenticrec_jax.metrics.ranking import expected_metrics, ndcg_at_k, rank_of_target
 from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.runtime.phases import phase, phase_records

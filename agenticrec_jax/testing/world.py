@@ -37,7 +37,7 @@ def tiny_world(seed: int = 5) -> TinyWorld:
     model = Sasrec(SasrecConfig(log.num_items, width=8, blocks=1, heads=2), rngs=nnx.Rngs(1))
     index = index_users(model, log, fit_range)
     artifacts = Artifacts(fit_statistics(log, fit_range), index, fit_range)
-    examples = draw_split_candidates(log, splits, seed=0, parts=("policy",))
+    examples = draw_split_candidates(log, splits, seed=0, split_names=("policy",))
     toolbox = agenticrec_tools(artifacts)
     tokenizer = train_tokenizer([f" {t}" for t in log.items.title], 420, toolbox.names)
     return TinyWorld(log, artifacts, toolbox, examples, tokenizer)

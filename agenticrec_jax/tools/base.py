@@ -70,7 +70,7 @@ class AsOfView:
             history=history,
             history_ratings=ratings[-shown:],
             candidates=tuple(example.candidates),
-            items=log.items.undated,
+            items=log.items.without_average_ratings,
         )
 
     def number_of(self, item: int) -> int:

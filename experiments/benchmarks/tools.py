@@ -93,7 +93,7 @@ def measure() -> list[dict]:
     boxes = agenticrec_tools(artifacts), recthinker_tools(log.items, artifacts)
     rows.append(figure("knowledge graph, made once", "s", _since(start)))
     start = time.perf_counter()
-    title_index(log.items.undated)
+    title_index(log.items.without_average_ratings)
     rows.append(figure("index of titles, made once", "s", _since(start)))
     views = as_asked(log, now, _CALLS.value)
     for box in boxes:
@@ -183,7 +183,7 @@ def tool_rows(box: Toolbox, views: Sequence[AsOfView]) -> list[dict]:
 def title_rows(log: InteractionLog, count: int = TITLES) -> list[dict]:
     """Look-up of a misspelled title beside a comparison with every title, and what it finds."""
     rng, titles = np.random.default_rng(SEEDS["titles"]), log.items.title_key
-    index, pool = title_index(log.items.undated), dict(enumerate(titles))
+    index, pool = title_index(log.items.without_average_ratings), dict(enumerate(titles))
     meant = [titles[row] for row in rng.integers(len(titles), size=count)]
     texts = [misspelled(title, rng) for title in meant]
     ours, found = _timed(lambda text: index.nearest(text, 3, CLOSE), texts)

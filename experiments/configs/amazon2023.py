@@ -8,20 +8,21 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from agenticrec_jax.ingest.amazon import PAPER
-from agenticrec_jax.ingest.prepare import INTERACTIONS_FILE, ITEMS_FILE, PRESETS
+from agenticrec_jax.data.prepared import PREPARED_INTERACTIONS, PREPARED_ITEMS
+from agenticrec_jax.ingest.amazon import PAPER_COUNTS
+from agenticrec_jax.ingest.prepare import PRESETS
 from experiments.configs import qwen3
 
 
 def get_config(category: str = "CDs_and_Vinyl") -> ConfigDict:
     """The configuration of a category; ValueError for one that the paper does not use."""
-    if category not in PAPER:
-        raise ValueError(f"category: found {category!r}, expected one of {', '.join(PAPER)}")
+    if category not in PAPER_COUNTS:
+        raise ValueError(f"category: found {category!r}, expected one of {', '.join(PAPER_COUNTS)}")
     config = qwen3.get_config()
     output = f"workdir/amazon2023/{category}"
     config.dataset.name = category
-    config.dataset.interactions = f"{output}/{INTERACTIONS_FILE}"
-    config.dataset["items"] = f"{output}/{ITEMS_FILE}"
+    config.dataset.interactions = f"{output}/{PREPARED_INTERACTIONS}"
+    config.dataset["items"] = f"{output}/{PREPARED_ITEMS}"
     config.preparation = ConfigDict(
         {"format": "amazon2023", "category": category, "output": output}
         | dataclasses.asdict(PRESETS["amazon2023"])

@@ -12,7 +12,8 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from agenticrec_jax.ingest.prepare import INTERACTIONS_FILE, ITEMS_FILE, PRESETS
+from agenticrec_jax.data.prepared import PREPARED_INTERACTIONS, PREPARED_ITEMS
+from agenticrec_jax.ingest.prepare import PRESETS
 from experiments.configs import qwen3
 
 LOGS = {
@@ -42,8 +43,8 @@ def _on_set(config: ConfigDict, name: str) -> ConfigDict:
     log, draw = name.split("_")
     source, output = LOGS[log], f"workdir/recthinker/{name}"
     config.dataset.update({"name": name, "split": "leave_one_out"})
-    config.dataset.interactions = f"{output}/{INTERACTIONS_FILE}"
-    config.dataset["items"] = f"{output}/{ITEMS_FILE}"
+    config.dataset.interactions = f"{output}/{PREPARED_INTERACTIONS}"
+    config.dataset["items"] = f"{output}/{PREPARED_ITEMS}"
     rules = dataclasses.replace(
         PRESETS[source["format"]],
         first_of_pairs=True,

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.ingest.amazon import PAPER, RELEASES, amazon_log, find_amazon
+from agenticrec_jax.ingest.amazon import PAPER_COUNTS, RELEASES, amazon_log, find_amazon
 from agenticrec_jax.ingest.events import sparsity
 from agenticrec_jax.ingest.prepare import PRESETS, Preparation, prepare_log
 
@@ -240,7 +240,7 @@ def test_a_missing_download_is_one_sentence_that_says_where_it_is(tmp_path, rele
 
 def test_the_counts_of_the_paper_give_its_sparsities():
     """Of which the paper prints fewer digits."""
-    shares = {name: sparsity(c.interactions, c.users, c.items) for name, c in PAPER.items()}
+    shares = {name: sparsity(c.interactions, c.users, c.items) for name, c in PAPER_COUNTS.items()}
     assert {name: f"{share:.3%}" for name, share in shares.items()} == {
         "CDs_and_Vinyl": "99.971%",
         "Musical_Instruments": "99.961%",

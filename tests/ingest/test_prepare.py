@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 
 from agenticrec_jax.data.interactions import read_log
+from agenticrec_jax.data.prepared import sampled_items
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.ingest.catalog import ItemColumns
 from agenticrec_jax.ingest.events import EventColumns
@@ -13,11 +14,10 @@ from agenticrec_jax.ingest.prepare import (
     UNKNOWN_ITEM,
     Preparation,
     prepare_log,
-    sampled_items,
     write_prepared,
     write_sample_shards,
 )
-from agenticrec_jax.ingest.sources import own_log
+from agenticrec_jax.ingest.sources import table_log
 
 LINES = [
     '{"u": "a", "i": "x", "t": 5, "r": 4}',
@@ -37,7 +37,7 @@ def raw(tmp_path):
     events.write_bytes(gzip.compress(("\n".join(LINES) + "\n").encode()))
     named = [{"i": "x", "title": "X"}, {"i": "y", "title": "Y"}, {"i": "x", "title": "again"}]
     items.write_text("".join(json.dumps(item) + "\n" for item in named))
-    return own_log(events, items, EventColumns("u", "i", "t", "r"), ItemColumns("i", ("title",)))
+    return table_log(events, items, EventColumns("u", "i", "t", "r"), ItemColumns("i", ("title",)))
 
 
 def test_every_planted_bad_row_is_counted_and_placed(tmp_path):
@@ -76,7 +76,7 @@ def named_log(tmp_path, rows, items):
     lines = [",".join(row) for row in [("item_id", "title"), *items]]
     (tmp_path / "i.csv").write_text("\n".join(lines) + "\n")
     columns = EventColumns("user_id", "item_id", "timestamp"), ItemColumns("item_id", ("title",))
-    return own_log(tmp_path / "e.csv", tmp_path / "i.csv", *columns)
+    return table_log(tmp_path / "e.csv", tmp_path / "i.csv", *columns)
 
 
 def test_unknown_items_are_counted_before_any_filter_drops_their_rows(tmp_path):
@@ -131,7 +131,7 @@ def test_a_k_core_leaves_no_item_in_the_catalog_without_events(tmp_path):
     names = ["unused", "x", "rare", "y"]
     pl.DataFrame({"item_id": names, "title": names}).write_csv(tmp_path / "i.csv")
     columns = EventColumns("user_id", "item_id", "timestamp"), ItemColumns("item_id", ("title",))
-    log = own_log(tmp_path / "e.csv", tmp_path / "i.csv", *columns)
+    log = table_log(tmp_path / "e.csv", tmp_path / "i.csv", *columns)
     assert prepare_log(log, Preparation()).items["item_id"].to_list() == names
     prepared = prepare_log(log, Preparation(k_core=2))
     assert prepared.items["item_id"].to_list() == ["x", "y"]
@@ -144,7 +144,7 @@ def test_samples_of_another_log_than_the_one_beside_them_are_refused(tmp_path):
     def prepared(rows):
         (tmp_path / "e.csv").write_text("\n".join(["user_id,item_id,timestamp", *rows]) + "\n")
         columns = EventColumns("user_id", "item_id", "timestamp"), ItemColumns("item_id")
-        return prepare_log(own_log(tmp_path / "e.csv", None, *columns), Preparation())
+        return prepare_log(table_log(tmp_path / "e.csv", None, *columns), Preparation())
 
     out = tmp_path / "out"
     with pytest.raises(InputError, match="out/interactions.parquet: no such file"):

@@ -4,14 +4,14 @@ import pytest
 from agenticrec_jax.ingest.catalog import ItemColumns
 from agenticrec_jax.ingest.events import EventColumns
 from agenticrec_jax.ingest.prepare import Preparation, prepare_log
-from agenticrec_jax.ingest.report import MISSED, RATINGS, data_report
-from agenticrec_jax.ingest.sources import own_log
+from agenticrec_jax.ingest.report import COLUMN_USES, RATING_USES, data_report
+from agenticrec_jax.ingest.sources import table_log
 
 
 def report(tmp_path, rows, items="item_id,title,price\nx,Same  one,3\ny,same ONE,\nz,Other,\n"):
     (tmp_path / "e.csv").write_text("user_id,item_id,timestamp,rating\n" + "\n".join(rows) + "\n")
     (tmp_path / "i.csv").write_text(items)
-    log = own_log(
+    log = table_log(
         tmp_path / "e.csv",
         tmp_path / "i.csv",
         EventColumns("user_id", "item_id", "timestamp", "rating"),
@@ -43,7 +43,9 @@ def test_ties_titles_and_missing_columns_are_counted(tmp_path):
         **dict.fromkeys(("categories", "brand", "year"), 1),
     }
     needed = {name: missing["needed_by"] for name, missing in found["missing"].items()}
-    assert needed.pop("title").startswith("prompts") and needed == MISSED | {"rating": RATINGS}
+    assert needed.pop("title").startswith("prompts") and needed == COLUMN_USES | {
+        "rating": RATING_USES
+    }
     assert found["events_per_user"] == {
         **{"min": 1, "p25": 1.5, "median": 2, "p75": 2.5, "p90": pytest.approx(2.8), "max": 3},
         "mean": 2,

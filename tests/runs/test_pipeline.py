@@ -8,7 +8,7 @@ from agenticrec_jax.errors import InputError
 from agenticrec_jax.ingest.catalog import ItemColumns
 from agenticrec_jax.ingest.events import EventColumns
 from agenticrec_jax.ingest.prepare import Preparation, prepare_log, write_prepared
-from agenticrec_jax.ingest.sources import own_log
+from agenticrec_jax.ingest.sources import table_log
 from agenticrec_jax.models.io.huggingface import save_policy
 from agenticrec_jax.models.lora import LoraConfig, lora_config
 from agenticrec_jax.parallel.mesh import make_mesh
@@ -146,7 +146,7 @@ def test_recthinkers_sets_leave_the_last_event_of_everybody_out(tmp_path):
     ]
     (tmp_path / "e.csv").write_text("\n".join(["user_id,item_id,timestamp", *rows]) + "\n")
     columns = EventColumns("user_id", "item_id", "timestamp"), ItemColumns("item_id", ("title",))
-    raw = own_log(tmp_path / "e.csv", None, *columns)
+    raw = table_log(tmp_path / "e.csv", None, *columns)
     rules = {"sampling": "dense", "users": 10, "last_events": 8, "own_order": True}
     write_prepared(prepare_log(raw, Preparation(**rules)), tmp_path / "log")
     config = recthinker.get_config("movielens_dense")

@@ -74,7 +74,7 @@ def sasrec():
 
 def test_trained_it_beats_popularity_on_a_log_of_sequences(follow_log):
     splits = chronological_splits(prediction_samples(follow_log))
-    examples = draw_split_candidates(follow_log, splits, seed=0, parts=("valid", "test"))
+    examples = draw_split_candidates(follow_log, splits, seed=0, split_names=("valid", "test"))
     training = SequentialTraining(epochs=40, batch_size=32, learning_rate=5e-3)
     artifacts = fit_artifacts(follow_log, splits.fit_range_b, config=SMALL, training=training)
     target = np.array([example.target_number - 1 for example in examples])

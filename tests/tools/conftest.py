@@ -53,7 +53,7 @@ def others(artifacts, splits):
 
 @pytest.fixture(scope="session")
 def examples(log, splits):
-    drawn = draw_split_candidates(log, splits, seed=0, parts=("valid", "test"))
+    drawn = draw_split_candidates(log, splits, seed=0, split_names=("valid", "test"))
     return [example for example in drawn if len(example.history) >= 4]
 
 

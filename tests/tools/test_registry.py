@@ -13,7 +13,7 @@ from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import make_log
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.evaluation.baselines.popularity import brand_popularity_scores
-from agenticrec_jax.ingest.report import MISSED, RATINGS
+from agenticrec_jax.ingest.report import COLUMN_USES, RATING_USES
 from agenticrec_jax.testing.synthetic import randomized
 from agenticrec_jax.tools.artifacts import Artifacts, fit_statistics
 from agenticrec_jax.tools.base import AsOfView, ToolFailure
@@ -205,11 +205,13 @@ def test_the_data_report_names_just_the_tools_that_use_a_column(log, artifacts, 
     log = dataclasses.replace(log, items=dataclasses.replace(log.items, year=years))
     unrated = dataclasses.replace(log, rating=np.full_like(log.rating, np.nan))
     statistics = fit_statistics(unrated, artifacts.fit_range)
-    cases = [(RATINGS, unrated, Artifacts(statistics, others.sasrec_index, artifacts.fit_range))]
+    cases = [
+        (RATING_USES, unrated, Artifacts(statistics, others.sasrec_index, artifacts.fit_range))
+    ]
     absent = {"price": np.full(size, np.nan, np.float32), "categories": ((),) * size}
     absent |= {"brand": (None,) * size, "year": (None,) * size}
-    assert absent.keys() == MISSED.keys()
-    for column, said in MISSED.items():
+    assert absent.keys() == COLUMN_USES.keys()
+    for column, said in COLUMN_USES.items():
         items = dataclasses.replace(log.items, **{column: absent[column]})
         cases.append((said, dataclasses.replace(log, items=items), artifacts))
     whole = everything_told(log, artifacts, examples)

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from agenticrec_jax.data.export import ITEMS_FILE, write_log
+from agenticrec_jax.data.export import ITEMS_JSONL, write_log
 from agenticrec_jax.data.interactions import make_items, make_log, read_log
 from agenticrec_jax.data.samples import sample_directory
 from agenticrec_jax.errors import InputError
@@ -77,7 +77,7 @@ def test_the_committed_synthetic_sample_is_what_the_builder_makes(tmp_path):
     for path in tmp_path.glob("*.gz"):
         committed = (sample_directory("synthetic") / path.name).read_bytes()
         assert gzip.decompress(path.read_bytes()) == gzip.decompress(committed)
-    assert (tmp_path / ITEMS_FILE).is_file()
+    assert (tmp_path / ITEMS_JSONL).is_file()
 
 
 def test_bad_source_ends_with_one_sentence_and_status_2(tmp_path):

@@ -79,7 +79,7 @@ class World:
         statistics, index = fit_statistics(self.log, fitted), index_users(sasrec, self.log, fitted)
         self.artifacts = Artifacts(statistics, index, fitted)
         parts = ("policy", "test")
-        drawn = draw_split_candidates(self.log, splits, seed=self.seed, parts=parts)
+        drawn = draw_split_candidates(self.log, splits, seed=self.seed, split_names=parts)
         self.targets = {example.example_id: example.target_number for example in drawn}
         self.taught = [example for example in drawn if example.split == "policy"]
         self.held_out = [example for example in drawn if example.split == "test"][:HELD_OUT]

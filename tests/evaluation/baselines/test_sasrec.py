@@ -15,7 +15,7 @@ from agenticrec_jax.tools.artifacts import Artifacts, fit_statistics, index_user
 def test_scores_are_the_models_own_and_a_fitted_sample_is_refused():
     log = synthetic_log(SyntheticConfig(users=60, items=50, brands=5), seed=2)
     splits = chronological_splits(prediction_samples(log))
-    examples = draw_split_candidates(log, splits, seed=0, parts=("policy", "test"))
+    examples = draw_split_candidates(log, splits, seed=0, split_names=("policy", "test"))
     model = Sasrec(SasrecConfig(items=50, width=8, blocks=1), rngs=nnx.Rngs(0))
     fit_range = splits.fit_range_b
     artifacts = Artifacts(
