@@ -1,9 +1,9 @@
 """Llama-family policies read from GGUF, llama.cpp's format of one file with quantized weights.
 
-Metadata becomes ``Qwen3Config``; tensors are dequantized one at a time. What llama.cpp would heed
-and we would not (rope scaling, experts, biases, another tokenizer) is refused by name. The format:
-https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Needs the package ``gguf``, which is in
-the extra ``demo``.
+Metadata becomes ``Qwen3Config``, and tensors are dequantized one at a time. Metadata that llama.cpp
+would use and we would not (rope scaling, experts, biases, another tokenizer) is refused by name.
+The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Needs the package ``gguf``,
+which is in the extra ``demo``.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from agenticrec_jax.errors import InputError
+from agenticrec_jax.errors import InputError, expect
 from agenticrec_jax.models.config import Qwen3Config
 from agenticrec_jax.models.io.huggingface import read_parameters, write_json
 from agenticrec_jax.models.qwen3 import Qwen3
@@ -28,10 +28,11 @@ _INTEGERS = {  # fields of Qwen3Config by their metadata keys
     "llama.context_length": "max_position_embeddings",
     "llama.rope.dimension_count": "head_dim",
 }
-_THETA, _EPS = "llama.rope.freq_base", "llama.attention.layer_norm_rms_epsilon"
+_THETA = "llama.rope.freq_base"
+_EPS = "llama.attention.layer_norm_rms_epsilon"
 _HEAD_WIDTHS = ("llama.attention.key_length", "llama.attention.value_length")
 _TOKENIZER = "tokenizer.ggml."
-_EXPECTED = {  # of the tokenizer; a flag that is not there is off
+_EXPECTED = {  # fields of the tokenizer; a missing flag is off
     "model": "gpt2",
     "pre": "smollm",
     "add_bos_token": False,
@@ -44,17 +45,18 @@ _SPECIAL = {
     "unk_token": "unknown_token_id",
     "pad_token": "padding_token_id",
 }
-_CONTROL, _USER_DEFINED = 3, 4  # token types
+_CONTROL = 3  # token types
+_USER_DEFINED = 4
 
 
 class GgufFile:
     """The metadata and tensors of a GGUF file of architecture ``llama``.
 
-    Tensors are found by Hugging Face's names, as ``shards.Reader`` finds them in safetensors.
+    Tensors are read by Hugging Face's names, as ``io.safetensors.Reader`` reads weight files.
 
     Raises:
-        InputError: ``gguf`` is not installed, or the file is missing, cut short or of another
-            architecture.
+      InputError: ``gguf`` is not installed, or the file is missing, cut short or of another
+        architecture.
     """
 
     def __init__(self, path: str | Path):
@@ -66,54 +68,52 @@ class GgufFile:
             reader = self._gguf.GGUFReader(self.path)
             self.metadata = {name: field.contents() for name, field in reader.fields.items()}
         except (ValueError, IndexError, KeyError, OverflowError, OSError) as error:
-            said = " ".join(str(error).split())
-            raise InputError(f"{self.path}: not a whole GGUF file: {said}") from None
-        found = self.metadata.get("general.architecture")
-        if found != "llama":
-            raise InputError(f"{self.path}: general.architecture is {found}; expected llama")
+            reason = " ".join(str(error).split())
+            raise InputError(f"{self.path}: not a whole GGUF file: {reason}") from None
+        architecture = self.metadata.get("general.architecture")
+        where = f"{self.path}: general.architecture"
+        expect(architecture == "llama", where, architecture, "'llama'")
         self._tensors = {tensor.name: tensor for tensor in reader.tensors}
         self._read: set[str] = set()
         layers = self.need("llama.block_count")
         self._names = self._gguf.get_tensor_name_map(self._gguf.MODEL_ARCH.LLAMA, layers)
 
     def need(self, key: str, kind: type = int) -> Any:
-        """The value of a metadata key; InputError unless it is there and of this kind."""
+        """Returns the value of a metadata key; InputError unless it is there and of this kind."""
         value = self.metadata.get(key)
         if not isinstance(value, kind):
-            said = "is missing" if value is None else f"is {str(value)[:80]}"
-            raise InputError(f"{self.path}: {key} {said}; expected {kind.__name__}")
+            raise InputError(f"{self.path}: {key}: found {_short(value)}, expected {kind.__name__}")
         return value
 
     def __contains__(self, name: str) -> bool:
-        return self._own_name(name) in self._tensors
+        return self._gguf_name(name) in self._tensors
 
     def read(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        """One tensor, dequantized to float32; InputError if it is missing or of another shape.
+        """Reads one tensor, dequantized to float32.
 
-        llama.cpp rotates neighboring pairs of a head where transformers rotates its halves, so the
-        rows of q and k are stored interleaved and are put back here.
+        Raises:
+          InputError: the tensor is missing or has another shape.
         """
-        own = self._own_name(name)
-        if own not in self._tensors:
-            raise InputError(f"{self.path}: tensor {own} is missing")
-        tensor = self._tensors[own]
-        found = tuple(int(size) for size in reversed(tensor.shape))
-        if found != shape:
-            raise InputError(
-                f"{self.path}: tensor {own} has shape {found}; its metadata asks for {shape}"
-            )
-        self._read.add(own)
+        gguf_name = self._gguf_name(name)
+        if gguf_name not in self._tensors:
+            raise InputError(f"{self.path}: tensor {gguf_name} is missing")
+        tensor = self._tensors[gguf_name]
+        stored = tuple(int(size) for size in reversed(tensor.shape))
+        expect(stored == shape, f"{self.path}: shape of tensor {gguf_name}", stored, str(shape))
+        self._read.add(gguf_name)
         value = self._gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+        # llama.cpp rotates neighboring pairs of a head where transformers rotates its halves. So
+        # the rows of q and k are stored interleaved.
         for projection, heads in (("q_proj", "head_count"), ("k_proj", "head_count_kv")):
             if f".{projection}." in name:
                 value = _halves(value, self.need(f"llama.attention.{heads}"))
         return value
 
     def unread(self) -> Iterator[tuple[Path, str]]:
-        """Tensors that nobody asked for."""
+        """Yields the file and name of every tensor that was not read."""
         yield from ((self.path, name) for name in sorted(self._tensors.keys() - self._read))
 
-    def _own_name(self, name: str) -> str:
+    def _gguf_name(self, name: str) -> str:
         return self._names.get_name(name, try_suffixes=(".weight", ".bias")) or name
 
 
@@ -129,28 +129,26 @@ def _library():
 
 
 def _halves(value: np.ndarray, heads: int) -> np.ndarray:
-    """Rows of each head from pairs (0, 1), (2, 3), .. to halves 0, 2, .., 1, 3, .. ."""
+    """Reorders the rows of each head from pairs to halves: 0 1 2 3 4 5 to 0 2 4 1 3 5."""
     pairs = value.reshape(heads, -1, 2, value.shape[1])
     return pairs.swapaxes(1, 2).reshape(value.shape)
 
 
 def read_config(file: GgufFile) -> Qwen3Config:
-    """The shape of the policy, wholly from the metadata.
+    """Reads the policy's config from the metadata.
 
     Raises:
-        InputError: names the key that is missing, unfit, or would be ignored.
+      InputError: names the key that is missing, unfit, or would be ignored.
     """
     known = {*_INTEGERS, *_HEAD_WIDTHS, _THETA, _EPS}
     for key, value in file.metadata.items():
         if key.startswith("llama.") and key not in known:
-            raise InputError(f"{file.path}: {key} is {str(value)[:80]}; it is not supported")
+            raise InputError(f"{file.path}: {key}: found {_short(value)}, expected a file without")
     integers = {field: file.need(key) for key, field in _INTEGERS.items()}
     for key in _HEAD_WIDTHS:
-        if file.metadata.get(key, integers["head_dim"]) != integers["head_dim"]:
-            raise InputError(
-                f"{file.path}: {key} is {file.metadata[key]}; expected the "
-                f"{integers['head_dim']} of llama.rope.dimension_count"
-            )
+        width = file.metadata.get(key, integers["head_dim"])
+        expected = f"llama.rope.dimension_count {integers['head_dim']}"
+        expect(width == integers["head_dim"], f"{file.path}: {key}", width, expected)
     return Qwen3Config(
         **integers,
         rope_theta=_shortest(file.need(_THETA, float)),
@@ -161,30 +159,33 @@ def read_config(file: GgufFile) -> Qwen3Config:
 
 
 def _shortest(value: float) -> float:
-    """The shortest decimal that is the same float32: 1e-05, not 9.999999747378752e-06."""
+    """Returns the shortest decimal that is the same float32: 1e-05, not 9.999999747378752e-06."""
     return float(str(np.float32(value)))
 
 
 def read_policy(file: GgufFile) -> Qwen3:
-    """The policy in float32.
+    """Reads the policy, in float32.
 
     Raises:
-        InputError: names the metadata key or the tensor that is missing, unfit or without a place.
+      InputError: names the metadata key or the tensor that is missing, unfit or not in the model.
     """
     model = read_parameters(file, read_config(file))
     for path, name in file.unread():
-        raise InputError(f"{path}: tensor {name} has no place in a Llama model")
+        raise InputError(f"{path}: found tensor {name}, expected only those of a Llama model")
     return model
 
 
 def write_tokenizer(file: GgufFile, directory: Path) -> dict[str, int]:
     """Writes ``tokenizer.json`` and ``tokenizer_config.json``, which ``AutoTokenizer`` loads.
 
-    The chat template is the file's own. Returns the special ids as ``generation_config.json`` names
-    them: ``bos_token_id``, ``eos_token_id`` and ``pad_token_id``, those that there are.
+    The chat template is the file's.
+
+    Returns:
+      Special ids by their names in ``generation_config.json``: ``bos_token_id``, ``eos_token_id``
+      and ``pad_token_id``, as far as the file has them.
 
     Raises:
-        InputError: the file has another kind of tokenizer, or one whose parts do not agree.
+      InputError: the file has another kind of tokenizer, or one whose fields do not agree.
     """
     tokens = file.need(f"{_TOKENIZER}tokens", list)
     ids = {
@@ -193,8 +194,8 @@ def write_tokenizer(file: GgufFile, directory: Path) -> dict[str, int]:
         if _TOKENIZER + key in file.metadata
     }
     for name, index in ids.items():
-        if not 0 <= index < len(tokens):
-            raise InputError(f"{file.path}: {name} is {index}; expected 0 to {len(tokens) - 1}")
+        fits = 0 <= index < len(tokens)
+        expect(fits, f"{file.path}: {name}", index, f"0 to {len(tokens) - 1}")
     build_tokenizer(file).save(str(directory / "tokenizer.json"))
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -209,15 +210,14 @@ def write_tokenizer(file: GgufFile, directory: Path) -> dict[str, int]:
 
 
 def build_tokenizer(file: GgufFile) -> Tokenizer:
-    """The byte-level BPE tokenizer of the file: digits alone, then the pieces of GPT-2.
+    """Builds the file's byte-level BPE tokenizer: single digits, then the pieces of GPT-2.
 
     Raises:
-        InputError: as ``write_tokenizer``.
+      InputError: as ``write_tokenizer``.
     """
     for key, expected in _EXPECTED.items():
-        found = file.metadata.get(_TOKENIZER + key, False)
-        if found != expected:
-            raise InputError(f"{file.path}: {_TOKENIZER}{key} is {found}; expected {expected}")
+        value = file.metadata.get(_TOKENIZER + key, False)
+        expect(value == expected, f"{file.path}: {_TOKENIZER}{key}", value, repr(expected))
     tokens = file.need(f"{_TOKENIZER}tokens", list)
     types = file.need(f"{_TOKENIZER}token_type", list)
     size = file.need("llama.vocab_size")
@@ -240,6 +240,11 @@ def build_tokenizer(file: GgufFile) -> Tokenizer:
     tokenizer.add_special_tokens([_added(token) for token, kind in kinds if kind == _CONTROL])
     tokenizer.add_tokens([_added(token) for token, kind in kinds if kind == _USER_DEFINED])
     return tokenizer
+
+
+def _short(value: Any) -> Any:
+    """Returns a value for a message, cut where it is a long list."""
+    return value if value is None else str(value)[:80]
 
 
 def _added(token: str) -> AddedToken:

@@ -34,6 +34,7 @@ from flax import nnx
 from transformers import AutoTokenizer
 
 from agenticrec_jax.cli import app
+from agenticrec_jax.contrib.smollm2 import NEVER, make_greedy
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.losses import for_batch, sft_loss
 from agenticrec_jax.models.io.huggingface import load_policy
@@ -42,7 +43,6 @@ from agenticrec_jax.training.logprobs import policy_logprobs
 from agenticrec_jax.training.types import RolloutBatch
 from experiments.benchmarks.figures import figure, publish
 from experiments.benchmarks.peers import Peer
-from experiments.convert_smollm2 import NEVER, make_greedy
 
 PARAGRAPH = (
     "The old library stood at the end of the street, between a bakery and a shop that repaired "

@@ -8,9 +8,9 @@ import jax
 import numpy as np
 import pytest
 
+from agenticrec_jax.contrib import tiny_gguf
+from agenticrec_jax.contrib.smollm2 import convert
 from agenticrec_jax.models.io.huggingface import load_policy
-from agenticrec_jax.testing import gguf as tiny
-from experiments import convert_smollm2
 from experiments.benchmarks import smollm2
 
 COMMITTED = Path(smollm2.__file__).parent / "results" / "smollm2.json"
@@ -20,8 +20,8 @@ SIZES = {"long": 40, "prompt": 9, "new": 5}
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
     path = tmp_path_factory.mktemp("smollm2")
-    tiny.write_gguf(path / "tiny.gguf", tiny.random_tensors())
-    convert_smollm2.convert(path / "tiny.gguf", path / "policy")
+    tiny_gguf.write_gguf(path / "tiny.gguf", tiny_gguf.random_tensors())
+    convert(path / "tiny.gguf", path / "policy")
     return str(path / "policy")
 
 

@@ -20,7 +20,7 @@ SHAPE = {
 }
 CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 USER_DEFINED = ("<think>",)
-MERGES = (  # the last three can only join what lies in one piece of text
+MERGES = (  # the last three join only within one piece of text
     *("Ġ t", "h e", "Ġt he", "i n", "Ġ Ġ", "ĠĠ ĠĠ", "' s", "Ã ©", "a n", "an d", "Ġ and"),
     *("1 2", "Ġ 1", "Ġ ĠĠ"),
 )
@@ -31,7 +31,7 @@ CHAT_TEMPLATE = (
 
 
 def tokens() -> tuple[list[str], list[int]]:
-    """The tokens by id and their types: control, bytes, the results of merges, user-defined."""
+    """Returns the tokens by id and their types: control, bytes, merged bytes, user-defined."""
     plain = sorted(pre_tokenizers.ByteLevel.alphabet())
     plain += [pair.replace(" ", "") for pair in MERGES]
     types = [3] * len(CONTROL) + [1] * len(plain) + [4] * len(USER_DEFINED)
@@ -39,7 +39,7 @@ def tokens() -> tuple[list[str], list[int]]:
 
 
 def metadata() -> dict[str, Any]:
-    """All keys and values of the file but its architecture."""
+    """Returns all keys and values of the file but its architecture."""
     names, types = tokens()
     return {f"llama.{key}": value for key, value in SHAPE.items()} | {
         "general.name": "tiny",
@@ -59,11 +59,14 @@ def metadata() -> dict[str, Any]:
 
 
 def random_tensors(seed: int = 0) -> dict[str, np.ndarray]:
-    """Float32 weights of the model by Hugging Face's names, of a size at which all of them tell."""
-    d, f, h = (
-        SHAPE[k] for k in ("embedding_length", "feed_forward_length", "rope.dimension_count")
-    )
-    q, k = (SHAPE[f"attention.head_count{part}"] * h for part in ("", "_kv"))
+    """Returns random float32 weights by Hugging Face's names.
+
+    They are large enough that each of them changes the logits.
+    """
+    d = SHAPE["embedding_length"]
+    f = SHAPE["feed_forward_length"]
+    q = SHAPE["attention.head_count"] * SHAPE["rope.dimension_count"]
+    k = SHAPE["attention.head_count_kv"] * SHAPE["rope.dimension_count"]
     layer = {"mlp.gate_proj": (f, d), "mlp.up_proj": (f, d), "mlp.down_proj": (d, f)}
     layer |= {"self_attn.q_proj": (q, d), "self_attn.k_proj": (k, d), "self_attn.v_proj": (k, d)}
     layer |= {"self_attn.o_proj": (d, q), "input_layernorm": (d,), "post_attention_layernorm": (d,)}
@@ -83,13 +86,18 @@ def write_gguf(
     changes: Mapping[str, Any] | None = None,
     architecture: str = "llama",
 ) -> dict[str, np.ndarray]:
-    """Writes ``tensors``, the embedding as Q8_0, the feed-forward as Q4_1 and the rest as float32.
+    """Writes the embedding as Q8_0, the feed-forward as Q4_1 and the other tensors as float32.
 
-    ``changes`` go over the metadata; None takes a key out. Rows of q and k are interleaved as
-    llama.cpp has them. A name that is not Hugging Face's is written as it is.
+    Rows of q and k are interleaved as in llama.cpp.
+
+    Args:
+      path: of the file.
+      tensors: by Hugging Face's names; a tensor of another name is written under that name.
+      changes: metadata to replace; None removes a key.
+      architecture: as the file names it.
 
     Returns:
-      The tensors as given, with what quantization made of their values.
+      The tensors with the values that quantization leaves.
     """
     import gguf
 
@@ -105,8 +113,8 @@ def write_gguf(
         stored[name] = gguf.dequantize(packed, gguf.GGMLQuantizationType[kind])
         if kind == "F32":
             stored[name] = value
-        own = names.get_name(name, try_suffixes=(".weight",)) or name
-        writer.add_tensor(own, packed, raw_dtype=gguf.GGMLQuantizationType[kind])
+        gguf_name = names.get_name(name, try_suffixes=(".weight",)) or name
+        writer.add_tensor(gguf_name, packed, raw_dtype=gguf.GGMLQuantizationType[kind])
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -119,10 +127,10 @@ def _kind(name: str) -> str:
 
 
 def _interleaved(name: str, value: np.ndarray) -> np.ndarray:
-    """The permutation of llama.cpp's ``convert_hf_to_gguf.py``, which the rotation asks for."""
-    part = "_kv" if "k_proj" in name else "" if "q_proj" in name else None
-    if part is None:
+    """Returns the rows as llama.cpp's ``convert_hf_to_gguf.py`` permutes them, for its rotation."""
+    suffix = "_kv" if "k_proj" in name else "" if "q_proj" in name else None
+    if suffix is None:
         return value
-    heads = SHAPE[f"attention.head_count{part}"]
+    heads = SHAPE[f"attention.head_count{suffix}"]
     split = value.reshape(heads, 2, value.shape[0] // heads // 2, *value.shape[1:])
     return split.swapaxes(1, 2).reshape(value.shape)
