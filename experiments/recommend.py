@@ -25,7 +25,7 @@ from agenticrec_jax.cli import app
 from agenticrec_jax.data.examples import RankingExample, next_item_example
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.evaluation.evaluator import evaluate
-from agenticrec_jax.generation.constraint import MOST
+from agenticrec_jax.generation.constraint import MAX_NUMBER
 from agenticrec_jax.runs import pipeline
 from agenticrec_jax.runs import policy as policies
 from agenticrec_jax.runtime.phases import phase
@@ -89,9 +89,9 @@ def questions(
                     f"{users[user]}: found {user!r} without a test example, expected --candidates"
                 )
         return [newest[code] for code in codes]
-    if not FEWEST <= len(candidates) <= MOST:
+    if not FEWEST <= len(candidates) <= MAX_NUMBER:
         raise InputError(
-            f"flag --candidates: found {len(candidates)}, expected {FEWEST} to {MOST} items"
+            f"flag --candidates: found {len(candidates)}, expected {FEWEST} to {MAX_NUMBER} items"
         )
     items = _codes(candidates, world.log.items.code, "an item of the catalog")
     return [

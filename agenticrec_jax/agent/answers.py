@@ -11,7 +11,7 @@ blanks inside, which the protocol does not read either.
 """
 
 from agenticrec_jax.agent import protocol
-from agenticrec_jax.generation.constraint import MOST, Constraint, Place, compile_constraint
+from agenticrec_jax.generation.constraint import MAX_NUMBER, Constraint, Node, compile_constraint
 from agenticrec_jax.tokenizers.base import Tokenizer, spellings
 
 _OPEN, _LIST, _CLOSE = protocol.ANSWER_OPEN, "\\boxed{[", protocol.ANSWER_CLOSE
@@ -36,8 +36,8 @@ def ranking_constraint(tokenizer: Tokenizer) -> Constraint:
     )
 
 
-def _step(place: Place, char: str) -> tuple[Place, int] | None:
-    kind, *known = place.name
+def _step(node: Node, char: str) -> tuple[Node, int] | None:
+    kind, *known = node.name
     if kind == "text":
         return _watch(*known, char), 0
     if kind == "close":
@@ -45,10 +45,10 @@ def _step(place: Place, char: str) -> tuple[Place, int] | None:
     if kind == "tail":
         (done,) = known
         return (_tail(done + 1), 0) if char == _CLOSE[done : done + 1] else None
-    return _in_list(kind, place.digits, known[-1], char)
+    return _in_list(kind, node.digits, known[-1], char)
 
 
-def _watch(opened: int, boxed: int, char: str) -> Place:
+def _watch(opened: int, boxed: int, char: str) -> Node:
     """``opened`` characters of ``<answer>`` and ``boxed`` of the list's opening have been read.
 
     All of ``<answer>`` counts as read while only blanks and the list's opening follow.
@@ -58,31 +58,31 @@ def _watch(opened: int, boxed: int, char: str) -> Place:
     if not (done and (further == boxed + 1 or (boxed == 0 and char in _BLANKS))):
         opened = _matched(_OPEN, 0 if done else opened, char)
     if further == len(_LIST):
-        return Place(("open", opened == len(_OPEN)), True)
+        return Node(("open", opened == len(_OPEN)), True)
     return _text(opened, further)
 
 
-def _in_list(kind: str, digits: int, answers: bool, char: str) -> tuple[Place, int] | None:
+def _in_list(kind: str, digits: int, answers: bool, char: str) -> tuple[Node, int] | None:
     """``answers`` says whether the list is in ``<answer>``."""
     if char in _DIGITS:
         number = 10 * digits + int(char)
-        known = 1 <= number <= MOST
-        return (Place(("number", number, answers), True, number), 0) if known else None
+        known = 1 <= number <= MAX_NUMBER
+        return (Node(("number", number, answers), True, number), 0) if known else None
     if char == "]" and kind != "open":
-        return Place(("close", answers), True, full=True), digits
+        return Node(("close", answers), True, full=True), digits
     if char == "," and digits:
-        return Place(("comma", answers), True), digits
+        return Node(("comma", answers), True), digits
     if char == " " and kind == "comma":
-        return Place(("blank", answers), True), 0
+        return Node(("blank", answers), True), 0
     return None
 
 
-def _text(opened: int, boxed: int) -> Place:
-    return Place(("text", opened, boxed), False)
+def _text(opened: int, boxed: int) -> Node:
+    return Node(("text", opened, boxed), False)
 
 
-def _tail(done: int) -> Place:
-    return Place(("tail", done), True)
+def _tail(done: int) -> Node:
+    return Node(("tail", done), True)
 
 
 def _matched(pattern: str, done: int, char: str) -> int:

@@ -189,7 +189,7 @@ def run_episodes(
         temperature=temperature,
         seed=seed,
         filters=filters,
-        failed=episodes.failed,
+        on_failure=episodes.failed,
     )
     return [
         [judge(episodes.now[i, m], prompts[i], m, r) for m, r in enumerate(rows)]
@@ -222,8 +222,8 @@ class _Episodes:
         return self._moving(request, member, *answer)
 
     def _moving(self, request: int, member: int, reply: Reply, then: Episode) -> Reply:
-        taken = functools.partial(self.now.__setitem__, (request, member), then)
-        return dataclasses.replace(reply, taken=taken)
+        on_accept = functools.partial(self.now.__setitem__, (request, member), then)
+        return dataclasses.replace(reply, on_accept=on_accept)
 
 
 def judge(episode: Episode, prompt: Sequence[int], member: int, rollout: Rollout) -> Trajectory:

@@ -18,12 +18,12 @@ from jaxtyping import Array, Bool, Int, UInt32
 
 from agenticrec_jax.errors import InputError
 
-MOST = 31  # the largest number of a list: bits 1 to 31 of a word
+MAX_NUMBER = 31  # the largest number of a list: bits 1 to 31 of a word
 FREE, START = 0, 1  # nodes: of rows without a constraint, and of the others at their beginning
 _OTHER = "\0"  # stands for every character that the grammar does not name
 
 
-class Place(NamedTuple):
+class Node(NamedTuple):
     """Where a grammar is.
 
     Attributes:
@@ -39,10 +39,10 @@ class Place(NamedTuple):
     full: bool = False
 
 
-_FREE, _NOWHERE = Place("free", False), Place("nowhere", False)
+_FREE, _NOWHERE = Node("free", False), Node("nowhere", False)
 _DEAD = np.array([[-1], [0], [0]], np.int32)
 
-Step = Callable[[Place, str], tuple[Place, int] | None]
+Step = Callable[[Node, str], tuple[Node, int] | None]
 """(place, character) -> the place that it leads to and the number of the list that it ends, 0 for
 none; None where it may not come."""
 
@@ -119,9 +119,9 @@ def _bit(number: Array) -> Array:
 
 
 def compile_constraint(
-    start: Place,
+    start: Node,
     step: Step,
-    end: Place,
+    end: Node,
     alphabet: str,
     texts: Sequence[str],
     stop_ids: Sequence[int],
@@ -172,7 +172,7 @@ def compile_constraint(
     )
 
 
-def _explored(start: Place, step: Step, alphabet: str):
+def _explored(start: Node, step: Step, alphabet: str):
     """All N places, and where each character leads from them: [3, N] nodes (-1 for none), ended
     numbers, and whether the node is one of full lists."""
     places, nodes = [_FREE, start], {_FREE: FREE, start: START, _NOWHERE: -1}
@@ -188,7 +188,7 @@ def _explored(start: Place, step: Step, alphabet: str):
     return places, {char: np.array(leads, np.int32).T for char, leads in moves.items()}
 
 
-def _walked(text: str, places: Sequence[Place], moves: dict[str, np.ndarray]) -> np.ndarray:
+def _walked(text: str, places: Sequence[Node], moves: dict[str, np.ndarray]) -> np.ndarray:
     """Where a text leads from each place: [3, N] nodes, ended numbers, whether a full list only."""
     at = np.arange(len(places), dtype=np.int32)
     number, full = np.zeros((2, len(places)), np.int32)
@@ -214,7 +214,9 @@ def _without_dead_ends(successor: np.ndarray, full: np.ndarray) -> np.ndarray:
 
 def _becomes(digits: int) -> int:
     """The numbers that begin with ``digits``, as bits; bit 0 for none."""
-    return sum(1 << n for n in range(MOST + 1) if n == digits or (digits and n // 10 == digits))
+    return sum(
+        1 << n for n in range(MAX_NUMBER + 1) if n == digits or (digits and n // 10 == digits)
+    )
 
 
 def _check_characters(places, moves: dict[str, np.ndarray], texts: Sequence[str]) -> None:

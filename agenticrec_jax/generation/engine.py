@@ -13,7 +13,7 @@ so that a call with the same requests runs the same programs on the same rows. I
 (``EngineConfig.deterministic`` off) rows whose answers are in are spliced without those that still
 wait. Sampling keys are folded from the seed, the request's key, the member and the position only.
 
-An answer that raises, hangs or is junk is a failure: ``failed`` says what the row hears in its
+An answer that raises, hangs or is junk is a failure: ``on_failure`` says what the row hears in its
 place. So time has one way in: whether an answer took longer than ``tool_timeout``.
 
 On several processes each has an engine of its own, on a mesh of its own devices and for its own
@@ -31,13 +31,13 @@ from flax import nnx
 
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.generation.config import EngineConfig
-from agenticrec_jax.generation.constraint import MOST, Constraint
+from agenticrec_jax.generation.constraint import MAX_NUMBER, Constraint
 from agenticrec_jax.generation.placement import DECODE_RULES, Placement
 from agenticrec_jax.generation.programs import Programs
 from agenticrec_jax.generation.requests import (
     Budget,
-    Failed,
     Failure,
+    OnFailure,
     Reply,
     Request,
     Respond,
@@ -53,7 +53,7 @@ from agenticrec_jax.generation.threads import HostThreads
 __all__ = [
     "Engine",
     "EngineConfig",
-    "Failed",
+    "OnFailure",
     "Failure",
     "Reply",
     "Request",
@@ -116,18 +116,18 @@ class Engine:
         temperature: float,
         seed: int,
         filters: Filters = NO_FILTERS,
-        failed: Failed | None = None,
+        on_failure: OnFailure | None = None,
     ) -> list[list[Rollout]]:
         """Rolls out every member of every request: [requests][members].
 
-        ``respond`` is called in host threads, for several rows at once; ``failed``, in the thread
-        of this call, where it raised, took too long or gave no usable reply. ``temperature`` 0 is
-        greedy; ``filters`` say which ids can be drawn. Log-probs are of the distribution drawn
+        ``respond`` is called in host threads, for several rows at once; ``on_failure``, in the
+        thread of this call, where it raised, took too long or gave no usable reply. ``temperature``
+        0 is greedy; ``filters`` say which ids can be drawn. Log-probs are of the distribution drawn
         from: an id that a filter or the constraint excludes has probability 0 in it.
 
         Raises:
             InputError: a request does not fit the engine; says which and why.
-            RespondError: a reply failed and there is no ``failed``; says for which request and
+            RespondError: a reply failed and there is no ``on_failure``; says for which request and
                 member.
         """
         draw = filters.draw(temperature)
@@ -142,7 +142,7 @@ class Engine:
         threads = HostThreads(respond, config.tool_threads, config.tool_timeout)
         budget = Budget(config.max_tokens, config.turn_tokens, context)
         try:
-            schedule = Schedule(self, requests, threads, failed, budget)
+            schedule = Schedule(self, requests, threads, on_failure, budget)
             self.telemetry = schedule.telemetry
             self.state = schedule.run(params, state, draw, np.uint32(seed % 2**32))
         finally:
@@ -218,10 +218,10 @@ class Engine:
                 raise InputError(
                     f"request {index} has the key {request.key}; expected numbers from 0 to 2**32-1"
                 )
-            if self.constraint and not 0 <= request.choices <= MOST:
+            if self.constraint and not 0 <= request.choices <= MAX_NUMBER:
                 raise InputError(
                     f"request {index} has {request.choices} choices; expected 0 (a free answer) "
-                    f"to {MOST}"
+                    f"to {MAX_NUMBER}"
                 )
             wrong = next((i for i in request.prompt if not 0 <= i < self.vocabulary), None)
             if wrong is not None:

@@ -25,7 +25,7 @@ from agenticrec_jax.parallel.multihost import local_params
 
 # Decoding reads every weight in every step: whole on each row shard, split by heads and mlp only.
 DECODE_RULES: Rules = {**RULES, "embed": None}
-FEW_ROWS = 8  # up to here kernels in panels take less of the processor, and no longer
+PANEL_ROWS = 8  # up to here kernels in panels take less of the processor, and no longer
 _CACHE_AXES = ("layers", "batch", "kv_heads", None, None)  # without the first: of one layer
 
 
@@ -70,7 +70,7 @@ class Placement:
 
     def decoding(self, params: Any, rows: int) -> Any:
         """What ``params`` gave, or ``abstract_params``, as so many rows are decoded with it."""
-        if not self._panels or rows > FEW_ROWS:
+        if not self._panels or rows > PANEL_ROWS:
             return params
         turn = functools.partial(with_panels, self._graphdef, width=panel_width())
         leaves = jax.tree.leaves(params)

@@ -35,14 +35,14 @@ class Reply:
     """The answer to a row that paused: ``ids`` to append as an observation, then go on; or, with
     ``finish``, the reason to end the row (after the ids, if any).
 
-    ``taken``, if any, is called in the thread of ``generate`` once the row has taken the reply,
+    ``on_accept``, if any, is called in the thread of ``generate`` once the row has taken the reply,
     which it does not if it came too late, is junk, or has more ids than the row has room for: the
     place to keep what the answer has changed.
     """
 
     ids: tuple[int, ...] = ()
     finish: str | None = None
-    taken: Callable[[], None] | None = field(default=None, compare=False)
+    on_accept: Callable[[], None] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ Respond = Callable[[int, int, list[int]], Reply]
 The last id is the pausing one, or another where the turn has all the tokens that it may have.
 """
 
-Failed = Callable[[int, int, list[int], Failure], Reply]
+OnFailure = Callable[[int, int, list[int], Failure], Reply]
 """The reply in place of the one that ``Respond`` did not give for the same arguments."""
 
 
@@ -71,10 +71,10 @@ def junk(reply: Any, vocabulary: int, longest: int | None) -> Failure | None:
         return Failure(JUNK, f"gave a {type(reply).__name__}; expected a Reply")
     if not isinstance(reply.ids, tuple | list) or not isinstance(reply.finish, str | None):
         return Failure(JUNK, "gave a reply whose ids are no tuple or whose finish is no string")
-    if reply.taken is not None and not callable(reply.taken):
-        found = type(reply.taken).__name__
+    if reply.on_accept is not None and not callable(reply.on_accept):
+        found = type(reply.on_accept).__name__
         return Failure(
-            JUNK, f"gave a reply whose taken has type {found}; expected a function or None"
+            JUNK, f"gave a reply whose on_accept has type {found}; expected a function or None"
         )
     if longest is not None and len(reply.ids) > longest:
         return Failure(JUNK, f"gave a reply of {len(reply.ids)} ids; expected at most {longest}")
@@ -165,8 +165,8 @@ class Row:
         self.origin.extend([OBSERVATION] * len(reply.ids))
         self.finish = reply.finish or (bound if total == limit else None)
         self.limit, self.bound = self.budget.next_turn(self.prompt, len(self.ids))
-        if reply.taken is not None:
-            reply.taken()
+        if reply.on_accept is not None:
+            reply.on_accept()
 
     def rollout(self) -> Rollout:
         """The record as arrays."""

@@ -11,8 +11,8 @@ import numpy as np
 
 from agenticrec_jax.generation.requests import (
     Budget,
-    Failed,
     Failure,
+    OnFailure,
     Reply,
     Request,
     RespondError,
@@ -60,8 +60,8 @@ COUNTERS = (
 class Schedule:
     """Rows of one call, from the queue through their slots to the end.
 
-    ``threads`` answer the rows that pause; ``failed`` says what a row hears in place of an answer
-    that did not come (None: a RespondError).
+    ``threads`` answer the rows that pause; ``on_failure`` says what a row hears in place of an
+    answer that did not come (None: a RespondError).
 
     In the deterministic order what runs next is a function of the rows' contents, never of the time
     that an answer takes; the eager one splices the answers that are in. Either looks at the rows of
@@ -87,11 +87,11 @@ class Schedule:
         engine: "Engine",
         requests: Sequence[Request],
         threads: HostThreads,
-        failed: Failed | None,
+        on_failure: OnFailure | None,
         budget: Budget,
     ):
         self._engine, self._config, self._programs = engine, engine.config, engine.programs
-        self._requests, self._threads, self._failed = requests, threads, failed
+        self._requests, self._threads, self._on_failure = requests, threads, on_failure
         room = engine.config.slots // engine.shards
         self._slots = Slots(requests, engine.shards, room, budget)
         self._running: list[Row] = []
@@ -316,12 +316,12 @@ class Schedule:
         longest = self._config.max_tokens  # more could never be read
         if failure := reply if isinstance(reply, Failure) else self._junk(reply, longest):
             self._count(failed_calls=1)
-            if self._failed is None:
+            if self._on_failure is None:
                 raise RespondError(f"{_who('respond', row)} {failure.detail}")
             failure = dataclasses.replace(failure, seconds=call.seconds)
-            reply = self._failed(row.request, row.member, list(row.ids), failure)
+            reply = self._on_failure(row.request, row.member, list(row.ids), failure)
             if wrong := self._junk(reply, None):
-                raise RespondError(f"{_who('failed', row)} {wrong.detail}")
+                raise RespondError(f"{_who('on_failure', row)} {wrong.detail}")
         return reply
 
     def _junk(self, reply: Any, longest: int | None) -> Failure | None:

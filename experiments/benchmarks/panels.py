@@ -5,7 +5,7 @@ through the policy of 27.3M parameters, with its kernels as they are and in pane
 (``models.kernels.panels``): every product of a decode step, and no cached keys. ``ours`` is a
 width, ``peer`` the kernels as they are. The sides take turns; times are medians of ``--repeats``
 turns of ``STEPS`` steps after one that compiles. The engine's own width is the one with a bound: it
-is asked to take no more CPU than the kernels as they are, up to ``FEW_ROWS`` rows.
+is asked to take no more CPU than the kernels as they are, up to ``PANEL_ROWS`` rows.
 """
 
 import functools
@@ -17,7 +17,7 @@ from absl import flags
 from flax import nnx
 
 from agenticrec_jax.cli import app
-from agenticrec_jax.generation.placement import FEW_ROWS, panel_width
+from agenticrec_jax.generation.placement import PANEL_ROWS, panel_width
 from agenticrec_jax.models.kernels.panels import with_panels
 from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config
 from experiments.benchmarks.figures import figure, publish
@@ -25,7 +25,7 @@ from experiments.benchmarks.peer_loop import Stopwatch
 from experiments.benchmarks.shapes import REFERENCE
 from experiments.benchmarks.turns import Turns, median, one_turn
 
-WIDTHS, ROWS, STEPS = (16, 32, 64, 128, 256), (1, FEW_ROWS, 2 * FEW_ROWS, 4 * FEW_ROWS), 20
+WIDTHS, ROWS, STEPS = (16, 32, 64, 128, 256), (1, PANEL_ROWS, 2 * PANEL_ROWS, 4 * PANEL_ROWS), 20
 UNCUT = "kernels as they are"
 
 
@@ -61,7 +61,7 @@ def steps(run: Callable, params: nnx.State, ids: jax.Array) -> dict[str, float]:
 
 def bounded(rows: int, width: int) -> bool:
     """Whether the engine decodes so many rows with panels of this width here."""
-    return width == panel_width() and rows <= FEW_ROWS
+    return width == panel_width() and rows <= PANEL_ROWS
 
 
 def figures(name: str, turns: Turns, side: int, bounded: bool) -> list[dict]:

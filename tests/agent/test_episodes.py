@@ -27,7 +27,9 @@ class Actor:
     def __init__(self, tokenizer, *scripts):
         self.tokenizer, self.scripts, self.heard = tokenizer, scripts, {}
 
-    def generate(self, params, requests, respond, *, temperature, seed, filters=None, failed=None):
+    def generate(
+        self, params, requests, respond, *, temperature, seed, filters=None, on_failure=None
+    ):
         return [
             [self._play(i, m, respond) for m in range(request.members)]
             for i, request in enumerate(requests)
@@ -43,7 +45,7 @@ class Actor:
                 finish = "stop"
                 break
             reply = respond(request, member, ids)
-            reply.taken()
+            reply.on_accept()
             ids += reply.ids
             origin += [OBSERVATION] * len(reply.ids)
             if reply.finish:
@@ -193,12 +195,12 @@ def test_what_a_call_returns_after_it_was_given_up_changes_nothing(agent):
     late = []
 
     class Impatient(Actor):
-        def generate(self, params, requests, respond, *, failed, **options):
+        def generate(self, params, requests, respond, *, on_failure, **options):
             def give_up(request, member, ids):
                 late.append((respond, request, member, list(ids)))
-                return failed(request, member, ids, Failure("timeout", "took long", 2.5))
+                return on_failure(request, member, ids, Failure("timeout", "took long", 2.5))
 
-            out = super().generate(params, requests, give_up, failed=failed, **options)
+            out = super().generate(params, requests, give_up, on_failure=on_failure, **options)
             for respond, *arguments in late:
                 respond(*arguments)
             return out

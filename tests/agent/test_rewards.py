@@ -27,7 +27,7 @@ class Writer:
     def __init__(self, tokenizer, scripts):
         self.tokenizer, self.scripts = tokenizer, scripts
 
-    def generate(self, params, requests, respond, *, temperature, seed, filters, failed):
+    def generate(self, params, requests, respond, *, temperature, seed, filters, on_failure):
         return [
             [self._write(i, m, respond) for m in range(r.members)] for i, r in enumerate(requests)
         ]
@@ -39,7 +39,7 @@ class Writer:
             ids, origin = ids + written, origin + [SAMPLED] * len(written)
             if turn.endswith("</tool_call>"):
                 reply = respond(request, member, ids)
-                reply.taken()
+                reply.on_accept()
                 ids, origin = ids + list(reply.ids), origin + [OBSERVATION] * len(reply.ids)
         return Rollout(
             ids=np.array(ids, np.int32),

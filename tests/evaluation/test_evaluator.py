@@ -19,7 +19,9 @@ class Writer:
         self.tokenizer = tokenizer
         self.answers = answers
 
-    def generate(self, params, requests, respond, *, temperature, seed, filters=None, failed=None):
+    def generate(
+        self, params, requests, respond, *, temperature, seed, filters=None, on_failure=None
+    ):
         return [[self._row(answer)] for answer in self.answers]
 
     def _row(self, text):

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.generation.constraint import MOST, Place, compile_constraint
+from agenticrec_jax.generation.constraint import MAX_NUMBER, Node, compile_constraint
 
-TEXT, OPEN, COMMA = Place("text", False), Place("open", True), Place("comma", True)
-CLOSED = Place("closed", True, full=True)
+TEXT, OPEN, COMMA = Node("text", False), Node("open", True), Node("comma", True)
+CLOSED = Node("closed", True, full=True)
 ALPHABET = "0123456789,()"
 TEXTS = [
     *ALPHABET,
@@ -29,16 +29,16 @@ TEXTS = [
 ALL = set(TEXTS)
 
 
-def step(place, char):
-    if place == TEXT:
+def step(node, char):
+    if node == TEXT:
         return (OPEN if char == "(" else TEXT), 0
-    if char.isdigit() and place != CLOSED:
-        number = 10 * place.digits + int(char)
-        return (Place(number, True, number), 0) if 1 <= number <= MOST else None
-    if char == "," and place.digits:
-        return COMMA, place.digits
-    if char == ")" and place not in (OPEN, CLOSED):
-        return CLOSED, place.digits
+    if char.isdigit() and node != CLOSED:
+        number = 10 * node.digits + int(char)
+        return (Node(number, True, number), 0) if 1 <= number <= MAX_NUMBER else None
+    if char == "," and node.digits:
+        return COMMA, node.digits
+    if char == ")" and node not in (OPEN, CLOSED):
+        return CLOSED, node.digits
     return None
 
 

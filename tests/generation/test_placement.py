@@ -168,8 +168,8 @@ def test_few_rows_are_decoded_with_one_copy_of_the_same_parameters(monkeypatch):
     monkeypatch.setattr(placement, "panel_width", lambda: 16)
     graphdef, params = policy(False, intermediate_size=64)
     place = placement.Placement(None, graphdef)
-    assert place.decoding(params, placement.FEW_ROWS + 1) is params
-    copy = place.decoding(params, placement.FEW_ROWS)
+    assert place.decoding(params, placement.PANEL_ROWS + 1) is params
+    copy = place.decoding(params, placement.PANEL_ROWS)
     gate = copy["layers"][0]["mlp"]["gate"]["kernel"]
     assert gate.shape == (4, 32, 16) and place.decoding(params, 1) is copy
     again = jax.tree.map(lambda x: x + 1, params)  # what a learner gives

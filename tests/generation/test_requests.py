@@ -49,7 +49,7 @@ def test_how_an_answer_ends_a_row(reply, room, finish, length, bound):
 @pytest.mark.parametrize("room, taken", [(4, [[4, PAUSE, 7, 8]]), (3, [])])
 def test_what_does_not_fit_is_not_taken(room, taken):
     row, found = paused_row(room), []
-    row.answered(Reply((7, 8), taken=lambda: found.append(list(row.ids))))
+    row.answered(Reply((7, 8), on_accept=lambda: found.append(list(row.ids))))
     assert found == taken and row.finish == "token_budget"
 
 
@@ -84,7 +84,7 @@ def test_a_turn_ends_at_the_smallest_of_its_bounds(completion, turn, context, fi
         (Reply("12"), "ids are no tuple"),
         (Reply((), 3), "finish is no string"),
         (Reply((1,) * 11), "11 ids; expected at most 10"),
-        (Reply((1,), taken=3), "taken has type int; expected a function or None"),
+        (Reply((1,), on_accept=3), "on_accept has type int; expected a function or None"),
     ],
 )
 def test_what_is_no_reply_is_junk(reply, says):

@@ -46,7 +46,7 @@ def run(policy):
 
     def run(requests, respond, failed=None, **changes):
         engine.config = EngineConfig(**{**SIZES, **changes})
-        out = engine.generate(policy[2], requests, respond, failed=failed, **SAMPLING)
+        out = engine.generate(policy[2], requests, respond, on_failure=failed, **SAMPLING)
         return out, engine.telemetry
 
     return run
@@ -207,11 +207,11 @@ def test_what_a_row_hears_too_late_is_never_taken(run):
             time.sleep(0.3)
         with lock:
             given.append((request, member, len(ids)))
-        return Reply((9,), taken=lambda: taken.append((request, member, len(ids))))
+        return Reply((9,), on_accept=lambda: taken.append((request, member, len(ids))))
 
     def failed(request, member, ids, failure):
         assert len(ids) % 2 and failure.reason == "timeout"
-        return Reply(ERROR, taken=lambda: taken.append("failed"))
+        return Reply(ERROR, on_accept=lambda: taken.append("failed"))
 
     _, told = run(make_requests(2), late, failed, tool_timeout=0.15, tool_threads=8)
     time.sleep(0.5)
@@ -238,7 +238,7 @@ def test_without_a_substitute_a_failure_is_an_error_of_the_call(run):
     forever = threading.Event()
     with pytest.raises(RespondError, match=r"request 1, member \d took longer than 0.1 s"):
         run(make_requests(2), fails("timeout", forever), tool_timeout=0.1)
-    with pytest.raises(RespondError, match=r"failed for request 1, member \d gave a NoneType"):
+    with pytest.raises(RespondError, match=r"on_failure for request 1, member \d gave a NoneType"):
         run(make_requests(2), fails("raised", forever), lambda *_: None)
     forever.set()
 

@@ -31,7 +31,7 @@ def test_every_width_is_run_and_the_engines_own_is_asked_for(monkeypatch):
 
     monkeypatch.setattr(panels, "steps", counted)
     monkeypatch.setattr(panels, "panel_width", lambda: 24)
-    rows = panels.measure(TINY, (16, 24), (2, placement.FEW_ROWS + 1), repeats=1)
+    rows = panels.measure(TINY, (16, 24), (2, placement.PANEL_ROWS + 1), repeats=1)
     shapes = {(32, 48), (3, 32, 16), (2, 32, 24)}
     assert {shape for shape, _ in ran} == shapes and len(ran) == 2 * 2 * 3
     bounded = [row["name"] for row in rows if row["bound"]]
@@ -41,7 +41,7 @@ def test_every_width_is_run_and_the_engines_own_is_asked_for(monkeypatch):
 def test_the_committed_figures_are_within_their_bounds():
     told = json.loads(COMMITTED.read_text())
     bounded = [row for row in told["rows"] if row["bound"] is not None]
-    assert len(bounded) == sum(rows <= placement.FEW_ROWS for rows in panels.ROWS)
+    assert len(bounded) == sum(rows <= placement.PANEL_ROWS for rows in panels.ROWS)
     width = told["settings"]["width"]
     for row in bounded:
         assert f"panels of {width}:" in row["name"] and row["ours"] >= row["bound"], row
