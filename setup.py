@@ -61,6 +61,7 @@ setup(
             "regex>=2024.5",
             *NOTEBOOK,
         ],
+        "docs": ["sphinx>=8.0", "myst-parser>=4.0", "furo>=2024.8"],
         "demo": ["jupyterlab>=4.0", "gguf>=0.19", *NOTEBOOK],
     },
 )

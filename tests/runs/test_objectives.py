@@ -23,7 +23,7 @@ from agenticrec_jax.training.learner import init_state, make_update
 from agenticrec_jax.training.packing import pack_groups
 from experiments.configs import office, qwen3
 
-DESIGN = Path(__file__).parents[2] / "docs" / "design.md"
+OWN_LOSS = Path(__file__).parents[2] / "docs" / "howto" / "own_loss.md"
 LOGPROBS = jnp.full((4, 3, 16), -0.7)
 
 
@@ -234,8 +234,8 @@ def own_losses(tmp_path, monkeypatch):
 
 def test_the_loss_of_the_document_is_plugged_in_by_its_path(own_losses):
     """It is ten lines; it learns: what it imitates becomes likelier."""
-    text = DESIGN.read_text(encoding="utf-8")
-    (code,) = re.findall(r"<!-- code: my_losses.py -->\n```python\n(.*?)```", text, re.S)
+    text = OWN_LOSS.read_text(encoding="utf-8")
+    (code,) = re.findall(r"<!-- file: my_losses.py -->\n```python\n(.*?)```", text, re.S)
     assert code.count("\n") <= 10 and "--config.rta.loss_fn=my_losses:better_half" in text
     module = own_losses("my_losses", code)
     config = config_with(loss_fn=f"{module}:better_half")
@@ -243,9 +243,9 @@ def test_the_loss_of_the_document_is_plugged_in_by_its_path(own_losses):
     (batch,) = pack_groups(GROUPS, WHOLE)
     loss_fn = objectives.stage_loss(config, config.rta)
     loss, metrics = loss_fn(LOGPROBS, batch)
-    taught = (batch.sampled & (batch.advantages > 0)[..., None]).sum(axis=-1)
-    np.testing.assert_allclose(loss, 0.7 * (batch.weights * taught).sum() / 288, rtol=1e-5)
-    assert [int(x) for x in metrics["taught"]] == [taught.sum(), batch.sampled.sum()]
+    imitated = (batch.sampled & (batch.advantages > 0)[..., None]).sum(axis=-1)
+    np.testing.assert_allclose(loss, 0.7 * (batch.weights * imitated).sum() / 288, rtol=1e-5)
+    assert [int(x) for x in metrics["imitated"]] == [imitated.sum(), batch.sampled.sum()]
 
     graphdef, params = policy()
     optimizer = optax.sgd(20.0)

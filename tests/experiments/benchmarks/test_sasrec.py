@@ -72,7 +72,7 @@ def test_figures_stand_beside_those_of_the_peers(sequences, monkeypatch):
 
 
 def test_the_committed_figures_are_within_their_bounds_but_for_one():
-    """Which docs/design.md names, too."""
+    """Which docs/decisions names, too."""
     found = json.loads(COMMITTED.read_text())
     assert found["settings"]["seeds"] == 3 and found["settings"]["config"]["max_length"] == 50
     rows = [row for row in found["rows"] if row["bound"] is not None]

@@ -97,7 +97,7 @@ def test_held_out_events_are_ranked_among_19_that_the_user_did_not_take():
 
 
 def test_the_committed_rows_say_where_counting_is_not_beaten():
-    """What docs/design.md tells of them."""
+    """What docs/decisions tells of them."""
     rows = {row["log"]: row for row in json.loads(COMMITTED.read_text())["rows"]}
     assert tuple(rows) == sasrec_logs.LOGS
     for row in rows.values():

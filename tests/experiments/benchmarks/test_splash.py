@@ -1,4 +1,4 @@
-"""The comparison with tokamax's kernel: what it needs, and what docs/design.md makes of it."""
+"""The comparison with tokamax's kernel: what it needs, and what docs/decisions makes of it."""
 
 import json
 import pathlib

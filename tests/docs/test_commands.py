@@ -1,0 +1,74 @@
+"""The commands of the documentation: their programs, flags and settings exist."""
+
+import re
+import shlex
+
+import pytest
+
+from experiments.configs import office
+from tests.docs.pages import ROOT, blocks, name, pages
+
+SCRIPTS = {"tpu_pod.sh": "train_policy", "gpu.sh": "train_policy"}
+SHARED = ROOT / "agenticrec_jax" / "cli" / "app.py"
+
+
+def commands(page) -> list[tuple[str, list[str]]]:
+    """Programs of ours that a page runs, in blocks and in inline code, each with its flags."""
+    text = page.read_text(encoding="utf-8")
+    lines = [block.text.replace("\\\n", " ") for block in blocks(page) if block.language == "bash"]
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.S | re.M)
+    lines += [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose)]
+    return [command for line in "\n".join(lines).splitlines() if (command := parsed(line))]
+
+
+def parsed(line: str) -> tuple[str, list[str]] | None:
+    """The program and the flags of a command line; None if it runs no program of ours."""
+    try:
+        words = shlex.split(line)
+    except ValueError:
+        return None
+    program = None
+    for word in words:
+        if word.startswith("experiments.") and "-m" in words:
+            program = word.removeprefix("experiments.")
+        elif word.rpartition("/")[2] in SCRIPTS and "launch" in word:
+            program = SCRIPTS[word.rpartition("/")[2]]
+    return program and (program, [word for word in words if word.startswith("--")])
+
+
+def defined_flags(program: str) -> set[str]:
+    """Names of the absl flags that a program's source defines."""
+    path = ROOT / "experiments" / f"{program.replace('.', '/')}.py"
+    flags = set()
+    for source in (path, SHARED):
+        text = source.read_text(encoding="utf-8")
+        flags |= set(re.findall(r"DEFINE_\w+\(\s*\"(\w+)\"", text))
+        flags |= {"config"} if "define_config(" in text else set()
+    return flags
+
+
+@pytest.mark.parametrize("page", pages(), ids=name)
+def test_programs_and_flags_of_a_page_exist(page):
+    for program, flags in commands(page):
+        known = defined_flags(program)
+        for flag in flags:
+            flag = flag.removeprefix("--").partition("=")[0]
+            if flag.startswith("config."):
+                assert "config" in known, (program, flag)
+                assert_setting(flag.split(".")[1:])
+            else:
+                assert flag in known or flag.removeprefix("no") in known, (program, flag)
+
+
+def assert_setting(parts: list[str]) -> None:
+    node = office.get_config()
+    for part in parts:
+        assert part in node, f"config.{'.'.join(parts)}"
+        node = node[part]
+
+
+def test_commands_are_found():
+    found = [command for page in pages() for command in commands(page)]
+    assert {"quickstart", "train_policy", "evaluate", "prepare_data"} <= {p for p, _ in found}
+    assert parsed("python -m experiments.evaluate --policy=DIR") == ("evaluate", ["--policy=DIR"])
+    assert "policy" in defined_flags("evaluate") and "polic" not in defined_flags("evaluate")

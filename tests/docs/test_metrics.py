@@ -1,0 +1,150 @@
+"""The metrics reference has every name that a run writes, and no name that nothing writes."""
+
+import dataclasses
+import itertools
+import json
+import pathlib
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from agenticrec_jax import types
+from agenticrec_jax.agent import protocol
+from agenticrec_jax.agent.trajectories import CallRecord, Trajectory
+from agenticrec_jax.losses import (
+    dpo_preference_loss,
+    for_batch,
+    grpo_loss,
+    logistic_preference_loss,
+    sft_loss,
+)
+from agenticrec_jax.rewards import Reward
+from agenticrec_jax.runtime.checkpoints import Checkpoints
+from agenticrec_jax.runtime.metric_logging import read_metrics
+from agenticrec_jax.testing.stages import refilling, tiny_stage
+from agenticrec_jax.training.batches import abstract_batch
+from agenticrec_jax.training.logprobs import make_scorer
+from agenticrec_jax.training.rollouts import rollout_metrics
+from agenticrec_jax.training.self_augmentation import RULES
+from agenticrec_jax.training.validation import Validation
+from tests.docs.pages import DOCS, ROOT
+
+PAGE = (DOCS / "reference" / "metrics.md").read_text(encoding="utf-8")
+OF_STEPS, OF_RESULTS = PAGE.split("## results.json")
+RESULTS = ROOT / "experiments" / "results"
+OLDER = {"invalid/budget"}  # which the page names below the table
+WRITTEN_ELSEWHERE = {"kept", *(f"dropped/{rule}" for rule in RULES)}  # `self_sft_filter`
+
+
+def documented(page: str) -> set[str]:
+    """Names in the first column of the tables of a page."""
+    first = re.findall(r"^\| (`[^|]+) \|", page, re.M)
+    return {name for cell in first for name in re.findall(r"`([^`]+)`", cell)}
+
+
+NAMES = documented(OF_STEPS)
+PATTERNS = {name: re.compile(re.sub("<[^>]+>", r"\\w+", name)) for name in NAMES if "<" in name}
+
+
+def entry(name: str) -> str | None:
+    """The entry of the page that a metric's name belongs to."""
+    if name in NAMES:
+        return name
+    return next((n for n, pattern in PATTERNS.items() if pattern.fullmatch(name)), None)
+
+
+@pytest.fixture(scope="module")
+def names_of_a_run(tmp_path_factory) -> set[str]:
+    """Names that a small stage writes, with refilled groups, a reference and validation."""
+    directory = tmp_path_factory.mktemp("run")
+    stage = tiny_stage()
+    score = make_scorer(stage.graphdef, temperature=stage.stage.temperature)
+    with Checkpoints(directory / "best", {}, max_to_keep=None) as best:
+        validation = Validation(1, lambda params: 0.5, best)
+        lines = refilling(stage, score).run(directory, validation=validation).lines
+    return {name for line in lines for name in line}
+
+
+def names_of_losses() -> set[str]:
+    """Names of the metrics of every loss, with all options on."""
+    batch = abstract_batch(2, 2, 3, 5, reference=True)
+    tokens = batch.behavior_logprobs
+    batch = dataclasses.replace(batch, entropy=tokens)
+    losses = [
+        for_batch(grpo_loss, normalizer=1.0, correction_cap=2.0, kl_coef=0.1, entropy_coef=0.1),
+        for_batch(grpo_loss, normalizer=1.0, clip_low=0.2, clip_high=0.2, dual_clip=3.0),
+        for_batch(sft_loss),
+        for_batch(logistic_preference_loss),
+        for_batch(dpo_preference_loss, beta=0.1),
+    ]
+    return {name for loss in losses for name in jax.eval_shape(loss, tokens, batch)[1]}
+
+
+def names_of_endings() -> set[str]:
+    """Names that trajectories of every reason, and calls of every outcome, give."""
+    source = pathlib.Path(protocol.__file__).read_text(encoding="utf-8")
+    reasons = {*types.ENDS, *re.findall(r'ProtocolError\("(\w+)"\)', source)} - {types.STOP}
+    calls = [CallRecord("get_user_profile", {}, "", True, 0.0)]
+    calls += [CallRecord("get_user_profile", {}, "", False, 0.0)]
+    calls += [
+        CallRecord("a", {}, "", False, 0.0, failure)
+        for failure in (types.TIMEOUT, types.RAISED, types.JUNK)
+    ]
+    empty = np.zeros(0, np.int32)
+    return set(
+        rollout_metrics(
+            [
+                [
+                    Trajectory(
+                        example_id=0,
+                        member=0,
+                        task="rank",
+                        prompt=empty,
+                        ids=empty,
+                        logprobs=empty.astype(np.float32),
+                        origin=empty.astype(np.uint8),
+                        calls=calls,
+                        finish=reason,
+                        invalid_reason=reason,
+                        reward=Reward(0.0, -1.0, 0.0),
+                    )
+                ]
+                for reason in sorted(reasons)
+            ]
+        )
+    )
+
+
+def test_every_metric_of_a_run_is_documented(names_of_a_run):
+    names = names_of_a_run | names_of_losses() | names_of_endings() | WRITTEN_ELSEWHERE
+    assert not [name for name in sorted(names) if entry(name) is None]
+
+
+def test_every_documented_metric_is_written(names_of_a_run):
+    names = names_of_a_run | names_of_losses() | names_of_endings() | WRITTEN_ELSEWHERE
+    assert not NAMES - {entry(name) for name in names}
+
+
+def test_every_reason_and_failure_is_named():
+    for name in names_of_endings():
+        kind, _, reason = name.partition("/")
+        if kind == "invalid" or reason.startswith("failed/"):
+            assert f"`{reason.removeprefix('failed/')}`" in OF_STEPS, name
+
+
+def test_metrics_of_the_committed_runs_are_documented():
+    files = sorted(RESULTS.rglob("metrics.jsonl"))
+    names = {name for file in files for line in read_metrics(file) for name in line}
+    assert files and not [name for name in sorted(names - OLDER) if entry(name) is None]
+
+
+def test_fields_of_the_committed_results_are_documented():
+    named = set(re.findall(r"`([^`]+)`", OF_RESULTS))
+    for file in sorted(RESULTS.rglob("results.json")):
+        results = json.loads(file.read_text(encoding="utf-8"))
+        parts = [results, results["protocol"], results["gate"], *results["gate"].values()]
+        parts += [*results["rows"], *results["comparisons"], *results["phases"]]
+        fields = itertools.chain.from_iterable(p for p in parts if isinstance(p, dict))
+        assert not set(fields) - named, file

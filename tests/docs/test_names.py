@@ -1,0 +1,96 @@
+"""Paths, names of the code and settings that the documentation mentions exist."""
+
+import dataclasses
+import importlib
+import re
+
+import pytest
+
+from experiments.configs import office
+from tests.docs.pages import ROOT, name, pages
+
+PACKAGE = "agenticrec_jax"
+ROOMS = {path.stem for path in (ROOT / PACKAGE).iterdir() if path.stem.isidentifier()}
+FOLDERS = ("docs", "tests", "experiments", "tools_data", "colab", ".ci")
+PATH = re.compile(r"[\w.]+(?:/[\w.]+)+/?")
+DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
+SUFFIXES = ("json", "jsonl", "html", "csv", "parquet", "py", "md", "safetensors", "model", "gz")
+
+
+def mentioned(page) -> list[str]:
+    """The inline code of a page, without what stands in fenced blocks."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
+    return re.findall(r"`([^`\n]+)`", text)
+
+
+def resolves(dotted: str) -> bool:
+    """Whether a dotted name, from a room on, is a module or something in one."""
+    parts = dotted.removeprefix(f"{PACKAGE}.").split(".")
+    if dotted.startswith(PACKAGE) and len(parts) == 1 and parts[0] not in ROOMS:
+        return hasattr(importlib.import_module(PACKAGE), parts[0])
+    target = None
+    for count in range(len(parts), 0, -1):
+        try:
+            target = importlib.import_module(".".join([PACKAGE, *parts[:count]]))
+        except ModuleNotFoundError:
+            continue
+        break
+    for part in parts[count:]:
+        fields = getattr(target, "__dataclass_fields__", {})
+        if part in fields and not hasattr(target, part):
+            return True
+        if not hasattr(target, part):
+            return False
+        target = getattr(target, part)
+    return target is not None
+
+
+def setting(dotted: str) -> bool:
+    """Whether ``config.a.b`` is a setting of the Office configuration."""
+    node = office.get_config()
+    for part in dotted.split(".")[1:]:
+        if part not in node:
+            return _engine_field(dotted)
+        node = node[part]
+    return True
+
+
+def _engine_field(dotted: str) -> bool:
+    """Whether it is a field of the engine's sizes that the configuration leaves at its default."""
+    from agenticrec_jax.generation.config import EngineConfig
+
+    _, section, *rest = dotted.split(".")
+    fields = {field.name for field in dataclasses.fields(EngineConfig)}
+    return section == "engine" and len(rest) == 1 and rest[0] in fields
+
+
+@pytest.mark.parametrize("page", pages(), ids=name)
+def test_names_of_a_page_exist(page):
+    missing = []
+    for text in mentioned(page):
+        if flag := re.match(r"--(config\.[\w.]+\w)", text):
+            text = flag[1]
+        if PATH.fullmatch(text):
+            first = text.split("/")[0]
+            if first in FOLDERS and not (ROOT / text).exists():
+                missing.append(text)
+            elif first in ROOMS and not (ROOT / PACKAGE / text).exists():
+                missing.append(text)
+        elif DOTTED.fullmatch(text) and text.split(".")[-1] not in SUFFIXES:
+            first = text.split(".")[0]
+            if first == "config" and not setting(text):
+                missing.append(text)
+            elif (first in ROOMS or first == PACKAGE) and not resolves(text):
+                missing.append(text)
+            elif first == "engine" and not setting(f"config.{text}"):
+                missing.append(text)
+    assert not missing
+
+
+def test_missing_names_are_noticed():
+    assert resolves("training.learner.make_update") and resolves("losses.grpo_loss")
+    assert resolves("agenticrec_jax.load_policy") and not resolves("agenticrec_jax.load_polic")
+    assert not resolves("training.learner.make_updat") and not resolves("training.learned")
+    assert resolves("tools.text.ToolOptions.profile_words")
+    assert setting("config.rta.loss.clip_low") and not setting("config.rta.los")
+    assert setting("config.engine.compile_ahead") and not setting("config.engine.compiled")
