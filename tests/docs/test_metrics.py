@@ -24,10 +24,10 @@ from agenticrec_jax.rewards import Reward
 from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.runtime.metric_logging import read_metrics
 from agenticrec_jax.testing.stages import refilling, tiny_stage
-from agenticrec_jax.training.batches import abstract_batch
 from agenticrec_jax.training.logprobs import make_scorer
-from agenticrec_jax.training.rollouts import rollout_metrics
+from agenticrec_jax.training.packing import abstract_batch
 from agenticrec_jax.training.self_augmentation import RULES
+from agenticrec_jax.training.step_metrics import rollout_metrics
 from agenticrec_jax.training.validation import Validation
 from tests.docs.pages import DOCS, ROOT
 
