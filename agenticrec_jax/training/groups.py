@@ -81,8 +81,16 @@ def weighted_groups(
       The groups in the order of their prompts, and as metrics those of `losses.keep_groups` and
       ``advantage_spread``: the mean absolute advantage of a member, dropped groups included.
 
-    Example: rewards ``[[1, 0], [-1, -1]]`` under the defaults give one group with advantages
-    ``[.5, -.5]`` and weights ``[1/4, 1/4]``; the second group is dropped and counted in the 4.
+    Example: the second of two groups is dropped, and still counts among the 4 members.
+
+      >>> completion = Demonstration(np.array([5]), origin=np.array([SAMPLED]))
+      >>> groups, metrics = weighted_groups(
+      ...     [(1,), (2,)], [[completion] * 2] * 2, rewards=[[1, 0], [-1, -1]]
+      ... )
+      >>> [(g.prompt, g.advantages.tolist(), g.weights.tolist()) for g in groups]
+      [((1,), [0.5, -0.5], [0.25, 0.25])]
+      >>> [float(x) for x in metrics["groups_dropped"]]
+      [1.0, 2.0]
     """
     rewards = np.asarray(rewards, np.float32)
     keep, metrics = keep_groups(rewards, None, weighting.drop_negative, weighting.drop_equal)

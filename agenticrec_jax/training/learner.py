@@ -14,6 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
+from agenticrec_jax.errors import expect
 from agenticrec_jax.losses import LossFn
 from agenticrec_jax.losses.reductions import metric
 from agenticrec_jax.models.lora import join_learned, split_learned
@@ -36,9 +37,12 @@ from agenticrec_jax.training.types import RolloutBatch
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """What an update changes: parameters, optimizer state, and the count of updates done.
+    """State of a training, of which an update makes the next one.
 
-    Of a policy with adapters, ``params`` holds the frozen base too.
+    Attributes:
+      params: of the policy. With adapters (`models.lora`) they include the frozen base.
+      opt_state: of the optimizer, for the parameters that are learned.
+      step: updates done, int32.
     """
 
     params: Any
@@ -56,11 +60,19 @@ def make_optimizer(
     b1: float = 0.9,
     b2: float = 0.999,
 ) -> optax.GradientTransformation:
-    """Returns AdamW behind a clip of the global gradient norm.
+    """Returns AdamW (arXiv:1711.05101) behind a clip of the global gradient norm.
 
-    The rate rises in equal steps over the first warmup_steps updates, none of which is at rate 0,
-    and is constant from then on; or, with decay_steps, falls in a line to a hundredth of its peak
-    at update decay_steps.
+    The rate rises in equal steps over the first ``warmup_steps`` updates, none of which is at rate
+    0, and is constant from then on. With ``decay_steps`` it also falls in a line to a hundredth of
+    its peak at update ``decay_steps``.
+
+    Args:
+      learning_rate: peak rate.
+      warmup_steps: updates of the rise; 0 for none.
+      decay_steps: updates until the rate is lowest; 0 for no decay.
+      clip_norm: largest global norm of the gradient.
+      weight_decay: of AdamW.
+      b1, b2: decay of the first and second moments.
     """
 
     def rate(step: Array) -> Array:
@@ -78,18 +90,24 @@ def init_state(
     mesh: Mesh | None = None,
     rules: Rules = RULES,
 ) -> TrainState:
-    """Returns a fresh state over params, which it takes over; on a mesh, placed by the rules.
+    """Returns a fresh state over ``params``.
 
-    The optimizer's moments are float32 whatever the parameters are stored in. Of a policy with
+    The optimizer's moments are float32 whatever the parameters are stored in. For a policy with
     adapters (`models.lora`) there are moments for the adapters alone.
-    """
 
+    Args:
+      params: of the policy; the state takes them over, and its first update donates them.
+      optimizer: of the updates.
+      mesh: the state is placed on it by the rules; None for one device.
+      rules: from logical axes to mesh axes.
+    """
     moments = _moments(optimizer)
     step = jnp.zeros((), jnp.int32)
     if mesh is None:
         return TrainState(params, jax.jit(moments)(split_learned(params)[0]), step)
     params = shard_params(params, mesh, rules)
     learned, _ = split_learned(params)
+    # The moments are made where they stay: unsharded, they alone could exceed one device's memory.
     shardings = tree_shardings(jax.eval_shape(moments, learned), mesh, rules)
     opt_state = jax.jit(moments, out_shardings=shardings)(learned)
     return TrainState(params, opt_state, place(step, replicated(mesh)))
@@ -101,7 +119,7 @@ def abstract_state(
     mesh: Mesh | None = None,
     rules: Rules = RULES,
 ) -> TrainState:
-    """Returns the shapes of `init_state`'s arrays, and where they lie on a mesh: no numbers."""
+    """Returns the shapes and the placement of `init_state`'s arrays, without numbers."""
     opt_state = jax.eval_shape(_moments(optimizer), split_learned(params)[0])
     state = TrainState(params, opt_state, jax.ShapeDtypeStruct((), jnp.int32))
     return abstract(state, None if mesh is None else tree_shardings(state, mesh, rules))
@@ -109,6 +127,7 @@ def abstract_state(
 
 def _moments(optimizer: optax.GradientTransformation) -> Callable:
     def moments(params: Any) -> Any:
+        # bfloat16 moments would lose updates: 0.999 of a number rounds back to the number.
         return optimizer.init(jax.tree.map(lambda x: x.astype(jnp.float32), params))
 
     return moments
@@ -116,12 +135,14 @@ def _moments(optimizer: optax.GradientTransformation) -> Callable:
 
 @dataclass(frozen=True)
 class Update:
-    """``update(state, micro_batches) -> (state, metrics)``, as `make_update` describes it.
+    """An update of the state by micro-batches; see `make_update`.
 
-    zeros: ``(learned) -> gradients``, jitted like the other two.
-    accumulate: ``(learned, frozen, gradients, batch) -> (gradients, loss, metrics)``.
-    apply: ``(state, gradients) -> (state, gradient norm)``.
-    mesh, rules: where the state lies and where micro-batches are put.
+    Attributes:
+      zeros: ``(learned) -> gradients``, jitted like the other two.
+      accumulate: ``(learned, frozen, gradients, batch) -> (gradients, loss, metrics)``.
+      apply: ``(state, gradients) -> (state, gradient norm)``.
+      mesh: where the state and the micro-batches lie; None for one device.
+      rules: from logical axes to mesh axes.
     """
 
     zeros: Callable
@@ -133,34 +154,50 @@ class Update:
     def __call__(
         self, state: TrainState, batches: Sequence[RolloutBatch]
     ) -> tuple[TrainState, dict[str, tuple[float, float]]]:
+        """Returns the state after one update by all micro-batches, and (sum, count) metrics.
+
+        - ``loss``: of the whole batch, summed over micro-batches;
+        - ``entropy``: of the policy, a mean over sampled tokens, in nats;
+        - ``gradient_norm``: global norm before clipping;
+        - ``updates_skipped``: 1 if there was no micro-batch, else 0;
+        - those of the loss (`losses`).
+
+        Args:
+          state: donated; its arrays cannot be used afterwards.
+          batches: of this process. Without any the state comes back as it is, and
+            ``updates_skipped`` is the only metric.
+        """
         if not batches:
             return state, {"updates_skipped": (1.0, 1.0)}
         learned, frozen = split_learned(state.params)
-        gradients, reports = self.zeros(learned), []
+        gradients = self.zeros(learned)
+        reports = []
         for batch in batches:
             batch = batch if self.mesh is None else global_batch(batch, self.mesh, self.rules)
             gradients, loss, metrics = self.accumulate(learned, frozen, gradients, batch)
             reports.append((loss, metrics))
+        # The frozen base stays outside ``apply``, which donates its state: the reference policy
+        # shares the base's arrays.
         state, norm = self.apply(replace(state, params=learned), gradients)
         state = replace(state, params=join_learned(state.params, frozen))
+        # Read only now: reading after each micro-batch would hold up the dispatch of the next.
         reports, norm = jax.device_get((reports, norm))
         total = {"loss": (float(sum(loss for loss, _ in reports)), 1.0)}
         extra = {"gradient_norm": (float(norm), 1.0), "updates_skipped": (0.0, 1.0)}
         return state, total | add_metrics([metrics for _, metrics in reports]) | extra
 
     def lower(self, state: TrainState, batch: RolloutBatch) -> dict[str, jax.stages.Lowered]:
-        """Returns what runs once for each micro-batch and what runs once for an update, lowered.
+        """Returns the lowered programs ``accumulate`` (once a micro-batch) and ``apply`` (once).
 
         Args:
           state: shapes, such as those of `abstract_state`.
           batch: shapes of one micro-batch (of all processes).
         """
-        mesh, rules = self.mesh, self.rules
         learned, frozen = split_learned(state.params)
         gradients = jax.eval_shape(self.zeros, learned)
-        if mesh is not None:
-            gradients = abstract(gradients, tree_shardings(gradients, mesh, rules))
-            batch = abstract(batch, batch_shardings(batch, mesh, rules))
+        if self.mesh is not None:
+            gradients = abstract(gradients, tree_shardings(gradients, self.mesh, self.rules))
+            batch = abstract(batch, batch_shardings(batch, self.mesh, self.rules))
         return {
             "accumulate": self.accumulate.lower(learned, frozen, gradients, batch),
             "apply": self.apply.lower(replace(state, params=learned), gradients),
@@ -179,33 +216,53 @@ def make_update(
 ) -> Update:
     """Returns an `Update`, called as ``update(state, micro_batches) -> (state, metrics)``.
 
-    The gradients of the micro-batches are added up in float32 and applied once; the state given is
-    donated. Where the policy has adapters (`models.lora`) they alone have gradients and change; the
-    base passes through untouched. With no micro-batch (every group was dropped) the state comes
-    back as it is.
+    The gradients of the micro-batches are added up in float32 and applied once. Where the policy
+    has adapters (`models.lora`) they alone have gradients and change; the base passes through
+    untouched.
 
     Args:
       graphdef: the policy's static half, of ``nnx.split(model)``.
       loss_fn: ``(logprobs [P, G, T], batch) -> (loss, metrics)``, additive over groups as described
         in `losses.reductions`; ``batch.entropy`` is filled in.
       optimizer: an optax transformation, such as `make_optimizer`.
-      temperature: of the sampler.
-      chunk: see `policy_logprobs`.
-      mesh, rules: where the state lies and where micro-batches are put; None for one device. On a
-        mesh over several processes each gives the rows of its own prompts, in micro-batches of the
-        same shapes (see `batches.pack_groups`), and the update is that of all rows.
-
-    Returns:
-      update, whose metrics are (sum, count) pairs of floats: those of loss_fn, and ``loss``,
-      ``entropy``, ``gradient_norm`` (before clipping) and ``updates_skipped``.
+      temperature: of the sampler, above 0.
+      chunk: see `logprobs.policy_logprobs`.
+      mesh: where the state lies and where micro-batches are put; None for one device. On a mesh
+        over several processes each gives the rows of its own prompts, in micro-batches of the same
+        shapes (see `packing.pack_groups`), and the update is that of all rows.
+      rules: from logical axes to mesh axes.
 
     Raises:
-      ValueError: if temperature is not above 0.
+      InputError: the temperature is not above 0.
+
+    Example: a policy learns to continue the prompt 1, 2, 3 with the tokens 5 and 6.
+
+      >>> import numpy as np
+      >>> from agenticrec_jax.losses import for_batch, sft_loss
+      >>> from agenticrec_jax.testing.models import tiny_qwen3
+      >>> from agenticrec_jax.training.groups import demonstration_groups
+      >>> from agenticrec_jax.training.packing import Packing, pack_groups
+      >>> from agenticrec_jax.training.types import Demonstration
+      >>> from agenticrec_jax.types import SAMPLED
+      >>> graphdef, params = nnx.split(tiny_qwen3())
+      >>> optimizer = make_optimizer(1e-2)
+      >>> state = init_state(params, optimizer)
+      >>> update = make_update(graphdef, for_batch(sft_loss), optimizer)
+      >>> demonstration = Demonstration(np.array([5, 6]), origin=np.full(2, SAMPLED))
+      >>> groups = demonstration_groups([(1, 2, 3)], [[demonstration]])
+      >>> batches = pack_groups(groups, Packing(token_budget=1000))
+      >>> losses = []
+      >>> for _ in range(3):
+      ...     state, metrics = update(state, batches)
+      ...     losses.append(metrics["loss"][0])
+      >>> int(state.step), losses[0] > losses[1] > losses[2]
+      (3, True)
     """
-    if temperature <= 0:
-        raise ValueError(f"temperature is {temperature}, expected above 0")
+    expect(temperature > 0, "temperature", temperature, "a number above 0")
 
     def pinned(tree: Any) -> Any:
+        # Left to itself, XLA may give an output another sharding than the input that it is donated
+        # from. Then the donation fails, and the next call compiles again.
         if mesh is None:
             return tree
         return jax.lax.with_sharding_constraint(tree, tree_shardings(tree, mesh, rules))
@@ -225,6 +282,7 @@ def make_update(
         learned: Any, frozen: nnx.State, gradients: Any, batch: RolloutBatch
     ) -> tuple[Any, Array, dict]:
         (loss, metrics), more = jax.value_and_grad(loss_of, has_aux=True)(learned, frozen, batch)
+        # The sum is float32: of bfloat16 gradients many small ones would be rounded away.
         return pinned(jax.tree.map(jnp.add, gradients, more)), loss, metrics
 
     def apply(state: TrainState, gradients: Any) -> tuple[TrainState, Array]:
@@ -233,6 +291,8 @@ def make_update(
         norm = optax.global_norm(gradients)
         return pinned(TrainState(params, opt_state, state.step + 1)), norm
 
+    # Donated buffers are written in place: one copy of the gradients and one of the state, instead
+    # of two. The parameters are not donated to ``accumulate``, which every micro-batch reads again.
     accumulate = jax.jit(accumulate, donate_argnums=2)
     apply = jax.jit(apply, donate_argnums=0)
 

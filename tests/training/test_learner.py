@@ -14,6 +14,7 @@ from flax import nnx
 from agenticrec_jax.losses import for_batch, grpo_loss
 from agenticrec_jax.models.lora import LoraConfig, add_lora, join_learned, split_learned
 from agenticrec_jax.parallel.mesh import make_mesh
+from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.testing.groups import (
     CONFIG,
     GROUPS,
@@ -296,8 +297,8 @@ def test_weights_in_bfloat16_keep_their_type_and_float32_moments():
 
 
 def test_a_temperature_of_zero_is_refused():
-    with pytest.raises(ValueError, match="temperature is 0"):
-        make_update(policy()[0], GRPO, make_optimizer(1e-3), temperature=0)
+    sentence = refused(make_update, policy()[0], GRPO, make_optimizer(1e-3), temperature=0)
+    assert_names(sentence, "temperature: found 0")
 
 
 def test_metrics_add_up():

@@ -1,0 +1,13 @@
+"""The examples in docstrings of the training, executed."""
+
+import doctest
+
+import pytest
+
+from agenticrec_jax.training import groups, learner, logprobs
+
+
+@pytest.mark.parametrize("module", [groups, learner, logprobs], ids=lambda m: m.__name__)
+def test_examples_give_what_they_show(module):
+    failed, tried = doctest.testmod(module)
+    assert tried > 0 and failed == 0
