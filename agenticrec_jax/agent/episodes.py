@@ -17,7 +17,8 @@ from agenticrec_jax.generation.engine import Engine, Failure, Reply, Request, Ro
 from agenticrec_jax.generation.sampling import NO_FILTERS, Filters
 from agenticrec_jax.tokenizers.base import Tokenizer
 from agenticrec_jax.tools.artifacts import Artifacts
-from agenticrec_jax.tools.base import AsOfView, Toolbox, ToolFailure, unknown_tool
+from agenticrec_jax.tools.base import AsOfView, Toolbox, ToolFailure
+from agenticrec_jax.tools.checks import unknown_tool
 from agenticrec_jax.types import (
     CALLED,
     JUNK,

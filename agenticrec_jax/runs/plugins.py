@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.runs.imports import imported
-from agenticrec_jax.tools.base import Tool, Toolbox, tool_fault
+from agenticrec_jax.tools.base import Tool, Toolbox
+from agenticrec_jax.tools.checks import tool_fault
 
 KEY = "config.tools.extra"
 GIVEN = ("artifacts", "items", "options", "profiles")  # as the arguments of tools.registry

@@ -2,6 +2,9 @@
 
 Other users' events reach a tool only through these artifacts. Fitted values are accessible only by
 ``Fitted.as_of(query)``, which raises if the query's time is inside the fit range.
+
+Axes: I items, U users with events in the range, E distinct (user, item) pairs, D embedding, M
+neighbors.
 """
 
 import json
@@ -19,7 +22,7 @@ from safetensors.numpy import save_file
 
 from agenticrec_jax.data.interactions import InteractionLog
 from agenticrec_jax.data.splits import FitRange
-from agenticrec_jax.errors import InputError
+from agenticrec_jax.errors import InputError, expect
 from agenticrec_jax.sequential.fit import train_sasrec
 from agenticrec_jax.sequential.model import user_states
 from agenticrec_jax.sequential.sasrec import Sasrec, SasrecConfig
@@ -29,9 +32,10 @@ from agenticrec_jax.sequential.sequences import PAD, fitted_sequences, pad_histo
 from agenticrec_jax.sequential.training import OnEpoch, SequentialTraining
 
 RECENT = 10  # items of a neighbor that count as taken recently
-NEAREST = 16  # items that the index keeps beside each item
+NEAREST = 16  # nearest items that the index stores for each item
 
-Value, Derived = TypeVar("Value"), TypeVar("Derived")
+Value = TypeVar("Value")
+Derived = TypeVar("Derived")
 
 
 class Query(Protocol):
@@ -95,35 +99,36 @@ class Statistics:
     """Counts over the fit range.
 
     Attributes:
-      popularity: [I] events of each item.
-      mean_rating: [I] mean of its ratings, NaN if it has none.
-      taken_user, taken_item: [T] the distinct (user code, item code) pairs, sorted.
+      popularity: number of events of each item.
+      mean_rating: mean of its ratings, NaN if it has none.
+      taken_user: user code of each distinct pair (user, item), sorted.
+      taken_item: item code of each of these pairs.
     """
 
     popularity: Int[np.ndarray, "I"]
     mean_rating: Float[np.ndarray, "I"]
-    taken_user: Int[np.ndarray, "T"]
-    taken_item: Int[np.ndarray, "T"]
+    taken_user: Int[np.ndarray, "E"]
+    taken_item: Int[np.ndarray, "E"]
 
     @cached_property
     def rank(self) -> Int[np.ndarray, "I"]:
-        """Popularity rank from 1, equal counts share the best rank."""
+        """Popularity rank of each item, from 1; equal counts share the best rank."""
         counts = np.sort(self.popularity)
         return 1 + len(counts) - np.searchsorted(counts, self.popularity, side="right")
 
 
 @dataclass(frozen=True, eq=False)
 class SasrecIndex:
-    """A fitted SASRec, the last state of every user of its fit range, and each item's nearest.
+    """A fitted SASRec, the state of every user of its fit range, and each item's nearest items.
 
     Attributes:
       model: the network.
-      users: [U] codes of the users with events in the range.
-      states: [U,D] their state after their last event in the range.
-      recent: [U,10] the distinct items of their last ten events in the range, in the order in which
-        they first came among these; ``PAD`` before them.
-      nearest: [I,16] the items of the range nearest to each item, itself included if it is one,
-        best first; ``PAD`` where there are fewer.
+      users: codes of the users with events in the range.
+      states: state of each user after the last event in the range.
+      recent: distinct items of each user's last ten events in the range, in the order of their
+        first occurrence among these; padded on the left with ``PAD``.
+      nearest: items of the range nearest to each item, best first, the item itself included if it
+        is in the range; padded on the right with ``PAD``.
     """
 
     model: Sasrec
@@ -145,49 +150,65 @@ class SasrecIndex:
         return {user: row for row, user in enumerate(self.users.tolist())}
 
     def item_similarity(self, item: int, items: Sequence[int]) -> Float[np.ndarray, "n"]:
-        """Cosine of the embedding of each of ``items`` with that of ``item``; see
-        ``item_directions``."""
+        """Returns the cosine of each of ``items`` with ``item``; see `item_directions`."""
         return self._item_directions[list(items)] @ self._item_directions[item]
 
     def neighbors(
         self, histories: Sequence[Sequence[int]], users: Sequence[int], count: int
-    ) -> list[tuple[Int[np.ndarray, "K"], Float[np.ndarray, "K"]]]:
-        """For each history, rows of the ``count`` users with the nearest states, and their cosines.
+    ) -> list[tuple[Int[np.ndarray, "M"], Float[np.ndarray, "M"]]]:
+        """Searches for the users with the nearest states.
 
-        Best first. The history's own user, by ``users``, is left out: nobody is their own
-        neighbor. All are searched together, and what one gets does not depend on the others.
+        The result of a history does not depend on the others that are searched with it.
+
+        Args:
+          histories: item codes of each query, oldest first.
+          users: user code of each query, who is excluded from the result.
+          count: largest number of neighbors.
+
+        Returns:
+          for each history rows of ``users`` and their cosines, best first.
         """
         states = user_states(self.model, histories, batch=SEARCHED, all_positions=True)
         states /= np.maximum(np.linalg.norm(states, axis=1, keepdims=True), 1e-9)
-        own = np.array([[self._row_of.get(user, PAD)] for user in users], np.int32)
+        excluded = np.array([[self._row_of.get(user, PAD)] for user in users], np.int32)
         count = min(count, len(self.users))
-        cosines, rows = searched(states, self._user_directions, count, own)
-        known = np.isfinite(cosines)
-        return [(r[k], c[k]) for r, c, k in zip(rows, cosines, known, strict=True)]
+        cosines, rows = searched(states, self._user_directions, count, excluded)
+        # An excluded row has a cosine of -inf.
+        valid = np.isfinite(cosines)
+        return [(r[v], c[v]) for r, c, v in zip(rows, cosines, valid, strict=True)]
 
 
 def item_directions(model: Sasrec) -> Float[jax.Array, "I D"]:
-    """Unit vectors whose inner products say how alike items are.
+    """Returns unit vectors whose inner products are the similarity of items.
 
-    They are the embeddings without their mean, a direction common to all items that says nothing of
-    any; removing it is the first half of Mu and Viswanath, "All-but-the-Top" (ICLR 2018). Measured
-    on the office log it raises NDCG@10 of this order from .41 to .45 on valid.
+    They are the embeddings less their mean, a direction common to all items that does not
+    distinguish them. Removing it is the first half of Mu and Viswanath, "All-but-the-Top" (ICLR
+    2018). Measured on the office log it raises NDCG@10 of this order from .41 to .45 on valid.
     """
     table = model.item_embeddings
     return unit_rows(table - table.mean(axis=0))
 
 
 def nearest_items(
-    model: Sasrec, among: Int[np.ndarray, "n"], count: int = NEAREST
-) -> Int[np.ndarray, "I K"]:
-    """The ``count`` of the items ``among`` (ascending codes) nearest to every item, best first."""
+    model: Sasrec, items: Int[np.ndarray, "n"], count: int = NEAREST
+) -> Int[np.ndarray, "I M"]:
+    """Returns the items nearest to every item.
+
+    Args:
+      model: a fitted SASRec.
+      items: codes of the items to choose from, ascending.
+      count: number of nearest items, M.
+
+    Returns:
+      item codes, best first, padded on the right with ``PAD``.
+    """
     directions = item_directions(model)
     queries = np.asarray(directions)
     nearest = np.full((len(directions), count), PAD, np.int32)
-    found = min(count, len(among))
-    if found:
-        _, rows = searched(queries, directions[among], found)
-        nearest[:, :found] = among[rows]
+    available = min(count, len(items))
+    if available:
+        _, rows = searched(queries, directions[items], available)
+        nearest[:, :available] = items[rows]
     return nearest
 
 
@@ -200,7 +221,7 @@ class CollaborativeData:
 
 
 class Artifacts(Fitted[CollaborativeData]):
-    """Statistics and SASRec index of one fit range."""
+    """Statistics and SASRec index of one fit range; `fit_artifacts` makes them."""
 
     FORMAT = 2  # of the files that ``save`` writes
 
@@ -209,9 +230,15 @@ class Artifacts(Fitted[CollaborativeData]):
         super().__init__(data, fit_range, name="artifacts")
 
     def save(self, directory: str | Path, log: InteractionLog) -> None:
-        """Writes the model and the arrays; user and item ids are those of ``log``."""
+        """Writes the model and the arrays.
+
+        Args:
+          directory: where ``sasrec.*`` and ``artifacts.*`` are written.
+          log: the log that they were fitted on, for its user and item ids.
+        """
         directory = Path(directory)
-        statistics, index = self._value.statistics, self._value.sasrec_index
+        statistics = self._value.statistics
+        index = self._value.sasrec_index
         save_model(directory, index.model, log.items.item_id, self.fit_range)
         arrays = {
             "popularity": statistics.popularity,
@@ -232,18 +259,15 @@ class Artifacts(Fitted[CollaborativeData]):
 
     @classmethod
     def load(cls, directory: str | Path, log: InteractionLog) -> "Artifacts":
-        """Reads what ``save`` wrote.
+        """Reads the files that ``save`` wrote.
 
         Raises:
-          InputError: if a file is missing or of another format, or items or users are not those of
-        ``log``.
+          InputError: a file is missing or of another format, or items or users are not those of
+            ``log``.
         """
         record, arrays = read_saved(directory, "artifacts", ("format", "fit_range", "user_ids"))
-        if record["format"] != cls.FORMAT:
-            raise InputError(
-                f"{directory}/artifacts.json, field format: found {record['format']!r}, expected "
-                f"{cls.FORMAT}"
-            )
+        field = f"{directory}/artifacts.json, field format"
+        expect(record["format"] == cls.FORMAT, field, record["format"], str(cls.FORMAT))
         model, _, fit_range = load_model(directory, Sasrec, log.items.item_id)
         if record["user_ids"] != list(log.user_ids):
             raise InputError(
@@ -255,16 +279,28 @@ class Artifacts(Fitted[CollaborativeData]):
                 f"{directory}: found statistics of {record['fit_range']} beside a "
                 f"SASRec of {fit_range}, expected one fit range"
             )
-        pairs = {name: arrays[name] for name in ("taken_user", "taken_item")}
-        statistics = Statistics(arrays["popularity"], arrays["mean_rating"], **pairs)
-        columns = {name: arrays[name] for name in ("users", "states", "recent", "nearest")}
-        return cls(statistics, SasrecIndex(model, **columns), fit_range)
+        statistics = Statistics(
+            popularity=arrays["popularity"],
+            mean_rating=arrays["mean_rating"],
+            taken_user=arrays["taken_user"],
+            taken_item=arrays["taken_item"],
+        )
+        index = SasrecIndex(
+            model=model,
+            users=arrays["users"],
+            states=arrays["states"],
+            recent=arrays["recent"],
+            nearest=arrays["nearest"],
+        )
+        return cls(statistics, index, fit_range)
 
 
 def fit_statistics(log: InteractionLog, fit_range: FitRange) -> Statistics:
-    """Counts, mean ratings and who took what, over the events of ``fit_range``."""
+    """Returns counts, mean ratings and taken items over the events of ``fit_range``."""
     fitted = log.before(fit_range.end_time)
-    item, rating, size = log.item[fitted], log.rating[fitted], log.num_items
+    item = log.item[fitted]
+    rating = log.rating[fitted]
+    size = log.num_items
     known = ~np.isnan(rating)
     rated = np.bincount(item[known], minlength=size)
     total = np.bincount(item[known], weights=rating[known], minlength=size)
@@ -279,8 +315,7 @@ def fit_statistics(log: InteractionLog, fit_range: FitRange) -> Statistics:
 
 
 def index_users(model: Sasrec, log: InteractionLog, fit_range: FitRange) -> SasrecIndex:
-    """States and newest items of all users with events inside ``fit_range``, and the items near
-    each item among those that somebody took there."""
+    """Returns the index of the users with events in ``fit_range`` and of the items taken there."""
     sequences = fitted_sequences(log, fit_range)
     newest = [list(dict.fromkeys(s[-RECENT:].tolist())) for s in sequences.values()]
     return SasrecIndex(
@@ -300,10 +335,20 @@ def fit_artifacts(
     training: SequentialTraining | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> Artifacts:
-    """Fits statistics and SASRec on the events of ``fit_range``, and on nothing else.
+    """Fits statistics and SASRec on the events of ``fit_range``, and on no other event.
+
+    Args:
+      log: the log.
+      fit_range: the range, such as ``Splits.fit_range_a``.
+      config: sizes of SASRec; its defaults for the log's items if None.
+      training: options of its training; the defaults if None.
+      on_epoch: called after each epoch.
+
+    Returns:
+      the artifacts.
 
     Raises:
-      InputError: if the log does not fit the range; see ``train_sasrec``.
+      InputError: the log does not fit the range; see ``train_sasrec``.
     """
     model = train_sasrec(log, fit_range, config=config, training=training, on_epoch=on_epoch)
     return Artifacts(fit_statistics(log, fit_range), index_users(model, log, fit_range), fit_range)

@@ -1,9 +1,11 @@
-"""Tools over the user's own events: profile, session and ratings."""
+"""Tools over the user's events: profile, session and ratings."""
 
 import math
 
+import numpy as np
+
 from agenticrec_jax.data.examples import RankingExample
-from agenticrec_jax.tools.base import AsOfView, nanmean, object_schema
+from agenticrec_jax.tools.base import AsOfView, object_schema
 from agenticrec_jax.tools.profiles import Profiles
 from agenticrec_jax.tools.text import ToolOptions, ago, brand_of, counted, cut
 
@@ -11,10 +13,10 @@ SESSION = 3  # events that count as the recent session
 
 
 class GetUserProfile:
-    """Long-term profile over all the user's events before the question.
+    """Long-term profile of all the user's events before the example.
 
-    With ``profiles`` it is the text that a model wrote about them beforehand, without it is
-    counted. An example whose stored profile is missing or was cut elsewhere is refused.
+    With ``profiles`` it is the text that a model wrote of them beforehand, without it a summary of
+    counts. An example is refused if its stored profile is missing or has another cut.
     """
 
     name = "get_user_profile"
@@ -26,7 +28,7 @@ class GetUserProfile:
         self.profiles = profiles
 
     def check(self, example: RankingExample) -> None:
-        """Raises InputError if there is no stored profile for just this example."""
+        """Raises InputError unless there is a stored profile of exactly this example."""
         if self.profiles is not None:
             self.profiles.of(example)
 
@@ -35,13 +37,13 @@ class GetUserProfile:
             text = cut(self.profiles.of(view).text, self.options.profile_words)
             return f"profile: {text or 'nothing was written'}"
         brands = counted((brand_of(view.items, item) for item in view.own_items), 3)
-        rating = nanmean(view.own_ratings)
-        mean = "no ratings" if rating is None else f"mean rating {rating:.1f}"
+        ratings = [rating for rating in view.own_ratings if not math.isnan(rating)]
+        mean = f"mean rating {float(np.mean(ratings)):.1f}" if ratings else "no ratings"
         return f"profile from statistics: {len(view.own_items)} events; brands {brands}; {mean}"
 
 
 class GetSessionBehavior:
-    """How interest moved: brands of the newest events against those before, and how long ago."""
+    """Movement of interest: brands of the newest events against those before, and their age."""
 
     name = "get_session_behavior"
     description = "How interest moved over the recent session."
@@ -52,21 +54,22 @@ class GetSessionBehavior:
 
     def __call__(self, view: AsOfView) -> str:
         brands = [brand_of(view.items, item) for item in view.history]
-        recent, before = brands[-SESSION:], brands[:-SESSION]
-        parts = [f"recent {counted(recent, 3)}"]
+        recent = brands[-SESSION:]
+        before = brands[:-SESSION]
+        facts = [f"recent {counted(recent, 3)}"]
         if before:
-            parts += [f"before {counted(before, 2)}", _moved(set(recent), set(before))]
-        return "; ".join([*parts, f"last event {ago(view.time - view.own_times[-1])}"])
+            facts += [f"before {counted(before, 2)}", _movement(set(recent), set(before))]
+        return "; ".join([*facts, f"last event {ago(view.time - view.own_times[-1])}"])
 
 
-def _moved(recent: set[str], before: set[str]) -> str:
+def _movement(recent: set[str], before: set[str]) -> str:
     if recent <= before:
         return "interest stays"
     return "interest widens" if recent & before else "interest moved"
 
 
 class GetRatingBehavior:
-    """The history by high (4 and more), neutral and low (2 and less) rating, an example each."""
+    """The history by high (4 and more), neutral and low (2 and less) rating, an example of each."""
 
     name = "get_rating_behavior"
     description = "History by high, neutral and low rating."
@@ -81,8 +84,8 @@ class GetRatingBehavior:
             groups[_level(rating)].append(item)
         if len(groups["unrated"]) == len(view.history):
             return "no ratings known"
-        shown = [name for name in groups if groups[name] or name != "unrated"]
-        return "; ".join(self._group(view, name, groups[name]) for name in shown)
+        names = [name for name in groups if groups[name] or name != "unrated"]
+        return "; ".join(self._group(view, name, groups[name]) for name in names)
 
     def _group(self, view: AsOfView, name: str, items: list[int]) -> str:
         if not items:

@@ -15,8 +15,8 @@ from agenticrec_jax.tools.text import ToolOptions, brand_of, cut, order, ranked
 class ItemInfoSearch:
     """Brand, category, price, rating and popularity of one item.
 
-    Rating and popularity are those of the fit range; the catalog's own average is a snapshot of
-    a later day and is not shown.
+    Rating and popularity are those of the fit range. The catalog's average rating is a snapshot of
+    a later day, which the tool does not use.
     """
 
     name = "item_info_search"
@@ -24,34 +24,38 @@ class ItemInfoSearch:
     parameters = object_schema(item_name=ITEM_NAME)
 
     def __init__(self, artifacts: Artifacts, options: ToolOptions):
-        self.artifacts, self.options = artifacts, options
+        self.artifacts = artifacts
+        self.options = options
 
     def __call__(self, view: AsOfView, item_name: str | int) -> str:
         statistics = self.artifacts.as_of(view).statistics
         words = self.options.title_words
-        found = resolve(view, item_name, words)
-        if found.item is None:
-            return no_item(view, found, words)
-        return f"{found.label}: {self._facts(view.items, statistics, found.item)}"
+        resolved = resolve(view, item_name, words)
+        if resolved.item is None:
+            return no_item(view, resolved, words)
+        return f"{resolved.label}: {_facts(view.items, statistics, resolved.item)}"
 
-    def _facts(self, items: Items, statistics: Statistics, item: int) -> str:
-        price, rating = float(items.price[item]), float(statistics.mean_rating[item])
-        count = int(statistics.popularity[item])
-        category = items.categories[item][-1] if items.categories[item] else ""
-        facts = [
-            f"brand {brand_of(items, item)}" if items.brand[item] else "brand unknown",
-            cut(category, 3) or "category unknown",
-            "price unknown" if math.isnan(price) else f"price {price:.2f}",
-            "no ratings" if math.isnan(rating) else f"rating {rating:.1f}",
-            f"popularity rank {statistics.rank[item]}" if count else "not bought yet",
-        ]
-        return "; ".join(facts)
+
+def _facts(items: Items, statistics: Statistics, item: int) -> str:
+    price = float(items.price[item])
+    rating = float(statistics.mean_rating[item])
+    category = items.categories[item][-1] if items.categories[item] else ""
+    taken = bool(statistics.popularity[item])
+    facts = [
+        f"brand {brand_of(items, item)}" if items.brand[item] else "brand unknown",
+        cut(category, 3) or "category unknown",
+        "price unknown" if math.isnan(price) else f"price {price:.2f}",
+        "no ratings" if math.isnan(rating) else f"rating {rating:.1f}",
+        f"popularity rank {statistics.rank[item]}" if taken else "not bought yet",
+    ]
+    return "; ".join(facts)
 
 
 class CandidatesAnalyze:
-    """The candidates by brand (those the user bought before) and by popularity.
+    """The candidates by brand (those that the user bought before) and by popularity.
 
-    In full detail also by category, by brand and by price band, which the description then says.
+    In full detail they are also grouped by category, by brand and by price band; the description
+    then says so.
     """
 
     name = "candidates_analyze"
@@ -59,20 +63,22 @@ class CandidatesAnalyze:
     parameters = object_schema()
 
     def __init__(self, artifacts: Artifacts, options: ToolOptions):
-        self.artifacts, self.options = artifacts, options
+        self.artifacts = artifacts
+        self.options = options
         if options.detail == "full":
             self.description = "Candidates by category, brand, price, brands bought, popularity."
 
     def __call__(self, view: AsOfView) -> str:
         statistics = self.artifacts.as_of(view).statistics
-        items, length = view.items, self.options.evidence_length
+        items = view.items
+        length = self.options.evidence_length
         popularity = statistics.popularity[list(view.candidates)]
-        own = {items.brand[item] for item in view.history} - {None}
-        bought = [items.brand[item] in own for item in view.candidates]
-        parts = self._groups(view) if self.options.detail == "full" else []
-        parts.append(order("brand bought", ranked(bought, popularity, positive=True), length))
-        parts.append(order("popular", ranked(popularity, np.zeros(len(popularity))), length))
-        return "; ".join(parts)
+        bought = {items.brand[item] for item in view.history} - {None}
+        of_bought_brand = [items.brand[item] in bought for item in view.candidates]
+        lines = self._groups(view) if self.options.detail == "full" else []
+        lines.append(order("brand bought", ranked(of_bought_brand, popularity, True), length))
+        lines.append(order("popular", ranked(popularity, np.zeros(len(popularity))), length))
+        return "; ".join(lines)
 
     def _groups(self, view: AsOfView) -> list[str]:
         items = view.items
@@ -84,7 +90,7 @@ class CandidatesAnalyze:
 
 
 def _grouped(title: str, view: AsOfView, group: Callable[[int], str]) -> str:
-    """``brands Avery (3 7) HP (1)``: groups in the order of their first candidate."""
+    """Returns ``brands Avery (3 7) HP (1)``: groups in the order of their first candidate."""
     members: dict[str, list[str]] = {}
     for number, item in enumerate(view.candidates, 1):
         members.setdefault(cut(group(item), 3), []).append(str(number))
@@ -92,7 +98,7 @@ def _grouped(title: str, view: AsOfView, group: Callable[[int], str]) -> str:
 
 
 def _price_band(view: AsOfView) -> Callable[[int], str]:
-    """Thirds of the candidates' own known prices: low, middle, high."""
+    """Returns the function from an item to its price band: a third of the candidates' prices."""
     prices = view.items.price[list(view.candidates)]
     known = prices[~np.isnan(prices)]
     low, high = np.quantile(known, [1 / 3, 2 / 3]) if len(known) else (0.0, 0.0)

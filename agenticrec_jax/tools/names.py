@@ -1,17 +1,18 @@
-"""From what the policy writes to an item: candidate number, history address, title, or item id.
+"""Resolution of what the policy writes to an item: candidate number, history address, title or id.
 
-Items that are not shown to the policy and share a title are told apart by ``id B0001``, which is
-how they are called and how they can be asked for.
+Items outside the prompt that share a title are distinguished by ``id B0001``: observations name
+them so, and calls may.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rapidfuzz import fuzz
 
 from agenticrec_jax.tools.base import AsOfView
 from agenticrec_jax.tools.text import ELLIPSIS, cut
-from agenticrec_jax.tools.titles import likest, title_index
+from agenticrec_jax.tools.titles import most_similar, title_index
 
 ITEM_NAME = {
     "type": ["string", "integer"],
@@ -21,16 +22,20 @@ _CANDIDATE = re.compile(r"(?:candidate |#)?(\d{1,3})")
 _HISTORY = re.compile(r"h(\d{1,3})")
 _ID = re.compile(r"id (\S.*)", re.I)
 SURE = 92  # rapidfuzz ratio (0..100) from which a misspelled title counts as the title
-CLOSE = 50  # and from which it is worth suggesting
-MOST_CLOSE = 2  # suggestions
+CLOSE = 50  # rapidfuzz ratio from which a title is worth suggesting
+SUGGESTIONS = 2  # most titles that are suggested
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """The item meant (None if unclear), how it is called, and the item codes that come close.
+    """The item that a name resolves to.
 
-    ``label`` is the address and the cut title, ``short`` the address alone where there is one;
-    ``several`` says that all those of ``close`` have the title.
+    Attributes:
+      item: item code; None if no item, or several, have the name.
+      label: address and cut title of the item, or the cut name.
+      short: the address alone, or the label if there is no address.
+      close: item codes to suggest, if there is no item.
+      several: whether all of ``close`` have the name.
     """
 
     item: int | None
@@ -41,24 +46,27 @@ class Resolved:
 
 
 def address(view: AsOfView, item: int) -> str | None:
-    """``7`` for a candidate, ``h3`` for a history item (its newest place), None for others."""
+    """Returns ``7`` for a candidate, ``h3`` for a history item, None for other items.
+
+    An item that the history has more than once is addressed by its newest event.
+    """
     if item in view.candidates:
         return str(view.number_of(item))
-    places = [place for place, shown in enumerate(view.history, 1) if shown == item]
-    return f"h{places[-1]}" if places else None
+    numbers = [number for number, other in enumerate(view.history, 1) if other == item]
+    return f"h{numbers[-1]}" if numbers else None
 
 
 def listed(view: AsOfView, item: int, words: int) -> str:
-    """What a list of items tells of one: the cut title, or if others have that title ``called``."""
+    """Returns an item's entry in a list: the cut title, or `called` if others have that title."""
     if len(view.items.codes_of_title[view.items.title_key[item]]) > 1:
         return called(view, item, words)
     return cut(view.items.title[item], words)
 
 
 def called(view: AsOfView, item: int, words: int) -> str:
-    """Address and cut title: ``h3 Scotch Magic Tape…``.
+    """Returns address and cut title: ``h3 Scotch Magic Tape…``.
 
-    An item not shown is called by its title alone, or with its id if others have that title.
+    An item outside the prompt has its title alone, or with its id if others have that title.
     """
     title = cut(view.items.title[item], words)
     known = address(view, item)
@@ -68,17 +76,23 @@ def called(view: AsOfView, item: int, words: int) -> str:
 
 
 def resolve(view: AsOfView, name: str | int, words: int) -> Resolved:
-    """Finds the item meant by an address, an id or a title.
+    """Resolves an address, an id or a title to an item.
 
-    Titles may be misspelled a little, or cut as observations cut them; items shown to the policy
-    are preferred over the rest of the catalog. A title that several items not shown have names
-    none of them.
+    Titles may be slightly misspelled, or cut as observations cut them. Items of the prompt are
+    preferred over the rest of the catalog. A title that several items outside the prompt have
+    resolves to none of them.
+
+    Args:
+      view: the example's view.
+      name: what the policy wrote.
+      words: words of a title before the visible cut.
     """
     text = " ".join(str(name).split())
     item = _by_address(view, text.lower())
     if item is not None:
         return Resolved(item, f"{text.lower()} {cut(view.items.title[item], words)}", text.lower())
-    item, close = _by_id(view, text), ()
+    item = _by_id(view, text)
+    close: tuple[int, ...] = ()
     if item is None:
         item, close = _by_title(view, text.casefold())
     label = called(view, item, words) if item is not None else cut(text, words)
@@ -88,10 +102,10 @@ def resolve(view: AsOfView, name: str | int, words: int) -> Resolved:
 
 
 def no_item(view: AsOfView, resolved: Resolved, words: int) -> str:
-    """What a tool says when the name is off, or several items have it."""
+    """Returns the observation of a name that no item, or several items, have."""
     close = ", ".join(called(view, item, words) for item in resolved.close)
-    found = "several items are" if resolved.several else "no item"
-    return f"{found} named {resolved.label or 'nothing'}; close: {close or 'none'}"
+    count = "several items are" if resolved.several else "no item"
+    return f"{count} named {resolved.label or 'nothing'}; close: {close or 'none'}"
 
 
 def _by_address(view: AsOfView, text: str) -> int | None:
@@ -108,29 +122,32 @@ def _by_id(view: AsOfView, text: str) -> int | None:
 
 
 def _by_title(view: AsOfView, text: str) -> tuple[int | None, tuple[int, ...]]:
+    """Returns the item of a title, or None and the items to suggest."""
     titles = view.items.title_key
-    shown = tuple(dict.fromkeys(view.candidates + view.history))
-    exact = [item for item in shown if titles[item] == text]
+    in_prompt = tuple(dict.fromkeys(view.candidates + view.history))
+    exact = [item for item in in_prompt if titles[item] == text]
     if exact:
         return exact[0], ()
     exact = view.items.codes_of_title.get(text, ())
     if exact:
-        return (exact[0], ()) if len(exact) == 1 else (None, exact[:MOST_CLOSE])
+        return (exact[0], ()) if len(exact) == 1 else (None, exact[:SUGGESTIONS])
     prefix = text.removesuffix(ELLIPSIS)
     if len(prefix) < len(text) and prefix:
-        begun = [item for item in shown if titles[item].startswith(prefix)]
+        begun = [item for item in in_prompt if titles[item].startswith(prefix)]
         if len(begun) == 1:
             return begun[0], ()
-    return _by_likeness(view, shown, text)
+    return _by_similarity(view, in_prompt, text)
 
 
-def _by_likeness(view: AsOfView, shown, text: str) -> tuple[int | None, tuple[int, ...]]:
-    """The title that ``text`` misspells, if it is one item's; else the titles that come close."""
+def _by_similarity(
+    view: AsOfView, in_prompt: Sequence[int], text: str
+) -> tuple[int | None, tuple[int, ...]]:
+    """Returns the item whose title ``text`` misspells, or None and the items to suggest."""
     titles = view.items.title_key
-    near = likest(text, {item: titles[item] for item in shown}, 3, CLOSE)
+    near = most_similar(text, {item: titles[item] for item in in_prompt}, 3, CLOSE)
     near += title_index(view.items).nearest(text, 3, CLOSE)
     close = tuple(dict.fromkeys(item for _, item in near))
     for item in close:
         if fuzz.ratio(text, titles[item]) >= SURE:
             return _by_title(view, titles[item])
-    return None, close[:MOST_CLOSE]
+    return None, close[:SUGGESTIONS]

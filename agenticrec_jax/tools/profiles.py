@@ -1,10 +1,10 @@
-"""Stored profiles of users: what a model wrote about each example's past, kept in one file.
+"""Stored profiles of users: the text that a model wrote about each example's past, in one file.
 
-``profiles.jsonl`` begins with a line that says how its texts were made: the model's directory and
-the hash of its weights, the log, the settings. Each line after it is one example's profile: its id,
-the position at which the user's events were cut, the hash of what the model read of them, the text,
-and why the model ended. Lines are in the order of the ids, so that the same profiles are always the
-same bytes.
+The first line of ``profiles.jsonl`` describes how the texts were generated: the model's directory
+and the hash of its weights, the log, the settings. Each other line is one example's profile: its
+id, the position at which the user's events were cut, the hash of the prompt, the text, and why the
+model stopped. Lines are in the order of the ids, so that the same profiles are always the same
+bytes.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from agenticrec_jax.data.formats.json_rows import json_record
-from agenticrec_jax.errors import InputError
+from agenticrec_jax.errors import InputError, expect
 
 FORMAT = "agenticrec-profiles"
 VERSION = 2
@@ -23,8 +23,8 @@ _HEADER = {"format": str, "version": int, "model": str, "model_hash": str, "log"
 _FIELDS = {"example_id": int, "position": int, "content": str, "text": str, "finish": str}
 
 
-class Cut(Protocol):
-    """What a profile is looked up by: an example, or a tool's view of one."""
+class ProfileKey(Protocol):
+    """Key of a stored profile: an example, or a tool's view of one."""
 
     example_id: int
     position: int
@@ -32,10 +32,14 @@ class Cut(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Profile:
-    """One example's profile: ``text`` about the user's events before ``position``.
+    """One example's profile.
 
-    ``content`` is the hash of the prompt: two examples that have the same one have the same text.
-    ``finish`` says why the model ended: a name of ``types``.
+    Attributes:
+      example_id: id of the example.
+      position: event index at which the user's events were cut, exclusive.
+      content: hash of the prompt; two examples with the same hash have the same text.
+      text: the profile.
+      finish: why the model stopped, a name of `agenticrec_jax.types`.
     """
 
     example_id: int
@@ -47,65 +51,80 @@ class Profile:
 
 @dataclasses.dataclass(frozen=True)
 class Profiles:
-    """A file of profiles that has been read: its first line, profiles and their lines by id."""
+    """A file of profiles.
+
+    Attributes:
+      path: the file.
+      header: its first line.
+      by_id: profile of each example id.
+      lines: line number of each example id.
+    """
 
     path: Path
     header: dict[str, Any]
     by_id: dict[int, Profile]
     lines: dict[int, int]
 
-    def of(self, example: Cut) -> Profile:
-        """The profile of an example.
+    def of(self, example: ProfileKey) -> Profile:
+        """Returns the profile of an example.
 
         Raises:
-          InputError: if there is none, or it was cut at another position: it may then tell of
-            events that the example must not see.
+          InputError: there is none, or it was cut at another position. It may then describe events
+            that the example must not see.
         """
-        found = self.by_id.get(example.example_id)
-        if found is None:
+        profile = self.by_id.get(example.example_id)
+        if profile is None:
             raise InputError(
                 f"{self.path}: found no profile of example {example.example_id}, expected one of "
-                "every example that is asked about (python -m experiments.make_profiles adds them)"
+                "every example of the run (python -m experiments.make_profiles adds them)"
             )
-        if found.position != example.position:
-            where = f"{self.path}, line {self.lines[found.example_id]}, field position"
-            raise InputError(
-                f"{where}: found a profile of example {found.example_id} cut at {found.position}, "
-                f"expected {example.position}"
-            )
-        return found
+        line = self.lines[profile.example_id]
+        expect(
+            profile.position == example.position,
+            f"{self.path}, line {line}, field position of example {profile.example_id}",
+            profile.position,
+            str(example.position),
+        )
+        return profile
 
     def expect(self, fields: Mapping[str, Any], because: str) -> None:
-        """Raises InputError unless the first line has these ``fields``; ``because`` says why."""
+        """Raises InputError unless the first line has these fields.
+
+        Args:
+          fields: expected values by name.
+          because: the reason for them, which ends the sentence.
+        """
         for name, value in fields.items():
-            if self.header.get(name) != value:
-                raise _fault(self.path, 1, name, self.header.get(name), f"{value!r}, {because}")
+            actual = self.header.get(name)
+            where = f"{self.path}, line 1, field {name}"
+            expect(actual == value, where, actual, f"{value!r}, {because}")
 
 
 def read_profiles(path: str | Path) -> Profiles:
     """Reads a file of profiles.
 
     Raises:
-      InputError: naming file and line, for a missing file, a line that is no JSON or lacks a field,
-        an example with two profiles, or a file of another format.
+      InputError: the file is missing or of another format, a line is no JSON or lacks a field, or
+        an example has two profiles; the error names file and line.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file, expected one of experiments.make_profiles")
     first, *others = path.read_text(encoding="utf-8", errors="replace").split("\n")
     header = _record(path, 1, first, _HEADER)
-    if (header["format"], header["version"]) != (FORMAT, VERSION):
-        found = f"{header['format']!r} version {header['version']}"
-        raise InputError(
-            f"{path}, line 1, field format: found {found}, expected {FORMAT!r} version {VERSION}"
-        )
+    for name, value in (("format", FORMAT), ("version", VERSION)):
+        expect(header[name] == value, f"{path}, line 1, field {name}", header[name], repr(value))
     profiles = Profiles(path, header, {}, {})
     for number, line in enumerate(others[:-1] if others and not others[-1] else others, start=2):
         record = _record(path, number, line, _FIELDS)
         profile = Profile(**{name: record[name] for name in _FIELDS})
-        if profile.example_id in profiles.lines:
-            once = f"each example once (line {profiles.lines[profile.example_id]} has it too)"
-            raise _fault(path, number, "example_id", profile.example_id, once)
+        first_line = profiles.lines.get(profile.example_id)
+        expect(
+            first_line is None,
+            f"{path}, line {number}, field example_id",
+            profile.example_id,
+            f"each example once (line {first_line} has it too)",
+        )
         profiles.by_id[profile.example_id] = profile
         profiles.lines[profile.example_id] = number
     return profiles
@@ -114,28 +133,28 @@ def read_profiles(path: str | Path) -> Profiles:
 def write_profiles(
     path: str | Path, header: Mapping[str, Any], profiles: Iterable[Profile]
 ) -> None:
-    """Writes a file of profiles, which appears whole or not at all.
+    """Writes a file of profiles atomically.
 
-    ``header`` has ``model``, ``model_hash``, ``log`` and whatever settings made the texts.
+    Args:
+      path: the file.
+      header: ``model``, ``model_hash``, ``log`` and the settings that the texts depend on.
+      profiles: the profiles, in any order.
     """
     path = Path(path)
     records = [{"format": FORMAT, "version": VERSION, **header}]
     ordered = sorted(profiles, key=lambda profile: profile.example_id)
     records += [dataclasses.asdict(profile) for profile in ordered]
-    part = path.with_name(path.name + ".part")
+    partial = path.with_name(path.name + ".part")
     text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
 
 
 def _record(path: Path, number: int, line: str, kinds: Mapping[str, type]) -> dict[str, Any]:
     record = json_record(path, number, line)
     for name, kind in kinds.items():
         value = record.get(name)
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise _fault(path, number, name, value, f"a value of type {kind.__name__}")
+        typed = isinstance(value, kind) and not isinstance(value, bool)
+        where = f"{path}, line {number}, field {name}"
+        expect(typed, where, value, f"a value of type {kind.__name__}")
     return record
-
-
-def _fault(path: Path, number: int, name: str, found: Any, expected: str) -> InputError:
-    return InputError(f"{path}, line {number}, field {name}: found {found!r}, expected {expected}")

@@ -1,4 +1,4 @@
-"""The tools of each agent in one box: AgenticRec's seven (section 3), RecThinker's five."""
+"""Toolbox of each agent: AgenticRec's seven tools (section 3), RecThinker's five."""
 
 from agenticrec_jax.data.interactions import Items
 from agenticrec_jax.tools.artifacts import Artifacts
@@ -21,9 +21,12 @@ from agenticrec_jax.tools.text import ToolOptions
 def agenticrec_tools(
     artifacts: Artifacts, options: ToolOptions | None = None, profiles: Profiles | None = None
 ) -> Toolbox:
-    """Profile, item information, behavior and collaborative tools over ``artifacts``.
+    """Returns AgenticRec's tools: profile, item information, behavior and collaborative ones.
 
-    With ``profiles`` the first returns what is stored there.
+    Args:
+      artifacts: fitted values, which limit the examples that the tools can serve.
+      options: options of the observations; the defaults if None.
+      profiles: stored profiles; without them the profile tool summarizes counts.
     """
     options = options or ToolOptions()
     return Toolbox(
@@ -45,7 +48,14 @@ def recthinker_tools(
     options: ToolOptions | None = None,
     profiles: Profiles | None = None,
 ) -> Toolbox:
-    """Profile, history, similar users, item information and the knowledge graph of ``items``."""
+    """Returns RecThinker's tools: profile, history, similar users, item information and graph.
+
+    Args:
+      items: the catalog, of which the knowledge graph is made.
+      artifacts: fitted values, which limit the examples that the tools can serve.
+      options: options of the observations; the defaults if None.
+      profiles: stored profiles; without them the profile tool summarizes counts.
+    """
     options = options or ToolOptions()
     return Toolbox(
         [

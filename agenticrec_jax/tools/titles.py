@@ -1,8 +1,8 @@
-"""Titles of a catalog that are like a text, found without comparing it with every title.
+"""Search of a catalog for titles similar to a text, without comparing it with every title.
 
-An inverted index from runs of three characters to titles proposes the few titles that share most of
-them with the text; only those are scored by rapidfuzz. A title of one or two letters that the text
-happens to hold, which rapidfuzz alone would call very near, is seldom among them.
+An inverted index from runs of three characters to titles proposes the titles that share most of
+them with the text. Only those are scored by rapidfuzz, which alone would also score a title of one
+or two letters very high if the text contains it; such a title is seldom proposed.
 """
 
 import functools
@@ -16,15 +16,19 @@ from rapidfuzz import fuzz, process
 from agenticrec_jax.data.interactions import Items
 
 PROPOSED = 48  # titles of each kind that are scored
-_BUCKETS = 1 << 18  # runs of three characters are hashed; two that meet cost a little precision
+_BUCKETS = 1 << 18  # runs of three characters are hashed; a collision costs a little precision
 _MIX = np.array([73_856_093, 19_349_663, 83_492_791], np.uint64)
 
 
 class TitleIndex:
-    """Proposes titles, as ``Items.title_key`` has them, by the runs of characters that they share.
+    """Index of titles by their runs of three characters.
 
-    A run counts by how rare it is. Proposed are the titles of the highest shares of both texts'
-    runs (Dice), and those that hold most of the text's, however long they are.
+    A run is weighted by how rare it is. Proposed are the titles with the largest share of both
+    texts' runs (Dice coefficient), and those that contain most of the text's runs, whatever their
+    length.
+
+    Args:
+      titles: titles in the form of ``Items.title_key``.
     """
 
     def __init__(self, titles: Sequence[str]):
@@ -34,13 +38,14 @@ class TitleIndex:
         bucket = np.concatenate(runs) if runs else np.zeros(0, np.int64)
         title = np.repeat(np.arange(len(runs), dtype=np.int32), sizes)
         counts = np.bincount(bucket, minlength=_BUCKETS)
+        # Titles sorted by bucket: those of bucket b are _title[_start[b] : _start[b + 1]].
         self._title = title[np.argsort(bucket, kind="stable")]
         self._start = np.concatenate([[0], np.cumsum(counts)])
         self._weight = np.log((1 + len(runs)) / (1 + counts)).astype(np.float32)
         self._size = np.bincount(title, weights=self._weight[bucket], minlength=len(runs))
 
     def proposed(self, text: str, most: int = PROPOSED) -> Int[np.ndarray, "n"]:
-        """At most ``2 * most`` rows of titles that share runs with ``text``, ascending."""
+        """Returns at most ``2 * most`` rows of titles that share runs with ``text``, ascending."""
         runs = _runs(text)
         pieces = [self._title[self._start[r] : self._start[r + 1]] for r in runs]
         if not sum(map(len, pieces)):
@@ -53,36 +58,52 @@ class TitleIndex:
         return rows[shared[rows] > 0]
 
     def nearest(self, text: str, count: int, cutoff: float) -> list[tuple[float, int]]:
-        """(score, row) of the ``count`` titles most like ``text``, by ``fuzz.WRatio``, best first.
+        """Returns (score, row) of the titles most similar to ``text`` by ``fuzz.WRatio``.
 
-        Scores are 0 to 100; those below ``cutoff`` are left out, ties go to the lower row.
+        Args:
+          text: text in the form of ``Items.title_key``.
+          count: largest number of titles.
+          cutoff: lowest score, 0 to 100.
+
+        Returns:
+          scores and rows, best first; of equal scores the lower row is first.
+
+        Example:
+          >>> index = TitleIndex(["scotch magic tape", "avery labels", "pilot g2 pen"])
+          >>> index.nearest("scoch tape", count=1, cutoff=50)[0][1]
+          0
         """
         pool = {row: self.titles[row] for row in self.proposed(text).tolist()}
-        return likest(text, pool, count, cutoff)
+        return most_similar(text, pool, count, cutoff)
 
 
-def likest(text: str, pool: dict[int, str], count: int, cutoff: float) -> list[tuple[float, int]]:
-    """``TitleIndex.nearest`` over all titles of ``pool``."""
-    found = process.extract(text, pool, scorer=fuzz.WRatio, limit=count, score_cutoff=cutoff)
-    return [(score, row) for _, score, row in found]
+def most_similar(
+    text: str, pool: dict[int, str], count: int, cutoff: float
+) -> list[tuple[float, int]]:
+    """Returns `TitleIndex.nearest` over all titles of ``pool``, by row."""
+    matches = process.extract(text, pool, scorer=fuzz.WRatio, limit=count, score_cutoff=cutoff)
+    return [(score, row) for _, score, row in matches]
 
 
-_MAKING = threading.Lock()  # a cache alone would make it in every thread that asks meanwhile
+_MAKING = threading.Lock()  # without it each thread that waits for the cache would make an index
 
 
 def title_index(items: Items) -> TitleIndex:
-    """The index of a catalog's titles, made once, whichever thread asks first."""
+    """Returns the index of a catalog's titles, which is made once for all threads."""
     with _MAKING:
-        return _made(items)
+        return _cached_index(items)
 
 
 @functools.lru_cache(maxsize=4)
-def _made(items: Items) -> TitleIndex:
+def _cached_index(items: Items) -> TitleIndex:
     return TitleIndex(items.title_key)
 
 
 def _runs(text: str) -> Int[np.ndarray, "n"]:
-    """The distinct buckets of the runs of three characters of ``text`` with a blank around it."""
+    """Returns the distinct buckets of the runs of three characters of `` text `` with its blanks.
+
+    ``pen`` has the runs `` pe``, ``pen`` and ``en ``.
+    """
     codes = np.frombuffer(f" {text} ".encode("utf-32-le", "replace"), np.uint32).astype(np.uint64)
     if len(codes) < 3:
         return np.zeros(0, np.int64)
@@ -91,7 +112,7 @@ def _runs(text: str) -> Int[np.ndarray, "n"]:
 
 
 def _largest(values: np.ndarray, count: int) -> np.ndarray:
-    """Rows of the ``count`` largest values, in no order."""
+    """Returns rows of the ``count`` largest values, in no order."""
     if count >= len(values):
         return np.arange(len(values))
     return np.argpartition(-values, count)[:count]

@@ -48,7 +48,7 @@ from agenticrec_jax.tools.base import AsOfView, Toolbox
 from agenticrec_jax.tools.names import CLOSE
 from agenticrec_jax.tools.registry import agenticrec_tools, recthinker_tools
 from agenticrec_jax.tools.text import ToolOptions
-from agenticrec_jax.tools.titles import likest, title_index
+from agenticrec_jax.tools.titles import most_similar, title_index
 from experiments.benchmarks.figures import figure, publish
 
 BATCH = 128  # episodes that begin together
@@ -187,7 +187,7 @@ def title_rows(log: InteractionLog, count: int = TITLES) -> list[dict]:
     meant = [titles[row] for row in rng.integers(len(titles), size=count)]
     texts = [misspelled(title, rng) for title in meant]
     ours, found = _timed(lambda text: index.nearest(text, 3, CLOSE), texts)
-    full, best = _timed(lambda text: likest(text, pool, 3, CLOSE), texts)
+    full, best = _timed(lambda text: most_similar(text, pool, 3, CLOSE), texts)
     top = [[score for score, _ in near[:1]] for near in found + best]
     same = [a == b for a, b in zip(top[:count], top[count:], strict=True)]
     hits = [_found_share(meant, titles, rows) for rows in (found, best)]

@@ -10,8 +10,8 @@ from agenticrec_jax.agent.protocol import ToolCall
 from agenticrec_jax.agent.tasks import Task
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.agent.transcripts import transcript
-from agenticrec_jax.errors import InputError
 from agenticrec_jax.generation.engine import Failure, Rollout
+from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.testing.world import tiny_world
 from agenticrec_jax.tools.base import Toolbox, object_schema
 from agenticrec_jax.training.step_metrics import rollout_metrics
@@ -265,8 +265,8 @@ def test_prompts_offer_tools_only_where_they_may_be_used(agent):
 
 def test_examples_inside_the_fit_range_are_refused(agent):
     early = dataclasses.replace(tiny_world().examples[0], time=0)
-    with pytest.raises(InputError, match="inside the range"):
-        agent.prompt(Task(early))
+    end_time = agent.artifacts.fit_range.end_time
+    assert_names(refused(agent.prompt, Task(early)), "artifacts", "time 0", end_time)
 
 
 def test_trajectories_survive_their_json_and_read_as_transcripts(agent):

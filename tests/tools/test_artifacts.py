@@ -7,9 +7,9 @@ import pytest
 
 from agenticrec_jax.data.interactions import read_log
 from agenticrec_jax.data.splits import FitRange, chronological_splits, prediction_samples
-from agenticrec_jax.errors import InputError
 from agenticrec_jax.sequential.model import user_states
 from agenticrec_jax.sequential.sequences import PAD
+from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.tools.artifacts import (
     Artifacts,
     fit_statistics,
@@ -104,16 +104,15 @@ def test_fitted_values_are_accessible_only_as_of_a_time(artifacts, examples):
     inside = dataclasses.replace(examples[0], time=artifacts.fit_range.end_time - 1)
     counts = artifacts.derive(lambda data: data.statistics.popularity.sum(), "counts")
     assert counts.as_of(examples[0]) == artifacts.fit_range.events
-    with pytest.raises(InputError, match="artifacts: found a sample.*inside the range"):
-        artifacts.as_of(inside)
-    with pytest.raises(InputError, match="counts: found a sample.*inside the range"):
-        counts.as_of(inside)
+    for name, fitted in (("artifacts", artifacts), ("counts", counts)):
+        for access in (fitted.as_of, fitted.check):
+            assert_names(refused(access, inside), name, inside.time, artifacts.fit_range.end_time)
 
 
 def test_a_sample_inside_the_range_is_refused(artifacts, splits, examples):
     inside = dataclasses.replace(examples[0], time=artifacts.fit_range.end_time - 1)
-    with pytest.raises(InputError, match="artifacts.*inside the range"):
-        artifacts.check(inside)
+    sentence = refused(artifacts.check, inside)
+    assert_names(sentence, "artifacts", inside.time, artifacts.fit_range.end_time)
     artifacts.check(dataclasses.replace(inside, time=artifacts.fit_range.end_time))
 
 
@@ -163,38 +162,36 @@ def test_saved_artifacts_come_back_the_same(log, splits, artifacts, tmp_path, ot
     artifacts.save(tmp_path / "b", log)
     loaded = Artifacts.load(tmp_path / "b", log)
     assert loaded.fit_range == artifacts.fit_range
-    found = loaded.as_of(splits.valid[0])
+    data = loaded.as_of(splits.valid[0])
     for name in ("statistics", "sasrec_index"):
         for field in dataclasses.fields(getattr(others, name)):
             if field.name != "model":
                 before = getattr(getattr(others, name), field.name)
-                np.testing.assert_array_equal(getattr(getattr(found, name), field.name), before)
-    models = found.sasrec_index.model, others.sasrec_index.model
+                np.testing.assert_array_equal(getattr(getattr(data, name), field.name), before)
+    models = data.sasrec_index.model, others.sasrec_index.model
     np.testing.assert_array_equal(*(user_states(model, [[1, 2, 3]]) for model in models))
 
 
 def test_artifacts_of_another_log_or_none_are_refused(log, artifacts, tmp_path):
-    with pytest.raises(InputError, match="artifacts.json"):
-        Artifacts.load(tmp_path, log)
+    assert_names(refused(Artifacts.load, tmp_path, log), tmp_path, "artifacts.json")
     artifacts.save(tmp_path, log)
-    others = dataclasses.replace(log, user_ids=tuple(reversed(log.user_ids)))
-    with pytest.raises(InputError, match="other users"):
-        Artifacts.load(tmp_path, others)
+    reversed_users = dataclasses.replace(log, user_ids=tuple(reversed(log.user_ids)))
+    sentence = refused(Artifacts.load, tmp_path, reversed_users)
+    assert_names(sentence, tmp_path / "artifacts.json", "users")
     items = dataclasses.replace(log.items, item_id=("new", *log.items.item_id[1:]))
-    with pytest.raises(InputError, match="item 0: found 'i0001', expected 'new'"):
-        Artifacts.load(tmp_path, dataclasses.replace(log, items=items))
+    sentence = refused(Artifacts.load, tmp_path, dataclasses.replace(log, items=items))
+    assert_names(sentence, tmp_path, "item 0", "'i0001'", "'new'")
 
 
-@pytest.mark.parametrize("found", [None, 1])
-def test_files_of_another_format_are_refused(log, artifacts, tmp_path, found):
+@pytest.mark.parametrize("version", [None, 1])
+def test_files_of_another_format_are_refused(log, artifacts, tmp_path, version):
     artifacts.save(tmp_path, log)
     record = json.loads((tmp_path / "artifacts.json").read_text())
-    record["format"] = found
-    if found is None:
+    record["format"] = version
+    if version is None:
         del record["format"]
     (tmp_path / "artifacts.json").write_text(json.dumps(record))
-    with pytest.raises(InputError, match="artifacts.json.*field.*format"):
-        Artifacts.load(tmp_path, log)
+    assert_names(refused(Artifacts.load, tmp_path, log), tmp_path / "artifacts.json", "format")
 
 
 def test_statistics_beside_a_model_of_another_range_are_refused(log, artifacts, tmp_path):
@@ -202,5 +199,5 @@ def test_statistics_beside_a_model_of_another_range_are_refused(log, artifacts, 
     record = json.loads((tmp_path / "artifacts.json").read_text())
     record["fit_range"] = dataclasses.asdict(FitRange(1, 2))
     (tmp_path / "artifacts.json").write_text(json.dumps(record))
-    with pytest.raises(InputError, match="one fit range"):
-        Artifacts.load(tmp_path, log)
+    sentence = refused(Artifacts.load, tmp_path, log)
+    assert_names(sentence, tmp_path, FitRange(1, 2).end_time, artifacts.fit_range)

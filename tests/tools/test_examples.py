@@ -5,7 +5,7 @@ import importlib
 
 import pytest
 
-MODULES = ("artifacts",)
+MODULES = ("artifacts", "base", "checks", "text", "titles")
 
 
 @pytest.mark.parametrize("name", MODULES)

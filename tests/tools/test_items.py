@@ -115,5 +115,5 @@ def test_a_question_inside_the_fit_range_is_refused(log, artifacts, examples, to
     inside = dataclasses.replace(examples[3], time=artifacts.fit_range.end_time - 1)
     view = AsOfView(log, inside)
     arguments = {"item_name": "1"} if tool is ItemInfoSearch else {}
-    with pytest.raises(InputError, match="inside the range"):
+    with pytest.raises(InputError, match=f"artifacts: .*{inside.time}.*{inside.time + 1}"):
         tool(artifacts, ToolOptions())(view, **arguments)

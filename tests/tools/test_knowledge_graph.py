@@ -52,7 +52,7 @@ def test_two_steps_add_up_the_weaker_counts_of_their_paths(graph):
 
 
 def test_a_value_has_its_most_taken_items(log, artifacts, splits):
-    few = knowledge_graph(log.items, artifacts, kept=3).as_of(splits.valid[0])
+    few = knowledge_graph(log.items, artifacts, edges=3).as_of(splits.valid[0])
     fitted = log.item[log.time < splits.fit_range_b.end_time]
     popularity = np.array([(fitted == item).sum() for item in range(90)])
     for brand in {name for name in log.items.brand if name}:
@@ -92,7 +92,7 @@ def test_the_catalogs_year_goes_before_the_titles(log, artifacts, examples):
 def test_a_question_inside_the_range_is_refused(log, artifacts, examples):
     fitted = knowledge_graph(log.items, artifacts)
     inside = dataclasses.replace(examples[0], time=artifacts.fit_range.end_time - 1)
-    with pytest.raises(InputError, match="knowledge graph.*inside the range"):
+    with pytest.raises(InputError, match=f"knowledge graph: .*{inside.time}.*{inside.time + 1}"):
         fitted.as_of(inside)
 
 

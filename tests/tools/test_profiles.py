@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from agenticrec_jax.testing.errors import refused
+from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.tools.profiles import Profile, read_profiles, write_profiles
 
 HEADER = {"model": "some/dir", "model_hash": "00ff", "log": "abcd", "words": 9}
@@ -41,19 +41,16 @@ def test_a_write_that_is_killed_leaves_the_file_of_before(path, monkeypatch):
 def test_a_first_line_of_other_settings_is_refused(path):
     found = read_profiles(path)
     found.expect({"model_hash": "00ff", "words": 9}, "as it is")
-    said = refused(found.expect, {"log": "abcd", "model_hash": "1234"}, "the weights of DIR")
-    assert said == (
-        f"{path}, line 1, field model_hash: found '00ff', expected '1234', the weights of DIR"
-    )
-    assert "field seed: found None, expected 0, so" in refused(found.expect, {"seed": 0}, "so")
+    sentence = refused(found.expect, {"log": "abcd", "model_hash": "1234"}, "the weights of DIR")
+    assert_names(sentence, path, "line 1", "model_hash", "'00ff'", "'1234'", "the weights of DIR")
+    assert_names(refused(found.expect, {"seed": 0}, "so"), "seed", None, 0, "so")
 
 
 def test_an_example_without_a_profile_or_cut_elsewhere_is_refused(path):
     found = read_profiles(path)
-    assert f"{path}: found no profile of example 7" in refused(found.of, Profile(7, 7, "", "", ""))
-    assert refused(found.of, Profile(12, 11, "", "", "")) == (
-        f"{path}, line 3, field position: found a profile of example 12 cut at 12, expected 11"
-    )
+    assert_names(refused(found.of, Profile(7, 7, "", "", "")), path, "example 7", "make_profiles")
+    sentence = refused(found.of, Profile(12, 11, "", "", ""))
+    assert_names(sentence, path, "line 3", "position", "example 12", "12, expected 11")
 
 
 RECORD = {"example_id": 5, "position": 5, "content": "ab", "text": "x", "finish": "stop"}
@@ -61,28 +58,28 @@ FIRST = {"format": "agenticrec-profiles", "version": 2, **HEADER}
 
 
 @pytest.mark.parametrize(
-    ("lines", "said"),
+    ("lines", "named"),
     [
-        ([FIRST, RECORD, RECORD], "line 3, field example_id: found 5, expected each example once"),
-        ([FIRST, RECORD, '{"example_id": 6, "posit'], "line 3: found invalid JSON"),
-        ([FIRST, RECORD, ""], "line 3: found invalid JSON"),
-        ([FIRST, "[1]"], "line 2: found no JSON object"),
-        ([FIRST, RECORD | {"position": "5"}], "line 2, field position: found '5', expected a"),
-        ([FIRST, RECORD | {"position": True}], "line 2, field position: found True, expected a"),
-        ([FIRST, {"example_id": 5}], "line 2, field position: found None, expected a value"),
-        ([FIRST, RECORD | {"text": None}], "line 2, field text: found None, expected a value"),
-        ([FIRST | {"format": "x"}], "line 1, field format: found 'x' version 2, expected"),
-        ([FIRST | {"version": 1}], "line 1, field format: found 'agenticrec-profiles' version 1"),
-        ([FIRST | {"model_hash": 3}], "line 1, field model_hash: found 3, expected a value"),
-        ([], "line 1: found invalid JSON"),
+        ([FIRST, RECORD, RECORD], ("line 3", "example_id", 5, "line 2")),
+        ([FIRST, RECORD, '{"example_id": 6, "posit'], ("line 3", "JSON")),
+        ([FIRST, RECORD, ""], ("line 3", "JSON")),
+        ([FIRST, "[1]"], ("line 2", "JSON object")),
+        ([FIRST, RECORD | {"position": "5"}], ("line 2", "field position", "'5'", "int")),
+        ([FIRST, RECORD | {"position": True}], ("line 2", "field position", True, "int")),
+        ([FIRST, {"example_id": 5}], ("line 2", "field position", None, "int")),
+        ([FIRST, RECORD | {"text": None}], ("line 2", "field text", None, "str")),
+        ([FIRST | {"format": "x"}], ("line 1", "field format", "'x'", "'agenticrec-profiles'")),
+        ([FIRST | {"version": 1}], ("line 1", "field version", "found 1", 2)),
+        ([FIRST | {"model_hash": 3}], ("line 1", "field model_hash", 3, "str")),
+        ([], ("line 1", "JSON")),
     ],
 )
-def test_bad_files_are_named_with_their_line(tmp_path, lines, said):
+def test_bad_files_are_named_with_their_line(tmp_path, lines, named):
     path = tmp_path / "p.jsonl"
     texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
     path.write_text("".join(f"{text}\n" for text in texts))
-    assert f"{path}, {said}" in refused(read_profiles, path)
+    assert_names(refused(read_profiles, path), path, *named)
 
 
 def test_a_missing_file_is_named(tmp_path):
-    assert f"{tmp_path}/no.jsonl: no such file" in refused(read_profiles, tmp_path / "no.jsonl")
+    assert_names(refused(read_profiles, tmp_path / "no.jsonl"), tmp_path / "no.jsonl")

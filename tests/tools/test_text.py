@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agenticrec_jax.data.interactions import make_items
-from agenticrec_jax.errors import InputError
+from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.tools.text import ToolOptions, ago, brand_of, counted, cut, order, ranked
 
 
@@ -63,8 +63,7 @@ def test_an_unknown_brand_is_said_in_words():
     ],
 )
 def test_options_out_of_range_are_refused(options, field):
-    with pytest.raises(InputError, match=field):
-        ToolOptions(**options)
+    assert_names(refused(ToolOptions, **options), field, options[field])
 
 
 @pytest.mark.parametrize(

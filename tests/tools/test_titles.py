@@ -7,7 +7,7 @@ from rapidfuzz import fuzz
 
 from agenticrec_jax.data.samples import load_sample
 from agenticrec_jax.tools import titles as titles_module
-from agenticrec_jax.tools.titles import TitleIndex, likest, title_index
+from agenticrec_jax.tools.titles import TitleIndex, most_similar, title_index
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def test_the_nearest_titles_are_nearly_always_as_near_as_those_of_a_full_compari
     pool, equal = dict(enumerate(titles)), []
     for row in rng.integers(len(titles), size=120):
         text = misspelled(titles[row], rng)
-        full = likest(text, pool, 3, 50)
+        full = most_similar(text, pool, 3, 50)
         found = index.nearest(text, 3, 50)
         assert found[0][0] == full[0][0] == pytest.approx(fuzz.WRatio(text, titles[found[0][1]]))
         equal.append([score for score, _ in found] == [score for score, _ in full])
