@@ -65,7 +65,7 @@ from agenticrec_jax.training.self_augmentation import (
     select,
 )
 from agenticrec_jax.training.tasks import ranking_tasks, refinement_tasks
-from agenticrec_jax.training.validation import Validation, ndcg_of
+from agenticrec_jax.training.validation import Validation, ndcg_scorer
 
 BEFORE = {
     "sft": (),
@@ -339,7 +339,7 @@ def _validation(settings, world, engine, policy, directory: Path, record: dict):
     agent = pipeline.agent(world, pipeline.artifacts_b(world), policy.tokenizer)
     count = world.config.evaluation.validation_examples
     examples = pipeline.chosen(world.examples["valid"], count)
-    score = ndcg_of(agent, engine, examples)
+    score = ndcg_scorer(agent, engine, examples)
     with Checkpoints(directory / "best_checkpoint", record, max_to_keep=None) as best:
         yield Validation(settings.validate_every, score, best)
 

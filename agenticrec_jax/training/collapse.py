@@ -1,10 +1,10 @@
-"""Early warning: a stage whose rewards, entropy or answers collapse teaches nothing any more."""
+"""Early warning of a stage whose rewards, entropy or answers collapse, so that it stops teaching."""
 
 import math
 from collections.abc import Mapping, Sequence
 
-WINDOW = 5  # steps of which means are compared: the stage's first ones and its last ones
-LEAST = {  # share of the first mean that the last one must have, and what it means to have less
+WINDOW = 5  # steps in a mean: the stage's first ones are compared with its last ones
+THRESHOLDS = {  # share of the first mean that the last one must have; meaning of a smaller one
     "advantage_spread": (
         0.1,
         "the members of a group earn the same, which teaches nothing",
@@ -15,24 +15,25 @@ LEAST = {  # share of the first mean that the last one must have, and what it me
 
 
 def collapses(lines: Sequence[Mapping[str, float]]) -> dict[str, str]:
-    """What has collapsed by the last of a stage's lines: a sentence for each metric.
+    """Returns a sentence for each metric that has collapsed by the last of a stage's lines.
 
-    A metric of ``LEAST`` has collapsed when its mean over the last ``WINDOW`` steps is below its
-    share of the mean over the first ``WINDOW``. Steps without a number of it do not count; before
-    twice as many steps there is nothing to say.
+    A metric of ``THRESHOLDS`` has collapsed when its mean over the last ``WINDOW`` steps is below
+    its share of the mean over the first ``WINDOW``. Steps without a number of it do not count. A
+    stage of fewer than twice as many steps has no collapse.
 
     Args:
-        lines: of one stage, as ``metrics.jsonl`` has them, from its first step on.
+      lines: of one stage, as in ``metrics.jsonl``, from its first step on.
     """
-    found = {}
-    for name, (share, meaning) in LEAST.items():
+    sentences = {}
+    for name, (share, meaning) in THRESHOLDS.items():
         values = [line[name] for line in lines if _is_number(line.get(name))]
         if len(values) < 2 * WINDOW:
             continue
-        first, last = sum(values[:WINDOW]) / WINDOW, sum(values[-WINDOW:]) / WINDOW
+        first = sum(values[:WINDOW]) / WINDOW
+        last = sum(values[-WINDOW:]) / WINDOW
         if last < share * first:
-            found[name] = f"{name} fell from {first:.3g} to {last:.3g}: {meaning}"
-    return found
+            sentences[name] = f"{name} fell from {first:.3g} to {last:.3g}: {meaning}"
+    return sentences
 
 
 def _is_number(value: float | None) -> bool:

@@ -1,4 +1,4 @@
-"""What surrounds the steps of every training: resume, metrics, validation, checkpoints, SIGTERM."""
+"""Hooks around the steps of a stage: resume, metrics, validation, checkpoints and SIGTERM."""
 
 import contextlib
 import math
@@ -41,7 +41,7 @@ class StepHooks:
       writer: of the metrics.
       checkpoints: to resume from and to save to; None for neither.
       validation: scores the state on its schedule; None for never.
-      warn_of_collapse: whether a collapse of the stage's metrics (`collapse.LEAST`) is logged.
+      warn_of_collapse: whether a collapse of the stage's metrics (`collapse.THRESHOLDS`) is logged.
     """
 
     def __init__(

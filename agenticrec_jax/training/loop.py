@@ -79,7 +79,7 @@ def reinforce(
 
     Each step's metrics are written under the stage's name, with the number of updates done as the
     step: 1 for the first. SIGTERM drops a rollout, or lets an update finish; then the state is
-    saved. A collapse of the stage (`collapse.LEAST`) is warned of once.
+    saved. A collapse of the stage (`collapse.THRESHOLDS`) is warned of once.
 
     Args:
       stage: settings.

@@ -1,4 +1,4 @@
-"""Validation on a schedule: greedy NDCG@10 of held-out examples, and the best weights kept."""
+"""Validation on a schedule: greedy NDCG@10 of held-out examples, and the best state so far."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -18,11 +18,16 @@ METRIC = "valid/ndcg@10"
 
 @dataclass(frozen=True)
 class Validation:
-    """``score`` of the parameters every ``every`` steps and at the end of a stage.
+    """Scores the parameters on a schedule and saves the state with the highest score so far.
 
-    ``best`` keeps the state of the highest score so far, and with it the score: of equal ones the
-    first. A resumed run reads it back from there. So that it can go on from any of its checkpoints,
-    ``best`` keeps besides what was the best at the oldest of them, and what became so since.
+    Each best checkpoint stores its score, so a resumed run continues from it. Of equal scores the
+    first is the best. A run can resume from any of its checkpoints. So beside the newest best state
+    there stay the one that was the best at the oldest checkpoint, and every later one.
+
+    Attributes:
+      every: steps between scores; the last step of a stage is scored always.
+      score: of the parameters, higher is better.
+      best: checkpoints of the best states.
     """
 
     every: int
@@ -34,37 +39,45 @@ class Validation:
         return step % self.every == 0 or step == last
 
     def resume(self, start: int) -> None:
-        """Forgets the best of steps after ``start``, from which the run goes on."""
+        """Forgets the best states of steps after ``start``, from which the run goes on."""
         self.best.drop([step for step in self.best.steps if step > start])
 
     def __call__(
         self, step: int, state: TrainState, checkpoints: Sequence[int] = ()
     ) -> dict[str, float]:
-        """Scores the state after ``step`` updates and keeps it if it is the best; the metrics.
+        """Scores a state, saves it if it is the best, and returns the metrics.
 
-        ``checkpoints`` are the steps from which the run could be resumed.
+        - ``valid/ndcg@10``: score of this state;
+        - ``valid/best``: highest score so far.
+
+        Args:
+          step: updates done.
+          state: after them.
+          checkpoints: steps from which the run could be resumed.
         """
         score = self.score(state.params)
         highest = (self.best.newest_host() or {}).get(METRIC, -math.inf)
         if score > highest:
             self.best.save(step, state, {METRIC: score})
-            self.best.wait()  # or a later checkpoint may be there without it
+            # Committed now: otherwise a kill could leave a later checkpoint without this best state.
+            self.best.wait()
         oldest = min(checkpoints, default=step)
-        self.best.drop([kept for kept in self.best.steps if kept <= oldest][:-1])
+        self.best.drop([saved for saved in self.best.steps if saved <= oldest][:-1])
         return {METRIC: score, "valid/best": max(score, highest)}
 
 
-def ndcg_of(
+def ndcg_scorer(
     agent: Agent, engine: Engine, examples: Sequence[RankingExample]
 ) -> Callable[[Any], float]:
-    """What scores parameters: mean NDCG@10 of greedy rankings, 0 for an invalid one.
+    """Returns a function from parameters to the mean NDCG@10 of greedy rankings.
 
-    On several processes each ranks its share; all get the mean over all.
+    An invalid ranking counts as 0. On several processes each ranks its share; all get the mean over
+    all.
     """
 
     def score(params: Any) -> float:
         ranks = [t.rank for t in evaluate(agent, engine, params, share(examples))]
         gains = [1 / math.log2(rank + 1) for rank in ranks if rank and rank <= 10]
-        return math.fsum(sum(part) for part in allgather(gains)) / len(examples)
+        return math.fsum(sum(shares) for shares in allgather(gains)) / len(examples)
 
     return score

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from agenticrec_jax.training import collapse
-from agenticrec_jax.training.collapse import LEAST, WINDOW, collapses
+from agenticrec_jax.training.collapse import THRESHOLDS, WINDOW, collapses
 
 
 def lines(name, *parts):
@@ -13,9 +13,9 @@ def lines(name, *parts):
     return [{name: value, "loss": 1.0} for steps, value in parts for _ in range(steps)]
 
 
-@pytest.mark.parametrize("name", LEAST)
+@pytest.mark.parametrize("name", THRESHOLDS)
 def test_a_metric_below_its_share_of_the_beginning_has_collapsed(name):
-    share = LEAST[name][0]
+    share = THRESHOLDS[name][0]
     fine = lines(name, (WINDOW, 0.5), (3, 0.9), (WINDOW, 0.5 * share * 1.01))
     assert collapses(fine) == {}
     said = collapses(lines(name, (WINDOW, 0.5), (3, 0.9), (WINDOW, 0.5 * share * 0.9)))
@@ -38,7 +38,7 @@ def test_steps_without_a_number_do_not_count():
 
 def test_a_stage_warns_of_a_collapse_once(pieces, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(collapse, "WINDOW", 1)
-    monkeypatch.setitem(LEAST, "entropy", (2.0, "planted"))
+    monkeypatch.setitem(THRESHOLDS, "entropy", (2.0, "planted"))
     with caplog.at_level("WARNING"):
         lines = pieces.run(tmp_path, steps=3).lines
     first, second, _ = (line["entropy"] for line in lines)

@@ -8,7 +8,7 @@ import pytest
 
 from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.training import validation
-from agenticrec_jax.training.validation import METRIC, Validation, ndcg_of
+from agenticrec_jax.training.validation import METRIC, Validation, ndcg_scorer
 
 
 def test_it_is_due_on_its_schedule_and_at_the_end():
@@ -103,6 +103,6 @@ def test_the_score_is_ndcg_over_all_examples_invalid_ones_too(monkeypatch):
         return [types.SimpleNamespace(rank=rank) for rank in ranks]
 
     monkeypatch.setattr(validation, "evaluate", evaluate)
-    found = ndcg_of("agent", "engine", [1, 2, 3, 4, 5])("weights")
+    found = ndcg_scorer("agent", "engine", [1, 2, 3, 4, 5])("weights")
     assert found == pytest.approx((1 + 1 / 2 + 1 / np.log2(11)) / 5)
     assert asked == [("agent", "engine", "weights", [1, 2, 3, 4, 5])]
