@@ -17,7 +17,11 @@ from agenticrec_jax.runs import objectives, pipeline
 from agenticrec_jax.runtime.phases import phase
 from agenticrec_jax.training.logprobs import make_scorer
 from agenticrec_jax.training.mining import HardPair, mine_pairs, read_pairs, write_pairs
-from agenticrec_jax.training.preferences import Preferences, choices, first_places
+from agenticrec_jax.training.preferences import (
+    Preferences,
+    choice_questions,
+    first_rank_questions,
+)
 from agenticrec_jax.training.references import Scorer
 
 
@@ -64,10 +68,10 @@ def source(
     """Batches of the questions that ``config.pairs.objective`` asks about pairs."""
     settings, examples = world.config.pairs, world.by_id("policy")
     if settings.objective == objectives.SOFTMAX_DPO:
-        ask = first_places(agent, examples, settings.negatives, seed)
+        questions_of = first_rank_questions(agent, examples, settings.negatives, seed)
     else:
-        ask = choices(agent, examples, seed)
-    return Preferences(pairs, settings.epochs, settings.batch, seed, ask)
+        questions_of = choice_questions(agent, examples, seed)
+    return Preferences(pairs, settings.epochs, settings.batch, seed, questions_of)
 
 
 def scorer(settings: ConfigDict, graphdef: nnx.GraphDef, mesh: Mesh | None) -> Scorer | None:

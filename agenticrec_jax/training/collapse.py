@@ -1,4 +1,4 @@
-"""Early warning of a stage whose rewards, entropy or answers collapse, so that it stops teaching."""
+"""Early warning of a stage whose rewards, entropy or answers collapse."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,7 @@
 """RecThinker's self-augmented fine-tuning: imitate the best of the policy's own trajectories.
 
-The paper (arXiv:2603.09843) trains on filtered trajectories of high quality and does not say by
-which rules; those here are by outcome alone. What a text claims is not judged.
+The paper (arXiv:2603.09843) trains on filtered trajectories of high quality and does not give the
+rules of its filter. The rules here judge outcomes alone, not what a text claims.
 """
 
 import dataclasses
@@ -27,11 +27,13 @@ RULES = (INVALID, TOO_FEW_CALLS, TOO_MANY_CALLS, REPEATED_CALL, LOW_RANK, SURPLU
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """Which trajectories are worth imitating.
+    """Rules for trajectories that are worth imitating: a valid answer, no repeated call, and these.
 
-    A valid answer, ``min_calls`` to ``max_calls`` calls of which no two are the same, and the
-    target among the first ``best_rank`` (2: NDCG@10 of at least .63); at most ``per_example`` of a
-    group.
+    Attributes:
+      max_calls: most tool calls.
+      min_calls: fewest tool calls.
+      best_rank: worst rank of the target (2: NDCG@10 of at least .63).
+      per_example: most trajectories of a group.
     """
 
     max_calls: int = 8
@@ -40,7 +42,7 @@ class Rules:
     per_example: int = 2
 
     def broken(self, trajectory: Trajectory) -> str | None:
-        """The first of ``RULES`` that a trajectory breaks by itself; None if it breaks none."""
+        """Returns the first of ``RULES`` that a trajectory breaks by itself; None for none."""
         calls = [
             (call.name, json.dumps(call.arguments, sort_keys=True)) for call in trajectory.calls
         ]
@@ -57,36 +59,41 @@ class Rules:
 def select(
     groups: Iterable[Sequence[Trajectory]], rules: Rules
 ) -> tuple[list[list[Trajectory]], Counter]:
-    """What is kept of each group, and how many each of ``RULES`` dropped.
+    """Returns the selected trajectories of each group, and how many each of ``RULES`` dropped.
 
     The better rank goes first, then fewer calls, then the earlier member. A trajectory counts for
-    the first rule it breaks, so those kept and those dropped are all there were.
+    the first rule it breaks, so selected and dropped ones add up to all of them.
     """
-    kept, dropped = [], Counter(dict.fromkeys(RULES, 0))
+    selected = []
+    dropped = Counter(dict.fromkeys(RULES, 0))
     for group in groups:
         verdicts = [rules.broken(trajectory) for trajectory in group]
         dropped.update(verdict for verdict in verdicts if verdict)
         good = [t for t, verdict in zip(group, verdicts, strict=True) if verdict is None]
         good.sort(key=lambda t: (t.rank, len(t.calls), t.member))
-        kept.append(good[: rules.per_example])
-        dropped[SURPLUS] += len(good) - len(kept[-1])
-    return kept, dropped
+        selected.append(good[: rules.per_example])
+        dropped[SURPLUS] += len(good) - len(selected[-1])
+    return selected, dropped
 
 
 class Imitation(Epochs):
     """Batches of trajectories, ``size`` a step."""
 
     def batches(self, step: int, packing: Packing) -> list[RolloutBatch]:
-        """The micro-batches of a step; the ids as sampled, the loss a mean over sampled tokens."""
-        chosen = self.items_at(step)
+        """Returns this process's micro-batches of a step, weighted for a mean over sampled tokens.
+
+        The ids are those that were sampled: no text is tokenized again.
+        """
+        trajectories = self.items_at(step)
         groups = demonstration_groups(
-            [t.prompt for t in chosen], [[Demonstration(t.ids, t.origin)] for t in chosen]
+            prompts=[t.prompt for t in trajectories],
+            demonstrations=[[Demonstration(t.ids, t.origin)] for t in trajectories],
         )
         return pack_share(groups, packing)
 
 
 def read_groups(path: Path, members: int) -> list[list[Trajectory]]:
-    """The trajectories of a file of JSON lines, in groups of so many ``members``."""
+    """Returns the trajectories of a file of JSON lines, in groups of ``members``."""
     with open(path, encoding="utf-8") as file:
         trajectories = [Trajectory.from_json(line) for line in file]
     return [trajectories[i : i + members] for i in range(0, len(trajectories), members)]

@@ -59,7 +59,7 @@ class Validation:
         highest = (self.best.newest_host() or {}).get(METRIC, -math.inf)
         if score > highest:
             self.best.save(step, state, {METRIC: score})
-            # Committed now: otherwise a kill could leave a later checkpoint without this best state.
+            # Committed now: a kill could otherwise leave a later checkpoint without this state.
             self.best.wait()
         oldest = min(checkpoints, default=step)
         self.best.drop([saved for saved in self.best.steps if saved <= oldest][:-1])

@@ -18,7 +18,7 @@ from agenticrec_jax.training.learner import init_state, make_update
 from agenticrec_jax.training.logprobs import make_scorer
 from agenticrec_jax.training.mining import HardPair, preference_tasks
 from agenticrec_jax.training.packing import Packing
-from agenticrec_jax.training.preferences import Preferences, choices, first_places
+from agenticrec_jax.training.preferences import Preferences, choice_questions, first_rank_questions
 from agenticrec_jax.training.references import ReferencePolicy
 
 PACKING = Packing(1500, prompt_buckets=128, completion_buckets=16)
@@ -61,8 +61,8 @@ def policy():
 def asked(agent, examples):
     """What is asked about a pair, by the form."""
     return {
-        "choices": choices(agent, examples, seed=3),
-        "first_places": first_places(agent, examples, negatives=4, seed=3),
+        "choices": choice_questions(agent, examples, seed=3),
+        "first_places": first_rank_questions(agent, examples, negatives=4, seed=3),
     }
 
 
