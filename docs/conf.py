@@ -42,7 +42,7 @@ def mark_fields(app, what, name, obj, options, lines):
     fields = set(getattr(obj, "__dataclass_fields__", ()))
 
     def fields_of(line):
-        names = [part.strip() for part in line.partition(":")[0].split(",")]
+        names = [name.strip() for name in line.partition(":")[0].split(",")]
         return names if ":" in line and set(names) <= fields else []
 
     first = next((i for i, line in enumerate(lines) if fields_of(line) and i), None)

@@ -11,7 +11,8 @@ import pathlib
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = "agenticrec_jax"
 PAGE = ROOT / "docs" / "reference" / "rooms.md"
-BEGIN, END = "<!-- table: python docs/rooms.py -->", "<!-- end of the table -->"
+BEGIN = "<!-- table: python docs/rooms.py -->"
+END = "<!-- end of the table -->"
 
 
 def order() -> tuple[str, ...]:
@@ -48,8 +49,8 @@ def imports(room: str) -> set[str]:
             elif isinstance(node, ast.ImportFrom) and node.module.startswith(PACKAGE + "."):
                 rooms.add(node.module.split(".")[1])
             elif isinstance(node, ast.Import):
-                names = [alias.name.split(".") for alias in node.names]
-                rooms |= {parts[1] for parts in names if parts[0] == PACKAGE and len(parts) > 1}
+                paths = [alias.name.split(".") for alias in node.names]
+                rooms |= {path[1] for path in paths if path[0] == PACKAGE and len(path) > 1}
     return rooms - {room}
 
 

@@ -60,15 +60,15 @@ def test_programs_and_flags_of_a_page_exist(page):
                 assert flag in known or flag.removeprefix("no") in known, (program, flag)
 
 
-def assert_setting(parts: list[str]) -> None:
+def assert_setting(keys: list[str]) -> None:
     node = office.get_config()
-    for part in parts:
-        assert part in node, f"config.{'.'.join(parts)}"
-        node = node[part]
+    for key in keys:
+        assert key in node, f"config.{'.'.join(keys)}"
+        node = node[key]
 
 
 def test_commands_are_found():
-    found = [command for page in pages() for command in commands(page)]
-    assert {"quickstart", "train_policy", "evaluate", "prepare_data"} <= {p for p, _ in found}
+    programs = {program for page in pages() for program, _ in commands(page)}
+    assert {"quickstart", "train_policy", "evaluate", "prepare_data"} <= programs
     assert parsed("python -m experiments.evaluate --policy=DIR") == ("evaluate", ["--policy=DIR"])
     assert "policy" in defined_flags("evaluate") and "polic" not in defined_flags("evaluate")

@@ -144,7 +144,7 @@ def test_fields_of_the_committed_results_are_documented():
     named = set(re.findall(r"`([^`]+)`", OF_RESULTS))
     for file in sorted(RESULTS.rglob("results.json")):
         results = json.loads(file.read_text(encoding="utf-8"))
-        parts = [results, results["protocol"], results["gate"], *results["gate"].values()]
-        parts += [*results["rows"], *results["comparisons"], *results["phases"]]
-        fields = itertools.chain.from_iterable(p for p in parts if isinstance(p, dict))
+        objects = [results, results["protocol"], results["gate"], *results["gate"].values()]
+        objects += [*results["rows"], *results["comparisons"], *results["phases"]]
+        fields = itertools.chain.from_iterable(each for each in objects if isinstance(each, dict))
         assert not set(fields) - named, file

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import inspect
 import re
 
 import pytest
@@ -25,33 +26,30 @@ def mentioned(page) -> list[str]:
 
 def resolves(dotted: str) -> bool:
     """Whether a dotted name, from a room on, is a module or something in one."""
-    parts = dotted.removeprefix(f"{PACKAGE}.").split(".")
-    if dotted.startswith(PACKAGE) and len(parts) == 1 and parts[0] not in ROOMS:
-        return hasattr(importlib.import_module(PACKAGE), parts[0])
-    target = None
-    for count in range(len(parts), 0, -1):
-        try:
-            target = importlib.import_module(".".join([PACKAGE, *parts[:count]]))
-        except ModuleNotFoundError:
-            continue
-        break
-    for part in parts[count:]:
-        fields = getattr(target, "__dataclass_fields__", {})
-        if part in fields and not hasattr(target, part):
-            return True
-        if not hasattr(target, part):
-            return False
-        target = getattr(target, part)
-    return target is not None
+    names = dotted.removeprefix(f"{PACKAGE}.").split(".")
+    if names[0] not in ROOMS:
+        return len(names) == 1 and hasattr(importlib.import_module(PACKAGE), names[0])
+    target = importlib.import_module(PACKAGE)
+    for attribute in names:
+        if inspect.ismodule(target) and not hasattr(target, attribute):
+            try:
+                importlib.import_module(f"{target.__name__}.{attribute}")
+            except ModuleNotFoundError:
+                return False
+        if not hasattr(target, attribute):
+            # A field of a dataclass without a default is no attribute of its class.
+            return attribute in getattr(target, "__dataclass_fields__", {})
+        target = getattr(target, attribute)
+    return True
 
 
 def setting(dotted: str) -> bool:
     """Whether ``config.a.b`` is a setting of the Office configuration."""
     node = office.get_config()
-    for part in dotted.split(".")[1:]:
-        if part not in node:
+    for key in dotted.split(".")[1:]:
+        if key not in node:
             return _engine_field(dotted)
-        node = node[part]
+        node = node[key]
     return True
 
 
