@@ -1,32 +1,48 @@
-"""The grammar of a ranking, for sampling that cannot write an invalid one.
+"""Grammar of a ranking, for sampling that can only write a valid one.
 
-It reads the text of the sampled ids, however they are split. From ``\\\\boxed{[`` on, a list is
-written: numbers of the candidates without repeats, as many as a ranking has, each two with a comma
-and at most one blank between, a comma after the last if it likes, and ``]}``. Where nothing but
-blanks stood between ``<answer>`` and the list, ``</answer>`` and the end of the turn must follow;
-a list elsewhere, in a thought, is only a list.
+The grammar reads the text of the sampled ids, however they split it. After ``\\boxed{[`` a list
+must follow: distinct candidate numbers, as many as a ranking has, separated by a comma and at most
+one blank, an optional comma, and ``]}``. If only blanks stand between ``<answer>`` and the list,
+``</answer>`` and the end of the turn must follow. A list elsewhere, in a thought, is only a list.
 
-Not seen are an opening in a prompt or an observation, which the policy did not write, and one with
-blanks inside, which the protocol does not read either.
+The grammar does not see an opening in a prompt or an observation, which the policy did not write,
+nor one with blanks inside, which the protocol does not parse either.
+
+Nodes, by the name of `Node`:
+
+- ``("text", opened, boxed)``: free text that ends with ``opened`` characters of ``<answer>`` and
+  ``boxed`` characters of the list's opening;
+- ``("open", answer)``, ``("number", n, answer)``, ``("comma", answer)``, ``("blank", answer)``,
+  ``("close", answer)``: in a list, after its opening, a number, a comma, a blank, its ``]``;
+  ``answer`` is whether the list is in ``<answer>``;
+- ``("tail", done)``: after an answer's list and ``done`` characters of ``</answer>``.
 """
 
 from agenticrec_jax.agent import protocol
-from agenticrec_jax.generation.constraint import MAX_NUMBER, Constraint, Node, compile_constraint
+from agenticrec_jax.generation.constraint import (
+    MAX_NUMBER,
+    Constraint,
+    Node,
+    compile_constraint,
+)
 from agenticrec_jax.tokenizers.base import Tokenizer, spellings
 
-_OPEN, _LIST, _CLOSE = protocol.ANSWER_OPEN, "\\boxed{[", protocol.ANSWER_CLOSE
-_BLANKS, _DIGITS = " \n\t\r", "0123456789"
+_OPEN = protocol.ANSWER_OPEN
+_LIST = "\\boxed{["
+_CLOSE = protocol.ANSWER_CLOSE
+_BLANKS = " \n\t\r"
+_DIGITS = "0123456789"
 _ALPHABET = "".join(sorted({*_OPEN, *_LIST, *_CLOSE, *_BLANKS, *_DIGITS, *",]}"}))
 
 
 def ranking_constraint(tokenizer: Tokenizer) -> Constraint:
-    """Rankings of the protocol in a tokenizer's ids.
+    """Compiles the grammar of a ranking for the ids of a tokenizer.
 
     Raises:
-      InputError: if a character that a list needs is no id of its own.
+      InputError: a character that a list needs has no id of its own.
     """
     return compile_constraint(
-        start=_text(0, 0),
+        start=_text(opened=0, boxed=0),
         step=_step,
         end=_tail(len(_CLOSE)),
         alphabet=_ALPHABET,
@@ -37,43 +53,50 @@ def ranking_constraint(tokenizer: Tokenizer) -> Constraint:
 
 
 def _step(node: Node, char: str) -> tuple[Node, int] | None:
-    kind, *known = node.name
-    if kind == "text":
-        return _watch(*known, char), 0
-    if kind == "close":
-        return (_tail(0) if known[0] else _text(0, 0), 0) if char == "}" else None
-    if kind == "tail":
-        (done,) = known
-        return (_tail(done + 1), 0) if char == _CLOSE[done : done + 1] else None
-    return _in_list(kind, node.digits, known[-1], char)
+    """Returns the next node and the number of the list that ends there, 0 for none.
 
-
-def _watch(opened: int, boxed: int, char: str) -> Node:
-    """``opened`` characters of ``<answer>`` and ``boxed`` of the list's opening have been read.
-
-    All of ``<answer>`` counts as read while only blanks and the list's opening follow.
+    None if the character may not follow.
     """
-    further = _matched(_LIST, boxed, char)
+    kind, *state = node.name
+    if kind == "text":
+        opened, boxed = state
+        return _text_step(opened, boxed, char), 0
+    if kind == "close":
+        (answer,) = state
+        return (_tail(0) if answer else _text(0, 0), 0) if char == "}" else None
+    if kind == "tail":
+        (done,) = state
+        return (_tail(done + 1), 0) if char == _CLOSE[done : done + 1] else None
+    return _list_step(kind, node.digits, state[-1], char)
+
+
+def _text_step(opened: int, boxed: int, char: str) -> Node:
+    """Returns the node after a character of free text.
+
+    All of ``<answer>`` counts as read while only blanks and the list's opening follow. After
+    ``<answer> \\b`` the node is ``("text", 8, 2)``, after ``<answer> x`` it is ``("text", 0, 0)``.
+    """
+    next_boxed = _matched(_LIST, boxed, char)
     done = opened == len(_OPEN)
-    if not (done and (further == boxed + 1 or (boxed == 0 and char in _BLANKS))):
+    if not (done and (next_boxed == boxed + 1 or (boxed == 0 and char in _BLANKS))):
         opened = _matched(_OPEN, 0 if done else opened, char)
-    if further == len(_LIST):
+    if next_boxed == len(_LIST):
         return Node(("open", opened == len(_OPEN)), True)
-    return _text(opened, further)
+    return _text(opened, next_boxed)
 
 
-def _in_list(kind: str, digits: int, answers: bool, char: str) -> tuple[Node, int] | None:
-    """``answers`` says whether the list is in ``<answer>``."""
+def _list_step(kind: str, digits: int, answer: bool, char: str) -> tuple[Node, int] | None:
+    """Returns what `_step` does in a list; ``digits`` is the number read so far, 0 for none."""
     if char in _DIGITS:
         number = 10 * digits + int(char)
-        known = 1 <= number <= MAX_NUMBER
-        return (Node(("number", number, answers), True, number), 0) if known else None
+        possible = 1 <= number <= MAX_NUMBER
+        return (Node(("number", number, answer), True, number), 0) if possible else None
     if char == "]" and kind != "open":
-        return Node(("close", answers), True, full=True), digits
+        return Node(("close", answer), True, full=True), digits
     if char == "," and digits:
-        return Node(("comma", answers), True), digits
+        return Node(("comma", answer), True), digits
     if char == " " and kind == "comma":
-        return Node(("blank", answers), True), 0
+        return Node(("blank", answer), True), 0
     return None
 
 
@@ -86,7 +109,10 @@ def _tail(done: int) -> Node:
 
 
 def _matched(pattern: str, done: int, char: str) -> int:
-    """How much of ``pattern`` the text ends with, one character after it ended with ``done``."""
+    """Returns the length of the longest prefix of ``pattern`` that the text now ends with.
+
+    Before ``char`` that length was ``done``: ``_matched("aab", 2, "a")`` is 2.
+    """
     text = pattern[:done] + char
     most = min(len(text), len(pattern))
     return next(n for n in range(most, -1, -1) if text.endswith(pattern[:n]))

@@ -11,7 +11,9 @@ from agenticrec_jax.agent import protocol
 from agenticrec_jax.agent.tasks import MORE, RANK
 from agenticrec_jax.tokenizers.base import TURN_END, TURN_START
 
-AGENTICREC, RECTHINKER = AGENTS = ("agenticrec", "recthinker")
+AGENTICREC = "agenticrec"
+RECTHINKER = "recthinker"
+AGENTS = (AGENTICREC, RECTHINKER)
 RESPONSE = "tool_response"  # a user turn, the format that Qwen3 was trained on
 INLINE = "observation"  # inside the turn of the policy, as in the paper
 

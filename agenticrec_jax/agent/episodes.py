@@ -1,4 +1,9 @@
-"""Episodes: the loop of thoughts, calls and observations between the engine and the tools."""
+"""Episodes: the loop of thoughts, calls and observations between the engine and the tools.
+
+`run_episodes` gives prompts to the rollout engine. Whenever a rollout pauses, `Episode.respond`
+reads the turn, calls the tool and returns the observation's ids. A finished rollout becomes a
+`Trajectory` with its reward.
+"""
 
 import dataclasses
 import functools
@@ -31,18 +36,25 @@ from agenticrec_jax.types import (
     UNKNOWN_TOOL,
 )
 
-Transform = Callable[[str, int], str]
+Transform = Callable[[str, int], str]  # (observation, example id) -> observation
 
 
 @dataclasses.dataclass(frozen=True)
 class Agent:
-    """What an episode needs beside the policy.
+    """Everything that an episode needs beside the policy.
 
-    ``stop_on_illegal`` ends a trajectory at an unknown tool or a malformed call (training);
-    otherwise the policy reads an error observation and goes on (evaluation, serving). After a legal
-    call to a tool that fails it always does: the fault is not the policy's. With
-    ``use_tools`` off the prompt offers none. ``transform`` rewrites observations (blank, permute).
-    ``reward`` scores a finished trajectory; its contract is that of `agenticrec_jax.agent.rewards`.
+    Attributes:
+      log: the log of the examples.
+      toolbox: the tools.
+      artifacts: fitted values behind the tools; they limit the examples that can be served.
+      prompts: the prompt builder.
+      max_calls: most tool calls of an episode; one more ends it.
+      use_tools: whether the prompt offers tools and calls are legal.
+      stop_on_illegal: whether an unknown tool or a malformed call ends the episode (training).
+        Otherwise the policy reads an error observation and continues (evaluation, serving). After
+        a legal call to a tool that fails it always continues: that is not the policy's fault.
+      transform: rewrites every observation (see `agenticrec_jax.agent.interventions`).
+      reward: scores a finished trajectory; its contract is that of `agenticrec_jax.agent.rewards`.
     """
 
     log: InteractionLog
@@ -56,7 +68,11 @@ class Agent:
     reward: RewardFn = agenticrec_reward
 
     def prompt(self, task: Task) -> list[int]:
-        """Prompt ids of a task; refuses an example that artifacts or tools cannot serve."""
+        """Returns the prompt ids of a task.
+
+        Raises:
+          InputError: the artifacts or a tool cannot serve the example.
+        """
         self.artifacts.check(task.example)
         if self.use_tools:
             self.toolbox.check(task.example)
@@ -64,11 +80,17 @@ class Agent:
         return self.prompts.build(task.example.history, task.example.candidates, tools, task.kind)
 
 
-def turn_end(tokenizer: Tokenizer, last: int, text: str) -> str:
-    """How the turn ``text`` of a paused row ended, whose last id is ``last``.
+def turn_finish(tokenizer: Tokenizer, last: int, text: str) -> str:
+    """Returns how the turn of a paused rollout ended.
 
-    ``CALLED``; ``STOP`` where the id that pauses also ends turns, and there is no call; with any
-    other id ``TURN_BUDGET``.
+    Args:
+      tokenizer: the policy's.
+      last: the last id of the turn.
+      text: the turn.
+
+    Returns:
+      ``CALLED`` for a tool call; ``STOP`` for an end of turn without a call, if the id that pauses
+      also ends turns; ``TURN_BUDGET`` if the last id is no pausing one.
     """
     if last != tokenizer.pause_id:
         return TURN_BUDGET
@@ -77,10 +99,18 @@ def turn_end(tokenizer: Tokenizer, last: int, text: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Episode:
-    """The host side of one row: its calls so far, and how much of it has been read.
+    """The host's record of one rollout: its calls so far, and how far its ids have been read.
 
-    It never changes. An answer makes the next one, which the row keeps if the answer reaches it:
-    what a call that was given up returns later is without effect.
+    It is immutable. A reply comes with the next episode, which replaces this one only if the
+    rollout accepts the reply. Therefore a tool that returns after its call has timed out changes
+    nothing.
+
+    Attributes:
+      agent: the agent.
+      task: the task.
+      view: the tools' view of the task's example.
+      read: number of completion ids that earlier turns and observations have.
+      calls: the calls so far.
     """
 
     agent: Agent
@@ -90,11 +120,20 @@ class Episode:
     calls: tuple[CallRecord, ...] = ()
 
     def respond(self, ids: Sequence[int]) -> tuple[Reply, "Episode"]:
-        """Runs the call that the row has just written; a turn that ends without one is the last."""
-        agent, start = self.agent, time.perf_counter()
+        """Runs the tool call of the last turn.
+
+        Args:
+          ids: completion ids so far.
+
+        Returns:
+          the observation, or the end of the rollout if the turn has no legal call; and the episode
+          once the reply is accepted.
+        """
+        agent = self.agent
+        start = time.perf_counter()
         turn = self._turn(ids)
-        if (end := turn_end(agent.prompts.tokenizer, ids[-1], turn)) != CALLED:
-            return Reply((), end), self
+        if (finish := turn_finish(agent.prompts.tokenizer, ids[-1], turn)) != CALLED:
+            return Reply((), finish), self
         if len(self.calls) >= agent.max_calls:
             return Reply((), TOO_MANY_CALLS), self
         try:
@@ -104,50 +143,60 @@ class Episode:
             return self._illegal(ids, record, MALFORMED_CALL)
         if call.name not in agent.toolbox.names or not agent.use_tools:
             known = agent.toolbox.names if agent.use_tools else ()
-            said = f"error: {unknown_tool(call.name, known)}"
-            record = CallRecord(call.name, call.arguments, said, False, 0.0)
+            text = f"error: {unknown_tool(call.name, known)}"
+            record = CallRecord(call.name, call.arguments, text, False, 0.0)
             return self._illegal(ids, record, UNKNOWN_TOOL)
         try:
-            seen = agent.toolbox.call(self.view, call.name, call.arguments)
+            observation = agent.toolbox.call(self.view, call.name, call.arguments)
         except ToolFailure as failure:
-            return self.failed(ids, failure.reason, failure.detail, time.perf_counter() - start)
+            return self.fail(ids, failure.reason, failure.detail, time.perf_counter() - start)
         seconds = time.perf_counter() - start
-        record = CallRecord(call.name, call.arguments, seen.text, seen.ok, seconds)
-        return self._observed(ids, record)
+        record = CallRecord(call.name, call.arguments, observation.text, observation.ok, seconds)
+        return self._observe(ids, record)
 
-    def failed(
+    def fail(
         self, ids: Sequence[int], reason: str, detail: str, seconds: float
     ) -> tuple[Reply, "Episode"]:
-        """What is said in place of an answer that a tool failed to give."""
+        """Returns the error observation of a tool that failed, and the next episode.
+
+        Args:
+          ids: completion ids so far.
+          reason: ``TIMEOUT``, ``RAISED`` or ``JUNK``.
+          detail: the failure in words, for the call's record; the policy does not read it.
+          seconds: time since the call.
+        """
         try:
             call = protocol.parse_tool_call(self._turn(ids))
         except protocol.ProtocolError:
             call = protocol.ToolCall(self._turn(ids), {})
-        said = f"error: the tool {_SAID[reason]}"
-        record = CallRecord(call.name, call.arguments, said, False, seconds, reason, detail)
-        return self._told(ids, record)
+        text = f"error: the tool {_FAILURES[reason]}"
+        record = CallRecord(call.name, call.arguments, text, False, seconds, reason, detail)
+        return self._append(ids, record)
 
     def _turn(self, ids: Sequence[int]) -> str:
         return self.agent.prompts.tokenizer.decode(ids[self.read :])
 
-    def _illegal(self, ids, record: CallRecord, reason: str) -> tuple[Reply, "Episode"]:
+    def _illegal(
+        self, ids: Sequence[int], record: CallRecord, reason: str
+    ) -> tuple[Reply, "Episode"]:
         if self.agent.stop_on_illegal:
             return Reply((), reason), self
-        return self._observed(ids, record)
+        return self._observe(ids, record)
 
-    def _observed(self, ids, record: CallRecord) -> tuple[Reply, "Episode"]:
+    def _observe(self, ids: Sequence[int], record: CallRecord) -> tuple[Reply, "Episode"]:
         if self.agent.transform:
             text = self.agent.transform(record.observation, self.task.example.example_id)
             record = dataclasses.replace(record, observation=text)
-        return self._told(ids, record)
+        return self._append(ids, record)
 
-    def _told(self, ids, record: CallRecord) -> tuple[Reply, "Episode"]:
-        told = tuple(self.agent.prompts.observation(record.observation))
-        read, calls = len(ids) + len(told), (*self.calls, record)
-        return Reply(told), dataclasses.replace(self, read=read, calls=calls)
+    def _append(self, ids: Sequence[int], record: CallRecord) -> tuple[Reply, "Episode"]:
+        observation = tuple(self.agent.prompts.observation(record.observation))
+        read = len(ids) + len(observation)
+        episode = dataclasses.replace(self, read=read, calls=(*self.calls, record))
+        return Reply(observation), episode
 
 
-_SAID = {
+_FAILURES = {
     TIMEOUT: "timed out",
     RAISED: "failed",
     JUNK: "gave no text",
@@ -166,11 +215,47 @@ def run_episodes(
     step: int = 0,
     filters: Filters = NO_FILTERS,
 ) -> list[list[Trajectory]]:
-    """Rolls out ``members`` trajectories for each task, judged and with their rewards.
+    """Samples a group of trajectories for each task and scores them.
 
-    Returns [tasks][members]. ``temperature`` 0 is greedy, ``filters`` say which ids can be drawn.
-    An engine with a constraint writes valid rankings only. Keys are folded from (seed, step,
-    example, task kind, member, position): no two members and no two steps share their noise.
+    Sampling keys are folded from (seed, step, example, task kind, member, position): no two members
+    and no two steps share their noise.
+
+    Args:
+      agent: tools, prompts and reward.
+      engine: the rollout engine. With a constraint it samples valid rankings only.
+      params: parameters of the policy, as ``nnx.split`` returns them.
+      tasks: the tasks.
+      members: trajectories of each task, G.
+      temperature: sampling temperature; 0 is greedy.
+      seed: seed of the sampling keys.
+      step: step of the training, which is folded into the keys.
+      filters: the ids that can be sampled; all of them by default.
+
+    Returns:
+      [tasks][members] trajectories with their rewards.
+
+    Raises:
+      InputError: an example cannot be served, or a prompt does not fit the engine.
+
+    Example, a random policy, which writes no valid ranking:
+      >>> from flax import nnx
+      >>> from agenticrec_jax.agent.prompts import make_prompts
+      >>> from agenticrec_jax.generation.engine import Engine, EngineConfig
+      >>> from agenticrec_jax.testing.models import tiny_qwen3
+      >>> from agenticrec_jax.testing.world import tiny_world
+      >>> world = tiny_world()
+      >>> tokenizer = world.tokenizer
+      >>> graphdef, params = nnx.split(tiny_qwen3(vocab_size=tokenizer.vocab_size))
+      >>> sizes = EngineConfig(
+      ...     slots=4, prompt_buckets=(512,), splice_buckets=(128,), max_tokens=16)
+      >>> engine = Engine(
+      ...     graphdef, sizes, tokenizer.pause_id, tokenizer.stop_ids, tokenizer.pad_id)
+      >>> prompts = make_prompts(tokenizer, world.log.items, title_tokens=4)
+      >>> agent = Agent(world.log, world.toolbox, world.artifacts, prompts)
+      >>> groups = run_episodes(
+      ...     agent, engine, params, [Task(world.examples[0])], members=2, temperature=1.0, seed=0)
+      >>> [(t.member, t.valid, t.reward.total) for t in groups[0]]
+      [(0, False, -1.0), (1, False, -1.0)]
     """
     prompts = [tuple(agent.prompt(task)) for task in tasks]
     episodes = _Episodes(agent, tasks, members)
@@ -190,11 +275,14 @@ def run_episodes(
         temperature=temperature,
         seed=seed,
         filters=filters,
-        on_failure=episodes.failed,
+        on_failure=episodes.fail,
     )
     return [
-        [judge(episodes.now[i, m], prompts[i], m, r) for m, r in enumerate(rows)]
-        for i, rows in enumerate(rollouts)
+        [
+            finished_trajectory(episodes.current[i, m], prompts[i], member=m, rollout=rollout)
+            for m, rollout in enumerate(group)
+        ]
+        for i, group in enumerate(rollouts)
     ]
 
 
@@ -202,33 +290,46 @@ _KIND_KEY = {RANK: 0, MORE: 1, LESS: 2}
 
 
 class _Episodes:
-    """The episode that each row has come to; moved on in the engine's own thread only."""
+    """The current episode of each rollout, by (request, member).
+
+    ``respond`` runs in host threads and only reads ``current``. It changes when a rollout accepts a
+    reply, in the engine's thread.
+    """
 
     def __init__(self, agent: Agent, tasks: Sequence[Task], members: int):
         views = [AsOfView(agent.log, task.example) for task in tasks]
         if agent.use_tools:
             agent.toolbox.prepare(views)
-        self.now = {
+        self.current = {
             (index, member): Episode(agent, task, views[index])
             for index, task in enumerate(tasks)
             for member in range(members)
         }
 
     def respond(self, request: int, member: int, ids: Sequence[int]) -> Reply:
-        return self._moving(request, member, *self.now[request, member].respond(ids))
+        reply, episode = self.current[request, member].respond(ids)
+        return self._replacing(request, member, reply, episode)
 
-    def failed(self, request: int, member: int, ids: Sequence[int], failure: Failure) -> Reply:
-        episode = self.now[request, member]
-        answer = episode.failed(ids, failure.reason, failure.detail, failure.seconds)
-        return self._moving(request, member, *answer)
+    def fail(self, request: int, member: int, ids: Sequence[int], failure: Failure) -> Reply:
+        reply, episode = self.current[request, member].fail(
+            ids, failure.reason, failure.detail, failure.seconds
+        )
+        return self._replacing(request, member, reply, episode)
 
-    def _moving(self, request: int, member: int, reply: Reply, then: Episode) -> Reply:
-        on_accept = functools.partial(self.now.__setitem__, (request, member), then)
+    def _replacing(self, request: int, member: int, reply: Reply, episode: Episode) -> Reply:
+        """Returns the reply, which replaces the current episode once it is accepted."""
+        on_accept = functools.partial(self.current.__setitem__, (request, member), episode)
         return dataclasses.replace(reply, on_accept=on_accept)
 
 
-def judge(episode: Episode, prompt: Sequence[int], member: int, rollout: Rollout) -> Trajectory:
-    """The trajectory of a finished row: its answer read, its reward given."""
+def finished_trajectory(
+    episode: Episode, prompt: Sequence[int], member: int, rollout: Rollout
+) -> Trajectory:
+    """Returns the trajectory of a finished rollout, with its answer parsed and its reward.
+
+    Raises:
+      InputError: the agent's reward function returns no finite `Reward`.
+    """
     trajectory = Trajectory(
         example_id=episode.task.example.example_id,
         member=member,
@@ -240,24 +341,27 @@ def judge(episode: Episode, prompt: Sequence[int], member: int, rollout: Rollout
         calls=list(episode.calls),
         finish=rollout.finish,
     )
-    final = episode.agent.prompts.tokenizer.decode(rollout.ids[episode.read :])
-    _read_answer(trajectory, episode.task, final)
+    # Only the last turn is parsed: an answer in an observation is not the policy's.
+    last_turn = episode.agent.prompts.tokenizer.decode(rollout.ids[episode.read :])
+    _parse_answer(trajectory, episode.task, last_turn)
     trajectory.reward = scored(episode.agent.reward, trajectory, episode.task)
     return trajectory
 
 
-def _read_answer(trajectory: Trajectory, task: Task, final: str) -> None:
+def _parse_answer(trajectory: Trajectory, task: Task, last_turn: str) -> None:
+    """Sets the trajectory's ranking and rank, its choice, or the reason why it is invalid."""
     if trajectory.finish != STOP:
         trajectory.invalid_reason = trajectory.finish
         return
     try:
         if task.kind == RANK:
             count = len(task.example.candidates)
-            trajectory.ranking = protocol.parse_ranking(final, min(protocol.RANKED, count), count)
+            length = min(protocol.RANKED, count)
+            trajectory.ranking = protocol.parse_ranking(last_turn, length, count)
             target = task.example.target_number
             if target in trajectory.ranking:
                 trajectory.rank = trajectory.ranking.index(target) + 1
         else:
-            trajectory.choice = protocol.parse_choice(final)
+            trajectory.choice = protocol.parse_choice(last_turn)
     except protocol.ProtocolError as error:
         trajectory.invalid_reason = error.reason

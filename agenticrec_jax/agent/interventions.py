@@ -1,4 +1,7 @@
-"""Rewrites of observations that take their evidence away: does the policy use what it reads?"""
+"""Rewrites of observations that remove their evidence, to test whether the policy uses it.
+
+Each is a ``transform`` of an `Agent`: (observation, example id) -> observation.
+"""
 
 import re
 
@@ -9,7 +12,7 @@ _ORDER = re.compile(r"(?<=[a-z]:)(?:\d+,)+")
 
 
 def blank(text: str, example_id: int) -> str:
-    """Every observation says the same: nothing."""
+    """Returns the same empty observation for every text."""
     del text, example_id
     return BLANK
 
@@ -17,8 +20,13 @@ def blank(text: str, example_id: int) -> str:
 def permute(text: str, example_id: int, candidates: int = 20) -> str:
     """Renames the candidate numbers of every order by one permutation per example.
 
-    All observations of an example stay consistent with each other and look as they always do, but
-    say nothing about the candidates any more.
+    The observations of an example stay consistent with each other and keep their format, but carry
+    no evidence about the candidates.
+
+    Args:
+      text: the observation.
+      example_id: seed of the permutation.
+      candidates: number of candidates.
     """
     names = np.random.default_rng(example_id).permutation(candidates) + 1
     return _ORDER.sub(lambda match: _rename(match[0], names), text)
@@ -26,6 +34,6 @@ def permute(text: str, example_id: int, candidates: int = 20) -> str:
 
 def _rename(order: str, names: np.ndarray) -> str:
     numbers = [int(n) for n in order.split(",") if n]
-    if not all(1 <= n <= len(names) for n in numbers):  # digits of a title, not an order
+    if not all(1 <= n <= len(names) for n in numbers):  # digits in a title, no order
         return order
     return "".join(f"{names[n - 1]}," for n in numbers)

@@ -1,8 +1,8 @@
-"""Long-term profiles, written offline by the policy's base model with the rollout engine.
+"""Long-term profiles, generated offline by the policy's base model with the rollout engine.
 
-The model reads the user's own events before the example's position, through the same as-of view as
-a tool, and writes freely: groups of one, no tools. AgenticRec section 3 has its profiles generated
-so; the words of the question are ours.
+The model reads the user's events before the example's position, through the same as-of view as a
+tool, and writes freely, without tools. AgenticRec (arXiv:2603.21613), section 3, generates its
+profiles so; the wording of the prompt is ours.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from agenticrec_jax.agent.episodes import turn_end
+from agenticrec_jax.agent.episodes import turn_finish
 from agenticrec_jax.agent.prompts import PromptBuilder
 from agenticrec_jax.agent.protocol import CALL_OPEN
 from agenticrec_jax.data.examples import RankingExample
@@ -28,12 +28,20 @@ _THOUGHT = "</think>"
 
 @dataclasses.dataclass(frozen=True)
 class ProfileWriter:
-    """Writes profiles of examples with ``engine``, whose ``max_tokens`` is the budget of a text.
+    """Generates profiles of examples.
 
-    A prompt shows at most ``events`` of the user's newest events (0 for all), and fewer where the
-    engine's longest prompt has no room for them. ``words`` is the length asked for. ``temperature``
-    0 is greedy; otherwise a text depends on ``seed`` and the prompt. So examples of one prompt, say
-    of users who took one and the same item, share a text, and it is written once.
+    A text depends on the prompt and the seed only. Examples with the same prompt, such as those of
+    users who took the same single item, share a text, which is generated once.
+
+    Attributes:
+      log: the log of the examples.
+      prompts: the prompt builder.
+      engine: the rollout engine; its ``max_tokens`` limit a text.
+      events: most of the user's newest events in a prompt, 0 for all; fewer if the engine's longest
+        prompt has no room for them.
+      words: requested length of a profile.
+      temperature: sampling temperature; 0 is greedy.
+      seed: seed of the sampling.
     """
 
     log: InteractionLog
@@ -45,19 +53,21 @@ class ProfileWriter:
     seed: int
 
     def prompt(self, example: RankingExample) -> list[int]:
-        """Prompt ids of an example.
+        """Returns the prompt ids of an example.
 
         Raises:
-          InputError: if the engine's longest prompt has no room for a single event.
+          InputError: the engine's longest prompt has no room for a single event.
         """
         view = AsOfView(self.log, example)
         room = self.engine.config.prompt_buckets[-1]
-        items, ratings = view.own_items[-self.events :], view.own_ratings[-self.events :]
+        items = view.own_items[-self.events :]
+        ratings = view.own_ratings[-self.events :]
         while items:
             ids = self.prompts.profile(items, ratings, self.words)
             if len(ids) <= room:
                 return ids
-            items, ratings = items[1:], ratings[1:]
+            items = items[1:]
+            ratings = ratings[1:]
         raise InputError(
             f"engine.prompt_buckets: found {room} tokens for the prompt of a profile, expected at "
             f"least the {len(ids)} of one event"
@@ -66,40 +76,51 @@ class ProfileWriter:
     def write(
         self, params, examples: Sequence[RankingExample], known: Iterable[Profile] = ()
     ) -> list[Profile]:
-        """The examples' profiles, in their order; a prompt that is a known one's has its text.
+        """Returns the profiles of examples, in their order.
 
-        ``known`` are profiles that a writer with the same settings and parameters wrote.
+        Args:
+          params: parameters of the model, as ``nnx.split`` returns them.
+          examples: the examples.
+          known: profiles that a writer with the same settings and parameters generated. An example
+            with the prompt of a known profile has its text.
         """
         prompts = [tuple(self.prompt(example)) for example in examples]
         contents = [content_hash(prompt) for prompt in prompts]
         texts = {profile.content: (profile.text, profile.finish) for profile in known}
         waiting = {c: p for c, p in zip(contents, prompts, strict=True) if c not in texts}
         requests = [Request(prompt, 1, (int(c[:8], 16),)) for c, prompt in waiting.items()]
-        sampling = {"temperature": self.temperature, "seed": self.seed}
-        rows = self.engine.generate(params, requests, self._respond, **sampling) if requests else []
-        for content, (row,) in zip(waiting, rows, strict=True):
-            texts[content] = profile_text(self.prompts.tokenizer, row), row.finish
+        groups = []
+        if requests:
+            groups = self.engine.generate(
+                params,
+                requests,
+                self._respond,
+                temperature=self.temperature,
+                seed=self.seed,
+            )
+        for content, (rollout,) in zip(waiting, groups, strict=True):
+            texts[content] = (profile_text(self.prompts.tokenizer, rollout), rollout.finish)
         return [
             Profile(e.example_id, e.position, content, *texts[content])
             for e, content in zip(examples, contents, strict=True)
         ]
 
     def _respond(self, request: int, member: int, ids: Sequence[int]) -> Reply:
-        """Ends a row that pauses: at its turn's end, or at a call that nobody answers."""
+        """Ends a rollout that pauses, at the end of its turn or at a tool call."""
         del request, member
         tokenizer = self.prompts.tokenizer
-        return Reply((), turn_end(tokenizer, ids[-1], tokenizer.decode(ids)))
+        return Reply((), turn_finish(tokenizer, ids[-1], tokenizer.decode(ids)))
 
 
 def content_hash(prompt: Sequence[int]) -> str:
-    """16 hex digits of the sha256 of a prompt's ids."""
+    """Returns 16 hex digits of the sha256 of a prompt's ids."""
     return hashlib.sha256(np.asarray(prompt, "<i4").tobytes()).hexdigest()[:16]
 
 
 def profile_text(tokenizer: Tokenizer, rollout: Rollout) -> str:
-    """What a rollout says, on one line: without the id that ended it, a closed thought or a call.
+    """Returns the text of a rollout on one line, without a closed thought or a tool call.
 
-    It is data from here on: marker literals are made harmless, and a text that was cut, by its
+    The text is data from here on: literal markers are neutralized, and a text that was cut, by its
     budget or otherwise, ends in the visible mark.
     """
     ended = rollout.finish in (STOP, CALLED)

@@ -1,4 +1,4 @@
-"""What the policy may write, and how it is read: calls, rankings and choices.
+"""Protocol of the policy's text: tool calls, rankings and choices.
 
 A turn is ``<think>..</think><tool_call>{"name":..,"arguments":{..}}</tool_call>``; the last one
 ends in ``<answer>\\boxed{[8,3,15,..]}</answer>`` over candidate numbers, or in
@@ -10,9 +10,11 @@ import dataclasses
 import json
 import re
 
-CALL_OPEN, CALL_CLOSE = "<tool_call>", "</tool_call>"
-ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
-MAX_CALLS = 10  # of tools in a trajectory
+CALL_OPEN = "<tool_call>"
+CALL_CLOSE = "</tool_call>"
+ANSWER_OPEN = "<answer>"
+ANSWER_CLOSE = "</answer>"
+MAX_CALLS = 10  # tool calls in a trajectory
 RANKED = 10  # candidates in an answer
 
 _RANKING = re.compile(r"\\boxed\{\[([^\]]*)\]\}")
@@ -20,7 +22,7 @@ _CHOICE = re.compile(r"\\boxed\{([AB])\}")
 
 
 class ProtocolError(ValueError):
-    """The policy's text breaks the protocol; ``reason`` is a short fixed name for counting."""
+    """Text that breaks the protocol; ``reason`` is a short fixed name for counting."""
 
     def __init__(self, reason: str):
         super().__init__(reason)
@@ -29,35 +31,49 @@ class ProtocolError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class ToolCall:
-    """One parsed call."""
+    """One tool call.
+
+    Attributes:
+      name: name of the tool.
+      arguments: arguments by name.
+    """
 
     name: str
     arguments: dict
 
     def render(self) -> str:
+        """Returns ``<tool_call>{"name":..,"arguments":{..}}</tool_call>``."""
         body = json.dumps(dataclasses.asdict(self), separators=(",", ":"), ensure_ascii=False)
         return f"{CALL_OPEN}{body}{CALL_CLOSE}"
 
 
 def render_ranking(numbers) -> str:
-    """``<answer>\\boxed{[7,3,12,]}</answer>``: every number is followed by a comma, as in tools."""
+    """Returns ``<answer>\\boxed{[7,3,12,]}</answer>``.
+
+    Every number is followed by a comma, as in the orders of observations.
+    """
     return f"{ANSWER_OPEN}\\boxed{{[{''.join(f'{n},' for n in numbers)}]}}{ANSWER_CLOSE}"
 
 
 def render_first(number: int) -> str:
-    """``<answer>\\boxed{[7,``: the beginning of every ranking that puts candidate 7 first."""
+    """Returns ``<answer>\\boxed{[7,``, the beginning of every ranking with candidate 7 first."""
     return f"{ANSWER_OPEN}\\boxed{{[{number},"
 
 
 def render_choice(letter: str) -> str:
-    """``<answer>\\boxed{A}</answer>``."""
+    """Returns ``<answer>\\boxed{A}</answer>``."""
     return f"{ANSWER_OPEN}\\boxed{{{letter}}}{ANSWER_CLOSE}"
 
 
 def parse_tool_call(turn: str) -> ToolCall:
-    """Reads the one call of a turn that ends at ``</tool_call>``.
+    """Parses the one call of a turn that ends at ``</tool_call>``.
 
-    Raises ProtocolError ``malformed_call`` when the turn has not exactly one well-formed call.
+    Raises:
+      ProtocolError: ``malformed_call``, the turn has not exactly one well-formed call.
+
+    Example:
+      >>> parse_tool_call('<think>hm</think><tool_call>{"name":"look","arguments":{}}</tool_call>')
+      ToolCall(name='look', arguments={})
     """
     if turn.count(CALL_OPEN) != 1 or turn.count(CALL_CLOSE) != 1 or ANSWER_OPEN in turn:
         raise ProtocolError("malformed_call")
@@ -75,10 +91,23 @@ def parse_tool_call(turn: str) -> ToolCall:
 
 
 def parse_ranking(turn: str, length: int = RANKED, candidates: int = 20) -> tuple[int, ...]:
-    """Candidate numbers of the final turn, best first.
+    """Parses the ranking of the last turn.
 
-    Raises ProtocolError with one of ``no_answer``, ``malformed_answer``, ``wrong_length``,
-    ``unknown_item``, ``repeated_item``.
+    Args:
+      turn: the turn.
+      length: required length of the ranking.
+      candidates: number of candidates.
+
+    Returns:
+      candidate numbers, best first.
+
+    Raises:
+      ProtocolError: ``no_answer``, ``malformed_answer``, ``wrong_length``, ``unknown_item`` or
+        ``repeated_item``.
+
+    Example:
+      >>> parse_ranking(render_ranking([3, 1]), length=2)
+      (3, 1)
     """
     match = _RANKING.fullmatch(_answer_body(turn))
     if match is None:
@@ -94,7 +123,11 @@ def parse_ranking(turn: str, length: int = RANKED, candidates: int = 20) -> tupl
 
 
 def parse_choice(turn: str) -> str:
-    """``"A"`` or ``"B"`` of the final turn; ProtocolError ``no_answer`` or ``malformed_answer``."""
+    """Parses the answer to a preference question, ``A`` or ``B``.
+
+    Raises:
+      ProtocolError: ``no_answer`` or ``malformed_answer``.
+    """
     match = _CHOICE.fullmatch(_answer_body(turn))
     if match is None:
         raise ProtocolError("malformed_answer")
@@ -104,16 +137,18 @@ def parse_choice(turn: str) -> str:
 def _answer_body(turn: str) -> str:
     if turn.count(ANSWER_OPEN) != 1 or turn.count(ANSWER_CLOSE) != 1:
         raise ProtocolError("no_answer")
-    start, end = turn.index(ANSWER_OPEN) + len(ANSWER_OPEN), turn.index(ANSWER_CLOSE)
+    start = turn.index(ANSWER_OPEN) + len(ANSWER_OPEN)
+    end = turn.index(ANSWER_CLOSE)
     if end < start or CALL_OPEN in turn:
         raise ProtocolError("malformed_answer")
     return turn[start:end].strip()
 
 
 def _numbers(body: str) -> tuple[int, ...]:
-    parts = [part.strip() for part in body.split(",")]
-    if parts and parts[-1] == "":
-        parts.pop()
-    if not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
+    fields = [field.strip() for field in body.split(",")]
+    if fields and fields[-1] == "":
+        fields.pop()
+    # isdigit alone accepts digits of other scripts; long ones would make huge numbers.
+    if not all(field.isascii() and field.isdigit() and len(field) < 10 for field in fields):
         raise ProtocolError("malformed_answer")
-    return tuple(int(part) for part in parts)
+    return tuple(int(field) for field in fields)

@@ -1,8 +1,8 @@
-"""The scripted agent: fixed plans over the tools' own observations, and demonstrations of them.
+"""The scripted agent: fixed plans over the tools' observations, and their episodes as text.
 
-It sees what the policy would see and nothing else: a view of the user's past, the candidates and
-the text that the tools return. It never receives the target. It serves as the baseline
-``scripted_agent`` (the best fixed plan) and as the demonstrator of the warm start (random plans).
+It sees exactly what the policy would see: a view of the user's past, the candidates and the text
+that the tools return. It never receives the target. It serves as the baseline ``scripted_agent``
+(the best fixed plan) and as the demonstrator of the warm start (random plans).
 """
 
 import dataclasses
@@ -38,19 +38,31 @@ _INTENT = {
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Tools to call in order, and the labels of the orders to follow, most trusted first."""
+    """A fixed way to rank the candidates.
+
+    Attributes:
+      tools: names of the tools to call, in order.
+      priority: labels of the orders to follow, most trusted first.
+    """
 
     tools: tuple[str, ...]
     priority: tuple[str, ...]
 
     @property
     def name(self) -> str:
+        """The labels, as the report lists the plan."""
         return " > ".join(self.priority) or "no evidence"
 
 
 @dataclasses.dataclass(frozen=True)
-class Demonstration:
-    """Text of one scripted episode, turn by turn: (origin, text) pairs, and the final numbers."""
+class ScriptedEpisode:
+    """Text of one scripted episode.
+
+    Attributes:
+      turns: (origin, text) pairs, ``SAMPLED`` of the agent and ``OBSERVATION`` of the tools.
+      ranking: the final candidate numbers, best first.
+      plan: the plan that was followed.
+    """
 
     turns: tuple[tuple[int, str], ...]
     ranking: tuple[int, ...]
@@ -58,7 +70,15 @@ class Demonstration:
 
 
 def read_orders(text: str) -> dict[str, tuple[int, ...]]:
-    """The candidate orders shown in one observation: label -> numbers, best first."""
+    """Parses the candidate orders in an observation.
+
+    Returns:
+      candidate numbers by label, best first.
+
+    Example:
+      >>> read_orders("near h3: Labels; similar:7,3,12,")
+      {'similar': (7, 3, 12)}
+    """
     return {
         match[1].strip(): tuple(int(n) for n in match[2].split(",") if n)
         for match in _ORDER.finditer(text)
@@ -66,7 +86,7 @@ def read_orders(text: str) -> dict[str, tuple[int, ...]]:
 
 
 def orders_of(view: AsOfView, toolbox: Toolbox) -> dict[str, tuple[int, ...]]:
-    """Every order that any tool shows for a view, as the scripted agent would ask for it."""
+    """Returns the orders of all tools for a view, called as the scripted agent calls them."""
     orders: dict[str, tuple[int, ...]] = {}
     for name in ORDERS:
         orders |= read_orders(toolbox.call(view, name, _arguments(name, view)).text)
@@ -76,7 +96,18 @@ def orders_of(view: AsOfView, toolbox: Toolbox) -> dict[str, tuple[int, ...]]:
 def follow(
     orders: Mapping[str, Sequence[int]], priority: Sequence[str], candidates: int, length: int = 10
 ) -> tuple[int, ...]:
-    """One list from several: each order in turn, without repeats, then the numbers as they come."""
+    """Concatenates orders to one ranking without repeats.
+
+    Args:
+      orders: candidate numbers by label, best first.
+      priority: labels of the orders to follow, most trusted first.
+      candidates: number of candidates; those in no order come last, by number.
+      length: length of the ranking.
+
+    Example:
+      >>> follow({"similar": (3, 1), "popular": (2, 3)}, ["similar", "popular"], candidates=5)
+      (3, 1, 2, 4, 5)
+    """
     chain = itertools.chain(
         *(orders.get(label, ()) for label in priority), range(1, candidates + 1)
     )
@@ -84,15 +115,18 @@ def follow(
 
 
 def fixed_plans(max_orders: int = 3) -> list[Plan]:
-    """Every sequence of up to ``max_orders`` labels, each with the fewest tools that show it."""
+    """Returns every sequence of up to ``max_orders`` labels, each with the fewest tools for it."""
     sequences = (p for n in range(1, max_orders + 1) for p in itertools.permutations(LABELS, n))
-    return [Plan(_tools_showing(priority), priority) for priority in sequences]
+    return [Plan(_tools_with(priority), priority) for priority in sequences]
 
 
 def draw_plan(rng: np.random.Generator, tools: Sequence[str], max_calls: int = 3) -> Plan:
-    """A random subset of the tools in random order, and a random sequence of what they show.
+    """Draws a random subset of the tools in random order, and a random sequence of their orders.
 
-    Of tools that are not AgenticRec's the script knows nothing; it calls none.
+    Args:
+      rng: the source of randomness.
+      tools: names of the available tools. The script knows AgenticRec's only and calls no other.
+      max_calls: most tools of the plan.
     """
     tools = [name for name in tools if name in _INTENT]
     if not tools:
@@ -105,34 +139,38 @@ def draw_plan(rng: np.random.Generator, tools: Sequence[str], max_calls: int = 3
 
 def demonstrate(
     plan: Plan, view: AsOfView, toolbox: Toolbox, task: str = RANK, blank: str | None = None
-) -> Demonstration:
-    """Plays ``plan`` against the tools and writes it down in the protocol's words.
+) -> ScriptedEpisode:
+    """Follows a plan and writes its episode in the protocol's format.
 
-    With ``blank`` every observation is replaced by that text, so that the agent also shows what to
-    do when the tools have nothing to say.
+    Args:
+      plan: the plan.
+      view: the example's view.
+      toolbox: the tools.
+      task: ``rank``, ``more`` or ``less``.
+      blank: a text that replaces every observation, for episodes without evidence.
     """
     turns: list[tuple[int, str]] = []
     orders: dict[str, tuple[int, ...]] = {}
-    reading = ""
+    thought = ""
     for name in plan.tools:
         arguments = _arguments(name, view)
         call = protocol.ToolCall(name, arguments)
-        turns.append((SAMPLED, f"<think>{reading} {_INTENT[name]}?</think>{call.render()}"))
+        turns.append((SAMPLED, f"<think>{thought} {_INTENT[name]}?</think>{call.render()}"))
         text = blank if blank is not None else toolbox.call(view, name, arguments).text
         turns.append((OBSERVATION, text))
-        shown = read_orders(text)
-        orders |= shown
-        reading = _reading(name, shown)
+        observed = read_orders(text)
+        orders |= observed
+        thought = _reading(name, observed)
     numbers = follow(orders, plan.priority, len(view.candidates))
     turns.append(
-        (SAMPLED, f"<think>{reading}{decision(plan, orders)}</think>{_answer(numbers, task)}")
+        (SAMPLED, f"<think>{thought}{decision(plan, orders)}</think>{_answer(numbers, task)}")
     )
-    return Demonstration(tuple(turns), numbers, plan)
+    return ScriptedEpisode(tuple(turns), numbers, plan)
 
 
-def _tools_showing(priority: Sequence[str]) -> tuple[str, ...]:
-    owner = {label: tool for tool, labels in ORDERS.items() for label in labels}
-    return tuple(dict.fromkeys(owner[label] for label in priority))
+def _tools_with(priority: Sequence[str]) -> tuple[str, ...]:
+    tool_of = {label: tool for tool, labels in ORDERS.items() for label in labels}
+    return tuple(dict.fromkeys(tool_of[label] for label in priority))
 
 
 def _arguments(name: str, view: AsOfView) -> dict:
@@ -141,20 +179,20 @@ def _arguments(name: str, view: AsOfView) -> dict:
     return {"item_name": "1"} if name == "item_info_search" else {}
 
 
-def _reading(name: str, shown: Mapping[str, Sequence[int]]) -> str:
-    """What the observation said, in words: the first of each order, or that it is empty."""
-    said = [
-        f" {label} puts {shown[label][0]} first" if label in shown else f" {label} is empty"
+def _reading(name: str, orders: Mapping[str, Sequence[int]]) -> str:
+    """Returns the thought about an observation: the first of each order, or that it is empty."""
+    clauses = [
+        f" {label} puts {orders[label][0]} first" if label in orders else f" {label} is empty"
         for label in ORDERS.get(name, ())
     ]
-    return "".join(f"{part}," for part in said) or " noted,"
+    return "".join(f"{clause}," for clause in clauses) or " noted,"
 
 
 def decision(plan: Plan, orders: Mapping[str, Sequence[int]]) -> str:
-    """The thought that names the orders to follow, each with its first number as it was shown.
+    """Returns the thought that names the orders to follow, each with its first number.
 
-    With the number beside the label the answer starts from what stands just before it; a small
-    policy that has to find the label's order from the answer often starts from another one.
+    With the number beside the label the answer begins with a number that stands just before it. A
+    small policy that must find the label's order from the answer often begins with another order.
     """
     followed = [
         f"{label}:{orders[label][0]},{ELLIPSIS}" for label in plan.priority if label in orders

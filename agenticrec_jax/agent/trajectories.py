@@ -1,4 +1,4 @@
-"""The one record of what happened in an episode; everything downstream reads only this."""
+"""Trajectories: the one record of an episode, which everything downstream reads."""
 
 import dataclasses
 import json
@@ -10,12 +10,16 @@ from agenticrec_jax.rewards import Reward
 
 @dataclasses.dataclass(frozen=True)
 class CallRecord:
-    """One tool call: what was asked, what was said, and how long it took in seconds.
+    """One tool call.
 
-    The policy reads ``observation`` within the prompts' budget; its ids are the trajectory's.
-
-    ``ok`` is whether a tool answered. If it did not, either the call was illegal, or the tool
-    failed: ``failure`` is then ``timeout``, ``raised`` or ``junk``, and ``detail`` says more.
+    Attributes:
+      name: name of the tool, as the policy wrote it; the whole turn of a malformed call.
+      arguments: arguments of the call.
+      observation: the whole text; the policy reads it cut to the prompts' budget.
+      ok: whether a tool answered. If not, the call was illegal or the tool failed.
+      seconds: duration of the call.
+      failure: ``timeout``, ``raised`` or ``junk`` if the tool failed, else None.
+      detail: the failure in words.
     """
 
     name: str
@@ -31,11 +35,21 @@ class CallRecord:
 class Trajectory:
     """Exact ids with their log-probs and origins, the calls, the result and its reward.
 
-    ``prompt`` [Tp] and ``ids`` [T] are token ids, ``logprobs`` [T] the behavior log-probs (0 at
-    observations), ``origin`` [T] and ``finish`` the constants of ``agenticrec_jax.types``.
-    ``ranking`` is the list
-    of candidate numbers (RTA) and ``choice`` the letter (PPR); both are None when the trajectory is
-    invalid, and ``invalid_reason`` then says why. ``rank`` is the target's place, None for a miss.
+    Attributes:
+      example_id: id of the example.
+      member: index in the group.
+      task: kind of the task.
+      prompt: prompt ids, int32 [Tp].
+      ids: completion ids, int32 [T].
+      logprobs: log-probs when the ids were sampled, float32 [T]; 0 at observations.
+      origin: ``SAMPLED`` or ``OBSERVATION`` of `agenticrec_jax.types`, uint8 [T].
+      calls: the tool calls.
+      finish: how the episode ended, one of ``ENDS`` of `agenticrec_jax.types`.
+      ranking: candidate numbers, best first; None for a preference question or an invalid output.
+      choice: the letter; None for a ranking task or an invalid output.
+      invalid_reason: why the output is invalid, None if it is valid.
+      rank: rank of the target in the ranking, from 1; None if it is not there.
+      reward: the reward.
     """
 
     example_id: int
@@ -55,10 +69,11 @@ class Trajectory:
 
     @property
     def valid(self) -> bool:
+        """Whether the output obeys the protocol."""
         return self.invalid_reason is None
 
     def to_json(self) -> str:
-        """One JSON line; ``from_json`` gives an equal trajectory back."""
+        """Returns one JSON line, from which ``from_json`` makes an equal trajectory."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         for name in ("prompt", "ids", "logprobs", "origin"):
             fields[name] = fields[name].tolist()
@@ -68,7 +83,7 @@ class Trajectory:
 
     @classmethod
     def from_json(cls, line: str) -> "Trajectory":
-        """Inverse of ``to_json``."""
+        """Reads a line that ``to_json`` wrote."""
         fields = json.loads(line)
         for name, dtype in (
             ("prompt", np.int32),

@@ -1,4 +1,4 @@
-"""Trajectories as people read them: titles, text segments and numbers in one plain dict."""
+"""Trajectories in readable form: titles, text segments and numbers in one plain dict."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -19,7 +19,15 @@ def transcript(
     tokenizer: Tokenizer,
     stage: str,
 ) -> dict:
-    """One JSON-ready record of ``trajectories.jsonl``; ``stage`` names the row it belongs to."""
+    """Returns one record of ``trajectories.jsonl``, ready for JSON.
+
+    Args:
+      trajectory: a trajectory with its reward.
+      example: its example.
+      log: the log of the example, for ids and titles.
+      tokenizer: the policy's.
+      stage: name of the report's row that the trajectory belongs to.
+    """
     title = log.items.title
     reward = trajectory.reward
     return {
@@ -46,13 +54,14 @@ def transcript(
 
 
 def recommendation(trajectory: Trajectory, example: RankingExample, log: InteractionLog) -> dict:
-    """One JSON-ready answer to a user: what was ranked, on which evidence, and why it ended.
+    """Returns one recommendation to a user, ready for JSON: the ranking with its evidence.
 
-    ``ranking`` is best first, and empty where ``invalid_reason`` says why. ``events`` is how many
-    of the user's events the agent could see, ``time`` when it was asked (unix seconds).
+    ``ranking`` is best first; it is empty if the output is invalid for ``invalid_reason``.
+    ``events`` is the number of the user's events that the agent could see, ``time`` that of the
+    example in unix seconds.
     """
-    items, numbers = log.items, trajectory.ranking or ()
-    chosen = [example.candidates[number - 1] for number in numbers]
+    items = log.items
+    chosen = [example.candidates[number - 1] for number in trajectory.ranking or ()]
     return {
         "user": log.user_ids[example.user],
         "split": example.split,
