@@ -104,7 +104,7 @@ def test_flags_in_the_readme_are_those_of_the_programs():
 def defined_flags(path):
     """Names of the absl flags that a program's source defines."""
     text = path.read_text(encoding="utf-8")
-    shared = {"config"} if "pipeline.define_config(" in text else set()
+    shared = {"config"} if "define_config(" in text else set()
     return shared | set(re.findall(r"DEFINE_\w+\(\s*\"(\w+)\"", text))
 
 

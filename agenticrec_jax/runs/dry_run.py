@@ -1,10 +1,10 @@
-"""What a run's programs take of each chip: they are compiled, and nothing is run or loaded.
+"""Memory of a run's programs on each chip: they are compiled, and nothing is run or loaded.
 
-The programs are those of the run itself (the engine's ``prefill``, ``join``, ``decode`` and
-``splice`` at the largest of their declared shapes, and the learner's two), made from shapes alone,
-for this machine's devices or for a TPU slice that need not be there. For a slice the compiler is
-left as soon as it has decided where everything lies, before it writes the machine's code. Bytes are
-the compiler's; work is an estimate.
+The programs are the run's own: the engine's ``prefill``, ``join``, ``decode`` and ``splice`` at the
+largest of their declared shapes, and the learner's two. They are made from shapes alone, for this
+machine's devices or for a TPU slice that need not be there. For a slice, compilation stops as soon
+as the compiler has assigned all buffers, before it generates code. Bytes are the compiler's; work
+is an estimate.
 """
 
 import dataclasses
@@ -20,7 +20,6 @@ from typing import Any
 import jax
 from flax import nnx
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 from rich.table import Table
 
 from agenticrec_jax.dryrun import cost
@@ -32,16 +31,22 @@ from agenticrec_jax.dryrun.topology import (
     plan_for,
     slice_devices,
 )
-from agenticrec_jax.generation.engine import Engine, EngineConfig
+from agenticrec_jax.errors import InputError
+from agenticrec_jax.generation.engine import Engine
 from agenticrec_jax.models.lora import add_lora, split_learned
 from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config
 from agenticrec_jax.parallel.mesh import abstract, batch_shardings, make_mesh
 from agenticrec_jax.parallel.multihost import local_mesh
-from agenticrec_jax.runs import objectives, pipeline
-from agenticrec_jax.runs import policy as policies
+from agenticrec_jax.runs.config import RunConfig
+from agenticrec_jax.runs.plugins import grpo_stage_loss
+from agenticrec_jax.runs.policy import model_config
+from agenticrec_jax.runs.run import device_mesh
+from agenticrec_jax.runs.stage_config import GrpoConfig
+from agenticrec_jax.runs.stages import REINFORCEMENT, grpo_stage
 from agenticrec_jax.runtime.console import print_wide
 from agenticrec_jax.training.learner import abstract_state
-from agenticrec_jax.training.packing import abstract_batch, micro_batches
+from agenticrec_jax.training.packing import Packing, abstract_batch, micro_batches
+from agenticrec_jax.training.types import RolloutBatch
 
 GIB = 2**30
 KERNELS = {"splash_m": splash_flops}
@@ -69,80 +74,90 @@ class Program:
     device: jax.Device
 
 
-def meshes(config: ConfigDict, topology: str) -> tuple[Mesh | None, Mesh | None]:
-    """The learner's mesh over all devices, and the engine's over those of one host.
+def meshes(config: RunConfig, topology: str) -> tuple[Mesh | None, Mesh | None]:
+    """Returns the learner's mesh over all devices, and the engine's over those of one host.
 
     Raises:
         InputError: there is no such slice, or the config's mesh does not fit it.
     """
     if not topology:
-        mesh = pipeline.device_mesh(config)
+        mesh = device_mesh(config.mesh)
         return mesh, local_mesh(mesh)
-    mesh = make_mesh(**config.mesh, devices=slice_devices(topology))
+    mesh = make_mesh(**dataclasses.asdict(config.mesh), devices=slice_devices(topology))
     if not mesh.is_multi_process:
         return mesh, mesh
     return mesh, make_mesh(**local_mesh(mesh).shape, devices=host_devices(topology))
 
 
 def programs(
-    config: ConfigDict, stage: str, model: Qwen3Config, topology: str = ""
+    config: RunConfig, stage: str, model: Qwen3Config, topology: str = ""
 ) -> Iterator[Program]:
-    """The programs of a stage of reinforcement by the config, largest shapes only.
+    """Yields the programs of a stage of reinforcement, at their largest shapes.
 
     Args:
-        model: the policy's, as ``config.policy`` has it computed.
+        config: of the run.
+        stage: ``rta`` or ``ppr``.
+        model: the policy's shape, computed as ``config.policy`` says.
         topology: a TPU slice such as ``v5e:4x4``; empty for this machine's devices.
     """
-    settings = config[stage]
+    settings = getattr(config, stage)
     mesh, host = meshes(config, topology)
     device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
     graphdef, params = nnx.split(nnx.eval_shape(lambda: _policy(config, model)))
-    engine = Engine(graphdef, EngineConfig(**config.engine), 1, (2,), 0, mesh=host)
-    state = abstract_state(params, pipeline.optimizer(settings), mesh)
+    engine = Engine(graphdef, config.engine, 1, (2,), 0, mesh=host)
+    learner = grpo_stage(
+        stage,
+        settings,
+        loss_fn=grpo_stage_loss(settings, config.engine.max_tokens, f"config.{stage}"),
+        graphdef=graphdef,
+        mesh=mesh,
+    )
+    state = abstract_state(params, learner.optimizer, mesh)
     slots = chip_bytes(engine.abstract_state(params))
     learned, frozen = map(chip_bytes, split_learned(state.params))
     moments = chip_bytes(state.opt_state)
     shared = _shared(state.params, engine.abstract_params(params)) if host is mesh else 0
-    score = pipeline.scorer(settings, graphdef, mesh)
-    kept = learned if score else 0  # the reference policy's own weights
+    reference = learned if learner.score else 0  # its copy of the trained weights
+    beside = learned + frozen + moments + reference - shared
     for name, lowered in engine.lower(params, settings.members).items():
-        yield Program(name, 0, learned + frozen + moments + kept - shared, lowered, device)
-    update = pipeline.update(config, settings, graphdef, mesh)
-    count, batch = _micro_batches(config, settings, mesh)
-    if score:
+        yield Program(name, 0, beside, lowered, device)
+    count, batch = _micro_batches(config, settings, learner.loop.packing, mesh)
+    if learner.score:
         placed = batch if mesh is None else abstract(batch, batch_shardings(batch, mesh))
-        lowered = score.lower(state.params, dataclasses.replace(placed, reference_logprobs=None))
+        lowered = learner.score.lower(
+            state.params, dataclasses.replace(placed, reference_logprobs=None)
+        )
         yield Program("reference", count, moments + slots + learned, lowered, device)
-    lowered = update.lower(state, batch)
-    yield Program("gradients", count, moments + slots + kept, lowered["accumulate"], device)
-    yield Program("update", 1, frozen + slots + kept, lowered["apply"], device)
+    lowered = learner.update.lower(state, batch)
+    yield Program("gradients", count, moments + slots + reference, lowered["accumulate"], device)
+    yield Program("update", 1, frozen + slots + reference, lowered["apply"], device)
 
 
-def _policy(config: ConfigDict, model: Qwen3Config) -> Qwen3:
-    policy, adapters = Qwen3(model, rngs=nnx.Rngs(0)), policies.lora_config(config)
+def _policy(config: RunConfig, model: Qwen3Config) -> Qwen3:
+    policy, adapters = Qwen3(model, rngs=nnx.Rngs(0)), config.policy.lora.adapters()
     return policy if adapters is None else add_lora(policy, adapters, rngs=nnx.Rngs(0))
 
 
-def _micro_batches(config: ConfigDict, settings: ConfigDict, mesh: Mesh | None):
-    """How many micro-batches a step has if all rollouts are as long as they may be, and the first.
+def _micro_batches(
+    config: RunConfig, settings: GrpoConfig, packing: Packing, mesh: Mesh | None
+) -> tuple[int, RolloutBatch]:
+    """Returns the number of a step's micro-batches if all rollouts are as long as can be, and the
+    shapes of the first.
 
     Several hosts each pack the groups of their own prompts.
     """
     hosts = 1 if mesh is None else len({device.process_index for device in mesh.devices.flat})
-    packing = pipeline.packing(settings, mesh, 0)
     members = packing.members_at_once or settings.members
-    parts = -(-settings.prompts // hosts) * (settings.members // members)
-    longest = config.engine.max_tokens, _longest_prompt(config, settings), members
-    shapes = list(micro_batches([[longest] * parts], packing))
-    groups, prompt, completion = shapes[0]
-    reference = objectives.wants_reference(settings)
-    return len(shapes), abstract_batch(groups * hosts, members, prompt, completion, reference)
-
-
-def _longest_prompt(config: ConfigDict, settings: ConfigDict) -> int:
+    groups_per_host = -(-settings.prompts // hosts) * (settings.members // members)
     buckets = settings.prompt_buckets
-    longest = config.engine.prompt_buckets[-1]
-    return longest if isinstance(buckets, int) else min(longest, buckets[-1])
+    prompt = config.engine.prompt_buckets[-1]
+    prompt = prompt if isinstance(buckets, int) else min(prompt, buckets[-1])
+    longest = config.engine.max_tokens, prompt, members
+    shapes = list(micro_batches([[longest] * groups_per_host], packing))
+    groups, prompt, completion = shapes[0]
+    return len(shapes), abstract_batch(
+        groups * hosts, members, prompt, completion, settings.uses_reference
+    )
 
 
 def chip_bytes(tree) -> int:
@@ -167,7 +182,7 @@ def _shared(learner, engine) -> int:
 
 
 def rows(
-    config: ConfigDict,
+    config: RunConfig,
     stage: str,
     model: Qwen3Config,
     topology: str,
@@ -276,13 +291,25 @@ def _cells(row: dict) -> list[str]:
     ]
 
 
-def run(config: ConfigDict, stage: str, directory: str, topology: str) -> list[dict]:
-    """Compiles the programs of the config's own policy and prints the table; returns its rows."""
-    model = policies.policy_config(config, directory)
+def compile_stage(config: RunConfig, stage: str, directory: str, topology: str = "") -> list[dict]:
+    """Compiles the programs of a stage of reinforcement and prints a table; returns its rows.
+
+    Args:
+        config: of the run.
+        stage: ``rta`` or ``ppr``.
+        directory: policy directory, of which ``config.json`` is read.
+        topology: a TPU slice such as ``v5e:4x4``; empty for this machine's devices.
+
+    Raises:
+        InputError: the stage has no such programs, or there is no such slice.
+    """
+    if stage not in REINFORCEMENT:
+        raise InputError(f"flag --dry_run: found --stage={stage}, expected rta or ppr")
+    model = model_config(config.policy, directory)
     arguments = config, stage, model, topology, topology or "this machine"
-    found = planned(*arguments) if topology else rows(*arguments)
-    show(found)
-    return found
+    compiled_rows = planned(*arguments) if topology else rows(*arguments)
+    show(compiled_rows)
+    return compiled_rows
 
 
 def planned(*arguments: Any) -> list[dict]:
@@ -308,13 +335,13 @@ def apart(work: Callable, *arguments: Any) -> Any:
         pool.shutdown()
 
 
-def described(config: ConfigDict, stage: str) -> dict:
-    """The settings that decide what fits."""
-    policy, settings = config.policy, config[stage]
+def described(config: RunConfig, stage: str) -> dict:
+    """Returns the settings that decide what fits."""
+    settings = getattr(config, stage)
     return {
-        "mesh": config.mesh.to_dict(),
-        **policies.computed(config),
-        "lora_rank": policy.lora.rank,
+        "mesh": dataclasses.asdict(config.mesh),
+        **config.policy.computation(),
+        "lora_rank": config.policy.lora.rank,
         "slots": config.engine.slots,
         "max_tokens": config.engine.max_tokens,
         "prompts": settings.prompts,

@@ -1,47 +1,41 @@
-"""Pairs of a run: mined with its policy or read from a file, and what is trained on about them."""
+"""Preference pairs of a run: mined with its policy or read from a file."""
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 
-from flax import nnx
-from jax.sharding import Mesh
-from ml_collections import ConfigDict
-
-from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.bundled import resolve
 from agenticrec_jax.evaluation.evaluator import evaluate
-from agenticrec_jax.generation.engine import Engine
 from agenticrec_jax.parallel import multihost
-from agenticrec_jax.runs import objectives, pipeline
+from agenticrec_jax.runs.data import evenly_spread
+from agenticrec_jax.runs.policy import Policy
+from agenticrec_jax.runs.run import Run
+from agenticrec_jax.runs.stage_config import SOFTMAX_DPO
 from agenticrec_jax.runtime.phases import phase
-from agenticrec_jax.training.logprobs import make_scorer
 from agenticrec_jax.training.mining import HardPair, mine_pairs, read_pairs, write_pairs
-from agenticrec_jax.training.preferences import (
-    Preferences,
-    choice_questions,
-    first_rank_questions,
-)
-from agenticrec_jax.training.references import Scorer
+from agenticrec_jax.training.preferences import Preferences, choice_questions, first_rank_questions
 
 
-def mined(
-    world: pipeline.World,
-    agent: Agent,
-    engine: Engine,
-    params,
-    directory: Path,
-    settings: ConfigDict,
-    seed: int,
+def mined_pairs(
+    run: Run, policy: Policy, directory: Path, *, count: int, seed: int
 ) -> list[HardPair]:
-    """Hard pairs from greedy rankings of policy examples, kept in ``<directory>/pairs.jsonl``."""
-    path, by_id = directory / "pairs.jsonl", world.by_id("policy")
+    """Returns hard pairs from the policy's greedy rankings, stored in ``pairs.jsonl``.
+
+    Args:
+      run: log, tools and engine.
+      policy: that ranks.
+      directory: of ``pairs.jsonl``; a file that is there is read instead.
+      count: policy examples to rank; 0 for all.
+      seed: of the draw of negatives.
+    """
+    path, by_id = directory / "pairs.jsonl", run.data.by_id("policy")
     if not multihost.allgather(path.exists())[0]:
-        examples = pipeline.chosen(world.examples["policy"], settings.mining_examples)
+        examples = evenly_spread(run.data.examples["policy"], count)
         with phase("mining"):
-            ranked = evaluate(agent, engine, params, multihost.share(examples))
-        found = mine_pairs(ranked, by_id, seed)
-        shares = multihost.allgather([dataclasses.astuple(pair) for pair in found])
+            ranked = evaluate(
+                run.training_agent, run.engine, policy.params, multihost.share(examples)
+            )
+        mined = mine_pairs(ranked, by_id, seed)
+        shares = multihost.allgather([dataclasses.astuple(pair) for pair in mined])
         pairs = [HardPair(*fields) for share in shares for fields in share]
         pairs.sort(key=lambda pair: pair.example_id)
         with multihost.main_writes("pairs") as writes:
@@ -52,30 +46,19 @@ def mined(
     return read_pairs(path, by_id)
 
 
-def of_config(
-    world: pipeline.World, agent: Agent, engine: Engine, params, directory: Path, seed: int
-) -> list[HardPair]:
-    """The pairs of ``config.pairs.file``; without one they are mined, as `mined` says."""
-    settings = world.config.pairs
+def stage_pairs(run: Run, policy: Policy, directory: Path, seed: int) -> list[HardPair]:
+    """Returns the pairs of ``config.pairs.file``; without a file they are mined."""
+    settings = run.config.pairs
     if settings.file:
-        return read_pairs(resolve(settings.file), world.by_id("policy"))
-    return mined(world, agent, engine, params, directory / "pairs", settings, seed)
+        return read_pairs(resolve(settings.file), run.data.by_id("policy"))
+    return mined_pairs(run, policy, directory / "pairs", count=settings.mining_examples, seed=seed)
 
 
-def source(
-    world: pipeline.World, agent: Agent, pairs: Sequence[HardPair], seed: int
-) -> Preferences:
-    """Batches of the questions that ``config.pairs.objective`` asks about pairs."""
-    settings, examples = world.config.pairs, world.by_id("policy")
-    if settings.objective == objectives.SOFTMAX_DPO:
-        questions_of = first_rank_questions(agent, examples, settings.negatives, seed)
+def questions(run: Run, pairs: list[HardPair], seed: int) -> Preferences:
+    """Returns batches of the questions that ``config.pairs.objective`` asks about pairs."""
+    settings, examples = run.config.pairs, run.data.by_id("policy")
+    if settings.objective == SOFTMAX_DPO:
+        questions_of = first_rank_questions(run.training_agent, examples, settings.negatives, seed)
     else:
-        questions_of = choice_questions(agent, examples, seed)
+        questions_of = choice_questions(run.training_agent, examples, seed)
     return Preferences(pairs, settings.epochs, settings.batch, seed, questions_of)
-
-
-def scorer(settings: ConfigDict, graphdef: nnx.GraphDef, mesh: Mesh | None) -> Scorer | None:
-    """What scores answers by the stage's reference policy; None for PPR's loss, which has none."""
-    if settings.objective == objectives.LOGISTIC:
-        return None
-    return make_scorer(graphdef, mesh=mesh)

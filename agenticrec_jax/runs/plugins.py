@@ -1,65 +1,231 @@
-"""Tools of one's own beside the agent's: ``config.tools.extra`` names their classes.
+"""Tools, rewards and losses of your own, named in the configuration by import path.
 
-``--config.tools.extra=my_tools:CountBrands,my_tools:Other`` adds two. Parameters of a class are
-filled by name from what the agent's own tools are made of (``GIVEN``).
+- ``config.tools.extra=my_tools:CountBrands,my_tools:Other`` adds tools to the agent's. Parameters
+  of a class are filled by name from what the agent's own tools get (`TOOL_ARGUMENTS`).
+- ``config.reward=my_rewards:diverse`` replaces the reward.
+- ``config.rta.loss_fn=my_losses:better_half`` replaces a stage's loss.
+
+`load_plugins` imports all of them and tries them on shapes, so that a run refuses a bad one before
+it loads anything.
 """
 
+import dataclasses
+import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ml_collections import ConfigDict
+import jax
 
-from agenticrec_jax.errors import InputError
-from agenticrec_jax.runs.imports import imported
+from agenticrec_jax.agent.rewards import REWARDS, RewardFn
+from agenticrec_jax.errors import InputError, expect
+from agenticrec_jax.losses import (
+    LossFn,
+    dpo_preference_loss,
+    for_batch,
+    grpo_loss,
+    length_normalizer,
+    logistic_preference_loss,
+)
+from agenticrec_jax.runs.config import RunConfig
+from agenticrec_jax.runs.stage_config import (
+    BETAS,
+    LOGISTIC,
+    GrpoConfig,
+    GrpoLossConfig,
+    PairsConfig,
+)
 from agenticrec_jax.tools.base import Tool, Toolbox
 from agenticrec_jax.tools.checks import tool_fault
+from agenticrec_jax.training.packing import abstract_batch
+from agenticrec_jax.training.types import RolloutBatch
 
-KEY = "config.tools.extra"
-GIVEN = ("artifacts", "items", "options", "profiles")  # as the arguments of tools.registry
+TOOL_ARGUMENTS = ("artifacts", "items", "options", "profiles")  # as in tools.registry
+_TOOLS_KEY = "config.tools.extra"
 
 
-def makers(config: ConfigDict) -> list[tuple[str, Callable[..., Tool]]]:
-    """The classes that the config names, each with its import path.
+@dataclasses.dataclass(frozen=True)
+class Plugins:
+    """Functions and classes that a configuration names, imported and checked.
+
+    Attributes:
+      reward: ``(trajectory, task) -> Reward``.
+      losses: ``(logprobs, batch) -> (loss, metrics)`` of the stages ``rta``, ``ppr`` and ``pairs``.
+      tools: import paths of extra tools, each with its class.
+    """
+
+    reward: RewardFn
+    losses: Mapping[str, LossFn]
+    tools: tuple[tuple[str, Callable[..., Tool]], ...]
+
+    def extend(self, toolbox: Toolbox, arguments: Mapping[str, Any]) -> Toolbox:
+        """Returns the toolbox with the extra tools.
+
+        Args:
+          toolbox: of the agent.
+          arguments: values of `TOOL_ARGUMENTS` by name.
+
+        Raises:
+          InputError: a class makes no tool, or one with the name of another tool.
+        """
+        for path, tool_class in self.tools:
+            tool = tool_class(**{name: arguments[name] for name in _parameters(tool_class)})
+            if fault := tool_fault(tool):
+                raise InputError(f"{_TOOLS_KEY}: found {path} {fault}")
+            if tool.name in toolbox.names:
+                raise InputError(
+                    f"{_TOOLS_KEY}: found {path} with name {tool.name!r}, expected none of "
+                    f"{', '.join(toolbox.names)}"
+                )
+            toolbox = toolbox.with_tools([tool])
+        return toolbox
+
+
+def load_plugins(config: RunConfig) -> Plugins:
+    """Imports and checks everything that the configuration names by import path.
 
     Raises:
-      InputError: a path leads to no class, or to one that needs what is not given.
+      InputError: names the key of a path that leads nowhere, or to something that cannot be used.
     """
-    paths = config.tools.get("extra", "")
-    return [(path.strip(), _maker(path.strip())) for path in paths.split(",")] if paths else []
+    paths = [path.strip() for path in config.tools.extra.split(",") if config.tools.extra]
+    return Plugins(
+        reward=_reward(config.reward),
+        losses={
+            "rta": grpo_stage_loss(config.rta, config.engine.max_tokens, "config.rta"),
+            "ppr": grpo_stage_loss(config.ppr, config.engine.max_tokens, "config.ppr"),
+            "pairs": pairs_loss(config.pairs),
+        },
+        tools=tuple((path, _tool_class(path)) for path in paths),
+    )
 
 
-def added(box: Toolbox, config: ConfigDict, given: Mapping[str, Any]) -> Toolbox:
-    """``box`` with the config's tools, made of what is ``given`` by the names of ``GIVEN``.
+def import_path(path: str, key: str, kind: str) -> Callable:
+    """Returns the function or class at ``package.module:name``.
+
+    Args:
+      path: the import path.
+      key: the setting that names it, for errors.
+      kind: ``function`` or ``class``, for errors.
 
     Raises:
-      InputError: what is made is no tool, or its name is another tool's.
+      InputError: names ``key``; the module cannot be imported or has no such name.
     """
-    for path, make in makers(config):
-        tool = make(**{name: given[name] for name in _wanted(make)})
-        if fault := tool_fault(tool):
-            raise InputError(f"{KEY}: found {path} {fault}")
-        if tool.name in box.names:
-            known = ", ".join(box.names)
-            raise InputError(
-                f"{KEY}: found {path} with name {tool.name!r}, expected none of {known}"
-            )
-        box = box.with_tools([tool])
-    return box
-
-
-def _maker(path: str) -> Callable[..., Tool]:
-    found = imported(path, KEY, "class")
+    module, _, name = path.partition(":")
+    if not all(part.isidentifier() for part in [*module.split("."), name]):
+        raise InputError(f"{key}: found {path!r}, expected package.module:{kind}")
     try:
-        inspect.signature(found).bind(**dict.fromkeys(_wanted(found)))
+        value = getattr(importlib.import_module(module), name, None)
+    except Exception as error:  # a module of the user's may raise anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(
+            f"{key}: found {path!r}, expected a module that can be imported ({reason})"
+        ) from error
+    if not callable(value):
+        raise InputError(f"{key}: found no {kind} {name} in {module}, expected {path}")
+    return value
+
+
+def _reward(name: str) -> RewardFn:
+    if name in REWARDS:
+        return REWARDS[name]
+    known = f"one of {', '.join(REWARDS)}, or package.module:function"
+    expect(":" in name, "config.reward", name, known)
+    return _function(name, "config.reward", "(trajectory, task)")
+
+
+def _function(path: str, key: str, arguments: str) -> Callable:
+    """Returns the function of two arguments at ``path``; the InputError names ``key``."""
+    function = import_path(path, key, "function")
+    try:
+        inspect.signature(function).bind(None, None)
+    except (TypeError, ValueError) as error:  # it takes other arguments, or has no signature
+        raise InputError(
+            f"{key}: found {path} ({error}), expected a function of {arguments}"
+        ) from error
+    return function
+
+
+def grpo_stage_loss(config: GrpoConfig, max_tokens: int, key: str) -> LossFn:
+    """Returns the loss of a stage: `losses.grpo_loss` with its options, or your own.
+
+    Args:
+      config: of the stage.
+      max_tokens: of a completion, the constant length that normalizes the paper's loss.
+      key: name of the stage in errors, such as ``config.rta``.
+
+    Raises:
+      InputError: two options exclude each other, or a loss of your own cannot be called with
+        ``(logprobs, batch)`` or does not return ``(loss, metrics)``.
+    """
+    batch = abstract_batch(2, config.members, 3, 5, reference=config.uses_reference)
+    if config.loss_fn:
+        return _custom_loss(config, batch, key)
+    normalizer = length_normalizer(config.groups.aggregation, max_tokens)
+    loss_fn = for_batch(grpo_loss, normalizer=normalizer, **dataclasses.asdict(config.loss))
+    try:
+        _try_on_shapes(loss_fn, batch)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{key}.loss: {error}") from error
+    return loss_fn
+
+
+def _custom_loss(config: GrpoConfig, batch: RolloutBatch, key: str) -> LossFn:
+    path = config.loss_fn
+    for field in dataclasses.fields(config.loss):
+        value, default = getattr(config.loss, field.name), getattr(GrpoLossConfig(), field.name)
+        if value != default:
+            raise InputError(
+                f"{key}.loss.{field.name}: found {value!r} beside {key}.loss_fn={path}, expected "
+                f"{default!r}, since the options are those of grpo_loss"
+            )
+    loss_fn = _function(path, f"{key}.loss_fn", "(logprobs, batch)")
+    returned = _try_on_shapes(loss_fn, batch)
+    if not _is_loss(returned):
+        raise InputError(
+            f"{key}.loss_fn: found {path} to return {returned}, expected (loss, metrics): a "
+            "number, and (sum, count) pairs of numbers by name"
+        )
+    return loss_fn
+
+
+def _try_on_shapes(loss_fn: LossFn, batch: RolloutBatch) -> Any:
+    """Calls a loss as the learner does, on shapes alone."""
+    logprobs = batch.behavior_logprobs
+    return jax.eval_shape(loss_fn, logprobs, dataclasses.replace(batch, entropy=logprobs))
+
+
+def _is_loss(returned: Any) -> bool:
+    def is_number(x: Any) -> bool:
+        return getattr(x, "shape", None) == ()
+
+    def is_pair(x: Any) -> bool:
+        return isinstance(x, tuple) and len(x) == 2 and all(map(is_number, x))
+
+    if not (isinstance(returned, tuple) and len(returned) == 2):
+        return False
+    loss, metrics = returned
+    return is_number(loss) and isinstance(metrics, dict) and all(map(is_pair, metrics.values()))
+
+
+def pairs_loss(config: PairsConfig) -> LossFn:
+    """Returns the loss of the stage on pairs: PPR's logistic form, DPO's or S-DPO's."""
+    if config.objective == LOGISTIC:
+        return for_batch(logistic_preference_loss)
+    beta = BETAS[config.objective] if config.beta is None else config.beta
+    return for_batch(dpo_preference_loss, beta=beta)
+
+
+def _tool_class(path: str) -> Callable[..., Tool]:
+    tool_class = import_path(path, _TOOLS_KEY, "class")
+    try:
+        inspect.signature(tool_class).bind(**dict.fromkeys(_parameters(tool_class)))
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"{KEY}: found {path} that cannot be made ({error}), expected a class with parameters "
-            f"among {', '.join(GIVEN)}"
+            f"{_TOOLS_KEY}: found {path} that cannot be made ({error}), expected a class with "
+            f"parameters among {', '.join(TOOL_ARGUMENTS)}"
         ) from error
-    return found
+    return tool_class
 
 
-def _wanted(make: Callable) -> list[str]:
-    """Those of ``GIVEN`` that are parameters of ``make``."""
-    return [name for name in GIVEN if name in inspect.signature(make).parameters]
+def _parameters(tool_class: Callable) -> list[str]:
+    return [name for name in TOOL_ARGUMENTS if name in inspect.signature(tool_class).parameters]

@@ -1,4 +1,4 @@
-"""The policy that a program starts from: its directory, weights, tokenizer and adapters."""
+"""The policy of a run: its directory, weights, tokenizer and adapters."""
 
 import dataclasses
 import hashlib
@@ -8,51 +8,76 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from agenticrec_jax.bundled import resolve
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.models.config import Qwen3Config
-from agenticrec_jax.models.io.huggingface import load_policy, read_config
-from agenticrec_jax.models.lora import LoraConfig, add_lora
+from agenticrec_jax.models.io.huggingface import load_policy as load_model
+from agenticrec_jax.models.io.huggingface import read_config
+from agenticrec_jax.models.io.huggingface import save_policy as save_model
+from agenticrec_jax.models.io.peft import save_adapters
+from agenticrec_jax.models.lora import LoraConfig, add_lora, lora_config
 from agenticrec_jax.parallel.mesh import shard_params
+from agenticrec_jax.parallel.multihost import main_writes
+from agenticrec_jax.runs.config import PolicyConfig
 from agenticrec_jax.tokenizers.base import Tokenizer
 from agenticrec_jax.tokenizers.load import load_tokenizer
 
-COMPUTED = ("dtype", "param_dtype", "scan_layers", "remat", "attention")
 
-
-def profile_model(config: ConfigDict) -> str:
-    """The directory of the model whose profiles the tools give."""
-    return config.profiles.model or config.policy.directory
-
-
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Policy:
-    """A loaded policy: its static half, parameters, tokenizer, and the hash of its weights."""
+    """A loaded policy.
+
+    Attributes:
+      graphdef: the model's static half, of ``nnx.split(model)``.
+      params: its parameters; of a policy with adapters both the base and the adapters.
+      tokenizer: of the policy directory.
+      weights_hash: `weights_hash` of the directory that was loaded.
+    """
 
     graphdef: nnx.GraphDef
     params: nnx.State
     tokenizer: Tokenizer
     weights_hash: str
 
-
-def computed(config: ConfigDict) -> dict:
-    """How the config's policy is computed: options of ``load_policy``."""
-    return {name: config.policy[name] for name in COMPUTED}
-
-
-def policy_config(config: ConfigDict, directory: str) -> Qwen3Config:
-    """The shape of a policy directory's model, computed as the config says; nothing is loaded."""
-    return dataclasses.replace(read_config(resolve(directory)), **computed(config))
+    def copy(self) -> "Policy":
+        """Returns a policy with copied parameters: a stage of training consumes its policy's."""
+        return dataclasses.replace(self, params=jax.tree.map(jnp.copy, self.params))
 
 
-def load(directory: str, mesh: Mesh | None = None, dtype: str = "float32", **options) -> Policy:
-    """Loads a policy directory and checks that tokenizer and embedding fit together.
+def model_config(config: PolicyConfig, directory: str | Path | None = None) -> Qwen3Config:
+    """Returns the shape of a policy directory's model, computed as ``config`` says.
 
-    ``options`` are those of ``load_policy``.
+    Only ``config.json`` is read.
+
+    Args:
+      config: of the policy.
+      directory: None for the config's own.
     """
-    path = resolve(directory)
+    shape = read_config(resolve(directory or config.directory))
+    return dataclasses.replace(shape, **config.computation())
+
+
+def load_policy(
+    config: PolicyConfig,
+    directory: str | Path | None = None,
+    *,
+    mesh: Mesh | None = None,
+    seed: int = 0,
+) -> Policy:
+    """Loads a policy directory; adds fresh adapters if ``config.lora`` has a rank.
+
+    Args:
+      config: of the policy.
+      directory: None for the config's own.
+      mesh: where parameters are placed; None for one device.
+      seed: of the adapters' initialization.
+
+    Raises:
+      InputError: a file is missing or bad, or the tokenizer has more pieces than the embedding has
+        rows.
+    """
+    path = resolve(directory or config.directory)
     rows = read_config(path).vocab_size
     tokenizer = load_tokenizer(path)
     if tokenizer.vocab_size > rows:
@@ -60,45 +85,48 @@ def load(directory: str, mesh: Mesh | None = None, dtype: str = "float32", **opt
             f"{path / tokenizer.file}: found {tokenizer.vocab_size} pieces, expected at most the "
             f"{rows} rows of tensor model.embed_tokens.weight"
         )
-    model = load_policy(path, mesh=mesh, dtype=dtype, **options)
-    return Policy(*nnx.split(model), tokenizer, weights_hash(path))
+    model = load_model(path, mesh=mesh, **config.computation())
+    policy = Policy(*nnx.split(model), tokenizer, weights_hash(path))
+    adapters = config.lora.adapters()
+    return policy if adapters is None else _with_adapters(policy, adapters, mesh=mesh, seed=seed)
 
 
-def weights_hash(path: Path) -> str:
-    """16 hex digits of the sha256 of a policy directory's weights.
-
-    Raises:
-      InputError: if there are none.
-    """
-    shards = sorted(path.glob("*.safetensors"))
-    if not shards:
-        raise InputError(f"{path}: found no *.safetensors, expected a policy directory")
-    digest = hashlib.sha256()
-    for shard in shards:
-        with open(shard, "rb") as file:  # piece by piece: a shard may be larger than memory
-            while piece := file.read(1 << 24):
-                digest.update(piece)
-    return digest.hexdigest()[:16]
-
-
-def lora_config(config: ConfigDict) -> LoraConfig | None:
-    """The adapters of ``config.policy.lora``; None for rank 0."""
-    settings = config.policy.lora
-    if settings.rank == 0:
-        return None
-    return LoraConfig(settings.rank, settings.alpha, tuple(settings.targets))
-
-
-def with_adapters(policy: Policy, config: ConfigDict, mesh: Mesh | None = None) -> Policy:
-    """The policy with fresh adapters by ``config.policy.lora``; with rank 0 as it is."""
-    if (adapters := lora_config(config)) is None:
-        return policy
+def _with_adapters(policy: Policy, adapters: LoraConfig, *, mesh: Mesh | None, seed: int) -> Policy:
     model = nnx.merge(policy.graphdef, policy.params)
-    graphdef, params = nnx.split(add_lora(model, adapters, rngs=nnx.Rngs(config.seed)))
+    graphdef, params = nnx.split(add_lora(model, adapters, rngs=nnx.Rngs(seed)))
     params = params if mesh is None else shard_params(params, mesh)
     return dataclasses.replace(policy, graphdef=graphdef, params=params)
 
 
-def copied(params):
-    """A copy on device: the learner takes its parameters over, and these are needed again."""
-    return jax.tree.map(jnp.copy, params)
+def save_policy(policy: Policy, directory: str | Path) -> None:
+    """Writes a policy directory: configuration, weights and tokenizer.
+
+    Adapters are merged into the weights, and written alone in ``adapter`` beside them.
+    """
+    model = nnx.merge(policy.graphdef, policy.params)
+    tokenizer = policy.tokenizer
+    ends = {"eos_token_id": list(tokenizer.stop_ids), "pad_token_id": tokenizer.pad_id}
+    save_model(model, directory, generation=ends)
+    if lora_config(model):
+        save_adapters(model, Path(directory) / "adapter")
+    with main_writes("tokenizer") as writes:
+        if writes:
+            tokenizer.save(directory)
+
+
+def weights_hash(path: str | Path) -> str:
+    """Returns 16 hex digits of the sha256 of a policy directory's weights.
+
+    Raises:
+      InputError: the directory has no weights.
+    """
+    files = sorted(Path(path).glob("*.safetensors"))
+    if not files:
+        raise InputError(f"{path}: found no *.safetensors, expected a policy directory")
+    digest = hashlib.sha256()
+    for name in files:
+        with open(name, "rb") as file:
+            # Piece by piece, since a file may be larger than memory.
+            while piece := file.read(1 << 24):
+                digest.update(piece)
+    return digest.hexdigest()[:16]

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from agenticrec_jax.agent.trajectories import Trajectory
+from agenticrec_jax.errors import expect
 from agenticrec_jax.training.epochs import Epochs
 from agenticrec_jax.training.groups import demonstration_groups
 from agenticrec_jax.training.packing import Packing, pack_share
@@ -40,6 +41,13 @@ class Rules:
     min_calls: int = 1
     best_rank: int = 2
     per_example: int = 2
+
+    def __post_init__(self):
+        expect(self.min_calls >= 0, "min_calls", self.min_calls, "0 or above")
+        enough = f"min_calls {self.min_calls} or above"
+        expect(self.max_calls >= self.min_calls, "max_calls", self.max_calls, enough)
+        expect(self.best_rank >= 1, "best_rank", self.best_rank, "1 or above")
+        expect(self.per_example >= 1, "per_example", self.per_example, "1 or above")
 
     def broken(self, trajectory: Trajectory) -> str | None:
         """Returns the first of ``RULES`` that a trajectory breaks by itself; None for none."""

@@ -18,6 +18,7 @@ token by token through the cache; ``peer`` is that of one plain forward.
 """
 
 import contextlib
+import dataclasses
 import math
 import tempfile
 import time
@@ -28,11 +29,11 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from flax import nnx
-from ml_collections import ConfigDict
 from transformers import AutoTokenizer
 
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.cli import app
+from agenticrec_jax.cli.configs import define_config
 from agenticrec_jax.evaluation.evaluator import evaluate, summary_row
 from agenticrec_jax.generation import kv_cache
 from agenticrec_jax.generation.engine import Engine
@@ -40,8 +41,9 @@ from agenticrec_jax.models.attention import attend
 from agenticrec_jax.models.io.huggingface import load_policy
 from agenticrec_jax.models.masks import KV, Masks
 from agenticrec_jax.models.qwen3 import Qwen3
-from agenticrec_jax.runs import pipeline
-from agenticrec_jax.runs import policy as policies
+from agenticrec_jax.runs import Run, RunConfig, run_config
+from agenticrec_jax.runs.data import evenly_spread
+from agenticrec_jax.runs.policy import Policy
 from agenticrec_jax.types import SAMPLED
 from experiments.benchmarks.figures import figure, publish
 from experiments.benchmarks.smollm2 import PARAGRAPH, perplexity
@@ -50,16 +52,16 @@ DTYPES = ("float32", "bfloat16", "int8")
 OUTLIER = 30.0
 
 
-def rankings(config: ConfigDict, workdir: str, count: int) -> list[dict]:
+def rankings(config: RunConfig, workdir: str, count: int) -> list[dict]:
     """The rows of ``count`` samples of valid, ranked with each dtype."""
-    policy = policies.load(config.policy.directory, **policies.computed(config))
-    world = pipeline.prepare(config, workdir)
-    examples = pipeline.chosen(world.examples["valid"], count)
-    agent = pipeline.agent(world, pipeline.artifacts_b(world), policy.tokenizer)
+    run = Run(config, workdir)
+    policy, agent = run.policy, run.evaluation_agent
+    examples = evenly_spread(run.data.examples["valid"], count)
     rows, first = [], None
     for dtype in DTYPES:
-        config.engine.cache_dtype = dtype
-        engine = pipeline.engine(config, policy)
+        sizes = dataclasses.replace(config.engine, cache_dtype=dtype)
+        changed = dataclasses.replace(config, engine=sizes)
+        engine = Run(changed, workdir, policy=policy).engine
         found, seconds = _twice(lambda e: evaluate(agent, e, policy.params, examples), engine)
         first = first or found
         ndcg, wide = (summary_row("", t, examples)["ndcg@10"] for t in (found, first))
@@ -85,7 +87,7 @@ def slot_bytes(engine: Engine, params) -> float:
     return sum(x.size * x.dtype.itemsize for x in leaves) / engine.config.slots
 
 
-def _differences(dtype: str, policy: policies.Policy, found: Sequence[Trajectory]) -> list[dict]:
+def _differences(dtype: str, policy: Policy, found: Sequence[Trajectory]) -> list[dict]:
     pairs = zip(found, plain_logprobs(policy, found), strict=True)
     apart = [np.abs(t.logprobs - plain)[t.origin == SAMPLED] for t, plain in pairs]
     apart = np.concatenate(apart) * 1e6
@@ -95,7 +97,7 @@ def _differences(dtype: str, policy: policies.Policy, found: Sequence[Trajectory
     ]
 
 
-def plain_logprobs(policy: policies.Policy, found: Sequence[Trajectory]) -> list[np.ndarray]:
+def plain_logprobs(policy: Policy, found: Sequence[Trajectory]) -> list[np.ndarray]:
     """Log-probs [T] of the ids of each trajectory by one forward pass over prompt and ids."""
     rows = [[*t.prompt, *t.ids] for t in found]
     longest = max(map(len, rows))
@@ -196,7 +198,7 @@ def perplexities(directory: str) -> list[dict]:
     ]
 
 
-def measure(config: ConfigDict, workdir: str, count: int, directory: str) -> list[dict]:
+def measure(config: RunConfig, workdir: str, count: int, directory: str) -> list[dict]:
     """All rows; those of a language model where ``directory`` names one."""
     rows = rankings(config, workdir, count) + attention_errors()
     return rows + (perplexities(directory) if directory else [])
@@ -204,9 +206,9 @@ def measure(config: ConfigDict, workdir: str, count: int, directory: str) -> lis
 
 def main(argv) -> None:
     del argv
-    config = _CONFIG.value
-    with config.unlocked():
-        config.engine.update({"slots": _EXAMPLES.value, "row_buckets": (_EXAMPLES.value,)})
+    values = _CONFIG.value
+    values.engine.update({"slots": _EXAMPLES.value, "row_buckets": (_EXAMPLES.value,)})
+    config = run_config(values)
     with contextlib.ExitStack() as stack:
         workdir = _WORKDIR.value or stack.enter_context(tempfile.TemporaryDirectory())
         publish(lambda: measure(config, workdir, _EXAMPLES.value, _POLICY.value), _JSON.value)
@@ -217,5 +219,5 @@ if __name__ == "__main__":
     _POLICY = flags.DEFINE_string("policy", "", "Language model for perplexity; empty for none.")
     _WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the artifacts; empty for another.")
     _EXAMPLES = flags.DEFINE_integer("examples", 100, "Samples to rank.", lower_bound=1)
-    _CONFIG = pipeline.define_config("experiments/configs/office.py")
+    _CONFIG = define_config()
     app.run(main)

@@ -21,12 +21,10 @@ from importlib import metadata
 
 import jax
 from absl import flags
-from ml_collections import ConfigDict
 
 from agenticrec_jax.cli import app
 from agenticrec_jax.dryrun.topology import slice_devices
-from agenticrec_jax.runs import dry_run
-from agenticrec_jax.runs import policy as policies
+from agenticrec_jax.runs import RunConfig, dry_run, run_config
 from agenticrec_jax.runtime.phases import phase
 from experiments.benchmarks.figures import publish
 from experiments.benchmarks.shapes import QWEN3
@@ -53,7 +51,7 @@ FITTED = {
 }
 
 
-def settings(model: str, topology: str) -> ConfigDict:
+def settings(model: str, topology: str) -> RunConfig:
     """The configuration of a row: the paper's sizes, fitted to the slice."""
     tensor, slots, members, rank = FITTED[model, topology]
     config = qwen3.get_config()
@@ -64,13 +62,13 @@ def settings(model: str, topology: str) -> ConfigDict:
     config.rta.members_at_once = members
     longest = config.rta.completion_buckets[-1]
     config.rta.token_budget = qwen3.PROMPT_TOKENS + members * longest  # one part of a group a time
-    return config
+    return run_config(config)
 
 
 def measure(model: str, topology: str) -> list[dict]:
     """The rows of a model on a slice."""
     config = settings(model, topology)
-    shape = dataclasses.replace(QWEN3[model], **policies.computed(config))
+    shape = dataclasses.replace(QWEN3[model], **config.policy.computation())
     label = f"{model} on {topology}"
     with phase(label):
         measured = dry_run.rows if _CODE.value else dry_run.planned

@@ -1,1 +1,1 @@
-"""Configurations as ml_collections files: ``--config=experiments/configs/office.py:preset``."""
+"""Configurations as ml_collections files: ``--config=NAME:PRESET``."""

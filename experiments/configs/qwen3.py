@@ -1,30 +1,40 @@
 """A Qwen3-Instruct policy on the embedded Office log, with the settings of AgenticRec.
 
 ``--config.policy.directory=DIR`` names the policy: weights and tokenizer as Hugging Face has them.
-Groups, batch, temperature, learning rate and length are the paper's. The sizes of the engine and
-the mesh are a beginning for eight devices and have been timed on none.
+Groups, batch, temperature, learning rate and length are the paper's. ``--config=qwen3`` is a
+beginning for eight devices. A preset such as ``qwen3:v5e_16`` has the mesh, the slots and the parts
+of a group with which Qwen3-4B fits that many chips of that kind, by the compiler
+(``experiments/benchmarks/results/tpu_compile.json``). None has been timed on hardware.
 """
 
 from ml_collections import ConfigDict
 
-from experiments.configs import office
+from agenticrec_jax.runs import default_config
 
 PROMPT_TOKENS = 2048
+COMPLETION_TOKENS = 6144
+# Of a preset: fsdp and tensor of the mesh, slots of a host, members of a group at once.
+SLICES = {
+    "v5e_16": (4, 4, 8, 2),
+    "v5e_64": (16, 4, 8, 2),
+    "v5p_16": (4, 4, 64, 8),
+    "v6e_16": (4, 4, 16, 2),
+}
 
 
-def get_config() -> ConfigDict:
-    """The configuration; the policy's directory is one of the user's."""
-    config = office.get_config()
+def get_config(preset: str = "") -> ConfigDict:
+    """Returns the configuration; ValueError for a slice that is not in ``SLICES``."""
+    config = default_config()
     config.policy.update({"directory": "Qwen3-4B-Instruct-2507", "title_tokens": 32})
     config.policy.observation_tokens = 512
     config.tools.detail = "full"  # the paper groups them too: 255 ids on this log
     config.policy.update({"dtype": "bfloat16", "scan_layers": True, "remat": "full"})
-    config.engine.update({"slots": 64, "max_tokens": 6144, "decode_steps": 64})
+    config.engine.update({"slots": 64, "max_tokens": COMPLETION_TOKENS, "decode_steps": 64})
     buckets = {"prompt_buckets": (1280, 1536, PROMPT_TOKENS), "splice_buckets": (128, 256)}
     config.engine.update(buckets)
     shapes = {
         "prompt_buckets": (1280, 1536, PROMPT_TOKENS),
-        "completion_buckets": (512, 1024, 2048, 4096, 6144),
+        "completion_buckets": (512, 1024, 2048, 4096, COMPLETION_TOKENS),
         "token_budget": 65536,
     }
     sampling = {"prompts": 64, "members": 8, "temperature": 0.6}
@@ -34,5 +44,19 @@ def get_config() -> ConfigDict:
     config.pairs.update({"batch": 64, "learning_rate": 1e-6, "warmup_steps": 5} | prompts)
     config.self_sft.update({"learning_rate": 1e-5, "warmup_steps": 5, "batch": 64} | shapes)
     config.profiles.update({"words": 150, "max_tokens": 256})
-    config.mesh = ConfigDict({"data": 1, "fsdp": 8, "tensor": 1})
+    config.mesh.update({"data": 1, "fsdp": 8, "tensor": 1})
+    if preset:
+        _fit(config, preset)
     return config
+
+
+def _fit(config: ConfigDict, preset: str) -> None:
+    if preset not in SLICES:
+        raise ValueError(f"preset: found {preset!r}, expected one of {', '.join(SLICES)}")
+    fsdp, tensor, slots, members = SLICES[preset]
+    config.mesh.update({"fsdp": fsdp, "tensor": tensor})
+    config.engine.slots = slots
+    for stage in (config.rta, config.ppr):
+        stage.members_at_once = members
+        # One part of one group at a time.
+        stage.token_budget = PROMPT_TOKENS + members * COMPLETION_TOKENS

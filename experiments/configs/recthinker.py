@@ -3,7 +3,7 @@
 Its five tools and its Analyze-Plan-Act prompts run on the same executor as AgenticRec's. As in its
 paper, ten candidates are ranked in full: one positive and nine negatives.
 
-``--config=experiments/configs/recthinker.py:movielens_dense`` (or ``movielens_sparse``,
+``--config=recthinker:movielens_dense`` (or ``movielens_sparse``,
 ``cds_dense``, ``cds_sparse``) tells ``prepare_data`` which 100 users to draw from the download, and
 the other programs to judge the last event of each. The draw is ours: the paper's is not published.
 """
@@ -12,9 +12,9 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
+from agenticrec_jax.cli.configs import load_config
 from agenticrec_jax.data.prepared import PREPARED_INTERACTIONS, PREPARED_ITEMS
 from agenticrec_jax.ingest.prepare import PRESETS
-from experiments.configs import qwen3
 
 LOGS = {
     "movielens": {"format": "movielens1m"},
@@ -31,7 +31,7 @@ def get_config(preset: str = "") -> ConfigDict:
     """
     if preset and preset not in SETS:
         raise ValueError(f"preset: found {preset!r}, expected one of {', '.join(SETS)}")
-    config = qwen3.get_config()
+    config = load_config("qwen3")
     config.agent = config.reward = "recthinker"
     config.dataset.negatives = 9
     config.policy.observation_tokens = 768  # a call may ask for several items

@@ -11,7 +11,7 @@ import pytest
 
 from agenticrec_jax.cli import app
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.runs.imports import imported
+from agenticrec_jax.runs.plugins import import_path
 from agenticrec_jax.runtime.phases import phase, phase_records
 from agenticrec_jax.testing.errors import refused
 
@@ -183,7 +183,7 @@ def test_a_module_that_cannot_be_imported_is_refused_with_its_error(
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "broken.py").write_text(code)
     with pytest.raises(InputError) as caught:
-        imported("broken:Tool", "config.tools.extra", "class")
+        import_path("broken:Tool", "config.tools.extra", "class")
     expected = f"expected a module that can be imported ({error})"
     assert str(caught.value) == f"config.tools.extra: found 'broken:Tool', {expected}"
     assert type(caught.value.__cause__).__name__ == error.partition(":")[0]

@@ -2,23 +2,21 @@
 
 import gzip
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from agenticrec_jax.data.candidates import draw_candidates, write_candidates
+from agenticrec_jax.cli.configs import load_config
+from agenticrec_jax.data.candidates import candidate_hash, draw_candidates, write_candidates
 from agenticrec_jax.data.export import write_log
 from agenticrec_jax.data.interactions import read_log
 from agenticrec_jax.data.splits import chronological_splits, prediction_samples
-from agenticrec_jax.errors import InputError
-from agenticrec_jax.runs import pipeline
+from agenticrec_jax.runs import run_config
+from agenticrec_jax.runs.data import load_data
+from agenticrec_jax.runs.experiment import open_run, run_experiment
+from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.testing.synthetic import SyntheticConfig, synthetic_log
-from experiments import quickstart
-from experiments.configs import office
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,17 +26,14 @@ def config(tmp_path):
     """The smoke preset on a small log of its own, whose files a test may spoil."""
     log = synthetic_log(SyntheticConfig(users=40, items=40, brands=5), seed=2)
     interactions, items = write_log(log, tmp_path / "log")
-    config = office.get_config("smoke")
+    config = load_config("office:smoke")
     config.dataset.update({"interactions": str(interactions), "items": str(items)})
     return config
 
 
-def refused(config, workdir, seeds=(0,)) -> str:
-    with pytest.raises(InputError) as caught:
-        quickstart.run(config, workdir, list(seeds))
-    sentence = str(caught.value)
-    assert sentence and "\n" not in sentence
-    return sentence
+def refused_run(config, workdir) -> str:
+    """The sentence with which the quickstart ends."""
+    return refused(run_experiment, run_config(config), workdir, [0])
 
 
 def rewrite_lines(path, change):
@@ -56,14 +51,13 @@ def test_a_line_without_item_id_is_named(config, tmp_path):
         return [*lines[:6], ",".join(cells), *lines[7:]]
 
     rewrite_lines(path, lose_item)
-    said = refused(config, tmp_path / "out")
-    assert path in said and "line 7" in said and "item_id" in said
+    assert_names(refused_run(config, tmp_path / "out"), path, "line 7", "item_id")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_file_is_named(config, tmp_path):
     config.dataset["items"] = str(tmp_path / "none.jsonl")
-    assert "none.jsonl" in refused(config, tmp_path / "out")
+    assert_names(refused_run(config, tmp_path / "out"), "none.jsonl")
     assert not (tmp_path / "out").exists()
 
 
@@ -90,15 +84,14 @@ def test_an_unknown_item_among_the_candidates_is_named(config, tmp_path):
 
     path = spoiled_candidates(config, tmp_path / "out", change)
     before = path.read_bytes()
-    said = refused(config, tmp_path / "out")
-    assert str(path) in said and "line 2" in said and "no-such-item" in said
+    assert_names(refused_run(config, tmp_path / "out"), path, "line 2", "no-such-item")
     assert list((tmp_path / "out").iterdir()) == [path] and path.read_bytes() == before
 
 
-def test_candidates_of_another_protocol_are_refused(config, tmp_path):
-    spoiled_candidates(config, tmp_path / "out", lambda record: None)
+def test_candidates_of_another_protocol_are_refused_run(config, tmp_path):
+    path = spoiled_candidates(config, tmp_path / "out", lambda record: None)
     config.dataset.candidate_seed = 7
-    assert "seed 0, expected 7" in refused(config, tmp_path / "out")
+    assert_names(refused_run(config, tmp_path / "out"), path, "seed 0, expected 7")
 
 
 @pytest.mark.parametrize("lost", ["config.json", "tokenizer.model", "model.safetensors"])
@@ -107,45 +100,49 @@ def test_an_incomplete_policy_directory_is_named(config, tmp_path, lost):
     shutil.copytree(ROOT / "tools_data" / "tiny_policy", directory)
     (directory / lost).unlink()
     config.policy.directory = str(directory)
-    said = refused(config, tmp_path / "out")
-    assert str(directory) in said and lost.split(".")[-1] in said
+    assert_names(refused_run(config, tmp_path / "out"), directory, lost.split(".")[-1])
     assert not (tmp_path / "out").exists()
 
 
 def test_a_workdir_that_is_a_file_is_named(config, tmp_path):
     (tmp_path / "out").write_text("not a directory")
-    assert "--workdir" in refused(config, tmp_path / "out")
-    assert "--workdir" in refused(config, "")
+    assert_names(refused_run(config, tmp_path / "out"), "--workdir", tmp_path / "out")
+
+
+def test_an_empty_workdir_is_refused(config, tmp_path, monkeypatch):
+    """It is not the current directory."""
+    monkeypatch.chdir(tmp_path)
+    before = set(tmp_path.iterdir())
+    assert_names(refused_run(config, ""), "--workdir")
+    assert set(tmp_path.iterdir()) == before
 
 
 def test_a_workdir_of_other_settings_is_refused(config, tmp_path):
-    world, _ = quickstart.start(config, tmp_path / "out")
-    settings = (tmp_path / "out" / "settings.json").read_text()
-    assert pipeline.prepare(config, tmp_path / "out").candidate_hash == world.candidate_hash
+    run = open_run(run_config(config), tmp_path / "out")
+    path = tmp_path / "out" / "settings.json"
+    settings = path.read_text()
+    again = load_data(run.config.dataset, tmp_path / "out")
+    frozen = candidate_hash(tmp_path / "out" / "candidates.jsonl.gz")
+    assert again.candidate_hash == run.data.candidate_hash == frozen
     config.rta.learning_rate = 0.5
-    said = refused(config, tmp_path / "out")
-    assert "config.rta.learning_rate=0.0001, expected 0.5" in said
-    assert (tmp_path / "out" / "settings.json").read_text() == settings
+    sentence = refused_run(config, tmp_path / "out")
+    assert_names(sentence, path, "config.rta.learning_rate=0.0001", 0.5)
+    assert path.read_text() == settings
 
 
 @pytest.mark.parametrize(
-    ("program", "flags", "said"),
+    ("name", "flags", "named"),
     [
         ("quickstart", ["--preset=huge"], "--preset=huge"),
         ("evaluate", ["--policy=nowhere"], "nowhere"),
         ("train_policy", ["--config=experiments/configs/office.py:huge"], "'huge'"),
+        ("recommend", [], "--users"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_programs_end_with_one_sentence_and_status_2(tmp_path, program, flags, said):
-    ended = subprocess.run(
-        [sys.executable, "-m", f"experiments.{program}", *flags, f"--workdir={tmp_path / 'out'}"],
-        cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
-        capture_output=True,
-        text=True,
-    )
+def test_programs_end_with_one_sentence_and_status_2(program, tmp_path, name, flags, named):
+    ended = program(name, *flags, f"--workdir={tmp_path / 'out'}")
     assert ended.returncode == 2, ended.stderr
     assert len(ended.stderr.splitlines()) == 1 and ended.stderr.startswith("error: ")
-    assert said in ended.stderr
+    assert_names(ended.stderr, named)
     assert not (tmp_path / "out").exists()

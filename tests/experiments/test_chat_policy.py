@@ -2,9 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer
@@ -12,22 +9,24 @@ from transformers import AutoTokenizer
 from agenticrec_jax.agent.episodes import run_episodes
 from agenticrec_jax.agent.prompts import ChatPrompts
 from agenticrec_jax.agent.tasks import Task
-from agenticrec_jax.errors import InputError
+from agenticrec_jax.cli.configs import load_config
 from agenticrec_jax.models.io.huggingface import load_policy, save_policy
-from agenticrec_jax.runs import pipeline
-from agenticrec_jax.runs import policy as policies
+from agenticrec_jax.runs import Run, RunConfig, run_config
+from agenticrec_jax.runs.config import PolicyConfig
+from agenticrec_jax.runs.data import RunData
+from agenticrec_jax.runs.policy import Policy
+from agenticrec_jax.runs.policy import load_policy as load_run_policy
 from agenticrec_jax.testing.chat import chat_tokenizer
+from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.testing.models import tiny_qwen3
 from agenticrec_jax.testing.world import tiny_world
 from agenticrec_jax.tokenizers.huggingface import read_hf_tokenizer
-from experiments.configs import office
 
-ROOT = Path(__file__).parents[2]
 CONFIG = """
-from experiments.configs import office
+from agenticrec_jax.cli.configs import load_config
 
 def get_config():
-    config = office.get_config("smoke")
+    config = load_config("office:smoke")
     config.policy.directory = {directory!r}
     config.engine.update({{"prompt_buckets": (1536,), "splice_buckets": (96,), "slots": 4}})
     config.engine.update({{"max_tokens": 64, "row_buckets": (4,), "window_buckets": (1664,)}})
@@ -46,16 +45,24 @@ def write_policy(directory, rows=5):
     return directory
 
 
+def load(directory) -> Policy:
+    return load_run_policy(PolicyConfig(directory=str(directory)))
+
+
+def run_of(config: RunConfig, policy: Policy, workdir) -> Run:
+    """A run on the tiny world's log with a policy in memory."""
+    return Run(config, workdir, data=RunData(tiny_world().log, None, {}, ""), policy=policy)
+
+
 def test_a_policy_with_more_rows_than_ids_loads_and_gets_the_chat_style(tmp_path):
-    policy = policies.load(str(write_policy(tmp_path / "policy")))
-    world = tiny_world()
-    config = office.get_config("smoke")
+    policy = load(write_policy(tmp_path / "policy"))
+    config = load_config("office:smoke")
     config.policy.update({"title_tokens": 9, "observation_style": "observation"})
-    made = pipeline.World(config, tmp_path, world.log, None, {}, "")
-    prompts = pipeline.agent(made, world.artifacts, policy.tokenizer).prompts
+    run = run_of(run_config(config), policy, tmp_path)
+    prompts = run.agent(tiny_world().artifacts).prompts
     assert type(prompts) is ChatPrompts
     assert (prompts.title_tokens, prompts.observation_style) == (9, "observation")
-    engine = pipeline.engine(config, policy)
+    engine = run.engine
     marker = policy.tokenizer.marker
     assert engine.programs._pause == marker("</tool_call>")
     assert engine.programs._stops.tolist() == [marker("<|im_end|>"), marker("<|endoftext|>")]
@@ -64,18 +71,16 @@ def test_a_policy_with_more_rows_than_ids_loads_and_gets_the_chat_style(tmp_path
 def test_a_tokenizer_json_larger_than_the_embedding_is_refused(tmp_path):
     directory = write_policy(tmp_path / "policy", rows=-3)
     size = chat_tokenizer().vocab_size
-    with pytest.raises(InputError) as error:
-        policies.load(str(directory))
-    for word in (f"{directory}/tokenizer.json: found {size} ", f"the {size - 3} rows of tensor"):
-        assert word in str(error.value)
+    sentence = refused(load, directory)
+    assert_names(sentence, f"{directory}/tokenizer.json", size, size - 3)
+    assert_names(sentence, "tensor model.embed_tokens.weight")
 
 
 @pytest.mark.parametrize("content", ["", '{"model": {"type": "Unigram"}}'])
 def test_a_tokenizer_json_that_is_none_is_named(tmp_path, content):
     directory = write_policy(tmp_path / "policy")
     (directory / "tokenizer.json").write_text(content)
-    with pytest.raises(InputError, match="policy/tokenizer.json"):
-        policies.load(str(directory))
+    assert_names(refused(load, directory), "policy/tokenizer.json")
 
 
 @pytest.mark.peer
@@ -83,16 +88,20 @@ def test_qwen3s_vocabulary_with_its_padded_rows(tmp_path):
     """The published tokenizer, in the directory that AGENTICREC_QWEN3_TOKENIZER names."""
     save_policy(tiny_qwen3(1, num_layers=1, vocab_size=151936), tmp_path)
     read_hf_tokenizer(os.environ["AGENTICREC_QWEN3_TOKENIZER"]).save(tmp_path)
-    policy = policies.load(str(tmp_path))
+    policy = load(tmp_path)
     assert policy.tokenizer.vocab_size == 151669
-    world, config = tiny_world(), office.get_config("smoke")
+    world, config = tiny_world(), load_config("office:smoke")
     config.engine.update({"prompt_buckets": (1536,), "splice_buckets": (96,), "slots": 4})
     config.engine.update({"max_tokens": 24, "row_buckets": (4,), "window_buckets": (1600,)})
-    made = pipeline.World(config, tmp_path, world.log, None, {}, "")
-    agent = pipeline.agent(made, world.artifacts, policy.tokenizer)
-    engine = pipeline.engine(config, policy)
+    run = run_of(run_config(config), policy, tmp_path)
     (group,) = run_episodes(
-        agent, engine, policy.params, [Task(world.examples[0])], members=4, temperature=1.0, seed=0
+        run.agent(world.artifacts),
+        run.engine,
+        policy.params,
+        [Task(world.examples[0])],
+        members=4,
+        temperature=1.0,
+        seed=0,
     )
     for played in group:
         assert (played.prompt[0], played.prompt[-3]) == (151644, 151644)
@@ -101,15 +110,14 @@ def test_qwen3s_vocabulary_with_its_padded_rows(tmp_path):
 
 
 @pytest.mark.slow
-def test_stages_train_such_a_policy_and_write_one(tmp_path):
+def test_stages_train_such_a_policy_and_write_one(program, tmp_path):
     start = write_policy(tmp_path / "policy")
     config = tmp_path / "config.py"
     config.write_text(CONFIG.format(directory=str(start)))
     for stage in ("sft", "rta"):
-        command = [sys.executable, "-m", "experiments.train_policy", f"--stage={stage}"]
-        command += [f"--config={config}", f"--workdir={tmp_path / 'run'}"]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        flags = [f"--stage={stage}", f"--config={config}", f"--workdir={tmp_path / 'run'}"]
+        ended = program("train_policy", *flags)
+        assert ended.returncode == 0, ended.stderr
         written = tmp_path / "run" / stage / "policy"
         assert (written / "tokenizer.json").read_bytes() == (start / "tokenizer.json").read_bytes()
         said = json.loads((written / "generation_config.json").read_text())

@@ -1,11 +1,7 @@
 """A frozen language model in the results table: both rows by the one command of the README."""
 
 import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
@@ -16,23 +12,22 @@ from agenticrec_jax.data.candidates import candidate_hash, read_candidates
 from agenticrec_jax.data.export import write_log
 from agenticrec_jax.data.interactions import read_log
 from agenticrec_jax.models.io.huggingface import save_policy
+from agenticrec_jax.runs.evaluations import read_trajectories
 from agenticrec_jax.testing.chat import write_chat_tokenizer
-from agenticrec_jax.testing.errors import refused
+from agenticrec_jax.testing.errors import assert_names
 from agenticrec_jax.testing.models import tiny_qwen3
 from agenticrec_jax.testing.synthetic import SyntheticConfig, synthetic_log
 from agenticrec_jax.testing.world import tiny_world
 from agenticrec_jax.tokenizers.huggingface import read_hf_tokenizer
 from agenticrec_jax.tools.profiles import Profile, read_profiles, write_profiles
-from experiments import evaluate
 
-ROOT = Path(__file__).parents[2]
 COUNT = 3
 CALL = '<tool_call>{"name":"get_user_profile","arguments":{}}</tool_call>'
 CONFIG = """
-from experiments.configs import office
+from agenticrec_jax.cli.configs import load_config
 
 def get_config():
-    config = office.get_config("smoke")
+    config = load_config("office:smoke")
     config.dataset.update({{"interactions": {interactions!r}, "items": {items!r}}})
     config.engine.update({{"prompt_buckets": (384, 1536), "splice_buckets": (96,), "slots": 4}})
     config.engine.update({{"max_tokens": 1200, "row_buckets": (4,), "window_buckets": ()}})
@@ -65,21 +60,15 @@ def save_caller(directory, log):
     save_policy(model, directory)
 
 
-def called(program, *flags):
-    ended = subprocess.run(
-        [sys.executable, "-m", f"experiments.{program}", *flags],
-        cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "COLUMNS": "160"},
-        capture_output=True,
-        text=True,
-    )
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout
-
-
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory):
+def ran(program, tmp_path_factory):
     """Profiles (with other words in them) and both rows of that policy, as a person makes them."""
+
+    def printed(name, *flags):
+        ended = program(name, *flags)
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout
+
     directory = tmp_path_factory.mktemp("frozen")
     log = synthetic_log(SyntheticConfig(users=40, items=40, brands=5), seed=2)
     interactions, items = map(str, write_log(log, directory / "log"))
@@ -91,10 +80,10 @@ def ran(tmp_path_factory):
     shared = [f"--config={config}", f"--workdir={workdir}", f"--examples={COUNT}"]
     shared += [f"--compilation_cache={directory / 'xla'}"]
     made = f"--config.policy.directory={policy}"
-    told = called("make_profiles", *shared, made, "--parts=valid")
+    text = printed("make_profiles", *shared, made, "--parts=valid")
     found = read_profiles(workdir / "profiles.jsonl")
     assert {(p.text, p.finish) for p in found.by_id.values()} == {("", "called_a_tool")}
-    assert f"{COUNT} profiles written to {found.path}" in told and "3 called_a_tool" in told
+    assert f"{COUNT} profiles written to {found.path}" in text and "3 called_a_tool" in text
     texts = [
         Profile(p.example_id, p.position, "c", f"No {p.position}.", "stop")
         for p in found.by_id.values()
@@ -106,12 +95,12 @@ def ran(tmp_path_factory):
         "--split=valid",
         f"--policy={policy}",
     ]
-    told = called("evaluate", *shared, made, *rows, f"--config.profiles.file={found.path}")
-    return workdir, told, read_log(interactions, items)
+    table = printed("evaluate", *shared, made, *rows, f"--config.profiles.file={found.path}")
+    return workdir, table, read_log(interactions, items)
 
 
 def test_both_rows_are_judged_alike(ran):
-    workdir, told, log = ran
+    workdir, table, log = ran
     frozen = read_candidates(workdir / "candidates.jsonl.gz", log)
     for name, calls in (("frozen_no_tools", 10), ("frozen", 10)):
         results = json.loads((workdir / f"evaluation_{name}_valid.json").read_text())
@@ -123,10 +112,10 @@ def test_both_rows_are_judged_alike(ran):
         protocol = results["protocol"]
         assert protocol["candidate_hash"] == candidate_hash(workdir / "candidates.jsonl.gz")
         assert protocol["policy"]["directory"].endswith("policy") and protocol["split"] == "valid"
-        assert re.search(rf"^│ {name} +│", told, re.M), told
-        found = evaluate.read_trajectories(workdir / f"evaluation_{name}_valid.jsonl")
+        assert re.search(rf"^│ {name} +│", table, re.M), table
+        found = read_trajectories(workdir / f"evaluation_{name}_valid.jsonl")
         assert {t.example_id for t in found} <= {e.example_id for e in frozen if e.split == "valid"}
-    assert told.count("candidates (hash") == 1  # one table
+    assert table.count("candidates (hash") == 1  # one table
 
 
 def test_only_the_row_with_tools_is_offered_and_given_any(ran):
@@ -134,7 +123,7 @@ def test_only_the_row_with_tools_is_offered_and_given_any(ran):
     workdir = ran[0]
     tokenizer = read_hf_tokenizer(workdir.parent / "policy")
     for name in ("frozen_no_tools", "frozen"):
-        for t in evaluate.read_trajectories(workdir / f"evaluation_{name}_valid.jsonl"):
+        for t in read_trajectories(workdir / f"evaluation_{name}_valid.jsonl"):
             prompt = tokenizer.decode(t.prompt)
             offered = name == "frozen"
             assert ("get_user_profile" in prompt) == offered == ("<tools>" in prompt)
@@ -147,7 +136,27 @@ def test_only_the_row_with_tools_is_offered_and_given_any(ran):
             assert tokenizer.decode(t.ids).count(CALL) == 11
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "two words"])
-def test_a_name_is_one_of_a_file(name):
-    assert evaluate.checked_name("Qwen3-1.7B_a") == "Qwen3-1.7B_a"
-    assert "flag --name" in refused(evaluate.checked_name, name)
+NAMES = ["", "a/b", "two words", "Qwen3-1.7B_a"]
+CALLS = f"""
+from absl import flags
+from agenticrec_jax.errors import InputError
+from experiments import evaluate
+
+for name in {NAMES!r}:
+    flags.FLAGS(["evaluate", "--workdir=none", "--policy=nowhere", f"--name={{name}}"])
+    try:
+        evaluate.main([])
+    except InputError as error:
+        print(error)
+"""
+
+
+def test_a_name_is_one_of_a_file(python):
+    """The others are refused before the policy is looked for."""
+    ended = python("-c", CALLS)
+    assert ended.returncode == 0, ended.stderr
+    *bad, good = ended.stdout.splitlines()
+    for name, sentence in zip(NAMES, bad, strict=False):
+        assert_names(sentence, "flag --name", repr(name))
+    assert len(bad) == len(NAMES) - 1
+    assert_names(good, "nowhere")

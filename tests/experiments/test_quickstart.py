@@ -2,22 +2,23 @@
 
 import itertools
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from agenticrec_jax.cli.configs import load_config
 from agenticrec_jax.data.candidates import candidate_hash, read_candidates
+from agenticrec_jax.data.interactions import read_log
+from agenticrec_jax.generation.engine import Engine
 from agenticrec_jax.metrics.ranking import ndcg_values
+from agenticrec_jax.runs import data, run_config
+from agenticrec_jax.runs.evaluations import read_trajectories
+from agenticrec_jax.runs.experiment import run_experiment
 from agenticrec_jax.runtime import phases
 from agenticrec_jax.runtime.metric_logging import read_metrics
-from experiments import quickstart
-from experiments.configs import office
-from experiments.evaluate import read_trajectories
+from agenticrec_jax.testing.errors import assert_names
 
 ROOT = Path(__file__).parents[2]
 NAMED = [
@@ -28,23 +29,15 @@ FIELDS = {
     *("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10"),
     *("invalid_rate", "mean_tool_calls", "n", "ndcg@10_interval"),
 }
-CONFIG = office.get_config("smoke")
+CONFIG = run_config(load_config("office:smoke"))
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(program, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("quickstart") / "run"
     cache = tmp_path_factory.getbasetemp() / "xla"
-    ended = subprocess.run(
-        [
-            *(sys.executable, "-m", "experiments.quickstart", "--preset=smoke"),
-            *(f"--workdir={workdir}", f"--compilation_cache={cache}"),
-        ],
-        cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "COLUMNS": "160"},
-        capture_output=True,
-        text=True,
-    )
+    flags = ["--preset=smoke", f"--workdir={workdir}", f"--compilation_cache={cache}"]
+    ended = program("quickstart", *flags)
     assert ended.returncode == 0, ended.stderr
     return workdir, ended.stdout
 
@@ -76,14 +69,14 @@ def test_the_protocol_and_the_phases_are_recorded(finished, results):
     assert protocol["candidate_hash"] == candidate_hash(finished[0] / "candidates.jsonl.gz")
     phases = {phase["name"]: phase for phase in results["phases"]}
     assert set(phases) >= {
-        *("data", "artifacts", "rows without a policy", "judging warm_start", "mining"),
-        *("rta, seed 0", "judging rta", "ppr, seed 0", "judging rta_ppr"),
+        *("data", "artifacts", "rows without a policy", "evaluating warm_start", "mining"),
+        *("rta, seed 0", "evaluating rta", "ppr, seed 0", "evaluating rta_ppr"),
     }
     for phase in phases.values():
         assert phase["wall_s"] > 0 and phase["cpu_s"] > 0 and 100 < phase["peak_mb"] < 6144
 
 
-def test_what_the_policy_could_do_before_is_told(finished, results):
+def test_the_skills_of_the_policy_before_training_are_reported(finished, results):
     made = json.loads((ROOT / CONFIG.policy.directory / "made.json").read_text())
     gate = results["gate"]
     assert gate == made["gate"]
@@ -126,15 +119,13 @@ def test_rows_and_comparisons_are_those_of_the_trajectories(finished, results):
         assert low <= compared[a, b, metric]["difference"] <= high
 
 
-def test_trajectories_tell_the_whole_episode(finished):
+def test_trajectories_record_the_whole_episode(finished):
     lines = (finished[0] / "trajectories.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
     stages = {record["stage"] for record in records}
     assert stages >= {"warm_start_no_tools", "warm_start", "rta", "rta_ppr"}
     assert len(records) == len(stages) * CONFIG.evaluation.examples
-    log = quickstart.pipeline.read_log(
-        *(ROOT / CONFIG.dataset[x] for x in ("interactions", "items"))
-    )
+    log = read_log(ROOT / CONFIG.dataset.interactions, ROOT / CONFIG.dataset.items)
     frozen = read_candidates(finished[0] / "candidates.jsonl.gz", log)
     examples = {example.example_id: example for example in frozen}
     for record in records:
@@ -155,7 +146,7 @@ def test_both_stages_leave_curves_and_policies(finished):
     directory = finished[0] / "seed_0"
     metrics = read_metrics(directory / "metrics.jsonl")
     steps = {s: [m["step"] for m in metrics if m["stage"] == s] for s in ("rta", "ppr")}
-    assert steps == {s: list(range(1, CONFIG[s].steps + 1)) for s in ("rta", "ppr")}
+    assert steps == {s: list(range(1, getattr(CONFIG, s).steps + 1)) for s in ("rta", "ppr")}
     assert all(np.isfinite(line["reward"]) for line in metrics)
     assert (directory / "ppr" / "pairs.jsonl").read_text().count("\n") > 0
     for stage in ("rta", "ppr"):
@@ -177,19 +168,14 @@ def test_a_second_run_does_nothing_twice(finished, results, monkeypatch, capsys)
     def again(*arguments, **options):
         raise AssertionError("what is finished is not done again")
 
-    for module, name in (
-        (quickstart, "evaluate"),
-        (quickstart.train_policy.pairs, "evaluate"),
-        (quickstart.train_policy.reinforce, "run_episodes"),
-        (quickstart.pipeline, "fit_artifacts"),
-        (quickstart.pipeline, "draw_split_candidates"),
-    ):
-        monkeypatch.setattr(module, name, again)
+    monkeypatch.setattr(Engine, "generate", again)  # no evaluation, no mining, no rollout
+    monkeypatch.setattr(data, "fit_artifacts", again)
+    monkeypatch.setattr(data, "draw_split_candidates", again)
     monkeypatch.setattr(phases, "_records", [])  # another process
     monkeypatch.setattr(phases, "_records_file", None)
     workdir = finished[0]
     before = (workdir / "trajectories.jsonl").read_bytes()
-    resumed = quickstart.run(CONFIG, workdir, [0])
+    resumed = run_experiment(CONFIG, workdir, [0])
     assert resumed["comparisons"] == results["comparisons"]
     for new, old in zip(resumed["rows"], results["rows"], strict=True):
         assert new["name"] == old["name"] and new["n"] == old["n"]
@@ -200,8 +186,23 @@ def test_a_second_run_does_nothing_twice(finished, results, monkeypatch, capsys)
     assert "report: " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("names", [[], ["x"], ["0", "0"], ["-1"], ["1.5"], [""]])
-def test_seeds_are_different_whole_numbers(names):
-    assert quickstart.seeds_of(["3", "0"]) == [3, 0]
-    with pytest.raises(quickstart.InputError, match="--seeds"):
-        quickstart.seeds_of(names)
+SEEDS = [["3", "0"], [], ["x"], ["0", "0"], ["-1"], ["1.5"], [""]]
+CALLS = f"""
+from agenticrec_jax.errors import InputError
+from experiments.quickstart import parse_seeds
+
+for names in {SEEDS!r}:
+    try:
+        print(parse_seeds(names))
+    except InputError as error:
+        print(error)
+"""
+
+
+def test_seeds_are_different_whole_numbers(python):
+    ended = python("-c", CALLS)
+    assert ended.returncode == 0, ended.stderr
+    seeds, *bad = ended.stdout.splitlines()
+    assert seeds == "[3, 0]"
+    for names, sentence in zip(SEEDS[1:], bad, strict=True):
+        assert_names(sentence, "flag --seeds", repr(",".join(names)))

@@ -14,13 +14,12 @@ import jax
 import pytest
 from flax import nnx
 
+from agenticrec_jax.cli.configs import load_config
 from agenticrec_jax.dryrun.topology import compile_for
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.runs import dry_run
+from agenticrec_jax.runs import dry_run, run_config
 from agenticrec_jax.testing.models import TINY, tiny_qwen3
-from experiments import train_policy
 from experiments.benchmarks.shapes import QWEN3
-from experiments.configs import office
 
 ROOT = Path(__file__).parents[2]
 F32 = 4
@@ -28,7 +27,7 @@ F32 = 4
 
 def small_config():
     """A few slots and short rows, on a mesh of the 8 simulated devices."""
-    config = office.get_config("smoke")
+    config = load_config("office:smoke")
     config.mesh.update({"fsdp": 4, "tensor": 2})
     config.engine.update({"slots": 16, "max_tokens": 16, "prompt_buckets": (16,)})
     config.engine.update({"splice_buckets": (8,), "row_buckets": (), "window_buckets": ()})
@@ -40,7 +39,7 @@ def small_config():
 
 @pytest.fixture(scope="module")
 def rows():
-    found = dry_run.rows(small_config(), "rta", TINY, "", "here")
+    found = dry_run.rows(run_config(small_config()), "rta", TINY, "", "here")
     return {row["name"].removeprefix("here: "): row for row in found}
 
 
@@ -76,7 +75,7 @@ def test_bytes_beside_are_what_the_program_does_not_take_itself(rows):
 def test_a_reference_policy_has_its_program_and_its_weights_beside_the_others(rows):
     config = small_config()
     config.rta.loss.kl_coef = 0.1
-    programs = {p.name: p for p in dry_run.programs(config, "rta", TINY)}
+    programs = {p.name: p for p in dry_run.programs(run_config(config), "rta", TINY)}
     assert list(programs) == [*rows][:4] + ["reference", *[*rows][4:]]
     assert programs["reference"].runs == rows["gradients"]["runs"]
     weights = {n: programs[n].beside - rows[n]["beside"] for n in ("decode", "gradients", "update")}
@@ -148,15 +147,15 @@ def test_an_error_of_work_apart_is_raised_and_ends_it():
 def test_refusals(monkeypatch):
     config = small_config()
     with pytest.raises(InputError, match="--stage=sft, expected rta or ppr"):
-        train_policy.compile_only(config, "sft", config.policy.directory, "")
+        dry_run.compile_stage(run_config(config), "sft", config.policy.directory)
     config.mesh.tensor = 3
     with pytest.raises(InputError, match="takes 12 devices; found 8"):
-        list(dry_run.programs(config, "rta", TINY))
+        list(dry_run.programs(run_config(config), "rta", TINY))
 
 
-def dry(tmp_path, *flags, config="office.py:smoke"):
+def dry(tmp_path, *flags, config="office:smoke"):
     command = [sys.executable, "-m", "experiments.train_policy", f"--workdir={tmp_path / 'run'}"]
-    command += [f"--config=experiments/configs/{config}", "--dry_run", *flags]
+    command += [f"--config={config}", "--dry_run", *flags]
     environment = {k: v for k, v in os.environ.items() if k not in ("JAX_PLATFORMS", "XLA_FLAGS")}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert not (tmp_path / "run").exists()
@@ -182,7 +181,7 @@ def test_a_policy_of_4_billion_parameters_is_planned_within_two_minutes(tmp_path
     flags = [f"--config.{name}={value}" for name, value in fitted.items()]
     flags += [f"--config.policy.directory={tmp_path / 'policy'}", "--dry_run_topology=v5e:4x4"]
     start = time.monotonic()
-    done = dry(tmp_path, *flags, config="qwen3.py")
+    done = dry(tmp_path, *flags, config="qwen3")
     seconds = time.monotonic() - start
     assert done.returncode == 0, done.stderr
     print(f"{done.stdout}\n{seconds:.0f} s")

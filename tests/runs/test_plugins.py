@@ -7,14 +7,16 @@ import pytest
 
 from agenticrec_jax.agent.episodes import Episode
 from agenticrec_jax.agent.tasks import Task
-from agenticrec_jax.runs import pipeline
-from agenticrec_jax.runs import plugins as own_tools
+from agenticrec_jax.cli.configs import load_config
+from agenticrec_jax.runs import Run, run_config
+from agenticrec_jax.runs.data import RunData
+from agenticrec_jax.runs.plugins import load_plugins
+from agenticrec_jax.runs.policy import Policy
 from agenticrec_jax.testing.chat import chat_tokenizer
-from agenticrec_jax.testing.errors import refused
+from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.testing.world import tiny_world
 from agenticrec_jax.tools.base import AsOfView
 from agenticrec_jax.training.demonstrations import Mixture, episode_group
-from experiments.configs import office, recthinker
 
 TOOLS = """
 from agenticrec_jax.tools.base import object_schema
@@ -67,9 +69,9 @@ def named(tmp_path, monkeypatch):
     (tmp_path / "tools_of_mine.py").write_text(TOOLS)
     monkeypatch.syspath_prepend(str(tmp_path))
 
-    def config_with(*names, make=office.get_config):
-        config = make()
-        config.tools.extra = ",".join(f"tools_of_mine:{name}" for name in names)
+    def config_with(*names, name="office"):
+        config = load_config(name)
+        config.tools.extra = ",".join(f"tools_of_mine:{tool}" for tool in names)
         return config
 
     return config_with
@@ -77,21 +79,23 @@ def named(tmp_path, monkeypatch):
 
 def agent_of(config, tmp_path):
     world = tiny_world()
-    made = pipeline.World(config, tmp_path, world.log, None, {}, "")
-    tokenizer = world.tokenizer if config.agent == "agenticrec" else chat_tokenizer()
-    return pipeline.agent(made, world.artifacts, tokenizer)
+    config = run_config(config)
+    tokenizer = chat_tokenizer() if config.agent == "recthinker" else world.tokenizer
+    data = RunData(world.log, None, {}, "")
+    policy = Policy(None, None, tokenizer, "")
+    return Run(config, tmp_path, data=data, policy=policy).agent(world.artifacts)
 
 
-@pytest.mark.parametrize("make", [office.get_config, recthinker.get_config])
-def test_named_tools_are_in_the_box_in_the_prompt_and_in_episodes(named, make, tmp_path):
-    world, config = tiny_world(), named("CountBrands", "Taken", make=make)
-    agent, plain = agent_of(config, tmp_path), agent_of(make(), tmp_path)
+@pytest.mark.parametrize("name", ["office", "recthinker"])
+def test_named_tools_are_in_the_box_in_the_prompt_and_in_episodes(named, name, tmp_path):
+    world, config = tiny_world(), named("CountBrands", "Taken", name=name)
+    agent, plain = agent_of(config, tmp_path), agent_of(load_config(name), tmp_path)
     assert agent.toolbox.names == (*plain.toolbox.names, "count_brands", "times_taken")
 
     task = Task(world.examples[4])
     prompt = agent.prompts.tokenizer.decode(agent.prompt(task))
     offered = ["count_brands"]
-    if make is recthinker.get_config:
+    if name == "recthinker":
         offered.append("How many brands the user has bought.")
         offered.append(json.dumps({"type": "integer", "minimum": 1, "maximum": 20}))
     without = plain.prompts.tokenizer.decode(plain.prompt(task))
@@ -113,10 +117,9 @@ def test_named_tools_are_in_the_box_in_the_prompt_and_in_episodes(named, make, t
 
 
 def test_no_program_has_them_unless_they_are_named(tmp_path):
-    config = office.get_config()
-    assert own_tools.makers(config) == [] and len(agent_of(config, tmp_path).toolbox.names) == 7
-    del config.tools.extra  # a config file from before there was such a setting
-    assert own_tools.makers(config) == [] and len(agent_of(config, tmp_path).toolbox.names) == 7
+    config = load_config("office")
+    assert load_plugins(run_config(config)).tools == ()
+    assert len(agent_of(config, tmp_path).toolbox.names) == 7
 
 
 def test_demonstrations_offer_them_and_do_without(named, tmp_path):
@@ -132,42 +135,35 @@ def test_demonstrations_offer_them_and_do_without(named, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("extra", "said"),
+    ("extra", "named_values"),
     [
-        ("tools_of_mine", "found 'tools_of_mine', expected package.module:class"),
-        ("tools_of_mine:", "found 'tools_of_mine:', expected package.module:class"),
-        (".mine:CountBrands", "found '.mine:CountBrands', expected package.module:class"),
-        ("tools_of_mine:CountBrands,", "found '', expected package.module:class"),
-        ("tools_of_yours:Mine", "found 'tools_of_yours:Mine', expected a module that can be"),
-        ("tools_of_mine:Mine", "found no class Mine in tools_of_mine, expected tools_of_mine:Mine"),
-        (
-            "tools_of_mine:Needy",
-            "found tools_of_mine:Needy that cannot be made (missing a required argument: "
-            "'database'), expected a class with parameters among artifacts, items, options, prof",
-        ),
+        ("tools_of_mine", ["'tools_of_mine'", "package.module:class"]),
+        ("tools_of_mine:", ["'tools_of_mine:'", "package.module:class"]),
+        (".mine:CountBrands", ["'.mine:CountBrands'", "package.module:class"]),
+        ("tools_of_mine:CountBrands,", ["''", "package.module:class"]),
+        ("tools_of_yours:Mine", ["'tools_of_yours:Mine'", "module"]),
+        ("tools_of_mine:Mine", ["class Mine", "tools_of_mine"]),
+        ("tools_of_mine:Needy", ["tools_of_mine:Needy", "'database'", "artifacts", "profiles"]),
     ],
 )
-def test_what_is_no_class_is_refused_before_the_log_is_read(named, extra, said, tmp_path):
+def test_what_is_no_class_is_refused_before_the_log_is_read(named, extra, named_values, tmp_path):
     config = named()
     config.tools.extra = extra
     config.dataset.interactions = "no such file"
-    sentence = refused(pipeline.prepare, config, tmp_path / "run")
-    assert sentence.startswith(f"config.tools.extra: {said}")
+    sentence = refused(lambda: Run(run_config(config), tmp_path / "run").data)
+    assert_names(sentence, "config.tools.extra: ", *named_values)
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("names", "named_values"),
     [
-        (
-            ["Nameless"],
-            "found tools_of_mine:Nameless with name '', expected a str that is not empt",
-        ),
-        (["Profile"], "found tools_of_mine:Profile with name 'get_user_profile', expected none of"),
-        (["CountBrands", "Again"], "found tools_of_mine:Again with name 'count_brands', expected"),
-        (["CountBrands"] * 2, "found tools_of_mine:CountBrands with name 'count_brands', expected"),
+        (["Nameless"], ["tools_of_mine:Nameless", "name ''"]),
+        (["Profile"], ["tools_of_mine:Profile", "'get_user_profile'"]),
+        (["CountBrands", "Again"], ["tools_of_mine:Again", "'count_brands'"]),
+        (["CountBrands"] * 2, ["tools_of_mine:CountBrands", "'count_brands'"]),
     ],
 )
-def test_what_is_no_tool_or_has_anothers_name_is_refused(named, names, said, tmp_path):
+def test_what_is_no_tool_or_has_anothers_name_is_refused(named, names, named_values, tmp_path):
     sentence = refused(agent_of, named(*names), tmp_path)
-    assert sentence.startswith(f"config.tools.extra: {said}")
+    assert_names(sentence, "config.tools.extra: ", *named_values)

@@ -5,17 +5,18 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from agenticrec_jax.cli.configs import load_config
+from agenticrec_jax.runs import run_config
 from agenticrec_jax.testing.models import tiny_qwen3
 from experiments.benchmarks import cache_dtype
 from experiments.benchmarks.cache_dtype import DTYPES
 from experiments.benchmarks.smollm2 import perplexity
-from experiments.configs import office
 
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
     workdir = str(tmp_path_factory.mktemp("world"))
-    found = cache_dtype.rankings(office.get_config("smoke"), workdir, 6)
+    found = cache_dtype.rankings(run_config(load_config("office:smoke")), workdir, 6)
     return {row["name"]: row for row in found}
 
 

@@ -3,12 +3,14 @@ import dataclasses
 import pytest
 
 from agenticrec_jax.ingest.prepare import PRESETS
+from agenticrec_jax.runs import run_config
 from experiments.configs import amazon2023, qwen3
 
 
 def test_programs_read_where_prepare_data_writes():
     config = amazon2023.get_config("Video_Games")
     given = config.preparation
+    assert run_config(config).preparation == given.to_dict()
     assert (given.format, given.category) == ("amazon2023", "Video_Games")
     assert config.dataset.name == "Video_Games"
     assert config.dataset.interactions == f"{given.output}/interactions.parquet"

@@ -1,4 +1,4 @@
-"""The program that writes profiles, what it goes on from, and how the other programs read them."""
+"""Writing of profiles, its resumption, and how a run reads them."""
 
 import json
 
@@ -7,20 +7,21 @@ import pytest
 from agenticrec_jax.agent import profiles as writing
 from agenticrec_jax.agent.tasks import Task
 from agenticrec_jax.bundled import resolve
+from agenticrec_jax.cli.configs import load_config
 from agenticrec_jax.data.export import write_log
 from agenticrec_jax.models.io.huggingface import save_policy
-from agenticrec_jax.runs import pipeline
-from agenticrec_jax.runs import policy as policies
-from agenticrec_jax.testing.errors import refused
+from agenticrec_jax.runs import Run, run_config
+from agenticrec_jax.runs.data import evenly_spread
+from agenticrec_jax.runs.policy import Policy, load_policy, weights_hash
+from agenticrec_jax.runs.profiles import write_run_profiles
+from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.testing.models import tiny_qwen3
 from agenticrec_jax.testing.synthetic import SyntheticConfig, synthetic_log
 from agenticrec_jax.testing.world import tiny_world
 from agenticrec_jax.tools.base import AsOfView
 from agenticrec_jax.tools.profiles import read_profiles, write_profiles
-from experiments import make_profiles
-from experiments.configs import office
 
-COUNT = 5  # examples of a part
+COUNT = 5  # examples of a split
 
 
 def save_random(directory, seed):
@@ -37,7 +38,7 @@ def config(tmp_path_factory):
     directory = tmp_path_factory.mktemp("given")
     log = synthetic_log(SyntheticConfig(users=40, items=40, brands=5), seed=2)
     interactions, items = write_log(log, directory / "log")
-    config = office.get_config("smoke")
+    config = load_config("office:smoke")
     config.dataset.update({"interactions": str(interactions), "items": str(items)})
     config.policy.directory = save_random(directory / "policy", 1)
     config.profiles.update({"max_tokens": 8, "save_every": 2, "temperature": 1.5})
@@ -51,39 +52,46 @@ def changed(config, **settings):
     return copy
 
 
+def run_of(config, workdir, **options):
+    return Run(run_config(config), workdir, **options)
+
+
+def write(config, workdir, splits, count):
+    """Writes profiles in a new run, as a program does; returns their file."""
+    return write_run_profiles(run_of(config, workdir), splits, count)
+
+
 @pytest.fixture(scope="module")
 def made(config, tmp_path_factory):
-    """A file of two parts, written without a pause."""
+    """A file of two splits, written without a pause."""
     workdir = tmp_path_factory.mktemp("run")
-    return make_profiles.run(config, workdir, ["policy", "test"], COUNT)
+    return write(config, workdir, ["policy", "test"], COUNT)
 
 
-def asked(config, path, part):
-    world = pipeline.prepare(config, path.parent)
-    return pipeline.chosen(world.examples[part], COUNT)
+def examples_of(config, path, split):
+    return evenly_spread(run_of(config, path.parent).data.examples[split], COUNT)
 
 
-def test_every_example_of_the_parts_has_a_profile(config, made):
+def test_every_example_of_the_splits_has_a_profile(config, made):
     found = read_profiles(made)
-    expected = [e for part in ("policy", "test") for e in asked(config, made, part)]
+    expected = [e for split in ("policy", "test") for e in examples_of(config, made, split)]
     assert sorted(found.by_id) == sorted(e.example_id for e in expected) == list(found.by_id)
     for example in expected:
         assert found.of(example).position == example.position
     assert found.header["model"] == config.policy.directory
-    weights = policies.weights_hash(resolve(config.policy.directory))
-    assert (
-        found.header["model_hash"] == weights == policies.load(config.policy.directory).weights_hash
-    )
+    weights = weights_hash(resolve(config.policy.directory))
+    loaded = load_policy(run_config(config).policy)
+    assert found.header["model_hash"] == weights == loaded.weights_hash
     assert all(p.text.endswith("…") for p in found.by_id.values() if p.finish == "token_budget")
     assert len({p.text for p in found.by_id.values()}) > COUNT
 
 
-def test_a_killed_run_goes_on_and_writes_nothing_twice(config, made, tmp_path, monkeypatch):
+def test_a_killed_run_resumes_and_writes_nothing_twice(config, made, tmp_path, monkeypatch):
     seen = []
-    write = writing.ProfileWriter.write
+    write_chunk = writing.ProfileWriter.write
 
     def counted(self, params, examples, known):
-        profiles = write(self, params, examples, known)
+        profiles = write_chunk(self, params, examples, known)
         seen.append([e.example_id for e in examples])
         if len(seen) == 3:
             raise KeyboardInterrupt  # the third chunk is lost, the two before are kept
@@ -91,57 +99,57 @@ def test_a_killed_run_goes_on_and_writes_nothing_twice(config, made, tmp_path, m
 
     monkeypatch.setattr(writing.ProfileWriter, "write", counted)
     with pytest.raises(KeyboardInterrupt):
-        make_profiles.run(config, tmp_path, ["policy", "test"], COUNT)
+        write(config, tmp_path, ["policy", "test"], COUNT)
     kept = read_profiles(tmp_path / "profiles.jsonl")
     assert sorted(kept.by_id) == sorted(seen[0] + seen[1])
-    path = make_profiles.run(config, tmp_path, ["policy", "test"], COUNT)
+    path = write(config, tmp_path, ["policy", "test"], COUNT)
     assert sorted(sum(seen[3:], [])) == sorted(set(read_profiles(made).by_id) - set(kept.by_id))
     assert path.read_bytes() == made.read_bytes()
     calls = len(seen)
-    make_profiles.run(config, tmp_path, ["test"], COUNT)
+    write(config, tmp_path, ["test"], COUNT)
     assert len(seen) == calls and path.read_bytes() == made.read_bytes()
-    make_profiles.run(config, tmp_path, ["valid"], 1)
+    write(config, tmp_path, ["valid"], 1)
     assert [len(chunk) for chunk in seen[calls:]] == [1]
     assert len(read_profiles(path).by_id) == 2 * COUNT + 1
 
 
 def test_a_run_of_other_settings_is_refused(config, made):
     before = made.read_bytes()
-    for settings, said in (
-        ({"words": 31}, "field words: found 30, expected 31, as in this run; name another"),
-        ({"max_tokens": 9}, "field max_tokens: found 8, expected 9"),
-        ({"temperature": 0.5}, "field temperature: found 1.5, expected 0.5"),
+    for settings, field, stored, given in (
+        ({"words": 31}, "words", 30, 31),
+        ({"max_tokens": 9}, "max_tokens", 8, 9),
+        ({"temperature": 0.5}, "temperature", 1.5, 0.5),
     ):
-        run = refused(make_profiles.run, changed(config, **settings), made.parent, ["test"], 1)
-        assert f"{made}, line 1, {said}" in run
+        sentence = refused(write, changed(config, **settings), made.parent, ["test"], 1)
+        assert_names(sentence, f"{made}, line 1, field {field}: found {stored}, expected {given}")
+        assert_names(sentence, "--workdir")
     assert made.read_bytes() == before
 
 
-def test_the_tool_tells_the_stored_profile(config, made):
-    """In the agent that every program makes; an example without one ends it before it begins."""
-    world = pipeline.prepare(changed(config, file=str(made)), made.parent)
-    agent = pipeline.agent(world, pipeline.artifacts_a(world), tiny_world().tokenizer)
-    found = read_profiles(made)
-    for example in asked(config, made, "policy"):
+def test_the_tool_returns_the_stored_profile(config, made):
+    """In the agent of every run; an example without a profile ends it before it begins."""
+    policy = Policy(None, None, tiny_world().tokenizer, "")
+    run = run_of(changed(config, file=str(made)), made.parent, policy=policy)
+    agent, found = run.training_agent, read_profiles(made)
+    for example in examples_of(config, made, "policy"):
         agent.prompt(Task(example))
-        told = agent.toolbox.call(AsOfView(world.log, example), "get_user_profile", {})
+        result = agent.toolbox.call(AsOfView(run.data.log, example), "get_user_profile", {})
         text = found.of(example).text
-        assert told.text == "profile: " + (" ".join(text.split()) or "nothing was written")
-    others = [e for e in world.examples["policy"] if e.example_id not in found.by_id]
-    said = refused(agent.prompt, Task(others[0]))
-    assert f"{made}: found no profile of example {others[0].example_id}" in said
+        assert result.text == "profile: " + (" ".join(text.split()) or "nothing was written")
+    others = [e for e in run.data.examples["policy"] if e.example_id not in found.by_id]
+    assert_names(refused(agent.prompt, Task(others[0])), made, others[0].example_id)
 
 
-def test_without_a_file_the_tool_tells_statistics(config, made):
-    world = pipeline.prepare(config, made.parent)
-    assert world.profiles is None
-    tools = pipeline.toolbox(config, pipeline.artifacts_a(world), world.log.items)
-    view = AsOfView(world.log, world.examples["policy"][0])
+def test_without_a_file_the_tool_returns_statistics(config, made):
+    run = run_of(config, made.parent)
+    assert run.profiles is None
+    tools = run.toolbox(run.artifacts_a)
+    view = AsOfView(run.data.log, run.data.examples["policy"][0])
     assert tools.call(view, "get_user_profile", {}).text.startswith("profile from statistics: ")
 
 
 def profiles_of(config, workdir):
-    return pipeline.prepare(config, workdir).profiles
+    return run_of(config, workdir).profiles
 
 
 def test_profiles_of_another_model_or_log_are_refused(config, made, tmp_path):
@@ -149,35 +157,35 @@ def test_profiles_of_another_model_or_log_are_refused(config, made, tmp_path):
     other = save_random(tmp_path / "other", 2)
     with_file = changed(config, file=str(made))
     assert profiles_of(with_file, made.parent).by_id == found.by_id
-    said = refused(profiles_of, changed(with_file, model=other), made.parent)
-    hashes = found.header["model_hash"], policies.weights_hash(tmp_path / "other")
-    assert "line 1, field model_hash: found '{}', expected '{}'".format(*hashes) in said
+    sentence = refused(profiles_of, changed(with_file, model=other), made.parent)
+    stored, given = found.header["model_hash"], weights_hash(tmp_path / "other")
+    assert_names(sentence, f"line 1, field model_hash: found {stored!r}, expected {given!r}")
     trained = changed(with_file, model=config.policy.directory)
     trained.policy.directory = other
     assert profiles_of(trained, made.parent).by_id == found.by_id
     write_profiles(tmp_path / "p", found.header | {"log": "beef"}, found.by_id.values())
-    said = refused(profiles_of, changed(config, file=str(tmp_path / "p")), made.parent)
-    assert "line 1, field log: found 'beef'" in said
-    said = refused(profiles_of, changed(config, file=str(tmp_path / "no")), made.parent)
-    assert "no: no such file" in said
+    sentence = refused(profiles_of, changed(config, file=str(tmp_path / "p")), made.parent)
+    assert_names(sentence, tmp_path / "p", "line 1, field log: found 'beef'")
+    sentence = refused(profiles_of, changed(config, file=str(tmp_path / "no")), made.parent)
+    assert_names(sentence, tmp_path / "no")
 
 
 def test_one_of_several_processes_writes_nothing(config, tmp_path, monkeypatch):
     monkeypatch.setenv("AGENTICREC_PROCESSES", "2")
-    said = refused(make_profiles.run, config, tmp_path / "run", ["test"], 1)
-    assert "AGENTICREC_PROCESSES: found '2', expected 1 or none" in said
+    sentence = refused(write, config, tmp_path / "run", ["test"], 1)
+    assert_names(sentence, "AGENTICREC_PROCESSES: found '2'", "expected 1 or none")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_chunk_has_at_least_one_example(config, tmp_path):
-    said = refused(make_profiles.in_chunks, [1], 0)
-    assert "config.profiles.save_every: found 0" in said
+def test_a_chunk_has_at_least_one_example(config):
+    sentence = refused(run_config, changed(config, save_every=0))
+    assert_names(sentence, "config.profiles.save_every", 0, 1)
 
 
 def test_the_embedded_policy_writes_profiles_of_the_embedded_log(tmp_path):
-    """Greedily, of a handful; what it says is what it was taught: calls and thoughts."""
-    config = office.get_config("smoke")
-    path = make_profiles.run(config, tmp_path, ["valid"], 6)
+    """Greedily, of a handful; it says what it was taught: calls and thoughts."""
+    config = load_config("office:smoke")
+    path = write(config, tmp_path, ["valid"], 6)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert lines[0]["model"] == "tools_data/tiny_policy" and lines[0]["style"] == "compact"
     assert len(lines) == 7

@@ -1,6 +1,7 @@
 """The loss of a stage by its config: what reaches it, a loss of one's own, and what is refused."""
 
 import dataclasses
+import inspect
 import re
 import types
 from pathlib import Path
@@ -11,32 +12,34 @@ import numpy as np
 import optax
 import pytest
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
 from agenticrec_jax.agent.tasks import Task
+from agenticrec_jax.cli.configs import load_config
 from agenticrec_jax.losses import grpo_loss
-from agenticrec_jax.runs import objectives, pipeline
+from agenticrec_jax.runs import RunConfig, run_config
+from agenticrec_jax.runs.plugins import load_plugins
+from agenticrec_jax.runs.stages import grpo_stage
 from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.testing.groups import GROUPS, WHOLE, policy, random_groups
 from agenticrec_jax.training.groups import GroupWeighting
 from agenticrec_jax.training.learner import init_state, make_update
 from agenticrec_jax.training.packing import pack_groups
-from experiments.configs import office, qwen3
 
 OWN_LOSS = Path(__file__).parents[2] / "docs" / "howto" / "own_loss.md"
 LOGPROBS = jnp.full((4, 3, 16), -0.7)
 
 
-def config_with(**changes) -> ConfigDict:
-    config = office.get_config("smoke")
+def config_with(**changes) -> RunConfig:
+    config = load_config("office:smoke")
     config.rta.update(changes)
-    return config
+    return run_config(config)
 
 
 def loss_of(config):
     """The stage's loss of some groups; every ratio to the sampler is far above the bounds."""
     (batch,) = pack_groups(GROUPS, WHOLE)
-    return float(objectives.stage_loss(config, config.rta)(LOGPROBS, batch)[0])
+    return float(load_plugins(config).losses["rta"](LOGPROBS, batch)[0])
 
 
 def by_hand(normalizer, **options):
@@ -46,13 +49,28 @@ def by_hand(normalizer, **options):
     return float(grpo_loss(LOGPROBS, *arrays, normalizer=normalizer, **options)[0])
 
 
-@pytest.mark.parametrize("config", [office.get_config(), qwen3.get_config()])
-def test_the_default_is_the_papers(config):
-    assert objectives.weighting(config, config.rta) == GroupWeighting()
-    assert objectives.oversample(config, config.ppr) == 0
+def score_of(settings):
+    """The scorer of the reference policy that a stage resolves to."""
+
+    def loss_fn(logprobs, batch):
+        return logprobs.sum(), {}
+
+    stage = grpo_stage("rta", settings, loss_fn=loss_fn, graphdef=policy()[0], mesh=None)
+    return stage.score
+
+
+@pytest.mark.parametrize("name", ["office", "qwen3"])
+def test_the_default_is_the_papers(name):
+    config = run_config(load_config(name))
+    assert config.rta.groups == GroupWeighting() and config.ppr.oversample == 0
     assert loss_of(config) == by_hand(float(config.engine.max_tokens))
-    assert pipeline.scorer(config.rta, None, None) is None
-    assert {n: v for n, v in config.rta.loss.items()} == objectives.OPTIONS
+    assert score_of(config.rta) is None
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(grpo_loss).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY and name != "normalizer"
+    }
+    assert dataclasses.asdict(config.rta.loss) == defaults
 
 
 @pytest.mark.parametrize(
@@ -73,72 +91,83 @@ def test_options_reach_the_loss_by_name(options):
 def test_options_reach_the_groups_and_the_length():
     config = config_with(groups={"scale": "std", "aggregation": "token_mean", "drop_equal": False})
     expected = GroupWeighting(scale="std", aggregation="token_mean", drop_equal=False)
-    assert objectives.weighting(config, config.rta) == expected
+    assert config.rta.groups == expected
     assert loss_of(config) == by_hand(1.0)
-    assert objectives.weighting(config, config.ppr) == GroupWeighting()
+    assert config.ppr.groups == GroupWeighting()
 
 
 def test_flags_turn_on_what_is_off_by_default():
     """What is None in the config file still knows its type."""
     given = ["program", "--config.rta.loss.clip_low=0.1", "--config.rta.loss.clip_high=0.3"]
     given += ["--config.rta.loss.dual_clip=1.5", "--config.rta.oversample=2"]
-    config, values = office.get_config("smoke"), flags.FlagValues()
+    config, values = load_config("office:smoke"), flags.FlagValues()
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=given)
     values(given)
-    assert loss_of(values.config) == by_hand(288.0, clip_low=0.1, clip_high=0.3, dual_clip=1.5)
-    assert objectives.oversample(values.config, values.config.rta) == 2
+    config = run_config(values.config)
+    assert loss_of(config) == by_hand(288.0, clip_low=0.1, clip_high=0.3, dual_clip=1.5)
+    assert config.rta.oversample == 2
 
 
 @pytest.mark.parametrize("changes", [{"loss": {"kl_coef": 0.1}}, {"reference": True}])
 def test_a_penalty_brings_its_reference(changes):
     config = config_with(**changes)
-    objectives.check(config)
-    assert objectives.wants_reference(config.rta) and not objectives.wants_reference(config.ppr)
-    assert pipeline.scorer(config.rta, policy()[0], None) is not None
+    load_plugins(config)
+    assert config.rta.uses_reference and not config.ppr.uses_reference
+    assert score_of(config.rta) is not None
 
 
 CLIP = {"clip_low": 0.2, "clip_high": 0.2}
 
 
+def refusal_of(changes, stage="rta", preset="office:smoke"):
+    """The sentence that refuses a configuration with changed settings of a stage."""
+    config = load_config(preset)
+    with config.unlocked():
+        config[stage].update(changes)
+    return refused(lambda: load_plugins(run_config(config)))
+
+
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "named"),
     [
-        ({"loss": {"clip_middle": 0.1}}, "config.rta.loss.clip_middle: found an option that"),
-        ({"loss": {"clip_low": 0.2}}, "config.rta.loss: clip_low is 0.2 and clip_high None"),
-        ({"loss": {"dual_clip": 0.5} | CLIP}, "config.rta.loss: dual_clip is 0.5, expected above"),
-        ({"loss": {"ratio": "word"}}, "config.rta.loss: ratio is 'word', expected one of"),
-        ({"loss": {"correction_cap": 2.0} | CLIP}, "config.rta.loss: correction_cap is 2.0 beside"),
-        ({"groups": {"bias": 1}}, "config.rta.groups.bias: found an option that there is not"),
-        ({"groups": {"baseline": "max"}}, "config.rta.groups: baseline is 'max', expected one of"),
-        ({"groups": {"scale": "iqr"}}, "config.rta.groups: scale is 'iqr', expected one of"),
-        ({"groups": {"aggregation": "sum"}}, "config.rta.groups: aggregation is 'sum', expected"),
-        ({"oversample": -1}, "config.rta.oversample: found -1, expected 0 or above"),
+        ({"loss": {"clip_middle": 0.1}}, ["config.rta.loss.clip_middle"]),
+        ({"loss": {"clip_low": 0.2}}, ["config.rta.loss", "clip_low", 0.2, "clip_high", None]),
+        ({"loss": {"dual_clip": 0.5} | CLIP}, ["config.rta.loss", "dual_clip", 0.5]),
+        ({"loss": {"ratio": "word"}}, ["config.rta.loss.ratio", "'word'", "token", "sequence"]),
+        ({"loss": {"correction_cap": 2.0} | CLIP}, ["config.rta.loss", "correction_cap", 2.0]),
+        ({"loss": {"kl_estimator": "k1"}}, ["config.rta.loss.kl_estimator", "'k1'", "kl_coef"]),
+        ({"groups": {"bias": 1}}, ["config.rta.groups.bias"]),
+        ({"groups": {"baseline": "max"}}, ["config.rta.groups", "baseline", "'max'"]),
+        ({"groups": {"scale": "iqr"}}, ["config.rta.groups", "scale", "'iqr'"]),
+        ({"groups": {"aggregation": "sum"}}, ["config.rta.groups", "aggregation", "'sum'"]),
+        ({"oversample": -1}, ["config.rta.oversample", -1]),
         (
             {"oversample": 2, "groups": {"drop_negative": False, "drop_equal": False}},
-            "config.rta.oversample: found 2 with no group dropped",
+            ["config.rta.oversample", 2, "drop_negative", "drop_equal"],
         ),
-        ({"loss_fn": "my_losses"}, "config.rta.loss_fn: found 'my_losses', expected package.mod"),
-        ({"loss_fn": "no_such_module:f"}, "config.rta.loss_fn: found 'no_such_module:f', expected"),
-        ({"loss_fn": "math:no_such"}, "config.rta.loss_fn: found no function no_such in math"),
-        ({"loss_fn": "operator:neg"}, "expected a function of (logprobs, batch)"),
-        ({"loss_fn": "builtins:max", "loss": CLIP}, "config.rta.loss.clip_low: found 0.2 beside"),
+        ({"loss_fn": "my_losses"}, ["config.rta.loss_fn", "'my_losses'", "package.module"]),
+        ({"loss_fn": "no_such_module:f"}, ["config.rta.loss_fn", "'no_such_module:f'"]),
+        ({"loss_fn": "math:no_such"}, ["config.rta.loss_fn", "no_such", "math"]),
+        ({"loss_fn": "operator:neg"}, ["config.rta.loss_fn", "(logprobs, batch)"]),
+        ({"loss_fn": "builtins:max", "loss": CLIP}, ["config.rta.loss.clip_low", 0.2]),
     ],
     ids=str,
 )
-def test_what_cannot_be_is_refused_by_its_name(changes, said):
-    sentence = refused(objectives.check, config_with(**changes))
-    assert said in sentence and "expected" in sentence
+def test_what_cannot_be_is_refused_by_its_name(changes, named):
+    assert_names(refusal_of(changes), "expected", *named)
+
+
+def reward_of(name):
+    config = load_config("office:smoke")
+    config.reward = name
+    return load_plugins(run_config(config)).reward
 
 
 def test_the_reward_is_the_named_papers():
-    config = office.get_config("smoke")
     first = trajectory_of_rank_1(calls=3)
-    assert objectives.reward(config)(first, Task(None)).total == pytest.approx(1.1)
-    config.reward = "recthinker"
-    objectives.check(config)
-    assert objectives.reward(config)(first, Task(None)).total == pytest.approx(1.1 + 0.1 * 0.7)
-    config.reward = "paper"
-    assert_names(refused(objectives.check, config), "config.reward", "paper", "recthinker")
+    assert reward_of("agenticrec")(first, Task(None)).total == pytest.approx(1.1)
+    assert reward_of("recthinker")(first, Task(None)).total == pytest.approx(1.1 + 0.1 * 0.7)
+    assert_names(refused(reward_of, "paper"), "config.reward", "paper", "recthinker")
 
 
 REWARD = """
@@ -157,15 +186,11 @@ def of_one(trajectory):
 def test_a_reward_is_named_by_its_import_path(tmp_path, monkeypatch):
     (tmp_path / "rewards_of_a_user.py").write_text(REWARD)
     monkeypatch.syspath_prepend(tmp_path)
-    config = office.get_config("smoke")
-    config.reward = "rewards_of_a_user:rank_only"
-    objectives.check(config)
-    assert objectives.reward(config)(trajectory_of_rank_1(calls=3), Task(None)).total == 1.0
+    reward = reward_of("rewards_of_a_user:rank_only")
+    assert reward(trajectory_of_rank_1(calls=3), Task(None)).total == 1.0
     for path in ("rewards_of_a_user:of_one", "rewards_of_a_user:absent", "absent_module:f"):
-        config.reward = path
-        assert_names(refused(objectives.check, config), "config.reward", path.split(":")[1])
-    config.reward = "builtins:max"
-    assert_names(refused(objectives.check, config), "config.reward", "builtins:max")
+        assert_names(refused(reward_of, path), "config.reward", path.split(":")[1])
+    assert_names(refused(reward_of, "builtins:max"), "config.reward", "builtins:max")
 
 
 def trajectory_of_rank_1(calls):
@@ -173,36 +198,32 @@ def trajectory_of_rank_1(calls):
 
 
 def test_the_second_stage_is_checked_too():
-    config = office.get_config("smoke")
-    config.ppr.loss.kl_coef = -0.5
-    said = "config.ppr.loss: kl_coef is -0.5, expected 0 or above"
-    assert refused(objectives.check, config) == said
+    sentence = refusal_of({"loss": {"kl_coef": -0.5}}, stage="ppr")
+    assert_names(sentence, "config.ppr.loss.kl_coef", -0.5)
 
 
-def config_of_pairs(**changes) -> ConfigDict:
-    config = office.get_config("smoke")
+def config_of_pairs(**changes) -> RunConfig:
+    config = load_config("office:smoke")
     config.pairs.update(changes)
-    return config
+    return run_config(config)
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "named"),
     [
-        ({"objective": "ipo"}, "objective: found 'ipo', expected one of logistic, dpo, sdpo"),
-        ({"beta": 0.1}, "beta: found 0.1 with objective logistic, expected None"),
-        ({"objective": "dpo", "beta": -0.1}, "beta: found -0.1, expected above 0"),
-        ({"objective": "dpo", "negatives": 2}, "negatives: found 2 with objective dpo, expected 1"),
-        (
-            {"objective": "sdpo", "negatives": 20},
-            "negatives: found 20 with objective sdpo, expected 1 to 19",
-        ),
-        ({"epochs": 0}, "epochs: found 0, expected 1 or above"),
-        ({"batch": -2}, "batch: found -2, expected 1 or above"),
+        ({"objective": "ipo"}, ["objective", "'ipo'", "logistic", "dpo", "sdpo"]),
+        ({"beta": 0.1}, ["beta", 0.1, "logistic"]),
+        ({"objective": "dpo", "beta": -0.1}, ["beta", -0.1]),
+        ({"objective": "dpo", "negatives": 2}, ["negatives", 2, "dpo"]),
+        ({"objective": "sdpo", "negatives": 20}, ["negatives", 20, 19]),
+        ({"epochs": 0}, ["epochs", 0]),
+        ({"batch": -2}, ["batch", -2]),
     ],
     ids=str,
 )
-def test_settings_of_pairs_that_cannot_be_are_refused(changes, said):
-    assert refused(objectives.check, config_of_pairs(**changes)).startswith(f"config.pairs.{said}")
+def test_settings_of_pairs_that_cannot_be_are_refused(changes, named):
+    setting, *values = named
+    assert_names(refusal_of(changes, "pairs"), f"config.pairs.{setting}:", *values)
 
 
 @pytest.mark.parametrize(
@@ -216,7 +237,7 @@ def test_the_beta_of_pairs_is_the_papers_or_ones_own(changes, beta):
     logprobs = jnp.full(batch.sampled.shape, -0.7)
     (chosen, rejected) = 0.4 * batch.sampled[0].sum(axis=-1)
     expected = batch.weights[0, 0] * np.log(1 + np.exp(beta * (rejected - chosen)))
-    loss, _ = objectives.pair_loss(config)(logprobs, batch)
+    loss, _ = load_plugins(config).losses["pairs"](logprobs, batch)
     assert float(loss) == pytest.approx(expected, rel=1e-5)
 
 
@@ -239,9 +260,8 @@ def test_the_loss_of_the_document_is_plugged_in_by_its_path(own_losses):
     assert code.count("\n") <= 10 and "--config.rta.loss_fn=my_losses:better_half" in text
     module = own_losses("my_losses", code)
     config = config_with(loss_fn=f"{module}:better_half")
-    objectives.check(config)
+    loss_fn = load_plugins(config).losses["rta"]
     (batch,) = pack_groups(GROUPS, WHOLE)
-    loss_fn = objectives.stage_loss(config, config.rta)
     loss, metrics = loss_fn(LOGPROBS, batch)
     imitated = (batch.sampled & (batch.advantages > 0)[..., None]).sum(axis=-1)
     np.testing.assert_allclose(loss, 0.7 * (batch.weights * imitated).sum() / 288, rtol=1e-5)
@@ -264,12 +284,11 @@ def test_the_loss_of_the_document_is_plugged_in_by_its_path(own_losses):
 def test_a_loss_that_returns_something_else_is_refused(own_losses, returned):
     name = f"odd_losses_{len(returned)}"
     own_losses(name, f"def odd(logprobs, batch):\n    return {returned}\n")
-    sentence = refused(objectives.check, config_with(loss_fn=f"{name}:odd"))
-    assert sentence.startswith(f"config.rta.loss_fn: found {name}:odd to return ")
-    assert "expected (loss, metrics)" in sentence
+    sentence = refused(load_plugins, config_with(loss_fn=f"{name}:odd"))
+    assert_names(sentence, "config.rta.loss_fn", f"{name}:odd", "(loss, metrics)")
 
 
 def test_a_loss_of_ones_own_may_ask_for_the_reference(own_losses):
     code = "def far(logprobs, batch):\n    kl = (logprobs - batch.reference_logprobs).sum()\n"
     own_losses("far_losses", code + "    return kl - batch.entropy.sum(), {'kl': (kl, 1.0)}\n")
-    objectives.check(config_with(loss_fn="far_losses:far", reference=True))
+    load_plugins(config_with(loss_fn="far_losses:far", reference=True))

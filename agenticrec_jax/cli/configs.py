@@ -1,0 +1,83 @@
+"""Configuration files by name: ``office``, ``qwen3:v5e_16``, or a path to a file of your own.
+
+A file defines ``get_config(preset)`` and returns an ``ml_collections.ConfigDict``. Those that ship
+with the package lie in ``experiments/configs``.
+"""
+
+import importlib.util
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from agenticrec_jax.bundled import ROOT
+from agenticrec_jax.errors import InputError
+
+DIRECTORY = ROOT / "experiments" / "configs"
+
+
+def names() -> list[str]:
+    """Returns the names of the bundled configurations."""
+    return sorted(path.stem for path in DIRECTORY.glob("*.py") if path.stem != "__init__")
+
+
+def config_path(name: str) -> str:
+    """Returns the file of a bundled configuration; any other name as it is.
+
+    Args:
+      name: such as ``qwen3``, ``qwen3:v5e_16`` (with a preset), or a path; a file wins over a name.
+    """
+    stem, colon, preset = name.partition(":")
+    if stem in names() and not Path(stem).is_file():
+        return f"{DIRECTORY / stem}.py{colon}{preset}"
+    return name
+
+
+def load_config(name: str) -> ConfigDict:
+    """Returns the configuration of a name such as ``office:smoke``, or of a file.
+
+    Raises:
+      InputError: there is no such file, or it has no such preset.
+    """
+    path, _, preset = config_path(name).partition(":")
+    if not Path(path).is_file():
+        raise InputError(f"configuration: found {name!r}, expected a file or one of {names()}")
+    spec = importlib.util.spec_from_file_location(f"config_{Path(path).stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    try:
+        return module.get_config(preset) if preset else module.get_config()
+    except ValueError as error:
+        raise InputError(f"configuration {name}: {error}") from error
+
+
+def define_config(
+    default: str | None = "office", flag_values: flags.FlagValues = flags.FLAGS
+) -> flags.FlagHolder:
+    """Defines the flag ``--config`` of a program.
+
+    ``--config=NAME`` or ``--config=FILE``, each with ``:PRESET``, chooses the configuration;
+    ``--config.KEY=VALUE`` changes a setting.
+
+    Args:
+      default: name of the configuration without the flag; None for none.
+      flag_values: registry of flags.
+    """
+    return config_flags.DEFINE_config_file(
+        "config",
+        default and config_path(default),
+        f"Configuration: a file or one of {', '.join(names())}, with :PRESET if it has some.",
+        flag_values=flag_values,
+    )
+
+
+def expand_names(argv: list[str]) -> list[str]:
+    """Returns a command line in which ``--config=NAME`` names the file of the configuration."""
+    expanded = list(argv)
+    for i, argument in enumerate(argv):
+        flag, equals, value = argument.partition("=")
+        if flag in ("--config", "-config") and equals:
+            expanded[i] = f"{flag}={config_path(value)}"
+        elif argument in ("--config", "-config") and i + 1 < len(argv):
+            expanded[i + 1] = config_path(argv[i + 1])
+    return expanded

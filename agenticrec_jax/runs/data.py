@@ -1,0 +1,206 @@
+"""Data of a run: the log, its splits, the frozen candidates and the fitted artifacts."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from agenticrec_jax.bundled import resolve
+from agenticrec_jax.data.candidates import (
+    candidate_hash,
+    draw_split_candidates,
+    read_candidates,
+    read_protocol,
+    write_candidates,
+)
+from agenticrec_jax.data.examples import RankingExample
+from agenticrec_jax.data.interactions import InteractionLog, read_log
+from agenticrec_jax.data.prepared import prepared_tables
+from agenticrec_jax.data.splits import (
+    FitRange,
+    Splits,
+    chronological_splits,
+    leave_one_out,
+    prediction_samples,
+)
+from agenticrec_jax.errors import InputError
+from agenticrec_jax.parallel.multihost import main_writes
+from agenticrec_jax.runs.config import DatasetConfig, SasrecSettings
+from agenticrec_jax.runtime.progress import Progress
+from agenticrec_jax.sequential.sasrec import SasrecConfig
+from agenticrec_jax.sequential.training import SequentialTraining
+from agenticrec_jax.tools.artifacts import Artifacts, fit_artifacts
+
+SPLIT_NAMES = ("policy", "valid", "test")
+_SPLITS = {"chronological": chronological_splits, "leave_one_out": leave_one_out}
+
+
+@dataclasses.dataclass(frozen=True)
+class RunData:
+    """The log, its splits, and the ranking examples of each split.
+
+    Attributes:
+      log: validated interactions and items.
+      splits: time ranges and samples of ``policy``, ``valid`` and ``test``.
+      examples: ranking examples by split, in time order, with frozen candidates.
+      candidate_hash: digest of the candidates file; equal digests rank the same lists.
+    """
+
+    log: InteractionLog
+    splits: Splits
+    examples: dict[str, list[RankingExample]]
+    candidate_hash: str
+
+    def by_id(self, split: str) -> dict[int, RankingExample]:
+        """Returns the examples of a split by their id."""
+        return {example.example_id: example for example in self.examples[split]}
+
+
+def workdir_path(path: str | Path | None) -> Path:
+    """Returns the path of the run's directory, which need not be there.
+
+    Raises:
+      InputError: the path is empty.
+    """
+    if not path:  # Path("") would be the current directory
+        raise InputError("flag --workdir: found nothing, expected a directory for the run's files")
+    return Path(path)
+
+
+def make_workdir(path: str | Path | None) -> Path:
+    """Makes the run's directory; returns its path.
+
+    Raises:
+      InputError: no directory can be made there.
+    """
+    directory = workdir_path(path)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"flag --workdir: found {str(path)!r}, expected a directory that can be made "
+            f"({error.strerror})"
+        ) from error
+    return directory
+
+
+def load_data(config: DatasetConfig, workdir: str | Path) -> RunData:
+    """Reads the log; draws the candidates and freezes them in ``workdir``, or reads them there.
+
+    The directory is made only after the log was read and the candidates were drawn.
+
+    Raises:
+      InputError: a table is bad, or the workdir holds candidates of other settings.
+    """
+    tables = (resolve(config.interactions), resolve(config.items))
+    if config.prepared:
+        tables = prepared_tables(resolve(config.prepared))
+    log = read_log(*tables)
+    splits = _SPLITS[config.split](prediction_samples(log, config.max_history))
+    path = Path(workdir) / "candidates.jsonl.gz"
+    with main_writes("candidates") as writes:
+        if writes and not path.exists():
+            drawn = draw_split_candidates(log, splits, config.negatives, seed=config.candidate_seed)
+            make_workdir(workdir)
+            write_candidates(path, log, drawn, seed=config.candidate_seed)
+    frozen = read_candidates(path, log)
+    _check_protocol(path, config)
+    examples = {name: [e for e in frozen if e.split == name] for name in SPLIT_NAMES}
+    _check_examples(path, splits, examples)
+    return RunData(log=log, splits=splits, examples=examples, candidate_hash=candidate_hash(path))
+
+
+def _check_protocol(path: Path, config: DatasetConfig) -> None:
+    stored = read_protocol(path)
+    for name, expected in (("seed", config.candidate_seed), ("negatives", config.negatives)):
+        if stored[name] != expected:
+            raise InputError(
+                f"{path}: found candidates drawn with {name} {stored[name]}, expected {expected}; "
+                "name another --workdir"
+            )
+
+
+def _check_examples(path: Path, splits: Splits, examples: dict[str, list[RankingExample]]) -> None:
+    for name, drawn in examples.items():
+        samples = getattr(splits, name)
+        if [e.position for e in drawn] != [s.position for s in samples]:
+            raise InputError(
+                f"{path}: found candidates of other {name} samples ({len(drawn)}), expected those "
+                f"of the config's split ({len(samples)}); name another --workdir"
+            )
+
+
+def load_artifacts(
+    data: RunData, settings: SasrecSettings, max_history: int, directory: Path, fit_range: FitRange
+) -> Artifacts:
+    """Reads the artifacts of ``fit_range`` from ``directory``, after fitting them if need be.
+
+    Artifacts that were fitted on another log or with other settings are fitted again. The main
+    process fits; the others wait for it.
+
+    Args:
+      data: of the run.
+      settings: of SASRec.
+      max_history: newest events of a user that SASRec reads.
+      directory: such as ``<workdir>/artifacts_a``.
+      fit_range: events to fit on.
+    """
+    stamp = directory / "made.json"
+    record = {"log": data.log.fingerprint, "sasrec": dataclasses.asdict(settings)}
+    stamped = json.dumps(record | {"format": Artifacts.FORMAT})
+    with main_writes(directory.name) as writes:
+        if writes and not (stamp.exists() and stamp.read_text() == stamped):
+            model = SasrecConfig(
+                items=data.log.num_items,
+                max_length=max_history,
+                width=settings.dim,
+                blocks=settings.blocks,
+                heads=settings.heads,
+                dropout=settings.dropout,
+            )
+            training = SequentialTraining(epochs=settings.epochs, seed=settings.seed)
+            with Progress(f"sasrec {directory.name}", training.epochs, unit="epochs") as progress:
+                fitted = fit_artifacts(
+                    data.log,
+                    fit_range,
+                    config=model,
+                    training=training,
+                    on_epoch=lambda epoch, loss, now: progress.advance(note=f"loss {loss:.3f}"),
+                )
+            fitted.save(directory, data.log)
+            stamp.write_text(stamped)
+    return Artifacts.load(directory, data.log)
+
+
+def store_settings(workdir: Path, settings: dict) -> None:
+    """Writes a run's settings to ``settings.json``, or compares them with those stored there.
+
+    Raises:
+      InputError: names the first setting in which the directory's run differs from this one.
+    """
+    path = workdir / "settings.json"
+    given = json.loads(json.dumps(settings))
+    if not path.exists():
+        path.write_text(json.dumps(given, indent=1) + "\n")
+    stored, given = _flat(json.loads(path.read_text())), _flat(given)
+    for name in sorted(stored.keys() | given.keys()):
+        if stored.get(name) != given.get(name):
+            raise InputError(
+                f"{path}: found {name}={stored.get(name)!r}, expected {given.get(name)!r} as in "
+                "this run; name another --workdir"
+            )
+
+
+def _flat(tree: dict, prefix: str = "") -> dict:
+    flat = {}
+    for name, value in tree.items():
+        inner = isinstance(value, dict)
+        flat |= _flat(value, f"{prefix}{name}.") if inner else {f"{prefix}{name}": value}
+    return flat
+
+
+def evenly_spread(examples: Sequence[RankingExample], count: int) -> list[RankingExample]:
+    """Returns ``count`` examples evenly spread over time; all of them for 0."""
+    if not count or count >= len(examples):
+        return list(examples)
+    return [examples[i * len(examples) // count] for i in range(count)]

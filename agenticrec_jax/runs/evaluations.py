@@ -1,0 +1,105 @@
+"""Evaluation of policies on the examples of a run, with and without their observations."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from agenticrec_jax.agent.interventions import blank, permute
+from agenticrec_jax.agent.trajectories import Trajectory
+from agenticrec_jax.data.examples import RankingExample
+from agenticrec_jax.evaluation.evaluator import evaluate, summary_row
+from agenticrec_jax.generation.engine import Engine
+from agenticrec_jax.generation.sampling import NO_FILTERS, Filters
+from agenticrec_jax.runs.policy import Policy
+from agenticrec_jax.runs.run import Run
+
+# What the policy can read, and the suffix of such a row's name.
+OBSERVATIONS = {
+    "as_they_are": "",
+    "none": "_no_tools",
+    "blank": "_blanked",
+    "permute": "_permuted",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How rankings are sampled: greedily by default."""
+
+    temperature: float = 0.0
+    filters: Filters = NO_FILTERS
+    seed: int = 0
+
+
+def agent_options(observations: str, candidates: int) -> dict[str, Any]:
+    """Returns the fields of `Agent` for one of `OBSERVATIONS`.
+
+    ``none`` offers no tool. ``blank`` empties the observations, and ``permute`` renames the
+    ``candidates`` in them: evidence of neither is about the example any more.
+    """
+    return {
+        "as_they_are": {},
+        "none": {"use_tools": False},
+        "blank": {"transform": blank},
+        "permute": {"transform": partial(permute, candidates=candidates)},
+    }[observations]
+
+
+def evaluate_policy(
+    run: Run,
+    policy: Policy,
+    examples: Sequence[RankingExample],
+    *,
+    observations: str = "as_they_are",
+    engine: Engine | None = None,
+    sampling: Sampling | None = None,
+) -> list[Trajectory]:
+    """Returns one trajectory for each example of valid or test.
+
+    Args:
+      run: log and tools.
+      policy: that ranks.
+      examples: to rank.
+      observations: one of `OBSERVATIONS`.
+      engine: None for the run's.
+      sampling: None for greedy rankings.
+    """
+    sampling = sampling or Sampling()
+    candidates = run.config.dataset.negatives + 1
+    agent = run.agent(run.artifacts_b, **agent_options(observations, candidates))
+    return evaluate(
+        agent,
+        engine or run.engine,
+        policy.params,
+        examples,
+        temperature=sampling.temperature,
+        seed=sampling.seed,
+        filters=sampling.filters,
+    )
+
+
+def evaluation_row(
+    name: str, trajectories: Sequence[Trajectory], examples: Sequence[RankingExample]
+) -> dict:
+    """Returns the table's row, with the counts of invalid outputs by reason."""
+    reasons = Counter(t.invalid_reason for t in trajectories if not t.valid)
+    row = summary_row(name, trajectories, examples)
+    return row | {"invalid_reasons": dict(sorted(reasons.items()))}
+
+
+def write_trajectories(path: str | Path, trajectories: Sequence[Trajectory]) -> None:
+    """Writes one JSON line a trajectory; the file appears whole or not at all."""
+    path = Path(path)
+    partial_file = path.with_suffix(".part")
+    lines = "".join(f"{trajectory.to_json()}\n" for trajectory in trajectories)
+    partial_file.write_text(lines, encoding="utf-8")
+    partial_file.replace(path)
+
+
+def read_trajectories(path: str | Path) -> list[Trajectory]:
+    """Reads the trajectories of `write_trajectories`."""
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    return [Trajectory.from_json(line) for line in lines]

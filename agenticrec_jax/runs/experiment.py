@@ -1,0 +1,231 @@
+"""The whole method on one log: baselines, both stages of training, evaluation and a report."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from agenticrec_jax.agent.scripted import LABELS
+from agenticrec_jax.agent.trajectories import Trajectory
+from agenticrec_jax.agent.transcripts import transcript
+from agenticrec_jax.bundled import resolve
+from agenticrec_jax.data.examples import RankingExample
+from agenticrec_jax.evaluation.evaluator import summary_row
+from agenticrec_jax.evaluation.report import print_table, write_report
+from agenticrec_jax.metrics.ranking import hr_values, ndcg_values
+from agenticrec_jax.metrics.significance import paired_difference
+from agenticrec_jax.runs.baselines import baseline_rows
+from agenticrec_jax.runs.config import RunConfig
+from agenticrec_jax.runs.data import evenly_spread, store_settings
+from agenticrec_jax.runs.evaluations import (
+    OBSERVATIONS,
+    evaluate_policy,
+    read_trajectories,
+    write_trajectories,
+)
+from agenticrec_jax.runs.policy import Policy
+from agenticrec_jax.runs.run import Run
+from agenticrec_jax.runs.stages import train
+from agenticrec_jax.runtime.metric_logging import read_metrics
+from agenticrec_jax.runtime.phases import phase, phase_records, resume_phases
+
+COMPARED = (
+    ("rta", "warm_start"),
+    ("rta", "warm_start_no_tools"),
+    ("rta", "single_tool_mean"),
+    ("rta_ppr", "rta"),
+    ("rta_ppr", "warm_start"),
+    ("rta_ppr", "scripted_agent"),
+    ("rta_ppr", "linear_combination"),
+    ("rta_ppr_blanked", "warm_start_no_tools"),
+    ("rta_ppr_permuted", "warm_start_no_tools"),
+)
+COMPARED_BY = {"ndcg@10": partial(ndcg_values, k=10), "hr@1": partial(hr_values, k=1)}
+
+
+@dataclasses.dataclass
+class EvaluationResults:
+    """Results of every method on the test examples.
+
+    Attributes:
+      examples: that every method ranks.
+      rows: of the results table.
+      ranks: of the target by row, int [examples], or [seeds * examples] for trained policies; 0 for
+        a miss or an invalid list.
+      trajectories: of each policy's row, the seeds one after another.
+    """
+
+    examples: list[RankingExample]
+    rows: list[dict] = dataclasses.field(default_factory=list)
+    ranks: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    trajectories: dict[str, list[Trajectory]] = dataclasses.field(default_factory=dict)
+
+    def add(self, row: dict, ranks: np.ndarray) -> None:
+        """Adds a row of the table."""
+        self.rows.append(row)
+        self.ranks[row["name"]] = ranks
+
+    def add_policy_rows(self) -> None:
+        """Adds a row for each policy that was evaluated, over all its seeds."""
+        for name, trajectories in self.trajectories.items():
+            seeds = len(trajectories) // len(self.examples)
+            row = summary_row(name, trajectories, self.examples * seeds)
+            self.add(row, np.array([t.rank or 0 for t in trajectories]))
+
+
+def run_experiment(config: RunConfig, workdir: str | Path, seeds: Sequence[int]) -> dict:
+    """Runs the whole method; returns the contents of ``results.json``.
+
+    The workdir gets ``results.json``, ``trajectories.jsonl``, ``report.html`` and a directory for
+    each seed. A run that was stopped resumes.
+
+    Args:
+      config: of the run.
+      workdir: of one experiment; one of other settings is refused.
+      seeds: of training.
+
+    Raises:
+      InputError: names the setting, the file or the workdir that cannot be used.
+    """
+    run = open_run(config, workdir)
+    policy = run.policy
+    with phase("artifacts"):
+        _ = run.artifacts_a, run.artifacts_b
+    results = EvaluationResults(
+        evenly_spread(run.data.examples["test"], config.evaluation.examples)
+    )
+    with phase("rows without a policy"):
+        for row, ranks in baseline_rows(run, results.examples):
+            results.add(row, ranks)
+
+    evaluate_row(run, results, "warm_start", policy, run.workdir, observations="none")
+    evaluate_row(run, results, "warm_start", policy, run.workdir)
+    for seed in seeds:
+        directory = run.workdir / f"seed_{seed}"
+        with phase(f"rta, seed {seed}"):
+            rta = train(run, "rta", policy.copy(), directory=directory, seed=seed)
+        evaluate_row(run, results, "rta", rta, directory)
+        with phase(f"ppr, seed {seed}"):
+            ppr = train(run, "ppr", rta.copy(), directory=directory, seed=seed)
+        evaluate_row(run, results, "rta_ppr", ppr, directory)
+        evaluate_row(run, results, "rta_ppr", ppr, directory, observations="blank")
+        evaluate_row(run, results, "rta_ppr", ppr, directory, observations="permute")
+    results.add_policy_rows()
+    return write_results(run, results, seeds)
+
+
+def open_run(config: RunConfig, workdir: str | Path) -> Run:
+    """Returns the run of an experiment with its policy and its data loaded.
+
+    Raises:
+      InputError: names the setting, the file or the workdir that cannot be used; the workdir's
+        run had other settings.
+    """
+    run = Run(config, workdir)
+    policy = run.policy
+    with phase("data"):
+        _ = run.data
+    settings = {"config": dataclasses.asdict(config), "policy": policy.weights_hash}
+    store_settings(run.workdir, settings)
+    resume_phases(run.workdir / "phases.jsonl")
+    return run
+
+
+def evaluate_row(
+    run: Run,
+    results: EvaluationResults,
+    row: str,
+    policy: Policy,
+    directory: Path,
+    observations: str = "as_they_are",
+) -> None:
+    """Ranks the test examples, or reads the trajectories that an earlier call wrote.
+
+    Args:
+      run: log, tools and engine.
+      results: to which the trajectories are added.
+      row: name of the row, to which the observations add a suffix.
+      policy: that ranks.
+      directory: of ``<row>.jsonl``.
+      observations: one of `OBSERVATIONS`.
+    """
+    name = row + OBSERVATIONS[observations]
+    path = directory / f"{name}.jsonl"
+    if not path.exists():
+        with phase(f"evaluating {name}"):
+            trajectories = evaluate_policy(run, policy, results.examples, observations=observations)
+        directory.mkdir(parents=True, exist_ok=True)
+        write_trajectories(path, trajectories)
+    results.trajectories.setdefault(name, []).extend(read_trajectories(path))
+
+
+def compare_rows(results: EvaluationResults) -> list[dict]:
+    """Returns paired differences over the same examples, with 95% intervals; NDCG@10 first.
+
+    The pairs of rows are `COMPARED`; ``single_tool_mean`` is the mean over the fixed plans of one
+    tool. A row of one seed is compared with every seed of the other.
+    """
+    users = [example.user for example in results.examples]
+    compared = []
+    for metric, values_of in COMPARED_BY.items():
+        values = {name: values_of(ranks) for name, ranks in results.ranks.items()}
+        single = [values[f"scripted:{label}"] for label in LABELS]
+        values["single_tool_mean"] = np.mean(single, axis=0)
+        for a, b in COMPARED:
+            seeds = max(len(values[a]), len(values[b])) // len(users)
+            first = np.tile(values[a], len(users) * seeds // len(values[a]))
+            second = np.tile(values[b], len(users) * seeds // len(values[b]))
+            difference = paired_difference(first, second, users * seeds)
+            compared.append(
+                {
+                    "a": a,
+                    "b": b,
+                    "metric": metric,
+                    "difference": difference.mean,
+                    "interval": [difference.low, difference.high],
+                }
+            )
+    return compared
+
+
+def write_results(run: Run, results: EvaluationResults, seeds: Sequence[int]) -> dict:
+    """Writes results, trajectories and the report, prints the table; returns the results."""
+    written = {
+        "rows": results.rows,
+        "protocol": run.protocol("test", seeds),
+        "comparisons": compare_rows(results),
+        "phases": phase_records(),
+        "gate": _gate(run.config.policy.directory),
+        "config": dataclasses.asdict(run.config),
+    }
+    log, tokenizer = run.data.log, run.policy.tokenizer
+    transcripts = [
+        transcript(trajectory, results.examples[i % len(results.examples)], log, tokenizer, name)
+        for name, trajectories in results.trajectories.items()
+        for i, trajectory in enumerate(trajectories)
+    ]
+    workdir = run.workdir
+    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in transcripts)
+    (workdir / "trajectories.jsonl").write_text(lines, encoding="utf-8")
+    (workdir / "results.json").write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+    curves = read_metrics(workdir / f"seed_{seeds[0]}" / "metrics.jsonl")
+    last = [record for record in transcripts if record["stage"] == "rta_ppr"]
+    write_report(workdir / "report.html", written, curves, last, seed=seeds[0])
+    print_table(written)
+    for row in written["comparisons"]:
+        low, high = row["interval"]
+        print(
+            f"{row['a']} - {row['b']}, {row['metric']}: {row['difference']:+.4f} "
+            f"[{low:+.4f}, {high:+.4f}]"
+        )
+    print(f"report: {workdir / 'report.html'}")
+    return written
+
+
+def _gate(directory: str) -> dict:
+    """Returns the skills of a policy that ``make_policy`` measured; none of another policy."""
+    made = resolve(directory) / "made.json"
+    return json.loads(made.read_text()).get("gate", {}) if made.exists() else {}

@@ -1,0 +1,223 @@
+"""A run: everything that a configuration builds, each object once."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from agenticrec_jax.agent.answers import ranking_constraint
+from agenticrec_jax.agent.chat import RECTHINKER
+from agenticrec_jax.agent.episodes import Agent
+from agenticrec_jax.agent.prompts import PromptBuilder, make_prompts
+from agenticrec_jax.bundled import resolve
+from agenticrec_jax.data.splits import FitRange
+from agenticrec_jax.generation.engine import Engine
+from agenticrec_jax.parallel.mesh import make_mesh
+from agenticrec_jax.parallel.multihost import local_mesh
+from agenticrec_jax.runs.config import MeshConfig, RunConfig
+from agenticrec_jax.runs.data import RunData, load_artifacts, load_data, workdir_path
+from agenticrec_jax.runs.plugins import load_plugins
+from agenticrec_jax.runs.policy import Policy, load_policy, weights_hash
+from agenticrec_jax.tokenizers.base import Tokenizer
+from agenticrec_jax.tools.artifacts import Artifacts
+from agenticrec_jax.tools.base import Toolbox
+from agenticrec_jax.tools.profiles import Profiles, read_profiles
+from agenticrec_jax.tools.registry import agenticrec_tools, recthinker_tools
+
+
+class Run:
+    """Log, tools, policy, engine and agent of a configuration, each built on first use.
+
+    The constructor imports tools, reward and losses of your own, so that a bad one is refused
+    before anything is loaded.
+
+    Example::
+
+        from agenticrec_jax.runs import Run, RunConfig, train
+
+        run = Run(RunConfig(), "workdir")        # the embedded log and policy
+        log = run.data.log                       # interactions and items
+        agent = run.training_agent               # tools that saw nothing of the policy examples
+        engine = run.engine                      # batched sampler that pauses at tool calls
+        policy = train(run, "rta")               # resumes from workdir/rta/checkpoints
+
+    Args:
+      config: of the run.
+      workdir: directory of its files; made when the candidates are written.
+      policy_directory: policy to start from; None for the config's.
+      data: a log and examples of your own making; None to load the config's.
+      policy: a policy in memory; None to load ``policy_directory``.
+
+    Raises:
+      InputError: names the setting that cannot be used.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        workdir: str | Path,
+        *,
+        policy_directory: str | Path | None = None,
+        data: RunData | None = None,
+        policy: Policy | None = None,
+    ):
+        self.config = config
+        self.workdir = workdir_path(workdir)
+        self.policy_directory = policy_directory or config.policy.directory
+        self.plugins = load_plugins(config)
+        if data is not None:
+            self.data = data
+        if policy is not None:
+            self.policy = policy
+
+    @cached_property
+    def mesh(self) -> Mesh | None:
+        """Mesh over all devices of all processes; None for one process on one device."""
+        return device_mesh(self.config.mesh)
+
+    @cached_property
+    def data(self) -> RunData:
+        """The log, its splits and the frozen candidates."""
+        return load_data(self.config.dataset, self.workdir)
+
+    @cached_property
+    def policy(self) -> Policy:
+        """The policy that the run starts from, placed on the mesh."""
+        config = self.config
+        return load_policy(config.policy, self.policy_directory, mesh=self.mesh, seed=config.seed)
+
+    @cached_property
+    def artifacts_a(self) -> Artifacts:
+        """Artifacts of training: fitted on events before the first policy example."""
+        return self._artifacts("artifacts_a", self.data.splits.fit_range_a)
+
+    @cached_property
+    def artifacts_b(self) -> Artifacts:
+        """Artifacts of evaluation: fitted on events before the first valid example."""
+        return self._artifacts("artifacts_b", self.data.splits.fit_range_b)
+
+    def _artifacts(self, name: str, fit_range: FitRange) -> Artifacts:
+        config = self.config
+        return load_artifacts(
+            self.data,
+            config.sasrec,
+            config.dataset.max_history,
+            self.workdir / name,
+            fit_range,
+        )
+
+    @cached_property
+    def profiles(self) -> Profiles | None:
+        """Stored profiles of ``config.profiles.file``; None without a file.
+
+        Raises:
+          InputError: the profiles are of another log, or written by another model than
+            ``config.profiles.model`` (the policy, if empty).
+        """
+        config = self.config
+        if not config.profiles.file:
+            return None
+        profiles = read_profiles(resolve(config.profiles.file))
+        profiles.expect({"log": self.data.log.fingerprint}, "the log that is open")
+        model = config.profiles.model or config.policy.directory
+        because = f"the weights of {model} (config.profiles.model names others)"
+        profiles.expect({"model_hash": weights_hash(resolve(model))}, because)
+        return profiles
+
+    def toolbox(self, artifacts: Artifacts) -> Toolbox:
+        """Returns the tools of the config's agent over ``artifacts``, extra tools last."""
+        config, items = self.config, self.data.log.items
+        options = config.tools.options()
+        if config.agent == RECTHINKER:
+            tools = recthinker_tools(items, artifacts, options, self.profiles)
+        else:
+            tools = agenticrec_tools(artifacts, options, self.profiles)
+        arguments = {"artifacts": artifacts, "items": items, "options": options}
+        return self.plugins.extend(tools, arguments | {"profiles": self.profiles})
+
+    def prompts(self, tokenizer: Tokenizer) -> PromptBuilder:
+        """Returns the prompt builder for a tokenizer."""
+        policy = self.config.policy
+        return make_prompts(
+            tokenizer,
+            self.data.log.items,
+            policy.title_tokens,
+            policy.prompt_style,
+            policy.observation_style,
+            policy.observation_tokens,
+            self.config.agent,
+        )
+
+    def agent(self, artifacts: Artifacts, **options: Any) -> Agent:
+        """Returns the agent with tools over ``artifacts``; ``options`` are fields of `Agent`."""
+        options = {"reward": self.plugins.reward} | options
+        prompts = self.prompts(self.policy.tokenizer)
+        return Agent(self.data.log, self.toolbox(artifacts), artifacts, prompts, **options)
+
+    @cached_property
+    def training_agent(self) -> Agent:
+        """The agent of rollouts, mining and imitation, on `artifacts_a`."""
+        return self.agent(self.artifacts_a)
+
+    @cached_property
+    def evaluation_agent(self) -> Agent:
+        """The agent that ranks valid and test examples, on `artifacts_b`."""
+        return self.agent(self.artifacts_b)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The rollout engine of training, on this process's devices of the mesh."""
+        return self.make_engine()
+
+    def make_engine(self, *, constrained: bool = False, max_tokens: int | None = None) -> Engine:
+        """Returns a rollout engine on this process's devices of the mesh.
+
+        The tokenizer says at which ids a row pauses and ends. Where one id does both the row
+        pauses, and the episode ends it.
+
+        Args:
+          constrained: whether an answer that is begun can only become a valid ranking. Training
+            refuses such an engine.
+          max_tokens: of a completion; None for the config's.
+        """
+        config = self.config.engine
+        if max_tokens is not None:
+            config = replace(config, max_tokens=max_tokens)
+        tokenizer = self.policy.tokenizer
+        return Engine(
+            self.policy.graphdef,
+            config,
+            pause_id=tokenizer.pause_id,
+            stop_ids=[i for i in tokenizer.stop_ids if i != tokenizer.pause_id],
+            pad_id=tokenizer.pad_id,
+            mesh=local_mesh(self.mesh),
+            constraint=ranking_constraint(tokenizer) if constrained else None,
+        )
+
+    def protocol(self, split: str, seeds: Sequence[int]) -> dict:
+        """Returns the facts that every number of this run is reported with."""
+        dataset = self.config.dataset
+        return {
+            "dataset": dataset.name,
+            "split": split,
+            "negatives": dataset.negatives,
+            "candidate_hash": self.data.candidate_hash,
+            "candidate_seed": dataset.candidate_seed,
+            "seeds": list(seeds),
+        }
+
+
+def device_mesh(config: MeshConfig) -> Mesh | None:
+    """Returns a mesh over all devices of all processes; None for one process on one device.
+
+    Raises:
+      InputError: the sizes of the axes do not multiply to the number of devices.
+    """
+    sizes = asdict(config)
+    if jax.process_count() == 1 and set(sizes.values()) == {1}:
+        return None
+    return make_mesh(**sizes)

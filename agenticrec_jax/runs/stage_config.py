@@ -1,0 +1,207 @@
+"""Configurations of the stages of training.
+
+A setting that would train nothing (a learning rate of 0, a group of one) is refused.
+"""
+
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from agenticrec_jax.errors import InputError, expect
+from agenticrec_jax.losses import group_advantages, member_weights
+from agenticrec_jax.runs.validation import configuration
+from agenticrec_jax.training.groups import GroupWeighting
+from agenticrec_jax.training.self_augmentation import Rules
+
+Buckets = int | tuple[int, ...]
+PROMPT_BUCKETS = (64, 256, 320, 512)
+COMPLETION_BUCKETS = (64, 128, 192, 288)
+LOGISTIC, DPO, SOFTMAX_DPO = PAIR_OBJECTIVES = ("logistic", "dpo", "sdpo")
+BETAS = {DPO: 0.1, SOFTMAX_DPO: 1.0}  # of the papers
+
+
+@configuration
+class WarmStartConfig:
+    """Stage ``sft``: architecture of the tiny policy and the curriculum of its demonstrations."""
+
+    vocab_size: int = Field(1536, ge=1)
+    hidden_size: int = Field(256, ge=1)
+    intermediate_size: int = Field(704, ge=1)
+    num_layers: int = Field(4, ge=1)
+    num_heads: int = Field(4, ge=1)
+    num_kv_heads: int = Field(2, ge=1)
+    head_dim: int = Field(64, ge=2)
+    rope_theta: float = Field(10000.0, gt=0)
+    learning_rate: float = Field(2e-3, gt=0)
+    warmup_steps: int = Field(20, ge=0)
+    lessons: tuple[tuple[tuple[str | int, ...], int], ...] = Field(
+        (
+            (("short",), 80),
+            (("copy", "copy", "copy", "short"), 80),
+            (("merge", "merge", "merge", "copy"), 400),
+            ((0, "merge"), 60),
+            ((2, 0, "merge"), 45),
+            ((4, 2, "merge"), 45),
+            ((6, 6, "merge"), 600),
+        ),
+        description="Exercises in turn, and steps; a number is the title tokens of episodes.",
+    )
+    prompts: int = Field(8, ge=1, description="Prompts a step.")
+    members: int = Field(4, ge=1, description="Demonstrations a prompt.")
+    token_budget: int = Field(16384, ge=1, description="Padded tokens in a micro-batch.")
+    save_every: int = Field(50, ge=1, description="Steps between two checkpoints.")
+
+    def __post_init__(self):
+        steps = [steps for _, steps in self.lessons]
+        expect(min(steps, default=0) > 0, "lessons", self.lessons, "lessons of 1 step or more")
+
+
+@configuration
+class TrainingConfig:
+    """Settings that every stage of training has.
+
+    A learning rate of 0 or a step without prompts would train nothing, so both are refused.
+    """
+
+    prompt_buckets: Buckets = Field(
+        PROMPT_BUCKETS, description="Padded lengths of prompts, or one number for its multiples."
+    )
+    completion_buckets: Buckets = Field(
+        COMPLETION_BUCKETS, description="Padded lengths of completions, likewise."
+    )
+    token_budget: int = Field(16384, ge=1, description="Padded tokens in a micro-batch.")
+    learning_rate: float = Field(1e-4, gt=0)
+    warmup_steps: int = Field(2, ge=0)
+    save_every: int = Field(5, ge=1, description="Steps between two checkpoints.")
+
+    def __post_init__(self):
+        for name in ("prompt_buckets", "completion_buckets"):
+            value = getattr(self, name)
+            lengths = (value,) if isinstance(value, int) else value
+            ascending = bool(lengths) and list(lengths) == sorted(set(lengths)) and lengths[0] > 0
+            expect(ascending, name, value, "a number above 0 or ascending numbers above 0")
+
+
+@configuration
+class SelfSftConfig(TrainingConfig):
+    """Stage ``self_sft``: imitation of the best of the policy's own trajectories (RecThinker)."""
+
+    examples: int = Field(0, ge=0, description="Policy examples that are sampled; 0 for all.")
+    members: int = Field(8, ge=1, description="Trajectories an example.")
+    temperature: float = Field(1.0, gt=0)
+    chunk: int = Field(64, ge=1, description="Examples between two saves of rollouts.")
+    rules: Rules = Rules()
+    epochs: int = Field(2, ge=1)
+    batch: int = Field(16, ge=1, description="Trajectories an update.")
+    save_every: int = Field(20, ge=1, description="Steps between two checkpoints.")
+
+
+@configuration
+class GrpoLossConfig:
+    """Options of `losses.grpo_loss`; the defaults are AgenticRec's loss."""
+
+    ratio: Literal["token", "sequence"] = "token"
+    clip_low: float | None = Field(None, description="Clip of the ratio below 1; None for none.")
+    clip_high: float | None = Field(None, description="Clip above 1; set together with clip_low.")
+    dual_clip: float | None = Field(None, description="Bound of the ratio at negative advantages.")
+    correction_cap: float | None = Field(
+        None, description="Truncation of the weights that correct for the sampler."
+    )
+    kl_coef: float = Field(0.0, ge=0, description="Penalty of leaving the stage's first policy.")
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    entropy_coef: float = 0.0
+
+    def __post_init__(self):
+        unused = self.kl_estimator != "k3" and not self.kl_coef
+        expect(not unused, "kl_estimator", self.kl_estimator, "k3 where kl_coef is 0")
+
+
+@configuration
+class GrpoConfig(TrainingConfig):
+    """Stage ``rta``: list-wise GRPO on ranking tasks."""
+
+    steps: int = Field(15, ge=1, description="Updates.")
+    prompts: int = Field(16, ge=1, description="Tasks a step, over all processes.")
+    members: int = Field(8, ge=2, description="Rollouts a task: one alone has no advantage.")
+    temperature: float = Field(1.0, gt=0)
+    clip_norm: float = Field(1.0, gt=0, description="Bound of the gradient's norm.")
+    b2: float = Field(0.95, ge=0, lt=1, description="Decay of AdamW's second moment.")
+    members_at_once: int = Field(
+        0, ge=0, description="Members of a group in a micro-batch; 0 for whole groups."
+    )
+    validate_every: int = Field(
+        0, ge=0, description="Steps between two validations; the best weights are stored. 0: none."
+    )
+    groups: GroupWeighting = GroupWeighting()
+    oversample: int = Field(0, ge=0, description="Most further rounds that replace dropped groups.")
+    loss: GrpoLossConfig = GrpoLossConfig()
+    loss_fn: str = Field("", description="Loss of your own: package.module:function.")
+    reference: bool = Field(
+        False, description="Give the loss reference_logprobs; with a kl_coef always."
+    )
+
+    def __post_init__(self):
+        TrainingConfig.__post_init__(self)
+        groups = self.groups
+        try:
+            group_advantages(np.zeros((1, 2)), None, groups.baseline, groups.scale)
+            member_weights(np.ones((1, 2), int), groups.aggregation)
+        except ValueError as error:
+            raise InputError(f"groups: {error}") from error
+        drops = self.groups.drop_negative or self.groups.drop_equal
+        expect(
+            drops or not self.oversample,
+            "oversample",
+            self.oversample,
+            "0 where groups.drop_negative and groups.drop_equal are off",
+        )
+        at_once = min(self.members_at_once, self.members)
+        expect(
+            not at_once or self.members % at_once == 0,
+            "members_at_once",
+            self.members_at_once,
+            f"a divisor of members {self.members}",
+        )
+
+    @property
+    def uses_reference(self) -> bool:
+        """Whether batches have log-probs of the policy that the stage starts from."""
+        return self.reference or self.loss.kl_coef > 0
+
+
+@configuration
+class PprConfig(GrpoConfig):
+    """Stage ``ppr``: progressive preference refinement on mined hard pairs."""
+
+    steps: int = Field(8, ge=1, description="Updates.")
+    learning_rate: float = Field(3e-5, gt=0)
+    mining_examples: int = Field(256, ge=0, description="Policy examples that are mined; 0: all.")
+    rank_share: float = Field(
+        0.25, ge=0, lt=1, description="Share of ranking tasks among the questions."
+    )
+
+
+@configuration
+class PairsConfig(TrainingConfig):
+    """Stage ``pairs``: preference losses on pairs without rollouts."""
+
+    file: str = Field("", description="Pairs to read; none: mined with the stage's first policy.")
+    mining_examples: int = Field(256, ge=0, description="Policy examples that are mined; 0: all.")
+    objective: Literal["logistic", "dpo", "sdpo"] = LOGISTIC
+    beta: float | None = Field(None, gt=0, description="None: .1 for dpo, 1 for sdpo.")
+    negatives: int = Field(1, ge=1, description="Rejected items that sdpo sets the target against.")
+    epochs: int = Field(2, ge=1)
+    batch: int = Field(16, ge=1, description="Pairs an update.")
+    completion_buckets: Buckets = 16
+    learning_rate: float = Field(3e-5, gt=0)
+    clip_norm: float = Field(1.0, gt=0)
+    b2: float = Field(0.95, ge=0, lt=1)
+    validate_every: int = Field(0, ge=0)
+
+    def __post_init__(self):
+        TrainingConfig.__post_init__(self)
+        used = self.beta is None or self.objective != LOGISTIC
+        expect(used, "beta", self.beta, f"None with objective {LOGISTIC}, which has no reference")
+        enough = self.negatives == 1 or self.objective == SOFTMAX_DPO
+        expect(enough, "negatives", self.negatives, f"1 with objective {self.objective}")

@@ -1,0 +1,345 @@
+"""The stages of training: each takes a run and a policy and returns the trained policy.
+
+- ``sft`` imitates scripted demonstrations (the warm start of the tiny policy).
+- ``self_sft`` imitates the best of the policy's own trajectories (RecThinker).
+- ``rta`` is list-wise GRPO on NDCG.
+- ``ppr`` mines hard pairs with its policy and refines the policy on them.
+- ``pairs`` trains on pairs without rollouts, by PPR's logistic loss, DPO or S-DPO.
+
+A stage resumes from its newest checkpoint in ``<directory>/<stage>/checkpoints``.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from agenticrec_jax.agent.chat import AGENTICREC
+from agenticrec_jax.errors import expect
+from agenticrec_jax.losses import LossFn
+from agenticrec_jax.parallel import multihost
+from agenticrec_jax.runs import imitation
+from agenticrec_jax.runs import pairs as run_pairs
+from agenticrec_jax.runs.config import RunConfig
+from agenticrec_jax.runs.data import evenly_spread
+from agenticrec_jax.runs.policy import Policy, save_policy
+from agenticrec_jax.runs.run import Run
+from agenticrec_jax.runs.stage_config import (
+    LOGISTIC,
+    GrpoConfig,
+    PairsConfig,
+)
+from agenticrec_jax.runtime.checkpoints import Checkpoints
+from agenticrec_jax.runtime.metric_logging import MetricsWriter
+from agenticrec_jax.training import loop, supervised
+from agenticrec_jax.training.learner import (
+    TrainState,
+    Update,
+    init_state,
+    make_optimizer,
+    make_update,
+)
+from agenticrec_jax.training.logprobs import make_scorer
+from agenticrec_jax.training.mining import pairs_hash
+from agenticrec_jax.training.packing import Packing
+from agenticrec_jax.training.references import Scorer
+from agenticrec_jax.training.tasks import TasksAt, ranking_tasks, refinement_tasks
+from agenticrec_jax.training.validation import Validation, ndcg_scorer
+
+# The stages whose policy a stage starts from: the first that is in the workdir.
+PREREQUISITES = {
+    "sft": (),
+    "self_sft": ("sft",),
+    "rta": ("self_sft", "sft"),
+    "ppr": ("rta",),
+    "pairs": ("rta", "self_sft", "sft"),
+}
+STAGES = tuple(PREREQUISITES)
+REINFORCEMENT = ("rta", "ppr")
+
+
+def starting_directory(workdir: str | Path, stage: str, default: str) -> str:
+    """Returns the policy directory that a stage starts from: an earlier stage's, or ``default``."""
+    earlier = (Path(workdir) / name / "policy" for name in PREREQUISITES[stage])
+    return next((str(path) for path in earlier if path.is_dir()), default)
+
+
+def check_stage(config: RunConfig, stage: str) -> None:
+    """Raises InputError if the configuration has no such stage, before anything is loaded."""
+    expect(stage in STAGES, "stage", stage, f"one of {', '.join(STAGES)}")
+    expect(
+        stage != "sft" or config.agent == AGENTICREC,
+        "config.agent",
+        config.agent,
+        f"{AGENTICREC!r} in stage sft, whose scripted demonstrations call its tools",
+    )
+
+
+def train(
+    run: Run,
+    stage: str,
+    policy: Policy | None = None,
+    *,
+    directory: str | Path | None = None,
+    seed: int | None = None,
+) -> Policy:
+    """Trains a policy in one stage and writes it to ``<directory>/<stage>/policy``.
+
+    Args:
+      run: log, tools and engine.
+      stage: one of `STAGES`.
+      policy: to start from; its parameters are consumed. None for the run's.
+      directory: of checkpoints, metrics and the policy; None for the run's workdir.
+      seed: of the order of examples and of sampling; None for the config's.
+
+    Returns:
+      The trained policy.
+
+    Raises:
+      InputError: a setting cannot be used, or checkpoints of other settings are in the directory.
+      Terminated: SIGTERM came; what is done is saved, and the same call resumes.
+    """
+    check_stage(run.config, stage)
+    start = run.policy if policy is None else policy
+    trained = _TRAIN[stage](
+        run,
+        start,
+        Path(directory or run.workdir),
+        run.config.seed if seed is None else seed,
+    )
+    save_policy(trained, Path(directory or run.workdir) / stage / "policy")
+    return trained
+
+
+@dataclasses.dataclass(frozen=True)
+class GrpoStage:
+    """A stage of reinforcement with all its settings resolved.
+
+    Attributes:
+      loop: counts, temperature, packing and weighting of the loop.
+      optimizer: of the learner.
+      update: the learner's update, with loss, optimizer and temperature.
+      score: log-probs of the reference policy; None where the loss needs none.
+    """
+
+    loop: loop.Stage
+    optimizer: optax.GradientTransformation
+    update: Update
+    score: Scorer | None
+
+
+def grpo_stage(
+    name: str,
+    settings: GrpoConfig,
+    *,
+    loss_fn: LossFn,
+    graphdef: nnx.GraphDef,
+    mesh: Mesh | None,
+    pad_id: int = 0,
+    seed: int = 0,
+) -> GrpoStage:
+    """Resolves the settings of a stage of reinforcement.
+
+    Args:
+      name: in metrics, progress and errors.
+      settings: of the stage.
+      loss_fn: of `plugins.load_plugins`.
+      graphdef: the policy's static half.
+      mesh: of the learner; None for one device.
+      pad_id: of the tokenizer.
+      seed: of sampling.
+    """
+    optimizer = make_optimizer(
+        settings.learning_rate,
+        warmup_steps=settings.warmup_steps,
+        clip_norm=settings.clip_norm,
+        b2=settings.b2,
+    )
+    score = None
+    if settings.uses_reference:
+        score = make_scorer(graphdef, temperature=settings.temperature, mesh=mesh)
+    return GrpoStage(
+        loop=loop.Stage(
+            name=name,
+            steps=settings.steps,
+            members=settings.members,
+            temperature=settings.temperature,
+            seed=seed,
+            packing=Packing(
+                token_budget=settings.token_budget,
+                prompt_buckets=settings.prompt_buckets,
+                completion_buckets=settings.completion_buckets,
+                group_multiple=multihost.row_shards(mesh),
+                members_at_once=settings.members_at_once,
+                pad_id=pad_id,
+            ),
+            save_every=settings.save_every,
+            weighting=settings.groups,
+            oversample=settings.oversample,
+        ),
+        optimizer=optimizer,
+        update=make_update(
+            graphdef, loss_fn, optimizer, temperature=settings.temperature, mesh=mesh
+        ),
+        score=score,
+    )
+
+
+def _train_rta(run: Run, policy: Policy, directory: Path, seed: int) -> Policy:
+    tasks_at = ranking_tasks(run.data.examples["policy"], run.config.rta.prompts, seed)
+    return _reinforce(run, policy, "rta", run.config.rta, tasks_at, directory, seed)
+
+
+def _train_ppr(run: Run, policy: Policy, directory: Path, seed: int) -> Policy:
+    settings = run.config.ppr
+    pairs = run_pairs.mined_pairs(
+        run, policy, directory / "ppr", count=settings.mining_examples, seed=seed
+    )
+    if not pairs:
+        print("no hard pairs: the policy stays as it is")
+        return policy
+    tasks_at = refinement_tasks(
+        pairs, run.data.examples["policy"], settings.prompts, settings.rank_share, seed
+    )
+    return _reinforce(run, policy, "ppr", settings, tasks_at, directory, seed)
+
+
+def _reinforce(
+    run: Run,
+    policy: Policy,
+    name: str,
+    settings: GrpoConfig,
+    tasks_at: TasksAt,
+    directory: Path,
+    seed: int,
+) -> Policy:
+    stage = grpo_stage(
+        name,
+        settings,
+        loss_fn=run.plugins.losses[name],
+        graphdef=policy.graphdef,
+        mesh=run.mesh,
+        pad_id=policy.tokenizer.pad_id,
+        seed=seed,
+    )
+    with _services(run, name, settings, directory, {"seed": seed}) as services:
+        state = loop.reinforce(
+            stage.loop,
+            init_state(policy.params, stage.optimizer, run.mesh),
+            agent=run.training_agent,
+            engine=run.engine,
+            update=stage.update,
+            tasks_at=tasks_at,
+            score=stage.score,
+            writer=services.writer,
+            checkpoints=services.checkpoints,
+            validation=services.validation,
+        )
+        services.save_best(state, policy)
+    return dataclasses.replace(policy, params=state.params)
+
+
+def _train_pairs(run: Run, policy: Policy, directory: Path, seed: int) -> Policy:
+    settings = run.config.pairs
+    pairs = run_pairs.stage_pairs(run, policy, directory, seed)
+    if not pairs:
+        print("no pairs: the policy stays as it is")
+        return policy
+    optimizer = make_optimizer(
+        settings.learning_rate,
+        warmup_steps=settings.warmup_steps,
+        clip_norm=settings.clip_norm,
+        b2=settings.b2,
+    )
+    uses_reference = settings.objective != LOGISTIC
+    record = {"seed": seed, "pairs_hash": pairs_hash(pairs)}
+    with _services(run, "pairs", settings, directory, record) as services:
+        state = supervised.train(
+            "pairs",
+            run_pairs.questions(run, pairs, seed),
+            init_state(policy.params, optimizer, run.mesh),
+            update=make_update(
+                policy.graphdef, run.plugins.losses["pairs"], optimizer, mesh=run.mesh
+            ),
+            packing=Packing(
+                token_budget=settings.token_budget,
+                prompt_buckets=settings.prompt_buckets,
+                completion_buckets=settings.completion_buckets,
+                group_multiple=multihost.row_shards(run.mesh),
+                pad_id=policy.tokenizer.pad_id,
+            ),
+            save_every=settings.save_every,
+            writer=services.writer,
+            checkpoints=services.checkpoints,
+            validation=services.validation,
+            score=make_scorer(policy.graphdef, mesh=run.mesh) if uses_reference else None,
+            progress_metric="preference_accuracy",
+        )
+        services.save_best(state, policy)
+    return dataclasses.replace(policy, params=state.params)
+
+
+@dataclasses.dataclass(frozen=True)
+class Services:
+    """What a stage writes: metrics, checkpoints, and the best validated policy.
+
+    Attributes:
+      writer: of the metrics.
+      checkpoints: to resume from.
+      validation: None for a stage without.
+      directory: of the stage.
+    """
+
+    writer: MetricsWriter
+    checkpoints: Checkpoints
+    validation: Validation | None
+    directory: Path
+
+    def save_best(self, state: TrainState, policy: Policy) -> None:
+        """Writes the policy with the highest validation score to ``best``, if there is one."""
+        if self.validation:
+            best = self.validation.best.restore(state).state
+            save_policy(dataclasses.replace(policy, params=best.params), self.directory / "best")
+
+
+@contextlib.contextmanager
+def _services(
+    run: Run, name: str, settings: GrpoConfig | PairsConfig, directory: Path, record: dict
+) -> Iterator[Services]:
+    """Opens the services of a stage; a resumed run must agree with its settings and ``record``."""
+    record = {
+        name: dataclasses.asdict(settings),
+        "candidates": run.data.candidate_hash,
+        **record,
+    }
+    if run.config.policy.lora.rank:
+        record["lora"] = dataclasses.asdict(run.config.policy.lora)
+    directory = directory / name
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(Checkpoints(directory / "checkpoints", record))
+        validation = None
+        if settings.validate_every:
+            count = run.config.evaluation.validation_examples
+            examples = evenly_spread(run.data.examples["valid"], count)
+            best = Checkpoints(directory / "best_checkpoint", record, max_to_keep=None)
+            validation = Validation(
+                every=settings.validate_every,
+                score=ndcg_scorer(run.evaluation_agent, run.engine, examples),
+                best=stack.enter_context(best),
+            )
+        writer = stack.enter_context(MetricsWriter(directory.parent, jax.process_index()))
+        yield Services(writer, checkpoints, validation, directory)
+
+
+_TRAIN = {
+    "sft": imitation.train_sft,
+    "self_sft": imitation.train_self_sft,
+    "rta": _train_rta,
+    "ppr": _train_ppr,
+    "pairs": _train_pairs,
+}

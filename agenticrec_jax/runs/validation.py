@@ -1,0 +1,117 @@
+"""Validation of configurations: every key, type and range, refused by its name.
+
+`pydantic <https://docs.pydantic.dev>`_ checks types and ranges. This module makes its dataclasses
+frozen and strict (no ``"3"`` for 3), and turns its report into one `InputError`.
+"""
+
+import dataclasses
+import difflib
+import functools
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import pydantic
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+from pydantic.dataclasses import is_pydantic_dataclass
+
+from agenticrec_jax.errors import InputError
+
+Config = TypeVar("Config")
+_RULES = pydantic.ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def configuration(cls: type[Config]) -> type[Config]:
+    """Makes a class a frozen dataclass whose constructor checks every field.
+
+    The constructor takes keywords only. It raises `InputError` with the name of the class and of
+    the field: ``GrpoConfig.steps: found 0, expected greater than or equal to 1``.
+    """
+    checked = pydantic_dataclass(frozen=True, kw_only=True, config=_RULES)(cls)
+    construct = checked.__init__
+
+    @functools.wraps(construct)
+    def init(self, *args: Any, **values: Any) -> None:
+        try:
+            construct(self, *args, **values)
+        except pydantic.ValidationError as error:
+            raise InputError(_sentence(error, cls.__name__)) from None
+
+    checked.__init__ = init
+    return checked
+
+
+def parse(
+    cls: type[Config],
+    values: Mapping[str, Any],
+    key: str = "config",
+    default: Config | None = None,
+) -> Config:
+    """Returns a dataclass made from nested mappings, checked with the types of its fields.
+
+    Args:
+      cls: the class of the whole tree, a `configuration`; plain dataclasses may lie inside.
+      values: fields by name.
+      key: name of the root in errors.
+      default: values of the fields that are missing; None for the class's own.
+
+    Raises:
+      InputError: names the key of the first fault, such as ``config.rta.steps``, the value found
+        and what was expected.
+    """
+    if not isinstance(values, Mapping):
+        raise InputError(f"{key}: found {values!r}, expected settings by name")
+    types = {field.name: field.type for field in dataclasses.fields(cls)}
+    for name in values:
+        if name not in types:
+            close = difflib.get_close_matches(str(name), types, n=1) or types
+            raise InputError(
+                f"{key}.{name}: found a setting that does not exist, expected {', '.join(close)}"
+            )
+    base = cls() if default is None else default
+    fields = {name: getattr(base, name) for name in types}
+    for name, value in values.items():
+        if dataclasses.is_dataclass(types[name]) and not isinstance(value, types[name]):
+            value = parse(types[name], value, f"{key}.{name}", fields[name])
+        fields[name] = value
+    try:
+        if is_pydantic_dataclass(cls):
+            made = cls.__new__(cls)
+            cls.__init__.__wrapped__(made, **fields)  # the errors of `configuration` lack the key
+            return made
+        # The constructor of a plain dataclass does not check types.
+        checked = {name: _check_type(types[name], value, name) for name, value in fields.items()}
+        return cls(**checked)
+    except pydantic.ValidationError as error:
+        raise InputError(_sentence(error, key)) from None
+    except InputError as error:
+        raise InputError(_prefixed(error, key)) from None
+
+
+def _check_type(expected: Any, value: Any, name: str) -> Any:
+    adapter = pydantic.TypeAdapter(expected, config=_RULES)
+    try:
+        return adapter.validate_python(value)
+    except pydantic.ValidationError as error:
+        raise InputError(_sentence(error, name)) from None
+
+
+def _sentence(error: pydantic.ValidationError, key: str) -> str:
+    fault = error.errors()[0]
+    # Deeper names in the path are those of a union's members or of places in a tuple.
+    names = [name for name in fault["loc"][:1] if isinstance(name, str)]
+    where = ".".join([key, *names])
+    if fault["type"] == "value_error":  # an InputError of the class's own checks
+        return _prefixed(fault["ctx"]["error"], where)
+    if fault["type"] == "unexpected_keyword_argument":
+        return f"{where}: found a setting that does not exist"
+    expected = fault["msg"].removeprefix("Input should be ").removeprefix("a valid ")
+    return f"{where}: found {fault['input']!r}, expected {expected}"
+
+
+def _prefixed(error: Exception, key: str) -> str:
+    """Returns the sentence of an error under a key, which names its field if the sentence does."""
+    name, colon, rest = str(error).partition(": ")
+    # A class names itself before the field, which the key already says.
+    name = name.split(".", 1)[1] if name[:1].isupper() and "." in name else name
+    names_field = colon and all(word.isidentifier() for word in name.split("."))
+    return f"{key}.{name}: {rest}" if names_field else f"{key}: {error}"
