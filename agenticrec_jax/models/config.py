@@ -1,10 +1,13 @@
-"""The shape of a Qwen3-family policy, read from and written to Hugging Face's ``config.json``."""
+"""Configuration of a Qwen3-family policy, from and to Hugging Face's ``config.json``."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from agenticrec_jax.errors import InputError
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from agenticrec_jax.errors import InputError, expect
 from agenticrec_jax.models.rope import RopeScaling, read_rope, write_rope
 
 _ARCHITECTURES = {
@@ -19,26 +22,43 @@ _DTYPES = ("float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class Qwen3Config:
-    """Everything the forward pass depends on; all of it comes from the checkpoint.
+    """Architecture of a policy and how it is computed.
 
-    With ``qk_norm`` off and the biases set as the checkpoint has them the same module runs Llama
-    (``qk_norm=False``) and Qwen2 (``qk_norm=False, qkv_bias=True``) weights exactly.
-    ``param_dtype`` is how weights are stored, ``dtype`` how activations are computed; norms, the
-    rotation, softmax and logits are always float32.
+    The architecture comes from the checkpoint. The same module runs Llama weights
+    (``qk_norm=False``) and Qwen2 weights (``qk_norm=False, qkv_bias=True``) exactly.
 
-    The last three fields say how the same numbers are computed; no checkpoint has them:
+    Attributes:
+      vocab_size: V, rows of the embedding.
+      hidden_size: D.
+      intermediate_size: width of the feed-forward.
+      num_layers: L.
+      num_heads: N query heads.
+      num_kv_heads: K key and value heads; N is a multiple of it.
+      head_dim: H, even.
+      rope_theta: base of the rotary wavelengths.
+      rms_norm_eps: added to the mean square in norms.
+      tie_word_embeddings: whether the embedding is also the head.
+      max_position_embeddings: positions of the checkpoint, without scaling.
+      qk_norm: whether queries and keys are normalized per head.
+      qkv_bias: whether the projections to queries, keys and values have a bias.
+      o_bias: whether attention's output projection has a bias.
+      rope_scaling: stretches the rotary positions beyond the length trained on.
+      param_dtype: in which weights are stored: anything that jax takes as a dtype, kept as its
+        name.
+      dtype: in which activations are computed, as ``param_dtype``. Norms, the rotation, softmax and
+        logits are always float32.
+      scan_layers: whether to hold one block with stacked parameters and scan it, so that the
+        program does not grow with depth. Off by default: on a CPU a scan copies each layer's
+        weights in every decode step (three times slower).
+      remat: what the backward pass recomputes of each block: ``none``, ``full`` (all of it; only
+        its input is saved) or ``dots`` (all but the projections; attention scores are never saved).
+        It saves memory on TPU and GPU, and on CPU with ``scan_layers``. Over unrolled layers XLA's
+        CPU compiler merges the recomputation with the forward pass again.
+      attention: requested implementation, ``auto``, ``xla``, ``cudnn`` (GPU) or ``splash`` (TPU);
+        see ``models.attention.select_implementation``.
 
-    ``scan_layers`` holds one block with stacked parameters and scans it, so that the program does
-    not grow with depth. Off by default: on a CPU a scan copies each layer's weights in every
-    decode step (three times slower).
-
-    ``remat`` is what the backward pass recomputes of each block: ``none``, ``full`` (all of it;
-    only its input is kept) or ``dots`` (all but the projections; attention scores are never kept).
-    It saves memory on TPU and GPU, and on CPU with ``scan_layers``; over unrolled layers XLA's CPU
-    compiler merges it away again.
-
-    ``attention`` is the implementation: ``xla``, ``cudnn`` (GPU), ``splash`` (TPU), or ``auto``:
-    the device's own (see ``models.attention``). The two kernels have not been timed yet.
+    Raises:
+      InputError: names the field that has an unknown or impossible value.
     """
 
     vocab_size: int
@@ -63,43 +83,48 @@ class Qwen3Config:
     attention: str = "auto"
 
     def __post_init__(self):
-        allowed = {"remat": REMAT, "attention": ATTENTION, "dtype": _DTYPES, "param_dtype": _DTYPES}
-        for field, names in allowed.items():
-            if (found := getattr(self, field)) not in names:
-                raise InputError(f"{field} is {found}; expected one of {', '.join(names)}")
-        if self.num_heads % self.num_kv_heads:
-            raise InputError(
-                f"num_attention_heads {self.num_heads} is not a multiple of "
-                f"num_key_value_heads {self.num_kv_heads}"
-            )
-        if self.head_dim % 2:
-            raise InputError(f"head_dim {self.head_dim} is odd; rotary positions need an even one")
-
-    @property
-    def queries_per_kv(self) -> int:
-        """How many query heads share one key and value head."""
-        return self.num_heads // self.num_kv_heads
+        for field in ("dtype", "param_dtype"):
+            object.__setattr__(self, field, _dtype_name(getattr(self, field), field))
+        for field, names in (("remat", REMAT), ("attention", ATTENTION)):
+            value = getattr(self, field)
+            expect(value in names, field, value, f"one of {', '.join(names)}")
+        fits = self.num_heads % self.num_kv_heads == 0
+        expected = f"a multiple of num_key_value_heads {self.num_kv_heads}"
+        expect(fits, "num_attention_heads", self.num_heads, expected)
+        # A rotation turns pairs of dimensions.
+        expect(self.head_dim % 2 == 0, "head_dim", self.head_dim, "an even number")
 
     @property
     def context_length(self) -> int:
-        """Positions that the policy is made for: the checkpoint's, or more by its rope scaling."""
+        """Positions that the policy is made for: the checkpoint's, or more with rope scaling."""
         if self.rope_scaling is None:
             return self.max_position_embeddings
         scaled = self.rope_scaling.factor * self.rope_scaling.original_max_position_embeddings
         return max(self.max_position_embeddings, int(scaled))
 
-    def in_dtypes(self, dtype: str | None, param_dtype: str | None = None) -> "Qwen3Config":
-        """The same with activations in ``dtype`` and weights in ``param_dtype``, or in ``dtype``
-        too; None leaves what the checkpoint says."""
-        stored = param_dtype or dtype or self.param_dtype
-        return replace(self, dtype=dtype or self.dtype, param_dtype=stored)
+    def in_dtypes(
+        self, dtype: DTypeLike | None, param_dtype: DTypeLike | None = None
+    ) -> "Qwen3Config":
+        """Returns the same config in other dtypes.
+
+        Args:
+          dtype: of activations, and of weights without ``param_dtype``; None (or an empty string)
+            for those of this config.
+          param_dtype: of weights.
+        """
+        dtype = None if isinstance(dtype, str) and not dtype else dtype
+        param_dtype = None if isinstance(param_dtype, str) and not param_dtype else param_dtype
+        if param_dtype is None:
+            param_dtype = self.param_dtype if dtype is None else dtype
+        return replace(self, dtype=self.dtype if dtype is None else dtype, param_dtype=param_dtype)
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any], source: str = "config.json") -> "Qwen3Config":
-        """Reads a ``config.json`` dict in the old or new spelling; refuses what would be ignored.
+        """Reads a ``config.json`` dict in the old or the new spelling.
 
         Raises:
-            InputError: names ``source`` and the field that is missing or not supported.
+          InputError: names ``source`` and the field that is missing, not supported or would be
+            ignored.
         """
         kind = _architecture(raw, source)
         _refuse_unsupported(raw, source)
@@ -108,33 +133,37 @@ class Qwen3Config:
         hidden = _need(raw, "hidden_size", source)
         dtype = _dtype(raw, source)
         theta, scaling = read_rope(raw, source)
-        return cls(
-            vocab_size=_need(raw, "vocab_size", source),
-            hidden_size=hidden,
-            intermediate_size=_need(raw, "intermediate_size", source),
-            num_layers=_need(raw, "num_hidden_layers", source),
-            num_heads=heads,
-            num_kv_heads=raw.get("num_key_value_heads") or heads,
-            head_dim=raw.get("head_dim") or (128 if kind == "qwen3" else hidden // heads),
-            rope_theta=theta,
-            rms_norm_eps=float(_need(raw, "rms_norm_eps", source)),
-            tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
-            max_position_embeddings=_need(raw, "max_position_embeddings", source),
-            qk_norm=kind == "qwen3",
-            qkv_bias=bias or kind == "qwen2",
-            o_bias=bias and kind != "qwen2",
-            rope_scaling=scaling,
-            param_dtype=dtype,
-            dtype=dtype,
-        )
+        fields = {
+            "vocab_size": _need(raw, "vocab_size", source),
+            "hidden_size": hidden,
+            "intermediate_size": _need(raw, "intermediate_size", source),
+            "num_layers": _need(raw, "num_hidden_layers", source),
+            "num_heads": heads,
+            "num_kv_heads": raw.get("num_key_value_heads") or heads,
+            "head_dim": raw.get("head_dim") or (128 if kind == "qwen3" else hidden // heads),
+            "rope_theta": theta,
+            "rms_norm_eps": float(_need(raw, "rms_norm_eps", source)),
+            "tie_word_embeddings": bool(raw.get("tie_word_embeddings", False)),
+            "max_position_embeddings": _need(raw, "max_position_embeddings", source),
+            "qk_norm": kind == "qwen3",
+            "qkv_bias": bias or kind == "qwen2",
+            "o_bias": bias and kind != "qwen2",
+            "rope_scaling": scaling,
+            "param_dtype": dtype,
+            "dtype": dtype,
+        }
+        try:
+            return cls(**fields)
+        except InputError as error:
+            raise InputError(f"{source}: {error}") from None
 
     def to_hf(self) -> dict[str, Any]:
-        """The ``config.json`` dict that transformers loads as the same model.
+        """Returns the ``config.json`` dict that transformers loads as the same model.
 
-        Both spellings of rope and dtype are written, so old and new readers agree.
+        Rope and dtype are written in both spellings, for old and new readers.
 
         Raises:
-            InputError: if no Hugging Face architecture has this mix of norms and biases.
+          InputError: no Hugging Face architecture has this mix of norms and biases.
         """
         kind = self._export_kind()
         name = next(name for name, value in _ARCHITECTURES.items() if value == kind)
@@ -168,8 +197,8 @@ class Qwen3Config:
         if self.qkv_bias and not self.qk_norm:
             return "qwen2"
         raise InputError(
-            f"no Hugging Face architecture has qk_norm {self.qk_norm}, qkv_bias {self.qkv_bias} "
-            f"and o_bias {self.o_bias} together"
+            f"config: found qk_norm {self.qk_norm}, qkv_bias {self.qkv_bias} and o_bias "
+            f"{self.o_bias}, expected a mix that a Hugging Face architecture has"
         )
 
 
@@ -186,26 +215,36 @@ def _architecture(raw: Mapping[str, Any], source: str) -> str:
             return _ARCHITECTURES[name]
     if not names and raw.get("model_type") in _ARCHITECTURES.values():
         return raw["model_type"]
-    found = ", ".join(names) or raw.get("model_type") or "nothing"
-    known = ", ".join(_ARCHITECTURES)
-    raise InputError(f"{source}: architecture {found} is not supported; expected one of {known}")
+    given = ", ".join(names) or raw.get("model_type")
+    raise InputError(
+        f"{source}: architectures: found {given}, expected one of {', '.join(_ARCHITECTURES)}"
+    )
 
 
 def _refuse_unsupported(raw: Mapping[str, Any], source: str) -> None:
-    if raw.get("num_experts") or raw.get("num_local_experts"):
-        raise InputError(f"{source}: mixture of experts (num_experts) is not supported")
-    if raw.get("use_sliding_window") or "sliding_attention" in (raw.get("layer_types") or []):
-        raise InputError(f"{source}: sliding window attention (use_sliding_window) is on; only off")
-    if raw.get("hidden_act", "silu") != "silu":
-        raise InputError(f"{source}: hidden_act {raw['hidden_act']} is not supported; only silu")
-    if raw.get("mlp_bias"):
-        raise InputError(f"{source}: mlp_bias is on; only models without it are supported")
-    if raw.get("quantization_config"):
-        raise InputError(f"{source}: quantization_config is set; only unquantized weights")
+    for field in ("num_experts", "num_local_experts"):
+        expect(not raw.get(field), f"{source}: {field}", raw.get(field), "no experts")
+    for field in ("use_sliding_window", "layer_types"):
+        value = raw.get(field)
+        full = "sliding_attention" not in value if isinstance(value, list) else not value
+        expect(full, f"{source}: {field}", value, "no sliding window attention")
+    activation = raw.get("hidden_act", "silu")
+    expect(activation == "silu", f"{source}: hidden_act", activation, "'silu'")
+    expect(not raw.get("mlp_bias"), f"{source}: mlp_bias", raw.get("mlp_bias"), "no biases there")
+    quantization = raw.get("quantization_config")
+    expect(not quantization, f"{source}: quantization_config", quantization, "unquantized weights")
 
 
 def _dtype(raw: Mapping[str, Any], source: str) -> str:
     name = str(raw.get("dtype") or raw.get("torch_dtype") or "float32").removeprefix("torch.")
-    if name not in _DTYPES:
-        raise InputError(f"{source}: dtype {name} is not supported; expected one of {_DTYPES}")
+    return _dtype_name(name, f"{source}: dtype")
+
+
+def _dtype_name(dtype: DTypeLike, where: str) -> str:
+    """Returns the name of a dtype, such as ``"bfloat16"`` for ``jnp.bfloat16``."""
+    try:
+        name = jnp.dtype(dtype).name
+    except TypeError:
+        name = dtype
+    expect(dtype is not None and name in _DTYPES, where, dtype, f"one of {', '.join(_DTYPES)}")
     return name

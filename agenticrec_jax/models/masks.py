@@ -40,7 +40,7 @@ class Context(NamedTuple):
 
 
 class Masks(NamedTuple):
-    """Which new tokens and cached positions each new token may see.
+    """Masks of the new tokens and cached positions that each new token may see.
 
     A new token sees the valid new tokens up to itself in its segment, and all valid context. A row
     of four tokens, of which the third is padding and the fourth begins another segment:

@@ -1,8 +1,14 @@
-"""Rotary positions, and the two ways of stretching them beyond the length trained on.
+"""Rotary positions, and two scalings that stretch them beyond the length trained on.
 
 Rotation: Su et al. 2021, arXiv:2104.09864; Llama 3's scaling: Grattafiori et al. 2024,
-arXiv:2407.21783; YaRN: Peng et al. 2023, arXiv:2309.00071. Everything that depends on the config
-alone is computed in float64 when the program is traced.
+arXiv:2407.21783; YaRN: Peng et al. 2023, arXiv:2309.00071.
+
+A head of width H has H / 2 frequencies ``theta ** (-2 i / H)``. At position p the pair of
+dimensions (i, i + H / 2) is rotated by the angle ``p * frequency``: dimension 0 turns fastest, and
+the last dimensions turn once in thousands of positions. Values that depend on the config alone are
+computed in float64 when the program is traced.
+
+Axis letters: B rows, T tokens, N heads, H head width.
 """
 
 import math
@@ -14,17 +20,31 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from agenticrec_jax.errors import InputError
+from agenticrec_jax.errors import InputError, expect
 
 _LENGTH = "original_max_position_embeddings"
 
 
 @dataclass(frozen=True)
 class Llama3Scaling:
-    """Wavelengths above ``length / low_freq_factor`` are stretched by ``factor``.
+    """Llama 3's scaling, by how often a dimension turns in the original length.
 
-    Those below ``length / high_freq_factor`` stay, those between are blended;
-    ``length = original_max_position_embeddings``.
+    Frequencies that turn less than ``low_freq_factor`` times are divided by ``factor``. Those that
+    turn more than ``high_freq_factor`` times stay. Those between are blended.
+
+    Frequencies of 8, 2 and 0.5 turns, divided by 4 below 1 turn and kept above 3. The second is
+    half kept: (1/2 + 1/2 / 4) = 0.625.
+
+    >>> scaling = Llama3Scaling(4.0, 1.0, 3.0, original_max_position_embeddings=100)
+    >>> frequencies = 2 * np.pi * np.array([8, 2, 0.5]) / 100
+    >>> print(scaling.scale(frequencies, theta=1e4) / frequencies)
+    [1.    0.625 0.25 ]
+
+    Attributes:
+      factor: how much longer than the original the stretched length is.
+      low_freq_factor: turns in the original length up to which a frequency is divided.
+      high_freq_factor: turns from which it stays.
+      original_max_position_embeddings: the length that the model was trained on first.
     """
 
     factor: float
@@ -34,24 +54,41 @@ class Llama3Scaling:
 
     @property
     def attention_factor(self) -> float:
-        """Of cosines and sines; 1, there only for YaRN's sake."""
+        """Factor of cosines and sines, 1: only YaRN has another."""
         return 1.0
 
     def scale(self, frequencies: np.ndarray, theta: float) -> np.ndarray:
-        """The stretched frequencies, of [H / 2] plain ones."""
+        """Returns the stretched frequencies of [H / 2] plain ones."""
         turns = self.original_max_position_embeddings * frequencies / (2 * math.pi)
         span = self.high_freq_factor - self.low_freq_factor
-        kept = np.clip((turns - self.low_freq_factor) / span, 0, 1)
-        return frequencies * (kept + (1 - kept) / self.factor)
+        unscaled = np.clip((turns - self.low_freq_factor) / span, 0, 1)
+        return frequencies * (unscaled + (1 - unscaled) / self.factor)
 
 
 @dataclass(frozen=True)
 class YarnScaling:
-    """Dimensions that turn under ``beta_slow`` times in the original length are stretched.
+    """YaRN's scaling, by the index of a dimension.
 
-    Those that turn over ``beta_fast`` times stay, those between are blended by their index, whose
-    bounds are whole numbers with ``truncate``. Cosines and sines are multiplied by
-    ``attention_factor`` (so attention scores by its square).
+    Dimensions that turn less than ``beta_slow`` times in the original length have their frequency
+    divided by ``factor``. Those that turn more than ``beta_fast`` times keep it. Those between are
+    blended by their index.
+
+    A head of width 8 with theta 10,000 has the frequencies 1, 0.1, 0.01 and 0.001. In 628 positions
+    they turn 100, 10, 1 and 0.1 times. With bounds of 10 and 1 turns, index 1 stays and index 2 is
+    divided by 4:
+
+    >>> scaling = YarnScaling(4.0, 628, 1.0, beta_fast=10, beta_slow=1, truncate=False)
+    >>> frequencies = 1e4 ** (-np.arange(4) / 4)
+    >>> print((scaling.scale(frequencies, theta=1e4) / frequencies).round(3))
+    [1.   1.   0.25 0.25]
+
+    Attributes:
+      factor: how much longer than the original the stretched length is.
+      original_max_position_embeddings: the length that the model was trained on first.
+      attention_factor: of cosines and sines, so attention scores are multiplied by its square.
+      beta_fast: turns from which a dimension stays.
+      beta_slow: turns up to which it is stretched.
+      truncate: whether the bounds of the blended indices are rounded outwards.
     """
 
     factor: float
@@ -62,17 +99,22 @@ class YarnScaling:
     truncate: bool = True
 
     def scale(self, frequencies: np.ndarray, theta: float) -> np.ndarray:
-        """The stretched frequencies, of [H / 2] plain ones."""
+        """Returns the stretched frequencies of [H / 2] plain ones."""
         width = 2 * len(frequencies)
 
         def index(turns: float) -> float:
+            """Solves length * theta ** (-2 i / H) = 2 pi turns for the index i."""
             wavelength = self.original_max_position_embeddings / turns
             return width * math.log(wavelength / (2 * math.pi)) / (2 * math.log(theta))
 
-        low, high = index(self.beta_fast), index(self.beta_slow)
+        low = index(self.beta_fast)
+        high = index(self.beta_slow)
         if self.truncate:
-            low, high = math.floor(low), math.ceil(high)
-        low, high = max(low, 0), min(high, width - 1)
+            low = math.floor(low)
+            high = math.ceil(high)
+        # The last index is width // 2 - 1; the published code, and so its models, have width - 1.
+        low = max(low, 0)
+        high = min(high, width - 1)
         stretched = np.clip((np.arange(width // 2) - low) / max(high - low, 0.001), 0, 1)
         return frequencies * (1 - stretched + stretched / self.factor)
 
@@ -84,10 +126,20 @@ _KINDS = {"llama3": Llama3Scaling, "yarn": YarnScaling}
 def rope_tables(
     positions: Int[Array, "B T"], width: int, theta: float, scaling: RopeScaling | None = None
 ) -> tuple[Float[Array, "B T 1 half"], Float[Array, "B T 1 half"]]:
-    """Cosines and sines of the rotary angles, in float32 (frequencies rounded from float64)."""
-    frequencies, factor = theta ** -(np.arange(0, width, 2) / width), 1.0
+    """Returns cosines and sines of the rotary angles, in float32.
+
+    Args:
+      positions: of the tokens.
+      width: H, of a head.
+      theta: base of the frequencies.
+      scaling: stretches them.
+    """
+    frequencies = theta ** -(np.arange(0, width, 2) / width)
+    factor = 1.0
     if scaling is not None:
-        frequencies, factor = scaling.scale(frequencies, theta), scaling.attention_factor
+        frequencies = scaling.scale(frequencies, theta)
+        factor = scaling.attention_factor
+    # In bfloat16 positions above 256 would not be distinct.
     angles = positions[..., None, None].astype(jnp.float32) * frequencies.astype(np.float32)
     return jnp.cos(angles) * factor, jnp.sin(angles) * factor
 
@@ -95,36 +147,40 @@ def rope_tables(
 def rotate(
     x: Float[Array, "B T N H"], tables: tuple[Float[Array, "..."], Float[Array, "..."]]
 ) -> Float[Array, "B T N H"]:
-    """Rotary embedding in the half-split layout of Hugging Face checkpoints, in float32."""
+    """Rotates queries or keys by ``rope_tables``, computed in float32.
+
+    The pairs are (i, i + H / 2), the layout of Hugging Face checkpoints. A pair (a, b) becomes
+    (a cos - b sin, b cos + a sin): (1, 0) rotated by a quarter turn is (0, 1).
+    """
     cos, sin = tables
     a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
 
 
 def read_rope(raw: Mapping[str, Any], source: str) -> tuple[float, RopeScaling | None]:
-    """Theta and scaling of a ``config.json`` dict, in the old or the new spelling or both.
+    """Reads theta and scaling of a ``config.json`` dict, in the old or the new spelling or both.
 
     Raises:
-        InputError: if a scaling is not supported, lacks a field or has one that would be ignored,
-            or if the two spellings say different things.
+      InputError: a scaling is not supported, lacks a field or has one that would be ignored, or the
+        two spellings differ.
     """
     given = [name for name in ("rope_scaling", "rope_parameters") if raw.get(name)]
-    found = {_scaling(raw, name, f"{source}: {name}") for name in given}
-    if len(found) > 1:
-        raise InputError(f"{source}: rope_scaling and rope_parameters differ; expected the same")
+    scalings = {_scaling(raw, name, f"{source}: {name}") for name in given}
+    if len(scalings) > 1:
+        raise InputError(
+            f"{source}: rope_scaling and rope_parameters: found different ones, expected the same"
+        )
     parameters = raw.get("rope_parameters") or {}
     partial = raw.get("partial_rotary_factor", parameters.get("partial_rotary_factor"))
-    if partial not in (None, 1.0):
-        raise InputError(f"{source}: partial_rotary_factor is not supported; only 1.0")
+    expect(partial in (None, 1.0), f"{source}: partial_rotary_factor", partial, "1.0")
     thetas = {float(t) for t in (raw.get("rope_theta"), parameters.get("rope_theta")) if t}
-    if len(thetas) != 1:
-        what = "no rope_theta" if not thetas else f"two different rope_theta {sorted(thetas)}"
-        raise InputError(f"{source}: {what}; expected one in rope_theta or rope_parameters")
-    return thetas.pop(), found.pop() if found else None
+    expected = "one value in rope_theta or rope_parameters"
+    expect(len(thetas) == 1, f"{source}: rope_theta", sorted(thetas), expected)
+    return thetas.pop(), scalings.pop() if scalings else None
 
 
 def write_rope(theta: float, scaling: RopeScaling | None) -> dict[str, Any]:
-    """The fields of ``config.json`` for theta and scaling, in the old and the new spelling."""
+    """Returns the fields of ``config.json`` for theta and scaling, in both spellings."""
     kind = {"rope_type": "default"}
     if scaling is not None:
         name = next(name for name, cls in _KINDS.items() if isinstance(scaling, cls))
@@ -138,17 +194,14 @@ def write_rope(theta: float, scaling: RopeScaling | None) -> dict[str, Any]:
 
 def _scaling(raw: Mapping[str, Any], field: str, where: str) -> RopeScaling | None:
     if not isinstance(raw[field], Mapping):
-        raise InputError(f"{where} is {raw[field]!r}, expected a JSON object")
+        raise InputError(f"{where}: found {raw[field]!r}, expected a JSON object")
     given = {name: value for name, value in raw[field].items() if value is not None}
     kind = given.pop("rope_type", given.get("type", "default"))
     for name in ("type", "rope_theta", "partial_rotary_factor"):
         given.pop(name, None)
     if kind == "default":
         return None
-    if kind not in _KINDS:
-        raise InputError(
-            f"{where} of type {kind} is not supported; expected default, {', '.join(_KINDS)}"
-        )
+    expect(kind in _KINDS, f"{where}: type", kind, f"one of default, {', '.join(_KINDS)}")
     length = raw.get(_LENGTH) or given.get(_LENGTH) or raw.get("max_position_embeddings")
     given[_LENGTH] = length
     if kind == "yarn":
@@ -158,25 +211,33 @@ def _scaling(raw: Mapping[str, Any], field: str, where: str) -> RopeScaling | No
 
 
 def _resolve_attention_factor(given: dict[str, Any]) -> None:
-    """Replaces YaRN's ``mscale`` and ``mscale_all_dim`` by what they make of the factor."""
-    numerator, denominator = given.pop("mscale", None), given.pop("mscale_all_dim", None)
+    """Replaces YaRN's ``mscale`` and ``mscale_all_dim`` by the attention factor that they define.
+
+    For a factor of 4 and neither of them it is 0.1 ln 4 + 1 = 1.139.
+    """
+    numerator = given.pop("mscale", None)
+    denominator = given.pop("mscale_all_dim", None)
     if "attention_factor" in given or not isinstance(given.get("factor"), int | float):
         return
     stretch = 0.1 * math.log(max(given["factor"], 1.0))
     if not (numerator and denominator):
-        numerator, denominator = 1.0, 0.0
+        numerator = 1.0
+        denominator = 0.0
     given["attention_factor"] = (numerator * stretch + 1.0) / (denominator * stretch + 1.0)
 
 
 def _check(kind: str, given: dict[str, Any], where: str) -> None:
     known = fields(_KINDS[kind])
     for name in sorted(set(given) - {field.name for field in known}):
-        raise InputError(f"{where} of type {kind} has {name}, which is not supported")
+        raise InputError(
+            f"{where}: found field {name}, expected only fields that type {kind} is known to have"
+        )
     for field in known:
         value = given.get(field.name, field.default)
         if not isinstance(value, int | float) or (field.name != "truncate" and value <= 0):
-            found = repr(value) if field.name in given else "nothing"
-            raise InputError(f"{where}: {field.name} is {found}, expected a number above 0")
-    low, high = ("low_freq_factor", "high_freq_factor")
-    if kind == "llama3" and given[low] >= given[high]:
-        raise InputError(f"{where}: {low} is {given[low]}, expected below {high} {given[high]}")
+            value = value if field.name in given else None
+            expect(False, f"{where}: {field.name}", value, "a number above 0")
+    if kind == "llama3":
+        low = given["low_freq_factor"]
+        high = given["high_freq_factor"]
+        expect(low < high, f"{where}: low_freq_factor", low, f"below high_freq_factor {high}")

@@ -100,7 +100,7 @@ def measure(config: Qwen3Config = QWEN3["Qwen3-0.6B"]) -> list[dict]:
         (directory / "again").mkdir()
         model = random_policy(config)
         size = sum(x.nbytes for x in jax.tree.leaves(nnx.state(model)))
-        save_policy(model, directory, max_shard_bytes=size // (FILES - 1))
+        save_policy(model, directory, max_file_bytes=size // (FILES - 1))
         del model
         files = len(list(directory.glob("*.safetensors")))
         peaks = {name: _in_process(name, directory) / size for name in WORKS}

@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 @pytest.mark.parametrize(
     "module",
-    ["models.masks", "tokenizers.load"],
+    ["models.io.huggingface", "models.masks", "models.rope", "tokenizers.load"],
 )
 def test_examples(module, monkeypatch):
     monkeypatch.chdir(ROOT)

@@ -1,6 +1,7 @@
-"""Hugging Face model directories: read straight into sharded place, written for transformers.
+"""Hugging Face model directories: read straight onto a mesh, written for transformers.
 
-Layout: ``config.json`` and ``model.safetensors``, or shards with ``model.safetensors.index.json``.
+A directory has ``config.json`` and one weight file ``model.safetensors``, or shard files with the
+index ``model.safetensors.index.json``.
 """
 
 import collections
@@ -21,15 +22,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
 
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.models.io.safetensors import Reader, Spec, read_json, write_shards
+from agenticrec_jax.models.io.safetensors import Reader, Spec, read_json, write_weight_files
 from agenticrec_jax.models.lora import BASE, adapters_by_path, merged
 from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config, is_stacked, of_layer
 from agenticrec_jax.parallel.mesh import RULES, Rules, place, tree_shardings
 from agenticrec_jax.parallel.multihost import main_writes, to_host
 
-MAX_SHARD_BYTES = 5_000_000_000
+MAX_FILE_BYTES = 5_000_000_000
 _MODULES = {
     "attention_norm": "input_layernorm",
     "mlp_norm": "post_attention_layernorm",
@@ -49,7 +51,17 @@ _MODULES = {
 
 @dataclass(frozen=True)
 class _Entry:
-    """One parameter and its Hugging Face tensor; kernels are stored there as [outputs, inputs]."""
+    """One parameter and its Hugging Face tensor.
+
+    Kernels are [inputs.., outputs..] here, with an axis for heads, and [outputs, inputs] there: the
+    kernel of q of shape (D, N, H) is a tensor of shape (N * H, D).
+
+    Attributes:
+      name: of the tensor.
+      shape: of the parameter.
+      hf_shape: of the tensor.
+      transposed: whether the tensor is [outputs, inputs].
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -57,16 +69,18 @@ class _Entry:
     transposed: bool
 
     def from_hf(self, tensor: np.ndarray) -> np.ndarray:
+        """Returns the parameter's value from its tensor."""
         return (tensor.T if self.transposed else tensor).reshape(self.shape)
 
     def to_hf(self, value: np.ndarray) -> np.ndarray:
+        """Returns the tensor from the parameter's value."""
         if self.transposed:
             return np.ascontiguousarray(value.reshape(self.hf_shape[::-1]).T)
         return np.ascontiguousarray(value.reshape(self.hf_shape))
 
 
 def _entry(path: tuple, shape: tuple[int, ...]) -> _Entry:
-    """The entry of an NNX path such as (layers, 0, mlp, up, kernel)."""
+    """Returns the entry of an NNX path such as (layers, 0, mlp, up, kernel)."""
     if path == ("embedding",):
         return _Entry("model.embed_tokens.weight", shape, shape, False)
     if path == ("norm", "scale"):
@@ -75,7 +89,7 @@ def _entry(path: tuple, shape: tuple[int, ...]) -> _Entry:
         return _Entry("lm_head.weight", shape, shape[::-1], True)
     *module, leaf = path
     stem = module_name(tuple(module))
-    if leaf != "kernel":  # a norm's scale, or a bias by heads that is stored flat
+    if leaf != "kernel":  # a norm's scale, or a bias [N, H] that is stored flat
         name = f"{stem}.{'bias' if leaf == 'bias' else 'weight'}"
         return _Entry(name, shape, (math.prod(shape),), False)
     inputs = 2 if module[-1] == "o" else 1
@@ -84,7 +98,10 @@ def _entry(path: tuple, shape: tuple[int, ...]) -> _Entry:
 
 
 def module_name(path: tuple) -> str:
-    """Hugging Face's name of a layer's module, such as (layers, 0, mlp, up)."""
+    """Returns Hugging Face's name of a layer's module.
+
+    (layers, 0, mlp, up) is ``model.layers.0.mlp.up_proj``.
+    """
     _, layer, *modules = path
     return ".".join(["model.layers", str(layer), *(_MODULES[m] for m in modules)])
 
@@ -93,23 +110,38 @@ def load_policy(
     directory: str | os.PathLike,
     *,
     mesh: Mesh | None = None,
-    dtype: str | None = None,
-    param_dtype: str | None = None,
+    dtype: DTypeLike | None = None,
+    param_dtype: DTypeLike | None = None,
     rules: Rules = RULES,
     scan_layers: bool = False,
     remat: str = "none",
     attention: str = "auto",
 ) -> Qwen3:
-    """Reads a Hugging Face directory, one tensor at a time, each straight into its sharded place.
+    """Loads a policy from a Hugging Face directory of the Qwen3, Qwen2 or Llama family.
 
-    Host memory never holds more than one tensor. ``dtype`` (say ``"float32"``) overrides the
-    checkpoint's for weights and activations, ``param_dtype`` that for weights alone; without
-    ``mesh`` the model is on the default device.
-    ``scan_layers``, ``remat`` and ``attention`` are those of ``Qwen3Config``; with layers stacked
-    each one's tensor is written into the parameter in place.
+    Tensors are read one at a time, each straight onto its devices. Host memory never holds more
+    than one tensor.
+
+    >>> import jax.numpy as jnp
+    >>> policy = load_policy("tools_data/tiny_policy", dtype=jnp.float32)
+    >>> policy.config.num_layers, policy.config.dtype
+    (4, 'float32')
+    >>> ids = jnp.array([[5, 6, 7, 8]])
+    >>> policy(ids).shape == (1, 4, policy.config.vocab_size)
+    True
+
+    Args:
+      directory: has ``config.json`` and weight files.
+      mesh: devices that the parameters are sharded over; None for the default device.
+      dtype: of weights and activations, such as ``jnp.bfloat16``; None for the checkpoint's.
+      param_dtype: of weights alone.
+      rules: logical axis to mesh axis, see ``parallel.mesh``.
+      scan_layers: as in ``Qwen3Config``; each layer's tensor is written into the stack in place.
+      remat: as in ``Qwen3Config``.
+      attention: as in ``Qwen3Config``.
 
     Raises:
-        InputError: names the file and the field or tensor that is missing or unfit.
+      InputError: names the file and the field or tensor that is missing or unfit.
     """
     directory = Path(directory)
     config = replace(
@@ -125,16 +157,16 @@ def load_policy(
 
 
 class TensorReader(Protocol):
-    """Gives tensors by Hugging Face's names: ``shards.Reader``, or another file format's."""
+    """Interface of a file format that has tensors by Hugging Face's names."""
 
     def read(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        """One tensor. InputError, naming file and tensor, if it is missing or of another shape."""
+        """Reads one tensor; InputError, naming file and tensor, if it is missing or unfit."""
 
 
 def read_parameters(
     reader: TensorReader, config: Qwen3Config, mesh: Mesh | None = None, rules: Rules = RULES
 ) -> Qwen3:
-    """The model of ``config``, its parameters read one at a time, each into its sharded place."""
+    """Reads the model of ``config``, one parameter at a time, each straight onto its devices."""
     graphdef, abstract = nnx.split(nnx.eval_shape(lambda: Qwen3(config, rngs=nnx.Rngs(0))))
     shardings = None if mesh is None else nnx.to_flat_state(tree_shardings(abstract, mesh, rules))
     placed = []
@@ -146,19 +178,21 @@ def read_parameters(
 
 
 def _check_all_read(reader: Reader) -> None:
-    """InputError if a tensor has no place in the model, which would then not be the same one.
+    """Checks that the model has a parameter for every tensor: otherwise it is another model.
 
-    Allowed: a copy of the tied head, and rotary frequencies (they come from theta).
+    A copy of the tied head and rotary frequencies (which come from theta) are allowed.
     """
     for path, name in reader.unread():
         if name != "lm_head.weight" and not name.endswith("rotary_emb.inv_freq"):
-            raise InputError(f"{path}: tensor {name} has no place in config.json's model")
+            raise InputError(
+                f"{path}: found tensor {name}, expected only those of config.json's model"
+            )
 
 
 def _read_parameter(
     reader: TensorReader, path: tuple, like: jax.ShapeDtypeStruct, sharding: NamedSharding | None
 ) -> jax.Array:
-    """The parameter in its place; a stacked one is written there layer by layer."""
+    """Reads a parameter onto its devices; a stacked one is written there layer by layer."""
 
     def read(path: tuple, shape: tuple[int, ...], sharding: NamedSharding | None) -> jax.Array:
         entry = _entry(path, shape)
@@ -168,20 +202,21 @@ def _read_parameter(
 
     if not is_stacked(path):
         return read(path, like.shape, sharding)
-    one = sharding and NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
+    layer_sharding = sharding and NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
     zeros = jax.jit(lambda: jnp.zeros(like.shape, like.dtype), out_shardings=sharding)
+    # Donated, so that the stack is updated in place and memory has no second one.
     update = jax.jit(lambda x, y, i: x.at[i].set(y), donate_argnums=0, out_shardings=sharding)
     stack = zeros()
     for i in range(like.shape[0]):
-        stack = update(stack, read(of_layer(path, i), like.shape[1:], one), i)
+        stack = update(stack, read(of_layer(path, i), like.shape[1:], layer_sharding), i)
     return stack
 
 
 def read_config(directory: str | os.PathLike) -> Qwen3Config:
-    """The ``config.json`` of a model directory.
+    """Reads the ``config.json`` of a model directory.
 
     Raises:
-        InputError: if the file is missing, is not JSON, or describes another kind of model.
+      InputError: the file is missing, is not JSON, or describes another kind of model.
     """
     path = Path(directory) / "config.json"
     raw = read_json(path)
@@ -193,19 +228,24 @@ def save_policy(
     directory: str | os.PathLike,
     *,
     generation: dict[str, Any] | None = None,
-    max_shard_bytes: int = MAX_SHARD_BYTES,
+    max_file_bytes: int = MAX_FILE_BYTES,
 ) -> None:
     """Writes a directory that transformers loads with the same logits.
 
-    Weights keep the model's ``param_dtype`` (bfloat16 stays bfloat16 on disk); LoRA adapters are
-    merged into them. One tensor at a time is copied to the host. ``generation`` is the content of
-    ``generation_config.json``, say ``{"eos_token_id": 2}``. Files are written aside and renamed, so
-    a killed save never leaves a directory that half loads; other files in it (a tokenizer) stay. On
-    several processes every one calls this and process 0 writes.
+    Weights keep the model's ``param_dtype``: bfloat16 stays bfloat16 on disk. LoRA adapters are
+    merged into them. One tensor at a time is copied to the host. Files are written aside and
+    renamed, so that a killed save leaves no directory that loads as a mixture. Other files in the
+    directory (a tokenizer) stay. With several processes all of them call this and process 0 writes.
+
+    Args:
+      model: the policy.
+      directory: to write; it may exist.
+      generation: content of ``generation_config.json``, such as ``{"eos_token_id": 2}``.
+      max_file_bytes: of the tensors in a weight file; more is split into shard files.
 
     Raises:
-        InputError: if no Hugging Face architecture has such a model, ``directory`` is a file, or
-            ``max_shard_bytes`` is not above 0.
+      InputError: no Hugging Face architecture has such a model, ``directory`` is a file, or
+        ``max_file_bytes`` is not above 0.
     """
     directory = Path(directory).absolute()
     config = model.config.to_hf()
@@ -214,24 +254,26 @@ def save_policy(
         try:
             if writes:
                 with staged(directory, _is_model_file) as stage:
-                    write_shards(stage, "model", specs, values, max_shard_bytes)
+                    write_weight_files(stage, "model", specs, values, max_file_bytes)
                     write_json(stage / "generation_config.json", generation or {})
                     write_json(stage / "config.json", config)
-        finally:  # gathering a tensor takes every process, also after a failed write
+        finally:
+            # Gathering a tensor takes all processes. So the others, and process 0 after a failed
+            # write, go through the remaining tensors too.
             collections.deque(values, maxlen=0)
 
 
 def _tensors(model: Qwen3) -> tuple[list[Spec], Iterator[np.ndarray]]:
-    """What there is to save, by name, and the tensors on the host, each made when asked for."""
-    found = [(_entry(path, shape), make) for path, shape, make in _by_layer(model)]
-    found.sort(key=lambda one: one[0].name)
+    """Returns all tensors' specs, sorted by name, and an iterator that makes each on demand."""
+    entries = [(_entry(path, shape), make) for path, shape, make in _by_layer(model)]
+    entries.sort(key=lambda entry_and_make: entry_and_make[0].name)
     dtype = model.config.param_dtype
-    specs = [Spec(entry.name, entry.hf_shape, dtype) for entry, _ in found]
-    return specs, (entry.to_hf(to_host(make())) for entry, make in found)
+    specs = [Spec(entry.name, entry.hf_shape, dtype) for entry, _ in entries]
+    return specs, (entry.to_hf(to_host(make())) for entry, make in entries)
 
 
 def _by_layer(model: Qwen3) -> Iterator[tuple[tuple, tuple[int, ...], Callable[[], jax.Array]]]:
-    """Path, shape and maker of every parameter, layers one by one even where they are stacked."""
+    """Yields path, shape and maker of every parameter, one by one of stacked layers too."""
     adapters = adapters_by_path(model)
     for path, variable in nnx.to_flat_state(nnx.state(model, BASE)):
         adapter = adapters.get(path[:-1]) if path[-1] == "kernel" else None
@@ -245,19 +287,23 @@ def _by_layer(model: Qwen3) -> Iterator[tuple[tuple, tuple[int, ...], Callable[[
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes a JSON object with sorted keys."""
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 @contextlib.contextmanager
 def staged(directory: Path, is_stale: Callable[[str], bool]) -> Iterator[Path]:
-    """A scratch directory beside ``directory``, which takes its place on success.
+    """Yields a scratch directory beside ``directory``, which takes its place on success.
 
-    If ``directory`` is there already the files are renamed into it one by one: files whose name
-    ``is_stale`` go first, the config before the weights, and the new config comes last, so that at
-    no moment old and new mix in a loadable model.
+    If ``directory`` exists the files are renamed into it one by one. Files whose name ``is_stale``
+    are removed first, the config before the weights, and the new config comes last. So at no moment
+    does the directory load as a mixture of old and new.
+
+    Raises:
+      InputError: ``directory`` is a file.
     """
     if directory.exists() and not directory.is_dir():
-        raise InputError(f"{directory} is a file; expected a directory to save the model in")
+        raise InputError(f"{directory}: found a file, expected a directory to save the model in")
     stage = directory.parent / f".{directory.name}.saving-{os.getpid()}"
     stage.mkdir(parents=True, exist_ok=True)
     try:
