@@ -1,8 +1,8 @@
-"""Made-up files in the layout of Amazon Reviews 2023, of any size, with bad rows planted in them.
+"""Writes synthetic files in the layout of Amazon Reviews 2023, of any size, with planted bad rows.
 
-Every record has all fields of the release (https://amazon-reviews-2023.github.io/). Items follow a
-Zipf law, most users have one review or two, texts are short. Rows are made and zipped a block at a
-time; what grows with the size are the ids of users and items.
+Each record has all fields of the release (https://amazon-reviews-2023.github.io/). Items follow a
+Zipf law, most users have one or two reviews, and texts are short. Rows are generated and compressed
+in blocks, so that only the ids of users and items grow with the size.
 """
 
 import gzip
@@ -17,23 +17,21 @@ import numpy as np
 import polars as pl
 
 from agenticrec_jax.data.formats.json_rows import INVALID_JSON
-from agenticrec_jax.ingest import catalog as catalog
-from agenticrec_jax.ingest import events
+from agenticrec_jax.ingest import catalog, events
 from agenticrec_jax.ingest import prepare as preparation
 
-BLOCK = 200_000  # rows made at once
-RARITY = 100_000  # rows for one bad row of each kind
+BLOCK = 200_000  # rows generated at once
+RARITY = 100_000  # rows per bad row of each kind
 CATEGORY = "Synthetic"
 _ALPHABET = np.frombuffer(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", np.uint8)
-_FIRST, _LAST = 1_262_304_000_000, 1_694_000_000_000  # ms, of 2010 and September 2023
+_FIRST = 1_262_304_000_000  # ms: January 2010
+_LAST = 1_694_000_000_000  # ms: September 2023
 _POOL = 20_000  # different texts
-
-Lines = list[bytes]
 
 
 @dataclass(frozen=True)
 class Size:
-    """How many rows there are; by default users and items are as many as in large categories."""
+    """Number of rows; `of` takes the users and items per review of large categories."""
 
     reviews: int
     users: int
@@ -45,9 +43,10 @@ class Size:
 
 
 def write_reviews(directory: Path, size: Size, seed: int = 0) -> Counter:
-    """Writes both files of the category ``Synthetic``; how many bad rows they have, by reason."""
+    """Writes both files of the category ``Synthetic``; returns the count of bad rows by reason."""
     rng = np.random.default_rng(seed)
-    users, items = _ids(rng, b"A", size.users, 28), _ids(rng, b"B0", size.items, 10)
+    users = _ids(rng, b"A", size.users, 28)
+    items = _ids(rng, b"B0", size.items, 10)
     planted = Counter()
     reviews = _reviews(rng, size, users, items, planted)
     _write(directory / f"{CATEGORY}.jsonl.gz", reviews)
@@ -56,7 +55,7 @@ def write_reviews(directory: Path, size: Size, seed: int = 0) -> Counter:
 
 
 def _write(path: Path, pieces: Iterator[bytes]) -> None:
-    """Gzip allows members one after another; two are zipped while the next is made."""
+    """Writes concatenated gzip members; two are compressed while the next piece is generated."""
     with open(path, "wb") as file, ThreadPoolExecutor(2) as zipping:
         waiting = []
         for piece in pieces:
@@ -68,7 +67,7 @@ def _write(path: Path, pieces: Iterator[bytes]) -> None:
 
 
 def _ids(rng: np.random.Generator, prefix: bytes, count: int, length: int) -> pl.Series:
-    """``count`` ids of ``length`` characters, or fewer: one that is drawn twice is left out."""
+    """Draws ``count`` ids of ``length`` characters and leaves out repetitions."""
     rows = np.empty((count, length + 1), np.uint8)
     rows[:, : len(prefix)] = np.frombuffer(prefix, np.uint8)
     rows[:, len(prefix) : length] = _ALPHABET[
@@ -80,7 +79,7 @@ def _ids(rng: np.random.Generator, prefix: bytes, count: int, length: int) -> pl
 
 
 def _skewed(rng: np.random.Generator, count: int, exponent: float, start: int) -> Callable:
-    """Draws codes below ``count`` with weights (rank + start) ** -exponent."""
+    """Returns a sampler of codes below ``count`` with weights (rank + start) ** -exponent."""
     weight = (np.arange(count) + float(start)) ** -exponent
     bounds = np.cumsum(rng.permutation(weight))
     return lambda rows: np.searchsorted(bounds, rng.random(rows) * bounds[-1]).clip(max=count - 1)
@@ -102,15 +101,17 @@ def _picked(rng: np.random.Generator, pool: pl.Series, rows: int) -> pl.Series:
 def _reviews(
     rng: np.random.Generator, size: Size, users: pl.Series, items: pl.Series, planted: Counter
 ) -> Iterator[bytes]:
-    user, item = _skewed(rng, len(users), 0.7, 1000), _skewed(rng, len(items), 0.9, 30)
-    titles, texts = _texts(rng, 1, 6), _texts(rng, 4, 40)
+    user = _skewed(rng, len(users), 0.7, 1000)
+    item = _skewed(rng, len(items), 0.9, 30)
+    titles = _texts(rng, 1, 6)
+    texts = _texts(rng, 4, 40)
     address = "https://images-na.ssl-images-amazon.com/images/I/7{}.jpg"
     sizes = {f"{name}_image_url": address.format(name) for name in ("small", "medium", "large")}
     images = pl.Series([[{**sizes, "attachment_type": "IMAGE"}]] + [[]] * 19)
     for start in range(0, size.reviews, BLOCK):
         rows = min(BLOCK, size.reviews - start)
-        bought = items.gather(item(rows))
-        grown = _FIRST + (_LAST - _FIRST) * np.sqrt(rng.random(rows))  # more every year
+        item_ids = items.gather(item(rows))
+        times = _FIRST + (_LAST - _FIRST) * np.sqrt(rng.random(rows))  # more every year
         frame = pl.DataFrame(
             {
                 "rating": rng.choice(
@@ -119,10 +120,10 @@ def _reviews(
                 "title": _picked(rng, titles, rows),
                 "text": _picked(rng, texts, rows),
                 "images": _picked(rng, images, rows),
-                "asin": bought,
-                "parent_asin": bought,
+                "asin": item_ids,
+                "parent_asin": item_ids,
                 "user_id": users.gather(user(rows)),
-                "timestamp": grown.astype(np.int64),
+                "timestamp": times.astype(np.int64),
                 "helpful_vote": rng.geometric(0.5, rows) - 1,
                 "verified_purchase": rng.random(rows) < 0.9,
             }
@@ -133,7 +134,7 @@ def _reviews(
 def _with_bad_reviews(
     rng: np.random.Generator, frame: pl.DataFrame, start: int, planted: Counter
 ) -> bytes:
-    columns = {  # reason, and what stands in the column instead
+    columns = {  # reason: the column, and its wrong value
         events.NO_USER: ("user_id", pl.lit(None)),
         events.NO_ITEM: ("parent_asin", pl.lit("")),
         events.NEGATIVE_TIME: ("timestamp", -pl.col("timestamp")),
@@ -147,8 +148,10 @@ def _with_bad_reviews(
     frame = frame.with_row_index("row", offset=start)
     for reason, rows in zip(columns, chosen, strict=False):
         name, wrong = columns[reason]
-        there = pl.col("row").is_in((rows + start).tolist())
-        frame = frame.with_columns(pl.when(there).then(wrong).otherwise(pl.col(name)).alias(name))
+        planted_here = pl.col("row").is_in((rows + start).tolist())
+        frame = frame.with_columns(
+            pl.when(planted_here).then(wrong).otherwise(pl.col(name)).alias(name)
+        )
     lines = frame.drop("row").write_ndjson().encode().splitlines(keepends=True)
     for reason, rows in zip(texts, chosen[len(columns) :], strict=True):
         for row in rows:
@@ -167,15 +170,16 @@ def _unrated(line: bytes) -> bytes:
 
 
 def _metadata(rng: np.random.Generator, items: pl.Series, planted: Counter) -> Iterator[bytes]:
-    titles, texts = _texts(rng, 2, 22), _texts(rng, 5, 30)
+    titles = _texts(rng, 2, 22)
+    texts = _texts(rng, 5, 30)
     stores = _texts(rng, 1, 2)
     paths = pl.Series([[CATEGORY, f"Group {n % 40}", f"Kind {n}"] for n in range(400)])
     address = "https://m.media-amazon.com/images/I/{}.jpg"
-    shown = {"thumb": address.format("t"), "large": address.format("l"), "variant": "MAIN"}
-    images = pl.Series([[{**shown, "hi_res": None}]])
+    sizes = {"thumb": address.format("t"), "large": address.format("l"), "variant": "MAIN"}
+    images = pl.Series([[{**sizes, "hi_res": None}]])
     for start in range(0, len(items), BLOCK):
-        own = items[start : start + BLOCK]
-        rows = len(own)
+        block = items[start : start + BLOCK]
+        rows = len(block)
         number = pl.Series(np.arange(start, start + rows)).cast(pl.String)
         price = pl.Series(rng.uniform(1, 99, rows).round(2)).set(
             pl.Series(rng.random(rows) < 0.3), None
@@ -194,11 +198,11 @@ def _metadata(rng: np.random.Generator, items: pl.Series, planted: Counter) -> I
                 "store": _picked(rng, stores, rows),
                 "categories": _picked(rng, paths, rows),
                 "details": pl.DataFrame({"Brand": _picked(rng, stores, rows)}).to_struct(),
-                "parent_asin": own,
+                "parent_asin": block,
                 "bought_together": pl.repeat(None, rows, eager=True),
             }
         )
         lines = frame.write_ndjson().encode().splitlines(keepends=True)
-        again = rng.choice(lines, max(rows // 1000, 1), replace=False).tolist()
-        planted[catalog.REPEATED] += len(again)
-        yield b"".join(lines + again)
+        repeated = rng.choice(lines, max(rows // 1000, 1), replace=False).tolist()
+        planted[catalog.REPEATED] += len(repeated)
+        yield b"".join(lines + repeated)

@@ -1,20 +1,20 @@
-"""What a narrower key-value cache costs in accuracy, and what it saves.
+"""Measures the cost in accuracy and the savings of a narrower key-value cache.
 
 ``python -m experiments.benchmarks.cache_dtype --json=FILE [--policy=DIR]`` ranks samples of valid
-with the config's policy, greedily, once for each ``engine.cache_dtype``, and says of each:
+greedily with the config's policy, once for each ``engine.cache_dtype``, and reports of each:
 
 - ``bytes of a slot``;
-- ``log-probs`` of the ids sampled, against one plain float32 forward of the same ids: mean and
+- ``log-probs`` of the sampled ids, against one plain float32 forward pass of the same ids: mean and
   largest difference;
-- ``greedy ids`` equal to those from the float32 cache: whole rows, and tokens before the first that
+- ``greedy ids`` equal to those of the float32 cache: whole rows, and tokens before the first that
   differs;
 - ``NDCG@10``;
-- ``evaluation``: CPU seconds of a second run, compiled.
+- ``evaluation``: CPU seconds of a second, compiled run.
 
-Then ``attention``: relative error of its output on random numbers, with keys that are all alike and
-with one channel that is ``OUTLIER`` times the others, as many language models have them. With
-``--policy``, say a directory of ``experiments.convert_smollm2``, the perplexity of a paragraph fed
-token by token through the cache; ``peer`` is that of one plain forward.
+``attention`` is the relative error of its output on random numbers, with channels of equal scale
+and with one channel that is ``OUTLIER`` times the others, as in many language models. With
+``--policy``, such as a directory of ``experiments.convert_smollm2``, the perplexity of a paragraph
+is measured token by token through the cache; ``peer`` is that of one plain forward pass.
 """
 
 import contextlib
@@ -53,23 +53,28 @@ OUTLIER = 30.0
 
 
 def rankings(config: RunConfig, workdir: str, count: int) -> list[dict]:
-    """The rows of ``count`` samples of valid, ranked with each dtype."""
+    """Returns the rows of ``count`` samples of valid, ranked with each dtype."""
     run = Run(config, workdir)
-    policy, agent = run.policy, run.evaluation_agent
+    policy = run.policy
+    agent = run.evaluation_agent
     examples = evenly_spread(run.data.examples["valid"], count)
-    rows, first = [], None
+    rows = []
+    first = None  # the trajectories with a float32 cache
     for dtype in DTYPES:
         sizes = dataclasses.replace(config.engine, cache_dtype=dtype)
         changed = dataclasses.replace(config, engine=sizes)
         engine = Run(changed, workdir, policy=policy).engine
-        found, seconds = _twice(lambda e: evaluate(agent, e, policy.params, examples), engine)
-        first = first or found
-        ndcg, wide = (summary_row("", t, examples)["ndcg@10"] for t in (found, first))
+        trajectories, seconds = _twice(
+            lambda engine: evaluate(agent, engine, policy.params, examples), engine
+        )
+        first = first or trajectories
+        ndcg = summary_row("", trajectories, examples)["ndcg@10"]
+        first_ndcg = summary_row("", first, examples)["ndcg@10"]
         rows += [
             figure(f"{dtype}: bytes of a slot", "KiB", slot_bytes(engine, policy.params) / 1024),
-            *_differences(dtype, policy, found),
-            *_agreement(dtype, found, first),
-            figure(f"{dtype}: NDCG@10, {len(examples)} samples", "", ndcg, wide, DTYPES[0]),
+            *_differences(dtype, policy, trajectories),
+            *_agreement(dtype, trajectories, first),
+            figure(f"{dtype}: NDCG@10, {len(examples)} samples", "", ndcg, first_ndcg, DTYPES[0]),
             figure(f"{dtype}: evaluation", "CPU-s", seconds),
         ]
     return rows
@@ -82,24 +87,24 @@ def _twice(run, engine: Engine) -> tuple[list[Trajectory], float]:
 
 
 def slot_bytes(engine: Engine, params) -> float:
-    """Bytes of the keys and values of one slot."""
+    """Returns the bytes of the keys and values of one slot."""
     leaves = jax.tree.leaves(engine.abstract_state(params).cache)
     return sum(x.size * x.dtype.itemsize for x in leaves) / engine.config.slots
 
 
-def _differences(dtype: str, policy: Policy, found: Sequence[Trajectory]) -> list[dict]:
-    pairs = zip(found, plain_logprobs(policy, found), strict=True)
-    apart = [np.abs(t.logprobs - plain)[t.origin == SAMPLED] for t, plain in pairs]
-    apart = np.concatenate(apart) * 1e6
+def _differences(dtype: str, policy: Policy, trajectories: Sequence[Trajectory]) -> list[dict]:
+    pairs = zip(trajectories, plain_logprobs(policy, trajectories), strict=True)
+    gaps = [np.abs(t.logprobs - plain)[t.origin == SAMPLED] for t, plain in pairs]
+    gaps = np.concatenate(gaps) * 1e6
     return [
         figure(f"{dtype}: log-probs, {name} difference", "millionths", value)
-        for name, value in (("mean", apart.mean()), ("largest", apart.max()))
+        for name, value in (("mean", gaps.mean()), ("largest", gaps.max()))
     ]
 
 
-def plain_logprobs(policy: Policy, found: Sequence[Trajectory]) -> list[np.ndarray]:
-    """Log-probs [T] of the ids of each trajectory by one forward pass over prompt and ids."""
-    rows = [[*t.prompt, *t.ids] for t in found]
+def plain_logprobs(policy: Policy, trajectories: Sequence[Trajectory]) -> list[np.ndarray]:
+    """Returns log-probs [T] of each trajectory's ids by one forward pass over prompt and ids."""
+    rows = [[*t.prompt, *t.ids] for t in trajectories]
     longest = max(map(len, rows))
 
     @jax.jit
@@ -110,12 +115,14 @@ def plain_logprobs(policy: Policy, found: Sequence[Trajectory]) -> list[np.ndarr
     scores = [score(policy.params, np.pad(row, (0, longest - len(row)))) for row in rows]
     return [
         np.asarray(score)[len(t.prompt) - 1 :][: len(t.ids)]
-        for t, score in zip(found, scores, strict=True)
+        for t, score in zip(trajectories, scores, strict=True)
     ]
 
 
-def _agreement(dtype: str, found: Sequence[Trajectory], first: Sequence[Trajectory]) -> list[dict]:
-    ids = [(a.ids.tolist(), b.ids.tolist()) for a, b in zip(found, first, strict=True)]
+def _agreement(
+    dtype: str, trajectories: Sequence[Trajectory], first: Sequence[Trajectory]
+) -> list[dict]:
+    ids = [(a.ids.tolist(), b.ids.tolist()) for a, b in zip(trajectories, first, strict=True)]
     same = [_same(a, b) for a, b in ids]
     whole = np.mean([a == b for a, b in ids])
     share = np.sum(same) / sum(len(b) for _, b in ids)
@@ -131,9 +138,9 @@ def _same(a: list[int], b: list[int]) -> int:
 
 
 def attention_errors(columns: int = 256, heads: int = 2, width: int = 64) -> list[dict]:
-    """The rows of synthetic attention: 64 rows of one query over ``columns`` cached keys."""
+    """Returns the rows of synthetic attention: 64 queries, each over ``columns`` cached keys."""
     rng = np.random.default_rng(0)
-    q, own, k, v = (
+    q, new, k, v = (
         jnp.asarray(rng.normal(size=(64, length, heads, width)), jnp.float32)
         for length in (1, 1, columns, columns)
     )
@@ -142,26 +149,28 @@ def attention_errors(columns: int = 256, heads: int = 2, width: int = 64) -> lis
     for dtype in DTYPES[1:]:
         for name, keys in (("even keys", k), (f"one channel x {OUTLIER:g}", spread)):
             kv = KV((keys,), (v,))
-            got, want = (_attended(q, own, kv, x) for x in (dtype, "float32"))
-            error = jnp.linalg.norm(got - want) / jnp.linalg.norm(want)
+            output = _attended(q, new, kv, dtype)
+            exact = _attended(q, new, kv, "float32")
+            error = jnp.linalg.norm(output - exact) / jnp.linalg.norm(exact)
             rows.append(figure(f"{dtype}: attention, {name}", "% of its output", 100 * error))
     return rows
 
 
-def _attended(q, own, kv: KV, dtype: str):
-    """Attention of ``q`` to itself and, through a cache of ``dtype``, to ``kv``."""
+def _attended(q: jax.Array, new: jax.Array, kv: KV, dtype: str) -> jax.Array:
+    """Attends from ``q`` to the ``new`` key and value, and to ``kv`` in a cache of ``dtype``."""
     rows = np.arange(len(q))
     cache = kv_cache.allocate(kv, len(q), kv.k[0].shape[1], dtype)
     cache = kv_cache.enter(cache, rows, kv, rows, shards=1)
     seen = jnp.ones((len(q), cache.columns), bool)
     past = kv_cache.view(cache.k[0], cache.v[0], q[:, 0], "float32")
-    return attend(q, own, own, Masks(seen[:, :1], context=seen), past)
+    return attend(q, new, new, Masks(seen[:, :1], context=seen), past)
 
 
 def cached_perplexity(model: Qwen3, ids: Sequence[int], dtype: str) -> float:
-    """The exponential of the mean loss of ``ids`` after the first, each read from the cache."""
+    """Returns the perplexity of ``ids`` after the first, decoded one by one with the cache."""
     graphdef, params = nnx.split(model)
-    row, one = jnp.array(ids), jnp.ones((1, 1), bool)
+    row = jnp.array(ids)
+    one = jnp.ones((1, 1), bool)
 
     @jax.jit
     def run(params):
@@ -182,7 +191,7 @@ def cached_perplexity(model: Qwen3, ids: Sequence[int], dtype: str) -> float:
 
 
 def perplexities(directory: str) -> list[dict]:
-    """The rows of a language model's perplexity."""
+    """Returns the rows of a language model's perplexity."""
     model = load_policy(directory, dtype="float32")
     ids = AutoTokenizer.from_pretrained(directory).encode(PARAGRAPH, add_special_tokens=False)
     plain = perplexity(model, ids)
@@ -199,7 +208,7 @@ def perplexities(directory: str) -> list[dict]:
 
 
 def measure(config: RunConfig, workdir: str, count: int, directory: str) -> list[dict]:
-    """All rows; those of a language model where ``directory`` names one."""
+    """Returns all rows; those of a language model if ``directory`` is not empty."""
     rows = rankings(config, workdir, count) + attention_errors()
     return rows + (perplexities(directory) if directory else [])
 
@@ -217,7 +226,9 @@ def main(argv) -> None:
 if __name__ == "__main__":
     _JSON = flags.DEFINE_string("json", "", "File to write the figures to; empty for none.")
     _POLICY = flags.DEFINE_string("policy", "", "Language model for perplexity; empty for none.")
-    _WORKDIR = flags.DEFINE_string("workdir", "", "Directory of the artifacts; empty for another.")
+    _WORKDIR = flags.DEFINE_string(
+        "workdir", "", "Directory of the artifacts; a temporary one if empty."
+    )
     _EXAMPLES = flags.DEFINE_integer("examples", 100, "Samples to rank.", lower_bound=1)
     _CONFIG = define_config()
     app.run(main)

@@ -1,16 +1,16 @@
-"""Measures how much host memory loading and saving a checkpoint takes, over the model's size.
+"""Measures the host memory of loading and saving a checkpoint, over the model's size.
 
-``python -m experiments.benchmarks.checkpoint_memory --json=FILE`` writes a random policy of
-Qwen3-0.6B's shape in float32, about ``FILES`` files with an index, and, each in a process of its
-own, loads and saves it
+``python -m experiments.benchmarks.checkpoint_memory --json=FILE`` writes a random float32 policy
+of Qwen3-0.6B's shape as about ``FILES`` files with an index. It loads and saves the policy, each
+time in a process of its own:
 
-- as the package does, tensor by tensor: on one device, and on ``DEVICES`` simulated ones that each
-  hold a part of every kernel;
-- all at once, the peer: every tensor read before the first is placed, or gathered before the first
-  is written.
+- as the package does, tensor by tensor: on one device, and on ``DEVICES`` simulated ones with a
+  shard of every kernel each;
+- all at once, the peer: every tensor is read before the first is placed, or gathered before the
+  first is written.
 
-A figure is the most memory resident at once less what was resident before, over the bytes of the
-weights. On a CPU the loaded model itself is in host memory, so loading takes 1.0 at least.
+A figure is the peak of resident memory less the memory resident before, over the bytes of the
+weights. On a CPU the loaded model is in host memory, so loading takes at least 1.0.
 """
 
 import ctypes
@@ -37,11 +37,12 @@ from experiments.benchmarks.figures import figure, publish
 from experiments.benchmarks.shapes import QWEN3
 
 WORKS = ("load", "load_sharded", "load_at_once", "save", "save_sharded", "save_at_once")
-FILES, DEVICES = 4, 8
+FILES = 4
+DEVICES = 8
 
 
 def random_policy(config: Qwen3Config) -> Qwen3:
-    """A policy of uniform random weights, made one tensor at a time."""
+    """Returns a policy of uniform random weights, drawn one tensor at a time."""
     graphdef, abstract = nnx.split(nnx.eval_shape(lambda: Qwen3(config, rngs=nnx.Rngs(0))))
     rng = np.random.default_rng(0)
     return nnx.merge(
@@ -50,7 +51,7 @@ def random_policy(config: Qwen3Config) -> Qwen3:
 
 
 def work(name: str, directory: pathlib.Path) -> dict[str, int]:
-    """Runs one of ``WORKS`` on a policy directory; the bytes of its ``peak``."""
+    """Runs one of ``WORKS`` on a policy directory; returns the bytes of its ``peak``."""
     mesh = None
     if name.endswith("sharded"):
         jax.config.update("jax_num_cpu_devices", DEVICES)
@@ -73,13 +74,11 @@ def _copies(model: Qwen3) -> dict[str, np.ndarray]:
 
 
 def _peak(run) -> dict[str, int]:
-    """Memory is that of the kernel's own mark, which is set back first (Linux).
-
-    What was freed before is given back to the system first, or the work would use it unseen.
-    """
+    """Measures the peak of resident memory that Linux records."""
+    # Freed memory returns to the system first, or the work would reuse it without a new peak.
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    pathlib.Path("/proc/self/clear_refs").write_text("5")
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # resets the recorded peak
     before = _status("VmRSS")
     result = run()
     jax.block_until_ready(nnx.state(result) if isinstance(result, nnx.Module) else result)
@@ -94,7 +93,7 @@ def _status(field: str) -> int:
 
 
 def measure(config: Qwen3Config = QWEN3["Qwen3-0.6B"]) -> list[dict]:
-    """The figures: peaks over the size of the weights, ours and all at once."""
+    """Returns the rows: peaks over the size of the weights, ours and all at once."""
     with tempfile.TemporaryDirectory() as scratch:
         directory = pathlib.Path(scratch)
         (directory / "again").mkdir()
@@ -106,17 +105,25 @@ def measure(config: Qwen3Config = QWEN3["Qwen3-0.6B"]) -> list[dict]:
         peaks = {name: _in_process(name, directory) / size for name in WORKS}
     rows = [figure("weights", "MB", size / 1e6), figure("files", "", files)]
     for name, bound in (("load", 2.0), ("save", 1.0)):
-        peer = peaks[f"{name}_at_once"], "all tensors at once"
-        for way, where in ((name, name), (f"{name}_sharded", f"{name}, {DEVICES} devices")):
-            rows.append(figure(f"{where}: peak over weights", "x", peaks[way], *peer, bound))
+        for key, label in ((name, name), (f"{name}_sharded", f"{name}, {DEVICES} devices")):
+            rows.append(
+                figure(
+                    f"{label}: peak over weights",
+                    "x",
+                    peaks[key],
+                    peaks[f"{name}_at_once"],
+                    "all tensors at once",
+                    bound,
+                )
+            )
     return rows
 
 
 def _in_process(name: str, directory: pathlib.Path) -> float:
     command = [sys.executable, "-m", "experiments.benchmarks.checkpoint_memory"]
     command += [f"--work={name}", f"--directory={directory}", "--compilation_cache="]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])["peak"]
+    finished = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(finished.stdout.splitlines()[-1])["peak"]
 
 
 def main(argv) -> None:

@@ -1,4 +1,4 @@
-"""What every benchmark writes: where it ran, and rows of figures beside a peer's and a bound."""
+"""Output of every benchmark: the machine, and rows of figures beside a peer's and a bound."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from rich.table import Table
 
-from agenticrec_jax.errors import InputError
+from agenticrec_jax.errors import expect
 from agenticrec_jax.runtime.console import print_wide
 
 
@@ -23,14 +23,14 @@ def figure(
     peer_name: str | None = None,
     bound: float | None = None,
 ) -> dict:
-    """One row, rounded to three places; None where there is no peer or bound."""
+    """Returns one row, rounded to three decimals; None where there is no peer or bound."""
     numbers = {"ours": float(ours), "peer": peer, "bound": bound}
     rounded = {key: None if x is None else round(x, 3) for key, x in numbers.items()}
     return {"name": name, "unit": unit} | rounded | {"peer_name": peer_name}
 
 
 def machine(packages: Sequence[str] = ()) -> dict:
-    """Where the figures are taken, and the versions of jax and ``packages``."""
+    """Describes the machine, with the versions of jax and of ``packages``."""
     return {
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
@@ -43,7 +43,9 @@ def machine(packages: Sequence[str] = ()) -> dict:
 def show(rows: list[dict]) -> None:
     """Prints rows as a table."""
     columns = ("name", "unit", "ours", "peer", "peer_name", "bound")
-    table = Table(*columns)
+    table = Table()
+    for column in columns:
+        table.add_column(column)
     for row in rows:
         table.add_row(*("" if row[key] is None else str(row[key]) for key in columns))
     print_wide(table)
@@ -56,19 +58,23 @@ def publish(
     packages: Sequence[str] = (),
     settings: Mapping[str, Any] | None = None,
 ) -> None:
-    """Runs a benchmark, shows its rows and writes them to ``path`` unless it is empty.
+    """Runs a benchmark, prints its rows and writes them to ``path`` unless it is empty.
 
-    ``packages`` are named with their versions, where more than jax decides the figures;
-    ``settings`` are written beside the machine.
+    Args:
+      measure: returns the rows.
+      path: path of the JSON file.
+      show: prints the rows.
+      packages: packages whose versions are written, where more than jax decides the figures.
+      settings: written beside the machine.
 
     Raises:
-        InputError: before anything runs, if the directory of ``path`` is not there.
+      InputError: the directory of ``path`` does not exist; nothing has run.
     """
     parent = pathlib.Path(path).parent
-    if not parent.is_dir():
-        raise InputError(f"flag --json: found no directory {str(parent)!r} to write the file in.")
-    found, rows = machine(packages), measure()
+    expect(parent.is_dir(), "flag --json", path, "a file in an existing directory")
+    before = machine(packages)  # the load before the benchmark
+    rows = measure()
     show(rows)
     if path:
-        text = json.dumps({"machine": found, "settings": settings or {}, "rows": rows}, indent=1)
+        text = json.dumps({"machine": before, "settings": settings or {}, "rows": rows}, indent=1)
         pathlib.Path(path).write_text(text + "\n", encoding="utf-8")

@@ -1,29 +1,29 @@
 """Times the learner's update beside that of a library that computes a prompt for every member.
 
 ``python -m experiments.benchmarks.learner --tunix_python=PYTHON --json=FILE`` takes an interpreter
-that has google-tunix; without one, its figures are left out. An update is forward, backward and
-AdamW on one group of 8 completions, every token of which is sampled, of a random Qwen3 of 27.3M
-parameters, in float32:
+with google-tunix; without one, its figures are left out. An update is forward, backward and AdamW
+on one group of 8 completions, of sampled tokens only, of a random Qwen3 of 27.3M parameters in
+float32:
 
-- ``shared``: ours, the prompt computed once for the group;
-- ``separate``: ours, a group of one for each completion, so that the prompt is computed 8 times;
+- ``shared``: ours, the prompt is computed once for the group;
+- ``separate``: ours, each completion is a group, so that the prompt is computed 8 times;
 - the peer's: the train step of its trainer with its GRPO loss (see ``learner_tunix``).
 
-All three recompute no layer and have the entropies and the gradient's norm among their metrics; no
-side computes log-probs of a reference or of the sampler. Ours clips the gradient's norm besides.
+All three recompute no layer and have entropies and the gradient's norm among their metrics. No side
+computes log-probs of a reference or of the sampler. Ours also clips the gradient's norm.
 
-Operations are those of the compiled programs' matrix products, counted as often as the loops around
-them run (``parallel.cost``; ``cost_analysis`` counts a loop's body once). They stand beside those
-that this machine does in a CPU second of one large product.
+Operations are those of the compiled programs' matrix products, multiplied by the trip counts of the
+loops around them (``dryrun.cost``; ``cost_analysis`` counts a loop's body once). They are reported
+beside the rate of one large product on this machine.
 
-``vocabulary`` compares what XLA reserves for temporaries (``memory_analysis``, nothing is run) in
-the gradient of 8 rows of 1,024 sampled tokens with Qwen3's vocabulary: ours, with logits a chunk at
-a time, and that of a plain forward pass with ``[B, T, V]`` logits and ``log_softmax``. The policy
-is the same one and recomputes its layers in both.
+``vocabulary`` compares the temporaries of XLA (``memory_analysis``, nothing is run) in the gradient
+of 8 rows of 1,024 sampled tokens with Qwen3's vocabulary: ours, with logits in chunks, and that of
+a plain forward pass with ``[B, T, V]`` logits and ``log_softmax``. Both use the same policy and
+recompute its layers.
 
-Processes take turns; the one that waits is asleep. CPU seconds are those of a process with all its
-threads; figures are medians of ``--repeats`` turns after one that compiles, which stands apart.
-Nothing is kept compiled between runs.
+Processes take turns; the waiting one is asleep. CPU seconds are those of a process with all its
+threads. Figures are medians of ``--repeats`` turns, after one that compiles, which is reported
+alone. No compiled program is reused between runs.
 """
 
 import contextlib
@@ -70,7 +70,8 @@ FORMS = ("shared", "separate")
 class Work:
     """One group: a prompt and ``members`` completions of ``new`` sampled tokens each.
 
-    ``least``: how many times less CPU than Tunix our two forms are asked to take.
+    Attributes:
+      least: required ratios of Tunix's CPU time to that of our two forms.
     """
 
     prompt: int
@@ -80,11 +81,11 @@ class Work:
 
     @property
     def name(self) -> str:
-        """Its lengths."""
+        """Lengths of the work."""
         return f"{self.prompt} + {self.members} x {self.new}"
 
     def draw(self, vocabulary: int) -> Group:
-        """A random group; no id is one that a peer may take for padding."""
+        """Draws a random group, without ids that a peer may take for padding."""
         rng = np.random.default_rng(0)
         prompt = rng.integers(3, vocabulary, self.prompt).tolist()
         ids = rng.integers(3, vocabulary, (self.members, self.new))
@@ -94,19 +95,20 @@ class Work:
         return Group(prompt, [Demonstration(row, origin) for row in ids], advantages, weights)
 
     def batch(self, vocabulary: int, form: str) -> RolloutBatch:
-        """The group as the learner takes it: whole, or each member with a prompt of its own."""
-        parts = split_groups([self.draw(vocabulary)], self.members if form == "shared" else 1)
+        """Returns the learner's batch: the group, or a group with the prompt for each member."""
+        groups = split_groups([self.draw(vocabulary)], self.members if form == "shared" else 1)
         tokens = self.members * (self.prompt + self.new)
-        (batch,) = pack_groups(parts, Packing(tokens, 1, 1, group_multiple=len(parts)))
+        (batch,) = pack_groups(groups, Packing(tokens, 1, 1, group_multiple=len(groups)))
         return batch
 
 
 WORKS = (Work(256, 256, least=(1.75, 1.15)), Work(1024, 256, least=(2.7, None)))
-VOCABULARY_ROWS = 8, 1024
+VOCABULARY_ROWS = 8
+VOCABULARY_TOKENS = 1024
 
 
 class Ours:
-    """Our learner on a random policy; ``step`` answers as a peer does."""
+    """Our learner on a random policy; ``step`` answers like a peer."""
 
     def __init__(self, config: Qwen3Config):
         self.config = config
@@ -121,69 +123,85 @@ class Ours:
         return make_update(self._graphdef, loss, self._optimizer)
 
     def step(self, work: Work, batch: RolloutBatch) -> dict:
-        """One update."""
+        """Runs one update."""
         before = self._compilations.count
         with Stopwatch() as watch:
             self._state, metrics = self._update(work)(self._state, [batch])
             jax.block_until_ready(self._state)
-        sampled, compiled = int(metrics["entropy"][1]), self._compilations.count - before
-        return watch.took | {"sampled": sampled, "compilations": compiled}
+        return watch.took | {
+            "sampled": int(metrics["entropy"][1]),
+            "compilations": self._compilations.count - before,
+        }
 
     def gradient(self, work: Work, batch: RolloutBatch) -> Any:
-        """Of the loss of the policy as it is now."""
-        update, (learned, frozen) = self._update(work), split_learned(self._state.params)
+        """Returns the gradient of the loss at the present parameters."""
+        update = self._update(work)
+        learned, frozen = split_learned(self._state.params)
         return update.accumulate(learned, frozen, update.zeros(learned), batch)[0]
 
     def operations(self, work: Work, batch: RolloutBatch) -> float:
-        """Of all matrix products of an update, as compiled."""
+        """Returns the operations of all matrix products of a compiled update."""
         state = abstract_state(self._state.params, self._optimizer)
         groups, members, new = batch.completions.shape
         shapes = abstract_batch(groups, members, batch.prompts.shape[1], new)
-        parts = self._update(work).lower(state, shapes).values()
-        return sum(cost.estimate(part.compile().as_text()).flops for part in parts)
+        programs = self._update(work).lower(state, shapes).values()
+        return sum(cost.estimate(program.compile().as_text()).flops for program in programs)
 
 
-def apart(found: Any, expected: Any) -> float:
-    """The largest difference of two gradients, over the largest entry of each leaf."""
+def relative_difference(actual: Any, expected: Any) -> float:
+    """Returns the largest difference of two gradients, over the largest entry of each leaf."""
 
-    def one(a: jax.Array, b: jax.Array) -> jax.Array:
+    def of_leaf(a: jax.Array, b: jax.Array) -> jax.Array:
         return jnp.abs(a - b).max() / jnp.abs(b).max()
 
-    return float(max(jax.tree.leaves(jax.tree.map(one, found, expected))))
+    return float(max(jax.tree.leaves(jax.tree.map(of_leaf, actual, expected))))
 
 
 def take_turns(work: Work, ours: Ours, peer: Peer | None, repeats: int) -> Turns:
-    """Answers [1 + repeats][``FORMS``, then the peer] of a work."""
+    """Returns the answers [1 + repeats][``FORMS``, then the peer] of a work."""
     vocabulary = ours.config.vocab_size
     sides = [functools.partial(ours.step, work, work.batch(vocabulary, form)) for form in FORMS]
     if peer:
         group = work.draw(vocabulary)
-        ask = {"prompt": group.prompt, "advantages": group.advantages.tolist()}
-        ask["completions"] = [completion.ids.tolist() for completion in group.completions]
-        sides.append(functools.partial(peer.ask, work="update", **ask))
+        request = {
+            "work": "update",
+            "prompt": group.prompt,
+            "advantages": group.advantages.tolist(),
+            "completions": [completion.ids.tolist() for completion in group.completions],
+        }
+        sides.append(functools.partial(peer.ask, **request))
     return [one_turn(sides, turn) for turn in range(1 + repeats)]
 
 
 def rows_of(work: Work, ours: Ours, turns: Turns, name: str | None, rate: float) -> list[dict]:
-    """The figures of a work; ``rate`` is in operations a CPU second, ``name`` the peer's."""
+    """Returns the rows of a work.
+
+    Args:
+      work: the work.
+      ours: our side.
+      turns: answers of `take_turns`.
+      name: name of the peer, or None.
+      rate: operations in a CPU second of one large product.
+    """
     rows = []
     batches = [work.batch(ours.config.vocab_size, form) for form in FORMS]
     for side, form in enumerate(FORMS):
-        told = f"{work.name}, {form}"
-        rows += timings(told, turns, side, {PEER: name} if name else {})
+        label = f"{work.name}, {form}"
+        rows += timings(label, turns, side, {PEER: name} if name else {})
         if name:
-            rows.append(saving(told, turns, side, PEER, name, work.least[side]))
-        done = ours.operations(work, batches[side])
-        rows.append(figure(f"{told}: operations", "10^9", done / 1e9))
-        share = done / median(turns, side, "cpu") / rate
-        rows.append(figure(f"{told}: rate", "of a large product's", share))
+            rows.append(saving(label, turns, side, PEER, name, work.least[side]))
+        operations = ours.operations(work, batches[side])
+        rows.append(figure(f"{label}: operations", "10^9", operations / 1e9))
+        share = operations / median(turns, side, "cpu") / rate
+        rows.append(figure(f"{label}: rate", "of a large product's", share))
     shared, separate = (ours.gradient(work, batch) for batch in batches)
-    what, worst = f"{work.name}: gradients, shared against separate", apart(shared, separate)
-    return [*rows, figure(what, "millionths of a leaf's largest", worst * 1e6, bound=10)]
+    label = f"{work.name}: gradients, shared against separate"
+    worst = relative_difference(shared, separate)
+    return [*rows, figure(label, "millionths of a leaf's largest", worst * 1e6, bound=10)]
 
 
 def vocabulary_memory(config: Qwen3Config, rows: int, tokens: int, chunk: int = CHUNK) -> list:
-    """The figures of the memory of log-probs with their gradient."""
+    """Returns the rows of the memory of log-probs with their gradient."""
     abstract = nnx.eval_shape(lambda: Qwen3(config, rngs=nnx.Rngs(0)))
     graphdef, params = nnx.split(abstract)
     batch = abstract_batch(rows, 1, 1, tokens)
@@ -200,32 +218,39 @@ def vocabulary_memory(config: Qwen3Config, rows: int, tokens: int, chunk: int = 
         compiled = jax.jit(jax.grad(function)).lower(params, batch).compile()
         return cost.memory(compiled).temporaries
 
-    ours, peer = temporaries(chunked), temporaries(plain)
-    what = f"vocabulary {config.vocab_size}, {rows} x {tokens:,}: temporaries"
+    ours = temporaries(chunked)
+    peer = temporaries(plain)
+    label = f"vocabulary {config.vocab_size}, {rows} x {tokens:,}: temporaries"
     return [
-        figure(what, "MB", ours / 1e6, peer / 1e6, "[B, T, V] logits"),
-        figure(what, "of [B, T, V] logits'", ours / peer, bound=0.25),
+        figure(label, "MB", ours / 1e6, peer / 1e6, "[B, T, V] logits"),
+        figure(label, "of [B, T, V] logits'", ours / peer, bound=0.25),
     ]
 
 
 def measure(tunix: str, repeats: int) -> list[dict]:
-    """The rows of all works; ``tunix`` is an interpreter, or empty."""
+    """Returns the rows of all works; ``tunix`` is an interpreter, or empty."""
     rate, _ = rollout_limit.rates()
-    told = map(json.dumps, (dataclasses.asdict(REFERENCE), WORKS[0].members, RATE))
     with contextlib.ExitStack() as stack:
         peer = None
         if tunix:
-            peer = Peer("tunix_python", tunix, "learner_tunix.py", *told)
+            peer = Peer(
+                "tunix_python",
+                tunix,
+                "learner_tunix.py",
+                json.dumps(dataclasses.asdict(REFERENCE)),
+                json.dumps(WORKS[0].members),
+                json.dumps(RATE),
+            )
             stack.enter_context(peer)
         rows = timed(WORKS, Ours(REFERENCE), peer, repeats, rate)
     recomputed = dataclasses.replace(WIDE, remat="full", scan_layers=True)
-    return rows + vocabulary_memory(recomputed, *VOCABULARY_ROWS)
+    return rows + vocabulary_memory(recomputed, VOCABULARY_ROWS, VOCABULARY_TOKENS)
 
 
 def timed(
     works: tuple[Work, ...], ours: Ours, peer: Peer | None, repeats: int, rate: float
 ) -> list[dict]:
-    """The rows of works on one policy."""
+    """Returns the rows of works on one policy."""
     name = peer.ask(work="versions")["name"] if peer else None
     rows = [figure("rate of a large product", "10^9 a CPU-s", rate / 1e9)]
     for work in works:

@@ -1,9 +1,9 @@
 """The google-tunix side of ``experiments.benchmarks.learner`` (see ``peer_loop``).
 
-An update is the jitted train step of its own ``Trainer``, as ``Trainer.train`` calls it, with what
-its ``GRPOLearner`` puts there: ``grpo_loss_fn`` over ``compute_per_token_logps``, entropy and the
-gradient's norm among its metrics. KL has no weight and each batch is used once, so that, as there,
-neither a reference's nor older log-probs are computed.
+An update is the jitted train step of its ``Trainer``, as ``Trainer.train`` calls it, with the loss
+of its ``GRPOLearner``: ``grpo_loss_fn`` over ``compute_per_token_logps``, with entropy and the
+gradient's norm among its metrics. KL has no weight and each batch is used once, so that, as in the
+learner, neither a reference's nor older log-probs are computed.
 """
 
 import json
@@ -21,11 +21,12 @@ from tunix.rl.trainer import Trainer
 from tunix.sft.peft_trainer import TrainingConfig
 from tunix_policy import random_policy, versions
 
-PAD, NEVER = 0, 2**30
+PAD = 0
+NEVER = 2**30  # an id that no row has
 
 
 class Tunix:
-    """Its trainer on a random policy of the shape ``shape`` (fields of ours)."""
+    """Its trainer on a random policy of a ``shape`` with our fields."""
 
     def __init__(self, shape: dict, members: int, learning_rate: float):
         self.model = random_policy(shape)
@@ -47,8 +48,9 @@ class Tunix:
         return versions(self.model)
 
     def update(self, prompt: list, completions: list, advantages: list) -> dict:
-        """One update on a group: completions of one length after the prompt, which is repeated."""
-        before, prompts = self.compilations.count, jnp.array([prompt] * len(completions))
+        """Runs one update on completions of one length after the prompt, which is repeated."""
+        before = self.compilations.count
+        prompts = jnp.array([prompt] * len(completions))
         completions = jnp.array(completions)
         example = TrainExample(
             prompt_ids=prompts,
@@ -62,8 +64,10 @@ class Tunix:
         with Stopwatch() as watch:
             report = self._step(example)
             jax.block_until_ready((report, nnx.state(self.model)))
-        sampled, compiled = int(example.completion_mask.sum()), self.compilations.count - before
-        return watch.took | {"sampled": sampled, "compilations": compiled}
+        return watch.took | {
+            "sampled": int(example.completion_mask.sum()),
+            "compilations": self.compilations.count - before,
+        }
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Kernels in panels of how many outputs: what a step of few rows takes on this machine's CPU.
+"""Times a decode step of few rows on this machine's CPU, by the width of the kernels' panels.
 
-``python -m experiments.benchmarks.panels --json=FILE`` runs one token of each of so many rows
-through the policy of 27.3M parameters, with its kernels as they are and in panels of every width
-(``models.kernels.panels``): every product of a decode step, and no cached keys. ``ours`` is a
-width, ``peer`` the kernels as they are. The sides take turns; times are medians of ``--repeats``
-turns of ``STEPS`` steps after one that compiles. The engine's own width is the one with a bound: it
-is asked to take no more CPU than the kernels as they are, up to ``PANEL_ROWS`` rows.
+``python -m experiments.benchmarks.panels --json=FILE`` runs one token of each row through the
+policy of 27.3M parameters, with its kernels uncut and in panels of every width
+(``models.kernels.panels``). A run has every product of a decode step and no cached keys. ``ours``
+is a width, ``peer`` the uncut kernels. The sides take turns; times are medians of ``--repeats``
+turns of ``STEPS`` steps, after one that compiles. The width that the engine takes has a bound: up
+to ``PANEL_ROWS`` rows it may take no more CPU time than the uncut kernels.
 """
 
 import functools
@@ -25,34 +25,36 @@ from experiments.benchmarks.peer_loop import Stopwatch
 from experiments.benchmarks.shapes import REFERENCE
 from experiments.benchmarks.turns import Turns, median, one_turn
 
-WIDTHS, ROWS, STEPS = (16, 32, 64, 128, 256), (1, PANEL_ROWS, 2 * PANEL_ROWS, 4 * PANEL_ROWS), 20
+WIDTHS = (16, 32, 64, 128, 256)
+ROWS = (1, PANEL_ROWS, 2 * PANEL_ROWS, 4 * PANEL_ROWS)
+STEPS = 20
 UNCUT = "kernels as they are"
 
 
 def measure(
     shape: Qwen3Config, widths: Sequence[int], rows: Sequence[int], repeats: int
 ) -> list[dict]:
-    """The figures of every width beside the kernels as they are, for each number of rows."""
+    """Returns the rows of every width beside the uncut kernels, for each number of rows."""
     graphdef, params = nnx.split(Qwen3(shape, rngs=nnx.Rngs(0)))
     cut = [with_panels(graphdef, params, width) for width in widths]
     run = jax.jit(lambda params, ids: nnx.merge(graphdef, params)(ids))
-    found = []
+    table = []
     for count in rows:
         ids = jnp.arange(count, dtype=jnp.int32)[:, None]
         sides = [functools.partial(steps, run, side, ids) for side in (params, *cut)]
         turns: Turns = [one_turn(sides, turn) for turn in range(1 + repeats)]
-        found += [
+        table += [
             row
             for side, width in enumerate(widths, 1)
             for row in figures(
                 f"{count} rows, panels of {width}", turns, side, bounded(count, width)
             )
         ]
-    return found
+    return table
 
 
 def steps(run: Callable, params: nnx.State, ids: jax.Array) -> dict[str, float]:
-    """What ``STEPS`` steps take, in seconds."""
+    """Times ``STEPS`` steps."""
     with Stopwatch() as watch:
         for _ in range(STEPS):
             run(params, ids).block_until_ready()
@@ -60,12 +62,12 @@ def steps(run: Callable, params: nnx.State, ids: jax.Array) -> dict[str, float]:
 
 
 def bounded(rows: int, width: int) -> bool:
-    """Whether the engine decodes so many rows with panels of this width here."""
+    """Whether the engine decodes so many rows with panels of this width on this machine."""
     return width == panel_width() and rows <= PANEL_ROWS
 
 
 def figures(name: str, turns: Turns, side: int, bounded: bool) -> list[dict]:
-    """A step in milliseconds of CPU and wall time, and how many times its CPU the uncut take."""
+    """Returns a step's CPU and wall milliseconds, and the uncut kernels' CPU time over its."""
     rows = [
         figure(
             f"{name}: {what}",
@@ -83,9 +85,10 @@ def figures(name: str, turns: Turns, side: int, bounded: bool) -> list[dict]:
 
 def main(argv) -> None:
     del argv
-    arguments = REFERENCE, WIDTHS, ROWS, _REPEATS.value
     settings = {"width": panel_width(), "repeats": _REPEATS.value}
-    publish(lambda: measure(*arguments), _JSON.value, settings=settings)
+    publish(
+        lambda: measure(REFERENCE, WIDTHS, ROWS, _REPEATS.value), _JSON.value, settings=settings
+    )
 
 
 if __name__ == "__main__":

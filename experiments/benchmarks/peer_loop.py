@@ -1,8 +1,8 @@
-"""What the other side of a paired benchmark runs: requests on stdin, answers on stdout.
+"""The peer's side of a paired benchmark: requests on stdin, answers on stdout.
 
-Imported by scripts beside it that run in a peer's own environment, so it needs nothing but Python.
-Each line on stdin is a JSON object ``{"work", ...}``, answered with one line of JSON on stdout;
-what the peer itself prints goes to stderr.
+Scripts beside it that run in a peer's environment import it, so it needs the standard library only.
+Each line on stdin is a JSON object ``{"work", ...}``, answered with one line of JSON on stdout.
+Output of the peer's library goes to stderr.
 """
 
 import json
@@ -13,8 +13,9 @@ from typing import Any
 
 
 def serve(make: Callable[[], Any]) -> None:
-    """Makes the peer and answers every request by its method of that name, till stdin ends."""
-    answers, sys.stdout = sys.stdout, sys.stderr
+    """Makes the peer and answers each request by its method of that name, until stdin ends."""
+    answers = sys.stdout
+    sys.stdout = sys.stderr
     peer = make()
     for line in sys.stdin:
         request = json.loads(line)
@@ -25,26 +26,35 @@ def serve(make: Callable[[], Any]) -> None:
 def converse(
     prompts: list[list[int]], observations: list, sample: Callable[[list, int], tuple[list, int]]
 ) -> int:
-    """Conversations that a peer computes from the start in every turn; how many ids it sampled.
+    """Runs conversations that a peer computes from the start in every turn.
 
-    ``sample(rows, turn)`` gives the ids that every row goes on with, and how many log-probs it has
-    with them; ``observations`` are [turns - 1][rows][ids].
+    Args:
+      prompts: ids of each row.
+      observations: [turns - 1][rows][ids].
+      sample: ``sample(rows, turn)`` returns the ids that continue each row, and the number of
+        their log-probs.
+
+    Returns:
+      The number of sampled ids.
     """
-    rows, sampled = prompts, 0
-    for turn, seen in enumerate([*observations, None]):
+    rows = prompts
+    sampled = 0
+    for turn, observed in enumerate([*observations, None]):
         ids, scored = sample(rows, turn)
         assert scored == sum(map(len, ids))
         sampled += scored
-        if seen:
-            rows = [row + more + told for row, more, told in zip(rows, ids, seen, strict=True)]
+        if observed:
+            triples = zip(rows, ids, observed, strict=True)
+            rows = [row + new + observation for row, new, observation in triples]
     return sampled
 
 
 class Stopwatch:
-    """Wall and CPU seconds (of all threads) of a block, as an answer has them."""
+    """Measures wall and CPU seconds (of all threads) of a block, in the keys of an answer."""
 
     def __enter__(self) -> "Stopwatch":
-        self._wall, self._cpu = time.perf_counter(), time.process_time()
+        self._wall = time.perf_counter()
+        self._cpu = time.process_time()
         return self
 
     def __exit__(self, *error) -> None:
@@ -55,7 +65,7 @@ class Stopwatch:
 
 
 class Compilations:
-    """Counts what XLA compiles in this process, told by ``jax.monitoring``."""
+    """Counts the programs that XLA compiles in this process, by events of ``jax.monitoring``."""
 
     def __init__(self, monitoring: Any):
         self.count = 0

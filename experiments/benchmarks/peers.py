@@ -1,4 +1,4 @@
-"""Programs that a benchmark is paired with: processes of other environments, asked in turn."""
+"""Peers of a benchmark: processes of other environments that take turns with ours."""
 
 import contextlib
 import json
@@ -11,13 +11,14 @@ DIRECTORY = Path(__file__).parent
 
 
 class Peer:
-    """Another interpreter's process that runs a script of ``peer_loop``.
+    """A process of another interpreter that runs a script of ``peer_loop``.
 
-    It sleeps between requests, so that ours has the machine to itself.
+    It sleeps between requests, so that our side has the machine alone.
     """
 
     def __init__(self, flag: str, python: str, script: str, *arguments: str):
-        self._flag, self._script = flag, script
+        self._flag = flag
+        self._script = script
         command = [python, str(DIRECTORY / script), *arguments]
         try:
             self._process = subprocess.Popen(
@@ -29,7 +30,11 @@ class Peer:
             ) from error
 
     def ask(self, **request) -> dict:
-        """Runs one work there. InputError if the process ended, whose stderr was passed on."""
+        """Runs one work in the process.
+
+        Raises:
+          InputError: the process ended; its stderr was passed on.
+        """
         try:
             print(json.dumps(request), file=self._process.stdin, flush=True)
             return json.loads(self._process.stdout.readline())
@@ -43,6 +48,6 @@ class Peer:
         return self
 
     def __exit__(self, *error) -> None:
-        with contextlib.suppress(BrokenPipeError):  # of what a process that ended did not read
+        with contextlib.suppress(BrokenPipeError):  # an ended process has not read its input
             self._process.stdin.close()
         self._process.wait()

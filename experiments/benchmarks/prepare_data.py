@@ -1,14 +1,14 @@
-"""How fast 20 million reviews in Amazon's layout are prepared, in what memory, what is found.
+"""Measures the speed, memory and detected bad rows of preparing 20 million reviews.
 
     python -m experiments.benchmarks.prepare_data --json=FILE [--reviews=20000000] [--paper_rules]
 
-Reviews and items are made up in the layout of Amazon Reviews 2023, with bad rows planted in them
-(`experiments/benchmarks/amazon_reviews.py`), and ``experiments.prepare_data`` runs on the files in
-a process of its own, whose memory is watched. No date, k-core, price or title rule drops a review,
-so that the largest log is left, which the committed figures are of; with ``--paper_rules`` all of
-the paper's do. Counts of bad rows stand beside those planted. The samples that it
-writes are then read back in grain's random order, from a state taken in the middle as well. Files
-of 20 million reviews take 10 GB of disk; ``--directory=DIR`` keeps them, a temporary one goes.
+Reviews and items are synthetic, in the layout of Amazon Reviews 2023, with planted bad rows
+(`experiments/benchmarks/amazon_reviews.py`). ``experiments.prepare_data`` runs on the files in a
+process of its own, whose memory is measured. For the committed figures no date, k-core, price or
+title rule drops a review, so that the log is as large as possible. ``--paper_rules`` applies all
+rules of the paper. Counts of bad rows are reported beside the planted ones. The written samples are
+then read in grain's random order, also from a restored state. Files of 20 million reviews take
+10 GB of disk; they are temporary unless ``--directory=DIR`` is given.
 """
 
 import json
@@ -34,7 +34,8 @@ from experiments.benchmarks.figures import figure, publish
 MEMORY = 4.0  # GB that preparing may take
 NO_RULES = ("source_core=0", "start=", "end=", "norequire_price", "title_words=0")
 PACKAGES = ("polars", "numpy", "grain", "array_record")
-BATCH, BATCHES = 1024, 400  # read from the samples, half of them before the state is taken
+BATCH = 1024  # samples of a batch
+BATCHES = 400  # batches that are read, half of them before the state is saved
 
 
 def main(argv: Sequence[str]) -> None:
@@ -52,23 +53,29 @@ def main(argv: Sequence[str]) -> None:
 
 
 def measure(directory: Path, size: Size, paper_rules: bool = False) -> list[dict]:
-    """Makes the files, prepares them and reads the samples back; all rows."""
+    """Writes the files, prepares them and reads the samples; returns all rows."""
     with phase("made up"):
         planted = write_reviews(directory, size)
     output = directory / "prepared"
-    names = (f"category={CATEGORY}", f"downloads={directory}", f"output={output}", "samples")
+    settings = (
+        "format=amazon2023",
+        f"category={CATEGORY}",
+        f"downloads={directory}",
+        f"output={output}",
+        "samples",
+    )
     rules = () if paper_rules else NO_RULES
-    named = [f"--{name}" for name in ("format=amazon2023", *names, *rules)]
-    taken = watched([sys.executable, "-m", "experiments.prepare_data", *named])
+    flag_list = [f"--{setting}" for setting in settings + rules]
+    usage = run_measured([sys.executable, "-m", "experiments.prepare_data", *flag_list])
     report = json.loads((output / "report.json").read_text())
-    zipped = sum(path.stat().st_size for path in directory.glob("*.jsonl.gz")) / 1e9
+    compressed = sum(path.stat().st_size for path in directory.glob("*.jsonl.gz")) / 1e9
     return [
         figure("reviews read", "rows", report["interaction_rows"]["read"]),
         figure("rows of items read", "rows", report["item_rows"]["read"]),
-        figure("zipped files read", "GB", zipped),
-        figure("reviews prepared a second", "rows/s", size.reviews / taken["wall"]),
-        figure("CPU time of preparing", "s", taken["cpu"]),
-        figure("most memory resident while preparing", "GB", taken["peak"], bound=MEMORY),
+        figure("zipped files read", "GB", compressed),
+        figure("reviews prepared a second", "rows/s", size.reviews / usage["wall"]),
+        figure("CPU time of preparing", "s", usage["cpu"]),
+        figure("most memory resident while preparing", "GB", usage["peak"], bound=MEMORY),
         figure("events kept", "events", report["interactions"]),
         figure("items kept", "items", report["items"]),
         *fault_rows(report, planted),
@@ -76,64 +83,68 @@ def measure(directory: Path, size: Size, paper_rules: bool = False) -> list[dict
     ]
 
 
-def watched(command: Sequence[str]) -> dict[str, float]:
-    """Runs a process; its wall and CPU seconds, and the most memory resident in it in GB.
+def run_measured(command: Sequence[str]) -> dict[str, float]:
+    """Runs a process; returns its wall and CPU seconds and its peak resident memory in GB.
 
-    The kernel keeps the peak; it is read 20 times a second until the process ends.
+    The kernel records the peak; it is read 20 times a second until the process ends.
 
     Raises:
-      InputError: if the process ends with another status than 0.
+      InputError: the process ends with another status than 0.
     """
-    start, before, peak = time.perf_counter(), _child_cpu(), 0
+    start = time.perf_counter()
+    cpu_before = _child_cpu()
+    peak = 0
     process = subprocess.Popen(command, cwd=ROOT)
     while process.poll() is None:
         peak = max(peak, _peak_bytes(process.pid))
         time.sleep(0.05)
     if process.returncode:
         raise InputError(f"{' '.join(command)}: ended with status {process.returncode}, expected 0")
-    wall, cpu = time.perf_counter() - start, _child_cpu() - before
-    return {"wall": wall, "cpu": cpu, "peak": peak / 1e9}
+    return {
+        "wall": time.perf_counter() - start,
+        "cpu": _child_cpu() - cpu_before,
+        "peak": peak / 1e9,
+    }
 
 
 def _child_cpu() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _peak_bytes(pid: int) -> int:
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:  # it ended meanwhile
+    except OSError:  # the process has ended
         return 0
     return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
 def fault_rows(report: dict, planted: Counter) -> list[dict]:
-    """Bad rows that the report counts beside those planted, by reason, others than planted too."""
-    found = Counter()
+    """Returns the reported and planted counts of bad rows by reason, unplanted ones included."""
+    reported = Counter()
     for table in ("interaction_rows", "item_rows"):
         for fault in report[table]["bad_rows"]:
-            found[fault["reason"]] += fault["count"]
+            reported[fault["reason"]] += fault["count"]
     return [
-        figure(f"bad rows: {reason}", "rows", found[reason], planted[reason], "planted")
-        for reason in sorted(found | planted)
+        figure(f"bad rows: {reason}", "rows", reported[reason], planted[reason], "planted")
+        for reason in sorted(reported | planted)
     ]
 
 
 def reading_rows(samples: Path) -> list[dict]:
-    """How fast samples come in random order, and the share that a restored state gives again."""
-    how = {"batch_size": BATCH, "seed": 0}
+    """Measures reading samples in random order, and the share that a restored state repeats."""
     counts = read_manifest(samples)["counts"]
-    batches = sample_batches(samples, **how)
+    batches = sample_batches(samples, batch_size=BATCH, seed=0)
     for _ in range(BATCHES // 2):
         next(batches)
     state = json.dumps(batches.get_state())
     start = time.perf_counter()
     rest = [next(batches)["position"] for _ in range(BATCHES // 2)]
     seconds = time.perf_counter() - start
-    again = sample_batches(samples, **how)
-    again.set_state(json.loads(state))
-    same = [(next(again)["position"] == positions).mean() for positions in rest]
+    restored = sample_batches(samples, batch_size=BATCH, seed=0)
+    restored.set_state(json.loads(state))
+    same = [(next(restored)["position"] == positions).mean() for positions in rest]
     return [
         figure("prediction samples written", "samples", sum(counts.values())),
         figure("samples read in random order", "samples/s", BATCH * len(rest) / seconds),
@@ -143,11 +154,9 @@ def reading_rows(samples: Path) -> list[dict]:
 
 if __name__ == "__main__":
     _JSON = flags.DEFINE_string("json", "", "File for the figures; nothing is written if empty.")
-    _REVIEWS = flags.DEFINE_integer("reviews", 20_000_000, "Reviews made up.", lower_bound=5_000)
-    _PAPER_RULES = flags.DEFINE_boolean(
-        "paper_rules", False, "Keep only what the paper's rules do."
-    )
+    _REVIEWS = flags.DEFINE_integer("reviews", 20_000_000, "Synthetic reviews.", lower_bound=5_000)
+    _PAPER_RULES = flags.DEFINE_boolean("paper_rules", False, "Apply the paper's rules.")
     _DIRECTORY = flags.DEFINE_string(
-        "directory", "", "Where the files stay; a temporary one if empty."
+        "directory", "", "Directory of the files; a temporary one if empty."
     )
     app.run(main)

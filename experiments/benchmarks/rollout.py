@@ -1,24 +1,23 @@
 """Times the rollout engine beside systems that do not pause, splice, refill or share a prompt.
 
 ``python -m experiments.benchmarks.rollout --tunix_python=PYTHON --torch_python=PYTHON --json=FILE``
-takes interpreters that have google-tunix, and torch with transformers; without one, its figures are
-left out. In float32, a random Qwen3 of 27.3M parameters on all sides, rows of one length:
+takes interpreters with google-tunix, and with torch and transformers; without one, its figures are
+left out. All sides run a random float32 Qwen3 of 27.3M parameters on rows of one length:
 
 - ``rows``: 8 prompts of 256 tokens, 128 sampled in each, with log-probs; and with top-p .95;
-- ``conversations``: 8 of 256 tokens, three turns of 32 sampled tokens with 32 observed between.
-  The peers compute a conversation from its start in every turn;
+- ``conversations``: 8 of 256 tokens, three turns of 32 sampled tokens with observations of 32
+  tokens between them. The peers compute a conversation from its start in every turn;
 - ``group``: the same with one prompt for all.
 
-``rows, Qwen3's vocabulary`` and its top-p are the first two with 64 sampled of 151,936 ids.
+``rows, Qwen3's vocabulary`` and its top-p are the first two with 64 tokens, sampled of 151,936 ids.
 
-``limit`` is what this machine allows (``rollout_limit``). Then ``mixed lengths``: conversations
-whose prompts and observations have lengths of their own, twice, to count compilations (all of ours
-are ahead of the first call); and
-``occupancy`` (``rollout_occupancy``).
+``limit`` is the least time on this machine (``rollout_limit``). ``mixed lengths`` runs
+conversations of prompts and observations of different lengths twice, to count compilations (ours
+compiles all shapes before the first call). ``occupancy`` is described in ``rollout_occupancy``.
 
-Processes take turns, work by work; the ones that wait are asleep. CPU seconds are those of a
-process with all its threads; figures are medians of ``--repeats`` turns after one that compiles,
-which stands apart. Nothing is kept compiled between runs.
+Processes take turns, work by work; the waiting ones are asleep. CPU seconds are those of a process
+with all its threads. Figures are medians of ``--repeats`` turns, after one that compiles, which is
+reported alone. No compiled program is reused between runs.
 """
 
 import collections
@@ -47,17 +46,25 @@ from experiments.benchmarks.peers import Peer
 from experiments.benchmarks.shapes import REFERENCE, WIDE
 from experiments.benchmarks.turns import Turns, median, one_turn, saving, timings
 
-PAD, NEVER = 0, 2**30
+PAD = 0
+NEVER = 2**30  # an id that is never sampled
 
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """``rows`` conversations: a prompt, then ``turns`` of ``new`` sampled tokens, and an
-    observation between two turns.
+    """Conversations: a prompt, then turns of sampled tokens with an observation between two.
 
-    ``prompt`` and ``observed`` are the shortest and the longest length. ``shared``: one prompt for
-    all rows. ``least``: how many times less CPU than Tunix ours is asked to take. ``ahead``: our
-    engine compiles all its shapes, of few buckets, in the first call.
+    Attributes:
+      name: name of the work.
+      rows: number of conversations.
+      prompt: shortest and longest length of a prompt.
+      turns: turns of a conversation.
+      new: sampled tokens of a turn.
+      observed: shortest and longest length of an observation.
+      shared: whether all rows have one prompt.
+      top_p: of sampling.
+      least: required ratio of Tunix's CPU time to ours.
+      ahead: whether our engine compiles its shapes, of few buckets, before the first call.
     """
 
     name: str
@@ -72,7 +79,7 @@ class Work:
     ahead: bool = False
 
     def draw(self, vocabulary: int, seed: int) -> tuple[list, list]:
-        """Prompts [rows][ids] and observations [turns - 1][rows][ids]."""
+        """Draws prompts [rows][ids] and observations [turns - 1][rows][ids]."""
         rng = np.random.default_rng(seed)
 
         def ids(lengths: tuple[int, int]) -> list[int]:
@@ -84,7 +91,7 @@ class Work:
 
     @property
     def columns(self) -> int:
-        """The least cache of a sampler that pads its prompts to powers of two, as Tunix does."""
+        """Least cache of a sampler that pads its prompts to powers of two, as Tunix does."""
         longest = self.prompt[1] + (self.turns - 1) * (self.new + self.observed[1])
         return 2 ** (longest - 1).bit_length() + self.new
 
@@ -99,11 +106,12 @@ WIDE_WORKS = (
     Work("rows, Qwen3's vocabulary", 8, (256, 256), 1, 64),
     Work("rows, Qwen3's vocabulary, top-p .95", 8, (256, 256), 1, 64, top_p=0.95),
 )
-MIXED, CALLS = Work("mixed lengths", 8, (40, 200), 3, 32, (8, 64), ahead=True), 8
+MIXED = Work("mixed lengths", 8, (40, 200), 3, 32, (8, 64), ahead=True)
+CALLS = 8  # calls of one run of mixed lengths
 
 
 class Ours:
-    """Our engine on a random policy, one for each work; ``rollout`` answers as a peer does."""
+    """Our engine on a random policy, one for each work; ``rollout`` answers like a peer."""
 
     def __init__(self, config: Qwen3Config):
         self.model = Qwen3(config, rngs=nnx.Rngs(0))
@@ -112,7 +120,7 @@ class Ours:
         self._compilations = Compilations(jax.monitoring)
 
     def engine(self, work: Work) -> Engine:
-        """The engine of a work: a slot for each row."""
+        """Returns the engine of a work, with a slot for each row."""
         if work.name not in self._engines:
             sizes = EngineConfig(
                 slots=work.rows,
@@ -127,10 +135,13 @@ class Ours:
         return self._engines[work.name]
 
     def rollout(self, work: Work, prompts: list, observations: list, seed: int) -> dict:
-        """Runs a work once; the answer holds the rollouts too."""
-        engine, before, members = self.engine(work), self._compilations.count, 1
+        """Runs a work once; the answer includes the rollouts."""
+        engine = self.engine(work)
+        before = self._compilations.count
+        members = 1
         if work.shared:
-            prompts, members = prompts[:1], len(prompts)
+            members = len(prompts)
+            prompts = prompts[:1]
         requests = [Request(tuple(ids), members, (i,)) for i, ids in enumerate(prompts)]
         turns = collections.Counter()
 
@@ -142,9 +153,13 @@ class Ours:
             return Reply(tuple(observations[turns[row] - 1][row]))
 
         with Stopwatch() as watch:
-            filters, policy = Filters(top_p=work.top_p), self._split[1]
             groups = engine.generate(
-                policy, requests, respond, temperature=1.0, filters=filters, seed=seed
+                self._split[1],
+                requests,
+                respond,
+                temperature=1.0,
+                filters=Filters(top_p=work.top_p),
+                seed=seed,
             )
         rollouts = [rollout for group in groups for rollout in group]
         sampled = sum(int((rollout.origin == SAMPLED).sum()) for rollout in rollouts)
@@ -153,74 +168,76 @@ class Ours:
 
 
 def buckets(shortest: int, longest: int) -> tuple[int, ...]:
-    """``longest`` and its halves, as long as they hold anything."""
-    found = [longest]
-    while found[0] // 2 >= shortest:
-        found.insert(0, found[0] // 2)
-    return tuple(found)
+    """Returns ``longest`` and its halves down to ``shortest``, ascending."""
+    sizes = [longest]
+    while sizes[0] // 2 >= shortest:
+        sizes.insert(0, sizes[0] // 2)
+    return tuple(sizes)
 
 
 def rescored(model: Qwen3, prompts: list, rollouts: list[Rollout]) -> float:
-    """The largest difference of a sampled token's log-prob from one plain forward pass's."""
+    """Returns the largest difference of sampled log-probs from those of a plain forward pass."""
     rows = [list(p) + r.ids.tolist() for p, r in zip(prompts, rollouts, strict=True)]
     ids = np.zeros((len(rows), max(map(len, rows))), np.int32)
     for row, padded in zip(rows, ids, strict=True):
         padded[: len(row)] = row
     logprobs = np.asarray(_logprobs(model, ids))
-    apart = 0.0
+    largest = 0.0
     for i, (prompt, rollout) in enumerate(zip(prompts, rollouts, strict=True)):
-        own = logprobs[i, len(prompt) - 1 : len(rows[i]) - 1]
-        apart = max(apart, np.abs(own - rollout.logprobs)[rollout.origin == SAMPLED].max())
-    return float(apart)
+        plain = logprobs[i, len(prompt) - 1 : len(rows[i]) - 1]
+        gaps = np.abs(plain - rollout.logprobs)[rollout.origin == SAMPLED]
+        largest = max(largest, gaps.max())
+    return float(largest)
 
 
 @nnx.jit
 def _logprobs(model: Qwen3, ids: jax.Array) -> jax.Array:
-    """Of each id after the first, [B, T - 1]."""
+    """Returns the log-prob of each id after the first, [B, T - 1]."""
     logprobs = jax.nn.log_softmax(model(ids)[:, :-1])
     return jnp.take_along_axis(logprobs, ids[:, 1:, None], axis=-1)[..., 0]
 
 
 def take_turns(work: Work, ours: Ours, peers: Sequence[Peer], seeds: Sequence[int]) -> Turns:
-    """Answers [seeds][ours, then the peers] of a work; who goes first changes from seed to seed.
+    """Returns the answers [seeds][ours, then the peers] of a work.
 
-    Lengths of a work that has many are drawn anew for each seed.
+    The order of the sides alternates. A work of several lengths draws them again for each seed.
     """
-    answers = []
+    turns = []
     for turn, seed in enumerate(seeds):
-        drawn = seed if work.prompt[0] < work.prompt[1] else seeds[0]
-        prompts, observations = work.draw(ours.model.config.vocab_size, drawn)
-        ask = {"prompts": prompts, "observations": observations, "seed": seed}
-        theirs = ask | {"name": work.name, "new": work.new, "columns": work.columns}
-        theirs["top_p"] = work.top_p
-        sides = [functools.partial(ours.rollout, work, **ask)]
-        sides += [functools.partial(peer.ask, work="rollout", **theirs) for peer in peers]
-        found = one_turn(sides, turn)
-        found[0]["rescored"] = rescored(ours.model, prompts, found[0].pop("rollouts"))
-        answers.append(found)
-    return answers
+        draw_seed = seed if work.prompt[0] < work.prompt[1] else seeds[0]
+        prompts, observations = work.draw(ours.model.config.vocab_size, draw_seed)
+        request = {"prompts": prompts, "observations": observations, "seed": seed}
+        sides = [functools.partial(ours.rollout, work, **request)]
+        request |= {"name": work.name, "new": work.new, "columns": work.columns}
+        request["top_p"] = work.top_p
+        sides += [functools.partial(peer.ask, work="rollout", **request) for peer in peers]
+        answers = one_turn(sides, turn)
+        answers[0]["rescored"] = rescored(ours.model, prompts, answers[0].pop("rollouts"))
+        turns.append(answers)
+    return turns
 
 
 def measure(tunix: str, torch: str, repeats: int) -> list[dict]:
-    """The rows of all works; ``tunix`` and ``torch`` are interpreters, or empty."""
-    rates = rollout_limit.rates()
-    rows = rollout_limit.figures(*rates)
+    """Returns the rows of all works; ``tunix`` and ``torch`` are interpreters, or empty."""
+    operations, bandwidth = rollout_limit.rates()
+    rows = rollout_limit.figures(operations, bandwidth)
     for shape, works in ((REFERENCE, WORKS), (WIDE, WIDE_WORKS)):
         with contextlib.ExitStack() as stack:
             peers = [stack.enter_context(peer) for peer in started(shape, tunix, torch)]
             ours = Ours(shape)
-            rows += timed(ours, works, peers, bool(tunix), repeats, rates)
+            rows += timed(ours, works, peers, bool(tunix), repeats, operations, bandwidth)
             if shape is REFERENCE:
                 rows += mixed(ours, peers[:1] if tunix else [])
     return rows + rollout_occupancy.measure()
 
 
 def started(shape: Qwen3Config, tunix: str, torch: str) -> list[Peer]:
-    """The peers that there are interpreters of, Tunix first."""
-    told, cores = json.dumps(dataclasses.asdict(shape)), str(os.cpu_count())
-    peers = [Peer("tunix_python", tunix, "rollout_tunix.py", told)] if tunix else []
+    """Starts the peers whose interpreters are given, Tunix first."""
+    fields = json.dumps(dataclasses.asdict(shape))
+    cores = str(os.cpu_count())
+    peers = [Peer("tunix_python", tunix, "rollout_tunix.py", fields)] if tunix else []
     if torch:
-        peers.append(Peer("torch_python", torch, "rollout_transformers.py", told, cores))
+        peers.append(Peer("torch_python", torch, "rollout_transformers.py", fields, cores))
     return peers
 
 
@@ -230,73 +247,87 @@ def timed(
     peers: Sequence[Peer],
     tunix: bool,
     repeats: int,
-    rates: tuple[float, float],
+    operations: float,
+    bandwidth: float,
 ) -> list[dict]:
-    """The rows of works on one policy; ``tunix`` says whether the first peer is Tunix."""
-    told = [peer.ask(work="versions") for peer in peers]
-    names, shape = [one["name"] for one in told], ours.model.config
+    """Returns the rows of works on one policy.
+
+    Args:
+      ours: our side.
+      works: the works.
+      peers: the other sides.
+      tunix: whether the first peer is Tunix.
+      repeats: turns after the one that compiles.
+      operations: operations in a CPU second of this machine.
+      bandwidth: bytes in a CPU second of this machine.
+    """
+    versions = [peer.ask(work="versions") for peer in peers]
+    names = [version["name"] for version in versions]
+    shape = ours.model.config
     size = sum(x.size for x in jax.tree.leaves(nnx.state(ours.model))) / 1e6
-    what = f"parameters, vocabulary {shape.vocab_size}"
-    rows = [figure(what, "millions", size)]
-    rows += [figure(what, "millions", size, p["size"] / 1e6, p["name"]) for p in told]
+    label = f"parameters, vocabulary {shape.vocab_size}"
+    rows = [figure(label, "millions", size)]
+    rows += [figure(label, "millions", size, v["size"] / 1e6, v["name"]) for v in versions]
     for work in works:
         turns = take_turns(work, ours, peers, range(1 + repeats))
         rows += timings(work.name, turns, 0, dict(enumerate(names, 1)))
-        rows += bounds(work, turns, limit(shape, work, *rates))
+        rows += bounds(work, turns, limit(shape, work, operations, bandwidth))
         if tunix:
             rows.append(saving(work.name, turns, 0, 1, names[0], work.least))
     return rows
 
 
 def mixed(ours: Ours, peers: Sequence[Peer]) -> list[dict]:
-    """The rows of the mixed lengths, beside at most one peer."""
+    """Returns the rows of the mixed lengths, beside at most one peer."""
     name = peers[0].ask(work="versions")["name"] if peers else None
     turns = take_turns(MIXED, ours, peers, range(2 * CALLS))
     return mixed_figures(turns, name, ours.engine(MIXED).shapes.buckets({1}))
 
 
 def limit(shape: Qwen3Config, work: Work, operations: float, bandwidth: float) -> float:
-    """The CPU seconds that this machine needs for a work (see ``rollout_limit``)."""
+    """Returns the least CPU seconds of this machine for a work (see ``rollout_limit``)."""
     pauses = work.turns - 1
     read = work.prompt[1] * (1 if work.shared else work.rows)
     read += work.rows * pauses * (work.observed[1] + 1)  # with the token that paused
-    steps = work.turns * (work.new - 1)  # what is read last gives a turn's first token
+    steps = work.turns * (work.new - 1)  # prefill or splice sample a turn's first token
     mean = work.prompt[1] + (work.turns * work.new + pauses * work.observed[1]) / 2
     return rollout_limit.least_cpu(shape, work.rows, read, steps, mean, operations, bandwidth)
 
 
 def bounds(work: Work, turns: Turns, least: float) -> list[dict]:
-    """How near a work is to this machine's limit, and to its own log-probs."""
-    share = median(turns, 0, "cpu") / least
+    """Returns the CPU time over this machine's limit, and the error of the log-probs."""
+    ratio = median(turns, 0, "cpu") / least
     rows = [
         figure(f"{work.name}: this machine's limit", "CPU-s", least),
-        figure(f"{work.name}: beside this machine's limit", "times its CPU", share, bound=1),
+        figure(f"{work.name}: beside this machine's limit", "times its CPU", ratio, bound=1),
     ]
-    if work.top_p < 1:  # which id is the last one kept hangs on rounding, and all log-probs on it
+    if work.top_p < 1:  # rounding decides the last id of the nucleus, and it changes all log-probs
         return rows
-    apart = max(turn[0]["rescored"] for turn in turns) * 1e6
-    return [*rows, figure(f"{work.name}: log-probs scored again", "millionths", apart, bound=100)]
+    gap = max(turn[0]["rescored"] for turn in turns) * 1e6
+    return [*rows, figure(f"{work.name}: log-probs scored again", "millionths", gap, bound=100)]
 
 
 def mixed_figures(turns: Turns, name: str | None, declared: dict) -> list[dict]:
-    """Compilations and CPU of two runs of ``CALLS`` calls each."""
+    """Returns the compilations and the CPU time of two runs of ``CALLS`` calls each."""
     rows = []
-    for run, part in (("first run", turns[:CALLS]), ("second run", turns[CALLS:])):
+    for run, calls in (("first run", turns[:CALLS]), ("second run", turns[CALLS:])):
         for what, unit, key in (("compilations", "", "compilations"), ("CPU", "CPU-s", "cpu")):
-            ours, *peer = (sum(call[side][key] for call in part) for side in range(len(part[0])))
-            told = peer[0] if peer else None
-            rows.append(figure(f"{MIXED.name}: {what}, {run}", unit, ours, told, name))
-    apart = max(turn[0]["rescored"] for turn in turns) * 1e6
-    scored = figure(f"{MIXED.name}: log-probs scored again", "millionths", apart, bound=100)
+            ours, *peers = (sum(call[side][key] for call in calls) for side in range(len(calls[0])))
+            peer = peers[0] if peers else None
+            rows.append(figure(f"{MIXED.name}: {what}, {run}", unit, ours, peer, name))
+    gap = max(turn[0]["rescored"] for turn in turns) * 1e6
+    scored = figure(f"{MIXED.name}: log-probs scored again", "millionths", gap, bound=100)
     return [*rows, scored | {"declared": declared}]
 
 
 def main(argv) -> None:
     del argv
     jax.config.update("jax_enable_compilation_cache", False)
-    settings = {"repeats": _REPEATS.value}
-    arguments = _TUNIX.value, _TORCH.value, _REPEATS.value
-    publish(lambda: measure(*arguments), _JSON.value, settings=settings)
+    publish(
+        lambda: measure(_TUNIX.value, _TORCH.value, _REPEATS.value),
+        _JSON.value,
+        settings={"repeats": _REPEATS.value},
+    )
 
 
 if __name__ == "__main__":

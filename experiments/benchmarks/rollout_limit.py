@@ -1,9 +1,9 @@
-"""What the machine itself allows: the work of a rollout over measured rates of this machine.
+"""Least CPU time of a rollout on this machine, from measured rates of products and of reading.
 
-Weights are read once in every decode step and keys and values once a token; a prompt's or an
-observation's tokens are matrix products over all weights. Each of the two kinds is charged the
-larger of its bytes over the measured rate of reading and its operations over that of a large matrix
-product. Rates are those of CPU seconds (all cores' together), as the figures are.
+A decode step reads all weights once, and the keys and values of each row. Tokens of prompts and
+observations are matrix products over all weights. Decoding takes the larger of its bytes over the
+rate of reading and its operations over the rate of a large matrix product; tokens that are read
+take their operations. Rates are per CPU second (of all cores together), like the figures.
 """
 
 import statistics
@@ -20,15 +20,16 @@ BYTES = 4  # of a float32
 
 
 def rates(repeats: int = 5) -> tuple[float, float]:
-    """Operations of a product of 2048 x 2048 matrices, and bytes summed, in a CPU second."""
-    side, length = 2048, 100_000_000
-    square, line = jnp.ones((side, side)), jnp.ones(length)
-    product = _cpu_seconds(jax.jit(lambda x: x @ x), square, repeats)
-    return 2 * side**3 / product, BYTES * length / _cpu_seconds(jax.jit(jnp.sum), line, repeats)
+    """Measures operations of a 2048 x 2048 matrix product, and summed bytes, in a CPU second."""
+    side = 2048
+    length = 100_000_000
+    product_seconds = _cpu_seconds(jax.jit(lambda x: x @ x), jnp.ones((side, side)), repeats)
+    sum_seconds = _cpu_seconds(jax.jit(jnp.sum), jnp.ones(length), repeats)
+    return 2 * side**3 / product_seconds, BYTES * length / sum_seconds
 
 
 def figures(operations: float, bandwidth: float) -> list[dict]:
-    """The rows of ``rates``."""
+    """Returns the rows of ``rates``."""
     return [
         figure("this machine: matrix product", "billion operations a CPU-s", operations / 1e9),
         figure("this machine: reading", "GB a CPU-s", bandwidth / 1e9),
@@ -37,16 +38,16 @@ def figures(operations: float, bandwidth: float) -> list[dict]:
 
 def _cpu_seconds(function: Callable, value: jax.Array, repeats: int) -> float:
     jax.block_until_ready(function(value))
-    found = []
+    seconds = []
     for _ in range(repeats):
         start = time.process_time()
         jax.block_until_ready(function(value))
-        found.append(time.process_time() - start)
-    return statistics.median(found)
+        seconds.append(time.process_time() - start)
+    return statistics.median(seconds)
 
 
 def matrices(config: Qwen3Config) -> int:
-    """Numbers in all matrices that a token is multiplied with, the vocabulary's left out."""
+    """Returns the entries of all matrices of the layers, without the vocabulary's."""
     heads = (2 * config.num_heads + 2 * config.num_kv_heads) * config.head_dim
     return config.num_layers * config.hidden_size * (heads + 3 * config.intermediate_size)
 
@@ -60,15 +61,16 @@ def least_cpu(
     operations: float,
     bandwidth: float,
 ) -> float:
-    """CPU seconds that a rollout needs at least.
+    """Returns the least CPU seconds of a rollout.
 
     Args:
-        rows: rows of a decode step.
-        read: tokens that are read, not sampled: prompts (a group's once) and observations.
-        steps: decode steps.
-        length: mean cached tokens of a row in a step.
-        operations: a CPU second's (see ``rates``).
-        bandwidth: bytes a CPU second.
+      config: shape of the policy.
+      rows: rows of a decode step.
+      read: tokens that are not sampled: prompts (a group's once) and observations.
+      steps: decode steps.
+      length: mean cached tokens of a row in a step.
+      operations: operations in a CPU second (see ``rates``).
+      bandwidth: bytes in a CPU second.
     """
     vocabulary = config.vocab_size * config.hidden_size
     cached = 2 * config.num_layers * config.num_kv_heads * config.head_dim * length

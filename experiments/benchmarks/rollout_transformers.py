@@ -9,7 +9,7 @@ from peer_loop import Stopwatch, converse, serve
 
 
 class Generate:
-    """``generate`` on a random policy of the shape ``shape`` (fields of ours)."""
+    """``generate`` on a random policy of a ``shape`` with our fields."""
 
     def __init__(self, shape: dict, threads: int):
         torch.set_num_threads(threads)
@@ -28,7 +28,7 @@ class Generate:
             max_position_embeddings=shape["max_position_embeddings"],
         )
         self.model = transformers.Qwen3ForCausalLM(config).float().eval()
-        self.model.generation_config.eos_token_id = None  # a row always writes all its tokens
+        self.model.generation_config.eos_token_id = None  # a row never ends early
 
     def versions(self) -> dict:
         name = f"transformers {transformers.__version__} on torch {torch.__version__}"
@@ -38,9 +38,9 @@ class Generate:
     def rollout(
         self, prompts: list, observations: list, new: int, top_p: float, seed: int, **cache
     ) -> dict:
-        """Conversations of prompts of one length with ``new`` tokens a turn (see ``converse``).
+        """Runs conversations of prompts of one length with ``new`` tokens a turn.
 
-        What says how large a cache is and whose, ``cache``, is without use: it grows as it must.
+        See ``converse``. ``cache``, the sizes of a cache, is not used: the cache grows.
         """
         del cache
         torch.manual_seed(seed)
@@ -59,10 +59,10 @@ class Generate:
                 return_dict_in_generate=True,
                 output_logits=True,
             )
-            told = self.model.compute_transition_scores(
+            logprobs = self.model.compute_transition_scores(
                 out.sequences, out.logits, normalize_logits=True
             )
-            return out.sequences[:, ids.shape[1] :].tolist(), told.numel()
+            return out.sequences[:, ids.shape[1] :].tolist(), logprobs.numel()
 
         with Stopwatch() as watch:
             sampled = converse(prompts, observations, sample)

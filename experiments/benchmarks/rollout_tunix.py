@@ -10,20 +10,21 @@ from peer_loop import Compilations, Stopwatch, converse, serve
 from tunix.generate.sampler import CacheConfig, Sampler
 from tunix_policy import random_policy, versions
 
-PAD, NEVER = 0, 2**30
+PAD = 0
+NEVER = 2**30  # an id that is never sampled
 
 
 class Ids:
-    """A tokenizer whose texts are ids with blanks between them."""
+    """A tokenizer whose texts are ids, separated by blanks."""
 
     def encode(self, text: str) -> list[int]:
-        return [int(part) for part in text.split()]
+        return [int(number) for number in text.split()]
 
     def decode(self, ids: list[int]) -> str:
         return " ".join(map(str, ids))
 
     def bos_id(self) -> int:
-        return 0  # false to the sampler: none is put ahead
+        return 0  # the sampler prepends no id that is 0
 
     def eos_id(self) -> int:
         return NEVER
@@ -33,7 +34,7 @@ class Ids:
 
 
 class Tunix:
-    """Its sampler on a random policy of the shape ``shape`` (fields of ours)."""
+    """Its sampler on a random policy of a ``shape`` with our fields."""
 
     def __init__(self, shape: dict):
         self.model = random_policy(shape)
@@ -58,12 +59,12 @@ class Tunix:
         top_p: float,
         seed: int,
     ) -> dict:
-        """Conversations with ``new`` tokens a turn (see ``converse``).
+        """Runs conversations with ``new`` tokens a turn (see ``converse``).
 
-        ``columns`` is the size of the cache. Works of different ``name`` have samplers of their
-        own, that compile for themselves.
+        ``columns`` is the size of the cache. Each ``name`` has a sampler, which compiles anew.
         """
-        before, sampler = self.compilations.count, self.sampler(name, columns)
+        before = self.compilations.count
+        sampler = self.sampler(name, columns)
 
         def sample(rows: list, turn: int) -> tuple[list, int]:
             out = sampler(
@@ -79,8 +80,10 @@ class Tunix:
 
         with Stopwatch() as watch:
             sampled = converse(prompts, observations, sample)
-        done = {"sampled": sampled, "compilations": self.compilations.count - before}
-        return watch.took | done
+        return watch.took | {
+            "sampled": sampled,
+            "compilations": self.compilations.count - before,
+        }
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """The RecBole side of ``experiments.benchmarks.sasrec`` (see ``peer_loop``).
 
 ``PYTHON sasrec_recbole.py THREADS`` needs recbole 1.2.1 and numpy below 2. Its SASRec has the same
-sizes and its defaults otherwise, a softmax over the catalog, and its own augmentation: every
-event after the first of a user's training part is the target of a sample of its own.
+sizes, a softmax over the catalog, and RecBole's defaults otherwise. RecBole augments the data: each
+training event of a user but the first is the target of one sample.
 """
 
 import os
@@ -19,19 +19,19 @@ from recbole.utils import get_model, get_trainer, init_seed
 
 
 class Peer:
-    """RecBole's SASRec on the ml-100k that comes with it."""
+    """RecBole's SASRec on the ml-100k in its package."""
 
     def versions(self) -> dict:
-        """Who is compared with."""
+        """Returns the versions of the libraries."""
         return {"recbole": recbole.__version__, "torch": torch.__version__}
 
     def dataset(self) -> dict:
-        """Where its example data is."""
+        """Returns the path of its example data."""
         folder = pathlib.Path(recbole.__file__).parent / "dataset_example" / "ml-100k"
         return {"path": str(folder / "ml-100k.inter")}
 
     def start(self, length: int, width: int, blocks: int, seed: int) -> dict:
-        """A model and its data, split by leaving the last two events of each user out."""
+        """Makes a model and its data, with the last two events of each user left out."""
         settings = {
             "data_path": str(pathlib.Path(self.dataset()["path"]).parents[1]),
             "checkpoint_dir": tempfile.gettempdir(),
@@ -49,8 +49,8 @@ class Peer:
             "use_gpu": False,
             "show_progress": False,
         }
-        sys.argv = sys.argv[:1]  # it reads the command line as settings
-        os.chdir(tempfile.gettempdir())  # and writes its logs where it stands
+        sys.argv = sys.argv[:1]  # RecBole reads the command line as settings
+        os.chdir(tempfile.gettempdir())  # and writes its logs to the working directory
         config = Config(model="SASRec", dataset="ml-100k", config_dict=settings)
         init_seed(config["seed"], config["reproducibility"])
         self.train_data, _, self.test_data = data_preparation(config, create_dataset(config))
@@ -60,7 +60,7 @@ class Peer:
         return {"samples": len(self.train_data._dataset)}
 
     def train(self, passes: int) -> dict:
-        """Epochs of its trainer."""
+        """Runs epochs of its trainer."""
         with Stopwatch() as watch:
             for _ in range(passes):
                 loss = self.trainer._train_epoch(self.train_data, self.epochs)
@@ -68,10 +68,13 @@ class Peer:
         return watch.took | {"loss": float(loss)}
 
     def evaluate(self) -> dict:
-        """Its own full ranking of the test events, seen items kept."""
+        """Runs its full ranking of the test events, seen items kept."""
         with Stopwatch() as watch:
-            found = self.trainer.evaluate(self.test_data, load_best_model=False)
-        return watch.took | {"ndcg@10": float(found["ndcg@10"]), "hr@10": float(found["hit@10"])}
+            metrics = self.trainer.evaluate(self.test_data, load_best_model=False)
+        return watch.took | {
+            "ndcg@10": float(metrics["ndcg@10"]),
+            "hr@10": float(metrics["hit@10"]),
+        }
 
 
 if __name__ == "__main__":

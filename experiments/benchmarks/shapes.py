@@ -1,7 +1,7 @@
 """Shapes of published models, by their config.json (https://huggingface.co/Qwen), and of ours.
 
-``REFERENCE`` is the policy of 27.3M parameters that rollouts and updates are timed on; ``WIDE`` is
-the same with Qwen3's vocabulary.
+``REFERENCE`` is the policy of 27.3M parameters of the timed rollouts and updates. ``WIDE`` is the
+same with Qwen3's vocabulary.
 """
 
 from dataclasses import replace

@@ -12,25 +12,25 @@ from peer_loop import serve
 
 
 class Peer:
-    """The model of a directory in float32, and one method a work. ``ids`` are [rows][tokens]."""
+    """The float32 model of a directory, with a method for each work; ``ids`` are [rows][tokens]."""
 
     def __init__(self, directory: str):
         load = transformers.AutoModelForCausalLM.from_pretrained
         self.model = load(directory, dtype=torch.float32)
-        self.model.generation_config.eos_token_id = None  # a row always writes all its tokens
+        self.model.generation_config.eos_token_id = None  # a row never ends early
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
 
     def versions(self) -> dict:
-        """Who is compared with."""
+        """Returns the versions of the libraries."""
         return {"transformers": transformers.__version__, "torch": torch.__version__}
 
     def encode(self, text: str) -> dict:
-        """The ids of a text."""
+        """Returns the ids of a text."""
         return {"ids": self.tokenizer.encode(text, add_special_tokens=False)}
 
     @torch.inference_mode()
     def prefill(self, ids: list) -> dict:
-        """Keys and values of a prompt, and the most likely next token."""
+        """Computes keys and values of a prompt, and the most likely next token."""
         ids = torch.tensor(ids)
         start = time.perf_counter()
         logits = self.model(ids, use_cache=True, logits_to_keep=1).logits
@@ -39,7 +39,7 @@ class Peer:
 
     @torch.inference_mode()
     def decode(self, ids: list, tokens: int) -> dict:
-        """Greedy continuations by ``tokens``, prefill included."""
+        """Continues greedily by ``tokens``, prefill included."""
         ids = torch.tensor(ids)
         start = time.perf_counter()
         out = self.model.generate(
@@ -55,7 +55,7 @@ class Peer:
         }
 
     def gradient(self, ids: list) -> dict:
-        """The mean cross-entropy of every token but the first, and all its gradients."""
+        """Computes the mean cross-entropy of every token but the first, and all its gradients."""
         ids = torch.tensor(ids)
         self.model.zero_grad(set_to_none=True)
         start = time.perf_counter()
@@ -67,7 +67,7 @@ class Peer:
 
     @torch.inference_mode()
     def loss(self, ids: list) -> dict:
-        """The mean cross-entropy of every token but the first."""
+        """Computes the mean cross-entropy of every token but the first."""
         ids = torch.tensor(ids)
         return {"loss": float(self.model(ids, labels=ids, use_cache=False).loss)}
 

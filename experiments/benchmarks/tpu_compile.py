@@ -1,17 +1,17 @@
-"""Compiles a whole run for TPU slices that need not be there, and says what fits.
+"""Compiles a whole run for TPU slices, without one, and reports the memory of each program.
 
 ``python -m experiments.benchmarks.tpu_compile --json=FILE [--topology=v5e:4x4] [--model=Qwen3-4B]``
 compiles prefill, join, decode, splice and the learner's step of Qwen3-1.7B, 4B and 8B for four
-slices, as far as a dry run does: ``--code`` goes on to the machine's code, which takes most of the
-time and changes no figure but by its own bytes.
-Sizes are those of ``experiments.configs.qwen3``: 64 prompts of up to 2,048 tokens in groups of 8,
-up to 6,144 tokens generated, computed in bfloat16. Every program is the run's own
-(see ``agenticrec_jax.runs.dry_run``); nothing of a model is ever made. Rows of models and
-slices that are not named are kept as FILE has them, if it was made with the same versions.
+slices, as far as a dry run does. ``--code`` also generates the machine code, which takes most of
+the time and changes figures only by its own bytes. Sizes are those of
+``experiments.configs.qwen3``: 64 prompts of up to 2,048 tokens in groups of 8, up to 6,144
+generated tokens, bfloat16. The programs are those of a run (see ``agenticrec_jax.runs.dry_run``);
+no parameter is allocated. Rows of FILE for other models and slices remain, if it was written with
+the same versions.
 
-``ours`` is what a program takes of a chip, all else that lies there meanwhile included, ``bound``
-the memory that the compiler has. The estimates of work are no speeds. ``settings`` says how a row
-was made to fit; what does not fit says so.
+``ours`` is the memory of a chip while a program runs, all other resident arrays included, and
+``bound`` the memory that the compiler may use. The estimates of work are no speeds. ``settings``
+are the choices that make a row fit; a row that does not fit is marked.
 """
 
 import dataclasses
@@ -33,8 +33,8 @@ from experiments.configs import qwen3
 SLICES = ("v5e:4x4", "v5e:8x8", "v5p:2x2x4", "v6e:4x4")
 MODELS = ("Qwen3-1.7B", "Qwen3-4B", "Qwen3-8B")
 
-# Chips that split each layer, slots of a host, members of a group at once, and rank of adapters
-# (0: every parameter is trained). A host has 4 chips.
+# Tensor-parallel chips, slots of a host, members of a group at once, and rank of adapters (0: all
+# parameters are trained). A host has 4 chips.
 FITTED = {
     ("Qwen3-1.7B", "v5e:4x4"): (4, 16, 2, 0),
     ("Qwen3-1.7B", "v5e:8x8"): (4, 16, 2, 0),
@@ -52,21 +52,24 @@ FITTED = {
 
 
 def settings(model: str, topology: str) -> RunConfig:
-    """The configuration of a row: the paper's sizes, fitted to the slice."""
+    """Returns the configuration of a row: the paper's sizes, fitted to the slice."""
     tensor, slots, members, rank = FITTED[model, topology]
     config = qwen3.get_config()
     config.mesh.update({"fsdp": len(slice_devices(topology)) // tensor, "tensor": tensor})
-    config.policy.param_dtype = "bfloat16" if rank else "float32"  # a frozen base needs no more
+    config.policy.param_dtype = (
+        "bfloat16" if rank else "float32"
+    )  # a frozen base needs no float32 copy
     config.policy.lora.rank = rank
     config.engine.slots = slots
     config.rta.members_at_once = members
     longest = config.rta.completion_buckets[-1]
-    config.rta.token_budget = qwen3.PROMPT_TOKENS + members * longest  # one part of a group a time
+    # A micro-batch has the members of one group that are computed at once.
+    config.rta.token_budget = qwen3.PROMPT_TOKENS + members * longest
     return run_config(config)
 
 
 def measure(model: str, topology: str) -> list[dict]:
-    """The rows of a model on a slice."""
+    """Returns the rows of a model on a slice."""
     config = settings(model, topology)
     shape = dataclasses.replace(QWEN3[model], **config.policy.computation())
     label = f"{model} on {topology}"
@@ -75,24 +78,24 @@ def measure(model: str, topology: str) -> list[dict]:
         return measured(config, "rta", shape, topology, label)
 
 
-def kept(path: str, models: list[str], slices: list[str]) -> list[dict]:
-    """Rows of ``path`` for other models and slices, made with the same versions."""
+def earlier_rows(path: str, models: list[str], slices: list[str]) -> list[dict]:
+    """Returns the rows of ``path`` for other models and slices, of the same versions."""
     if not path or not pathlib.Path(path).exists():
         return []
-    found = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-    same = {"jax": jax.__version__, "libtpu": metadata.version("libtpu")}
-    if {name: found["machine"].get(name) for name in same} != same:
+    earlier = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    versions = {"jax": jax.__version__, "libtpu": metadata.version("libtpu")}
+    if {name: earlier["machine"].get(name) for name in versions} != versions:
         return []
     new = {f"{model} on {topology}" for model in models for topology in slices}
-    return [row for row in found["rows"] if row["name"].rsplit(": ", 1)[0] not in new]
+    return [row for row in earlier["rows"] if row["name"].rsplit(": ", 1)[0] not in new]
 
 
 def main(argv) -> None:
     del argv
     models = app.some_of("model", _MODEL.value, MODELS)
     slices = app.some_of("topology", _TOPOLOGY.value, SLICES)
-    slice_devices(slices[0])  # before anything else asks JAX for devices
-    rows = kept(_JSON.value, models, slices)
+    slice_devices(slices[0])  # the topology must exist before JAX starts another backend
+    rows = earlier_rows(_JSON.value, models, slices)
     for topology in slices:
         for model in models:
             rows += measure(model, topology)
@@ -103,5 +106,5 @@ if __name__ == "__main__":
     _JSON = flags.DEFINE_string("json", "", "File to write the figures to; empty for none.")
     _MODEL = flags.DEFINE_list("model", list(MODELS), "Models to compile.")
     _TOPOLOGY = flags.DEFINE_list("topology", list(SLICES), "TPU slices to compile for.")
-    _CODE = flags.DEFINE_bool("code", False, "Write the machine's code too.")
+    _CODE = flags.DEFINE_bool("code", False, "Generate the machine code too.")
     app.run(main)

@@ -1,4 +1,4 @@
-"""A random policy of google-tunix, for the peers' scripts that run beside its library."""
+"""A random policy of google-tunix, for the scripts of peers that import its library."""
 
 from importlib import metadata
 
@@ -8,7 +8,7 @@ from tunix.models.qwen3.model import ModelConfig, Qwen3
 
 
 def random_policy(shape: dict) -> Qwen3:
-    """A float32 policy of the shape ``shape`` (fields of ours), nothing of it recomputed."""
+    """Returns a float32 policy of a ``shape`` with our fields, without recomputation."""
     config = ModelConfig(
         num_layers=shape["num_layers"],
         vocab_size=shape["vocab_size"],
@@ -25,6 +25,6 @@ def random_policy(shape: dict) -> Qwen3:
 
 
 def versions(model: Qwen3) -> dict:
-    """What the library is called, and how many parameters the policy has."""
+    """Returns the name of the library with its version, and the policy's number of parameters."""
     parameters = sum(x.size for x in jax.tree.leaves(nnx.state(model)))
     return {"name": f"google-tunix {metadata.version('google-tunix')}", "size": parameters}

@@ -1,4 +1,4 @@
-"""Processes that take turns at a work, and the rows of what each took."""
+"""Processes that take turns at a work, and the rows of their times."""
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -14,19 +14,19 @@ Turns = list[list[dict]]  # [turns][sides]
 
 
 def one_turn(sides: Sequence[Callable[[], dict]], turn: int) -> list[dict]:
-    """The sides' answers, one after the other; who goes first changes from turn to turn."""
+    """Runs the sides one after the other, in an order that alternates; returns their answers."""
     order = range(len(sides)) if turn % 2 else range(len(sides))[::-1]
-    found = {side: sides[side]() for side in order}
-    return [found[side] for side in range(len(sides))]
+    answers = {side: sides[side]() for side in order}
+    return [answers[side] for side in range(len(sides))]
 
 
 def median(turns: Turns, side: int, key: str) -> float:
-    """Of the turns after the first, which compiles."""
+    """Returns a side's median over the turns after the first, which compiles."""
     return statistics.median(turn[side][key] for turn in turns[1:])
 
 
 def timings(name: str, turns: Turns, ours: int, peers: Mapping[int, str]) -> list[dict]:
-    """What a work took the side ``ours``, beside each of the sides of peers or alone."""
+    """Returns the times of the side ``ours``, beside those of each peer or alone."""
     rows = []
     for side, peer_name in list(peers.items()) or [(None, None)]:
         for what, unit, key in TIMED:
@@ -42,6 +42,6 @@ def timings(name: str, turns: Turns, ours: int, peers: Mapping[int, str]) -> lis
 def saving(
     name: str, turns: Turns, ours: int, peer: int, peer_name: str, least: float | None
 ) -> dict:
-    """How many times our CPU seconds a peer takes, and how many are asked for."""
+    """Returns the ratio of a peer's CPU seconds to ours, with the required ``least`` ratio."""
     ratio = median(turns, peer, "cpu") / median(turns, ours, "cpu")
     return figure(f"{name}: CPU of {peer_name}", "times ours", ratio, bound=least)

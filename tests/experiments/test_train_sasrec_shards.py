@@ -33,13 +33,12 @@ def test_a_prepared_log_becomes_a_recommender_and_other_samples_are_refused(tmp_
     log = synthetic_log(SyntheticConfig(users=60, items=50, brands=6), seed=1)
     events, items = write_log(log, tmp_path / "log")
     output = f"--output={tmp_path}/prepared"
-    prepared = run(
-        "prepare_data", f"--interactions={events}", f"--items={items}", output, "--samples"
-    )
-    assert prepared.returncode == 0
-    directories = [f"--prepared={tmp_path}/prepared", f"--workdir={tmp_path}/run"]
-    settings = ["--batch=32", "--save_every=4", "--loss=softmax"]
-    ended = run("train_sasrec_shards", *directories, *settings)
+    ended = run("prepare_data", f"--interactions={events}", f"--items={items}", output, "--samples")
+    assert ended.returncode == 0
+    prepared = f"--prepared={tmp_path}/prepared"
+    workdir = f"--workdir={tmp_path}/run"
+    settings = ("--batch=32", "--save_every=4", "--loss=softmax")
+    ended = run("train_sasrec_shards", prepared, workdir, *settings)
     assert ended.returncode == 0, ended.stderr
     ndcg = json.loads((tmp_path / "run" / "metrics.json").read_text())["ndcg@10"]
     assert f"test: NDCG@10 {ndcg['test']:.4f}" in ended.stdout and 0 < ndcg["valid"] < 1
@@ -49,6 +48,6 @@ def test_a_prepared_log_becomes_a_recommender_and_other_samples_are_refused(tmp_
 
     path = tmp_path / "prepared" / "interactions.parquet"
     pl.read_parquet(path).head(100).write_parquet(path)
-    ended = run("train_sasrec_shards", *directories)
+    ended = run("train_sasrec_shards", prepared, workdir)
     assert ended.returncode == 2 and ended.stderr.count("\n") == 1
     assert_names(ended.stderr, "expected 100", path, "--samples")

@@ -4,13 +4,13 @@ import pytest
 
 
 class FakePeer:
-    """Takes ten CPU seconds for everything, and remembers what it was asked for."""
+    """Answers every request with ten CPU seconds, and records the requests."""
 
     def __init__(self):
-        self.asked = []
+        self.requests = []
 
     def ask(self, **request):
-        self.asked.append(request)
+        self.requests.append(request)
         if request["work"] == "versions":
             return {"name": "them", "size": 7}
         return {"cpu": 10.0, "seconds": 7.0, "sampled": 45, "compilations": 4}

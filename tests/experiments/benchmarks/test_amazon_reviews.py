@@ -1,4 +1,4 @@
-"""The made-up reviews: the release's fields, the planted rows counted by hand, the same again."""
+"""Synthetic reviews: the fields of the release, the planted rows, and equal files of a seed."""
 
 import gzip
 import json
@@ -6,8 +6,7 @@ import math
 from collections import Counter
 
 from agenticrec_jax.data.formats.json_rows import INVALID_JSON
-from agenticrec_jax.ingest import catalog as catalog
-from agenticrec_jax.ingest import events
+from agenticrec_jax.ingest import catalog, events
 from agenticrec_jax.ingest import prepare as preparation
 from experiments.benchmarks.amazon_reviews import Size, write_reviews
 
@@ -27,7 +26,7 @@ def lines(path):
 
 
 def reason(line, listed):
-    """What is wrong with a review, found out without any of the package's code."""
+    """Returns the fault of a review, without the package's code; None if there is none."""
     try:
         row = json.loads(line)
     except ValueError:
@@ -51,13 +50,13 @@ def test_every_planted_row_is_there_and_no_other(tmp_path):
     items = [json.loads(line) for line in lines(tmp_path / "meta_Synthetic.jsonl.gz")]
     assert {tuple(item) for item in items} == {ITEM}
     repeated = Counter(item["parent_asin"] for item in items)
-    found = Counter(
+    faults = Counter(
         wrong
         for line in lines(tmp_path / "Synthetic.jsonl.gz")
         if (wrong := reason(line, repeated))
     )
-    found[catalog.REPEATED] = sum(repeated.values()) - len(repeated)
-    assert found == planted and len(planted) == 8
+    faults[catalog.REPEATED] = sum(repeated.values()) - len(repeated)
+    assert faults == planted and len(planted) == 8
 
 
 def test_the_same_seed_makes_the_same_reviews_of_skewed_users_and_items(tmp_path):

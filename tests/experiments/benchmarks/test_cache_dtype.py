@@ -1,4 +1,4 @@
-"""The benchmark's rows on a few samples, and its measures against what they must be."""
+"""The benchmark's rows on a small log, and its measures beside their definitions."""
 
 import jax
 import numpy as np
@@ -16,8 +16,8 @@ from experiments.benchmarks.smollm2 import perplexity
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
     workdir = str(tmp_path_factory.mktemp("world"))
-    found = cache_dtype.rankings(run_config(load_config("office:smoke")), workdir, 6)
-    return {row["name"]: row for row in found}
+    rankings = cache_dtype.rankings(run_config(load_config("office:smoke")), workdir, 6)
+    return {row["name"]: row for row in rankings}
 
 
 @pytest.mark.slow
@@ -37,15 +37,17 @@ def test_a_narrow_cache_saves_bytes_and_costs_little(rows):
 
 
 def test_an_outlying_channel_costs_int8_much_and_bfloat16_little():
-    found = {row["name"]: row["ours"] for row in cache_dtype.attention_errors(columns=64)}
-    half, spread_half, eighth, spread_eighth = found.values()
+    errors = [row["ours"] for row in cache_dtype.attention_errors(columns=64)]
+    half, spread_half, eighth, spread_eighth = errors
     assert spread_eighth > 5 * eighth > half > 0
     assert spread_half < 4 * half and eighth < 3
 
 
 def test_perplexity_through_the_cache_is_that_of_a_plain_forward():
     graphdef, params = nnx.split(tiny_qwen3(1, vocab_size=50))
-    params = jax.tree.map(lambda x: 3 * x if x.ndim > 1 else x, params)  # it hangs on what it reads
+    params = jax.tree.map(
+        lambda x: 3 * x if x.ndim > 1 else x, params
+    )  # large weights: the context matters
     model = nnx.merge(graphdef, params)
     ids = np.random.default_rng(0).integers(0, 50, 40).tolist()
     plain = perplexity(model, ids)

@@ -1,4 +1,4 @@
-"""The benchmark's works in processes of their own, on a policy of a hundred megabytes or two."""
+"""The benchmark's works, each in a process, on a policy of more than a hundred megabytes."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""The learner's benchmark at a size that takes seconds: its works, turns, ratios and counts."""
+"""The learner's benchmark on a small policy: its works, turns, ratios and counts."""
 
 import dataclasses
 
@@ -32,8 +32,9 @@ def test_both_forms_hold_the_same_tokens():
 
 def test_turns_alternate_and_all_sides_update_on_the_same_group(ours, peer):
     turns = learner.take_turns(WORK, ours, peer, repeats=3)
-    assert len(turns) == 4 and len({str(request) for request in peer.asked}) == 1
-    request, batch = peer.asked[0], WORK.batch(97, "shared")
+    assert len(turns) == 4 and len({str(request) for request in peer.requests}) == 1
+    request = peer.requests[0]
+    batch = WORK.batch(97, "shared")
     assert request["prompt"] == batch.prompts[0].tolist()
     assert sorted(request["completions"]) == sorted(batch.completions[0].tolist())
     for side in (learner.SHARED, learner.SEPARATE):
@@ -41,16 +42,17 @@ def test_turns_alternate_and_all_sides_update_on_the_same_group(ours, peer):
         assert turns[0][side]["compilations"] > 0
         assert not any(turn[side]["compilations"] for turn in turns[1:])
     for cpu, turn in zip((1000.0, 4.0, 2.0, 3.0), turns, strict=True):
-        turn[learner.SHARED]["cpu"], turn[learner.SEPARATE]["cpu"] = cpu, 2 * cpu
+        turn[learner.SHARED]["cpu"] = cpu
+        turn[learner.SEPARATE]["cpu"] = 2 * cpu
     rows = learner.rows_of(WORK, ours, turns, "them", rate=1e9)
-    found = {row["name"]: row for row in rows}
-    cpu = found["12 + 3 x 5, separate: CPU"]
+    by_name = {row["name"]: row for row in rows}
+    cpu = by_name["12 + 3 x 5, separate: CPU"]
     assert (cpu["ours"], cpu["peer"], cpu["peer_name"]) == (6.0, 10.0, "them")
-    assert found["12 + 3 x 5, shared: CPU of the first turn"]["ours"] == 1000.0
-    saved = found["12 + 3 x 5, shared: CPU of them"]
+    assert by_name["12 + 3 x 5, shared: CPU of the first turn"]["ours"] == 1000.0
+    saved = by_name["12 + 3 x 5, shared: CPU of them"]
     assert (saved["ours"], saved["bound"]) == (3.333, 2.0)
-    assert found["12 + 3 x 5, separate: CPU of them"]["bound"] is None
-    assert 0 < found["12 + 3 x 5: gradients, shared against separate"]["ours"] < 10
+    assert by_name["12 + 3 x 5, separate: CPU of them"]["bound"] is None
+    assert 0 < by_name["12 + 3 x 5: gradients, shared against separate"]["ours"] < 10
 
 
 def test_an_update_changes_the_policy_and_needs_no_peer(ours):
@@ -64,8 +66,9 @@ def test_an_update_changes_the_policy_and_needs_no_peer(ours):
 
 
 def test_operations_are_those_of_the_products(ours):
-    """Forward and twice that backward; the prompt's are spared for all members but one."""
-    shape, operations = SHAPE, {}
+    """Forward, and twice that backward; the shared prompt's operations are counted once."""
+    shape = SHAPE
+    operations = {}
     heads = (2 * shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim
     matrices = shape.num_layers * shape.hidden_size * (heads + 3 * shape.intermediate_size)
     for form, read in (("shared", 12 + 15), ("separate", 3 * 12 + 15)):
@@ -73,8 +76,8 @@ def test_operations_are_those_of_the_products(ours):
         layers = 6 * matrices * read
         scores = 6 * 97 * shape.hidden_size * 15
         assert layers + scores < operations[form] < 1.2 * (layers + scores), form
-    spared = operations["separate"] - operations["shared"]
-    assert spared > 0.95 * 6 * matrices * 24
+    saved = operations["separate"] - operations["shared"]
+    assert saved > 0.95 * 6 * matrices * 24
 
 
 def test_chunks_of_the_vocabulary_take_less_memory():
@@ -86,8 +89,8 @@ def test_chunks_of_the_vocabulary_take_less_memory():
     assert rows[1]["ours"] < 0.5 and rows[1]["bound"] == 0.25
 
 
-def test_gradients_that_differ_are_told_by_how_much():
+def test_the_difference_of_gradients_is_relative_to_each_leaf():
     expected = {"a": np.array([1.0, -4.0]), "b": np.array([0.5])}
-    found = {"a": np.array([1.0, -3.9]), "b": np.array([0.52])}
-    assert learner.apart(found, expected) == pytest.approx(0.04)
-    assert learner.apart(expected, expected) == 0
+    actual = {"a": np.array([1.0, -3.9]), "b": np.array([0.52])}
+    assert learner.relative_difference(actual, expected) == pytest.approx(0.04)
+    assert learner.relative_difference(expected, expected) == 0

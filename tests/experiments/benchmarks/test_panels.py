@@ -1,4 +1,4 @@
-"""Panels of kernels are timed beside the kernels as they are; the engine's own width is bounded."""
+"""Panels of kernels are timed beside uncut kernels; the engine's width has a bound."""
 
 import json
 import pathlib
@@ -12,7 +12,8 @@ COMMITTED = pathlib.Path(panels.__file__).parent / "results" / "panels.json"
 
 def test_a_step_and_its_ratio_by_hand(monkeypatch):
     monkeypatch.setattr(panels, "STEPS", 5)
-    slow, fast = {"cpu": 0.3, "seconds": 0.2}, {"cpu": 0.1, "seconds": 0.4}
+    slow = {"cpu": 0.3, "seconds": 0.2}
+    fast = {"cpu": 0.1, "seconds": 0.4}
     turns = [[{"cpu": 9.0, "seconds": 9.0}] * 2, [slow, fast], [slow, fast]]  # the first compiles
     rows = panels.figures("some", turns, 1, bounded=True)
     assert [(row["ours"], row["peer"], row["bound"]) for row in rows] == [
@@ -22,7 +23,7 @@ def test_a_step_and_its_ratio_by_hand(monkeypatch):
     ]
 
 
-def test_every_width_is_run_and_the_engines_own_is_asked_for(monkeypatch):
+def test_every_width_is_run_and_the_engines_has_a_bound(monkeypatch):
     ran = []
 
     def counted(run, params, ids):
@@ -39,9 +40,9 @@ def test_every_width_is_run_and_the_engines_own_is_asked_for(monkeypatch):
 
 
 def test_the_committed_figures_are_within_their_bounds():
-    told = json.loads(COMMITTED.read_text())
-    bounded = [row for row in told["rows"] if row["bound"] is not None]
+    committed = json.loads(COMMITTED.read_text())
+    bounded = [row for row in committed["rows"] if row["bound"] is not None]
     assert len(bounded) == sum(rows <= placement.PANEL_ROWS for rows in panels.ROWS)
-    width = told["settings"]["width"]
+    width = committed["settings"]["width"]
     for row in bounded:
         assert f"panels of {width}:" in row["name"] and row["ours"] >= row["bound"], row

@@ -1,4 +1,4 @@
-"""The benchmark of preparing on few reviews: what it counts, and the memory that it watches."""
+"""The benchmark of preparing on a small log: its counts, and the memory that it measures."""
 
 import json
 import pathlib
@@ -36,30 +36,31 @@ def test_a_reason_that_was_not_planted_is_a_row_too():
         "interaction_rows": {"bad_rows": [{"reason": "other", "count": 3}]},
         "item_rows": {"bad_rows": [{"reason": "cut", "count": 1}]},
     }
-    found = prepare_data.fault_rows(report, prepare_data.Counter(cut=2))
-    assert [(row["name"], row["ours"], row["peer"]) for row in found] == [
+    rows = prepare_data.fault_rows(report, prepare_data.Counter(cut=2))
+    assert [(row["name"], row["ours"], row["peer"]) for row in rows] == [
         ("bad rows: cut", 1.0, 2),
         ("bad rows: other", 3.0, 0),
     ]
 
 
 def test_memory_is_the_childs_at_its_highest():
-    taken = [
-        prepare_data.watched(
+    usage = [
+        prepare_data.run_measured(
             [sys.executable, "-c", f"import time; b = b'1' * {size}; time.sleep(.2); del b"]
         )
         for size in (10, 200_000_000)
     ]
-    assert taken[1]["peak"] - taken[0]["peak"] == pytest.approx(0.2, rel=0.05)
-    with pytest.raises(InputError, match="ended with status 3"):
-        prepare_data.watched([sys.executable, "-c", "raise SystemExit(3)"])
+    assert usage[1]["peak"] - usage[0]["peak"] == pytest.approx(0.2, rel=0.05)
+    with pytest.raises(InputError, match="status 3"):
+        prepare_data.run_measured([sys.executable, "-c", "raise SystemExit(3)"])
 
 
 def test_the_committed_figures_are_within_their_bounds():
     """20 million reviews in at most 4 GB; every planted row and every sample is found."""
     rows = {row["name"]: row for row in json.loads(COMMITTED.read_text())["rows"]}
     bounds = {name: row["bound"] for name, row in rows.items() if row["bound"] is not None}
-    memory, same = "most memory resident while preparing", "samples the same from a restored state"
+    memory = "most memory resident while preparing"
+    same = "samples the same from a restored state"
     assert bounds == {memory: 4, same: 1} and prepare_data.MEMORY == 4
     assert rows[memory]["unit"] == "GB" and 0 < rows[memory]["ours"] <= 4
     assert rows[same]["ours"] == 1

@@ -1,4 +1,4 @@
-"""The rollout benchmark at a size that takes seconds: its works, turns, ratios and limit."""
+"""The rollout benchmark on a small policy: its works, turns, ratios and limit."""
 
 import dataclasses
 import json
@@ -33,32 +33,32 @@ def ours():
 
 
 @pytest.mark.parametrize("changes", [{}, {"shared": True}, {"top_p": 0.5}])
-def test_a_work_samples_observes_and_ends_as_it_says(ours, changes):
+def test_a_work_has_its_turns_and_observations(ours, changes):
     work = dataclasses.replace(WORK, name=str(changes), **changes)
     prompts, observations = work.draw(97, 0)
     assert len({tuple(ids) for ids in prompts}) == (1 if work.shared else 3)
-    found = ours.rollout(work, prompts, observations, seed=0)
-    assert found["sampled"] == 3 * 3 * 5 and found["compilations"] > 0 and found["cpu"] > 0
-    for row, done in enumerate(found["rollouts"]):
-        assert len(done.ids) == 3 * 5 + 2 * 4
-        own = np.split(done.origin == SAMPLED, np.cumsum([5, 4, 5, 4]))
-        assert [part.all() for part in own] == [True, False, True, False, True]
+    answer = ours.rollout(work, prompts, observations, seed=0)
+    assert answer["sampled"] == 3 * 3 * 5 and answer["compilations"] > 0 and answer["cpu"] > 0
+    for row, finished in enumerate(answer["rollouts"]):
+        assert len(finished.ids) == 3 * 5 + 2 * 4
+        segments = np.split(finished.origin == SAMPLED, np.cumsum([5, 4, 5, 4]))
+        assert [segment.all() for segment in segments] == [True, False, True, False, True]
         for turn in range(2):
-            seen = done.ids[5 + 9 * turn : 9 + 9 * turn].tolist()
-            assert seen == observations[turn][row]
+            observed = finished.ids[5 + 9 * turn : 9 + 9 * turn].tolist()
+            assert observed == observations[turn][row]
     again = ours.rollout(work, prompts, observations, seed=1)
     assert again["compilations"] == 0
     if work.top_p == 1:
-        assert rollout.rescored(ours.model, prompts, found["rollouts"]) < 1e-4
-        found["rollouts"][1].logprobs[-1] += 0.01
-        assert rollout.rescored(ours.model, prompts, found["rollouts"]) > 0.009
+        assert rollout.rescored(ours.model, prompts, answer["rollouts"]) < 1e-4
+        answer["rollouts"][1].logprobs[-1] += 0.01
+        assert rollout.rescored(ours.model, prompts, answer["rollouts"]) > 0.009
 
 
-def test_turns_alternate_and_the_first_stands_apart(ours, peer):
+def test_turns_alternate_and_the_first_is_reported_alone(ours, peer):
     turns = rollout.take_turns(WORK, ours, [peer], range(4))
-    assert [request["seed"] for request in peer.asked] == [0, 1, 2, 3]
-    assert len({str(request["prompts"]) for request in peer.asked}) == 1
-    assert peer.asked[0]["columns"] == 32 + 5  # 12 + 2 x 9 tokens before the last turn
+    assert [request["seed"] for request in peer.requests] == [0, 1, 2, 3]
+    assert len({str(request["prompts"]) for request in peer.requests}) == 1
+    assert peer.requests[0]["columns"] == 32 + 5  # 12 + 2 x 9 tokens before the last turn
     for cpu, turn in zip((1000.0, 4.0, 2.0, 3.0), turns, strict=True):
         turn[0]["cpu"] = cpu
     rows = {row["name"]: row for row in timings("talk", turns, 0, {1: "them"})}
@@ -89,27 +89,29 @@ def test_the_limit_is_bytes_or_operations_by_hand():
     attention = 32 * (4 + 2 + 2 + 4) * 8
     matrices = 2 * (attention + 3 * 32 * 48)
     assert rollout_limit.matrices(shape) == matrices
-    weights, cached = matrices + 97 * 32, 2 * 2 * 2 * 8 * 20
+    weights = matrices + 97 * 32
+    cached = 2 * 2 * 2 * 8 * 20
     sizes = {"rows": 3, "read": 50, "steps": 7, "length": 20}
     for operations, bandwidth in ((1e9, 1e30), (1e30, 1e9)):
-        found = rollout_limit.least_cpu(shape, **sizes, operations=operations, bandwidth=bandwidth)
+        least = rollout_limit.least_cpu(shape, **sizes, operations=operations, bandwidth=bandwidth)
         compute = 2 * 50 * matrices / 1e9 + 7 * 2 * 3 * weights / 1e9
         memory = 7 * 4 * (weights + 3 * cached) / 1e9
-        assert found == pytest.approx(compute if operations < 1e30 else memory)
+        assert least == pytest.approx(compute if operations < 1e30 else memory)
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_a_work_is_charged_for_what_is_computed_once(shared, monkeypatch):
+def test_the_limit_counts_a_shared_prompt_once(shared, monkeypatch):
     """Three turns of 5 tokens, 4 of each decoded; of 2 observations of 4 and the pause 5 read."""
     charged = []
     monkeypatch.setattr(rollout_limit, "least_cpu", lambda *a: charged.append(a) or 2.0)
     work = dataclasses.replace(WORK, shared=shared)
     least = rollout.limit(TINY, work, 1e9, 2e9)
-    read, length = 12 * (1 if shared else 3) + 3 * 2 * 5, 12 + (3 * 5 + 2 * 4) / 2
+    read = 12 * (1 if shared else 3) + 3 * 2 * 5
+    length = 12 + (3 * 5 + 2 * 4) / 2
     assert charged == [(TINY, 3, read, 3 * 4, length, 1e9, 2e9)]
     turns = [[{"cpu": cpu, "rescored": 1e-6}] for cpu in (9.0, 3.0)]
-    found = [(row["unit"], row["ours"]) for row in rollout.bounds(work, turns, least)]
-    assert found[:2] == [("CPU-s", 2.0), ("times its CPU", 1.5)]
+    rows = [(row["unit"], row["ours"]) for row in rollout.bounds(work, turns, least)]
+    assert rows[:2] == [("CPU-s", 2.0), ("times its CPU", 1.5)]
 
 
 def test_rates_and_settings_are_written(tmp_path):
@@ -126,8 +128,8 @@ def test_the_committed_figures_are_within_their_bounds():
     savings = {work.name: work.least for work in rollout.WORKS}
     assert list(savings.values()) == [1.4, 1.5, 3.8, 5.4]
     for name, least in savings.items():
-        (found,) = (row for of, row in bounded.items() if of.startswith(f"{name}: CPU of "))
-        assert found["unit"] == "times ours" and found["bound"] == least
+        (saved,) = (row for of, row in bounded.items() if of.startswith(f"{name}: CPU of "))
+        assert saved["unit"] == "times ours" and saved["bound"] == least
     for order in ("deterministic", "eager"):
         assert bounded[f"occupancy, {order}: slot-steps that keep a token"]["bound"] == 0.85
     for row in bounded.values():
@@ -153,14 +155,11 @@ def test_occupancy_counts_steps_that_were_decoded():
     settings = {"row_buckets": (4,), "window_buckets": (400,), "deterministic": False}
     rows = rollout_occupancy.measure(shape, 4, 24, 0.01, {"groups": (2, settings, 0.25)})
     assert [row["bound"] for row in rows if row["bound"]] == [0.25]
-    found = {row["name"].removeprefix("occupancy, groups: "): row["ours"] for row in rows}
-    kept, computed = (
-        found[what]
-        for what in ("slot-steps that keep a token", "computed row-steps that keep a token")
-    )
-    assert 0.3 < kept <= 1 and 0.3 < computed <= 1
-    assert found["sampled"] > 24 * 5 and found["dispatches"] < 1
-    assert found["95th percentile of lengths"] > 1.5
+    shares = {row["name"].removeprefix("occupancy, groups: "): row["ours"] for row in rows}
+    assert 0.3 < shares["slot-steps that keep a token"] <= 1
+    assert 0.3 < shares["computed row-steps that keep a token"] <= 1
+    assert shares["sampled"] > 24 * 5 and shares["dispatches"] < 1
+    assert shares["95th percentile of lengths"] > 1.5
 
 
 @pytest.mark.peer

@@ -1,4 +1,4 @@
-"""The benchmark on logs of one's own: what is judged, how the fit is chosen, what a row says."""
+"""The benchmark on logs: the test, the choice of the fit, and the rows."""
 
 import gzip
 import json
@@ -43,13 +43,13 @@ def test_an_ordered_log_holds_out_the_last_two_events_of_each_user(tmp_path):
         ("a", 4, 3),
     ]
     text = "user_id,item_id,rating,timestamp,position\n"
-    text += "\n".join(f"{user},{item},,,{place}" for user, item, place in rows)
+    text += "\n".join(f"{user},{item},,,{position}" for user, item, position in rows)
     (tmp_path / "interactions.csv.gz").write_bytes(gzip.compress(text.encode()))
     log, samples, fit_range = prepare(tmp_path)
     assert (fit_range.end_time, fit_range.events) == (VALID, 3)
     assert sorted(log.item[:3].tolist()) == [1, 2, 5]
-    found = {log.user_ids[s.user]: (s.history, s.target, s.time) for s in samples}
-    assert found == {"a": ((1, 2, 3), 4, TEST), "b": ((5, 6), 7, TEST)}
+    by_user = {log.user_ids[s.user]: (s.history, s.target, s.time) for s in samples}
+    assert by_user == {"a": ((1, 2, 3), 4, TEST), "b": ((5, 6), 7, TEST)}
 
 
 def test_equal_scores_are_ordered_by_chance():
@@ -62,7 +62,7 @@ def test_equal_scores_are_ordered_by_chance():
 
 
 @pytest.mark.parametrize("ran,expected", [(20, 5), (8, 1), (200, 200)])
-def test_the_fit_is_what_ranks_last_events_best(ran, expected, log, monkeypatch):
+def test_the_fit_is_the_training_that_ranks_last_events_best(ran, expected, log, monkeypatch):
     """Trainings that stop after ``ran`` epochs, the best 15 before that, or go to the end."""
     trained = []
 
@@ -84,20 +84,22 @@ def test_the_fit_is_what_ranks_last_events_best(ran, expected, log, monkeypatch)
 def test_held_out_events_are_ranked_among_19_that_the_user_did_not_take():
     """Of 24 items each user took five, so there is one such draw."""
     taken = [np.random.default_rng(user).permutation(24)[:5] for user in range(8)]
-    users, events = np.repeat(np.arange(8), 5), np.concatenate(taken)
+    users = np.repeat(np.arange(8), 5)
+    events = np.concatenate(taken)
     items = make_items([f"i{n}" for n in range(24)], [""] * 24)
     log = make_log([f"u{u}" for u in users], events, np.arange(40), items=items)
-    model, values = random_model(log), []
-    for own in taken:
-        scores = user_states(model, [own[:-1]])[0] @ np.asarray(model.item_embeddings).T
-        rank = (np.delete(scores, own[:-1]) >= scores[own[-1]]).sum()
+    model = random_model(log)
+    values = []
+    for sequence in taken:
+        scores = user_states(model, [sequence[:-1]])[0] @ np.asarray(model.item_embeddings).T
+        rank = (np.delete(scores, sequence[:-1]) >= scores[sequence[-1]]).sum()
         values.append(1 / np.log2(1 + rank) if rank <= 10 else 0.0)
-    found = sasrec_logs.held_out_ndcg(model, log, FitRange(40, 40))
-    assert found == pytest.approx(np.mean(values), abs=1e-6) and 0 < found < 1
+    ndcg = sasrec_logs.held_out_ndcg(model, log, FitRange(40, 40))
+    assert ndcg == pytest.approx(np.mean(values), abs=1e-6) and 0 < ndcg < 1
 
 
 def test_the_committed_rows_say_where_counting_is_not_beaten():
-    """What docs/decisions tells of them."""
+    """The documentation states the same."""
     rows = {row["log"]: row for row in json.loads(COMMITTED.read_text())["rows"]}
     assert tuple(rows) == sasrec_logs.LOGS
     for row in rows.values():
@@ -114,8 +116,9 @@ def test_a_row_says_who_is_above(log, tmp_path, monkeypatch):
     row = sasrec_logs.row_of(tmp_path, 20, seed=0)
     assert (row["users"], row["items"], row["judged"]) == (40, log.num_items, 20)
     assert (row["epochs"], row["weight_decay"]) == (7, 3.0)
-    found = dict(row["ndcg@10"])
-    sasrec, (mean, low, high) = found.pop("sasrec"), row["difference"]
-    assert row["better_other"] == max(found, key=found.get)
-    assert mean == pytest.approx(sasrec - max(found.values()), abs=2e-4)
+    others = dict(row["ndcg@10"])
+    sasrec = others.pop("sasrec")
+    mean, low, high = row["difference"]
+    assert row["better_other"] == max(others, key=others.get)
+    assert mean == pytest.approx(sasrec - max(others.values()), abs=2e-4)
     assert low < mean < high and row["above"] is (low > 0)

@@ -1,4 +1,4 @@
-"""The shapes that benchmarks use are those of the published models."""
+"""The shapes of the benchmarks are those of the published models."""
 
 import jax
 import pytest

@@ -1,4 +1,4 @@
-"""SmolLM2's benchmark on a tiny policy: its works do what they say, turns are reckoned right."""
+"""SmolLM2's benchmark on a tiny policy: its works and its turns."""
 
 import json
 import sys
@@ -26,21 +26,21 @@ def directory(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_works_do_what_they_say(directory):
+def test_the_works_compute_their_values(directory):
     model = load_policy(directory)
     forward = jax.jit(model)
     todo = {work.name: work for work in smollm2.works(model, **SIZES)}
     learner, bare = (work.ours() for name, work in todo.items() if name.startswith("forward"))
-    row = np.array(todo["prefill"].ask["ids"])
+    row = np.array(todo["prefill"].request["ids"])
     logits = np.asarray(forward(row), np.float64)[0]
     nll = np.log(np.exp(logits).sum(-1))[:-1] - logits[np.arange(39), row[0, 1:]]
-    for found in (learner, bare):
-        np.testing.assert_allclose(found["loss"], nll.mean(), rtol=1e-5)
+    for gradient in (learner, bare):
+        np.testing.assert_allclose(gradient["loss"], nll.mean(), rtol=1e-5)
     assert learner["norm"] == pytest.approx(bare["norm"], rel=1e-4) and bare["norm"] > 0.1
     np.testing.assert_allclose(smollm2.perplexity(model, row[0]), np.exp(nll.mean()), rtol=1e-5)
     assert todo["prefill"].ours()["ids"] == [[int(np.argmax(logits[-1]))]]
     for name, rows in (("decode, batch 1", 1), ("decode, batch 8", 8)):
-        ids = np.array(todo[name].ask["ids"])
+        ids = np.array(todo[name].request["ids"])
         assert ids.shape == (rows, 9) and todo[name].tokens == rows * 5
         written = todo[name].ours()["ids"]
         read = np.concatenate([ids, written], 1)
@@ -48,7 +48,7 @@ def test_the_works_do_what_they_say(directory):
 
 
 class FakePeer:
-    """Takes 2 seconds for everything."""
+    """Answers every request with 2 seconds."""
 
     def __init__(self, log):
         self.log = log
@@ -59,7 +59,8 @@ class FakePeer:
 
 
 def test_speeds_are_medians_of_turns_after_the_first():
-    log, seconds = [], iter([100.0, 1.0, 4.0, 2.0])
+    log = []
+    seconds = iter([100.0, 1.0, 4.0, 2.0])
 
     def ours():
         log.append("ours")
@@ -96,9 +97,9 @@ def test_transformers_has_the_same_numbers(directory):
 
 def test_the_committed_figures_are_within_their_bounds():
     rows = {row["name"]: row for row in json.loads(COMMITTED.read_text())["rows"]}
-    asked = {"prefill": 0.9, "forward and backward": 0.9}
-    asked |= {f"decode, batch {batch}": 1.5 for batch in (1, 8)}
-    for name, least in asked.items():
+    required = {"prefill": 0.9, "forward and backward": 0.9}
+    required |= {f"decode, batch {batch}": 1.5 for batch in (1, 8)}
+    for name, least in required.items():
         assert rows[name]["bound"] == pytest.approx(least * rows[name]["peer"], rel=1e-4)
     bare = rows["forward and backward of the bare model"]
     assert bare["ours"] >= 0.9 * bare["peer"]

@@ -1,4 +1,4 @@
-"""The TPU benchmark: published shapes, the paper's sizes, rows that are kept, committed figures."""
+"""The TPU benchmark: the paper's sizes, rows that remain, committed figures."""
 
 import json
 from pathlib import Path
@@ -21,16 +21,16 @@ def test_a_row_has_the_papers_sizes(monkeypatch):
     }
 
 
-def test_rows_that_were_not_asked_for_are_kept_if_versions_agree(tmp_path, monkeypatch):
+def test_rows_of_other_models_remain_if_versions_agree(tmp_path, monkeypatch):
     monkeypatch.setattr(tpu_compile.metadata, "version", lambda name: "1.2")
     path = tmp_path / "rows.json"
-    assert tpu_compile.kept(str(path), ["Qwen3-4B"], ["v5e:4x4"]) == []
+    assert tpu_compile.earlier_rows(str(path), ["Qwen3-4B"], ["v5e:4x4"]) == []
     names = ["Qwen3-4B on v5e:4x4: decode", "Qwen3-8B on v5e:4x4: decode"]
     machine = {"jax": jax.__version__, "libtpu": "1.2"}
     path.write_text(json.dumps({"machine": machine, "rows": [{"name": n} for n in names]}))
-    assert tpu_compile.kept(str(path), ["Qwen3-4B"], ["v5e:4x4"]) == [{"name": names[1]}]
+    assert tpu_compile.earlier_rows(str(path), ["Qwen3-4B"], ["v5e:4x4"]) == [{"name": names[1]}]
     monkeypatch.setattr(tpu_compile.metadata, "version", lambda name: "1.3")
-    assert tpu_compile.kept(str(path), ["Qwen3-4B"], ["v5e:4x4"]) == []
+    assert tpu_compile.earlier_rows(str(path), ["Qwen3-4B"], ["v5e:4x4"]) == []
 
 
 PROGRAMS = ("prefill", "join", "decode", "splice", "gradients", "update")
@@ -38,16 +38,17 @@ PROGRAMS = ("prefill", "join", "decode", "splice", "gradients", "update")
 
 def test_the_committed_figures_name_versions_settings_and_what_fits():
     """Every model on every slice as it is fitted there; rollouts gather nothing over chips."""
-    found = json.loads(RESULTS.read_text())
-    assert found["machine"]["jax"] and found["machine"]["libtpu"]
-    rows = {row["name"]: row for row in found["rows"]}
-    assert len(rows) == len(found["rows"]) == len(tpu_compile.FITTED) * len(PROGRAMS)
+    committed = json.loads(RESULTS.read_text())
+    assert committed["machine"]["jax"] and committed["machine"]["libtpu"]
+    rows = {row["name"]: row for row in committed["rows"]}
+    assert len(rows) == len(committed["rows"]) == len(tpu_compile.FITTED) * len(PROGRAMS)
     for (model, topology), (tensor, slots, members, rank) in tpu_compile.FITTED.items():
         for program in PROGRAMS:
             row = rows[f"{model} on {topology}: {program}"]
-            used = row["settings"]
-            assert (used["mesh"]["tensor"], used["slots"]) == (tensor, slots), row["name"]
-            assert (used["members_at_once"], used["lora_rank"]) == (members, rank), row["name"]
-            assert used["max_tokens"] == 6144 and row["uncounted"] == {}, row["name"]
+            settings = row["settings"]
+            assert (settings["mesh"]["tensor"], settings["slots"]) == (tensor, slots), row["name"]
+            assert settings["members_at_once"] == members, row["name"]
+            assert settings["lora_rank"] == rank, row["name"]
+            assert settings["max_tokens"] == 6144 and row["uncounted"] == {}, row["name"]
             assert row["fits"] and 0 < row["ours"] <= row["bound"], row["name"]
             assert program == "gradients" or "all-gather" not in row["collectives"], row["name"]

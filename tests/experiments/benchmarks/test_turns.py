@@ -1,9 +1,9 @@
-"""Sides that take turns, and what is said of their seconds."""
+"""Sides that take turns, and the rows of their seconds."""
 
 from experiments.benchmarks.turns import median, one_turn, saving, timings
 
 
-def test_who_goes_first_changes_and_answers_stay_in_order():
+def test_the_first_side_alternates_and_answers_stay_in_order():
     called = []
 
     def side(name):
@@ -11,7 +11,7 @@ def test_who_goes_first_changes_and_answers_stay_in_order():
 
     sides = [side(name) for name in "abc"]
     for turn in range(2):
-        assert [found["name"] for found in one_turn(sides, turn)] == ["a", "b", "c"]
+        assert [answer["name"] for answer in one_turn(sides, turn)] == ["a", "b", "c"]
     assert called == [*"cba", *"abc"]
 
 
