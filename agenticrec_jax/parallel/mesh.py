@@ -140,10 +140,10 @@ def tree_shardings(tree: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
 
 def shard_params(params: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
     """Places (or moves) parameters, or any tree that carries their logical axes, on the mesh."""
-    return jax.tree.map(place, params, tree_shardings(params, mesh, rules))
+    return jax.tree.map(put_sharded, params, tree_shardings(params, mesh, rules))
 
 
-def place(value: Any, sharding: NamedSharding) -> jax.Array:
+def put_sharded(value: Any, sharding: NamedSharding) -> jax.Array:
     """Puts one array where ``sharding`` says.
 
     What lies on the devices of ``sharding`` moves between them; ``jax.device_put`` would read it
@@ -215,7 +215,7 @@ def batch_shardings(batch: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
 
 def shard_batch(batch: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
     """Places every array of a batch by ``batch_shardings``."""
-    return jax.tree.map(place, batch, batch_shardings(batch, mesh, rules))
+    return jax.tree.map(put_sharded, batch, batch_shardings(batch, mesh, rules))
 
 
 def abstract(tree: Any, shardings: Any = None) -> Any:

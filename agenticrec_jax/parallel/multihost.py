@@ -192,7 +192,7 @@ def global_batch(local: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
     )
 
 
-def share(items: Sequence) -> list:
+def nonempty_local_items(items: Sequence) -> list:
     """This process's part of what all of them hold: every n-th item.
 
     Raises:
@@ -204,16 +204,16 @@ def share(items: Sequence) -> list:
             f"found {len(items)} prompts in a step, expected at least one for each of the "
             f"{processes} processes"
         )
-    return own_part(items)
+    return local_items(items)
 
 
-def own_part(items: Sequence) -> list:
+def local_items(items: Sequence) -> list:
     """Every n-th item for n processes, of which this one may have none."""
     return list(items[jax.process_index() :: jax.process_count()])
 
 
-def in_order(parts: Sequence[Sequence]) -> list:
-    """The items of which ``own_part`` gave each process its part, in the order they had."""
+def interleaved(parts: Sequence[Sequence]) -> list:
+    """The items of which ``local_items`` gave each process its part, in the order they had."""
     longest = max(map(len, parts))
     return [part[i] for i in range(longest) for part in parts if i < len(part)]
 
@@ -308,7 +308,7 @@ def to_host(array: Array) -> np.ndarray:
     return whole
 
 
-def own_rows(array: Array) -> np.ndarray:
+def local_rows(array: Array) -> np.ndarray:
     """This process's rows of an array whose rows alone are split, as ``global_batch`` has them."""
     if array.is_fully_addressable:
         return np.asarray(array)

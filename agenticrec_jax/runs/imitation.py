@@ -197,7 +197,7 @@ def _sample_chunk(
             run.training_agent,
             run.engine,
             policy.params,
-            [Task(example) for example in multihost.own_part(examples)],
+            [Task(example) for example in multihost.local_items(examples)],
             members=settings.members,
             temperature=settings.temperature,
             seed=seed,
@@ -205,4 +205,4 @@ def _sample_chunk(
     shares = multihost.allgather([[t.to_json() for t in group] for group in groups])
     with multihost.main_writes("chunk") as writes:
         if writes:
-            write_lines(path, (line for group in multihost.in_order(shares) for line in group))
+            write_lines(path, (line for group in multihost.interleaved(shares) for line in group))

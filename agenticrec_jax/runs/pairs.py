@@ -32,7 +32,10 @@ def mined_pairs(
         examples = evenly_spread(run.data.examples["policy"], count)
         with phase("mining"):
             ranked = evaluate(
-                run.training_agent, run.engine, policy.params, multihost.share(examples)
+                run.training_agent,
+                run.engine,
+                policy.params,
+                multihost.nonempty_local_items(examples),
             )
         mined = mine_pairs(ranked, by_id, seed)
         shares = multihost.allgather([dataclasses.astuple(pair) for pair in mined])

@@ -21,7 +21,7 @@ import numpy as np
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.generation.engine import Engine
 from agenticrec_jax.losses import keep_groups
-from agenticrec_jax.parallel.multihost import allgather, own_part, share
+from agenticrec_jax.parallel.multihost import allgather, local_items, nonempty_local_items
 from agenticrec_jax.training.groups import GroupWeighting, rewards_of
 from agenticrec_jax.training.tasks import TasksAt
 from agenticrec_jax.training.types import Rollouts
@@ -62,16 +62,16 @@ class DynamicSampling:
         tasks = list(self.tasks_at(turn))
         prompts = count = len(tasks)
         telemetry: Counter = Counter()
-        trajectories = self._round(params, share(tasks), turn, telemetry)
-        positions = own_part(range(prompts))  # of each group's task among those of all rounds
+        trajectories = self._round(params, nonempty_local_items(tasks), turn, telemetry)
+        positions = local_items(range(prompts))  # of each group's task among those of all rounds
         while turn < first_turn + self.rounds:
             missing = prompts - sum(allgather(int(self._teaching(trajectories).sum())))
             if not missing:
                 break
             turn += 1
             tasks = list(self.tasks_at(turn))[:missing]
-            trajectories = trajectories + self._round(params, own_part(tasks), turn, telemetry)
-            positions += own_part(range(count, count + len(tasks)))
+            trajectories = trajectories + self._round(params, local_items(tasks), turn, telemetry)
+            positions += local_items(range(count, count + len(tasks)))
             count += len(tasks)
 
         teaching = self._teaching(trajectories)

@@ -23,7 +23,7 @@ from agenticrec_jax.parallel.mesh import (
     Rules,
     abstract,
     batch_shardings,
-    place,
+    put_sharded,
     replicated,
     shard_params,
     traced_on,
@@ -110,7 +110,7 @@ def init_state(
     # The moments are made where they stay: unsharded, they alone could exceed one device's memory.
     shardings = tree_shardings(jax.eval_shape(moments, learned), mesh, rules)
     opt_state = jax.jit(moments, out_shardings=shardings)(learned)
-    return TrainState(params, opt_state, place(step, replicated(mesh)))
+    return TrainState(params, opt_state, put_sharded(step, replicated(mesh)))
 
 
 def abstract_state(

@@ -13,7 +13,7 @@ from typing import Any
 from agenticrec_jax.agent.episodes import Agent, run_episodes
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.generation.engine import Engine
-from agenticrec_jax.parallel.multihost import share
+from agenticrec_jax.parallel.multihost import nonempty_local_items
 from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.runtime.metric_logging import MetricsWriter
 from agenticrec_jax.training.dynamic_sampling import DynamicSampling
@@ -119,7 +119,7 @@ def reinforce(
 
     def sample(step: int, params: Any) -> Rollouts:
         tasks = tasks_at(step)
-        trajectories = roll_out(params=params, tasks=share(tasks), step=step)
+        trajectories = roll_out(params=params, tasks=nonempty_local_items(tasks), step=step)
         return Rollouts(
             trajectories,
             batch=list(range(len(trajectories))),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
-from agenticrec_jax.parallel.multihost import allgather, own_part
+from agenticrec_jax.parallel.multihost import allgather, local_items
 from agenticrec_jax.training.groups import split_groups
 from agenticrec_jax.training.types import Group, RolloutBatch
 from agenticrec_jax.types import SAMPLED
@@ -60,15 +60,15 @@ def pack(groups: Sequence[Group], packing: Packing) -> list[RolloutBatch]:
 
 
 def pack_share(
-    groups: Sequence[Group], packing: Packing, own: Callable[[Sequence], list] = own_part
+    groups: Sequence[Group], packing: Packing, own: Callable[[Sequence], list] = local_items
 ) -> list[RolloutBatch]:
     """Returns this process's micro-batches of groups that all processes hold.
 
     Args:
       groups: the same on every process.
       packing: of the micro-batches.
-      own: takes this process's part of the groups: `multihost.own_part`, or `multihost.share`,
-        which refuses a process without any.
+      own: takes this process's part of the groups: `multihost.local_items`, or
+        `multihost.nonempty_local_items`, which refuses a process without any.
     """
     processes = jax.process_count()
     shapes = [group_shapes(groups[process::processes]) for process in range(processes)]

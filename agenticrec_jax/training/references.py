@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from agenticrec_jax.models.lora import join_learned, split_learned
 from agenticrec_jax.parallel.mesh import RULES, Rules
-from agenticrec_jax.parallel.multihost import global_batch, own_rows
+from agenticrec_jax.parallel.multihost import global_batch, local_rows
 from agenticrec_jax.training.types import RolloutBatch
 
 Scorer = Callable[[Any, RolloutBatch], Float[Array, "P G T"]]  # (params, batch) -> log-probs
@@ -39,7 +39,7 @@ class ReferencePolicy:
     def __call__(self, batch: RolloutBatch) -> RolloutBatch:
         """Returns this process's micro-batch with log-probs; every process must call this."""
         placed = batch if self._mesh is None else global_batch(batch, self._mesh, self._rules)
-        return replace(batch, reference_logprobs=own_rows(self._score(self._params, placed)))
+        return replace(batch, reference_logprobs=local_rows(self._score(self._params, placed)))
 
 
 def _copied(params: Any) -> Any:

@@ -9,7 +9,7 @@ from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.evaluation.evaluator import evaluate
 from agenticrec_jax.generation.engine import Engine
-from agenticrec_jax.parallel.multihost import allgather, share
+from agenticrec_jax.parallel.multihost import allgather, nonempty_local_items
 from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.training.learner import TrainState
 
@@ -76,7 +76,7 @@ def ndcg_scorer(
     """
 
     def score(params: Any) -> float:
-        ranks = [t.rank for t in evaluate(agent, engine, params, share(examples))]
+        ranks = [t.rank for t in evaluate(agent, engine, params, nonempty_local_items(examples))]
         gains = [1 / math.log2(rank + 1) for rank in ranks if rank and rank <= 10]
         return math.fsum(sum(shares) for shares in allgather(gains)) / len(examples)
 

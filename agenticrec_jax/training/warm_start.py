@@ -14,7 +14,7 @@ import numpy as np
 from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.parallel.multihost import share
+from agenticrec_jax.parallel.multihost import nonempty_local_items
 from agenticrec_jax.training.demonstrations import (
     DRILLS,
     Mixture,
@@ -108,4 +108,6 @@ class WarmStart:
             for group in groups
         ]
         prompts = [group.prompt for group in groups]
-        return pack_share(demonstration_groups(prompts, demonstrations), packing, share)
+        return pack_share(
+            demonstration_groups(prompts, demonstrations), packing, nonempty_local_items
+        )

@@ -70,7 +70,7 @@ def test_each_process_supplies_its_own_rows(results):
     assert [r["rows"] for r in results] == [[0, 4], [4, 8]]
     for r in results:
         np.testing.assert_array_equal(r["batch"], ids)
-        np.testing.assert_array_equal(r["own_rows"], ids[slice(*r["rows"])])
+        np.testing.assert_array_equal(r["local_rows"], ids[slice(*r["rows"])])
         assert r["mean_rank"] == 0.5
 
 
@@ -119,7 +119,7 @@ def test_single_process_needs_no_special_case(tmp_path):
     batch = multihost.global_batch(rows, mesh)
     assert batch.sharding.shard_shape(batch.shape) == (2, 2)
     np.testing.assert_array_equal(multihost.to_host(batch), rows)
-    np.testing.assert_array_equal(multihost.own_rows(batch), rows)
+    np.testing.assert_array_equal(multihost.local_rows(batch), rows)
 
 
 @pytest.mark.parametrize("spec", [("fsdp", "tensor"), (None, "tensor"), ()])
@@ -144,8 +144,8 @@ def test_what_was_dealt_out_is_put_in_order_again(processes, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: processes)
     for process in range(processes):
         monkeypatch.setattr(jax, "process_index", lambda process=process: process)
-        parts.append(multihost.own_part(items))
-    assert multihost.in_order(parts) == items
+        parts.append(multihost.local_items(items))
+    assert multihost.interleaved(parts) == items
 
 
 def test_rows_that_do_not_divide_are_refused():

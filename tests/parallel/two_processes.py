@@ -68,7 +68,7 @@ def main(scratch):
         "rows": [rows.start, rows.stop],
         "mean_rank": float(jax.jit(jnp.mean)(batch["rank"].astype(jnp.float32))),
         "batch": multihost.to_host(batch["ids"]).tolist(),
-        "own_rows": multihost.own_rows(batch["ids"]).tolist(),
+        "local_rows": multihost.local_rows(batch["ids"]).tolist(),
         "loss": float(loss),
         "grad": multihost.to_host(grads["layers"][1]["mlp"]["up"]["kernel"].get_value()).tolist(),
         "reloaded_loss": float(mean_nll(graphdef, nnx.state(loaded), batch["ids"])[0]),

@@ -28,7 +28,7 @@ from agenticrec_jax.errors import InputError
 from agenticrec_jax.models.io.safetensors import Reader, Spec, read_json, write_weight_files
 from agenticrec_jax.models.lora import BASE, adapters_by_path, merged
 from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config, is_stacked, of_layer
-from agenticrec_jax.parallel.mesh import RULES, Rules, place, tree_shardings
+from agenticrec_jax.parallel.mesh import RULES, Rules, put_sharded, tree_shardings
 from agenticrec_jax.parallel.multihost import main_writes, to_host
 
 MAX_FILE_BYTES = 5_000_000_000
@@ -198,7 +198,7 @@ def _read_parameter(
         entry = _entry(path, shape)
         value = entry.from_hf(reader.read(entry.name, entry.hf_shape))
         value = value.astype(like.dtype, copy=False)
-        return jnp.asarray(value) if sharding is None else place(value, sharding)
+        return jnp.asarray(value) if sharding is None else put_sharded(value, sharding)
 
     if not is_stacked(path):
         return read(path, like.shape, sharding)
