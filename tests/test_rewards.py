@@ -59,14 +59,14 @@ def test_reward_with_efficiency_has_the_weights_of_its_docstring():
     assert efficient_ranking_reward(1, True, 3, 10).total == pytest.approx(1 + 0.1 + 0.1 * 0.7)
     assert efficient_ranking_reward(None, True, 0, 10).total == pytest.approx(0.1)
     for calls, most in ((5, 4), (-1, 4), (0, 0)):
-        with pytest.raises(ValueError, match=f"calls are {calls} of {most}"):
+        with pytest.raises(ValueError, match=f"calls.* {calls} .*{most}"):
             efficient_ranking_reward(1, True, calls, most)
 
 
 def test_impossible_ranks_are_refused():
-    with pytest.raises(ValueError, match="rank is 0"):
+    with pytest.raises(ValueError, match="rank.* 0"):
         ranking_reward(0, True, True)
-    with pytest.raises(ValueError, match="rank is -1"):
+    with pytest.raises(ValueError, match="rank.* -1"):
         efficient_ranking_reward(-1, True, 0, 10)
 
 

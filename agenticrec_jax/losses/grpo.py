@@ -188,6 +188,7 @@ def grpo_loss(
     _check_clipping(ratio, clip_low, clip_high, dual_clip, correction_cap)
     _check_penalties(kl_coef, kl_estimator, reference_logprobs, entropy_coef, entropy)
 
+    # Log-probs of padding may be -inf or NaN: masked first, they reach neither value nor gradient.
     logprobs = masked(logprobs, sampled)
     difference = log_ratio(logprobs, behavior_logprobs, sampled, ratio)
     ratios = jnp.exp(difference)

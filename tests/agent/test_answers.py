@@ -186,7 +186,7 @@ def observed(kind):
     return tokenizer.encode_markup("\n") + tokenizer.encode_data(SEEN)
 
 
-def asked(kind):
+def prompt_of(kind):
     """The prompt: it has an opening, as the chat style's instructions have."""
     return tuple(known(kind)[0].encode_markup(f"rank: {OPENING}"))
 
@@ -202,8 +202,8 @@ def pushed(rows, start):
 
     def sample(logits, keys, positions, *draw):
         request = (keys[:, None, None] == keys_of).all(-1).any(-1).argmax(-1)
-        told = jnp.arange(logits.shape[1]) == table[request, positions][:, None]
-        return real(jnp.where(told, logits + 1e4, logits), keys, positions, *draw)
+        scripted = jnp.arange(logits.shape[1]) == table[request, positions][:, None]
+        return real(jnp.where(scripted, logits + 1e4, logits), keys, positions, *draw)
 
     return sample
 
@@ -251,12 +251,12 @@ def played(
     **pieces,
 ):
     """Rollouts of two requests that call, read, and begin an answer; [requests][members]."""
-    prompt, rows = asked(kind), scripts(kind, begun, pieces.get("unread", ()))
+    prompt, rows = prompt_of(kind), scripts(kind, begun, pieces.get("unread", ()))
     requests = [Request(prompt, MEMBERS, (i,), count) for i, count in enumerate(choices)]
-    made = engine(kind, constrained, begun, **pieces)
+    built = engine(kind, constrained, begun, **pieces)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(sampling, "sample", pushed(rows, len(prompt)))
-        groups = made.generate(
+        groups = built.generate(
             policy(kind)[1],
             requests,
             lambda *_: Reply(tuple(observed(kind))),
@@ -264,7 +264,7 @@ def played(
             seed=SEED,
             filters=filters,
         )
-    assert made.telemetry["splice_dispatches"] >= 2, "one of them while lists are being written"
+    assert built.telemetry["splice_dispatches"] >= 2, "one of them while lists are being written"
     return groups
 
 
@@ -305,19 +305,19 @@ def test_every_answer_of_a_random_policy_is_valid(kind, draw):
 
 def assert_rescored(kind, script, rollout, choices, temperature, filters):
     """Log-probs in the list are of a plain forward's logits over the ids that may come."""
-    prompt, texts, listed = asked(kind), known(kind)[-1], ""
+    prompt, texts, listed = prompt_of(kind), known(kind)[-1], ""
     whole = jnp.array([[*prompt, *rollout.ids.tolist()]])
     logits = forward(nnx.merge(*policy(kind)), jnp.pad(whole, ((0, 0), (0, 160 - whole.shape[1]))))
     logits = np.asarray(logits, np.float64)[0, len(prompt) - 1 :, : len(texts)]
-    for place in range(len(script), len(rollout.ids)):
+    for position in range(len(script), len(rollout.ids)):
         if listed.endswith(protocol.ANSWER_CLOSE):
             break  # only the end of the turn may follow
         allowed = [bool(text) and extendable(kind, listed + text, choices) for text in texts]
-        scores = np.where(allowed, logits[place] / (temperature or 1), -np.inf)
-        scores[~kept(scores, filters)] = -np.inf
-        i = int(rollout.ids[place])
+        scores = np.where(allowed, logits[position] / (temperature or 1), -np.inf)
+        scores[~unfiltered(scores, filters)] = -np.inf
+        i = int(rollout.ids[position])
         want = scores[i] - scores.max() - np.log(np.exp(scores - scores.max()).sum())
-        assert abs(rollout.logprobs[place] - want) < 1e-4
+        assert abs(rollout.logprobs[position] - want) < 1e-4
         assert temperature or i == scores.argmax()
         listed += texts[i]
     assert listed.count("]}") == 1
@@ -326,7 +326,7 @@ def assert_rescored(kind, script, rollout, choices, temperature, filters):
 forward = nnx.jit(lambda model, ids: model(ids))
 
 
-def kept(scores, filters):
+def unfiltered(scores, filters):
     """By sorting: top-k, then top-p, then min-p."""
     order = np.argsort(-scores)
     mass = np.exp(scores - scores.max())

@@ -48,7 +48,7 @@ def catalog(*titles):
 def messages(titles, history, candidates, tools, task):
     """The conversation that a prompt must be, in plain text."""
     lines = ["Taken before, oldest first:"]
-    lines += [f"h{place}. {titles[item]}" for place, item in enumerate(history, 1)]
+    lines += [f"h{number}. {titles[item]}" for number, item in enumerate(history, 1)]
     lines += ["Candidates:"]
     lines += [f"{number}. {titles[item]}" for number, item in enumerate(candidates, 1)]
     return [
@@ -71,9 +71,9 @@ def assert_first_turns_equal(directory):
     prompts = ChatPrompts(tokenizer, catalog(*titles), LONG)
     for tools in (world.toolbox.schemas(), []):
         for task in TASKS:
-            for shown in world.examples[:8]:
-                history = (*range(len(PLAIN)), *shown.history)
-                candidates = (*shown.candidates, *range(len(PLAIN)))
+            for ranked in world.examples[:8]:
+                history = (*range(len(PLAIN)), *ranked.history)
+                candidates = (*ranked.candidates, *range(len(PLAIN)))
                 expected = rendered(peer, messages(titles, history, candidates, tools, task), tools)
                 assert prompts.build(history, candidates, tools, task) == expected
 
@@ -83,19 +83,19 @@ def assert_whole_conversation_equal(directory):
     peer, tokenizer = AutoTokenizer.from_pretrained(directory), load_tokenizer(directory)
     world = tiny_world()
     prompts = ChatPrompts(tokenizer, world.log.items, LONG)
-    shown, tools = world.examples[0], world.toolbox.schemas()
+    ranked, tools = world.examples[0], world.toolbox.schemas()
     said = "I look at the last one."
     body = '{"name": "get_similar_items", "arguments": {"item_name": "h1"}}'
     call = f"{said}\n<tool_call>\n{body}\n</tool_call>"
     seen = "near h1: Joltoworks Desk (12); similar:7,3,"
     ids, _ = prompts.turns([(SAMPLED, call), (OBSERVATION, seen)])
-    conversation = messages(world.log.items.title, shown.history, shown.candidates, tools, "rank")
+    conversation = messages(world.log.items.title, ranked.history, ranked.candidates, tools, "rank")
     function = {"name": "get_similar_items", "arguments": {"item_name": "h1"}}
     conversation += [
         {"role": "assistant", "content": said, "tool_calls": [{"function": function}]},
         {"role": "tool", "content": seen},
     ]
-    first = prompts.build(shown.history, shown.candidates, tools)
+    first = prompts.build(ranked.history, ranked.candidates, tools)
     assert [*first, *ids] == rendered(peer, conversation, tools)
     assert parse_tool_call(call) == ToolCall(**function)
 
@@ -116,8 +116,8 @@ def test_data_and_template_meet_where_text_is_split_anyway(title):
     title = neutralize(" ".join(title.split()), literals(tokenizer.added_tokens))
     for before, after in (("h1.", "h2."), ("20.", "Rank"), ("10.", "Candidates")):
         encode = tokenizer.encode_markup
-        parts = [*encode(before), *tokenizer.encode_line(title, LONG), *encode(after)]
-        assert parts == encode(f"{before} {title}\n{after}")
+        pieces = [*encode(before), *tokenizer.encode_line(title, LONG), *encode(after)]
+        assert pieces == encode(f"{before} {title}\n{after}")
 
 
 @given(TITLES, st.integers(1, 12))
@@ -176,8 +176,8 @@ def test_recthinker_is_told_to_analyze_plan_and_act():
         assert "the numbers of the 10 candidates" in texts[agent]
         plain = chat_tokenizer().decode(prompts.build((0,), (0,) * 10, []))
         assert chat.APPROACHES["agenticrec"] in plain
-    parts = [texts["recthinker"].index(part) for part in ("Analyze:", "Plan:", "Act:")]
-    assert parts == sorted(parts) and "Analyze" not in texts["agenticrec"]
+    pieces = [texts["recthinker"].index(word) for word in ("Analyze:", "Plan:", "Act:")]
+    assert pieces == sorted(pieces) and "Analyze" not in texts["agenticrec"]
     others = (texts[agent].replace(chat.APPROACHES[agent], "") for agent in AGENTS)
     assert len(set(others)) == 1
 
@@ -187,8 +187,11 @@ def test_recthinker_is_told_to_analyze_plan_and_act():
 def test_an_observation_is_cut_to_its_budget_with_a_visible_mark(text, budget):
     tokenizer = chat_tokenizer()
     prompts = ChatPrompts(tokenizer, catalog(), 4, 0)
-    whole, few = prompts.observation(text), dataclasses.replace(prompts, observation_tokens=budget)
-    cut, frame = few.observation(text), len(prompts.observation(""))
+    whole, limited = (
+        prompts.observation(text),
+        dataclasses.replace(prompts, observation_tokens=budget),
+    )
+    cut, frame = limited.observation(text), len(prompts.observation(""))
     length = len(tokenizer.encode_data(text))
     if length <= budget:
         assert cut == whole
@@ -196,8 +199,8 @@ def test_an_observation_is_cut_to_its_budget_with_a_visible_mark(text, budget):
     assert len(cut) - frame <= budget + len(tokenizer.encode_data(f"{CUT}\n"))
     said = tokenizer.decode(cut)
     assert f"{CUT}\n</tool_response>" in said
-    kept = said.split("<tool_response>\n")[1].split(f"{CUT}\n</tool_response>")[0]
-    assert tokenizer.decode(tokenizer.encode_data(text)).startswith(kept)
+    visible = said.split("<tool_response>\n")[1].split(f"{CUT}\n</tool_response>")[0]
+    assert tokenizer.decode(tokenizer.encode_data(text)).startswith(visible)
 
 
 def test_without_tools_none_are_mentioned():
@@ -240,9 +243,9 @@ class TestQwen3:
 
     def test_the_small_tokenizers_template_renders_alike(self, directory):
         peer = AutoTokenizer.from_pretrained(directory)
-        world, shown = tiny_world(), tiny_world().examples[0]
+        world, ranked = tiny_world(), tiny_world().examples[0]
         for tools in (world.toolbox.schemas(), []):
-            said = messages(world.log.items.title, shown.history, shown.candidates, tools, "rank")
+            said = messages(world.log.items.title, ranked.history, ranked.candidates, tools, "rank")
             texts = [rendered_text(peer, said, tools, t) for t in (None, TEMPLATE)]
             assert texts[0] == texts[1]
 

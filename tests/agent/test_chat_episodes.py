@@ -1,7 +1,7 @@
 """Whole episodes in Qwen3's format, through the engine, with a policy that writes a script.
 
-The model is random and runs as ever; only which token is drawn is told. So what the engine pauses
-at, splices and ends at is its own doing, and its log-probs show what is in its cache.
+The model is random and runs as ever; only the drawn tokens are scripted. So the engine itself
+decides where to pause, splice and end, and its log-probs show what is in its cache.
 """
 
 import copy
@@ -54,8 +54,9 @@ def example():
 
 def toolbox():
     """Two of the tools, so that the prompt is short."""
-    made = tiny_world().artifacts, ToolOptions()
-    return Toolbox([GetSimilarItems(*made), CandidatesAnalyze(*made)])
+    artifacts = tiny_world().artifacts
+    options = ToolOptions()
+    return Toolbox([GetSimilarItems(artifacts, options), CandidatesAnalyze(artifacts, options)])
 
 
 def scripts(call_end=""):
@@ -81,18 +82,18 @@ def expected(prompts, turns, called, budget):
     view = AsOfView(tiny_world().log, example())
     ids, origin = [], []
     for i, turn in enumerate(turns):
-        part = prompts.tokenizer.encode_markup(turn)
-        ids, origin = ids + part, origin + [SAMPLED] * len(part)
+        new_ids = prompts.tokenizer.encode_markup(turn)
+        ids, origin = ids + new_ids, origin + [SAMPLED] * len(new_ids)
         if i < len(called) and called[i] in ARGUMENTS:
             seen = toolbox().call(view, called[i], ARGUMENTS[called[i]]).text
-            part = prompts.observation(seen)
-            ids, origin = ids + part, origin + [OBSERVATION] * len(part)
+            new_ids = prompts.observation(seen)
+            ids, origin = ids + new_ids, origin + [OBSERVATION] * len(new_ids)
         elif i < len(called):
             break  # an unknown tool ends a training episode
     return ids[:budget], origin[:budget]
 
 
-def told(rows, start):
+def scripted_sample(rows, start):
     """``sampling.sample`` that draws the token a row's script has at a position."""
     key = jnp.array([[STEP, example().example_id, 0]], jnp.uint32)
     known = sampling.row_keys(jnp.uint32(SEED), key, jnp.arange(MEMBERS))[0]
@@ -141,7 +142,7 @@ def play(form):
     stop = [i for i in tokenizer.stop_ids if i != tokenizer.pause_id]
     engine = Engine(graphdef, sizes(prompt), tokenizer.pause_id, stop, tokenizer.pad_id)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(sampling, "sample", told([ids for ids, _ in rows], len(prompt)))
+        patched.setattr(sampling, "sample", scripted_sample([ids for ids, _ in rows], len(prompt)))
         (group,) = run_episodes(
             agent, engine, params, [task], members=MEMBERS, temperature=1.5, seed=SEED, step=STEP
         )
@@ -225,7 +226,7 @@ def test_recthinkers_tools_are_called_in_an_episode_of_ten_candidates():
     stop = [i for i in tokenizer.stop_ids if i != tokenizer.pause_id]
     engine = Engine(nnx.split(model)[0], engine_sizes, tokenizer.pause_id, stop, tokenizer.pad_id)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(sampling, "sample", told([ids] * MEMBERS, len(prompt)))
+        patched.setattr(sampling, "sample", scripted_sample([ids] * MEMBERS, len(prompt)))
         ((played, *_),) = run_episodes(
             agent,
             engine,

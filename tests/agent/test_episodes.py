@@ -1,94 +1,39 @@
+"""Episodes with a scripted policy: calls, observations, ends and rewards."""
+
 import dataclasses
 
 import numpy as np
 import pytest
 
 from agenticrec_jax.agent import interventions, protocol
-from agenticrec_jax.agent.episodes import Agent, run_episodes
-from agenticrec_jax.agent.prompts import CompactPrompts
+from agenticrec_jax.agent.episodes import run_episodes
 from agenticrec_jax.agent.protocol import ToolCall
 from agenticrec_jax.agent.tasks import Task
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.agent.transcripts import transcript
-from agenticrec_jax.generation.engine import Failure, Rollout
+from agenticrec_jax.generation.engine import Failure
 from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.testing.world import tiny_world
 from agenticrec_jax.tools.base import Toolbox, object_schema
 from agenticrec_jax.training.step_metrics import rollout_metrics
-from agenticrec_jax.types import ENDS, OBSERVATION, SAMPLED
+from agenticrec_jax.types import ENDS, OBSERVATION
+from tests.agent.actors import LOOK, Actor, list_with_target_at, play, tiny_agent
 
-LOOK = f"<think>look</think>{ToolCall('candidates_analyze', {}).render()}"
 NEAR = f"<think>near</think>{ToolCall('get_similar_items', {'item_name': 'h1'}).render()}"
-
-
-class Actor:
-    """Stands in for the engine: every row writes the turns it is told, and reads the replies."""
-
-    def __init__(self, tokenizer, *scripts):
-        self.tokenizer, self.scripts, self.heard = tokenizer, scripts, {}
-
-    def generate(
-        self, params, requests, respond, *, temperature, seed, filters=None, on_failure=None
-    ):
-        return [
-            [self._play(i, m, respond) for m in range(request.members)]
-            for i, request in enumerate(requests)
-        ]
-
-    def _play(self, request, member, respond):
-        ids, origin, finish = [], [], "token_budget"
-        for turn in self.scripts[member]:
-            written = self.tokenizer.encode_markup(turn)
-            ids += written
-            origin += [SAMPLED] * len(written)
-            if not turn.endswith("</tool_call>"):
-                finish = "stop"
-                break
-            reply = respond(request, member, ids)
-            reply.on_accept()
-            ids += reply.ids
-            origin += [OBSERVATION] * len(reply.ids)
-            if reply.finish:
-                finish = reply.finish
-                break
-        return Rollout(
-            np.array(ids, np.int32),
-            np.zeros(len(ids), np.float32),
-            np.array(origin, np.uint8),
-            finish,
-        )
 
 
 @pytest.fixture(scope="module")
 def agent():
-    world = tiny_world()
-    prompts = CompactPrompts(world.tokenizer, world.log.items, 4)
-    return Agent(world.log, world.toolbox, world.artifacts, prompts)
+    return tiny_agent()
 
 
-def _run(agent, *scripts, task=None):
-    task = task or Task(tiny_world().examples[0])
-    actor = Actor(agent.prompts.tokenizer, *scripts)
-    (group,) = run_episodes(
-        agent, actor, None, [task], members=len(scripts), temperature=1.0, seed=0
-    )
-    return group
-
-
-def _list_with_target_at(place):
-    target = tiny_world().examples[0].target_number
-    others = [n for n in range(1, 21) if n != target]
-    numbers = others[: place - 1] + [target] + others[place - 1 :]
-    return protocol.render_ranking(numbers[:10])
-
-
-def test_places_are_rewarded_and_a_first_place_with_tools_earns_the_bonus(agent):
-    first, tooled, third, miss = _run(
+def test_ranks_are_rewarded_and_a_first_rank_with_tools_earns_the_bonus(agent):
+    first, tooled, third, miss = play(
         agent,
-        [_list_with_target_at(1)],
-        [LOOK, NEAR, _list_with_target_at(1)],
-        [_list_with_target_at(3)],
-        [_list_with_target_at(11)],
+        [list_with_target_at(1)],
+        [LOOK, NEAR, list_with_target_at(1)],
+        [list_with_target_at(3)],
+        [list_with_target_at(11)],
     )
     rewards = [t.reward.total for t in (first, tooled, third, miss)]
     assert rewards == pytest.approx([1.0, 1.1, 0.5, -0.5])
@@ -98,7 +43,7 @@ def test_places_are_rewarded_and_a_first_place_with_tools_earns_the_bonus(agent)
 
 
 def test_observations_are_the_tools_words_between_the_markers(agent):
-    (played,) = _run(agent, [LOOK, _list_with_target_at(1)])
+    (played,) = play(agent, [LOOK, list_with_target_at(1)])
     seen = agent.prompts.tokenizer.decode(played.ids[played.origin == OBSERVATION])
     assert seen == f"<observation>{played.calls[0].observation.lower()}</observation>"
     assert "popular:" in seen
@@ -112,22 +57,22 @@ def test_observations_are_the_tools_words_between_the_markers(agent):
     ],
 )
 def test_illegal_calls_end_training_episodes_and_are_told_in_evaluation(agent, turn, reason):
-    (ended,) = _run(agent, [turn, _list_with_target_at(1)])
+    (ended,) = play(agent, [turn, list_with_target_at(1)])
     assert (ended.finish, ended.invalid_reason, ended.reward.total) == (reason, reason, -1.0)
     lenient = dataclasses.replace(agent, stop_on_illegal=False)
-    (told,) = _run(lenient, [turn, _list_with_target_at(1)])
-    assert told.valid and told.rank == 1 and not told.calls[0].ok
-    assert told.calls[0].observation.startswith("error")
+    (trajectory,) = play(lenient, [turn, list_with_target_at(1)])
+    assert trajectory.valid and trajectory.rank == 1 and not trajectory.calls[0].ok
+    assert trajectory.calls[0].observation.startswith("error")
 
 
 def test_wrong_arguments_are_told_and_counted(agent):
     turn = ToolCall("item_info_search", {"name": 3}).render()
-    (told,) = _run(agent, [turn, _list_with_target_at(2)])
-    assert told.valid and not told.calls[0].ok
+    (trajectory,) = play(agent, [turn, list_with_target_at(2)])
+    assert trajectory.valid and not trajectory.calls[0].ok
 
 
 def test_ten_calls_are_allowed_and_an_eleventh_is_not(agent):
-    ten, eleven = _run(agent, [LOOK] * 10 + [_list_with_target_at(1)], [LOOK] * 11)
+    ten, eleven = play(agent, [LOOK] * 10 + [list_with_target_at(1)], [LOOK] * 11)
     assert ten.valid and len(ten.calls) == 10
     assert (eleven.invalid_reason, eleven.reward.total) == ("too_many_calls", -1.0)
 
@@ -142,7 +87,7 @@ def test_ten_calls_are_allowed_and_an_eleventh_is_not(agent):
     ],
 )
 def test_invalid_ends_are_named(agent, script, reason):
-    (played,) = _run(agent, script)
+    (played,) = play(agent, script)
     assert (played.invalid_reason, played.reward.total) == (reason, -1.0)
     assert played.finish in ENDS
     assert played.rank is None and played.ranking is None
@@ -178,7 +123,7 @@ def test_a_tools_failure_is_read_and_counted_and_is_not_the_policys(
 ):
     box = Toolbox([Tool(act)])
     broken = dataclasses.replace(agent, toolbox=box, stop_on_illegal=stop_on_illegal)
-    played, other = _run(broken, [LOOK, _list_with_target_at(1)], [_list_with_target_at(2)])
+    played, other = play(broken, [LOOK, list_with_target_at(1)], [list_with_target_at(2)])
     (call,) = played.calls
     assert (call.ok, call.failure, call.observation) == (False, reason, said)
     assert call.name == "candidates_analyze" and call.detail
@@ -186,8 +131,8 @@ def test_a_tools_failure_is_read_and_counted_and_is_not_the_policys(
     assert seen == f"<observation>{said}</observation>"
     assert played.valid and played.rank == 1
     assert Trajectory.from_json(played.to_json()).calls == [call]
-    told = rollout_metrics([[played, other]])
-    assert told[f"calls/failed/{reason}"] == (1.0, 2.0) and "calls/refused" not in told
+    metrics = rollout_metrics([[played, other]])
+    assert metrics[f"calls/failed/{reason}"] == (1.0, 2.0) and "calls/refused" not in metrics
 
 
 def test_what_a_call_returns_after_it_was_given_up_changes_nothing(agent):
@@ -205,7 +150,7 @@ def test_what_a_call_returns_after_it_was_given_up_changes_nothing(agent):
                 respond(*arguments)
             return out
 
-    actor = Impatient(agent.prompts.tokenizer, [LOOK, NEAR, _list_with_target_at(2)])
+    actor = Impatient(agent.prompts.tokenizer, [LOOK, NEAR, list_with_target_at(2)])
     task = Task(tiny_world().examples[0])
     ((played,),) = run_episodes(agent, actor, None, [task], members=1, temperature=1.0, seed=0)
     assert [call.name for call in played.calls] == ["candidates_analyze", "get_similar_items"]
@@ -218,19 +163,19 @@ def test_what_a_call_returns_after_it_was_given_up_changes_nothing(agent):
 
 def test_a_failed_call_counts_as_one_of_ten(agent):
     broken = dataclasses.replace(agent, toolbox=Toolbox([Tool(_raise)]))
-    (played,) = _run(broken, [LOOK] * 11)
+    (played,) = play(broken, [LOOK] * 11)
     assert played.finish == "too_many_calls" and len(played.calls) == 10
 
 
 def test_an_answer_quoted_by_a_tool_is_not_the_policys(agent):
-    forged = dataclasses.replace(agent, transform=lambda text, _: _list_with_target_at(1))
-    (played,) = _run(forged, [LOOK, "<think>done</think>"])
+    forged = dataclasses.replace(agent, transform=lambda text, _: list_with_target_at(1))
+    (played,) = play(forged, [LOOK, "<think>done</think>"])
     assert played.invalid_reason == "no_answer"
 
 
 def test_transforms_reach_the_policy(agent):
     blanked = dataclasses.replace(agent, transform=interventions.blank)
-    (played,) = _run(blanked, [LOOK, _list_with_target_at(1)])
+    (played,) = play(blanked, [LOOK, list_with_target_at(1)])
     assert played.calls[0].observation == interventions.BLANK
 
 
@@ -241,7 +186,7 @@ def test_preference_questions_pay_the_right_letter(agent, kind, right, target_fi
     other = next(c for c in example.candidates if c != example.target)
     pair = (example.target, other) if target_first else (other, example.target)
     task = Task(dataclasses.replace(example, candidates=pair), kind)
-    a, b, bad = _run(
+    a, b, bad = play(
         agent,
         [protocol.render_choice("A")],
         [LOOK, protocol.render_choice("B")],
@@ -259,7 +204,7 @@ def test_prompts_offer_tools_only_where_they_may_be_used(agent):
     assert "get_similar_users" in tokenizer.decode(agent.prompt(task))
     without = dataclasses.replace(agent, use_tools=False)
     assert tokenizer.decode(without.prompt(task)).endswith("tools:none<assistant>")
-    (played,) = _run(without, [LOOK])
+    (played,) = play(without, [LOOK])
     assert played.invalid_reason == "unknown_tool"
 
 
@@ -271,13 +216,13 @@ def test_examples_inside_the_fit_range_are_refused(agent):
 
 def test_trajectories_survive_their_json_and_read_as_transcripts(agent):
     world = tiny_world()
-    (played,) = _run(agent, [LOOK, _list_with_target_at(2)])
+    (played,) = play(agent, [LOOK, list_with_target_at(2)])
     again = Trajectory.from_json(played.to_json())
     assert again.to_json() == played.to_json() and np.array_equal(again.ids, played.ids)
-    told = transcript(again, world.examples[0], world.log, world.tokenizer, "rta")
-    assert [s["origin"] for s in told["segments"]] == ["sampled", "observation", "sampled"]
+    record = transcript(again, world.examples[0], world.log, world.tokenizer, "rta")
+    assert [s["origin"] for s in record["segments"]] == ["sampled", "observation", "sampled"]
     assert (
-        told["candidates"][told["target_number"] - 1]
+        record["candidates"][record["target_number"] - 1]
         == world.log.items.title[world.examples[0].target]
     )
-    assert told["reward"]["total"] == pytest.approx(played.reward.total)
+    assert record["reward"]["total"] == pytest.approx(played.reward.total)

@@ -19,7 +19,7 @@ from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import make_items, make_log
 from agenticrec_jax.generation.engine import Engine, EngineConfig, Rollout
 from agenticrec_jax.testing.chat import NOT_SPECIAL, SPECIAL, chat_tokenizer
-from agenticrec_jax.testing.errors import refused
+from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.testing.models import tiny_qwen3
 from agenticrec_jax.testing.synthetic import randomized
 from agenticrec_jax.testing.world import tiny_world
@@ -77,18 +77,20 @@ def test_a_title_of_the_future_never_occurs_in_a_prompt(style):
     """Every item that the user takes at or after the cut, and not before, has a planted title."""
     log, decode = tiny_world().log, tokenizer_of(style).decode
     for example in tiny_world().examples[::5]:
-        own = log.events_of(example.user)
-        past = set(log.item[own[own < example.position]].tolist())
-        future = set(log.item[own[own >= example.position]].tolist()) - past
+        positions = log.events_of(example.user)
+        past = set(log.item[positions[positions < example.position]].tolist())
+        future = set(log.item[positions[positions >= example.position]].tolist()) - past
         title = [PLANTED if i in future else t for i, t in enumerate(log.items.title)]
-        shown = dataclasses.replace(log, items=dataclasses.replace(log.items, title=tuple(title)))
-        assert PLANTED.lower() not in decode(writer(shown, style).prompt(example)).lower()
+        planted_log = dataclasses.replace(
+            log, items=dataclasses.replace(log.items, title=tuple(title))
+        )
+        assert PLANTED.lower() not in decode(writer(planted_log, style).prompt(example)).lower()
         planted = [PLANTED if i in past else t for i, t in enumerate(log.items.title)]
         control = dataclasses.replace(
             log, items=dataclasses.replace(log.items, title=tuple(planted))
         )
         text = decode(writer(control, style).prompt(example)).lower()
-        assert text.count(PLANTED.lower()) == (own < example.position).sum()
+        assert text.count(PLANTED.lower()) == (positions < example.position).sum()
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -103,8 +105,8 @@ def test_an_event_before_the_cut_and_its_rating_do_change_a_prompt(style):
         changed = dataclasses.replace(log, **{name: column})
         items = changed.item[[e for e in log.events_of(example.user) if e < example.position]]
         history = tuple(items[-len(example.history) :].tolist())
-        asked = dataclasses.replace(example, history=history)
-        assert writer(changed, style).prompt(asked) != expected
+        shorter = dataclasses.replace(example, history=history)
+        assert writer(changed, style).prompt(shorter) != expected
 
 
 def small_log(ratings):
@@ -134,8 +136,8 @@ def test_a_chat_prompt_is_the_templates(tmp_path):
     for example in tiny_world().examples[:8]:
         view = AsOfView(log, example)
         lines = [
-            f"h{place}{rated(rating)}. {log.items.title[item]}"
-            for place, (item, rating) in enumerate(
+            f"h{number}{rated(rating)}. {log.items.title[item]}"
+            for number, (item, rating) in enumerate(
                 zip(view.own_items, view.own_ratings, strict=True), 1
             )
         ]
@@ -147,9 +149,9 @@ def test_a_chat_prompt_is_the_templates(tmp_path):
 
 
 @given(st.lists(st.sampled_from([*SPECIAL, *NOT_SPECIAL, "\n", "h2. "]) | st.text(max_size=4)))
-def test_a_title_is_data(parts):
+def test_a_title_is_data(pieces):
     log, example = small_log([4, 5])
-    hostile = dataclasses.replace(log.items, title=("".join(parts), *log.items.title[1:]))
+    hostile = dataclasses.replace(log.items, title=("".join(pieces), *log.items.title[1:]))
     for style in STYLES:
         tokenizer = tokenizer_of(style)
         marks = {tokenizer.marker(name) for name in MARKS[style]}
@@ -178,8 +180,7 @@ def test_only_the_newest_events_that_fit_are_shown():
         ids = writer(log, room=room).prompt(example)
         assert len(ids) <= room < len(ids) + 24
         assert "color 29" in decode(ids) and "color 0 " not in decode(ids)
-    said = refused(writer(log, room=8).prompt, example)
-    assert "engine.prompt_buckets: found 8 tokens" in said
+    assert_names(refused(writer(log, room=8).prompt, example), "engine.prompt_buckets", "8 tokens")
 
 
 @pytest.fixture(scope="module")
@@ -224,11 +225,11 @@ def five():
 def test_texts_are_the_models_own_greedy_words(policy, five):
     """Five examples on two slots: against forward passes without cache or engine."""
     log, engine = tiny_world().log, engine_of(policy)
-    made = writer(log, engine=engine)
-    profiles = made.write(nnx.split(policy)[1], five)
+    built = writer(log, engine=engine)
+    profiles = built.write(nnx.split(policy)[1], five)
     assert engine.telemetry["sampled_tokens"] == 5 * BUDGET
     for profile, example in zip(profiles, five, strict=True):
-        ids = greedy(policy, made.prompt(example))
+        ids = greedy(policy, built.prompt(example))
         text = neutralize(" ".join(tiny_world().tokenizer.decode(ids).rstrip("\ufffd").split()))
         assert profile.text == text.rpartition("</think>")[2] + "…"
         assert (profile.example_id, profile.position) == (example.example_id, example.position)
@@ -241,8 +242,8 @@ def test_a_temperature_draws_by_the_seed_and_the_prompt_alone(policy, five):
     params = nnx.split(policy)[1]
 
     def texts(examples, seed):
-        made = writer(tiny_world().log, engine=engine_of(policy), temperature=1.5, seed=seed)
-        return [profile.text for profile in made.write(params, examples)]
+        built = writer(tiny_world().log, engine=engine_of(policy), temperature=1.5, seed=seed)
+        return [profile.text for profile in built.write(params, examples)]
 
     first = texts(five, 3)
     assert texts(five[::-1], 3) == first[::-1]
@@ -258,16 +259,16 @@ def test_a_history_that_was_read_before_is_not_written_about_again(policy):
         for user, at, past in ((0, 3, 0), (1, 4, 0), (2, 5, 1))
     ]
     engine = engine_of(policy)
-    made = writer(log, engine=engine, temperature=1.5)
+    built = writer(log, engine=engine, temperature=1.5)
     params = nnx.split(policy)[1]
-    first, second, other = made.write(params, examples)
+    first, second, other = built.write(params, examples)
     assert engine.telemetry["sampled_tokens"] == 2 * BUDGET
     assert (first.text, first.content) == (second.text, second.content)
     assert [first.position, second.position] == [3, 4]
     assert other.content != first.content and other.text != first.text
     engine.telemetry = {}
     known = [dataclasses.replace(first, text="told before"), other]
-    again = made.write(params, examples, known)
+    again = built.write(params, examples, known)
     assert [profile.text for profile in again] == ["told before", "told before", other.text]
     assert not engine.telemetry
     rated = dataclasses.replace(log, rating=np.full(6, 2.0, np.float32))
@@ -283,9 +284,9 @@ def test_a_text_ends_before_the_id_that_ends_it(policy, five, end):
     engine = engine_of(
         policy, **{"stop": {"stop_ids": (ids[last],)}}.get(end, {"pause_id": ids[last]})
     )
-    made = writer(log, engine=engine)
-    made = dataclasses.replace(made, prompts=pausing(made.prompts, engine.pause_id))
-    (profile,) = made.write(params, five[:1])
+    built = writer(log, engine=engine)
+    built = dataclasses.replace(built, prompts=pausing(built.prompts, engine.pause_id))
+    (profile,) = built.write(params, five[:1])
     expected = profile_text(
         tiny_world().tokenizer, Rollout(np.array(ids[: last + 1]), None, None, end)
     )
@@ -300,14 +301,14 @@ def pausing(prompts, pause_id):
 
 
 def test_a_pause_that_is_the_end_of_a_turn_is_a_stop():
-    tokenizer, made = chat_tokenizer(), writer(tiny_world().log, "chat")
-    made = dataclasses.replace(made, prompts=pausing(made.prompts, tokenizer.turn_end))
-    assert made._respond(0, 0, [5, tokenizer.turn_end]).finish == "stop"
+    tokenizer, built = chat_tokenizer(), writer(tiny_world().log, "chat")
+    built = dataclasses.replace(built, prompts=pausing(built.prompts, tokenizer.turn_end))
+    assert built._respond(0, 0, [5, tokenizer.turn_end]).finish == "stop"
     called = tokenizer.encode_markup('<tool_call>{"name": "x"}</tool_call><|im_end|>')
-    assert made._respond(0, 0, called).finish == "called_a_tool"
+    assert built._respond(0, 0, called).finish == "called_a_tool"
     call = chat_tokenizer().marker("</tool_call>")
-    made = writer(tiny_world().log, "chat")
-    assert made._respond(0, 0, [5, call]).finish == "called_a_tool"
+    built = writer(tiny_world().log, "chat")
+    assert built._respond(0, 0, [5, call]).finish == "called_a_tool"
 
 
 def test_a_text_that_its_turn_has_no_tokens_for_is_cut(policy, five):
@@ -315,8 +316,8 @@ def test_a_text_that_its_turn_has_no_tokens_for_is_cut(policy, five):
     log, params = tiny_world().log, nnx.split(policy)[1]
     plain = writer(log, engine=engine_of(policy))
     ids = greedy(policy, plain.prompt(five[0]))[:5]
-    (made,) = writer(log, engine=engine_of(policy, turn_tokens=5)).write(params, five[:1])
-    assert (made.text, made.finish) == (
+    (built,) = writer(log, engine=engine_of(policy, turn_tokens=5)).write(params, five[:1])
+    assert (built.text, built.finish) == (
         neutralize(tiny_world().tokenizer.decode(ids)) + "…",
         "turn_budget",
     )

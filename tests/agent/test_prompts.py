@@ -34,9 +34,9 @@ def test_the_compact_style_is_one_turn(prompts):
 def test_tasks_ask_different_questions(prompts):
     world = tiny_world()
     pair = world.examples[0].candidates[:2]
-    asked = {task: tuple(prompts.build((0,), pair, (), task)) for task in TASKS}
-    assert len(set(asked.values())) == 3
-    assert "less likely next" in world.tokenizer.decode(asked["less"])
+    questions = {task: tuple(prompts.build((0,), pair, (), task)) for task in TASKS}
+    assert len(set(questions.values())) == 3
+    assert "less likely next" in world.tokenizer.decode(questions["less"])
 
 
 def test_titles_keep_to_a_budget_also_after_a_change_of_it(prompts):
@@ -66,17 +66,17 @@ def test_an_observation_is_cut_to_its_budget_with_a_visible_mark(prompts):
     assert prompts.tokenizer.decode(cut[8:-1]).strip() == "…"
 
 
-def made(tokenizer, *settings):
+def builder(tokenizer, *settings):
     return make_prompts(tokenizer, tiny_world().log.items, 7, *settings)
 
 
 def test_the_style_is_the_tokenizers():
-    compact, chat = made(tiny_world().tokenizer), made(chat_tokenizer())
+    compact, chat = builder(tiny_world().tokenizer), builder(chat_tokenizer())
     assert type(compact) is CompactPrompts and compact.title_tokens == 7
     assert type(chat) is ChatPrompts and chat.title_tokens == 7
     assert chat.observation_style == "tool_response"
-    assert made(chat_tokenizer(), "chat", "observation").observation_style == "observation"
-    assert type(made(tiny_world().tokenizer, "compact", "observation")) is CompactPrompts
+    assert builder(chat_tokenizer(), "chat", "observation").observation_style == "observation"
+    assert type(builder(tiny_world().tokenizer, "compact", "observation")) is CompactPrompts
 
 
 @pytest.mark.parametrize(
@@ -87,27 +87,27 @@ def test_the_style_is_the_tokenizers():
     ],
 )
 def test_a_style_that_the_tokenizer_lacks_is_refused(settings, named):
-    sentence = refused(made, chat_tokenizer(), *settings)
+    sentence = refused(builder, chat_tokenizer(), *settings)
     assert_names(sentence, *named)
 
 
 def test_the_compact_style_has_one_kind_of_observation():
-    sentence = refused(made, tiny_world().tokenizer, "auto", "tool_response")
+    sentence = refused(builder, tiny_world().tokenizer, "auto", "tool_response")
     assert_names(sentence, "policy.observation_style", "'tool_response'", "auto", "observation")
 
 
 def test_output_inside_a_turn_needs_a_call_that_does_not_end_it():
     tokenizer = copy.copy(chat_tokenizer())
     tokenizer.pause_id = tokenizer.stop_ids[0]
-    sentence = refused(made, tokenizer, "chat", "observation")
+    sentence = refused(builder, tokenizer, "chat", "observation")
     assert_names(
         sentence, "policy.observation_style", "'observation'", "tool_response", "</tool_call>"
     )
-    assert made(tokenizer).observation_style == "tool_response"
+    assert builder(tokenizer).observation_style == "tool_response"
 
 
 def test_the_agent_and_the_budget_reach_the_prompts():
-    chat = made(chat_tokenizer(), "auto", "auto", 33, "recthinker")
+    chat = builder(chat_tokenizer(), "auto", "auto", 33, "recthinker")
     assert (chat.observation_tokens, chat.agent) == (33, "recthinker")
-    assert made(chat_tokenizer()).agent == "agenticrec"
-    assert made(tiny_world().tokenizer, "auto", "auto", 9, "recthinker").observation_tokens == 9
+    assert builder(chat_tokenizer()).agent == "agenticrec"
+    assert builder(tiny_world().tokenizer, "auto", "auto", 9, "recthinker").observation_tokens == 9

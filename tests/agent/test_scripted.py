@@ -57,27 +57,29 @@ def test_a_list_follows_its_orders_in_turn(priority, expected):
 def test_a_demonstration_asks_the_tools_and_answers_from_what_they_say():
     box = _Box()
     plan = Plan(("candidates_analyze", "get_similar_items"), ("similar",))
-    shown = scripted.demonstrate(plan, _View(), box)
+    episode = scripted.demonstrate(plan, _View(), box)
     assert box.asked == [("candidates_analyze", {}), ("get_similar_items", {"item_name": "h3"})]
-    assert [origin for origin, _ in shown.turns] == [SAMPLED, OBSERVATION] * 2 + [SAMPLED]
-    for origin, text in shown.turns[:-1]:
+    assert [origin for origin, _ in episode.turns] == [SAMPLED, OBSERVATION] * 2 + [SAMPLED]
+    for origin, text in episode.turns[:-1]:
         if origin == SAMPLED:
             protocol.parse_tool_call(text)
-    assert protocol.parse_ranking(shown.turns[-1][1]) == (4, 9, 2, 7, 1, 3, 5, 6, 8, 10)
+    assert protocol.parse_ranking(episode.turns[-1][1]) == (4, 9, 2, 7, 1, 3, 5, 6, 8, 10)
 
 
 def test_thoughts_name_the_evidence_and_vary_with_the_observation():
     plan = Plan(("candidates_analyze", "get_similar_users"), ("popular", "taken"))
-    shown = scripted.demonstrate(plan, _View(), _Box())
-    assert "brand bought puts 5 first, popular puts 7 first" in shown.turns[2][1]
-    assert "taken is empty" in shown.turns[-1][1] and "rank by popular:7,…<" in shown.turns[-1][1]
+    episode = scripted.demonstrate(plan, _View(), _Box())
+    assert "brand bought puts 5 first, popular puts 7 first" in episode.turns[2][1]
+    assert (
+        "taken is empty" in episode.turns[-1][1] and "rank by popular:7,…<" in episode.turns[-1][1]
+    )
 
 
 def test_blank_observations_leave_no_evidence():
     plan = Plan(("candidates_analyze",), ("popular",))
-    shown = scripted.demonstrate(plan, _View(), _Box(), blank="nothing found")
-    assert shown.turns[1][1] == "nothing found" and "no evidence." in shown.turns[-1][1]
-    assert shown.ranking == tuple(range(1, 11))
+    episode = scripted.demonstrate(plan, _View(), _Box(), blank="nothing found")
+    assert episode.turns[1][1] == "nothing found" and "no evidence." in episode.turns[-1][1]
+    assert episode.ranking == tuple(range(1, 11))
 
 
 @pytest.mark.parametrize(("task", "letter"), [("more", "B"), ("less", "A")])
@@ -90,8 +92,8 @@ def test_preference_questions_follow_the_first_of_the_order(task, letter):
             return type("Observation", (), {"text": "popular:2,1,", "ok": True})
 
     plan = Plan(("candidates_analyze",), ("popular",))
-    shown = scripted.demonstrate(plan, Pair(), Box(), task)
-    assert protocol.parse_choice(shown.turns[-1][1]) == letter
+    episode = scripted.demonstrate(plan, Pair(), Box(), task)
+    assert protocol.parse_choice(episode.turns[-1][1]) == letter
 
 
 def test_random_plans_call_subsets_and_follow_what_they_called():
@@ -100,8 +102,8 @@ def test_random_plans_call_subsets_and_follow_what_they_called():
     assert {len(plan.tools) for plan in plans} == {1, 2, 3}
     assert {tool for plan in plans for tool in plan.tools} == set(SAID)
     for plan in plans:
-        shown = {label for tool in plan.tools for label in scripted.ORDERS.get(tool, ())}
-        assert set(plan.priority) <= shown
+        episode = {label for tool in plan.tools for label in scripted.ORDERS.get(tool, ())}
+        assert set(plan.priority) <= episode
     assert scripted.draw_plan(rng, ()) == scripted.draw_plan(rng, ("count_brands",)) == Plan((), ())
 
 

@@ -33,16 +33,16 @@ def test_leave_one_out_by_hand():
 def test_std_scale_by_hand():
     # Squares of the centered first group: 1 + .25 + .25 + 1 = 2.5, over n - 1 = 3.
     expected = np.array([1.0, 0.5, -0.5, -1.0]) / (np.sqrt(2.5 / 3) + 0.01)
-    found = group_advantages(REWARDS, scale="std", epsilon=0.01)[0]
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    actual = group_advantages(REWARDS, scale="std", epsilon=0.01)[0]
+    np.testing.assert_allclose(actual, expected, atol=1e-6)
 
 
 def test_masked_members_neither_count_nor_learn():
     mask = jnp.array([[True, True, False, True], [False, False, True, False]])
-    found = group_advantages(REWARDS, mask)
+    actual = group_advantages(REWARDS, mask)
     mean = (1.0 + 0.5 - 1.0) / 3
     expected = [[1.0 - mean, 0.5 - mean, 0.0, -1.0 - mean], [0.0, 0.0, 0.0, 0.0]]
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_allclose(actual, expected, atol=1e-6)
     for options in ({"baseline": "leave_one_out"}, {"scale": "std"}):
         others = group_advantages(REWARDS.at[0, 2].set(99.0), mask, **options)
         np.testing.assert_array_equal(others, group_advantages(REWARDS, mask, **options))
@@ -57,10 +57,10 @@ def test_advantages_ignore_a_constant_and_sum_to_zero(rewards, shift):
     np.testing.assert_allclose(group_advantages(rewards + np.float32(shift)), advantages, atol=1e-5)
 
 
-@pytest.mark.parametrize("option", [{"baseline": "median"}, {"scale": "max"}])
-def test_unknown_names_are_refused(option):
-    with pytest.raises(ValueError, match="expected one of"):
-        group_advantages(REWARDS, **option)
+@pytest.mark.parametrize(("name", "value"), [("baseline", "median"), ("scale", "max")])
+def test_unknown_names_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name}.*'{value}'"):
+        group_advantages(REWARDS, **{name: value})
 
 
 DYNAMIC = np.array(

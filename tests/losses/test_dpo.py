@@ -56,21 +56,21 @@ def test_gradients_are_finite_differences():
         both = jnp.concatenate([arrays[0][:, None], arrays[1]], axis=1)
         bumps = step * jnp.eye(both.size).reshape(-1, *both.shape)
         slopes = [(loss(both + bump) - loss(both - bump)) / (2 * step) for bump in bumps]
-        found = jax.grad(loss)(both)
-        np.testing.assert_allclose(found, jnp.array(slopes).reshape(both.shape), atol=1e-9)
-        assert float(jnp.abs(found).max()) > 0.05
+        actual = jax.grad(loss)(both)
+        np.testing.assert_allclose(actual, jnp.array(slopes).reshape(both.shape), atol=1e-9)
+        assert float(jnp.abs(actual).max()) > 0.05
 
 
 def test_questions_add_up():
     whole, metrics = softmax_dpo_loss(*ARRAYS, VALID, beta=0.7)
-    parts = [
+    pieces = [
         softmax_dpo_loss(*(x[s] for x in (*ARRAYS, VALID)), beta=0.7)
         for s in (slice(0, 1), slice(1, 3))
     ]
-    np.testing.assert_allclose(sum(loss for loss, _ in parts), whole, rtol=1e-6)
+    np.testing.assert_allclose(sum(loss for loss, _ in pieces), whole, rtol=1e-6)
     for name, (total, count) in metrics.items():
-        np.testing.assert_allclose(sum(m[name][0] for _, m in parts), total, rtol=1e-6)
-        assert sum(m[name][1] for _, m in parts) == count
+        np.testing.assert_allclose(sum(m[name][0] for _, m in pieces), total, rtol=1e-6)
+        assert sum(m[name][1] for _, m in pieces) == count
 
 
 def test_an_answers_log_prob_is_the_sum_over_its_tokens():

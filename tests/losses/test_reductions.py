@@ -28,12 +28,12 @@ def test_fields_reach_parameters_by_name():
 def test_an_option_wins_over_a_field_and_over_a_default():
     loss, _ = for_batch(grpo_loss, normalizer=5.0, weights=jnp.array([[1.0]]))(LOGPROBS, BATCH)
     np.testing.assert_allclose(loss, 2.0 * 3.0 / 5.0)
-    with pytest.raises(ValueError, match="no reference_logprobs"):
+    with pytest.raises(ValueError, match="kl_coef.*reference_logprobs"):
         for_batch(grpo_loss, normalizer=5.0, kl_coef=0.1)(LOGPROBS, BATCH)
 
 
 def test_an_unknown_option_is_refused():
-    with pytest.raises(TypeError, match="grpo_loss has no option clip_middle"):
+    with pytest.raises(TypeError, match="grpo_loss.*clip_middle"):
         for_batch(grpo_loss, normalizer=5.0, clip_middle=0.1)
 
 

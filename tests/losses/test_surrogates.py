@@ -13,14 +13,14 @@ RATIOS = jnp.array([[[1.5, 7.0, 0.5], [0.5, 2.0, 7.0], [3.0, 3.0, 3.0]]])
 
 
 def test_a_token_has_its_own_ratio():
-    found = jnp.exp(log_ratio(LOGPROBS, LOGPROBS - jnp.log(RATIOS), SAMPLED))
-    np.testing.assert_allclose(found, jnp.where(SAMPLED, RATIOS, 1.0), rtol=1e-5)
+    actual = jnp.exp(log_ratio(LOGPROBS, LOGPROBS - jnp.log(RATIOS), SAMPLED))
+    np.testing.assert_allclose(actual, jnp.where(SAMPLED, RATIOS, 1.0), rtol=1e-5)
 
 
 def test_a_sequence_has_the_geometric_mean_of_its_tokens():
-    found = jnp.exp(log_ratio(LOGPROBS, LOGPROBS - jnp.log(RATIOS), SAMPLED, "sequence"))
+    actual = jnp.exp(log_ratio(LOGPROBS, LOGPROBS - jnp.log(RATIOS), SAMPLED, "sequence"))
     means = jnp.array([[[0.75**0.5], [1.0], [1.0]]])
-    np.testing.assert_allclose(found, jnp.where(SAMPLED, means, 1.0), rtol=1e-5)
+    np.testing.assert_allclose(actual, jnp.where(SAMPLED, means, 1.0), rtol=1e-5)
 
 
 def test_what_is_not_sampled_leaves_no_trace_in_a_sequence():
@@ -46,16 +46,16 @@ TABLE = [
 
 def test_clipping_by_hand():
     ratio, advantage, expected, cut = map(jnp.array, zip(*TABLE, strict=True))
-    found, where = clipped_surrogate(ratio, advantage, 0.1, 0.3, 3.0)
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    actual, where = clipped_surrogate(ratio, advantage, 0.1, 0.3, 3.0)
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
     assert where.tolist() == cut.tolist()
     slope = jax.grad(lambda r: clipped_surrogate(r, advantage, 0.1, 0.3, 3.0)[0].sum())(ratio)
     np.testing.assert_allclose(slope, jnp.where(cut, 0.0, advantage), rtol=1e-6)
 
 
 def test_without_the_dual_bound_nothing_limits_a_bad_token():
-    found, cut = clipped_surrogate(jnp.array([5.0]), jnp.array([-1.0]), 0.1, 0.3)
-    assert found.tolist() == [-5.0] and cut.tolist() == [False]
+    actual, cut = clipped_surrogate(jnp.array([5.0]), jnp.array([-1.0]), 0.1, 0.3)
+    assert actual.tolist() == [-5.0] and cut.tolist() == [False]
 
 
 def test_truncated_weights_by_hand_and_constant():
@@ -73,11 +73,11 @@ def test_weights_turn_the_samplers_mean_into_the_learners(cap, exact):
         sampler = jax.nn.log_softmax(jnp.array([0.1, 0.2, 0.4]))
         learner = jax.nn.log_softmax(logits)
         weights = jnp.exp(sampler) * truncated_weights(learner - sampler, cap)
-        found = jax.grad(lambda x: (weights * rewards * jax.nn.log_softmax(x)).sum())(logits)
+        actual = jax.grad(lambda x: (weights * rewards * jax.nn.log_softmax(x)).sum())(logits)
         expected = jax.grad(lambda x: (jax.nn.softmax(x) * rewards).sum())(logits)
-        assert np.allclose(found, expected, atol=1e-12) == exact
+        assert np.allclose(actual, expected, atol=1e-12) == exact
 
 
 def test_an_unknown_ratio_is_refused():
-    with pytest.raises(ValueError, match="ratio is 'word', expected one of"):
+    with pytest.raises(ValueError, match="ratio.*'word'"):
         log_ratio(LOGPROBS, LOGPROBS, SAMPLED, "word")

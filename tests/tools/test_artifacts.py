@@ -25,9 +25,9 @@ def test_statistics_are_those_of_a_plain_count(log, others, splits):
     fitted = [e for e in range(len(log)) if log.time[e] < end]
     statistics = others.statistics
     for item in range(log.num_items):
-        own = [e for e in fitted if log.item[e] == item]
-        ratings = [float(log.rating[e]) for e in own if not np.isnan(log.rating[e])]
-        assert statistics.popularity[item] == len(own)
+        events = [e for e in fitted if log.item[e] == item]
+        ratings = [float(log.rating[e]) for e in events if not np.isnan(log.rating[e])]
+        assert statistics.popularity[item] == len(events)
         expected = np.mean(ratings) if ratings else np.nan
         np.testing.assert_allclose(statistics.mean_rating[item], expected, rtol=1e-6)
     pairs = set(zip(statistics.taken_user.tolist(), statistics.taken_item.tolist(), strict=True))
@@ -45,10 +45,10 @@ def test_the_index_holds_each_users_last_state_and_newest_items(log, others, spl
     end = splits.fit_range_b.end_time
     index = others.sasrec_index
     for row, user in enumerate(index.users.tolist()):
-        own = log.item[[e for e in log.events_of(user) if log.time[e] < end]].tolist()
+        events = log.item[[e for e in log.events_of(user) if log.time[e] < end]].tolist()
         newest = index.recent[row][index.recent[row] != PAD].tolist()
-        assert set(newest) == set(own[-10:]) and len(newest) == len(set(newest))
-        state = user_states(sasrec, [own])[0]
+        assert set(newest) == set(events[-10:]) and len(newest) == len(set(newest))
+        state = user_states(sasrec, [events])[0]
         np.testing.assert_allclose(index.states[row], state, atol=1e-5)
 
 
@@ -57,8 +57,8 @@ def test_neighbors_are_the_nearest_other_users(log, others, sasrec):
     index = others.sasrec_index
     users = index.users[:40].tolist()
     histories = [log.item[log.events_of(user)][:3].tolist() for user in users]
-    found = index.neighbors(histories, users, 9)
-    for history, user, (rows, cosines) in zip(histories, users, found, strict=True):
+    actual = index.neighbors(histories, users, 9)
+    for history, user, (rows, cosines) in zip(histories, users, actual, strict=True):
         state = user_states(sasrec, [history])[0]
         norms = np.linalg.norm(index.states, axis=1) * np.linalg.norm(state)
         expected = index.states @ state / norms
@@ -94,8 +94,8 @@ def test_the_nearest_items_are_those_of_the_range_by_that_cosine(others):
     for item in range(len(index.nearest)):
         similarity = index.item_similarity(item, taken)
         np.testing.assert_array_equal(index.nearest[item], taken[np.argsort(-similarity)[:16]])
-    few = nearest_items(index.model, taken[:3])
-    assert set(few[5, :3].tolist()) == set(taken[:3].tolist()) and (few[5, 3:] == PAD).all()
+    fewer = nearest_items(index.model, taken[:3])
+    assert set(fewer[5, :3].tolist()) == set(taken[:3].tolist()) and (fewer[5, 3:] == PAD).all()
 
 
 def test_fitted_values_are_accessible_only_as_of_a_time(artifacts, examples):

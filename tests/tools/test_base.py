@@ -21,12 +21,14 @@ from agenticrec_jax.tools.base import (
 def test_a_view_holds_the_users_own_events_before_the_example(log, examples):
     for example in examples[:20]:
         view = AsOfView(log, example)
-        own = [e for e in range(example.position) if log.user[e] == example.user]
-        assert view.own_items == tuple(log.item[own].tolist())
-        assert view.own_times == tuple(log.time[own].tolist())
-        np.testing.assert_array_equal(view.own_ratings, log.rating[own])
+        events = [e for e in range(example.position) if log.user[e] == example.user]
+        assert view.own_items == tuple(log.item[events].tolist())
+        assert view.own_times == tuple(log.time[events].tolist())
+        np.testing.assert_array_equal(view.own_ratings, log.rating[events])
         assert view.history == example.history == view.own_items[-len(example.history) :]
-        np.testing.assert_array_equal(view.history_ratings, log.rating[own][-len(view.history) :])
+        np.testing.assert_array_equal(
+            view.history_ratings, log.rating[events][-len(view.history) :]
+        )
 
 
 def test_events_of_the_same_instant_are_cut_by_position(log, examples):
@@ -35,15 +37,15 @@ def test_events_of_the_same_instant_are_cut_by_position(log, examples):
     assert same, "the log has users with several events of one instant"
     for example in same:
         later = [e for e in log.events_of(example.user) if e >= example.position]
-        shown = len(log.events_of(example.user)) - len(later)
-        assert len(AsOfView(log, example).own_items) == shown
+        count = len(log.events_of(example.user)) - len(later)
+        assert len(AsOfView(log, example).own_items) == count
 
 
 def test_nothing_of_the_log_or_the_target_can_be_reached_from_a_view(log, examples):
     view = AsOfView(log, examples[0])
-    held = vars(view).values()
-    assert not any(value is log or value is examples[0] for value in held)
-    assert not any(isinstance(value, np.ndarray) for value in held)
+    values = vars(view).values()
+    assert not any(value is log or value is examples[0] for value in values)
+    assert not any(isinstance(value, np.ndarray) for value in values)
     assert not hasattr(view, "target")
 
 
@@ -155,14 +157,14 @@ def test_the_tool_of_the_readme_works(log, examples):
     (code,) = [
         block for block in re.findall(r"```python\n(.*?)```", readme, re.S) if "view" in block
     ]
-    made = {}
-    exec(code, made)
+    namespace = {}
+    exec(code, namespace)
     for example in examples[:9]:
         view = AsOfView(log, example)
         brands = {log.items.brand[item] for item in view.own_items if log.items.brand[item]}
-        seen = made["toolbox"].call(view, "count_brands", {})
+        seen = namespace["toolbox"].call(view, "count_brands", {})
         assert seen == Observation(f"brands bought: {len(brands)}", True)
-    assert not made["toolbox"].call(view, "count_brands", {"most": 3}).ok
+    assert not namespace["toolbox"].call(view, "count_brands", {"most": 3}).ok
 
 
 def test_two_tools_of_one_name_are_refused():

@@ -16,14 +16,14 @@ TEXT = "Buys pens by Pilot, and tape; rates labels low."
 BRANDS = ("Pilot", "Pilot", "Brother", None, "Bostitch")
 
 
-def view(items, ratings=None, days=None, shown=10, now=100):
+def view(items, ratings=None, days=None, length=10, now=100):
     """The question asked on day ``now`` after the given events of one user."""
     catalog = make_items([f"i{n}" for n in range(5)], TITLES, brand=BRANDS)
     days = days if days is not None else list(range(len(items)))
     rating = None if ratings is None else [*ratings, 1.0]
     times = [DAY * day for day in [*days, now]]
     log = make_log(["u"] * len(times), [*items, 4], times, rating, items=catalog)
-    history = tuple(items[-shown:])
+    history = tuple(items[-length:])
     return AsOfView(log, RankingExample(0, 0, len(items), DAY * now, history, (4, 3), 4, "test"))
 
 
@@ -32,7 +32,7 @@ def ask(tool, *arguments, words=3, **settings):
 
 
 def test_the_profile_covers_all_events_and_says_that_it_is_computed():
-    said = ask(GetUserProfile, [0, 1, 2, 3, 0], [5, 4, 3, float("nan"), 4], shown=2)
+    said = ask(GetUserProfile, [0, 1, 2, 3, 0], [5, 4, 3, float("nan"), 4], length=2)
     assert (
         said
         == "profile from statistics: 5 events; brands Pilot 3, Brother, no brand; mean rating 4.0"
@@ -120,6 +120,6 @@ def test_unrated_events_are_a_group_of_their_own():
 
 def test_only_the_shown_history_is_grouped_by_rating():
     assert (
-        ask(GetRatingBehavior, [2, 1], [1, 5], shown=1)
+        ask(GetRatingBehavior, [2, 1], [1, 5], length=1)
         == "high 1 Pilot, as Blue Pen; neutral 0; low 0"
     )

@@ -51,7 +51,7 @@ def test_a_name_that_is_off_gets_suggestions_from_similar_items(artifacts, view)
 def test_items_that_share_a_title_are_told_apart(twins, artifacts, examples):
     """Each item told can be asked for by what stands before its title."""
     bare = ToolOptions(candidate_evidence=False, title_words=2)
-    told = {True: 0, False: 0}
+    addressed = {True: 0, False: 0}
     for example in examples[:20]:
         view = AsOfView(twins, example)
         for said in (
@@ -61,14 +61,14 @@ def test_items_that_share_a_title_are_told_apart(twins, artifacts, examples):
             for name in said.split(", "):
                 item = asked_for(view, name)
                 assert name == called(view, item, 2)
-                told[address(view, item) is None] += 1
-    assert all(told.values())
+                addressed[address(view, item) is None] += 1
+    assert all(addressed.values())
 
 
 def asked_for(view, name):
     """The item whose address or id begins what it is called."""
-    parts = name.split()
-    return resolve(view, " ".join(parts[: 1 + (parts[0] == "id")]), 2).item
+    words = name.split()
+    return resolve(view, " ".join(words[: 1 + (words[0] == "id")]), 2).item
 
 
 def _taken(others, view, count):
@@ -112,21 +112,21 @@ def test_titles_are_what_most_of_the_nearest_took_and_the_user_has_not(
     newest = others.sasrec_index.recent[rows][:, -3:].ravel().tolist()
     counts = {item: newest.count(item) for item in newest if item != PAD}
     said = GetSimilarUsers(artifacts, ToolOptions(candidate_evidence=False))(view)
-    shown = said.removeprefix("similar users took ")
+    listing = said.removeprefix("similar users took ")
     titles = {
         cut(log.items.title[i], 4): count for i, count in counts.items() if i not in view.own_items
     }
-    told = [title for title in titles if title in shown]
-    assert len(told) >= 5 and not read_orders(said)
-    assert sorted((titles[t] for t in told), reverse=True)[0] == max(titles.values())
+    listed_titles = [title for title in titles if title in listing]
+    assert len(listed_titles) >= 5 and not read_orders(said)
+    assert sorted((titles[t] for t in listed_titles), reverse=True)[0] == max(titles.values())
 
 
 def test_the_users_own_fitted_events_are_no_evidence(log, artifacts, examples, others):
     index = others.sasrec_index
     view = AsOfView(log, next(e for e in examples if e.user in index.users))
-    own = int(np.flatnonzero(index.users == view.user)[0])
+    own_row = int(np.flatnonzero(index.users == view.user)[0])
     recent = np.full_like(index.recent, PAD)
-    recent[own, :] = view.candidates[:10]
+    recent[own_row, :] = view.candidates[:10]
     index = dataclasses.replace(index, recent=recent)
     only_own = Artifacts(others.statistics, index, artifacts.fit_range)
     assert GetSimilarUsers(only_own, ToolOptions())(view).endswith("took nothing; taken:none")

@@ -76,7 +76,7 @@ def test_full_detail_groups_every_candidate_by_category_brand_and_price(log, art
     said = CandidatesAnalyze(artifacts, ToolOptions(detail="full"))(view)
     compact = CandidatesAnalyze(artifacts, ToolOptions())(view)
     assert said.endswith(compact)
-    groups = dict(part.split(" ", 1) for part in said.removesuffix(compact).split("; ") if part)
+    groups = dict(entry.split(" ", 1) for entry in said.removesuffix(compact).split("; ") if entry)
     assert set(groups) == {"categories", "brands", "prices"}
     for text in groups.values():
         numbers = [int(n) for n in text.replace("(", " ").replace(")", " ").split() if n.isdigit()]
@@ -90,13 +90,13 @@ def test_full_detail_groups_every_candidate_by_category_brand_and_price(log, art
 
 
 def test_what_is_grouped_is_described(artifacts):
-    told = {
+    texts = {
         detail: CandidatesAnalyze(artifacts, ToolOptions(detail=detail)).description
         for detail in ("compact", "full")
     }
-    grouped = {detail: [w in text for w in ("category", "price")] for detail, text in told.items()}
+    grouped = {detail: [w in text for w in ("category", "price")] for detail, text in texts.items()}
     assert grouped == {"compact": [False, False], "full": [True, True]}
-    assert all("brand" in text and "popularity" in text for text in told.values())
+    assert all("brand" in text and "popularity" in text for text in texts.values())
 
 
 def test_candidates_without_any_price_or_category_are_of_one_unknown_group(

@@ -36,8 +36,8 @@ def test_items_taken_together_are_counted_by_users_of_the_range(log, splits, gra
         }
         best = sorted((o for o in counts if counts[o]), key=lambda o: (-counts[o], o))[:20]
         assert graph.near(item, TAKEN_WITH) == best
-        kept = graph.together[item][graph.taken_with[item] != PAD].tolist()
-        assert kept == [counts[other] for other in best]
+        together = graph.together[item][graph.taken_with[item] != PAD].tolist()
+        assert together == [counts[other] for other in best]
 
 
 def test_two_steps_add_up_the_weaker_counts_of_their_paths(graph):
@@ -52,17 +52,17 @@ def test_two_steps_add_up_the_weaker_counts_of_their_paths(graph):
 
 
 def test_a_value_has_its_most_taken_items(log, artifacts, splits):
-    few = knowledge_graph(log.items, artifacts, edges=3).as_of(splits.valid[0])
+    pruned = knowledge_graph(log.items, artifacts, edges=3).as_of(splits.valid[0])
     fitted = log.item[log.time < splits.fit_range_b.end_time]
     popularity = np.array([(fitted == item).sum() for item in range(90)])
     for brand in {name for name in log.items.brand if name}:
-        own = [i for i in range(90) if log.items.brand[i] == brand and popularity[i]]
-        best = sorted(own, key=lambda i: (-popularity[i], i))[:3]
-        assert few.members["brand"][brand] == tuple(best)
-        assert few.near(best[0], "brand") == best[1:]
-    assert few.taken_with.shape == (90, 3)
+        of_brand = [i for i in range(90) if log.items.brand[i] == brand and popularity[i]]
+        best = sorted(of_brand, key=lambda i: (-popularity[i], i))[:3]
+        assert pruned.members["brand"][brand] == tuple(best)
+        assert pruned.near(best[0], "brand") == best[1:]
+    assert pruned.taken_with.shape == (90, 3)
     nameless = log.items.brand.index(None)
-    assert few.near(nameless, "brand") == []
+    assert pruned.near(nameless, "brand") == []
 
 
 @pytest.mark.parametrize(

@@ -57,9 +57,9 @@ def test_what_is_unclear_finds_nothing(view, name):
 
 
 def test_close_titles_are_suggested_with_the_address_to_use(view):
-    found = resolve(view, "scoth magic tapes", 3)
-    assert found.item is None
-    said = no_item(view, found, 3)
+    resolved = resolve(view, "scoth magic tapes", 3)
+    assert resolved.item is None
+    said = no_item(view, resolved, 3)
     assert said.startswith("no item named scoth magic tapes; close: ")
     assert "h3 Scotch Magic Tape…" in said and "3 Scotch Magic Tape…" in said
 
@@ -86,8 +86,8 @@ def test_items_are_called_by_the_address_the_policy_can_use(view):
 def test_items_shown_are_preferred_to_others_of_the_same_title():
     titles = list(TITLES)
     titles[0] = titles[4] = "Sharpie Markers"
-    found = resolve(view_of(titles), "Sharpie Markers", 4)
-    assert (found.item, found.label) == (4, "3 Sharpie Markers")
+    resolved = resolve(view_of(titles), "Sharpie Markers", 4)
+    assert (resolved.item, resolved.label) == (4, "3 Sharpie Markers")
 
 
 @pytest.mark.parametrize("name", ["Sharpie Markers", "sharpie marker"])
@@ -95,11 +95,11 @@ def test_items_of_one_title_that_are_not_shown_are_told_apart_by_their_ids(name)
     titles = list(TITLES)
     titles[7] = "Sharpie  markers"
     view = view_of(titles)
-    found = resolve(view, name, 4)
-    said = no_item(view, found, 4)
-    assert found.item is None and found.several == (name == "Sharpie Markers")
+    resolved = resolve(view, name, 4)
+    said = no_item(view, resolved, 4)
+    assert resolved.item is None and resolved.several == (name == "Sharpie Markers")
     assert said.endswith("close: id i5 Sharpie Markers, id i7 Sharpie markers")
-    assert said.startswith("several items are named" if found.several else "no item named")
+    assert said.startswith("several items are named" if resolved.several else "no item named")
     assert [resolve(view, f"id i{n}", 4).item for n in (5, 7)] == [5, 7]
     assert resolve(view, "ID i7", 4).label == "id i7 Sharpie markers"
     assert resolve(view, "id i9", 4).item is None
@@ -111,9 +111,14 @@ def test_a_list_tells_the_title_and_tells_items_of_one_title_apart():
     titles[6] = titles[4]
     titles[7] = "Sharpie  markers"
     view = view_of(titles)
-    told = [listed(view, item, 3) for item in range(8)]
-    assert told[:4] == ["Scotch Magic Tape…", "Avery Address Labels…", "Pilot G2 Gel…", TITLES[3]]
-    assert told[4:6] == ["3 Scotch Magic Tape…", "id i5 Sharpie Markers"]
-    assert told[6:] == ["id i6 Scotch Magic Tape…", "id i7 Sharpie markers"]
-    asked = [name.split(" Sc")[0].split(" Sh")[0] for name in told[4:]]
-    assert [resolve(view, name, 3).item for name in asked] == [4, 5, 6, 7]
+    entries = [listed(view, item, 3) for item in range(8)]
+    assert entries[:4] == [
+        "Scotch Magic Tape…",
+        "Avery Address Labels…",
+        "Pilot G2 Gel…",
+        TITLES[3],
+    ]
+    assert entries[4:6] == ["3 Scotch Magic Tape…", "id i5 Sharpie Markers"]
+    assert entries[6:] == ["id i6 Scotch Magic Tape…", "id i7 Sharpie markers"]
+    addresses = [name.split(" Sc")[0].split(" Sh")[0] for name in entries[4:]]
+    assert [resolve(view, name, 3).item for name in addresses] == [4, 5, 6, 7]

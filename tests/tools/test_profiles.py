@@ -17,10 +17,10 @@ def path(tmp_path):
 
 
 def test_files_read_back_and_are_in_the_order_of_examples(path):
-    found = read_profiles(path)
-    assert list(found.by_id.items()) == [(5, TWO[1]), (12, TWO[0])]
-    assert found.header == HEADER | {"format": "agenticrec-profiles", "version": 2}
-    assert found.of(TWO[0]) == TWO[0] and found.lines == {5: 2, 12: 3}
+    stored = read_profiles(path)
+    assert list(stored.by_id.items()) == [(5, TWO[1]), (12, TWO[0])]
+    assert stored.header == HEADER | {"format": "agenticrec-profiles", "version": 2}
+    assert stored.of(TWO[0]) == TWO[0] and stored.lines == {5: 2, 12: 3}
     before = path.read_bytes()
     write_profiles(path, HEADER, TWO[::-1])
     assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
@@ -39,17 +39,17 @@ def test_a_write_that_is_killed_leaves_the_file_of_before(path, monkeypatch):
 
 
 def test_a_first_line_of_other_settings_is_refused(path):
-    found = read_profiles(path)
-    found.expect({"model_hash": "00ff", "words": 9}, "as it is")
-    sentence = refused(found.expect, {"log": "abcd", "model_hash": "1234"}, "the weights of DIR")
+    stored = read_profiles(path)
+    stored.expect({"model_hash": "00ff", "words": 9}, "as it is")
+    sentence = refused(stored.expect, {"log": "abcd", "model_hash": "1234"}, "the weights of DIR")
     assert_names(sentence, path, "line 1", "model_hash", "'00ff'", "'1234'", "the weights of DIR")
-    assert_names(refused(found.expect, {"seed": 0}, "so"), "seed", None, 0, "so")
+    assert_names(refused(stored.expect, {"seed": 0}, "so"), "seed", None, 0, "so")
 
 
 def test_an_example_without_a_profile_or_cut_elsewhere_is_refused(path):
-    found = read_profiles(path)
-    assert_names(refused(found.of, Profile(7, 7, "", "", "")), path, "example 7", "make_profiles")
-    sentence = refused(found.of, Profile(12, 11, "", "", ""))
+    stored = read_profiles(path)
+    assert_names(refused(stored.of, Profile(7, 7, "", "", "")), path, "example 7", "make_profiles")
+    sentence = refused(stored.of, Profile(12, 11, "", "", ""))
     assert_names(sentence, path, "line 3", "position", "example 12", "12, expected 11")
 
 

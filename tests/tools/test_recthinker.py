@@ -34,12 +34,12 @@ def said(box, view, name, **arguments):
 def test_tools_that_say_the_same_are_the_same(box, artifacts, view):
     options = ToolOptions()
     assert said(box, view, "search_user_profile") == GetUserProfile(options)(view)
-    asked = said(box, view, "search_item_info", item_ids=["2", "h1", 2, "2"])
+    several = said(box, view, "search_item_info", item_ids=["2", "h1", 2, "2"])
     info = ItemInfoSearch(artifacts, options)
-    assert asked == " | ".join(info(view, item) for item in ("2", "h1", 2))
-    few = GetSimilarUsers(artifacts, ToolOptions(neighbors=7))(view)
-    assert said(box, view, "search_similar_users", k=7) == few
-    assert few != said(box, view, "search_similar_users", k=100)
+    assert several == " | ".join(info(view, item) for item in ("2", "h1", 2))
+    of_seven = GetSimilarUsers(artifacts, ToolOptions(neighbors=7))(view)
+    assert said(box, view, "search_similar_users", k=7) == of_seven
+    assert of_seven != said(box, view, "search_similar_users", k=100)
 
 
 def test_as_many_users_can_be_asked_for_as_are_searched(artifacts):
@@ -48,10 +48,10 @@ def test_as_many_users_can_be_asked_for_as_are_searched(artifacts):
 
 
 def test_history_is_told_from_the_newest_event_on(box, log, view):
-    told = said(box, view, "search_user_history", k=3)
+    text = said(box, view, "search_user_history", k=3)
     count = len(view.own_items)
-    assert told.startswith(f"3 of {count} events, newest first: h{len(view.history)} ")
-    events = told.split("first: ")[1].split("; ")
+    assert text.startswith(f"3 of {count} events, newest first: h{len(view.history)} ")
+    events = text.split("first: ")[1].split("; ")
     for event, item, rating, time in zip(
         events, view.own_items[::-1], view.own_ratings[::-1], view.own_times[::-1], strict=False
     ):
@@ -67,12 +67,12 @@ def test_the_graph_tells_five_items_and_the_candidates_of_each_relation(
     box, log, artifacts, examples
 ):
     graph = knowledge_graph(log.items, artifacts).as_of(examples[0])
-    found = {name: 0 for name in ("brand", "category", "taken with")}
+    actual = {name: 0 for name in ("brand", "category", "taken with")}
     for example in examples[:20]:
         view = AsOfView(log, example)
         item = example.history[-1]
-        told = said(box, view, "search_knowledge_graph", item_ids=[f"h{len(view.history)}"])
-        orders = read_orders(told)
+        text = said(box, view, "search_knowledge_graph", item_ids=[f"h{len(view.history)}"])
+        orders = read_orders(text)
         for relation, column in (
             ("brand", log.items.brand),
             ("category", [names[-1] for names in log.items.categories]),
@@ -80,21 +80,21 @@ def test_the_graph_tells_five_items_and_the_candidates_of_each_relation(
             if column[item] is None:
                 continue
             near = [cut(log.items.title[i], 4) for i in graph.near(item, relation)[:5]]
-            shown = f"{relation} {cut(column[item], 3)}: {', '.join(near) or 'no other'}; "
-            assert shown in told
+            expected = f"{relation} {cut(column[item], 3)}: {', '.join(near) or 'no other'}; "
+            assert expected in text
             others = [(n, c) for n, c in enumerate(example.candidates, 1) if c != item]
             same = [n for n, other in others if column[other] == column[item]]
             assert orders.get(f"{relation} candidates", ()) == tuple(same[:10])
-            found[relation] += bool(same)
+            actual[relation] += bool(same)
         near, further = graph.near(item, "taken with"), graph.further(item)
         one = sorted((c for c in example.candidates if c in near), key=near.index)
         two = [c for c in example.candidates if c in further]
         two.sort(key=further.get, reverse=True)
         numbers = tuple(example.candidates.index(c) + 1 for c in one + two)
         assert orders.get("taken with candidates", ()) == numbers[:10]
-        found["taken with"] += bool(numbers)
-        assert "year" not in told
-    assert all(found.values())
+        actual["taken with"] += bool(numbers)
+        assert "year" not in text
+    assert all(actual.values())
 
 
 def test_a_year_is_a_relation_where_titles_have_one(log, artifacts, examples):
@@ -103,25 +103,25 @@ def test_a_year_is_a_relation_where_titles_have_one(log, artifacts, examples):
     view = AsOfView(dated, examples[3])
     box = recthinker_tools(dated.items, artifacts)
     year = 1990 + view.candidates[4] % 6
-    told = said(box, view, "search_knowledge_graph", item_ids=[5])
-    assert f"; year {year}: " in told
-    own = [n for n, i in enumerate(view.candidates, 1) if i % 6 == year - 1990 and n != 5]
-    assert read_orders(told).get("year candidates", ()) == tuple(own)
+    text = said(box, view, "search_knowledge_graph", item_ids=[5])
+    assert f"; year {year}: " in text
+    same_year = [n for n, i in enumerate(view.candidates, 1) if i % 6 == year - 1990 and n != 5]
+    assert read_orders(text).get("year candidates", ()) == tuple(same_year)
 
 
 def test_the_graph_tells_items_that_share_a_title_apart(twins, artifacts, examples):
     box, example = recthinker_tools(twins.items, artifacts), examples[3]
     view = AsOfView(twins, example)
     graph = knowledge_graph(twins.items, artifacts).as_of(example)
-    told = said(box, view, "search_knowledge_graph", item_ids=["h1"])
+    text = said(box, view, "search_knowledge_graph", item_ids=["h1"])
     near = graph.near(example.history[0], "taken with")[:5]
     names = [called(view, item, 4) for item in near]
     assert any(name.startswith("id i") for name in names)
-    assert f"; taken with: {', '.join(names)}; " in told
+    assert f"; taken with: {', '.join(names)}; " in text
 
 
 def test_the_bare_form_orders_no_candidates_and_names_that_are_off_are_said(log, artifacts, view):
     box = recthinker_tools(log.items, artifacts, ToolOptions(candidate_evidence=False))
-    told = said(box, view, "search_knowledge_graph", item_ids=["h1", "Pocket Stapler"])
-    assert not read_orders(told)
-    assert " | no item named Pocket Stapler; close: " in told
+    text = said(box, view, "search_knowledge_graph", item_ids=["h1", "Pocket Stapler"])
+    assert not read_orders(text)
+    assert " | no item named Pocket Stapler; close: " in text

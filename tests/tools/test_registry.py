@@ -87,10 +87,10 @@ def planted(log, example, rng):
     item = np.where(rng.random(new) < 0.3, rng.choice(never) if len(never) else 1, 0)
     item = np.where(item, item, rng.integers(0, log.num_items, new))
     time = np.sort(example.time + rng.integers(0, 3, new) * rng.integers(0, 10**7, new))
-    made = {"user": users, "item": item, "time": time, "rating": rng.uniform(-9, 9, new)}
+    new_columns = {"user": users, "item": item, "time": time, "rating": rng.uniform(-9, 9, new)}
     columns = {
         name: np.concatenate([getattr(log, name)[:before], values]).astype(getattr(log, name).dtype)
-        for name, values in made.items()
+        for name, values in new_columns.items()
     }
     assert (columns["time"][before:] == example.time).any()
     average = rng.uniform(1, 5, log.num_items).astype(np.float32)
@@ -146,9 +146,9 @@ def test_a_user_of_one_event_and_an_item_without_any_are_served(log, artifacts, 
     one = make_log(["x", "x"], [3, 4], [time - 90_000, time], items=log.items)
     example = RankingExample(1, 0, 1, time, (3,), tuple(range(4, 24)), 4, "test")
     kind = agenticrec_tools(cold) if "item_info_search" in box.names else None
-    told = outputs(one, example, kind or recthinker_tools(log.items, cold))
-    assert all(o.ok and o.text for o in told)
-    texts = " ".join(o.text for o in told)
+    observations = outputs(one, example, kind or recthinker_tools(log.items, cold))
+    assert all(o.ok and o.text for o in observations)
+    texts = " ".join(o.text for o in observations)
     assert "no ratings" in texts and "not bought yet" in texts and "nan" not in texts
 
 
@@ -156,8 +156,10 @@ def test_views_searched_together_are_told_what_each_is_told_alone(log, artifacts
     alone, together = agenticrec_tools(artifacts), agenticrec_tools(artifacts)
     views = [AsOfView(log, example) for example in examples[:40]]
     together.prepare(views)
-    told = [together.call(view, "get_similar_users", {}) for view in views]
-    assert told == [alone.call(AsOfView(log, e), "get_similar_users", {}) for e in examples[:40]]
+    observations = [together.call(view, "get_similar_users", {}) for view in views]
+    assert observations == [
+        alone.call(AsOfView(log, e), "get_similar_users", {}) for e in examples[:40]
+    ]
 
 
 def test_the_target_changes_no_output(log, box, examples):
@@ -183,11 +185,11 @@ def test_a_snapshot_of_average_ratings_changes_no_output(log, box, examples):
 def test_a_change_before_the_cut_does_change_outputs(log, box, examples):
     """The control: the comparison above is able to see a difference."""
     example = examples[5]
-    own = [e for e in log.events_of(example.user) if e < example.position]
+    events = [e for e in log.events_of(example.user) if e < example.position]
     item, rating = log.item.copy(), log.rating.copy()
-    item[own[-1]], rating[own[-1]] = (item[own[-1]] + 1) % log.num_items, 1.0
+    item[events[-1]], rating[events[-1]] = (item[events[-1]] + 1) % log.num_items, 1.0
     changed = dataclasses.replace(log, item=item, rating=rating)
-    history = (*example.history[:-1], int(item[own[-1]]))
+    history = (*example.history[:-1], int(item[events[-1]]))
     before = outputs(log, example, box)
     after = outputs(changed, dataclasses.replace(example, history=history), box)
     differing = {
@@ -216,20 +218,20 @@ def test_the_data_report_names_just_the_tools_that_use_a_column(log, artifacts, 
         cases.append((said, dataclasses.replace(log, items=items), artifacts))
     whole = everything_told(log, artifacts, examples)
     for said, without, fitted in cases:
-        told = everything_told(without, fitted, examples)
-        changed = {name for name in whole if whole[name] != told[name]}
+        observations = everything_told(without, fitted, examples)
+        changed = {name for name in whole if whole[name] != observations[name]}
         assert changed == set(re.findall(r"[a-z]+(?:_[a-z]+)+", said)) - {"make_profiles"}
 
 
 def everything_told(log, artifacts, examples):
     """By name, what every tool of both agents says in full detail, and the row by brands."""
-    full, told = ToolOptions(detail="full"), {}
+    full, observations = ToolOptions(detail="full"), {}
     for box in (agenticrec_tools(artifacts, full), recthinker_tools(log.items, artifacts, full)):
         for example in examples[:12]:
             for (name, _), seen in zip(calls(box), outputs(log, example, box), strict=True):
-                told.setdefault(name, []).append(seen.text)
+                observations.setdefault(name, []).append(seen.text)
     scores = brand_popularity_scores(log, artifacts.fit_range, examples)
-    return told | {"brand_popularity": scores.tolist()}
+    return observations | {"brand_popularity": scores.tolist()}
 
 
 def test_the_boxes_have_their_tools_with_schemas(boxes):

@@ -8,7 +8,7 @@ from agenticrec_jax.tools.text import ToolOptions, ago, brand_of, counted, cut, 
 
 
 @pytest.mark.parametrize(
-    ("title", "words", "shown"),
+    ("title", "words", "line"),
     [
         ("Scotch Magic Tape", 4, "Scotch Magic Tape"),
         ("Scotch Magic Tape, 6 Rolls", 3, "Scotch Magic Tape…"),
@@ -17,17 +17,17 @@ from agenticrec_jax.tools.text import ToolOptions, ago, brand_of, counted, cut, 
         ("", 3, ""),
     ],
 )
-def test_titles_are_cut_with_a_visible_mark(title, words, shown):
-    assert cut(title, words) == shown
+def test_titles_are_cut_with_a_visible_mark(title, words, line):
+    assert cut(title, words) == line
 
 
 @given(st.text(), st.integers(1, 6))
 def test_a_cut_title_is_one_line_of_bounded_length(title, words):
-    shown = cut(title, words)
-    assert len(shown.splitlines()) <= 1
-    assert len(shown) <= 26 * words + 1
+    line = cut(title, words)
+    assert len(line.splitlines()) <= 1
+    assert len(line) <= 26 * words + 1
     if len(title.split()) > words:
-        assert shown.endswith("…")
+        assert line.endswith("…")
 
 
 def test_an_order_lists_each_number_with_a_comma():

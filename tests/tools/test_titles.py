@@ -22,8 +22,8 @@ def misspelled(title, rng):
     if kind == 0:
         del letters[rng.integers(len(letters))]
     elif kind == 1:
-        for place in rng.integers(len(letters), size=2):
-            letters[place] = "x"
+        for position in rng.integers(len(letters), size=2):
+            letters[position] = "x"
     else:
         letters = " ".join(rng.permutation(words)[: len(words) // 2 + 1])
     return "".join(letters)
@@ -36,9 +36,9 @@ def test_the_nearest_titles_are_nearly_always_as_near_as_those_of_a_full_compari
     for row in rng.integers(len(titles), size=120):
         text = misspelled(titles[row], rng)
         full = most_similar(text, pool, 3, 50)
-        found = index.nearest(text, 3, 50)
-        assert found[0][0] == full[0][0] == pytest.approx(fuzz.WRatio(text, titles[found[0][1]]))
-        equal.append([score for score, _ in found] == [score for score, _ in full])
+        actual = index.nearest(text, 3, 50)
+        assert actual[0][0] == full[0][0] == pytest.approx(fuzz.WRatio(text, titles[actual[0][1]]))
+        equal.append([score for score, _ in actual] == [score for score, _ in full])
     assert np.mean(equal) > 0.95
 
 
@@ -55,14 +55,14 @@ def test_what_shares_no_run_of_characters_is_not_proposed():
 
 
 def test_threads_that_ask_together_make_one_index(monkeypatch):
-    items, made = load_sample("office").items, []
+    items, indexed = load_sample("office").items, []
 
     def making(keys):
-        made.append(keys)
+        indexed.append(keys)
         time.sleep(0.05)  # so that the others ask meanwhile
         return TitleIndex(keys)
 
     monkeypatch.setattr(titles_module, "TitleIndex", making)
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(title_index, [items] * 8))
-    assert len(made) == 1 and all(index is found[0] for index in found)
+        actual = list(pool.map(title_index, [items] * 8))
+    assert len(indexed) == 1 and all(index is actual[0] for index in actual)
