@@ -109,9 +109,8 @@ def read_table(path: str | Path, required: Sequence[str], kinds: Mapping[str, Ki
     names = column_names(file)
     for name in required if names is not None else ():
         if name not in names:
-            found = ", ".join(names)
             raise InputError(
-                f"{file.path}, line 1: column {name} is missing, found columns {found}"
+                f"{file.path}, line 1: column {name} is missing, found columns {', '.join(names)}"
             )
     columns = {name: kind for name, kind in kinds.items() if names is None or name in names}
 

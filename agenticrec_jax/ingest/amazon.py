@@ -1,9 +1,9 @@
 """The three releases of Amazon reviews as they are downloaded: 2023, 2018 and 2014.
 
-Each has reviews as JSON lines, ratings alone as CSV, and metadata; the columns are called
-differently in each, ratings of 2018 and 2014 have no header line, and the metadata of 2014 is a
-Python literal a line. The mean ratings of the metadata are left out: they were taken when the data
-was crawled, later than the events that a policy is asked about.
+Each has reviews as JSON lines, ratings alone as CSV, and metadata. The names of columns differ,
+ratings of 2018 and 2014 have no header line, and the metadata of 2014 is a Python literal a line.
+The mean ratings of the metadata are left out: they are of the day of the crawl, which is later than
+the events that a policy predicts.
 
 Sources of the layouts: https://amazon-reviews-2023.github.io/,
 https://nijianmo.github.io/amazon/index.html, https://cseweb.ucsd.edu/~jmcauley/datasets/amazon/.
@@ -24,10 +24,16 @@ _SNAP = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles"
 
 @dataclass(frozen=True)
 class Release:
-    """One release: file names (``{}`` is the category), the preferred first, and columns.
+    """The layout of a release.
 
-    ``ratings`` are CSV files, with ``ratings_header`` if they have none of their own; ``reviews``
-    are JSON lines.
+    Attributes:
+      page: the page that describes it.
+      ratings: names of CSV files, the preferred one first; ``{}`` is the category.
+      ratings_header: column names of these files if they have no header line.
+      reviews: names of files of JSON lines.
+      metadata: names of files of items.
+      metadata_format: a format of `TableFile`.
+      fetch: addresses of a file of events and a file of items.
     """
 
     page: str
@@ -120,7 +126,7 @@ RELEASES = {
 
 @dataclass(frozen=True)
 class PaperCounts:
-    """A row of AgenticRec's table of data sets (arXiv:2603.21613, its table of statistics)."""
+    """A row of AgenticRec's table of data sets (arXiv:2603.21613)."""
 
     users: int
     items: int
@@ -136,26 +142,27 @@ PAPER_COUNTS = {
 
 
 def find_amazon(release: str, category: str, directory: str | Path) -> RawLog:
-    """The files of a category as they were downloaded into a directory.
+    """Returns the log of a category whose files were downloaded into a directory.
 
-    The 2023 release's 5-core ``rating_only`` CSV is preferred to its reviews, as it is what the
-    paper's data was most likely made of.
+    Of the 2023 release the 5-core ``rating_only`` CSV is preferred to the reviews: the paper's data
+    was most likely made of it.
 
     Raises:
-      InputError: if they are not there; the sentence says which to fetch and from where.
+      InputError: the files are missing; the error says which to download.
     """
-    layout, directory = RELEASES[release], Path(directory)
+    layout = RELEASES[release]
+    directory = Path(directory)
     names = {"ratings": layout.ratings, "reviews": layout.reviews, "metadata": layout.metadata}
     order = ("ratings", "reviews") if release == "amazon2023" else ("reviews", "ratings")
-    found = {kind: _first_file(directory, names[kind], category) for kind in names}
-    interactions = next((found[kind] for kind in order if found[kind]), None)
-    if not interactions or not found["metadata"]:
+    paths = {table: _first_file(directory, names[table], category) for table in names}
+    interactions = next((paths[table] for table in order if paths[table]), None)
+    if not interactions or not paths["metadata"]:
         wanted = " and ".join(address.format(category) for address in layout.fetch)
         raise InputError(
             f"{directory}: found no {release} files of category {category!r}, expected {wanted} "
             f"downloaded there (described at {layout.page})"
         )
-    return amazon_log(release, interactions, found["metadata"])
+    return amazon_log(release, interactions, paths["metadata"])
 
 
 def _first_file(directory: Path, names: tuple[str, ...], category: str) -> Path | None:
@@ -164,10 +171,13 @@ def _first_file(directory: Path, names: tuple[str, ...], category: str) -> Path 
 
 
 def amazon_log(release: str, interactions: str | Path, metadata: str | Path | None) -> RawLog:
-    """Files of any name in the layout of a release; CSV is ratings, all else reviews.
+    """Returns the log of files of any name in the layout of a release.
+
+    Args:
+      interactions: ratings if the name ends in .csv or .csv.gz, else reviews.
 
     Raises:
-      InputError: if a file is not there.
+      InputError: a file is missing.
     """
     layout = RELEASES[release]
     rated = Path(interactions).name.removesuffix(".gz").endswith(".csv")

@@ -1,15 +1,15 @@
-"""The interactions of a raw file as compact columns: codes for ids, one unit of time, no bad row.
+"""The interactions of a raw file as arrays: codes for ids, times in seconds, no bad row.
 
-Twenty-four bytes an event, and little beside them while they are counted and filtered, so that tens
-of millions fit beside what reads them. Ids become codes in the order in which the file first names
-them; a table of the process keeps each id once.
+An event takes twenty-four bytes, and counting and filtering need little more, so tens of millions
+fit in memory beside the reader. Ids become codes in the order of their first occurrence in the
+file; a table of the process keeps the text of each id once.
 """
 
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Float32, Float64, Int64, UInt32, UInt64
+from jaxtyping import Bool, Float32, Float64, Int64, Shaped, UInt32, UInt64
 
 from agenticrec_jax.data.formats.files import TableFile, column_names
 from agenticrec_jax.data.formats.rows import Block
@@ -31,7 +31,7 @@ SECONDS = "a timestamp in seconds in a column of milliseconds"
 
 @dataclass(frozen=True)
 class EventColumns:
-    """What a file calls the columns; ``rating`` may be None."""
+    """The names of a file's columns; ``rating`` is None where there is no such column."""
 
     user: str
     item: str
@@ -40,135 +40,157 @@ class EventColumns:
 
     @property
     def names(self) -> list[str]:
+        """All names, each once."""
         named = (self.user, self.item, self.time, self.rating)
         return [name for name in dict.fromkeys(named) if name]
 
 
-@dataclass(frozen=True, eq=False)
-class ItemMentions:
-    """How many rows name each item code, and the place of the first; of no row the place is 0."""
+class IdCodes:
+    """Ids of one kind and their codes, 0 for the id that occurs first."""
 
-    rows: Int64[np.ndarray, "codes"]
-    first: Int64[np.ndarray, "codes"]
+    def __init__(self):
+        self._dtype = pl.Categorical(pl.Categories.random())
+        # polars drops the ids of a category that no series uses, so one series stays alive here.
+        self._table = pl.Series([], dtype=self._dtype)
 
-    def of(self, codes: UInt32[np.ndarray, "codes"]) -> Int64[np.ndarray, "codes"]:
-        """How many rows name each of the codes, of which some may be larger than any named."""
-        known = np.minimum(codes, len(self.rows) - 1)
-        return np.where(codes == known, self.rows[known], 0)
+    def encode(self, ids: pl.Series) -> UInt32[np.ndarray, "ids"]:
+        """Returns the codes of ids, of which none is null; new ids get the next codes."""
+        return ids.cast(self._dtype).to_physical().to_numpy()
+
+    def categorical(self, codes: UInt32[np.ndarray, "codes"]) -> pl.Series:
+        """Returns the ids of codes as a categorical column, without a copy of their text."""
+        return pl.Series(codes, dtype=pl.UInt32).cat.to(self._dtype)
+
+    def decode(self, codes: UInt32[np.ndarray, "codes"]) -> pl.Series:
+        """Returns the ids of codes as text."""
+        return self.categorical(codes).cast(pl.String)
 
 
 @dataclass(frozen=True, eq=False)
 class Events:
-    """Events in the order of the file.
+    """Events in the order of the file, or of time after `order_in_time`.
 
     Attributes:
-      user, item: codes of the ids in ``users`` and ``catalog``.
-      time: seconds (of an order-only log: positions).
+      user, item: codes in ``user_ids`` and ``item_ids``.
+      time: unix seconds (of a log that only has an order: positions).
       rating: NaN where there is none.
-      place: line (or row) of the file, counted from 1.
+      row_number: line (or Parquet row) of the file, counted from 1.
     """
 
     user: UInt32[np.ndarray, "E"]
     item: UInt32[np.ndarray, "E"]
     time: Float64[np.ndarray, "E"]
     rating: Float32[np.ndarray, "E"]
-    place: UInt32[np.ndarray, "E"]
-    users: "Codes"
-    catalog: "Codes"
+    row_number: UInt32[np.ndarray, "E"]
+    user_ids: IdCodes
+    item_ids: IdCodes
 
     def __len__(self) -> int:
         return len(self.user)
 
-    def take(self, kept: Bool[np.ndarray, "E"] | Int64[np.ndarray, "kept"]) -> "Events":
-        """The events that a mask or indices name, in that order."""
-        return replace(self, **{name: getattr(self, name)[kept] for name in COLUMNS})
+    def take(self, selected: Bool[np.ndarray, "E"] | Int64[np.ndarray, "selected"]) -> "Events":
+        """Returns the events that a mask or indices select, in that order."""
+        return replace(self, **{name: getattr(self, name)[selected] for name in _COLUMNS})
 
 
-COLUMNS = tuple(field.name for field in fields(Events) if field.name not in ("users", "catalog"))
+_COLUMNS = tuple(field.name for field in fields(Events) if not field.name.endswith("_ids"))
 
 
-class Codes:
-    """Ids of one kind and their codes, 0 for the first that was named."""
+@dataclass(frozen=True, eq=False)
+class EventTable:
+    """The events of a file.
 
-    def __init__(self):
-        self._dtype = pl.Categorical(pl.Categories.random())
-        self._table = pl.Series([], dtype=self._dtype)  # polars forgets ids that no series needs
+    Attributes:
+      events: the good rows.
+      rows: the number of rows of the file, with bad ones.
+      notes: sentences for the report.
+    """
 
-    def of(self, ids: pl.Series) -> UInt32[np.ndarray, "ids"]:
-        """Codes of ids, of which none is null; those not seen before get the next codes."""
-        return ids.cast(self._dtype).to_physical().to_numpy()
-
-    def categorical(self, codes: UInt32[np.ndarray, "codes"]) -> pl.Series:
-        """The ids of codes as a categorical column, which copies none of them."""
-        return pl.Series(codes, dtype=pl.UInt32).cat.to(self._dtype)
-
-    def ids(self, codes: UInt32[np.ndarray, "codes"]) -> pl.Series:
-        """The ids of codes, as text."""
-        return self.categorical(codes).cast(pl.String)
+    events: Events
+    rows: int
+    notes: tuple[str, ...]
 
 
-def read_events(
-    file: TableFile, columns: EventColumns, faults: RowErrors, notes: list[str]
-) -> tuple[Events, int]:
-    """Reads all good events of a file; also how many rows it had.
+@dataclass(frozen=True, eq=False)
+class ItemMentions:
+    """For each item code the number of rows with it, and the number of the first such row (or 0).
 
-    A column whose times are mostly of 10^11 and more is one of milliseconds and converted, which
-    ``notes`` says; the times of the other unit are bad rows then. Dates may also be written in
-    ISO 8601 (UTC if no zone is given).
+    Its letter: M codes, those up to the largest in the file.
+    """
+
+    rows: Int64[np.ndarray, "M"]
+    first_row: Int64[np.ndarray, "M"]
+
+    def count(self, codes: UInt32[np.ndarray, "codes"]) -> Int64[np.ndarray, "codes"]:
+        """Returns the number of rows of each code, 0 for codes beyond the largest."""
+        known = np.minimum(codes, len(self.rows) - 1)
+        return np.where(codes == known, self.rows[known], 0)
+
+
+def read_events(file: TableFile, columns: EventColumns, row_errors: RowErrors) -> EventTable:
+    """Reads all good events of a file; bad rows go to ``row_errors``.
+
+    A column whose times are mostly 10^11 or more is in milliseconds and is converted, which a note
+    says; times of the other unit are bad rows. A time may also be a date in ISO 8601 (UTC if it
+    names no zone).
 
     Raises:
-      InputError: if the file cannot be read, lacks a column or has no good event.
+      InputError: the file cannot be read, lacks a column or has no good event.
     """
-    _require(file, columns)
-    users, catalog = Codes(), Codes()
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in COLUMNS}
-    counted = faults.total
-    for block in faults.read_blocks(file, columns.names):
-        good = _good_rows(file, columns, block, faults)
-        frame = good.frame
+    _check_columns(file, columns)
+    user_ids = IdCodes()
+    item_ids = IdCodes()
+    blocks: dict[str, list[np.ndarray]] = {name: [] for name in _COLUMNS}
+    errors_before = row_errors.total
+    for block in row_errors.read_blocks(file, columns.names):
+        good = _good_rows(file, columns, block, row_errors)
         for name, values in {
-            "user": users.of(frame[columns.user]),
-            "item": catalog.of(frame[columns.item]),
-            "time": frame["#time"].to_numpy(),
-            "rating": frame["#rating"].to_numpy().astype(np.float32),
-            "place": good.row_numbers.astype(np.uint32),
+            "user": user_ids.encode(good.frame[columns.user]),
+            "item": item_ids.encode(good.frame[columns.item]),
+            "time": good.frame["#time"].to_numpy(),
+            "rating": good.frame["#rating"].to_numpy().astype(np.float32),
+            "row_number": good.row_numbers.astype(np.uint32),
         }.items():
-            parts[name].append(values)
-    joined = {name: np.concatenate(parts.pop(name) or [[]]) for name in COLUMNS}
-    events = Events(**joined, users=users, catalog=catalog)
-    rows = len(events) + faults.total - counted
-    events = _in_seconds(file, columns.time, events, faults, notes)
+            blocks[name].append(values)
+    # pop: a column's blocks are freed as soon as they are joined
+    joined = {name: np.concatenate(blocks.pop(name) or [[]]) for name in _COLUMNS}
+    events = Events(**joined, user_ids=user_ids, item_ids=item_ids)
+    rows = len(events) + row_errors.total - errors_before
+    events, notes = _in_seconds(file, columns.time, events, row_errors)
     if not len(events):
         raise InputError(f"{file.path}: found no good row among {rows}, expected at least one")
-    return events, rows
+    return EventTable(events, rows, notes)
 
 
-def _require(file: TableFile, columns: EventColumns) -> None:
+def _check_columns(file: TableFile, columns: EventColumns) -> None:
     names = column_names(file)
     for name in (columns.user, columns.item, columns.time) if names is not None else ():
         if name not in names:
-            found = ", ".join(names)
-            raise InputError(f"{file.path}, line 1: column {name} is missing, found {found}")
+            raise InputError(
+                f"{file.path}, line 1: column {name} is missing, found {', '.join(names)}"
+            )
 
 
-def _good_rows(file: TableFile, columns: EventColumns, block: Block, faults: RowErrors) -> Block:
-    text = pl.all().str.strip_chars().replace("", None)
-    raw = block.frame.select(text)
-    time, rating = pl.col(columns.time), pl.lit(None, pl.String)
-    if columns.rating:
-        rating = pl.col(columns.rating)
-    frame = raw.with_columns(
+def _good_rows(
+    file: TableFile, columns: EventColumns, block: Block, row_errors: RowErrors
+) -> Block:
+    """Returns the good rows with numbers in columns #time and #rating; counts the others."""
+    text = block.frame.select(pl.all().str.strip_chars().replace("", None))
+    time = pl.col(columns.time)
+    rating = pl.col(columns.rating) if columns.rating else pl.lit(None, pl.String)
+    frame = text.with_columns(
         time.cast(pl.Float64, strict=False).alias("#time"),
         rating.cast(pl.Float64, strict=False).fill_null(np.nan).alias("#rating"),
     )
-    if frame["#time"].null_count() > raw[columns.time].null_count():
+    if frame["#time"].null_count() > text[columns.time].null_count():
         frame = frame.with_columns(pl.col("#time").fill_null(_date_seconds(time)))
-    checks, quotes = _checks(columns, raw, frame)
+    checks = _checks(columns, text, frame)
+    quoted_column = {reason: name for reason, _, name in checks}
     bad = np.zeros(frame.height, bool)
-    for reason, rows in first_reason(checks, frame.height):
+    for reason, rows in first_reason([check[:2] for check in checks], frame.height):
         bad[rows] = True
-        found = raw[quotes[reason]].gather(rows).__getitem__
-        faults.add(file, reason, block.row_numbers[rows], found)
+        cells = text[quoted_column[reason]].gather(rows)
+        row_errors.add(file, reason, block.row_numbers[rows], cells.__getitem__)
     if bad.any():
         return Block(frame.filter(~bad), block.row_numbers[~bad])
     return Block(frame, block.row_numbers)
@@ -179,106 +201,115 @@ def _date_seconds(text: pl.Expr) -> pl.Expr:
     return date.dt.epoch("ms").cast(pl.Float64) / 1000
 
 
-def _checks(columns: EventColumns, raw: pl.DataFrame, frame: pl.DataFrame):
-    """(reason, bad rows) in the order of precedence, and the column that each reason quotes."""
+def _checks(
+    columns: EventColumns, text: pl.DataFrame, frame: pl.DataFrame
+) -> list[tuple[str, Bool[np.ndarray, "rows"], str]]:
+    """Returns (reason, bad rows, column to quote) in the order of precedence."""
     time = frame["#time"].to_numpy()
     unknown = np.isnan(time) | np.isinf(time)
     checks = [
-        (NO_USER, raw[columns.user].is_null().to_numpy(), columns.user),
-        (NO_ITEM, raw[columns.item].is_null().to_numpy(), columns.item),
-        (NO_TIME, raw[columns.time].is_null().to_numpy(), columns.time),
+        (NO_USER, text[columns.user].is_null().to_numpy(), columns.user),
+        (NO_ITEM, text[columns.item].is_null().to_numpy(), columns.item),
+        (NO_TIME, text[columns.time].is_null().to_numpy(), columns.time),
         (UNREADABLE_TIME, unknown, columns.time),
         (NEGATIVE_TIME, time < 0, columns.time),
         (FAR_TIME, time >= LATEST_MILLISECONDS, columns.time),
     ]
     if columns.rating:
         finite = np.isfinite(frame["#rating"].to_numpy())
-        given = raw[columns.rating].is_not_null().to_numpy()
+        given = text[columns.rating].is_not_null().to_numpy()
         checks.append((NO_RATING, given & ~finite, columns.rating))
-    return [check[:2] for check in checks], {reason: name for reason, _, name in checks}
+    return checks
 
 
 def _in_seconds(
-    file: TableFile, name: str, events: Events, faults: RowErrors, notes: list[str]
-) -> Events:
-    long = events.time >= LATEST_TIME
-    count = int(np.count_nonzero(long))
+    file: TableFile, column: str, events: Events, row_errors: RowErrors
+) -> tuple[Events, tuple[str, ...]]:
+    in_milliseconds = events.time >= LATEST_TIME
+    count = int(np.count_nonzero(in_milliseconds))
     if not count:
-        return events
-    milliseconds = 2 * count >= len(events)
-    bad = ~long if milliseconds else long
-    found, reason = events.time[bad], SECONDS if milliseconds else MILLISECONDS
-    faults.add(file, reason, events.place[bad], lambda i: f"{found[i]:.0f}")
+        return events, ()
+    convert = 2 * count >= len(events)
+    reason = SECONDS if convert else MILLISECONDS
+    bad = ~in_milliseconds if convert else in_milliseconds
+    times = events.time[bad]
+    row_errors.add(file, reason, events.row_number[bad], lambda i: f"{times[i]:.0f}")
     events = events.take(~bad) if bad.any() else events
-    if not milliseconds:
-        return events
-    notes.append(f"column {name} is in milliseconds and was converted to seconds")
-    return replace(events, time=events.time / 1000)
+    if not convert:
+        return events, ()
+    note = f"column {column} is in milliseconds and was converted to seconds"
+    return replace(events, time=events.time / 1000), (note,)
 
 
 def order_in_time(events: Events) -> Events:
-    """The events by time, those of one time in the order of the file: the order of the log."""
+    """Returns the events by time, those of one time in the order of the file."""
     return events.take(np.argsort(events.time, kind="stable"))
 
 
-def in_own_order(events: Events) -> Events:
-    """The events at their places in their users' orders, counted so that all users end together.
+def align_ends(events: Events) -> Events:
+    """Returns the events with positions for times, such that all users end at the same position.
 
-    What one user's event can be said to be earlier than is then what leave-one-out takes for
-    earlier: all last events have one time, the ones before them the time before.
+    Every last event gets one time, and every event before it the time before, as in leave-one-out.
+    No event is earlier or later than another user's by its date. Two users with times (5, 7, 9) and
+    (4, 8) get the positions (0, 1, 2) and (1, 2).
     """
     order = np.argsort(events.user, kind="stable")
-    left = np.cumsum(np.bincount(events.user))[events.user[order]] - np.arange(len(order))
-    place = np.empty(len(order))
-    place[order] = left.max(initial=0) - left
-    return order_in_time(replace(events, time=place))
+    to_end = np.cumsum(np.bincount(events.user))[events.user[order]] - np.arange(len(order))
+    position = np.empty(len(order))
+    position[order] = to_end.max(initial=0) - to_end
+    return order_in_time(replace(events, time=position))
 
 
 def item_mentions(events: Events) -> ItemMentions:
-    """The items that rows in the order of the file name."""
-    first = first_places(events.item)
-    return ItemMentions(np.bincount(events.item), np.where(first < 0, 0, events.place[first]))
+    """Counts the rows of each item; events are in the order of the file."""
+    first = first_indices(events.item)
+    first_row = np.where(first < 0, 0, events.row_number[first])
+    return ItemMentions(np.bincount(events.item), first_row)
 
 
 def pair_keys(events: Events) -> UInt64[np.ndarray, "E"]:
-    """One number for the user and the item of each event."""
+    """Returns one number for the user and the item of each event."""
     return events.user.astype(np.uint64) << np.uint64(32) | events.item
 
 
-def first_of_each(codes: np.ndarray) -> Bool[np.ndarray, "codes"]:
-    """Where each code stands for the first time."""
-    found = first_places(codes)
+def is_first(codes: UInt32[np.ndarray, "codes"]) -> Bool[np.ndarray, "codes"]:
+    """Returns a mask of the first occurrence of each code."""
+    indices = first_indices(codes)
     first = np.zeros(len(codes), bool)
-    first[found[found >= 0]] = True
+    first[indices[indices >= 0]] = True
     return first
 
 
-def first_places(codes: np.ndarray) -> Int64[np.ndarray, "largest"]:
-    """Where each code up to the largest stands first, -1 for those that do not occur."""
+def first_indices(codes: UInt32[np.ndarray, "codes"]) -> Int64[np.ndarray, "M"]:
+    """Returns the index of the first occurrence of each code up to the largest, -1 for none.
+
+    Codes [2, 0, 2] give [1, -1, 0].
+    """
     first = np.full(int(codes.max(initial=0)) + 1, -1)
-    first[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)  # of equal indices the last one stays
+    # Of several assignments to one index the last one stays, so the codes go in backwards.
+    first[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)
     return first
 
 
-def repeats(values: np.ndarray) -> Bool[np.ndarray, "values"]:
-    """Where a value is the same as the one before it."""
+def equals_previous(values: Shaped[np.ndarray, "values"]) -> Bool[np.ndarray, "values"]:
+    """Returns a mask of the values that are the same as the one before them."""
     same = np.zeros(len(values), bool)
     np.equal(values[1:], values[:-1], out=same[1:])
     return same
 
 
-def counts(events: Events) -> tuple[int, int, int, int]:
-    """How many events, users, items and different pairs of user and item there are."""
+def count_events(events: Events) -> tuple[int, int, int, int]:
+    """Returns the numbers of events, users, items and different pairs of user and item."""
     pairs = pair_keys(events)
     pairs.sort()
-    different = np.count_nonzero(~repeats(pairs))
+    different = np.count_nonzero(~equals_previous(pairs))
     return len(events), _distinct(events.user), _distinct(events.item), int(different)
 
 
 def sparsity(pairs: int, users: int, items: int) -> float:
-    """The share of all pairs of a user and an item that have no event."""
+    """Returns the share of all pairs of a user and an item that have no event."""
     return 1 - pairs / max(users * items, 1)
 
 
-def _distinct(codes: np.ndarray) -> int:
+def _distinct(codes: UInt32[np.ndarray, "E"]) -> int:
     return int(np.count_nonzero(np.bincount(codes))) if len(codes) else 0

@@ -1,4 +1,4 @@
-"""MovieLens-1M as GroupLens offers it.
+"""MovieLens-1M as GroupLens publishes it.
 
 ``ml-1m.zip`` holds ``ml-1m/ratings.dat`` and ``ml-1m/movies.dat``, cells separated by ``::``,
 movies in latin-1. The data may not be redistributed: https://grouplens.org/datasets/movielens/1m/.
@@ -16,13 +16,14 @@ ADDRESS = "https://files.grouplens.org/datasets/movielens/ml-1m.zip"
 
 
 def movielens_1m(path: str | Path) -> RawLog:
-    """The log inside ``ml-1m.zip``, or inside the directory that has it.
+    """Returns the log of ``ml-1m.zip``, or of the archive in a directory.
 
     Raises:
-      InputError: if it is not there; the sentence says what to fetch and from where.
+      InputError: the archive is missing; the error says what to download.
     """
     path = Path(path)
-    path = path / "ml-1m.zip" if path.is_dir() else path
+    if path.is_dir():
+        path = path / "ml-1m.zip"
     if not path.is_file():
         raise InputError(f"{path}: no such file, expected {ADDRESS} downloaded there")
     layout = {"format": "csv", "separator": "::", "encoding": "latin-1"}

@@ -1,13 +1,14 @@
-"""From a raw log to the project's own: read, filtered step by step, written as Parquet."""
+"""The way from a raw log to the project's own: read, filtered step by step, written as Parquet."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+from jaxtyping import Bool, Int32, Int64, UInt32
 
 from agenticrec_jax.data.loader import write_samples
-from agenticrec_jax.data.prepared import PREPARED_INTERACTIONS, PREPARED_ITEMS
+from agenticrec_jax.data.prepared import PREPARED_INTERACTIONS, PREPARED_ITEMS, PREPARED_SAMPLES
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.ingest.catalog import (
     items_of_events,
@@ -16,18 +17,18 @@ from agenticrec_jax.ingest.catalog import (
     unusable_title,
 )
 from agenticrec_jax.ingest.events import (
-    Codes,
     Events,
+    IdCodes,
     ItemMentions,
-    first_places,
-    in_own_order,
+    align_ends,
+    first_indices,
     item_mentions,
     order_in_time,
     read_events,
 )
 from agenticrec_jax.ingest.filters import (
-    ItemTrail,
-    Trail,
+    FilterLog,
+    ItemRowCounts,
     first_of_pairs,
     not_duplicated,
     user_sample,
@@ -42,21 +43,22 @@ UNKNOWN_ITEM = "an interaction with an item that is not in the table of items"
 
 @dataclass(frozen=True)
 class Preparation:
-    """What is kept of a raw log.
+    """Rules for the events and items of a raw log.
 
     Attributes:
       start, end: months or days (2022-10), UTC, the end excluded; empty for no bound.
-      source_core: k-core of the whole log before the window is cut out; 0 for none.
-      k_core: k-core of what is left in the end, in which case items without any event left are
+      source_core: k of the k-core of the whole log, before the window; 0 for none.
+      k_core: k of the k-core after all other filters, after which items without an event are
         dropped; 0 for none.
-      first_of_pairs: of a user's events with one item only the first is kept.
-      require_price: items without a numeric price are dropped.
+      first_of_pairs: whether each user's later events with an item are dropped.
+      require_price: whether items without a numeric price are dropped.
       title_words: items without a title or with one of more words are dropped; 0 for no rule.
-      used_items_only: items without any event left are dropped.
-      sampling: ``sparse`` or ``dense`` for a small set of users (`filters.user_sample`).
-      users, last_events, seed: of such a set.
-      own_order: times become places in the users' orders, all of which end together, as
-        leave-one-out has it: no other event is earlier or later by its date.
+      used_items_only: whether items without an event are dropped.
+      sampling: ``sparse`` or ``dense`` for a sample of users (`filters.user_sample`); empty for
+        none.
+      users, last_events, seed: of such a sample.
+      own_order: whether times become positions in each user's events, aligned at their ends
+        (`events.align_ends`).
     """
 
     start: str = ""
@@ -76,7 +78,8 @@ class Preparation:
 
 PRESETS = {
     "columns": Preparation(),
-    "amazon2023": Preparation(  # the rules of R2ec's preprocessing, with which A3's table agrees
+    # The rules of R2ec's preprocessing, with which the counts of AgenticRec's table agree.
+    "amazon2023": Preparation(
         start="2022-10",
         end="2023-10",
         source_core=5,
@@ -92,154 +95,178 @@ PRESETS = {
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
-    """A prepared log: events in time order, items in the order of their codes in the log.
+class PreparedLog:
+    """A prepared log.
 
-    ``item`` of an event is an index into ``items``. ``rows`` were read of the interactions and
-    ``faults`` are theirs; those of the table of items, if there is one, are in ``item_trail``.
+    Attributes:
+      events: in time order.
+      item: index into ``items`` of each event's item.
+      items: the catalog, in the order of the items' codes in the written log.
+      filter_log: the counts after each filter.
+      row_errors: bad rows of the interactions.
+      rows: the number of rows of the interactions, with bad ones.
+      item_rows: counts of the rows of the table of items; None without one.
+      notes: sentences for the report.
     """
 
     events: Events
-    item: np.ndarray
+    item: Int32[np.ndarray, "E"]
     items: pl.DataFrame
-    trail: Trail
-    faults: RowErrors
+    filter_log: FilterLog
+    row_errors: RowErrors
     rows: int
-    item_trail: ItemTrail | None
-    notes: list[str]
+    item_rows: ItemRowCounts | None
+    notes: tuple[str, ...]
 
     @property
     def order_only(self) -> bool:
-        """Whether times are positions in each user's order, which no two users share."""
+        """Whether times are positions in each user's order, not comparable between users."""
         return bool(self.events.time[-1] < EARLIEST_DATE)
 
 
-def prepare_log(raw: RawLog, how: Preparation, *, strict: bool = False) -> Prepared:
-    """Reads a raw log and keeps what ``how`` says, within memory that its text has no part in.
+def prepare_log(raw: RawLog, rules: Preparation, *, strict: bool = False) -> PreparedLog:
+    """Reads a raw log and applies ``rules``, in an order that docs/design.md explains.
+
+    Memory grows with the number of events and of items, not with the text of the files.
+
+    Args:
+      strict: whether the first bad row is an error.
 
     Raises:
-      InputError: if a file cannot be read or a filter leaves nothing; with ``strict`` at the first
-        bad row.
+      InputError: a file cannot be read, a filter leaves nothing, or a row is bad and ``strict``.
     """
-    faults, notes = RowErrors(strict), list(raw.notes)
-    events, rows = read_events(raw.interactions, raw.event_columns, faults, notes)
-    mentions, trail = item_mentions(events), Trail(order_in_time(events), "readable rows")
-    del events
-    trail.keep("exact duplicates dropped", not_duplicated)
-    if how.first_of_pairs:
-        trail.keep("first event of each user and item", first_of_pairs)
-    if how.source_core:
-        trail.core(f"{how.source_core}-core of the whole log", how.source_core)
-    if how.start or how.end:
-        trail.keep(f"window {how.start} to {how.end}", window(how.start, how.end))
-    items, item_trail = _catalog(raw, how, trail, mentions, faults)
-    if how.sampling:
-        _sample(how, trail)
-    if how.k_core:
-        trail.core(f"{how.k_core}-core", how.k_core)
-    if how.own_order:
-        trail.events = in_own_order(trail.events)
-    if how.used_items_only or how.k_core:
-        items = _used(trail.events, items, item_trail)
-    place = _index_of(items["code"].to_numpy())
-    item = place[trail.events.item].astype(np.int32)
-    return Prepared(trail.events, item, items, trail, faults, rows, item_trail, notes)
-
-
-def _sample(how: Preparation, trail: Trail) -> None:
-    settings = {"users": how.users, "last_events": how.last_events, "seed": how.seed}
-    name = f"{how.users} {how.sampling} users, last {how.last_events} events"
-    trail.keep(name, lambda events: user_sample(events, how.sampling, **settings))
+    row_errors = RowErrors(strict)
+    table = read_events(raw.interactions, raw.event_columns, row_errors)
+    rows = table.rows
+    notes = raw.notes + table.notes
+    mentions = item_mentions(table.events)
+    log = FilterLog(order_in_time(table.events), "readable rows")
+    del table  # its arrays are as large as the log's
+    log.keep("exact duplicates dropped", not_duplicated)
+    if rules.first_of_pairs:
+        log.keep("first event of each user and item", first_of_pairs)
+    if rules.source_core:
+        log.core(f"{rules.source_core}-core of the whole log", rules.source_core)
+    if rules.start or rules.end:
+        log.keep(f"window {rules.start} to {rules.end}", window(rules.start, rules.end))
+    items, item_rows = _catalog(raw, rules, log, mentions, row_errors)
+    if rules.sampling:
+        log.keep(
+            f"{rules.users} {rules.sampling} users, last {rules.last_events} events",
+            lambda events: user_sample(
+                events,
+                rules.sampling,
+                users=rules.users,
+                last_events=rules.last_events,
+                seed=rules.seed,
+            ),
+        )
+    if rules.k_core:
+        log.core(f"{rules.k_core}-core", rules.k_core)
+    if rules.own_order:
+        log.events = align_ends(log.events)
+    if rules.used_items_only or rules.k_core:
+        items = _used(log.events, items, item_rows)
+    index = _index_of(items["code"].to_numpy())
+    item = index[log.events.item].astype(np.int32)
+    return PreparedLog(log.events, item, items, log, row_errors, rows, item_rows, notes)
 
 
 def _catalog(
-    raw: RawLog, how: Preparation, trail: Trail, mentions: ItemMentions, faults: RowErrors
-) -> tuple[pl.DataFrame, ItemTrail | None]:
-    ids = trail.events.catalog
+    raw: RawLog,
+    rules: Preparation,
+    log: FilterLog,
+    mentions: ItemMentions,
+    row_errors: RowErrors,
+) -> tuple[pl.DataFrame, ItemRowCounts | None]:
+    item_ids = log.events.item_ids
     if raw.items is None:
-        codes = np.unique(trail.events.item)
-        return items_of_events(ids.ids(codes), codes), None
-    item_faults = RowErrors(faults.strict)
-    wanted = (lambda codes: _occurs(trail.events, codes)) if how.used_items_only else None
-    table = read_catalog(raw.items, raw.item_columns, ids, item_faults, wanted)
-    _count_unknown(raw, ids, mentions, table.listed, faults)
+        codes = np.unique(log.events.item)
+        return items_of_events(item_ids.decode(codes), codes), None
+    item_errors = RowErrors(row_errors.strict)
+    # The text of other items is not read, so that a whole category's metadata needs no memory.
+    requested = (lambda codes: _occurs(log.events, codes)) if rules.used_items_only else None
+    table = read_catalog(raw.items, raw.item_columns, item_ids, item_errors, requested)
+    _count_unknown(raw, item_ids, mentions, table.listed, row_errors)
     if not table.items.height:
         raise InputError(f"{raw.items.path}: found no item of the log, expected at least one")
-    item_trail = ItemTrail(table.rows, item_faults, mentions)
-    if wanted:
+    item_rows = ItemRowCounts(table.rows, item_errors, mentions)
+    if requested:
         listed = np.flatnonzero(table.listed).astype(np.uint32)
-        item_trail.drop_unused(listed[~wanted(listed)])
-    return _by_rules(how, table.items, trail, item_trail), item_trail
+        item_rows.drop_unused(listed[~requested(listed)])
+    return _apply_item_rules(rules, table.items, log, item_rows), item_rows
 
 
 def _count_unknown(
-    raw: RawLog, ids: Codes, mentions: ItemMentions, listed: np.ndarray, faults: RowErrors
+    raw: RawLog,
+    item_ids: IdCodes,
+    mentions: ItemMentions,
+    listed: Bool[np.ndarray, "listed"],
+    row_errors: RowErrors,
 ) -> None:
     """Counts all rows that name an unlisted item; of each such item the first may be quoted."""
-    there = np.zeros(len(mentions.rows), bool)
-    there[: len(listed)] = listed[: len(there)]
-    lost = np.flatnonzero(~there & (mentions.rows > 0)).astype(np.uint32)
-    lost = lost[np.argsort(mentions.first[lost])]
-    faults.add(
+    known = np.zeros(len(mentions.rows), bool)
+    known[: len(listed)] = listed[: len(known)]
+    unknown = np.flatnonzero(~known & (mentions.rows > 0)).astype(np.uint32)
+    unknown = unknown[np.argsort(mentions.first_row[unknown])]
+    row_errors.add(
         raw.interactions,
         UNKNOWN_ITEM,
-        mentions.first[lost],
-        lambda i: ids.ids(lost[i : i + 1])[0],
-        count=int(mentions.rows[lost].sum()),
+        mentions.first_row[unknown],
+        lambda i: item_ids.decode(unknown[i : i + 1])[0],
+        count=int(mentions.rows[unknown].sum()),
     )
 
 
-def _by_rules(
-    how: Preparation, items: pl.DataFrame, trail: Trail, item_trail: ItemTrail
+def _apply_item_rules(
+    rules: Preparation, items: pl.DataFrame, log: FilterLog, item_rows: ItemRowCounts
 ) -> pl.DataFrame:
-    """The items that the rules about them leave; events of others go, also of unknown ones."""
-    trail.keep("interactions with unknown items dropped", lambda events: _listed(items, events))
-    if how.title_words:
-        reason = f"without a title or with more than {how.title_words} words in it"
-        items = _without(reason, items, unusable_title(items, how.title_words), trail, item_trail)
-    if how.require_price:
-        items = _without("without a price", items, unpriced(items), trail, item_trail)
+    """Returns the items that the rules leave; drops events of others, also of unknown items."""
+
+    def drop(reason: str, items: pl.DataFrame, bad: Bool[np.ndarray, "I"]) -> pl.DataFrame:
+        items = items.filter(~bad)
+        item_rows.drop(reason, np.count_nonzero(bad))
+        log.keep(f"items {reason} dropped", lambda events: _listed(items, events))
+        return items
+
+    log.keep("interactions with unknown items dropped", lambda events: _listed(items, events))
+    if rules.title_words:
+        reason = f"without a title or with more than {rules.title_words} words in it"
+        items = drop(reason, items, unusable_title(items, rules.title_words))
+    if rules.require_price:
+        items = drop("without a price", items, unpriced(items))
     return items
 
 
-def _without(
-    reason: str, items: pl.DataFrame, bad: np.ndarray, trail: Trail, item_trail: ItemTrail
-) -> pl.DataFrame:
-    items = items.filter(~bad)
-    item_trail.drop(reason, np.count_nonzero(bad))
-    trail.keep(f"items {reason} dropped", lambda events: _listed(items, events))
-    return items
-
-
-def _used(events: Events, items: pl.DataFrame, item_trail: ItemTrail | None) -> pl.DataFrame:
+def _used(events: Events, items: pl.DataFrame, item_rows: ItemRowCounts | None) -> pl.DataFrame:
     used = _occurs(events, items["code"].to_numpy())
-    if item_trail:
-        item_trail.drop_unused(items["code"].filter(~used).to_numpy())
+    if item_rows:
+        item_rows.drop_unused(items["code"].filter(~used).to_numpy())
     return items.filter(used)
 
 
-def _listed(items: pl.DataFrame, events: Events) -> np.ndarray:
+def _listed(items: pl.DataFrame, events: Events) -> Bool[np.ndarray, "E"]:
     return _index_of(items["code"].to_numpy(), int(events.item.max(initial=0)))[events.item] >= 0
 
 
-def _index_of(codes: np.ndarray, largest: int = 0) -> np.ndarray:
-    """From code to index in ``codes``; -1 for codes that are not there."""
+def _index_of(codes: UInt32[np.ndarray, "I"], largest: int = 0) -> Int64[np.ndarray, "M"]:
+    """Returns from each code its index in ``codes``; -1 for codes that are not there."""
     index = np.full(max(int(codes.max(initial=0)), largest) + 1, -1, np.int64)
     index[codes] = np.arange(len(codes))
     return index
 
 
-def _occurs(events: Events, codes: np.ndarray) -> np.ndarray:
+def _occurs(events: Events, codes: UInt32[np.ndarray, "codes"]) -> Bool[np.ndarray, "codes"]:
     used = np.zeros(max(int(events.item.max(initial=0)), int(codes.max(initial=0))) + 1, bool)
     used[events.item] = True
     return used[codes]
 
 
-def write_prepared(prepared: Prepared, directory: str | Path) -> tuple[Path, Path]:
+def write_prepared(prepared: PreparedLog, directory: str | Path) -> tuple[Path, Path]:
     """Writes interactions and items as Parquet, for ``read_log``; returns their paths.
 
     Raises:
-      InputError: if the directory cannot be made.
+      InputError: the directory cannot be made.
     """
     directory = Path(directory)
     try:
@@ -249,12 +276,13 @@ def write_prepared(prepared: Prepared, directory: str | Path) -> tuple[Path, Pat
     events = prepared.events
     frame = pl.LazyFrame(
         {
-            "user_id": events.users.categorical(events.user),
-            "item_id": events.catalog.categorical(events.item),
+            "user_id": events.user_ids.categorical(events.user),
+            "item_id": events.item_ids.categorical(events.item),
             "timestamp": np.floor(events.time).astype(np.int64),
             "rating": pl.Series(events.rating).fill_nan(None),
         }
     )
+    # The ids become text only as they are written, a batch at a time.
     text = frame.with_columns(pl.col("user_id", "item_id").cast(pl.String))
     text.sink_parquet(directory / PREPARED_INTERACTIONS)
     items = prepared.items.drop("code").with_columns(pl.col("title").fill_null(pl.col("item_id")))
@@ -263,16 +291,24 @@ def write_prepared(prepared: Prepared, directory: str | Path) -> tuple[Path, Pat
     return directory / PREPARED_INTERACTIONS, directory / PREPARED_ITEMS
 
 
-def write_sample_shards(prepared: Prepared, directory: str | Path, max_history: int) -> dict:
-    """Writes the prediction samples, in the codes of the log that ``write_prepared`` writes.
+def write_sample_shards(prepared: PreparedLog, directory: str | Path, max_history: int) -> dict:
+    """Writes the prediction samples of a log into the directory that `write_prepared` wrote to.
+
+    Their codes are those that ``read_log`` gives the written log: users by first occurrence in
+    time. Returns the manifest.
 
     Raises:
-      InputError: if there are too few samples for the four parts.
+      InputError: there are too few samples for the four splits.
     """
     user = prepared.events.user
-    first = first_places(user)
+    first = first_indices(user)
     in_order = np.argsort(first, kind="stable")[np.count_nonzero(first < 0) :]
-    by_first = np.empty(len(first), np.int32)
-    by_first[in_order] = np.arange(len(in_order))
-    time = np.floor(prepared.events.time).astype(np.int64)
-    return write_samples(by_first[user], prepared.item, time, directory, max_history=max_history)
+    code = np.empty(len(first), np.int32)
+    code[in_order] = np.arange(len(in_order))
+    return write_samples(
+        user=code[user],
+        item=prepared.item,
+        time=np.floor(prepared.events.time).astype(np.int64),
+        directory=Path(directory) / PREPARED_SAMPLES,
+        max_history=max_history,
+    )

@@ -1,12 +1,19 @@
-"""The data report of a prepared log: what was read, what was dropped and why, what is left."""
+"""The data report of a prepared log: rows read, rows dropped by reason, the log that is left."""
 
 import numpy as np
 
 from agenticrec_jax.data.splits import chronological_cuts
-from agenticrec_jax.ingest.events import Events, counts, first_of_each, repeats, sparsity
-from agenticrec_jax.ingest.prepare import Prepared
+from agenticrec_jax.ingest.events import (
+    Events,
+    count_events,
+    equals_previous,
+    is_first,
+    sparsity,
+)
+from agenticrec_jax.ingest.prepare import PreparedLog
 
-COLUMN_USES = {  # a column of the items, and all that does without it where it is absent
+# What needs a column of the items, and does without it where it is absent.
+COLUMN_USES = {
     "price": "prices in item_info_search and search_item_info, price bands in candidates_analyze "
     "(full detail)",
     "categories": "categories in item_info_search, search_item_info and search_knowledge_graph, "
@@ -22,19 +29,19 @@ RATING_USES = (
 )
 
 
-def data_report(prepared: Prepared) -> dict:
-    """Everything that is worth knowing before a log is trained on, as JSON."""
+def data_report(prepared: PreparedLog) -> dict:
+    """Returns the report as JSON values, under the keys of ``report.json``."""
     events = prepared.events
-    _, users, items, pairs = counts(events)
+    _, users, items, pairs = count_events(events)
     return {
         "interaction_rows": {
             "read": prepared.rows,
-            "bad": prepared.faults.total,
-            "bad_rows": prepared.faults.records(),
+            "bad": prepared.row_errors.total,
+            "bad_rows": prepared.row_errors.records(),
         },
-        "item_rows": prepared.item_trail.record() if prepared.item_trail else None,
-        "notes": prepared.notes + _order_note(prepared),
-        "filters": [step.record() for step in prepared.trail.steps],
+        "item_rows": prepared.item_rows.record() if prepared.item_rows else None,
+        "notes": [*prepared.notes, *_order_note(prepared)],
+        "filters": [step.record() for step in prepared.filter_log.steps],
         "users": users,
         "items": prepared.items.height,
         "items_with_events": items,
@@ -50,7 +57,7 @@ def data_report(prepared: Prepared) -> dict:
     }
 
 
-def _order_note(prepared: Prepared) -> list[str]:
+def _order_note(prepared: PreparedLog) -> list[str]:
     if not prepared.order_only:
         return []
     return [
@@ -73,25 +80,28 @@ def _distribution(values: np.ndarray) -> dict:
 
 
 def ties(events: Events) -> int:
-    """Events that share their second with another of the same user."""
+    """Counts events that share their second with another of the same user."""
     order = np.argsort(events.user, kind="stable")
-    same = repeats(events.user[order]) & repeats(np.floor(events.time[order]))
+    same = equals_previous(events.user[order]) & equals_previous(np.floor(events.time[order]))
     return int((same | np.append(same[1:], False)).sum())
 
 
 def cold_shares(events: Events) -> dict:
-    """Of the test samples, how many ask for an item, or of a user, never seen in fit range B.
+    """Returns the shares of test samples whose item or user has no event in fit range B.
 
     The test samples are the last tenth of all samples in time order, and the range ends at the
-    time of the first valid one, as in ``data.splits``. Events are in time order. Of a log with too
-    few samples for such a split there are no shares.
+    time of the first valid sample, as in `data.splits`. A log with too few samples for such a split
+    has no shares.
+
+    Args:
+      events: in time order.
     """
-    samples = np.flatnonzero(~first_of_each(events.user))
-    _, train, valid = chronological_cuts(len(samples))
-    test = samples[valid:]
-    if not len(test) or not train:
+    samples = np.flatnonzero(~is_first(events.user))
+    _, valid_start, test_start = chronological_cuts(len(samples))
+    test = samples[test_start:]
+    if not len(test) or not valid_start:
         return {"test_samples": len(test)}
-    fitted = int(np.searchsorted(events.time, events.time[samples[train]], side="left"))
+    fitted = int(np.searchsorted(events.time, events.time[samples[valid_start]], side="left"))
     return {
         "test_samples": len(test),
         "item": float(1 - np.isin(events.item[test], events.item[:fitted]).mean()),
@@ -99,15 +109,16 @@ def cold_shares(events: Events) -> dict:
     }
 
 
-def _duplicate_titles(prepared: Prepared) -> int:
-    """Items whose title, case folded, another item has too."""
+def _duplicate_titles(prepared: PreparedLog) -> int:
+    """Counts items that share their title, case folded, with another item."""
     title = prepared.items["title"].drop_nulls().str.to_lowercase()
     return int(title.str.replace_all(r"\s+", " ").str.strip_chars().is_duplicated().sum())
 
 
-def _missing(prepared: Prepared) -> dict:
-    """Share of items without a column, of events without a rating, and what lacks them."""
-    items, missing = prepared.items, {}
+def _missing(prepared: PreparedLog) -> dict:
+    """Returns the share of items without a column, of events without a rating, and their uses."""
+    items = prepared.items
+    missing = {}
     for name, needed in COLUMN_USES.items():
         column = items[name]
         absent = (column.list.len() == 0) if name == "categories" else column.is_null()

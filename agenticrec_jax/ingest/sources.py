@@ -1,4 +1,4 @@
-"""Where a raw log's two tables are and what their columns are called."""
+"""A raw log: the files of its two tables and the names of their columns."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,10 +12,11 @@ from agenticrec_jax.ingest.row_errors import RowErrors
 
 @dataclass(frozen=True)
 class RawLog:
-    """A log as somebody else wrote it.
+    """A log in the layout of its publisher.
 
-    Without ``items`` every item that occurs is known by its id alone. ``notes`` are sentences for
-    the report.
+    Attributes:
+      items: None if there is no table of items; each item then has its id for a title.
+      notes: sentences for the report.
     """
 
     interactions: TableFile
@@ -25,30 +26,35 @@ class RawLog:
     notes: tuple[str, ...] = ()
 
 
-def valueless(file: TableFile, columns: Sequence[str], asked: Sequence[str]) -> list[str]:
-    """Of those asked for, the columns that no row has a value in; reads as far as it must.
-
-    ``columns`` are all that the program reads: rows without any of them are parsed slowly.
-    """
-    left = list(asked)
-    for block in RowErrors().read_blocks(file, columns) if left else ():
-        rows = block.frame.height
-        left = [name for name in left if block.frame[name].null_count() == rows]
-        if not left:
-            break
-    return left
-
-
 def table_log(
     interactions: str | Path,
     items: str | Path | None,
-    events: EventColumns,
-    columns: ItemColumns,
+    event_columns: EventColumns,
+    item_columns: ItemColumns,
 ) -> RawLog:
-    """One's own log: tables whose suffixes say how they are written.
+    """Returns a log of tables in the formats of their suffixes.
 
     Raises:
-      InputError: if a file is not there or its suffix says nothing.
+      InputError: a file is missing, or its suffix is of no format.
     """
     catalog = table_file(items) if items else None
-    return RawLog(table_file(interactions), events, catalog, columns)
+    return RawLog(table_file(interactions), event_columns, catalog, item_columns)
+
+
+def columns_without_values(
+    file: TableFile, columns: Sequence[str], tested: Sequence[str]
+) -> list[str]:
+    """Returns the tested columns that have no value in any row; stops reading once none is left.
+
+    Args:
+      columns: all that the program reads. They are read too: a row without a value in any column
+        that is read is parsed slowly.
+      tested: some of ``columns``.
+    """
+    empty = list(tested)
+    for block in RowErrors().read_blocks(file, columns) if empty else ():
+        rows = block.frame.height
+        empty = [name for name in empty if block.frame[name].null_count() == rows]
+        if not empty:
+            break
+    return empty

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from agenticrec_jax.data.samples import load_sample, sample_directory
-from agenticrec_jax.errors import InputError
+from agenticrec_jax.testing.errors import assert_names, refused
 
 LIMITS = {"office": 500_000, "synthetic": 100_000}
 
@@ -42,5 +42,4 @@ def test_the_synthetic_sample():
 
 
 def test_an_unknown_sample_is_refused():
-    with pytest.raises(InputError, match="found 'movies', expected one of office, synthetic"):
-        load_sample("movies")
+    assert_names(refused(load_sample, "movies"), "'movies'", *LIMITS)

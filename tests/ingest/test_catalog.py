@@ -10,7 +10,7 @@ from agenticrec_jax.ingest.catalog import (
     unpriced,
     unusable_title,
 )
-from agenticrec_jax.ingest.events import Codes
+from agenticrec_jax.ingest.events import IdCodes
 from agenticrec_jax.ingest.row_errors import RowErrors
 
 COLUMNS = ItemColumns(
@@ -34,10 +34,10 @@ def test_items_are_the_first_of_each_id_and_cells_are_read_by_their_columns(tmp_
         "z,Z,,,-3,\n"
     )
     (tmp_path / "i.csv").write_text(text)
-    codes, faults = Codes(), RowErrors()
-    known = codes.of(pl.Series(["z", "x"])).tolist()
+    codes, errors = IdCodes(), RowErrors()
+    known = codes.encode(pl.Series(["z", "x"])).tolist()
     file = table_file(tmp_path / "i.csv")
-    table = read_catalog(file, COLUMNS, codes, faults)
+    table = read_catalog(file, COLUMNS, codes, errors)
     items = table.items
     assert table.rows == 5 and table.listed[items["code"]].all() and table.listed.sum() == 3
     assert items["item_id"].to_list() == ["x", "y", "z"]
@@ -46,7 +46,7 @@ def test_items_are_the_first_of_each_id_and_cells_are_read_by_their_columns(tmp_
     assert items["year"].to_list() == [1999, None, None]
     assert items["categories"].to_list() == [["Toys", "Games"], [], []]
     assert items["price"].to_list() == [1200.5, None, None]
-    assert {fault["reason"]: fault["first"] for fault in faults.records()} == {
+    assert {error["reason"]: error["first"] for error in errors.records()} == {
         "an item without an id": [{"place": "line 5", "found": "nothing"}],
         "an item id that is listed again": [{"place": "line 4", "found": "'x'"}],
     }
@@ -62,7 +62,7 @@ def test_a_year_is_the_columns_and_else_the_titles_if_that_is_asked(tmp_path):
     known = {0: 1995, 1: 2003, 8: 1986}
     for title_year, other in ((False, None), (True, 1900)):
         columns = ItemColumns("id", ("title",), year=("since",), title_year=title_year)
-        table = read_catalog(table_file(tmp_path / "i.csv"), columns, Codes(), RowErrors())
+        table = read_catalog(table_file(tmp_path / "i.csv"), columns, IdCodes(), RowErrors())
         assert table.items["year"].to_list() == [known.get(n, other) for n in range(len(years))]
 
 
@@ -72,7 +72,7 @@ def test_years_are_those_that_a_log_may_have(tmp_path):
     table = "".join(f"{n},T (0000),{year}\n" for n, year in enumerate(years))
     (tmp_path / "i.csv").write_text("item_id,title,year\n" + table)
     columns = ItemColumns("item_id", ("title",), year=("year",), title_year=True)
-    found = read_catalog(table_file(tmp_path / "i.csv"), columns, Codes(), RowErrors()).items
+    found = read_catalog(table_file(tmp_path / "i.csv"), columns, IdCodes(), RowErrors()).items
     assert found["year"].to_list() == [None, 1, 9999, None]
     found.write_parquet(tmp_path / "i.parquet")
     assert read_items(tmp_path / "i.parquet").year == (None, 1, 9999, None)

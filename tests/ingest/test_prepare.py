@@ -3,11 +3,9 @@ import json
 from dataclasses import replace
 
 import polars as pl
-import pytest
 
 from agenticrec_jax.data.interactions import read_log
 from agenticrec_jax.data.prepared import sampled_items
-from agenticrec_jax.errors import InputError
 from agenticrec_jax.ingest.catalog import ItemColumns
 from agenticrec_jax.ingest.events import EventColumns
 from agenticrec_jax.ingest.prepare import (
@@ -18,6 +16,7 @@ from agenticrec_jax.ingest.prepare import (
     write_sample_shards,
 )
 from agenticrec_jax.ingest.sources import table_log
+from agenticrec_jax.testing.errors import assert_names, refused
 
 LINES = [
     '{"u": "a", "i": "x", "t": 5, "r": 4}',
@@ -42,7 +41,9 @@ def raw(tmp_path):
 
 def test_every_planted_bad_row_is_counted_and_placed(tmp_path):
     prepared = prepare_log(raw(tmp_path), Preparation())
-    found = {f["reason"]: (f["count"], f["first"][0]["place"]) for f in prepared.faults.records()}
+    found = {
+        f["reason"]: (f["count"], f["first"][0]["place"]) for f in prepared.row_errors.records()
+    }
     assert found == {
         "invalid JSON": (1, "line 4"),
         "no user id": (1, "line 5"),
@@ -52,18 +53,18 @@ def test_every_planted_bad_row_is_counted_and_placed(tmp_path):
         "an interaction with an item that is not in the table of items": (1, "line 8"),
     }
     assert prepared.rows == 9
-    items = prepared.item_trail.record()
+    items = prepared.item_rows.record()
     assert (items["read"], items["bad"], items["dropped"], items["kept"]) == (3, 1, {}, 2)
-    (fault,) = items["bad_rows"]
-    assert fault["reason"] == "an item id that is listed again"
-    assert fault["first"] == [{"place": "line 3", "found": "'x'"}]
+    (error,) = items["bad_rows"]
+    assert error["reason"] == "an item id that is listed again"
+    assert error["first"] == [{"place": "line 3", "found": "'x'"}]
     log = read_log(*write_prepared(prepared, tmp_path / "out"))
     assert log.time.tolist() == [5, 1000000000] and log.items.title == ("X", "Y")
 
 
 def test_strict_stops_at_a_bad_row(tmp_path):
-    with pytest.raises(InputError, match="line 4: invalid JSON"):
-        prepare_log(raw(tmp_path), Preparation(), strict=True)
+    sentence = refused(prepare_log, raw(tmp_path), Preparation(), strict=True)
+    assert_names(sentence, tmp_path / "e.jsonl.gz", "line 4", "invalid JSON", "'{broken'")
 
 
 OCTOBER = 1_664_582_400  # 2022-10-01
@@ -87,18 +88,18 @@ def test_unknown_items_are_counted_before_any_filter_drops_their_rows(tmp_path):
     log = named_log(tmp_path, rows, [("x", "X"), ("y", "Y")])
     how = Preparation(start="2022-10", end="2022-11", source_core=2, first_of_pairs=True)
     prepared = prepare_log(log, how)
-    (fault,) = prepared.faults.records()
-    assert fault["reason"] == UNKNOWN_ITEM and fault["count"] == 5
-    assert fault["first"] == [  # the first line of each of the first such items
+    (error,) = prepared.row_errors.records()
+    assert error["reason"] == UNKNOWN_ITEM and error["count"] == 5
+    assert error["first"] == [  # the first line of each of the first such items
         {"place": "line 6", "found": "'early'"},
         {"place": "line 7", "found": "'core'"},
         {"place": "line 10", "found": "'once'"},
     ]
-    left = {step.name: step.events for step in prepared.trail.steps}
+    left = {step.name: step.events for step in prepared.filter_log.steps}
     assert left["readable rows"] == 9 and left["interactions with unknown items dropped"] == 4
     assert left["2-core of the whole log"] == 6  # "core" is dropped after it, as downloads have it
-    with pytest.raises(InputError, match=r"e.csv, line 6: an interaction with an item.*'early'"):
-        prepare_log(log, how, strict=True)
+    sentence = refused(prepare_log, log, how, strict=True)
+    assert_names(sentence, tmp_path / "e.csv", "line 6", UNKNOWN_ITEM, "'early'")
 
 
 def test_what_became_of_every_row_of_items(tmp_path):
@@ -111,11 +112,11 @@ def test_what_became_of_every_row_of_items(tmp_path):
     long = "without a title or with more than 2 words in it"
     for only_used in (False, True):
         prepared = prepare_log(log, replace(how, used_items_only=only_used))
-        items = prepared.item_trail.record()
+        items = prepared.item_rows.record()
         assert items["dropped"] == {never: 1, long: 1, filtered: 2}
         assert (items["read"], items["bad"], items["kept"]) == (6, 1, 1)
         assert prepared.items.height == 1
-    kept = prepare_log(log, replace(how, k_core=0)).item_trail.record()
+    kept = prepare_log(log, replace(how, k_core=0)).item_rows.record()
     assert kept["dropped"] == {long: 1} and kept["kept"] == 4
 
 
@@ -147,11 +148,9 @@ def test_samples_of_another_log_than_the_one_beside_them_are_refused(tmp_path):
         return prepare_log(table_log(tmp_path / "e.csv", None, *columns), Preparation())
 
     out = tmp_path / "out"
-    with pytest.raises(InputError, match="out/interactions.parquet: no such file"):
-        sampled_items(out)
+    assert_names(refused(sampled_items, out), out / "interactions.parquet", "no such file")
     write_prepared(prepared(rows), out)
-    write_sample_shards(prepared(rows), out / "samples", 4)
+    write_sample_shards(prepared(rows), out, 4)
     assert sampled_items(out) == (out / "samples", tuple(f"i{n}" for n in range(5)))
     write_prepared(prepared(rows[:50]), out)
-    with pytest.raises(InputError, match="of a log of 60 events, expected 50"):
-        sampled_items(out)
+    assert_names(refused(sampled_items, out), out / "samples", "60 events", "expected 50")

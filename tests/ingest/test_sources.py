@@ -1,19 +1,17 @@
 import gzip
 import json
 
-import pytest
-
 from agenticrec_jax.data.formats.files import table_file
-from agenticrec_jax.errors import InputError
-from agenticrec_jax.ingest.sources import valueless
+from agenticrec_jax.ingest.sources import columns_without_values
+from agenticrec_jax.testing.errors import assert_names, refused
 
 
 def test_columns_without_a_value_in_any_line_are_found(tmp_path):
     rows = [{"user": "a", "rating": None}, {"user": "b", "score": 0}, {"user": "c", "note": ""}]
     (tmp_path / "e.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + "{\n")
     file, asked = table_file(tmp_path / "e.jsonl"), ["score", "rating", "note", "absent"]
-    assert valueless(file, ["user", *asked], asked) == ["rating", "absent"]
-    assert valueless(file, ["user", *asked], []) == []
+    assert columns_without_values(file, ["user", *asked], asked) == ["rating", "absent"]
+    assert columns_without_values(file, ["user", *asked], []) == []
 
 
 def test_no_more_of_a_file_is_read_than_it_takes(tmp_path, monkeypatch):
@@ -21,6 +19,6 @@ def test_no_more_of_a_file_is_read_than_it_takes(tmp_path, monkeypatch):
     rows = "".join(f'{{"a": {n**3 % 99991}}}\n' for n in range(5000))
     (tmp_path / "e.jsonl.gz").write_bytes(gzip.compress(rows.encode())[:-100])
     file = table_file(tmp_path / "e.jsonl.gz")
-    assert valueless(file, ["a", "b"], ["a"]) == []
-    with pytest.raises(InputError, match=r"e.jsonl.gz: cannot be read to its end"):
-        valueless(file, ["a", "b"], ["b"])
+    assert columns_without_values(file, ["a", "b"], ["a"]) == []
+    sentence = refused(columns_without_values, file, ["a", "b"], ["b"])
+    assert_names(sentence, tmp_path / "e.jsonl.gz", "cannot be read to its end")

@@ -10,7 +10,7 @@ import pytest
 from agenticrec_jax.data.export import ITEMS_JSONL, write_log
 from agenticrec_jax.data.interactions import make_items, make_log, read_log
 from agenticrec_jax.data.samples import sample_directory
-from agenticrec_jax.errors import InputError
+from agenticrec_jax.testing.errors import assert_names, refused
 from tools_data import build_sample
 
 
@@ -67,8 +67,8 @@ def test_a_sample_that_is_too_large_is_refused_before_anything_is_written(
     source, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(build_sample, "OFFICE_LIMIT", 100)
-    with pytest.raises(InputError, match="expected at most 100"):
-        build_sample.build(str(source[0]), tmp_path / "out", seed=4)
+    sentence = refused(build_sample.build, str(source[0]), tmp_path / "out", seed=4)
+    assert_names(sentence, source[0], "at most 100")
     assert not (tmp_path / "out").exists()
 
 

@@ -63,8 +63,9 @@ class CsvParser:
             return
         where = f"{self.file.path}, line 1"
         if head.count(b'"') % 2:
-            found = "found a quotation mark that none closes"
-            raise InputError(f"{where}: {found}, expected names of columns")
+            raise InputError(
+                f"{where}: found a quotation mark that none closes, expected names of columns"
+            )
         try:
             head.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -143,8 +144,8 @@ class CsvParser:
             number += record.count("\n")
 
     def _malformed(self, number: int, reason: str) -> InputError:
-        found = f"found no valid CSV ({reason})"
-        return InputError(f"{self.file.path}, line {number}: {found}, expected a row of cells")
+        where = f"{self.file.path}, line {number}"
+        return InputError(f"{where}: found no valid CSV ({reason}), expected a row of cells")
 
 
 def _is_utf8(text: str) -> bool:

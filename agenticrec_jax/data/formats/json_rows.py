@@ -94,14 +94,13 @@ class LineParser:
         try:
             record = json.loads(line) if self.file.format == "json" else _literal(line)
         except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
-            found = f"{INVALID_JSON} ({error})"
-            return self._report(number, line, found, "a JSON object a line")
+            return self._report(number, line, f"{INVALID_JSON} ({error})", "a JSON object a line")
         if not isinstance(record, dict):
             return self._report(number, line, "no JSON object", "one a line")
         for name, kind in self.columns.items():
             if not _has_kind(record.get(name), kind):
-                found = json.dumps(record[name])[:60]
-                return self._report(number, line, found, _EXPECTED[kind], name)
+                cell = json.dumps(record[name])[:60]
+                return self._report(number, line, cell, _EXPECTED[kind], name)
         return record
 
     def _report(
