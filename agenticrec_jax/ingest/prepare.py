@@ -125,7 +125,7 @@ class PreparedLog:
 
 
 def prepare_log(raw: RawLog, rules: Preparation, *, strict: bool = False) -> PreparedLog:
-    """Reads a raw log and applies ``rules``, in an order that docs/design.md explains.
+    """Reads a raw log and applies ``rules``, in the order of docs/concepts/data.md.
 
     Memory grows with the number of events and of items, not with the text of the files.
 
