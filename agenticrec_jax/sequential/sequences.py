@@ -11,7 +11,7 @@ from jaxtyping import Int
 
 from agenticrec_jax.data.interactions import InteractionLog
 from agenticrec_jax.data.splits import FitRange
-from agenticrec_jax.errors import InputError
+from agenticrec_jax.errors import expect
 
 PAD = -1  # item code of an empty position
 
@@ -24,11 +24,8 @@ def fitted_sequences(log: InteractionLog, fit_range: FitRange) -> dict[int, np.n
         states. A model is thus never labeled with a range that it was not fitted on.
     """
     fitted = log.before(fit_range.end_time)
-    if len(fitted) != fit_range.events:
-        raise InputError(
-            f"fit range: found {len(fitted)} events before time {fit_range.end_time} in the log, "
-            f"expected {fit_range.events}"
-        )
+    field = f"fit range, events of the log before time {fit_range.end_time}"
+    expect(len(fitted) == fit_range.events, field, len(fitted), str(fit_range.events))
     users = log.user[fitted]
     order = np.argsort(users, kind="stable")  # stable: events of a user stay in time order
     present, starts = np.unique(users[order], return_index=True)

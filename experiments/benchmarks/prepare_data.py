@@ -26,7 +26,7 @@ from absl import flags
 from agenticrec_jax.bundled import ROOT
 from agenticrec_jax.cli import app
 from agenticrec_jax.data.loader import read_manifest, sample_batches
-from agenticrec_jax.errors import InputError
+from agenticrec_jax.errors import expect
 from agenticrec_jax.runtime.phases import phase
 from experiments.benchmarks.amazon_reviews import CATEGORY, Size, write_reviews
 from experiments.benchmarks.figures import figure, publish
@@ -98,8 +98,8 @@ def run_measured(command: Sequence[str]) -> dict[str, float]:
     while process.poll() is None:
         peak = max(peak, _peak_bytes(process.pid))
         time.sleep(0.05)
-    if process.returncode:
-        raise InputError(f"{' '.join(command)}: ended with status {process.returncode}, expected 0")
+    status = process.returncode
+    expect(status == 0, f"exit status of {' '.join(command)}", status, "0")
     return {
         "wall": time.perf_counter() - start,
         "cpu": _child_cpu() - cpu_before,

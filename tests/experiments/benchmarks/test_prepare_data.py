@@ -51,7 +51,7 @@ def test_memory_is_the_childs_at_its_highest():
         for size in (10, 200_000_000)
     ]
     assert usage[1]["peak"] - usage[0]["peak"] == pytest.approx(0.2, rel=0.05)
-    with pytest.raises(InputError, match="status 3"):
+    with pytest.raises(InputError, match="status.* 3"):
         prepare_data.run_measured([sys.executable, "-c", "raise SystemExit(3)"])
 
 
