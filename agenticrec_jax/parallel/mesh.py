@@ -1,8 +1,12 @@
-"""Device meshes and the one table that maps logical axes to mesh axes.
+"""Device meshes and the table that maps logical axes to mesh axes.
 
-A parameter names its dimensions (``nnx.Param(..., logical_axes=("embed", "mlp"))``); no layer names
-a mesh axis. Another table over the same mesh (one for the learner, one for decoding) is another
-``Rules``; moving between them is ``shard_params`` again.
+A parameter names its dimensions (``nnx.Param(..., logical_axes=("embed", "mlp"))``), and no layer
+names a mesh axis. The learner and the rollout engine use two tables, ``Rules``, over the same mesh;
+``shard_params`` moves parameters from one to the other.
+
+With ``RULES`` on a mesh of data=2, fsdp=2, tensor=4 a kernel [D, N, H] with the axes ("embed",
+"heads", "head_dim") has the placement ("fsdp", "tensor", None): a device has D / 2 inputs of N / 4
+heads, and the two halves of ``data`` have copies.
 """
 
 import contextlib
@@ -17,12 +21,12 @@ import numpy as np
 from flax import nnx
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from agenticrec_jax.errors import InputError
+from agenticrec_jax.errors import InputError, expect
 
 MESH_AXES = ("data", "fsdp", "tensor")
 Rules = Mapping[str, str | tuple[str, ...] | None]
 
-# Logical axis -> mesh axis (or axes), None: replicated.
+# Logical axis -> mesh axis or axes; None: replicated.
 RULES: Rules = {
     "batch": ("data", "fsdp"),
     "vocab": "tensor",
@@ -42,14 +46,16 @@ _traced_rules = contextvars.ContextVar("rules", default=RULES)
 def make_mesh(
     data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
-    """A mesh of ``data x fsdp x tensor`` devices (default: all of them) with automatic axes.
+    """Makes a mesh of ``data x fsdp x tensor`` devices with automatic axes.
 
-    Devices of several processes come process by process: each then holds one run of rows, and a
-    tensor group lies within one, which rollouts need. (The order that JAX finds for a slice's wires
-    breaks this for most sizes: on v5e:4x4 a tensor group of 4 is a row of chips of two hosts.)
+    Args:
+      data: copies of the parameters, each for some rows of a batch.
+      fsdp: devices that rows and parameters are split over.
+      tensor: devices that heads, feed-forward and vocabulary are split over.
+      devices: their devices; None for all.
 
     Raises:
-        InputError: if the sizes do not multiply to the number of devices.
+      InputError: the sizes do not multiply to the number of devices.
     """
     shape = (data, fsdp, tensor)
     devices = jax.devices() if devices is None else devices
@@ -60,6 +66,9 @@ def make_mesh(
         )
     types = (AxisType.Auto,) * len(shape)
     if len({device.process_index for device in devices}) > 1:
+        # Process by process, so that each has one run of rows and a tensor group lies within one
+        # process, which rollouts need. `jax.make_mesh` follows a slice's wires instead: on v5e:4x4
+        # a tensor group of 4 would be a row of chips of two hosts.
         ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
         return Mesh(np.array(ordered).reshape(shape), MESH_AXES, axis_types=types)
     return jax.make_mesh(shape, MESH_AXES, axis_types=types, devices=devices)
@@ -72,47 +81,53 @@ def partition_spec(
     rules: Rules = RULES,
     name: str = "array",
 ) -> PartitionSpec:
-    """The placement of one array whose dimensions are called ``axes``.
+    """Returns the placement of one array.
 
-    A dimension that its mesh axes do not divide is replicated: exact, only larger. So 2 key heads
-    on ``tensor=4`` stay whole on every device instead of being split inside a head.
+    A dimension that its mesh axes do not divide is replicated, which takes more memory and changes
+    no number. So 2 key heads on ``tensor=4`` stay whole on every device.
+
+    Args:
+      axes: logical names of the dimensions; None for one that is never split.
+      shape: of the array.
+      mesh: of the devices.
+      rules: logical axis to mesh axis.
+      name: of the array, for errors.
 
     Raises:
-        InputError: names the array if an axis is in no rule, a rule names no axis of the mesh, the
-            axes do not match the shape, or two dimensions ask for the same mesh axis.
+      InputError: names the array if an axis is in no rule, a rule names no axis of the mesh, the
+        axes do not match the shape, or two dimensions have the same mesh axis.
     """
-    if len(axes) != len(shape):
-        raise InputError(f"{name}: {len(axes)} logical axes {tuple(axes)} for shape {tuple(shape)}")
-    wanted = [_mesh_axes(axis, mesh, rules, name) for axis in axes]
-    flat = [mesh_axis for group in wanted for mesh_axis in group]
-    for mesh_axis in flat:
-        if flat.count(mesh_axis) > 1:
+    fits = len(axes) == len(shape)
+    expect(fits, f"{name}: logical axes", tuple(axes), f"one for each of {tuple(shape)}")
+    groups = [_mesh_axes(axis, mesh, rules, name) for axis in axes]
+    used = [mesh_axis for group in groups for mesh_axis in group]
+    for mesh_axis in used:
+        if used.count(mesh_axis) > 1:
             raise InputError(
-                f"{name}: the rules put two dimensions of {tuple(axes)} on mesh axis {mesh_axis}"
+                f"{name}: found two dimensions of {tuple(axes)} on mesh axis {mesh_axis}, expected "
+                "rules with one"
             )
-    fits = [size % _devices(group, mesh) == 0 for size, group in zip(shape, wanted, strict=True)]
     return PartitionSpec(
-        *(_entry(group) if fit else None for group, fit in zip(wanted, fits, strict=True))
+        *(
+            _entry(group) if size % _device_count(group, mesh) == 0 else None
+            for size, group in zip(shape, groups, strict=True)
+        )
     )
 
 
 def _mesh_axes(axis: str | None, mesh: Mesh, rules: Rules, name: str) -> tuple[str, ...]:
     if axis is None:
         return ()
-    if axis not in rules:
-        raise InputError(f"{name}: logical axis {axis} has no rule; known: {', '.join(rules)}")
+    expect(axis in rules, f"{name}: logical axis", axis, f"one of {', '.join(rules)}")
     rule = rules[axis]
     group = () if rule is None else (rule,) if isinstance(rule, str) else tuple(rule)
     for mesh_axis in group:
-        if mesh_axis not in mesh.shape:
-            raise InputError(
-                f"{name}: the rule for {axis} names mesh axis {mesh_axis}; "
-                f"the mesh has {', '.join(mesh.axis_names)}"
-            )
+        expected = f"one of {', '.join(mesh.axis_names)}"
+        expect(mesh_axis in mesh.shape, f"{name}: mesh axis of {axis}", mesh_axis, expected)
     return group
 
 
-def _devices(group: tuple[str, ...], mesh: Mesh) -> int:
+def _device_count(group: tuple[str, ...], mesh: Mesh) -> int:
     return math.prod(mesh.shape[mesh_axis] for mesh_axis in group)
 
 
@@ -121,10 +136,10 @@ def _entry(group: tuple[str, ...]) -> str | tuple[str, ...] | None:
 
 
 def tree_shardings(tree: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
-    """The same tree with a ``NamedSharding`` for every array.
+    """Returns the same tree with a ``NamedSharding`` for every array.
 
-    Works on parameters, gradients and optimizer states: whatever carries ``logical_axes`` is placed
-    by them, every other array (a step counter) is replicated.
+    For parameters, gradients and optimizer states: variables with ``logical_axes`` are placed by
+    them, and every other array (a step counter) is replicated.
     """
 
     def choose(path, leaf):
@@ -139,22 +154,23 @@ def tree_shardings(tree: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
 
 
 def shard_params(params: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
-    """Places (or moves) parameters, or any tree that carries their logical axes, on the mesh."""
+    """Puts parameters, or another tree with their logical axes, on a mesh, or moves them there."""
     return jax.tree.map(put_sharded, params, tree_shardings(params, mesh, rules))
 
 
 def put_sharded(value: Any, sharding: NamedSharding) -> jax.Array:
-    """Puts one array where ``sharding`` says.
+    """Puts one array on devices by ``sharding``.
 
-    What lies on the devices of ``sharding`` moves between them; ``jax.device_put`` would read it
-    into the host's memory where its parts are cut otherwise. If the mesh spans processes and
-    ``value`` is on this host, every process must hold the same whole value; each keeps its part.
+    If the mesh spans processes and ``value`` is on this host, every process must have the same
+    whole value, and puts its shards of it.
     """
     if isinstance(value, jax.Array) and value.sharding.device_set == sharding.device_set:
+        # Between the same devices a program moves the array. `jax.device_put` would read it into
+        # the host's memory where the two shardings cut it differently.
         same = value.sharding.is_equivalent_to(sharding, value.ndim)
         return jax.device_put(value, sharding) if same else _mover(sharding)(value)
-    here = not isinstance(value, jax.Array) or value.is_fully_addressable
-    if sharding.is_fully_addressable or not here:
+    on_host = not isinstance(value, jax.Array) or value.is_fully_addressable
+    if sharding.is_fully_addressable or not on_host:
         return jax.device_put(value, sharding)
     whole = np.asarray(value)
     return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
@@ -167,7 +183,10 @@ def _mover(sharding: NamedSharding) -> Callable[[jax.Array], jax.Array]:
 
 @contextlib.contextmanager
 def traced_on(mesh: Mesh | None, rules: Rules = RULES) -> Iterator[None]:
-    """Names the mesh and its table while a program is traced, for what XLA cannot split well."""
+    """Names the mesh and its table while a program is traced.
+
+    Code that XLA cannot split well reads them by ``traced_spec`` and ``constrain``.
+    """
     if mesh is None:
         yield
         return
@@ -182,29 +201,29 @@ def traced_on(mesh: Mesh | None, rules: Rules = RULES) -> Iterator[None]:
 def traced_spec(
     axes: Sequence[str | None], shape: Sequence[int], name: str
 ) -> PartitionSpec | None:
-    """``partition_spec`` by the mesh and table of ``traced_on``; None where no mesh is named."""
+    """Returns ``partition_spec`` by the mesh and table of ``traced_on``, or None without a mesh."""
     mesh = jax.sharding.get_abstract_mesh()
     return None if mesh.empty else partition_spec(axes, shape, mesh, _traced_rules.get(), name)
 
 
 def constrain(array: jax.Array, axes: Sequence[str | None], name: str) -> jax.Array:
-    """Places an array by its logical axes inside a program; as it is where no mesh is named."""
+    """Constrains an array's placement inside a program; without ``traced_on`` returns it as is."""
     spec = traced_spec(axes, array.shape, name)
     return array if spec is None else jax.lax.with_sharding_constraint(array, spec)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Whole on every device."""
+    """Returns the sharding of an array that is whole on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh, rules: Rules = RULES) -> NamedSharding:
-    """Rows over the data and fsdp axes; every other dimension whole."""
+    """Returns the sharding of a batch: rows over data and fsdp, other dimensions whole."""
     return NamedSharding(mesh, PartitionSpec(_entry(_mesh_axes("batch", mesh, rules, "batch"))))
 
 
 def batch_shardings(batch: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
-    """The same tree with rows split for every array, or whole where rows do not divide."""
+    """Returns ``batch_sharding`` for every array; one whose rows do not divide stays whole."""
 
     def choose(array):
         axes = ("batch",) + (None,) * (np.ndim(array) - 1) if np.ndim(array) else ()
@@ -214,12 +233,12 @@ def batch_shardings(batch: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
 
 
 def shard_batch(batch: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
-    """Places every array of a batch by ``batch_shardings``."""
+    """Puts every array of a batch on the mesh by ``batch_shardings``."""
     return jax.tree.map(put_sharded, batch, batch_shardings(batch, mesh, rules))
 
 
 def abstract(tree: Any, shardings: Any = None) -> Any:
-    """Shapes and types of a tree's arrays, and where ``shardings`` would have them: no numbers."""
+    """Returns shapes and dtypes of a tree's arrays, with their placement by ``shardings``."""
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
     if shardings is None:
         return shapes

@@ -1,9 +1,14 @@
-"""Several processes: start-up, who writes, global arrays, and values that every host must see.
+"""Several processes: start-up, the process that writes, global arrays, values for every host.
 
 Every function also works in a single process, so callers need no special case.
+
+A job of 2 processes with 4 devices each has 8 devices in one mesh. A batch of 8 rows on data=8 is
+split 4 and 4: each process supplies ``process_rows``, ``global_batch`` joins them to one array, and
+``local_rows`` returns them.
 """
 
 import contextlib
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +21,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jaxtyping import Array
 
-from agenticrec_jax.errors import InputError
+from agenticrec_jax.errors import InputError, expect
 from agenticrec_jax.parallel.mesh import (
     MESH_AXES,
     RULES,
@@ -34,20 +39,20 @@ PROCESS = "AGENTICREC_PROCESS"
 def initialize(
     coordinator: str | None = None, processes: int | None = None, process: int | None = None
 ) -> None:
-    """Joins the other processes; call before any other use of JAX.
+    """Joins the other processes; call it before any other use of JAX.
 
-    Arguments left None are read from the environment (``AGENTICREC_COORDINATOR``,
-    ``AGENTICREC_PROCESSES``, ``AGENTICREC_PROCESS``). With neither, this is a single process.
-    ``coordinator="auto"`` lets JAX find the cluster (TPU pods, Slurm). CPU processes talk by gloo.
+    Arguments that are None are read from the environment (``AGENTICREC_COORDINATOR``,
+    ``AGENTICREC_PROCESSES``, ``AGENTICREC_PROCESS``). Without both, this is a single process.
 
     Args:
-        coordinator: ``host:port`` of process 0.
-        processes: how many there are.
-        process: which this is, from 0.
+      coordinator: ``host:port`` of process 0, or ``"auto"``: JAX finds the cluster (TPU pods,
+        Slurm).
+      processes: their number.
+      process: number of this process, from 0.
 
     Raises:
-        InputError: if only some of the three are given, ``process`` is out of range, or there is no
-            cluster to find.
+      InputError: only some of the three are given, ``process`` is out of range, or JAX finds no
+        cluster.
     """
     coordinator = coordinator or os.environ.get(COORDINATOR)
     processes = _number(processes, PROCESSES)
@@ -59,17 +64,17 @@ def initialize(
             jax.distributed.initialize()
         except ValueError as error:
             raise InputError(
-                "found no cluster that JAX knows, expected a TPU pod or Slurm, or "
+                "coordinator: found no cluster that JAX knows, expected a TPU pod or Slurm, or "
                 f"{COORDINATOR}, {PROCESSES} and {PROCESS} in the environment"
             ) from error
         return
     if coordinator is None or processes is None or process is None:
         raise InputError(
-            f"several processes need coordinator, processes and process together (or {COORDINATOR},"
-            f" {PROCESSES}, {PROCESS}); found {coordinator}, {processes}, {process}"
+            f"coordinator, processes and process (or {COORDINATOR}, {PROCESSES}, {PROCESS}): found "
+            f"{coordinator}, {processes}, {process}, expected all three or none"
         )
-    if not 0 <= process < processes:
-        raise InputError(f"process {process} is not one of {processes}, counted from 0")
+    expect(0 <= process < processes, "process", process, f"0 to {processes - 1}")
+    # The other implementation of CPU collectives, mpi, does not work with simulated devices.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(coordinator, processes, process)
 
@@ -80,27 +85,27 @@ def _number(value: int | None, variable: str) -> int | None:
     text = os.environ.get(variable)
     if text is None:
         return None
-    if not text.isdecimal():
-        raise InputError(f"environment variable {variable} is {text!r}; expected a number")
+    expect(text.isdecimal(), f"environment variable {variable}", text, "a number")
     return int(text)
 
 
 def is_main() -> bool:
-    """Whether this is process 0: the one that writes files and prints."""
+    """Whether this is process 0, which writes files and prints."""
     return jax.process_index() == 0
 
 
 def barrier(name: str) -> None:
-    """Waits until every process is here; ``name`` must be the same on all."""
+    """Waits until every process has called this; ``name`` must be the same on all."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 def check_on_main(check: Callable[[], Any]) -> None:
-    """Runs ``check`` on process 0; if it raises InputError, every process raises the same one.
+    """Runs ``check`` on process 0.
 
-    So bad input ends all processes with one sentence, instead of one with it and the others
-    waiting for ever.
+    Raises:
+      InputError: ``check`` raised it. Every process raises it with the same sentence: otherwise
+        process 0 would end and the others would wait for it forever.
     """
     message = ""
     if is_main():
@@ -115,9 +120,9 @@ def check_on_main(check: Callable[[], Any]) -> None:
 
 @contextlib.contextmanager
 def main_writes(name: str) -> Iterator[bool]:
-    """Yields whether this process writes, and holds the others until it has.
+    """Yields whether this process writes, and lets all processes wait until it has written.
 
-    The others also wait if the writer fails, so that its error is the one that is seen.
+    They wait after a failed write too, so that the writer's error is the one that is reported.
     """
     try:
         yield is_main()
@@ -126,10 +131,15 @@ def main_writes(name: str) -> Iterator[bool]:
 
 
 def allgather(value: Any) -> list[Any]:
-    """Every process's ``value`` (anything JSON can hold), in process order, on all of them."""
+    """Returns the ``value`` of every process, in process order, on all of them.
+
+    Args:
+      value: anything that JSON can express.
+    """
     if jax.process_count() == 1:
-        return [json.loads(json.dumps(value))]
+        return [json.loads(json.dumps(value))]  # as it would come from another process
     data = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    # Arrays of one shape are gathered, so the lengths come first and the texts are padded.
     lengths = multihost_utils.process_allgather(np.array(len(data), np.int32))
     padded = np.zeros(int(lengths.max()), np.uint8)
     padded[: len(data)] = data
@@ -141,31 +151,30 @@ def allgather(value: Any) -> list[Any]:
 
 
 def check_same(value: Any, what: str) -> None:
-    """Refuses to go on if the processes differ in ``value`` (a config, a hash of the data).
+    """Checks that all processes have the same ``value``, such as a config or a hash of the data.
 
     Raises:
-        InputError: names ``what`` and the values found, on every process.
+      InputError: names ``what`` and the values, on every process.
     """
     values = allgather(value)
-    if any(other != values[0] for other in values):
-        raise InputError(f"{what} differs between processes: {values}; expected the same on all")
+    same = all(other == values[0] for other in values)
+    expect(same, f"{what} of each process", values, "the same on all")
 
 
 def process_rows(total: int, mesh: Mesh, rules: Rules = RULES) -> slice:
-    """Which rows of a global batch of ``total`` this process must supply.
+    """Returns the rows of a global batch of ``total`` rows that this process must supply.
 
     Raises:
-        InputError: if the rows do not divide over the mesh, or are not one run of rows.
+      InputError: the rows do not divide over the mesh, or are not one run of rows.
     """
     sharding = batch_sharding(mesh, rules)
-    parts = sharding.num_devices // _replicas(mesh, sharding)
-    if total % parts:
-        raise InputError(f"a batch of {total} rows does not divide over {parts} parts of the mesh")
+    shards = sharding.num_devices // _replicas(mesh, sharding)
+    expect(total % shards == 0, "rows of a batch", total, f"a multiple of data x fsdp, {shards}")
     spans = sorted(
         {index[0].indices(total)[:2] for index in _local_indices(sharding, total).values()}
     )
-    if any(a[1] != b[0] for a, b in zip(spans, spans[1:], strict=False)):
-        raise InputError(f"process {jax.process_index()} holds rows {spans}, not one run of rows")
+    one_run = all(a[1] == b[0] for a, b in itertools.pairwise(spans))
+    expect(one_run, f"rows of process {jax.process_index()}", spans, "one run of rows")
     return slice(spans[0][0], spans[-1][1])
 
 
@@ -180,9 +189,9 @@ def _replicas(mesh: Mesh, sharding) -> int:
 
 
 def global_batch(local: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
-    """Arrays over all processes from each one's own rows (those of ``process_rows``).
+    """Joins the rows that each process supplies (``process_rows``) to arrays over all of them.
 
-    On a mesh of one process, ``shard_batch``.
+    On a mesh of one process this is ``shard_batch``.
     """
     if not mesh.is_multi_process:
         return shard_batch(local, mesh, rules)
@@ -193,56 +202,57 @@ def global_batch(local: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
 
 
 def nonempty_local_items(items: Sequence) -> list:
-    """This process's part of what all of them hold: every n-th item.
+    """Returns ``local_items``, of which every process must have at least one.
 
     Raises:
-        InputError: if there are fewer items than processes.
+      InputError: there are fewer items than processes.
     """
     processes = jax.process_count()
-    if len(items) < processes:
-        raise InputError(
-            f"found {len(items)} prompts in a step, expected at least one for each of the "
-            f"{processes} processes"
-        )
+    expected = f"one or more for each of {processes} processes"
+    expect(len(items) >= processes, "prompts in a step", len(items), expected)
     return local_items(items)
 
 
 def local_items(items: Sequence) -> list:
-    """Every n-th item for n processes, of which this one may have none."""
+    """Returns this process's items of a list that all processes have: every n-th for n processes.
+
+    Of (a, b, c) process 0 of 2 has (a, c) and process 1 has (b).
+    """
     return list(items[jax.process_index() :: jax.process_count()])
 
 
-def interleaved(parts: Sequence[Sequence]) -> list:
-    """The items of which ``local_items`` gave each process its part, in the order they had."""
-    longest = max(map(len, parts))
-    return [part[i] for i in range(longest) for part in parts if i < len(part)]
+def interleaved(shares: Sequence[Sequence]) -> list:
+    """Returns the list of which ``local_items`` gave each process its share.
+
+    Of (a, c) and (b) the list is (a, b, c).
+    """
+    longest = max(map(len, shares))
+    return [share[i] for i in range(longest) for share in shares if i < len(share)]
 
 
 def row_shards(mesh: Mesh | None, rules: Rules = RULES) -> int:
-    """Into how many parts the rows of this process are split.
+    """Returns the number of shards that the rows of this process are split into.
 
     Raises:
-        InputError: if a process holds rows of another too, and so could not roll out its own.
+      InputError: a process has rows of another too, and so could not roll out its own.
     """
     if mesh is None:
         return 1
     sharding = batch_sharding(mesh, rules)
-    parts = sharding.num_devices // _replicas(mesh, sharding)
-    rows = process_rows(parts, mesh, rules)
-    own = rows.stop - rows.start
+    shards = sharding.num_devices // _replicas(mesh, sharding)
+    rows = process_rows(shards, mesh, rules)
+    local_shards = rows.stop - rows.start
     processes = len({device.process_index for device in mesh.devices.flat})
-    if own * processes != parts:
-        raise InputError(
-            f"mesh {dict(mesh.shape)}: {parts} parts of the batch do not divide over {processes} "
-            "processes; expected data x fsdp to be a multiple of the processes"
-        )
-    return own
+    fits = local_shards * processes == shards
+    expected = f"a multiple of the {processes} processes"
+    expect(fits, f"mesh {dict(mesh.shape)}: data x fsdp", shards, expected)
+    return local_shards
 
 
 def local_mesh(mesh: Mesh | None) -> Mesh | None:
-    """The mesh of this process's own devices in ``mesh``, for its rollouts: data x 1 x tensor.
+    """Returns the mesh of this process's devices in ``mesh``, for its rollouts: data x 1 x tensor.
 
-    A mesh of one process is its own local mesh.
+    A mesh of one process is its local mesh.
     """
     if mesh is None or not mesh.is_multi_process:
         return mesh
@@ -250,25 +260,25 @@ def local_mesh(mesh: Mesh | None) -> Mesh | None:
 
 
 def local_params(params: Any, rules: Rules = RULES) -> Any:
-    """Parameters that are spread over processes, whole on the devices of each (``local_mesh``).
+    """Returns parameters that are spread over processes whole on the devices of each process.
 
-    They move between devices only (every process must call this): each array is resharded by
-    ``rules`` over the local meshes of the processes side by side; the parts that lie here make the
-    array on the local mesh, without a copy. Parameters that are here already stay as they are.
+    They move between devices only, and every process must call this. Each array is resharded by
+    ``rules`` over the local meshes of the processes side by side. Its shards on this process make
+    the array on the local mesh, without a copy. Parameters of this process are returned as is.
     """
     leaf = jax.tree.leaves(params)[0]
     if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
         return params
     devices = _devices_by_process(leaf.sharding.mesh)
     side_by_side = _mesh(devices, ("process", *MESH_AXES))
-    own = _mesh(devices[jax.process_index()], MESH_AXES)
+    mesh = _mesh(devices[jax.process_index()], MESH_AXES)
 
-    def localise(array: Array, sharding: NamedSharding) -> Array:
-        parts = [shard.data for shard in jax.device_put(array, sharding).addressable_shards]
-        here = NamedSharding(own, sharding.spec)
-        return jax.make_array_from_single_device_arrays(array.shape, here, parts)
+    def localize(array: Array, sharding: NamedSharding) -> Array:
+        shards = [shard.data for shard in jax.device_put(array, sharding).addressable_shards]
+        local = NamedSharding(mesh, sharding.spec)
+        return jax.make_array_from_single_device_arrays(array.shape, local, shards)
 
-    return jax.tree.map(localise, params, tree_shardings(params, side_by_side, rules))
+    return jax.tree.map(localize, params, tree_shardings(params, side_by_side, rules))
 
 
 def _mesh(devices: np.ndarray, axes: tuple[str, ...]) -> Mesh:
@@ -276,41 +286,38 @@ def _mesh(devices: np.ndarray, axes: tuple[str, ...]) -> Mesh:
 
 
 def _devices_by_process(mesh: Mesh) -> np.ndarray:
-    """The devices of a mesh as [processes, data, 1, tensor]."""
-    rows = mesh.devices.reshape(-1, mesh.shape["tensor"])
+    """Returns the devices of a mesh as [processes, data, 1, tensor]."""
+    tensor = mesh.shape["tensor"]
+    rows = mesh.devices.reshape(-1, tensor)
     owners = [{device.process_index for device in row} for row in rows]
-    if any(len(owner) > 1 for owner in owners):
-        raise InputError(
-            f"mesh {dict(mesh.shape)}: tensor={mesh.shape['tensor']} spans processes; "
-            "expected every tensor group within one"
-        )
-    first = [owner.pop() for owner in owners]
-    by_process = [rows[[p == q for q in first]] for p in sorted(set(first))]
-    return np.stack(by_process)[:, :, None, :]
+    within = all(len(owner) == 1 for owner in owners)
+    expected = "tensor groups that lie within a process"
+    expect(within, f"mesh {dict(mesh.shape)}: tensor", tensor, expected)
+    owner = np.array([processes.pop() for processes in owners])
+    return np.stack([rows[owner == p] for p in sorted(set(owner))])[:, :, None, :]
 
 
 def to_host(array: Array) -> np.ndarray:
-    """The whole of an array on every host, gathered first if it is spread over processes.
-
-    An array keeps what was read of it for as long as it lives. So what is read is a copy: what was
-    gathered, or of an array of this process one device's part at a time.
-    """
+    """Returns the whole of an array on every host, gathered first if processes share it."""
     if not isinstance(array, jax.Array):
         return np.asarray(array)
     if not array.is_fully_addressable:
         return np.asarray(multihost_utils.process_allgather(array, tiled=True))
-    parts = [shard for shard in array.addressable_shards if shard.replica_id == 0]
-    if len(parts) == 1:
-        return np.asarray(jnp.copy(parts[0].data))
+    shards = [shard for shard in array.addressable_shards if shard.replica_id == 0]
+    # An array caches the numbers that were read of it for as long as it lives. Reading a copy, one
+    # shard at a time, leaves no second set of all parameters on the host.
+    if len(shards) == 1:
+        return np.asarray(jnp.copy(shards[0].data))
     whole = np.empty(array.shape, array.dtype)
-    for part in parts:
-        whole[part.index] = jnp.copy(part.data)
+    for shard in shards:
+        whole[shard.index] = jnp.copy(shard.data)
     return whole
 
 
 def local_rows(array: Array) -> np.ndarray:
-    """This process's rows of an array whose rows alone are split, as ``global_batch`` has them."""
+    """Returns this process's rows of an array of which only the rows are split."""
     if array.is_fully_addressable:
         return np.asarray(array)
-    parts = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}
-    return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
+    # By their first row: devices that differ in `tensor` only have copies of the same rows.
+    shards = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}
+    return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])

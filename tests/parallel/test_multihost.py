@@ -18,6 +18,7 @@ from agenticrec_jax.errors import InputError
 from agenticrec_jax.models.io.huggingface import load_policy
 from agenticrec_jax.parallel import multihost
 from agenticrec_jax.parallel.mesh import make_mesh
+from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.testing.models import tiny_qwen3
 
 PROGRAM = Path(__file__).with_name("two_processes.py")
@@ -31,7 +32,7 @@ def directory(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def results(directory):
-    """What the two processes found, in order."""
+    """Returns the printed results of both processes, in order."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -111,8 +112,7 @@ def test_single_process_needs_no_special_case(tmp_path):
     multihost.check_same("abc", "hash")
     with multihost.main_writes("alone") as writes:
         assert writes
-    with pytest.raises(InputError, match="gone"):
-        multihost.check_on_main(_gone)
+    assert refused(multihost.check_on_main, _gone) == "gone"
     mesh = make_mesh(data=2, fsdp=2, tensor=2)
     assert multihost.process_rows(8, mesh) == slice(0, 8)
     rows = np.arange(16).reshape(8, 2)
@@ -130,8 +130,7 @@ def test_an_array_keeps_nothing_of_what_was_read_of_it(spec):
     array = jax.device_put(numbers, NamedSharding(mesh, PartitionSpec(*spec)))
     np.testing.assert_array_equal(multihost.to_host(array), numbers)
     assert array._npy_value is None
-    parts = [shard.data for shard in array.addressable_shards]
-    assert all(part._npy_value is None for part in parts)
+    assert all(shard.data._npy_value is None for shard in array.addressable_shards)
 
 
 def _gone():
@@ -139,34 +138,38 @@ def _gone():
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 5])
-def test_what_was_dealt_out_is_put_in_order_again(processes, monkeypatch):
-    items, parts = list("abcd"), []
+def test_items_of_all_processes_are_put_in_order_again(processes, monkeypatch):
+    items = list("abcd")
+    shares = []
     monkeypatch.setattr(jax, "process_count", lambda: processes)
     for process in range(processes):
         monkeypatch.setattr(jax, "process_index", lambda process=process: process)
-        parts.append(multihost.local_items(items))
-    assert multihost.interleaved(parts) == items
+        shares.append(multihost.local_items(items))
+    assert multihost.interleaved(shares) == items
 
 
 def test_rows_that_do_not_divide_are_refused():
-    with pytest.raises(InputError, match="6 rows does not divide over 4"):
-        multihost.process_rows(6, make_mesh(data=2, fsdp=2, tensor=2))
+    mesh = make_mesh(data=2, fsdp=2, tensor=2)
+    assert_names(refused(multihost.process_rows, 6, mesh), "rows", 6, "data x fsdp", 4)
 
 
 @pytest.mark.parametrize(
-    "given,environment,message",
+    "arguments,environment,named",
     [
-        (("127.0.0.1:1", 2, None), {}, "together"),
-        ((None, None, None), {multihost.PROCESSES: "2"}, "together"),
-        (("127.0.0.1:1", 2, 2), {}, "process 2 is not one of 2"),
-        ((None, None, None), {multihost.PROCESS: "first"}, f"{multihost.PROCESS}.*'first'"),
+        (("127.0.0.1:1", 2, None), {}, ["127.0.0.1:1", 2, None, multihost.PROCESS]),
+        ((None, None, None), {multihost.PROCESSES: "2"}, [2, None, multihost.COORDINATOR]),
+        (("127.0.0.1:1", 2, 2), {}, ["process", "0 to 1", 2]),
+        ((None, None, None), {multihost.PROCESS: "first"}, [multihost.PROCESS, "'first'"]),
     ],
 )
-def test_incomplete_clusters_are_refused(given, environment, message, monkeypatch):
+def test_incomplete_clusters_are_refused(arguments, environment, named, monkeypatch):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(InputError, match=message):
-        multihost.initialize(*given)
+    coordinator, processes, process = arguments
+    sentence = refused(
+        multihost.initialize, coordinator=coordinator, processes=processes, process=process
+    )
+    assert_names(sentence, *named)
 
 
 def test_without_a_cluster_nothing_is_started(monkeypatch):

@@ -21,7 +21,7 @@ from agenticrec_jax.testing.models import tiny_qwen3
 
 
 def message(function, *args):
-    """The sentence that a call ends with."""
+    """Returns the sentence of the error that a call ends with."""
     try:
         function(*args)
     except InputError as error:
@@ -49,7 +49,8 @@ def mean_nll(graphdef, params, ids):
 
 def main(scratch):
     multihost.initialize()
-    rank, mesh = jax.process_index(), make_mesh(data=2, fsdp=2, tensor=2)
+    rank = jax.process_index()
+    mesh = make_mesh(data=2, fsdp=2, tensor=2)
     rows = multihost.process_rows(8, mesh)
     ids = np.random.default_rng(0).integers(0, 96, (8, 10))
     batch = multihost.global_batch({"ids": ids[rows], "rank": np.full(4, rank)}, mesh)

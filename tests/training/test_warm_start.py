@@ -93,5 +93,5 @@ def test_a_step_of_fewer_prompts_than_processes_is_refused(agent, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 3)
     lessons = warm_start.curriculum(((("short",), 1),))
     source = warm_start.WarmStart(*agent, lessons, prompts=2, members=1, seed=0)
-    with pytest.raises(InputError, match="found 2 prompts in a step, expected at least one for ea"):
+    with pytest.raises(InputError, match="prompts in a step: found 2"):
         source.batches(0, Packing(4096, pad_id=agent[0].prompts.tokenizer.pad_id))
