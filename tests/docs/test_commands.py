@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 
-from experiments.configs import office
+from agenticrec_jax.runs import default_config
 from tests.docs.pages import ROOT, blocks, name, pages
 
 SCRIPTS = {"tpu_pod.sh": "train_policy", "gpu.sh": "train_policy"}
@@ -61,7 +61,7 @@ def test_programs_and_flags_of_a_page_exist(page):
 
 
 def assert_setting(keys: list[str]) -> None:
-    node = office.get_config()
+    node = default_config()
     for key in keys:
         assert key in node, f"config.{'.'.join(keys)}"
         node = node[key]

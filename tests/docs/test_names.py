@@ -1,13 +1,12 @@
 """Paths, names of the code and settings that the documentation mentions exist."""
 
-import dataclasses
 import importlib
 import inspect
 import re
 
 import pytest
 
-from experiments.configs import office
+from agenticrec_jax.runs import default_config
 from tests.docs.pages import ROOT, name, pages
 
 PACKAGE = "agenticrec_jax"
@@ -44,22 +43,13 @@ def resolves(dotted: str) -> bool:
 
 
 def setting(dotted: str) -> bool:
-    """Whether ``config.a.b`` is a setting of the Office configuration."""
-    node = office.get_config()
+    """Whether ``config.a.b`` is a setting of a run."""
+    node = default_config()
     for key in dotted.split(".")[1:]:
         if key not in node:
-            return _engine_field(dotted)
+            return False
         node = node[key]
     return True
-
-
-def _engine_field(dotted: str) -> bool:
-    """Whether it is a field of the engine's sizes that the configuration leaves at its default."""
-    from agenticrec_jax.generation.config import EngineConfig
-
-    _, section, *rest = dotted.split(".")
-    fields = {field.name for field in dataclasses.fields(EngineConfig)}
-    return section == "engine" and len(rest) == 1 and rest[0] in fields
 
 
 @pytest.mark.parametrize("page", pages(), ids=name)
