@@ -1,11 +1,12 @@
 """Supervised sequences for the warm start: copy drills, then scripted episodes.
 
-Nothing here reads an example's target: an episode is drawn from a random plan over what the tools
-say, a preference pair from two candidates drawn at random.
+No demonstration reads an example's target. An episode follows a random plan over the observations
+of the tools. A preference question is about two candidates drawn at random.
 """
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -21,7 +22,14 @@ from agenticrec_jax.types import OBSERVATION, SAMPLED
 
 @dataclasses.dataclass(frozen=True)
 class SupervisedGroup:
-    """Completions that share a prompt; ``origin`` marks what the policy would have written."""
+    """Completions that share a prompt.
+
+    Attributes:
+      prompt: token ids.
+      ids: token ids of each completion.
+      origin: of each token: ``SAMPLED`` where the policy would have written it, else
+        ``OBSERVATION``.
+    """
 
     prompt: tuple[int, ...]
     ids: tuple[tuple[int, ...], ...]
@@ -30,7 +38,15 @@ class SupervisedGroup:
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """Shares of the kinds of episodes, and the length of their titles in tokens."""
+    """Shares of the kinds of episodes, and the length of their titles.
+
+    Attributes:
+      title_tokens: most tokens of a title.
+      no_tools: share of groups whose prompt offers no tools.
+      blank: share of demonstrations whose observations are blank.
+      preference: share of preference questions, half MORE and half LESS; the others are rankings.
+      max_calls: most tool calls of a plan.
+    """
 
     title_tokens: int
     no_tools: float = 0.08
@@ -45,17 +61,18 @@ class Mixture:
 def drill_group(
     prompts: PromptBuilder, kind: str, rng: np.random.Generator, members: int
 ) -> SupervisedGroup:
-    """Short sequences without a prompt to speak of, several exercises each.
+    """Returns demonstrations of short exercises, several in each, after a minimal prompt.
 
-    ``short`` and ``copy``: an order is shown and the answer repeats it. ``merge``: several orders
-    are shown, the thought names some of them and the answer is their concatenation without repeats.
+    In ``short`` and ``copy`` an observation has an order, such as ``popular:3,1,2,``, and the
+    answer repeats it. In ``merge`` it has several; the thought names some of them, and the answer
+    is their concatenation without repeats.
     """
     exercise, count = DRILLS[kind]
     rows = [
         prompts.turns([turn for _ in range(count) for turn in exercise(rng)])
         for _ in range(members)
     ]
-    return SupervisedGroup(tuple(prompts.drill()), *zip(*rows, strict=True))
+    return _group(prompts.drill(), rows)
 
 
 def episode_group(
@@ -65,13 +82,16 @@ def episode_group(
     members: int,
     mixture: Mixture,
 ) -> SupervisedGroup:
-    """``members`` demonstrations of independent random plans on one example."""
-    kind = str(rng.choice([RANK, MORE, LESS], p=_kind_shares(mixture)))
+    """Returns ``members`` demonstrations of independent random plans on one example."""
+    half = mixture.preference / 2
+    kind = str(rng.choice([RANK, MORE, LESS], p=[1 - mixture.preference, half, half]))
     if kind != RANK:
         pair = rng.choice(example.candidates, 2, replace=False).tolist()
         example = dataclasses.replace(example, candidates=tuple(pair))
     agent.artifacts.check(example)
-    prompts = _with_titles(agent.prompts, mixture.title_tokens)
+    prompts = agent.prompts
+    if prompts.title_tokens != mixture.title_tokens:
+        prompts = dataclasses.replace(prompts, title_tokens=mixture.title_tokens)
     use_tools = rng.random() >= mixture.no_tools
     tools = agent.toolbox.names if use_tools else ()
     view = AsOfView(agent.log, example)
@@ -79,17 +99,23 @@ def episode_group(
     for _ in range(members):
         plan = scripted.draw_plan(rng, tools, mixture.max_calls)
         blank = BLANK if rng.random() < mixture.blank else None
-        shown = scripted.demonstrate(plan, view, agent.toolbox, kind, blank)
-        rows.append(prompts.turns(shown.turns))
+        demonstration = scripted.demonstrate(plan, view, agent.toolbox, kind, blank)
+        rows.append(prompts.turns(demonstration.turns))
     schemas = agent.toolbox.schemas() if use_tools else ()
-    prompt = tuple(prompts.build(example.history, example.candidates, schemas, kind))
-    return SupervisedGroup(prompt, *zip(*rows, strict=True))
+    return _group(prompts.build(example.history, example.candidates, schemas, kind), rows)
+
+
+def _group(prompt: Sequence[int], rows: Sequence[tuple]) -> SupervisedGroup:
+    """Returns a group of rows of (ids, origin)."""
+    ids = tuple(ids for ids, _ in rows)
+    origin = tuple(origin for _, origin in rows)
+    return SupervisedGroup(tuple(prompt), ids, origin)
 
 
 def _copy(rng: np.random.Generator, longest: int) -> list[tuple[int, str]]:
     numbers = rng.permutation(20)[: rng.integers(3, longest + 1)] + 1
     return [
-        (OBSERVATION, _shown(str(rng.choice(scripted.LABELS)), numbers)),
+        (OBSERVATION, _order(str(rng.choice(scripted.LABELS)), numbers)),
         (SAMPLED, protocol.render_ranking(numbers)),
     ]
 
@@ -102,32 +128,21 @@ def _merge(rng: np.random.Generator) -> list[tuple[int, str]]:
         for label, length in zip(labels, lengths, strict=True)
     }
     plan = scripted.Plan((), tuple(rng.permutation(labels)[: rng.integers(1, 4)].tolist()))
-    told = {label: numbers for label, numbers in orders.items() if numbers}
-    ranking = scripted.follow(told, plan.priority, 20)
-    thought = f"<think>{scripted.decision(plan, told)}</think>"
+    nonempty = {label: numbers for label, numbers in orders.items() if numbers}
+    ranking = scripted.follow(nonempty, plan.priority, 20)
+    thought = f"<think>{scripted.decision(plan, nonempty)}</think>"
     return [
-        (OBSERVATION, "; ".join(_shown(label, numbers) for label, numbers in orders.items())),
+        (OBSERVATION, "; ".join(_order(label, numbers) for label, numbers in orders.items())),
         (SAMPLED, thought + protocol.render_ranking(ranking)),
     ]
 
 
-def _shown(label: str, numbers) -> str:
+def _order(label: str, numbers) -> str:
     return f"{label}:{''.join(f'{n},' for n in numbers) or 'none'}"
 
 
-DRILLS = {
+DRILLS = {  # exercise, and how many of them a demonstration has
     "short": (functools.partial(_copy, longest=5), 8),
     "copy": (functools.partial(_copy, longest=10), 5),
     "merge": (_merge, 3),
 }
-
-
-def _kind_shares(mixture: Mixture) -> list[float]:
-    half = mixture.preference / 2
-    return [1 - mixture.preference, half, half]
-
-
-def _with_titles(prompts: PromptBuilder, title_tokens: int) -> PromptBuilder:
-    if title_tokens == prompts.title_tokens:
-        return prompts
-    return dataclasses.replace(prompts, title_tokens=title_tokens)

@@ -1,9 +1,9 @@
 """The warm start: supervised fine-tuning on the scripted agent's demonstrations, in lessons.
 
-Copying candidate numbers from an observation is the skill that everything needs, and it is not
-learned from whole episodes alone. So the policy copies short lists, then long ones, then merges
-several; then come episodes whose titles grow. A lesson can alternate between practices, so that
-what was learned before is not forgotten.
+Everything needs one skill: to copy candidate numbers from an observation. It is not learned from
+whole episodes alone. So the policy copies short lists, then long ones, then merges several; then
+come episodes whose titles grow. A lesson can alternate between exercises, so that what was learned
+before is not forgotten.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ import numpy as np
 
 from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.data.examples import RankingExample
-from agenticrec_jax.errors import InputError
+from agenticrec_jax.errors import expect
 from agenticrec_jax.parallel.multihost import nonempty_local_items
 from agenticrec_jax.training.demonstrations import (
     DRILLS,
@@ -26,41 +26,47 @@ from agenticrec_jax.training.groups import demonstration_groups
 from agenticrec_jax.training.packing import Packing, pack_share
 from agenticrec_jax.training.types import Demonstration, RolloutBatch
 
-Practice = Mixture | str  # episodes of a mixture, or a kind of drill
+Exercise = Mixture | str  # episodes of a mixture, or a kind of drill
 
 
 @dataclasses.dataclass(frozen=True)
 class Lesson:
-    """``steps`` updates that go round the ``practices``, one at a step."""
+    """``steps`` updates that alternate between ``exercises``, one at a step."""
 
-    practices: tuple[Practice, ...]
+    exercises: tuple[Exercise, ...]
     steps: int
 
 
 def curriculum(plan: Sequence[tuple[Sequence[str | int], int]]) -> tuple[Lesson, ...]:
-    """Lessons from (practices, steps) pairs; a practice is a drill or the title tokens of episodes.
+    """Returns lessons of (exercises, steps) pairs.
+
+    Args:
+      plan: an exercise is the name of a drill, or the title tokens of episodes.
 
     Raises:
-      InputError: if a practice is neither a kind of drill nor a number of tokens.
+      InputError: an exercise is neither a kind of drill nor a number of tokens.
     """
-    return tuple(Lesson(tuple(_practice(name) for name in names), steps) for names, steps in plan)
-
-
-def _practice(name: str | int) -> Practice:
-    if isinstance(name, int):
-        return Mixture(name)
-    if name not in DRILLS:
-        raise InputError(
-            f"lesson: found {name!r}, expected one of {', '.join(DRILLS)} or a title length"
-        )
-    return name
+    lessons = []
+    for names, steps in plan:
+        for name in names:
+            known = isinstance(name, int) or name in DRILLS
+            expect(known, "lesson", name, f"one of {', '.join(DRILLS)} or a title length")
+        exercises = tuple(Mixture(name) if isinstance(name, int) else name for name in names)
+        lessons.append(Lesson(exercises, steps))
+    return tuple(lessons)
 
 
 @dataclasses.dataclass(frozen=True)
 class WarmStart:
     """Batches of the warm start: a pure function of the step, so that a run can resume anywhere.
 
-    Each step holds ``prompts`` groups of ``members`` demonstrations on one example each.
+    Attributes:
+      agent: whose prompts and tools the demonstrations have.
+      examples: that episodes are about.
+      lessons: one after the other.
+      prompts: P, groups in a step, each on one example.
+      members: G, demonstrations in a group.
+      seed: of all draws.
     """
 
     agent: Agent
@@ -72,32 +78,42 @@ class WarmStart:
 
     @property
     def steps(self) -> int:
+        """Steps in all lessons."""
         return sum(lesson.steps for lesson in self.lessons)
 
-    def progress_label(self, step: int) -> Practice:
-        """What a step (from 0) practises."""
+    def exercise_at(self, step: int) -> Exercise:
+        """Returns the exercise of a step (from 0).
+
+        Raises:
+          IndexError: the curriculum has fewer steps.
+        """
         for lesson in self.lessons:
             if step < lesson.steps:
-                return lesson.practices[step % len(lesson.practices)]
+                return lesson.exercises[step % len(lesson.exercises)]
             step -= lesson.steps
         raise IndexError(f"the curriculum has {self.steps} steps")
 
+    def progress_label(self, step: int) -> str:
+        """Returns the name of a step's exercise, such as ``copy`` or ``titles-6``."""
+        return str(self.exercise_at(step))
+
     def groups(self, step: int) -> list[SupervisedGroup]:
-        """The demonstrations of a step."""
+        """Returns the demonstrations of a step, of all processes."""
         rng = np.random.default_rng((self.seed, step))
-        practice = self.progress_label(step)
-        if isinstance(practice, str):
+        exercise = self.exercise_at(step)
+        if isinstance(exercise, str):
             prompts = self.agent.prompts
-            return [drill_group(prompts, practice, rng, self.members) for _ in range(self.prompts)]
+            return [drill_group(prompts, exercise, rng, self.members) for _ in range(self.prompts)]
         chosen = rng.integers(len(self.examples), size=self.prompts)
         return [
-            episode_group(self.agent, self.examples[i], rng, self.members, practice) for i in chosen
+            episode_group(self.agent, self.examples[i], rng, self.members, exercise) for i in chosen
         ]
 
     def batches(self, step: int, packing: Packing) -> list[RolloutBatch]:
-        """The micro-batches of a step, weighted so that the loss is a mean over tokens.
+        """Returns this process's micro-batches of a step, weighted for a mean over sampled tokens.
 
-        On several processes, of this one's share of the groups.
+        Raises:
+          InputError: a step has fewer groups than there are processes.
         """
         groups = self.groups(step)
         demonstrations = [

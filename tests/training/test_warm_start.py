@@ -7,7 +7,7 @@ import pytest
 from agenticrec_jax.agent import protocol, scripted
 from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.agent.prompts import CompactPrompts
-from agenticrec_jax.errors import InputError
+from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.testing.world import tiny_world
 from agenticrec_jax.training import demonstrations, warm_start
 from agenticrec_jax.training.demonstrations import Mixture
@@ -66,10 +66,12 @@ def test_a_lesson_goes_round_its_practices():
     lessons = warm_start.curriculum(((("short",), 2), ((6, 6, "merge"), 5)))
     source = warm_start.WarmStart(None, (), lessons)
     titles = Mixture(6)
-    practised = [source.progress_label(step) for step in range(source.steps)]
+    practised = [source.exercise_at(step) for step in range(source.steps)]
     assert practised == ["short", "short", titles, titles, "merge", titles, titles]
+    labels = [source.progress_label(step) for step in (1, 2, 4)]
+    assert labels == ["short", "titles-6", "merge"]
     with pytest.raises(IndexError):
-        source.progress_label(source.steps)
+        source.exercise_at(source.steps)
 
 
 def test_batches_depend_on_the_step_alone_and_weigh_every_token_alike(agent):
@@ -85,13 +87,12 @@ def test_batches_depend_on_the_step_alone_and_weigh_every_token_alike(agent):
 
 
 def test_an_unknown_lesson_is_refused():
-    with pytest.raises(InputError, match="lesson: found 'juggle'"):
-        warm_start.curriculum(((("juggle",), 3),))
+    assert_names(refused(warm_start.curriculum, ((("juggle",), 3),)), "lesson", "juggle")
 
 
 def test_a_step_of_fewer_prompts_than_processes_is_refused(agent, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 3)
     lessons = warm_start.curriculum(((("short",), 1),))
     source = warm_start.WarmStart(*agent, lessons, prompts=2, members=1, seed=0)
-    with pytest.raises(InputError, match="prompts in a step: found 2"):
-        source.batches(0, Packing(4096, pad_id=agent[0].prompts.tokenizer.pad_id))
+    packing = Packing(4096, pad_id=agent[0].prompts.tokenizer.pad_id)
+    assert_names(refused(source.batches, 0, packing), "prompts in a step: found 2", "3 processes")
