@@ -1,10 +1,10 @@
-"""Checkpoints: everything a killed run needs to go on, committed whole or not at all.
+"""Checkpoints: everything that a killed run needs to resume, committed whole or not at all.
 
 One orbax directory per step holds the arrays of a pytree (parameters, optimizer state, step) and a
-JSON record of the host's side (seed, data cursor, mined pairs, best so far, whatever the caller
-gives), the run's config, the format's version, and for every array its shape, dtype and a
-fingerprint. Storage does not check its bytes; the fingerprint does, the same for any sharding, so a
-damaged checkpoint is recognized and the one before is used.
+JSON record: the caller's own values (such as a validation score), the run's config, the format's
+version, and for every array its shape, dtype and fingerprint. Storage does not check its bytes. The
+fingerprint does, and it is the same for any sharding: a damaged checkpoint is recognized, and the
+one before is used.
 """
 
 import json
@@ -21,14 +21,20 @@ from etils import epath
 from jax.experimental import multihost_utils
 from jaxtyping import Array, Int
 
-from agenticrec_jax.errors import InputError
+from agenticrec_jax.errors import expect
 
 FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
 class Restored:
-    """A checkpoint read back: its step, the arrays as the target pytree, the host's record."""
+    """A checkpoint that was read back.
+
+    Attributes:
+      step: under which it was saved.
+      state: the arrays, in the structure and placement of the target.
+      host: the caller's own values, as they were saved.
+    """
 
     step: int
     state: Any
@@ -42,8 +48,16 @@ class Damaged(Exception):
 class Checkpoints:
     """The checkpoints of one run in one directory; use it as a context manager or call `close`.
 
-    Saving returns once the arrays are copied; writing goes on behind and is committed by a rename,
-    so a kill at any moment leaves whole checkpoints only.
+    Saving returns once the arrays are copied. They are written in the background and committed by
+    a rename, so a kill at any moment leaves whole checkpoints only.
+
+    Example:
+      >>> import tempfile
+      >>> with Checkpoints(tempfile.mkdtemp(), {"rate": 0.1}) as checkpoints:
+      ...     checkpoints.save(3, {"w": jnp.arange(2.0)}, host={"score": 0.5})
+      ...     restored = checkpoints.restore({"w": jnp.zeros(2)})
+      >>> restored.step, restored.state["w"].tolist(), restored.host
+      (3, [0.0, 1.0], {'score': 0.5})
     """
 
     def __init__(
@@ -58,7 +72,7 @@ class Checkpoints:
         Args:
           directory: local path or bucket.
           config: what a resumed run must have in common with the one that wrote; JSON values.
-          max_to_keep: newest checkpoints kept; None for all that nobody drops.
+          max_to_keep: number of newest checkpoints that stay; None for all but dropped ones.
         """
         self._directory = epath.Path(directory).resolve()
         self._config = json.loads(json.dumps(dict(config)))
@@ -75,13 +89,13 @@ class Checkpoints:
 
     @property
     def steps(self) -> list[int]:
-        """Steps of the checkpoints, ascending; the newest may be not committed yet."""
+        """Steps of the checkpoints, ascending; the newest may not be committed yet."""
         return sorted(self._manager.all_steps())
 
     def newest_host(self) -> dict | None:
-        """The host's record of the newest checkpoint that has a readable one, None if none has.
+        """Returns the caller's values of the newest checkpoint with a readable record, else None.
 
-        Damaged ones are put aside, as `restore` does.
+        Damaged checkpoints are put aside, as `restore` does.
         """
         self.wait()
         host, damaged = self._newest(lambda step: self._read_record(step)["host"])
@@ -90,7 +104,14 @@ class Checkpoints:
         return host
 
     def save(self, step: int, state: Any, host: Mapping[str, Any] | None = None) -> None:
-        """Saves a pytree of arrays and a JSON record under a step; a step already there is kept."""
+        """Saves a state under a step; a step that is there already stays as it is.
+
+        Args:
+          step: updates done.
+          state: pytree of arrays.
+          host: the caller's own values, which JSON can hold.
+        """
+        # SIGTERM can come right after a step that was due: it saves that step once more.
         if step in self._manager.all_steps():
             return
         arrays = named_leaves(state)
@@ -108,7 +129,7 @@ class Checkpoints:
         )
 
     def drop(self, steps: Iterable[int]) -> None:
-        """Deletes checkpoints; on several processes all must ask for the same."""
+        """Deletes checkpoints; on several processes all must give the same steps."""
         for step in steps:
             self._manager.delete(step)
 
@@ -119,8 +140,8 @@ class Checkpoints:
         is tried.
 
         Args:
-          target: a pytree of arrays, or of `jax.ShapeDtypeStruct` with shardings, of the form that
-            was saved; the arrays come back in its structure and placed as it is.
+          target: a pytree of arrays, or of `jax.ShapeDtypeStruct` with shardings, of the structure
+            that was saved; the arrays come back in its structure and with its placement.
 
         Raises:
           InputError: if a checkpoint was written by another format, another config or for other
@@ -132,23 +153,24 @@ class Checkpoints:
             self._check(step, record, target)
             return Restored(step, self._read_arrays(step, record, target), record["host"])
 
-        found, damaged = self._newest(read)
-        if found is None and damaged:
-            raise InputError(
-                f"{self._directory}: none of the checkpoints {damaged} is whole, "
-                "expected at least one; name another directory to start anew"
-            )
-        return found
+        restored, damaged = self._newest(read)
+        expect(
+            restored is not None or not damaged,
+            f"{self._directory}: damaged checkpoints",
+            damaged,
+            "at least one that is whole; name another directory to start anew",
+        )
+        return restored
 
     def _newest(self, read: Callable[[int], Any]) -> tuple[Any, list[int]]:
-        """What is read of the newest step that can be, or None, and the damaged steps behind it.
+        """Returns ``read`` of the newest step that is whole, or None, and the damaged later steps.
 
-        They are put aside if there is a whole one.
+        The damaged ones are put aside if there is a whole one.
         """
         damaged = []
         for step in reversed(self.steps):
             try:
-                found = read(step)
+                value = read(step)
             except Damaged as error:
                 damaged.append(step)
                 logging.warning("%s: checkpoint %d is damaged (%s)", self._directory, step, error)
@@ -156,7 +178,7 @@ class Checkpoints:
             self._put_aside(damaged)
             if damaged:
                 logging.warning("%s: going on from checkpoint %d instead", self._directory, step)
-            return found, damaged
+            return value, damaged
         return None, damaged
 
     def wait(self) -> None:
@@ -164,7 +186,7 @@ class Checkpoints:
         self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Commits what is under way and lets go of the directory."""
+        """Commits what is being written and closes the directory."""
         self._manager.wait_until_finished()
         self._manager.close()
 
@@ -177,25 +199,21 @@ class Checkpoints:
             raise Damaged(f"its record cannot be read: {_first_line(error)}") from error
 
     def _check(self, step: int, record: dict, target: Any) -> None:
-        """Raises InputError where a whole checkpoint is not one of this run."""
+        """Raises InputError for a whole checkpoint that is not of this run."""
         where = f"{self._directory}: checkpoint {step}"
-        if (version := record["format_version"]) != FORMAT_VERSION:
-            raise InputError(f"{where} has format version {version}, expected {FORMAT_VERSION}")
+        version = record["format_version"]
+        expect(version == FORMAT_VERSION, f"{where}, format version", version, str(FORMAT_VERSION))
         for key in sorted(set(self._config) | set(record["config"])):
-            written, given = (c.get(key, "absent") for c in (record["config"], self._config))
-            if written != given:
-                raise InputError(
-                    f"{where} was written with {key}={written!r} and this run has {given!r}; "
-                    "expected the same config, or another directory"
-                )
+            written = record["config"].get(key, "absent")
+            given = self._config.get(key, "absent")
+            expected = f"{given!r} as in this run, or another directory"
+            expect(written == given, f"{where}, {key}", written, expected)
         shapes = {n: [list(x.shape), str(x.dtype)] for n, x in named_leaves(target).items()}
         saved = {n: [d["shape"], d["dtype"]] for n, d in record["arrays"].items()}
         for name in sorted(set(shapes) | set(saved)):
-            if shapes.get(name) != saved.get(name):
-                raise InputError(
-                    f"{where} holds {saved.get(name, 'nothing')} under {name}, "
-                    f"expected {shapes.get(name, 'nothing')}"
-                )
+            expected = str(shapes.get(name, "no such array"))
+            written = saved.get(name, "no such array")
+            expect(shapes.get(name) == saved.get(name), f"{where}, {name}", written, expected)
 
     def _read_arrays(self, step: int, record: dict, target: Any) -> Any:
         abstract = {name: _abstract(leaf) for name, leaf in named_leaves(target).items()}
@@ -204,9 +222,9 @@ class Checkpoints:
             arrays = self._manager.restore(step, args=args).arrays
         except Exception as error:  # as above
             raise Damaged(f"its arrays cannot be read: {_first_line(error)}") from error
-        found = _describe(arrays)
+        descriptions = _describe(arrays)
         for name, description in record["arrays"].items():
-            if found[name] != description:
+            if descriptions[name] != description:
                 raise Damaged(f"the bytes of {name} are not those that were saved")
         structure = jax.tree.structure(target)
         return jax.tree.unflatten(structure, [arrays[name] for name in named_leaves(target)])
@@ -217,6 +235,7 @@ class Checkpoints:
             return
         if jax.process_index() == 0:
             for step in steps:
+                # Only process 0 renames; the barrier below keeps the others from reading meanwhile.
                 aside = self._directory / f"{step}.damaged"
                 if aside.exists():
                     aside.rmtree()
@@ -261,15 +280,16 @@ def fingerprint(array: Array) -> Int[Array, ""]:
         array = array.astype(jnp.uint8)
     width = min(array.dtype.itemsize, 4)
     bits = jax.lax.bitcast_convert_type(array, jnp.dtype(f"uint{8 * width}")).astype(jnp.uint32)
-    place = jnp.zeros(bits.shape, jnp.uint32)
+    position = jnp.zeros(bits.shape, jnp.uint32)
     for axis in range(bits.ndim):
         index = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
-        place = _scramble(place + index + jnp.uint32(0x9E3779B9))
-    return _scramble(bits ^ place).sum(dtype=jnp.uint32)
+        # The odd constant (2^32 over the golden ratio) keeps position 0 from being scrambled to 0.
+        position = _scramble(position + index + jnp.uint32(0x9E3779B9))
+    return _scramble(bits ^ position).sum(dtype=jnp.uint32)
 
 
 def _scramble(x: Array) -> Array:
-    """The finaliser of MurmurHash3: one-to-one on 32 bits, every bit of x moving all others."""
+    """Returns MurmurHash3's finalizer of x: one-to-one on 32 bits; each bit changes all others."""
     x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
     x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
     return x ^ (x >> 16)

@@ -7,7 +7,7 @@ from rich.table import Table
 
 
 def print_wide(table: Table) -> None:
-    """Prints a table as wide as the terminal, or where there is none wide enough for a log."""
+    """Prints a table as wide as the terminal, or 150 columns wide into a log."""
     Console(width=None if sys.stdout.isatty() else 150).print(table)
 
 

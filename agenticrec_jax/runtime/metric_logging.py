@@ -19,21 +19,24 @@ from tensorboardX import SummaryWriter
 
 from agenticrec_jax.runtime.console import print_line
 
-Metric = float | tuple[float, float]  # a value, or (sum, count) whose mean is meant
+Metric = float | tuple[float, float]  # a value, or (sum, count) that stands for its mean
 
 FILE_NAME = "metrics.jsonl"
 
 
 def mean_of(metric: Metric) -> float:
-    """The value of a metric: itself, or sum / count; NaN where nothing was counted."""
+    """Returns the value of a metric: itself, or sum / count; NaN for a count of 0."""
     if not isinstance(metric, tuple):
         return float(np.asarray(metric))
-    total, count = (float(np.asarray(part)) for part in metric)
+    total, count = (float(np.asarray(number)) for number in metric)
     return total / count if count else math.nan
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict]:
-    """The lines of a ``metrics.jsonl``; a last line that a kill left unfinished is passed over."""
+    """Returns the lines of a ``metrics.jsonl``; none if there is no such file.
+
+    A last line that a kill left unfinished is passed over.
+    """
     file = pathlib.Path(path)
     if not file.exists():
         return []
@@ -47,9 +50,18 @@ class MetricsWriter:
     Args:
       workdir: directory; ``metrics.jsonl`` and ``tensorboard/<stage>/`` are made in it.
       process_index: of this process among those of the run.
-      console: where lines are printed, by default rich's own so that bars and lines go together.
-      echo_every_s: a step is printed when this many seconds have passed since the last one that
-        was; the first step of a stage and the last one always are.
+      console: prints the lines; by default rich's own, so that bars and lines go together.
+      echo_every_s: least seconds between two steps that are printed; the first step of a stage and
+        the last one always are.
+      clock: seconds.
+
+    Example:
+      >>> import io, pathlib, tempfile
+      >>> directory = tempfile.mkdtemp()
+      >>> with MetricsWriter(directory, console=Console(file=io.StringIO())) as writer:
+      ...     _ = writer.write("rta", 1, {"loss": 0.5, "reward": (3.0, 4)})
+      >>> read_metrics(pathlib.Path(directory) / FILE_NAME)
+      [{'stage': 'rta', 'step': 1, 'loss': 0.5, 'reward': 0.75}]
     """
 
     def __init__(
@@ -64,32 +76,39 @@ class MetricsWriter:
         self._active = process_index == 0
         self._path = pathlib.Path(workdir) / FILE_NAME
         self._console = console or rich.get_console()
-        self._echo_every_s, self._clock = echo_every_s, clock
+        self._echo_every_s = echo_every_s
+        self._clock = clock
         self._boards: dict[str, SummaryWriter] = {}
         self._echoed: dict[str, float] = {}
         self._waiting: str | None = None
         if self._active:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._keep(read_metrics(self._path))
+            # Cuts off a last line that a kill left unfinished, before others are appended to it.
+            self._rewrite(read_metrics(self._path))
 
     def resume(self, stage: str, step: int) -> None:
-        """Forgets what ``stage`` wrote after ``step``, the last committed one (0: all of it)."""
+        """Deletes the lines of ``stage`` after ``step``, the last committed one (0: all)."""
         if not self._active:
             return
         lines = read_metrics(self._path)
-        self._keep([line for line in lines if line["stage"] != stage or line["step"] <= step])
+        self._rewrite([line for line in lines if line["stage"] != stage or line["step"] <= step])
         self._board(stage, purge_step=step + 1)
 
     def lines(self, stage: str) -> list[dict]:
-        """What ``stage`` has written, step by step; nothing on processes other than 0."""
+        """Returns the lines that ``stage`` has written; none on processes other than 0."""
         if not self._active:
             return []
         return [line for line in read_metrics(self._path) if line["stage"] == stage]
 
     def write(self, stage: str, step: int, metrics: Mapping[str, Metric]) -> dict:
-        """Writes one step, and returns its line (nothing on processes other than 0).
+        """Writes one step and returns its line, which is empty on processes other than 0.
 
         A value that is not finite becomes null in the file.
+
+        Args:
+          stage: in whose name the line stands.
+          step: updates done, 1 for the first.
+          metrics: by name.
 
         Raises:
           ValueError: a metric is named ``stage`` or ``step``.
@@ -107,7 +126,7 @@ class MetricsWriter:
         return line
 
     def close(self) -> None:
-        """Prints the last step if it was not, and flushes TensorBoard."""
+        """Prints the last step if it was not printed, and flushes TensorBoard."""
         self._flush_echo()
         for board in self._boards.values():
             board.close()
@@ -119,9 +138,10 @@ class MetricsWriter:
     def __exit__(self, *exception) -> None:
         self.close()
 
-    def _keep(self, lines: list[dict]) -> None:
+    def _rewrite(self, lines: list[dict]) -> None:
         if not self._path.exists():
             return
+        # A rename is atomic: a kill leaves the old file or the new one.
         partial = self._path.with_suffix(".partial")
         partial.write_text("".join(map(_json_line, lines)), encoding="utf-8")
         os.replace(partial, self._path)

@@ -16,15 +16,21 @@ _records_file: pathlib.Path | None = None
 
 @contextlib.contextmanager
 def phase(name: str, quiet: bool = False) -> Iterator[dict]:
-    """Measures a phase of a program and says when it starts and ends.
+    """Measures a phase of a program and prints its start and its end.
 
-    Yields the record ``{"name", "wall_s", "cpu_s", "peak_mb"}`` which is filled when the block
-    ends, also by an exception: wall seconds, CPU seconds of this process and of its ended
-    children, and the most memory resident at once (MiB) during the phase, phases inside included.
+    Args:
+      name: of the phase.
+      quiet: whether nothing is printed.
+
+    Yields:
+      The record ``{"name", "wall_s", "cpu_s", "peak_mb"}``. It is filled when the block ends, also
+      by an exception: wall seconds, CPU seconds of this process and of its ended children, and the
+      most memory resident at once (MiB) during the phase, phases inside included.
     """
     record = {"name": name, "wall_s": 0.0, "cpu_s": 0.0, "peak_mb": 0.0}
     memory = _PeakMemory()
-    wall, cpu = time.perf_counter(), _cpu_seconds()
+    wall = time.perf_counter()
+    cpu = _cpu_seconds()
     if not quiet:
         print(f"== {name}", flush=True)
     try:
@@ -33,7 +39,7 @@ def phase(name: str, quiet: bool = False) -> Iterator[dict]:
         record["wall_s"] = round(time.perf_counter() - wall, 3)
         record["cpu_s"] = round(_cpu_seconds() - cpu, 3)
         record["peak_mb"] = round(memory.stop(), 1)
-        _keep(record)
+        _append(record)
         if not quiet:
             print(
                 f"== {name}: {record['wall_s']:.1f} s, CPU {record['cpu_s']:.1f} s, "
@@ -43,14 +49,14 @@ def phase(name: str, quiet: bool = False) -> Iterator[dict]:
 
 
 def phase_records() -> list[dict]:
-    """The phases that have ended in this run, in the order of their ends."""
+    """Returns copies of the phases that have ended in this run, in the order of their ends."""
     return [dict(record) for record in _records]
 
 
 def resume_phases(path: str | os.PathLike) -> None:
-    """Counts the phases that ``path`` holds as this run's, and writes there those that end.
+    """Takes over the phases in a file of JSON lines, and appends to it those that end from now on.
 
-    So a run that was stopped and goes on in another process has all its phases.
+    A run that was stopped and is resumed in another process so has the phases of both.
     """
     global _records_file
     _records_file = pathlib.Path(path)
@@ -60,7 +66,7 @@ def resume_phases(path: str | os.PathLike) -> None:
     _records_file.write_text("".join(f"{json.dumps(r)}\n" for r in _records), encoding="utf-8")
 
 
-def _keep(record: dict) -> None:
+def _append(record: dict) -> None:
     _records.append(record)
     if _records_file:
         with open(_records_file, "a", encoding="utf-8") as file:
@@ -68,12 +74,14 @@ def _keep(record: dict) -> None:
 
 
 class _PeakMemory:
-    """The most memory resident since it was made, in MiB.
+    """The most memory resident since the object was made, in MiB.
 
-    Exact where that is the highest of the process so far, which the kernel keeps; otherwise the
-    highest of samples 20 times a second. (The kernel's mark could be reset for each phase, but then
-    nobody outside could read the peak of the whole run.)
+    The kernel keeps the highest of the process so far. If that rose meanwhile it is exact;
+    otherwise it is the highest of samples 20 times a second.
     """
+
+    # The kernel's mark could be reset for each phase. But then nobody outside could read the peak
+    # of the whole run.
 
     def __init__(self):
         self._highest_before = _memory_mb("VmHWM")
@@ -96,7 +104,7 @@ class _PeakMemory:
 
 
 def _memory_mb(field: str) -> float:
-    """``VmRSS`` or ``VmHWM`` of this process; without /proc its peak so far for either."""
+    """Returns ``VmRSS`` or ``VmHWM`` of this process; without /proc its peak so far for either."""
     with contextlib.suppress(OSError):
         with open("/proc/self/status") as file:
             for line in file:
@@ -107,6 +115,6 @@ def _memory_mb(field: str) -> float:
 
 
 def _cpu_seconds() -> float:
-    own = resource.getrusage(resource.RUSAGE_SELF)
+    process = resource.getrusage(resource.RUSAGE_SELF)
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+    return process.ru_utime + process.ru_stime + children.ru_utime + children.ru_stime

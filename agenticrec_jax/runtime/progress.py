@@ -14,7 +14,23 @@ from agenticrec_jax.runtime.console import print_line
 class Progress:
     """A bar on a terminal, plain lines elsewhere: the first, one an interval, and the last.
 
-    ``with Progress("rta", total=15) as progress: progress.advance(note="reward 0.31")``
+    Args:
+      name: stands before the count.
+      total: units in all.
+      done: units that were done before.
+      unit: of the count.
+      process_index: of this process; only 0 prints.
+      console: prints; by default rich's own, so that bars and lines go together.
+      every_s: seconds between plain lines.
+      clock: seconds.
+
+    Example:
+      >>> import sys
+      >>> console = Console(file=sys.stdout, force_terminal=False)
+      >>> with Progress("rta", total=2, console=console, clock=lambda: 0.0) as progress:
+      ...     progress.advance(2, note="reward 0.31")
+      rta: 0/2 steps
+      rta: 2/2 steps, 0 s  reward 0.31
     """
 
     def __init__(
@@ -29,17 +45,22 @@ class Progress:
         every_s: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
     ):
-        self._name, self._total, self._unit = name, total, unit
-        self._done = self._start = done
+        self._name = name
+        self._total = total
+        self._unit = unit
+        self._start = done
+        self._done = done
         self._active = process_index == 0
         self._console = console or rich.get_console()
-        self._every_s, self._clock = every_s, clock
+        self._every_s = every_s
+        self._clock = clock
         self._bar: rich_progress.Progress | None = None
         self._note = ""
-        self._last = done  # the count in the last plain line
+        self._printed = done  # the count in the last plain line
 
     def __enter__(self) -> Self:
-        self._began = self._said = self._clock()
+        self._began = self._clock()
+        self._printed_at = self._began
         if not self._active:
             return self
         if self._console.is_terminal:
@@ -58,18 +79,19 @@ class Progress:
         self._note = note
         if self._bar is not None:
             self._bar.update(self._task, completed=self._done, note=note)
-        elif self._active and self._clock() - self._said >= self._every_s:
-            self._say()
+        elif self._active and self._clock() - self._printed_at >= self._every_s:
+            self._print()
 
     def __exit__(self, *exception) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif self._active and self._done != self._last:
-            self._say()
+        elif self._active and self._done != self._printed:
+            self._print()
 
-    def _say(self) -> None:
-        self._said, self._last = self._clock(), self._done
-        elapsed = self._said - self._began
+    def _print(self) -> None:
+        self._printed_at = self._clock()
+        self._printed = self._done
+        elapsed = self._printed_at - self._began
         text = f"{self._name}: {self._done}/{self._total} {self._unit}, {elapsed:.0f} s"
         if self._start < self._done < self._total:
             left = elapsed / (self._done - self._start) * (self._total - self._done)

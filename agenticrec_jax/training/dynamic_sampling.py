@@ -9,6 +9,10 @@ none.
 The batch is the *first* P groups: those that teach, in the order of their tasks, and where they are
 fewer than P, dropped ones in their order. The batch alone decides the denominators: with every
 group replaced, means are over P groups that teach; a group that was not replaced keeps its share.
+
+Example: P = 4 tasks and at most 2 further rounds. In step 3 the first round is turn 9; of its tasks
+0 to 3 the groups 0 and 3 teach. Turn 10 rolls out 2 tasks, 4 and 5, of which 5 teaches. Turn 11
+rolls out 1 task, 6, which teaches. The batch is 0, 3, 5 and 6; 3 groups were rolled out beyond P.
 """
 
 from collections import Counter
@@ -65,6 +69,7 @@ class DynamicSampling:
         trajectories = self._round(params, nonempty_local_items(tasks), turn, telemetry)
         positions = local_items(range(prompts))  # of each group's task among those of all rounds
         while turn < first_turn + self.rounds:
+            # Counted over all processes, so that all leave the loop in the same turn.
             missing = prompts - sum(allgather(int(self._teaching(trajectories).sum())))
             if not missing:
                 break
@@ -74,6 +79,7 @@ class DynamicSampling:
             positions += local_items(range(count, count + len(tasks)))
             count += len(tasks)
 
+        # False sorts before True: groups that teach come first, all in the order of their tasks.
         teaching = self._teaching(trajectories)
         ranked = [[not good, p] for good, p in zip(teaching.tolist(), positions, strict=True)]
         ranked = sorted(row for rows in allgather(ranked) for row in rows)

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from agenticrec_jax.agent.trajectories import Trajectory
-from agenticrec_jax.errors import InputError
+from agenticrec_jax.errors import expect
 from agenticrec_jax.losses import Metrics, group_advantages, keep_groups, member_weights
 from agenticrec_jax.parallel.multihost import allgather
 from agenticrec_jax.training.types import Completion, Demonstration, Group, Rollouts
@@ -50,6 +50,7 @@ def make_groups(rollouts: Rollouts, weighting: GroupWeighting) -> tuple[list[Gro
         rewards=rewards_of(rollouts.trajectories)[rollouts.batch],
         weighting=weighting,
         total_prompts=rollouts.prompts,
+        # Only counts are exchanged. Each process weighs its own groups as one of all would.
         total_tokens=sum(allgather(int(sampled_tokens(batch).sum()))),
     )
     return groups, metrics | rollouts.metrics
@@ -152,8 +153,9 @@ def split_groups(groups: Sequence[Group], members: int) -> list[Group]:
     smaller = []
     for group in groups:
         count = len(group.completions)
-        if count % min(members, count):
-            raise InputError(f"members_at_once is {members}, expected a divisor of {count} members")
+        divides = count % min(members, count) == 0
+        expect(divides, "members_at_once", members, f"a divisor of {count} members")
+        # Like lengths together: a micro-batch is as long as its longest completion.
         order = sorted(range(count), key=lambda g: len(group.completions[g].ids), reverse=True)
         for start in range(0, count, members):
             chosen = order[start : start + members]

@@ -89,7 +89,7 @@ class StepHooks:
         return self
 
     def __exit__(self, *exception) -> None:
-        self._stack.__exit__(*exception)
+        self._stack.close()
 
     @contextlib.contextmanager
     def droppable(self, step: int, state: TrainState) -> Iterator[None]:
@@ -121,13 +121,18 @@ class StepHooks:
         """
         # Before anything is written: a best checkpoint and a line of metrics count as written too.
         where = f"stage {self._stage}, step {step}"
-        loss = mean_of(metrics.get("loss", 0.0))
+        loss = mean_of(metrics.get("loss", 0.0))  # a step that was skipped has none
         if not math.isfinite(loss):
-            raise Diverged(f"{where}: found loss {loss}, expected a finite number")
+            raise Diverged(
+                f"{where}: found loss {loss}, expected a finite number; the checkpoints before "
+                "this step stay"
+            )
         expect_finite(split_learned(state.params)[0], where)
         if self._validation and self._validation.due(step, self._steps):
             resumable = self._checkpoints.steps if self._checkpoints else ()
             metrics = metrics | self._validation(step, state, resumable)
+        # Metrics before the checkpoint: a kill between the two leaves a line that ``resume`` cuts.
+        # In the other order a committed step could lack its line.
         self._lines.append(self._writer.write(self._stage, step, metrics))
         self._progress.advance(note=note)
         if self._warn_of_collapse:
@@ -137,5 +142,6 @@ class StepHooks:
                     self._warned.add(name)
         if self._checkpoints and (step % self._save_every == 0 or step == self._steps):
             self._checkpoints.save(step, state)
+        # Asked in every step on every process, since the answer is exchanged between them.
         if self._termination.due():
             save_and_end(self._stage, step, state, self._checkpoints)

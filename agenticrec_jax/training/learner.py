@@ -218,7 +218,7 @@ def make_update(
 
     The gradients of the micro-batches are added up in float32 and applied once. Where the policy
     has adapters (`models.lora`) they alone have gradients and change; the base passes through
-    untouched.
+    untouched. The metrics are those that `Update.__call__` lists.
 
     Args:
       graphdef: the policy's static half, of ``nnx.split(model)``.

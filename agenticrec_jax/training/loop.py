@@ -137,9 +137,7 @@ def reinforce(
         )
 
     # The first update donates the arrays in ``state``, so the reference policy copies them now.
-    add_reference = None
-    if score:
-        add_reference = ReferencePolicy(score, state.params, update.mesh, update.rules)
+    reference = ReferencePolicy(score, state.params, update.mesh, update.rules) if score else None
     hooks = StepHooks(
         stage.name,
         steps=stage.steps,
@@ -158,8 +156,8 @@ def reinforce(
             sampled = time.perf_counter()
             groups, group_metrics = make_groups(rollouts, stage.weighting)
             batches = pack(groups, stage.packing)
-            if add_reference:
-                batches = [add_reference(batch) for batch in batches]
+            if reference:
+                batches = [reference(batch) for batch in batches]
             state, learner_metrics = update(state, batches)
             updated = time.perf_counter()
 

@@ -22,7 +22,7 @@ Shape = tuple[int, int, int]  # of a group: tokens of the longest completion, of
 
 @dataclass(frozen=True)
 class Packing:
-    """How groups are put into micro-batches.
+    """Sizes of micro-batches, and how groups fill them.
 
     Attributes:
       token_budget: padded tokens in a micro-batch of this process, prompts and completions
@@ -60,19 +60,19 @@ def pack(groups: Sequence[Group], packing: Packing) -> list[RolloutBatch]:
 
 
 def pack_share(
-    groups: Sequence[Group], packing: Packing, own: Callable[[Sequence], list] = local_items
+    groups: Sequence[Group], packing: Packing, take: Callable[[Sequence], list] = local_items
 ) -> list[RolloutBatch]:
     """Returns this process's micro-batches of groups that all processes hold.
 
     Args:
       groups: the same on every process.
       packing: of the micro-batches.
-      own: takes this process's part of the groups: `multihost.local_items`, or
+      take: takes this process's part of the groups: `multihost.local_items`, or
         `multihost.nonempty_local_items`, which refuses a process without any.
     """
     processes = jax.process_count()
     shapes = [group_shapes(groups[process::processes]) for process in range(processes)]
-    return pack_groups(own(groups), packing, shapes)
+    return pack_groups(take(groups), packing, shapes)
 
 
 def pack_groups(
@@ -100,12 +100,13 @@ def pack_groups(
         raise ValueError(f"groups have {sorted(sizes)} members, expected the same in all")
     if any(prompt == 0 for queue in queues for _, prompt, _ in queue):
         raise ValueError("a prompt has no tokens, expected at least one")
+    # The order of ``group_shapes``, by which every process knows the shape of what comes next.
     waiting = sorted(groups, key=lambda group: (group.longest, len(group.prompt)), reverse=True)
     batches = []
     for count, prompt_length, completion_length in micro_batches(queues, packing):
-        taken, waiting = waiting[:count], waiting[count:]
         shape = (count, *sizes, completion_length)
-        batches.append(_pad(taken, shape, prompt_length, packing.pad_id))
+        batches.append(_pad(waiting[:count], shape, prompt_length, packing.pad_id))
+        waiting = waiting[count:]
     return batches
 
 
@@ -126,7 +127,13 @@ def micro_batches(
 
 
 def _next_shape(queues: Sequence[Sequence[Shape]], packing: Packing) -> tuple[int, int, int]:
-    """Returns P, Tp and T of the micro-batch that takes the first groups of every queue."""
+    """Returns P, Tp and T of the micro-batch that takes the first groups of every queue.
+
+    Example: 11 groups of 2 members, all of a bucket of 32 tokens for prompts and for completions,
+    under a budget of 768 tokens. A group has 32 + 2 * 32 = 96 tokens, so 8 fit and are taken. Of
+    the other 3 it is 4, one of which is padding. (For 5 instead of 3 it would be 4 and 1, since 8
+    would be padding to more than a quarter.)
+    """
     longest, _, members = max(queue[0] for queue in queues if queue)
     completion = bucket_length(longest, packing.completion_buckets, "completion")
     most = max(map(len, queues))
@@ -199,18 +206,18 @@ def abstract_batch(
     With ``reference`` it has log-probs of a reference policy.
     """
 
-    def array(dtype, *shape: int) -> jax.ShapeDtypeStruct:
+    def array(dtype, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype)
 
     tokens = (groups, members, completion)
     return RolloutBatch(
-        prompts=array(np.int32, groups, prompt),
-        prompt_valid=array(bool, groups, prompt),
-        completions=array(np.int32, *tokens),
-        valid=array(bool, *tokens),
-        sampled=array(bool, *tokens),
-        behavior_logprobs=array(np.float32, *tokens),
-        advantages=array(np.float32, groups, members),
-        weights=array(np.float32, groups, members),
-        reference_logprobs=array(np.float32, *tokens) if reference else None,
+        prompts=array(np.int32, (groups, prompt)),
+        prompt_valid=array(bool, (groups, prompt)),
+        completions=array(np.int32, tokens),
+        valid=array(bool, tokens),
+        sampled=array(bool, tokens),
+        behavior_logprobs=array(np.float32, tokens),
+        advantages=array(np.float32, (groups, members)),
+        weights=array(np.float32, (groups, members)),
+        reference_logprobs=array(np.float32, tokens) if reference else None,
     )

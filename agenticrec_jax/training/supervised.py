@@ -65,9 +65,7 @@ def train(
       Diverged: the loss or a parameter is not finite.
     """
     # The first update donates the arrays in ``state``, so the reference policy copies them now.
-    add_reference = None
-    if score:
-        add_reference = ReferencePolicy(score, state.params, update.mesh, update.rules)
+    reference = ReferencePolicy(score, state.params, update.mesh, update.rules) if score else None
     hooks = StepHooks(
         stage,
         steps=source.steps,
@@ -81,8 +79,8 @@ def train(
         for step in range(start, source.steps):
             began = time.perf_counter()
             batches = source.batches(step, packing)
-            if add_reference:
-                batches = [add_reference(batch) for batch in batches]
+            if reference:
+                batches = [reference(batch) for batch in batches]
             state, metrics = update(state, batches)
             seconds = time.perf_counter() - began
             metrics |= {"tokens_per_s": (metrics["entropy"][1], seconds)}

@@ -12,7 +12,7 @@ from agenticrec_jax.runtime.metric_logging import MetricsWriter
 
 
 class Clock:
-    """A clock that moves only when told."""
+    """A clock that moves only by hand."""
 
     def __init__(self):
         self.now = 100.0
@@ -60,8 +60,8 @@ def test_resuming_keeps_each_step_once(tmp_path):
     with writer(tmp_path) as out:
         out.resume("rta", 2)
         out.write("rta", 3, {"loss": 30.0})
-    found = [(line["stage"], line["step"], line["loss"]) for line in lines(tmp_path)]
-    assert found == [
+    actual = [(line["stage"], line["step"], line["loss"]) for line in lines(tmp_path)]
+    assert actual == [
         ("sft", 1, 1.0),
         ("sft", 2, 2.0),
         ("sft", 3, 3.0),
@@ -89,15 +89,15 @@ def test_tensorboard_gets_the_same_values(tmp_path):
 def _events(directory):
     from tensorboardX.proto.event_pb2 import Event
 
-    found = []
+    actual = []
     for file in directory.iterdir():
         data = file.read_bytes()
         while data:  # length (8), its checksum (4), the event, its checksum (4)
             size = int.from_bytes(data[:8], "little")
             event = Event.FromString(data[12 : 12 + size])
-            found += [(v.tag, event.step, v.simple_value) for v in event.summary.value]
+            actual += [(v.tag, event.step, v.simple_value) for v in event.summary.value]
             data = data[16 + size :]
-    return found
+    return actual
 
 
 def test_lines_are_printed_at_intervals_and_the_last_always(tmp_path):

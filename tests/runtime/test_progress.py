@@ -9,7 +9,7 @@ from agenticrec_jax.runtime.progress import Progress
 
 
 class Clock:
-    """A clock that moves only when told."""
+    """A clock that moves only by hand."""
 
     def __init__(self):
         self.now = 100.0

@@ -15,7 +15,7 @@ def terminate():
 
 @pytest.fixture
 def default():
-    """What SIGTERM did before, which must be what it does after."""
+    """The handler of SIGTERM, which must be the same after the test."""
     before = signal.getsignal(signal.SIGTERM)
     yield before
     assert signal.getsignal(signal.SIGTERM) is before

@@ -108,8 +108,8 @@ def digest(ids) -> str:
 
 def rows(batch) -> list[str]:
     """Digests of the completions of a micro-batch that have a weight."""
-    places = np.argwhere(np.asarray(batch.weights) > 0)
-    return [digest(batch.completions[p, g][batch.valid[p, g]]) for p, g in places]
+    weighted = np.argwhere(np.asarray(batch.weights) > 0)
+    return [digest(batch.completions[p, g][batch.valid[p, g]]) for p, g in weighted]
 
 
 def by_chance(params) -> float:

@@ -8,9 +8,9 @@ from agenticrec_jax.training import collapse
 from agenticrec_jax.training.collapse import THRESHOLDS, WINDOW, collapses
 
 
-def lines(name, *parts):
-    """A stage of ``parts``: (steps, value) each."""
-    return [{name: value, "loss": 1.0} for steps, value in parts for _ in range(steps)]
+def lines(name, *phases):
+    """A stage of ``phases``: (steps, value) each."""
+    return [{name: value, "loss": 1.0} for steps, value in phases for _ in range(steps)]
 
 
 @pytest.mark.parametrize("name", THRESHOLDS)

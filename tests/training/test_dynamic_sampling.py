@@ -23,7 +23,7 @@ PROMPTS = 4
 
 def tasks_at(turn):
     """Task 92 is the third of turn 9."""
-    return [10 * turn + place for place in range(PROMPTS)]
+    return [10 * turn + position for position in range(PROMPTS)]
 
 
 def group_of(task, teaches):
@@ -38,13 +38,13 @@ def group_of(task, teaches):
 
 
 class Rolls:
-    """Rolls out made-up groups and remembers what it was asked for."""
+    """Rolls out made-up groups and remembers its calls."""
 
     def __init__(self, *teaching):
-        self.teaching, self.asked = teaching, []
+        self.teaching, self.calls = teaching, []
 
     def __call__(self, params, tasks, step):
-        self.asked.append((step, tasks))
+        self.calls.append((step, tasks))
         return [group_of(task, task in self.teaching) for task in tasks]
 
 
@@ -63,15 +63,15 @@ def unfilled(roll, step, weighting=PLAIN):
     return make_groups(rollouts, weighting)
 
 
-def found(groups):
+def weights_by_task(groups):
     return {group.prompt[0]: [round(float(w), 6) for w in group.weights] for group in groups}
 
 
 def test_without_further_rounds_a_step_is_its_tasks():
     roll = Rolls(30, 33)
     groups, metrics = unfilled(roll, step=3)
-    assert roll.asked == [(3, [30, 31, 32, 33])]
-    assert found(groups) == {30: [0.125] * 2, 33: [0.125] * 2}
+    assert roll.calls == [(3, [30, 31, 32, 33])]
+    assert weights_by_task(groups) == {30: [0.125] * 2, 33: [0.125] * 2}
     assert [float(x) for x in metrics["groups_dropped"]] == [2, 4]
     assert "groups_oversampled" not in metrics
 
@@ -80,8 +80,8 @@ def test_missing_groups_are_refilled_until_none_is_missing():
     """Turns 9, 10 and 11 are the rounds of step 3; the second is short of one, the third is not."""
     roll = Rolls(90, 93, 101, 110, 120)
     groups, metrics = refilled(roll, 2)
-    assert roll.asked == [(9, [90, 91, 92, 93]), (10, [100, 101]), (11, [110])]
-    assert found(groups) == dict.fromkeys((90, 93, 101, 110), [0.125] * 2)
+    assert roll.calls == [(9, [90, 91, 92, 93]), (10, [100, 101]), (11, [110])]
+    assert weights_by_task(groups) == dict.fromkeys((90, 93, 101, 110), [0.125] * 2)
     means = {name: [float(x) for x in metric] for name, metric in metrics.items()}
     assert means["groups_dropped"] == means["groups_all_equal"] == [3, 7]
     assert means["groups_oversampled"] == [3, 4] and means["groups_missing"] == [0, 4]
@@ -91,15 +91,15 @@ def test_missing_groups_are_refilled_until_none_is_missing():
 def test_a_full_step_takes_one_round():
     roll = Rolls(90, 91, 92, 93)
     _, metrics = refilled(roll, 2)
-    assert roll.asked == [(9, [90, 91, 92, 93])]
+    assert roll.calls == [(9, [90, 91, 92, 93])]
     assert [float(x) for x in metrics["oversampling_rounds"]] == [0, 1]
 
 
 def test_where_the_bound_is_met_empty_places_keep_their_share():
     roll = Rolls(90, 93)
     groups, metrics = refilled(roll, 1, step=4)  # turns 8 and 9
-    assert [turn for turn, _ in roll.asked] == [8, 9]
-    assert found(groups) == {90: [0.125] * 2, 93: [0.125] * 2}
+    assert [turn for turn, _ in roll.calls] == [8, 9]
+    assert weights_by_task(groups) == {90: [0.125] * 2, 93: [0.125] * 2}
     assert [float(x) for x in metrics["groups_missing"]] == [2, 4]
 
 
@@ -107,15 +107,15 @@ def test_a_mean_over_tokens_is_over_those_of_the_batch():
     """Refilled: of the kept, 1 + 2, 4 + 2, 2 + 2 and 1 + 2 tokens. Else dropped ones fill it up."""
     weighting = GroupWeighting(aggregation="token_mean")
     groups, _ = refilled(Rolls(90, 93, 101, 110), 2, weighting)
-    assert found(groups) == dict.fromkeys((90, 93, 101, 110), [round(1 / 16, 6)] * 2)
+    assert weights_by_task(groups) == dict.fromkeys((90, 93, 101, 110), [round(1 / 16, 6)] * 2)
     groups, _ = unfilled(Rolls(90, 93), step=9, weighting=weighting)
-    assert found(groups) == dict.fromkeys((90, 93), [round(1 / (3 + 4 + 5 + 6), 6)] * 2)
+    assert weights_by_task(groups) == dict.fromkeys((90, 93), [round(1 / (3 + 4 + 5 + 6), 6)] * 2)
 
 
 def test_what_counts_as_dropped_is_the_stages():
     roll = Rolls(90)
     refilled(roll, 2, GroupWeighting(drop_equal=False))
-    assert len(roll.asked) == 1
+    assert len(roll.calls) == 1
 
 
 class Process(threading.local):
@@ -123,7 +123,7 @@ class Process(threading.local):
 
 
 def as_processes(monkeypatch, count, run):
-    """What ``run(index)`` returns on each of ``count`` threads that talk as processes do."""
+    """Returns ``run(index)`` of each of ``count`` threads that communicate as processes do."""
     process, barrier = Process(), threading.Barrier(count, timeout=60)
     table, results = [None] * count, [None] * count
 
@@ -158,13 +158,13 @@ def test_processes_take_the_same_rounds_and_make_one_batch(monkeypatch, aggregat
     expected, _ = refilled(Rolls(*teaching), 2, weighting)
     rolls = [Rolls(*teaching) for _ in range(2)]
     results = as_processes(monkeypatch, 2, lambda i: refilled(rolls[i], 2, weighting))
-    assert [roll.asked for roll in rolls] == [
+    assert [roll.calls for roll in rolls] == [
         [(9, [90, 92]), (10, [100]), (11, [110])],
         [(9, [91, 93]), (10, [101]), (11, [])],
     ]
-    parts = [found(groups) for groups, _ in results]
-    assert [sorted(part) for part in parts] == [[90, 100, 110], [93]]
-    assert parts[0] | parts[1] == found(expected)
+    by_process = [weights_by_task(groups) for groups, _ in results]
+    assert [sorted(tasks_of_one) for tasks_of_one in by_process] == [[90, 100, 110], [93]]
+    assert by_process[0] | by_process[1] == weights_by_task(expected)
     missing = [metrics["groups_missing"] for _, metrics in results]
     assert [tuple(map(int, m)) for m in missing] == [(0, 2), (0, 2)]
 

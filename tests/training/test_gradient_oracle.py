@@ -35,10 +35,12 @@ def batch():
     """Groups whose log-probs were sampled a little off the policy, so that some are clipped."""
     graphdef, params = policy(SHAPE)
     (batch,) = pack_groups(GROUPS, WHOLE)
-    own = make_scorer(graphdef, temperature=TEMPERATURE)(params, batch)
+    logprob = make_scorer(graphdef, temperature=TEMPERATURE)(params, batch)
     rng = np.random.default_rng(3)
     behavior, reference = (
-        np.where(batch.sampled, own + rng.normal(scale=0.2, size=own.shape), 0).astype(np.float32)
+        np.where(batch.sampled, logprob + rng.normal(scale=0.2, size=logprob.shape), 0).astype(
+            np.float32
+        )
         for _ in range(2)
     )
     return replace(batch, behavior_logprobs=behavior, reference_logprobs=reference)
@@ -96,7 +98,7 @@ def test_gradients_are_those_of_torch(batch, tmp_path):
 
     graphdef, params = policy(SHAPE)
     learner, params = learner_of(SHAPE, params, batch, 9)
-    gradient, found, _ = learner(params)
+    gradient, actual, _ = learner(params)
     save_policy(nnx.merge(graphdef, params), tmp_path / "policy")
     save_policy(nnx.merge(graphdef, gradient), tmp_path / "gradient")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "policy", attn_implementation="eager")
@@ -104,24 +106,26 @@ def test_gradients_are_those_of_torch(batch, tmp_path):
     for p, g in np.ndindex(batch.advantages.shape):
         prompt = batch.prompts[p][batch.prompt_valid[p]]
         completion = batch.completions[p, g][batch.valid[p, g]]
-        places = np.flatnonzero(batch.sampled[p, g])
+        positions = np.flatnonzero(batch.sampled[p, g])
         ids = torch.from_numpy(np.concatenate([prompt, completion]).astype(np.int64))
         law = (model(ids[None]).logits[0] / TEMPERATURE).log_softmax(-1)
-        law = law[len(prompt) - 1 + places]
-        own = law.gather(1, torch.from_numpy(completion[places].astype(np.int64))[:, None])[:, 0]
+        law = law[len(prompt) - 1 + positions]
+        logprob = law.gather(1, torch.from_numpy(completion[positions].astype(np.int64))[:, None])[
+            :, 0
+        ]
         behavior, reference = (
-            torch.from_numpy(np.asarray(x[p, g, places]))
+            torch.from_numpy(np.asarray(x[p, g, positions]))
             for x in (batch.behavior_logprobs, batch.reference_logprobs)
         )
-        advantage, ratio = float(batch.advantages[p, g]), (own - behavior).exp()
+        advantage, ratio = float(batch.advantages[p, g]), (logprob - behavior).exp()
         gain = torch.minimum(ratio * advantage, ratio.clamp(1 - LOW, 1 + HIGH) * advantage)
-        away = reference - own
+        away = reference - logprob
         gain = gain - KL * (away.exp() - 1 - away)
         entropy = -(law.exp() * law).sum(-1)
         member = gain.sum() / LENGTH + ENTROPY * entropy.sum()
         loss = loss - float(batch.weights[p, g]) * member
     loss.backward()
-    assert abs(loss.item() - float(found)) < 1e-5
+    assert abs(loss.item() - float(actual)) < 1e-5
     ours = load_file(tmp_path / "gradient" / "model.safetensors")
     theirs = {name: x.grad.numpy() for name, x in model.named_parameters()}
     assert ours.keys() == theirs.keys()

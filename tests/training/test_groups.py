@@ -38,8 +38,8 @@ def test_dropped_groups_keep_their_share_of_the_denominator():
     assert [int(x) for x in metrics["groups_dropped"]] == [2, 4]
     assert [int(x) for x in metrics["groups_all_negative"]] == [1, 4]
     none_dropped = GroupWeighting(drop_negative=False, drop_equal=False)
-    kept, _ = weighted_groups(prompts, rollouts, rewards, none_dropped)
-    assert len(kept) == 4
+    groups_of_all, _ = weighted_groups(prompts, rollouts, rewards, none_dropped)
+    assert len(groups_of_all) == 4
 
 
 def test_advantage_options_reach_the_groups():

@@ -45,9 +45,9 @@ class Run:
         newest = max(set(self.saved()) - {self.damaged}, default=0)
         self.before = len(self.events())
         command = [sys.executable, CHILD, self.directory, str(self.steps), point]
-        with open(self.directory / f"life_{self.lives}.txt", "w") as told:
+        with open(self.directory / f"life_{self.lives}.txt", "w") as output:
             process = subprocess.Popen(
-                command, env=self.environment(), stdout=told, stderr=subprocess.STDOUT
+                command, env=self.environment(), stdout=output, stderr=subprocess.STDOUT
             )
         try:
             yield process
@@ -67,19 +67,19 @@ class Run:
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }
 
-    def told(self) -> str:
-        """What the newest life has printed."""
+    def output(self) -> str:
+        """The output of the newest life."""
         return (self.directory / f"life_{self.lives}.txt").read_text()
 
     def finish(self) -> None:
         """A life to the end of the run."""
         with self.life() as process:
-            assert process.wait(PATIENCE) == 0, self.told()
+            assert process.wait(PATIENCE) == 0, self.output()
 
     def kill_at(self, point: str) -> None:
         """A life that kills itself at ``point``."""
         with self.life(point) as process:
-            assert process.wait(PATIENCE) == KILLED, self.told()
+            assert process.wait(PATIENCE) == KILLED, self.output()
         assert self.events()[-1] == {"event": "killed", "point": point}
 
     def kill_after(self, event: str, count: int, seconds: float) -> None:
@@ -87,11 +87,11 @@ class Run:
         with self.life() as process:
             deadline = time.monotonic() + PATIENCE
             while len(self.of_life(event)) < count:
-                assert process.poll() is None and time.monotonic() < deadline, self.told()
+                assert process.poll() is None and time.monotonic() < deadline, self.output()
                 time.sleep(0.002)
             time.sleep(seconds)
             process.kill()
-            assert process.wait() == KILLED, self.told()
+            assert process.wait() == KILLED, self.output()
 
     def kill_at_random(self, times: int, rng: np.random.Generator, step_seconds: float) -> None:
         """Kills within two steps' time of a life's begin, its restoration or one of its updates."""
@@ -156,8 +156,8 @@ class Run:
         self.damage()
         newest, before = self.damaged, self.saved()[-2]
         self.kill_at("after")
-        assert f"checkpoint {newest} is damaged" in self.told()
-        assert f"going on from checkpoint {before} instead" in self.told()
+        assert f"checkpoint {newest} is damaged" in self.output()
+        assert f"going on from checkpoint {before} instead" in self.output()
         self.damaged = None
 
 
@@ -196,8 +196,8 @@ def test_forty_kills_leave_no_trace(tmp_path):
 
 def assert_cut_off(run: Run) -> None:
     """A checkpoint was half written when the process was killed, and is none."""
-    parts = [p for p in run.directory.glob("checkpoints/*.*") if list(p.glob("*/*"))]
-    assert parts and all(int(p.name.split(".")[0]) not in run.saved() for p in parts)
+    halves = [p for p in run.directory.glob("checkpoints/*.*") if list(p.glob("*/*"))]
+    assert halves and all(int(p.name.split(".")[0]) not in run.saved() for p in halves)
 
 
 def assert_each_sample_once(run: Run) -> None:

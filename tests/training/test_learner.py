@@ -94,13 +94,13 @@ def test_results_do_not_depend_on_the_micro_batches(members):
     groups = split_groups(GROUPS, members)
     batches = pack_groups(groups, Packing(1, prompt_buckets=16, completion_buckets=16))
     assert len(batches) == len(groups) == 12 // members
-    many, found = two_updates(batches, optimizer, update)
+    several, actual = two_updates(batches, optimizer, update)
     one, expected = one_micro_batch()
     assert traces == [(1, members, 16)]
-    assert_trees_close(many.params, one.params, 1e-5)
+    assert_trees_close(several.params, one.params, 1e-5)
     moved = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), one.params, policy()[1])
     assert min(map(float, jax.tree.leaves(moved))) > 1e-3
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(actual, expected, strict=True):
         assert a.keys() == b.keys()
         for name in b:
             np.testing.assert_allclose(a[name], b[name], rtol=2e-4, atol=1e-6)
@@ -138,12 +138,12 @@ def test_with_every_option_results_do_not_depend_on_the_micro_batches(aggregatio
             for b, x in zip(batches, near, strict=True)
         ]
         results.append(update(fresh_state(optimizer), batches))
-    (one, expected), (many, found) = results
-    assert_trees_close(many.params, one.params, 1e-5)
+    (one, expected), (several, actual) = results
+    assert_trees_close(several.params, one.params, 1e-5)
     assert 0 < expected["clip_fraction"][0] < expected["clip_fraction"][1]
-    assert found.keys() == expected.keys()
+    assert actual.keys() == expected.keys()
     for name in expected:
-        np.testing.assert_allclose(found[name], expected[name], rtol=2e-4, atol=1e-6)
+        np.testing.assert_allclose(actual[name], expected[name], rtol=2e-4, atol=1e-6)
 
 
 @cache
@@ -172,13 +172,13 @@ def test_sharded_update_equals_a_single_device(data, fsdp, tensor, shard, capfd)
     single, expected = one_micro_batch()
     mesh = make_mesh(data=data, fsdp=fsdp, tensor=tensor)
     batches = pack_groups(GROUPS, replace(WHOLE, group_multiple=4))
-    sharded, found = two_updates(batches, *updater(mesh), mesh)
+    sharded, actual = two_updates(batches, *updater(mesh), mesh)
     assert "full rematerialization" not in capfd.readouterr().err
     up = sharded.params["layers"][0]["mlp"]["up"]["kernel"].get_value()
     assert up.addressable_shards[0].data.shape == shard
     moments = [m for m in jax.tree.leaves(sharded.opt_state) if m.ndim == 2]
     assert any(m.addressable_shards[0].data.size < m.size for m in moments)
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(actual, expected, strict=True):
         np.testing.assert_allclose(a["loss"], b["loss"], atol=1e-5)
         np.testing.assert_allclose(a["gradient_norm"], b["gradient_norm"], rtol=1e-5)
     assert_trees_close(jax.device_get(sharded.params), jax.device_get(single.params), 1e-5)
@@ -190,12 +190,12 @@ def test_updates_of_scanned_layers_are_those_of_unrolled_ones(devices):
     config = replace(TWO_LAYERS, scan_layers=True, remat="full")
     mesh = make_mesh(data=2, fsdp=2, tensor=2) if devices > 1 else None
     batches = pack_groups(GROUPS, replace(WHOLE, group_multiple=4))
-    scanned, found = two_updates(batches, *updater(mesh, config), mesh, config)
-    for a, b in zip(found, expected, strict=True):
+    scanned, actual = two_updates(batches, *updater(mesh, config), mesh, config)
+    for a, b in zip(actual, expected, strict=True):
         np.testing.assert_allclose(a["loss"], b["loss"], atol=1e-4)
         np.testing.assert_allclose(a["gradient_norm"], b["gradient_norm"], rtol=1e-4)
-    found, expected = unrolled(jax.device_get(scanned.params)), unrolled(single.params)
-    assert_trees_close(found, jax.device_get(expected), 1e-5)
+    actual, expected = unrolled(jax.device_get(scanned.params)), unrolled(single.params)
+    assert_trees_close(actual, jax.device_get(expected), 1e-5)
 
 
 @pytest.mark.slow
@@ -251,10 +251,10 @@ def test_only_adapters_are_updated_and_have_moments():
 def test_sharded_update_of_adapters_equals_a_single_devices():
     """Data 2 x fsdp 2 x tensor 2: adapters to 1e-5 of each one's largest entry."""
     single, _, expected = adapter_updates()
-    sharded, _, found = adapter_updates(make_mesh(data=2, fsdp=2, tensor=2))
+    sharded, _, actual = adapter_updates(make_mesh(data=2, fsdp=2, tensor=2))
     a = sharded.params["layers"][0]["mlp"]["down"]["lora"]["a"].get_value()
     assert a.addressable_shards[0].data.shape == (20, 3)
-    np.testing.assert_allclose(found["loss"], expected["loss"], atol=1e-5)
+    np.testing.assert_allclose(actual["loss"], expected["loss"], atol=1e-5)
     pair = (split_learned(jax.device_get(s.params))[0] for s in (sharded, single))
     assert_trees_close(*pair, 1e-5)
 
@@ -274,11 +274,11 @@ def test_own_log_probs_differ_by_nothing_from_the_learners():
     optimizer, update = updater()
     batch = replace(batch, behavior_logprobs=behavior)
     _, metrics = update(fresh_state(optimizer), [batch])
-    found = means(metrics)
-    assert found["logprob_difference"] < 1e-5
-    assert abs(found["ratio"] - 1) < 1e-5 and found["clip_fraction"] == 0
+    actual = means(metrics)
+    assert actual["logprob_difference"] < 1e-5
+    assert abs(actual["ratio"] - 1) < 1e-5 and actual["clip_fraction"] == 0
     assert metrics["ratio"][1] == batch.sampled.sum()
-    assert 0 < found["entropy"] < np.log(VOCAB)
+    assert 0 < actual["entropy"] < np.log(VOCAB)
 
 
 def test_weights_in_bfloat16_keep_their_type_and_float32_moments():

@@ -38,15 +38,17 @@ def separate_rows(model, groups):
     """
     rows = [(g.prompt, r) for g in groups for r in g.completions]
     longest = max(len(prompt) + len(rollout.ids) for prompt, rollout in rows)
-    ids, found = np.zeros((len(rows), longest), np.int32), []
+    ids, actual = np.zeros((len(rows), longest), np.int32), []
     for row, (prompt, rollout) in zip(ids, rows, strict=True):
         row[: len(prompt) + len(rollout.ids)] = np.concatenate([prompt, rollout.ids])
     laws = jax.nn.log_softmax(model(jnp.asarray(ids)) / TEMPERATURE)
     for law, (prompt, rollout) in zip(laws, rows, strict=True):
-        places = len(prompt) - 1 + np.flatnonzero(rollout.origin == SAMPLED)
+        positions = len(prompt) - 1 + np.flatnonzero(rollout.origin == SAMPLED)
         targets = rollout.ids[rollout.origin == SAMPLED]
-        found.append(jnp.stack([law[places, targets], -(jnp.exp(law) * law).sum(-1)[places]]))
-    return jnp.concatenate(found, axis=1)
+        actual.append(
+            jnp.stack([law[positions, targets], -(jnp.exp(law) * law).sum(-1)[positions]])
+        )
+    return jnp.concatenate(actual, axis=1)
 
 
 def in_order(batch, values):
@@ -104,10 +106,10 @@ def test_two_streams_equal_separate_rows(chunk, changes):
     """Log-probs, entropies and the gradient of a random functional of them, to 1e-5."""
     batch, weights, expected, gradient = oracle()
     config = replace(TWO_LAYERS, **changes)
-    scores, found = two_streams(config, chunk, policy(config)[1], batch, weights)
+    scores, actual = two_streams(config, chunk, policy(config)[1], batch, weights)
     np.testing.assert_allclose(in_order(batch, scores), expected, atol=2e-5)
     assert float(expected[0].std()) > 0.5  # the policy is far from uniform
-    assert_trees_close(unrolled(found), unrolled(gradient), 1e-5)
+    assert_trees_close(unrolled(actual), unrolled(gradient), 1e-5)
     assert (np.asarray(scores)[:, ~batch.sampled] == 0).all()
 
 
@@ -118,18 +120,18 @@ def test_sharded_gradients_equal_those_of_separate_rows():
     params = shard_params(policy(config)[1], mesh)
     placed = shard_batch(batch, mesh)
     with traced_on(mesh, RULES):
-        scores, found = two_streams(config, 16, params, placed, weights)
-    up = found["layers"][0]["mlp"]["up"]["kernel"].get_value()
+        scores, actual = two_streams(config, 16, params, placed, weights)
+    up = actual["layers"][0]["mlp"]["up"]["kernel"].get_value()
     assert up.addressable_shards[0].data.size < up.size
     np.testing.assert_allclose(in_order(batch, scores), expected, atol=2e-5)
-    assert_trees_close(unrolled(jax.device_get(found)), jax.device_get(unrolled(gradient)), 1e-5)
+    assert_trees_close(unrolled(jax.device_get(actual)), jax.device_get(unrolled(gradient)), 1e-5)
 
 
 def test_observations_alone_give_no_gradient():
     batch, weights, _, _ = oracle()
     batch = replace(batch, sampled=np.zeros_like(batch.sampled))
-    _, found = two_streams(TWO_LAYERS, 1024, policy(TWO_LAYERS)[1], batch, weights)
-    assert all((leaf == 0).all() for leaf in jax.tree.leaves(found))
+    _, actual = two_streams(TWO_LAYERS, 1024, policy(TWO_LAYERS)[1], batch, weights)
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(actual))
 
 
 def test_a_sharded_scorer_gives_the_numbers_of_one_device():
@@ -138,8 +140,8 @@ def test_a_sharded_scorer_gives_the_numbers_of_one_device():
     (batch,) = pack_groups(GROUPS, replace(WHOLE, group_multiple=4))
     one = make_scorer(graphdef, temperature=TEMPERATURE)(params, batch)
     score = make_scorer(graphdef, temperature=TEMPERATURE, chunk=16, mesh=mesh)
-    many = score(shard_params(params, mesh), shard_batch(batch, mesh))
-    np.testing.assert_allclose(many, one, atol=2e-5)
+    sharded = score(shard_params(params, mesh), shard_batch(batch, mesh))
+    np.testing.assert_allclose(sharded, one, atol=2e-5)
     assert float(jnp.abs(one).max()) > 1
 
 

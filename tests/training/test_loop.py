@@ -12,10 +12,10 @@ import pytest
 
 from agenticrec_jax.agent.answers import ranking_constraint
 from agenticrec_jax.agent.episodes import Agent
-from agenticrec_jax.errors import InputError
 from agenticrec_jax.parallel.mesh import make_mesh
 from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.runtime.metric_logging import MetricsWriter
+from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.testing.metrics import timeless
 from agenticrec_jax.testing.stages import PROMPTS, tiny_stage
 from agenticrec_jax.testing.world import tiny_world
@@ -41,7 +41,7 @@ def test_the_metrics_are_those_of_the_trajectories(single):
         assert line["groups_dropped"] == 0 and line["updates_skipped"] == 0
         assert 0 < line["engine/occupancy"] <= line["engine/row_occupancy"] <= 1
         assert line["engine/decode_tokens_per_s"] > 0 < line["engine/splice_tokens_per_s"]
-        shares = [line[f"time_share/{part}"] for part in ("rollout", "tools", "update")]
+        shares = [line[f"time_share/{work}"] for work in ("rollout", "tools", "update")]
         assert sum(shares) == pytest.approx(1) and min(shares) >= 0
         seconds = line["seconds/rollout"] + line["seconds/update"]
         assert line["tokens_per_s"] * seconds == pytest.approx(sampled)
@@ -50,9 +50,13 @@ def test_the_metrics_are_those_of_the_trajectories(single):
 
 def test_the_line_of_progress_says_how_the_engine_worked(pieces, tmp_path, capsys):
     pieces.run(tmp_path, steps=1)
-    shown = capsys.readouterr().out
-    assert "tiny: 1/1 steps" in shown and "prefill/decode/splice" in shown and "compiled 0" in shown
-    assert " tok/s in all, prefill" in shown
+    printed = capsys.readouterr().out
+    assert (
+        "tiny: 1/1 steps" in printed
+        and "prefill/decode/splice" in printed
+        and "compiled 0" in printed
+    )
+    assert " tok/s in all, prefill" in printed
 
 
 def test_a_tool_that_hangs_is_read_and_counted_and_the_stage_goes_on(pieces, tmp_path, monkeypatch):
@@ -115,8 +119,8 @@ class Stale:
 def test_an_engine_that_constrains_answers_is_refused(pieces, tmp_path):
     engine = copy.copy(pieces.engine)
     engine.constraint = ranking_constraint(tiny_world().tokenizer)
-    with pytest.raises(InputError, match="stage tiny: found an engine with a constraint"):
-        dataclasses.replace(pieces, engine=engine).run(tmp_path)
+    sentence = refused(dataclasses.replace(pieces, engine=engine).run, tmp_path)
+    assert_names(sentence, "stage tiny", "constraint")
 
 
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(single, pieces, tmp_path):
@@ -167,8 +171,8 @@ def test_refinement_mixes_a_share_of_rankings_in():
         kinds = Counter(task.kind for task in tasks_at(step))
         assert kinds["rank"] == 2 and kinds["more"] + kinds["less"] == 6
     whole = [t for step in range(4) for t in tasks_at(step) if t.kind != "rank"]
-    asked = Counter((t.example.example_id, t.kind) for t in whole)
-    assert len(asked) == 8 and set(asked.values()) == {3}
+    counts = Counter((t.example.example_id, t.kind) for t in whole)
+    assert len(counts) == 8 and set(counts.values()) == {3}
 
 
 def test_the_reward_can_be_replaced_and_is_the_papers_by_default():

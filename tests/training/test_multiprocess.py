@@ -22,14 +22,14 @@ CHILD = Path(__file__).with_name("two_processes.py")
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
-    """Where both processes have left their results."""
+    """The directory in which both processes have left their results."""
     path = tmp_path_factory.mktemp("processes")
     run_together([str(CHILD), str(path)], PROCESSES)
     return path
 
 
 def read_share(path):
-    """What one process rolled out in one case."""
+    """Returns the trajectories of one process in one case."""
     with open(path / "trajectories.jsonl") as lines:
         return [Trajectory.from_json(line) for line in lines]
 
@@ -43,8 +43,8 @@ def params(path):
         return [arrays[name] for name in arrays.files]
 
 
-def furthest(found, expected):
-    return max(np.abs(a - b).max() for a, b in zip(found, expected, strict=True))
+def furthest(actual, expected):
+    return max(np.abs(a - b).max() for a, b in zip(actual, expected, strict=True))
 
 
 def test_each_process_rolls_out_its_own_share(directory, single):
@@ -62,9 +62,9 @@ def test_slow_tools_of_one_process_hold_up_no_other_and_change_nothing(
 ):
     """The first step of one process's run, within rounding; in the fixed order and the eager."""
     shares = [read_share(directory / str(p) / case) for p in range(PROCESSES)]
-    found = {(t.example_id, t.member): t for t in sum(shares, [])}
-    expected = single.trajectories[: len(found)]
-    assert len(found) == PROMPTS * pieces.stage.members
+    actual = {(t.example_id, t.member): t for t in sum(shares, [])}
+    expected = single.trajectories[: len(actual)]
+    assert len(actual) == PROMPTS * pieces.stage.members
     model, stage = nnx.merge(pieces.graphdef, pieces.params()), pieces.stage
 
     def perturbed(i):
@@ -73,11 +73,13 @@ def test_slow_tools_of_one_process_hold_up_no_other_and_change_nothing(
         options = {"temperature": stage.temperature, "seed": stage.seed}
         return perturbed_logits(model, request, t.member, t.ids, **options)
 
-    same = [found[t.example_id, t.member] for t in expected]
+    same = [actual[t.example_id, t.member] for t in expected]
     accepted = differences(same, expected, perturbed)
     record_property("accepted differing ids", accepted)
     print(f"{case}: {accepted} of {len(expected)} trajectories differ by a tie")
-    slow, quick = (json.loads((directory / f"{p}/{case}/told.json").read_text()) for p in (0, 1))
+    slow, quick = (
+        json.loads((directory / f"{p}/{case}/telemetry.json").read_text()) for p in (0, 1)
+    )
     assert slow["calls"] > 0 < quick["calls"] and slow["failed_calls"] == 0
     if case == "slow":  # in the eager order other rows may have run meanwhile
         assert slow["tool_wait_seconds"] > 0.2 > 2 * quick["tool_wait_seconds"]
@@ -88,11 +90,11 @@ def test_slow_tools_of_one_process_hold_up_no_other_and_change_nothing(
 def test_losses_metrics_and_weights_are_those_of_one_process(directory, single):
     lines = read_metrics(directory / "0/whole/metrics.jsonl")
     assert not (directory / "1/whole/metrics.jsonl").exists()
-    for found, expected in zip(lines, single.lines, strict=True):
-        assert found.keys() == expected.keys()
+    for actual, expected in zip(lines, single.lines, strict=True):
+        assert actual.keys() == expected.keys()
         for name in expected:
             if not name.startswith(CLOCK):
-                assert found[name] == pytest.approx(expected[name], abs=1e-4), name
+                assert actual[name] == pytest.approx(expected[name], abs=1e-4), name
     for process in range(PROCESSES):
         assert furthest(params(directory / f"{process}/whole"), single.params) < 1e-4
 
@@ -102,19 +104,21 @@ def test_refilled_groups_and_means_over_tokens_are_those_of_one_process(
 ):
     """Both processes go the same rounds; the reference, whose weights nobody moved, agrees."""
     (expected,) = refilling(pieces).run(tmp_path, steps=1).lines
-    (found,) = read_metrics(directory / "0/refilled/metrics.jsonl")
-    assert found["oversampling_rounds"] == expected["oversampling_rounds"] > 0
-    assert found["groups_oversampled"] == expected["groups_oversampled"] > 0
+    (actual,) = read_metrics(directory / "0/refilled/metrics.jsonl")
+    assert actual["oversampling_rounds"] == expected["oversampling_rounds"] > 0
+    assert actual["groups_oversampled"] == expected["groups_oversampled"] > 0
     for name in ("loss", "gradient_norm", "reward", "groups_dropped", "groups_missing"):
-        assert found[name] == pytest.approx(expected[name], abs=1e-4), name
-    told = [json.loads((directory / f"{p}/refilled/told.json").read_text()) for p in (0, 1)]
-    assert all(0 < each["furthest"] < 1e-4 for each in told)
+        assert actual[name] == pytest.approx(expected[name], abs=1e-4), name
+    telemetry = [
+        json.loads((directory / f"{p}/refilled/telemetry.json").read_text()) for p in (0, 1)
+    ]
+    assert all(0 < each["furthest"] < 1e-4 for each in telemetry)
 
 
 def test_without_the_gradient_of_one_process_they_are_not(directory, single):
     """The same rollouts and the same first loss, but not the same step: the comparison sees it."""
-    found = losses(read_metrics(directory / "0/cut/metrics.jsonl"))
-    error = np.abs(found - losses(single.lines))
+    actual = losses(read_metrics(directory / "0/cut/metrics.jsonl"))
+    error = np.abs(actual - losses(single.lines))
     assert error[0] < 1e-4 < 1e-3 < error[1]
     assert furthest(params(directory / "0/cut"), single.params) > 1e-3
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agenticrec_jax.errors import InputError
+from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.testing.groups import Rollout
 from agenticrec_jax.training.groups import (
     split_groups,
@@ -38,7 +38,7 @@ def group(rng, prompt_length, lengths):
 
 def unpack(batches):
     """Every group of weight above 0 as plain tuples, read back from the padded arrays."""
-    found = []
+    actual = []
     for b in batches:
         for p in np.flatnonzero(b.weights.sum(axis=1)):
             members = [
@@ -51,8 +51,8 @@ def unpack(batches):
                 )
                 for g in range(b.completions.shape[1])
             ]
-            found.append((tuple(b.prompts[p][b.prompt_valid[p]].tolist()), members))
-    return found
+            actual.append((tuple(b.prompts[p][b.prompt_valid[p]].tolist()), members))
+    return actual
 
 
 def plain(groups):
@@ -132,7 +132,7 @@ def test_no_groups_no_batches():
 def test_buckets():
     assert [bucket_length(n, 32) for n in (0, 1, 32, 33)] == [32, 32, 32, 64]
     assert [bucket_length(n, (8, 20)) for n in (0, 8, 9, 20)] == [8, 8, 20, 20]
-    with pytest.raises(ValueError, match="prompt has 21 tokens, the largest bucket holds 20"):
+    with pytest.raises(ValueError, match="prompt.* 21 .* 20"):
         bucket_length(21, (8, 20), "prompt")
 
 
@@ -152,8 +152,8 @@ def test_processes_make_batches_of_the_same_shapes_from_different_groups():
     packing = Packing(300, prompt_buckets=8, completion_buckets=16, group_multiple=2)
     shapes = [group_shapes(share) for share in shares]
     packed = [pack_groups(share, packing, shapes) for share in shares]
-    found = [[(b.prompts.shape, b.completions.shape) for b in batches] for batches in packed]
-    assert found[0] == found[1] == found[2] and len(found[0]) > 1
+    actual = [[(b.prompts.shape, b.completions.shape) for b in batches] for batches in packed]
+    assert actual[0] == actual[1] == actual[2] and len(actual[0]) > 1
     for share, batches in zip(shares, packed, strict=True):
         assert sorted(unpack(batches)) == sorted(plain(share))
     whole = pack_groups(shares[0], packing, [shapes[0]])
@@ -162,26 +162,25 @@ def test_processes_make_batches_of_the_same_shapes_from_different_groups():
 
 def test_an_abstract_batch_has_the_shapes_of_a_packed_one():
     (batch,) = pack_groups([group(np.random.default_rng(1), 5, [3, 7])], Packing(100, 8, 16))
-    found = abstract_batch(*batch.prompts.shape[:1], *batch.completions.shape[1:2], 8, 16)
-    shapes = [(x.shape, x.dtype) for x in jax.tree.leaves(found)]
+    actual = abstract_batch(*batch.prompts.shape[:1], *batch.completions.shape[1:2], 8, 16)
+    shapes = [(x.shape, x.dtype) for x in jax.tree.leaves(actual)]
     scored = abstract_batch(1, 2, 8, 16, reference=True).reference_logprobs
-    assert scored == found.behavior_logprobs and found.reference_logprobs is None
+    assert scored == actual.behavior_logprobs and actual.reference_logprobs is None
     assert shapes == [(x.shape, x.dtype) for x in jax.tree.leaves(batch)]
 
 
 def test_split_groups_keep_every_member_and_put_like_lengths_together():
     rng = np.random.default_rng(0)
     groups = [group(rng, 5, [3, 40, 7, 33]), group(rng, 9, [8, 2, 6, 4])]
-    parts = split_groups(groups, 2)
-    assert [[len(c.ids) for c in part.completions] for part in parts] == [
+    smaller = split_groups(groups, 2)
+    assert [[len(c.ids) for c in split.completions] for split in smaller] == [
         *([40, 33], [7, 3], [8, 6], [4, 2])
     ]
 
     def members(groups):
         batches = unpack(pack_groups(groups, Packing(400, 8, 8)))
-        return sorted((prompt, member) for prompt, found in batches for member in found)
+        return sorted((prompt, member) for prompt, rows in batches for member in rows)
 
-    assert members(parts) == members(groups)
+    assert members(smaller) == members(groups)
     assert split_groups(groups, 0) == groups and len(split_groups(groups, 8)) == 2
-    with pytest.raises(InputError, match="members_at_once is 3, expected a divisor of 4 members"):
-        split_groups(groups, 3)
+    assert_names(refused(split_groups, groups, 3), "members_at_once: found 3", "4 members")

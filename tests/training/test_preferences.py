@@ -58,8 +58,8 @@ def policy():
 
 
 @pytest.fixture(scope="module")
-def asked(agent, examples):
-    """What is asked about a pair, by the form."""
+def questions_by_form(agent, examples):
+    """Functions from a pair to its questions, by their form."""
     return {
         "choices": choice_questions(agent, examples, seed=3),
         "first_places": first_rank_questions(agent, examples, negatives=4, seed=3),
@@ -70,7 +70,9 @@ def source(pairs, ask, size=6, epochs=1):
     return Preferences(pairs, epochs, size, 1, ask)
 
 
-def test_the_preferred_letter_is_first_and_is_the_target_for_more_only(agent, examples, asked):
+def test_the_preferred_letter_is_first_and_is_the_target_for_more_only(
+    agent, examples, questions_by_form
+):
     decode = agent.prompts.tokenizer.decode
     example = next(iter(examples.values()))
     negatives = [c for c in example.candidates if c != example.target]
@@ -78,7 +80,7 @@ def test_the_preferred_letter_is_first_and_is_the_target_for_more_only(agent, ex
     for negative in negatives:
         pair = HardPair(example.example_id, example.target, negative)
         tasks = preference_tasks([pair], examples, 3)
-        for question, task in zip(asked["choices"](pair), tasks, strict=True):
+        for question, task in zip(questions_by_form["choices"](pair), tasks, strict=True):
             assert list(question.prompt) == agent.prompt(task)
             shown_as = "AB"[task.example.candidates.index(pair.positive)]
             other = "AB"[task.example.candidates.index(pair.negative)]
@@ -89,28 +91,31 @@ def test_the_preferred_letter_is_first_and_is_the_target_for_more_only(agent, ex
     assert len(seen) == 4
 
 
-def test_first_places_name_the_target_the_pairs_negative_and_others(agent, examples, asked, pairs):
+def test_first_places_name_the_target_the_pairs_negative_and_others(
+    agent, examples, questions_by_form, pairs
+):
     decode = agent.prompts.tokenizer.decode
     drawn = set()
     for pair in pairs:
         example = examples[pair.example_id]
-        (question,) = asked["first_places"](pair)
+        (question,) = questions_by_form["first_places"](pair)
         said = [decode(ids) for ids in question.answers]
         numbers = [int(text.removeprefix("<answer>\\boxed{[").removesuffix(",")) for text in said]
         items = [example.candidates[number - 1] for number in numbers]
         assert items[:2] == [pair.positive, pair.negative] and len(set(items)) == 5
         drawn.add(tuple(numbers[2:]))
-    assert len(drawn) > 1 and asked["first_places"](pair) == [question]
+    assert len(drawn) > 1 and questions_by_form["first_places"](pair) == [question]
 
 
-def test_a_pass_asks_each_pair_once_and_weighs_questions_alike(pairs, asked):
-    passes = source(pairs, asked["choices"], size=4, epochs=2)
-    assert passes.steps == 3
+def test_a_pass_asks_each_pair_once_and_weighs_questions_alike(pairs, questions_by_form):
+    epochs_of_pairs = source(pairs, questions_by_form["choices"], size=4, epochs=2)
+    assert epochs_of_pairs.steps == 3
     total = [
-        sum(float(b.weights[:, 0].sum()) for b in passes.batches(step, PACKING)) for step in (0, 2)
+        sum(float(b.weights[:, 0].sum()) for b in epochs_of_pairs.batches(step, PACKING))
+        for step in (0, 2)
     ]
     assert total == pytest.approx([1, 1])
-    items = [pair for step in range(3) for pair in passes.items_at(step)]
+    items = [pair for step in range(3) for pair in epochs_of_pairs.items_at(step)]
     assert sorted(items[:6], key=pairs.index) == pairs == sorted(items[6:], key=pairs.index)
     assert items[:6] != items[6:]
 
@@ -141,8 +146,8 @@ def shifted(policy):
     return graphdef, jax.tree.map(lambda x: 1.05 * x, params)
 
 
-def batches_of(passes, reference=None):
-    batches = passes.batches(0, PACKING)
+def batches_of(epochs_of_pairs, reference=None):
+    batches = epochs_of_pairs.batches(0, PACKING)
     return [reference(batch) for batch in batches] if reference else batches
 
 
@@ -152,35 +157,35 @@ def one_update(policy, loss_fn, batches, rate=0.0):
     return update(state, batches)
 
 
-def test_the_logistic_loss_is_that_of_scores_of_separate_rows(policy, pairs, asked):
-    batches = batches_of(source(pairs, asked["choices"]))
+def test_the_logistic_loss_is_that_of_scores_of_separate_rows(policy, pairs, questions_by_form):
+    batches = batches_of(source(pairs, questions_by_form["choices"]))
     assert len(batches) > 1  # so that micro-batches add up
-    _, found = one_update(policy, LOGISTIC, batches)
-    scores = scores_by_rows(policy[1], [q for p in pairs for q in asked["choices"](p)])
+    _, actual = one_update(policy, LOGISTIC, batches)
+    scores = scores_by_rows(policy[1], [q for p in pairs for q in questions_by_form["choices"](p)])
     margins = scores[:, 0] - scores[:, 1]
     expected = np.log1p(np.exp(-margins)).sum() / len(pairs)  # both directions, mean over pairs
     assert np.abs(margins).max() > 0.3
-    assert found["loss"][0] == pytest.approx(expected, rel=1e-4)
-    assert found["preference_margin"] == pytest.approx((margins.sum(), 12), abs=1e-3)
-    assert found["preference_accuracy"] == ((margins > 0).sum(), 12)
+    assert actual["loss"][0] == pytest.approx(expected, rel=1e-4)
+    assert actual["preference_margin"] == pytest.approx((margins.sum(), 12), abs=1e-3)
+    assert actual["preference_accuracy"] == ((margins > 0).sum(), 12)
 
 
-def test_softmax_dpo_is_that_of_scores_of_separate_rows(policy, pairs, asked):
+def test_softmax_dpo_is_that_of_scores_of_separate_rows(policy, pairs, questions_by_form):
     graphdef, params = shifted(policy)
     reference = ReferencePolicy(make_scorer(graphdef), params, None)
-    batches = batches_of(source(pairs, asked["first_places"]), reference)
-    _, found = one_update(policy, SOFTMAX_DPO, batches)
-    questions = [q for p in pairs for q in asked["first_places"](p)]
+    batches = batches_of(source(pairs, questions_by_form["first_places"]), reference)
+    _, actual = one_update(policy, SOFTMAX_DPO, batches)
+    questions = [q for p in pairs for q in questions_by_form["first_places"](p)]
     gains = scores_by_rows(policy[1], questions) - scores_by_rows(params, questions)
     leads = 0.6 * (gains[:, 1:] - gains[:, :1])
     expected = np.log1p(np.exp(leads).sum(axis=1)).mean()
     assert np.abs(leads).max() > 0.01
-    assert found["loss"][0] == pytest.approx(expected, rel=1e-4)
-    assert found["preference_margin"] == pytest.approx((-leads.max(axis=1).sum(), 6), abs=1e-3)
+    assert actual["loss"][0] == pytest.approx(expected, rel=1e-4)
+    assert actual["preference_margin"] == pytest.approx((-leads.max(axis=1).sum(), 6), abs=1e-3)
 
 
 @pytest.mark.parametrize("form", ["choices", pytest.param("first_places", marks=pytest.mark.slow)])
-def test_training_raises_the_margins_of_its_own_pairs(policy, pairs, asked, form):
+def test_training_raises_the_margins_of_its_own_pairs(policy, pairs, questions_by_form, form):
     graphdef, params = policy
     loss_fn, reference = LOGISTIC, None
     if form == "first_places":
@@ -188,7 +193,7 @@ def test_training_raises_the_margins_of_its_own_pairs(policy, pairs, asked, form
     optimizer = optax.adam(3e-3)
     update = make_update(graphdef, loss_fn, optimizer)
     state = init_state(jax.tree.map(jnp.copy, params), optimizer)
-    batches = batches_of(source(pairs, asked[form]), reference)
+    batches = batches_of(source(pairs, questions_by_form[form]), reference)
     lines = []
     for _ in range(60):
         state, metrics = update(state, batches)
@@ -197,15 +202,15 @@ def test_training_raises_the_margins_of_its_own_pairs(policy, pairs, asked, form
     assert lines[-1]["preference_margin"] > lines[0]["preference_margin"] + 1
     assert lines[-1]["loss"] < 0.5 * lines[0]["loss"]
     if form == "choices":
-        questions = [q for pair in pairs for q in asked[form](pair)]
+        questions = [q for pair in pairs for q in questions_by_form[form](pair)]
         scores = [scores_by_rows(weights, questions) for weights in (params, state.params)]
         before, after = (np.subtract(*s.T).reshape(-1, 2) for s in scores)  # pairs, MORE and LESS
         assert (after > np.maximum(before, 0)).all()
 
 
-def test_what_answers_begin_with_alike_has_no_gradient(policy, pairs, asked):
+def test_what_answers_begin_with_alike_has_no_gradient(policy, pairs, questions_by_form):
     """So the form of an answer is neither taught nor forgotten: only which of the two."""
-    whole = batches_of(source(pairs[:2], asked["choices"], size=2))
+    whole = batches_of(source(pairs[:2], questions_by_form["choices"], size=2))
 
     def without_beginning(batch):
         a, b = batch.completions[:, 0], batch.completions[:, 1]

@@ -87,10 +87,10 @@ def test_of_a_policy_with_adapters_the_base_is_shared_and_the_adapters_are_kept(
     reference = ReferencePolicy(score, params, None)
     expected = score(params, batch)
     learned, base = split_learned(params)
-    held = split_learned(reference._params)
+    copied = split_learned(reference._params)
     for leaf in jax.tree.leaves(learned):
         leaf.delete()  # as an update does that takes them over
     np.testing.assert_array_equal(reference(batch).reference_logprobs, expected)
     assert float(jnp.abs(expected).max()) > 1
-    shared = zip(jax.tree.leaves(held[1]), jax.tree.leaves(base), strict=True)
+    shared = zip(jax.tree.leaves(copied[1]), jax.tree.leaves(base), strict=True)
     assert all(a is b for a, b in shared)

@@ -41,7 +41,7 @@ def trajectory(member=0, rank=1, calls=None, example_id=3, invalid_reason=None):
     )
 
 
-def many(count):
+def calls_of(count):
     return [call(k=i) for i in range(count)]
 
 
@@ -49,8 +49,8 @@ def many(count):
     "rule, fault, mended",
     [
         ("invalid", {"invalid_reason": "no_answer"}, {}),
-        ("too_few_calls", {"calls": []}, {"calls": many(1)}),
-        ("too_many_calls", {"calls": many(9)}, {"calls": many(8)}),
+        ("too_few_calls", {"calls": []}, {"calls": calls_of(1)}),
+        ("too_many_calls", {"calls": calls_of(9)}, {"calls": calls_of(8)}),
         (
             "repeated_call",
             {"calls": [call(a=1, b=2), call("item"), call(b=2, a=1)]},
@@ -62,16 +62,16 @@ def many(count):
 )
 def test_each_rule_drops_what_breaks_it_alone(rule, fault, mended):
     bad, good = trajectory(0, **fault), trajectory(1, **mended)
-    kept, dropped = select([[bad, good]], Rules())
-    assert [t.member for t in kept[0]] == [1]
+    selected, dropped = select([[bad, good]], Rules())
+    assert [t.member for t in selected[0]] == [1]
     assert dropped == {name: int(name == rule) for name in RULES}
 
 
 def test_the_rules_are_options():
     rules = Rules(max_calls=2, min_calls=0, best_rank=4, per_example=1)
-    group = [trajectory(0, 5), trajectory(1, 4, many(3)), trajectory(2, 4, [])]
-    kept, dropped = select([group], rules)
-    assert [t.member for t in kept[0]] == [2]
+    group = [trajectory(0, 5), trajectory(1, 4, calls_of(3)), trajectory(2, 4, [])]
+    selected, dropped = select([group], rules)
+    assert [t.member for t in selected[0]] == [2]
     assert dropped["low_rank"] == dropped["too_many_calls"] == 1
 
 
@@ -82,15 +82,15 @@ def test_the_first_broken_rule_is_counted():
 
 def test_the_best_of_a_group_are_kept_whatever_their_order():
     group = [
-        trajectory(0, 2, many(1)),
-        trajectory(1, 1, many(3)),
-        trajectory(2, 1, many(2)),
-        trajectory(3, 1, many(2)),
-        trajectory(4, 1, many(4)),
+        trajectory(0, 2, calls_of(1)),
+        trajectory(1, 1, calls_of(3)),
+        trajectory(2, 1, calls_of(2)),
+        trajectory(3, 1, calls_of(2)),
+        trajectory(4, 1, calls_of(4)),
     ]
     for order in (group, group[::-1], group[2:] + group[:2]):
-        kept, dropped = select([order], Rules())
-        assert [t.member for t in kept[0]] == [2, 3]
+        selected, dropped = select([order], Rules())
+        assert [t.member for t in selected[0]] == [2, 3]
         assert +dropped == {"surplus": 3}
 
 
@@ -101,7 +101,7 @@ def test_kept_and_dropped_are_all_there_were():
             trajectory(
                 m,
                 int(rng.integers(1, 5)),
-                many(int(rng.integers(0, 11))) + [call(k=0)] * int(rng.integers(2)),
+                calls_of(int(rng.integers(0, 11))) + [call(k=0)] * int(rng.integers(2)),
                 i,
                 rng.choice([None, None, None, "no_answer"]),
             )
@@ -109,11 +109,11 @@ def test_kept_and_dropped_are_all_there_were():
         ]
         for i in range(20)
     ]
-    kept, dropped = select(groups, Rules())
-    assert len(kept) == 20 and max(map(len, kept)) == 2
-    assert all(t.example_id == i for i, group in enumerate(kept) for t in group)
+    selected, dropped = select(groups, Rules())
+    assert len(selected) == 20 and max(map(len, selected)) == 2
+    assert all(t.example_id == i for i, group in enumerate(selected) for t in group)
     assert set(dropped) == set(RULES) and all(dropped.values())
-    assert sum(map(len, kept)) + dropped.total() == 160
+    assert sum(map(len, selected)) + dropped.total() == 160
 
 
 def test_batches_have_the_ids_as_sampled_and_no_observation_in_the_loss():
@@ -142,11 +142,11 @@ def test_a_file_of_rollouts_comes_back_in_groups(tmp_path):
     groups = [[trajectory(m, example_id=i) for m in range(3)] for i in (4, 9)]
     path = tmp_path / "00000.jsonl"
     write_lines(path, [t.to_json() for group in groups for t in group])
-    found = read_groups(path, 3)
-    assert [[(t.example_id, t.member) for t in group] for group in found] == [
+    actual = read_groups(path, 3)
+    assert [[(t.example_id, t.member) for t in group] for group in actual] == [
         [(i, m) for m in range(3)] for i in (4, 9)
     ]
     fields = [f.name for f in dataclasses.fields(Trajectory)]
-    for a, b in zip(sum(groups, []), sum(found, []), strict=True):
+    for a, b in zip(sum(groups, []), sum(actual, []), strict=True):
         assert all(np.array_equal(getattr(a, n), getattr(b, n)) for n in fields)
     assert [p.name for p in tmp_path.iterdir()] == ["00000.jsonl"]

@@ -77,8 +77,8 @@ def test_what_the_policy_did_is_sums_and_counts():
     third = trajectory((0.5, 0.0, 0.0), [("profile", False, RAISED)], (SAMPLED, OBSERVATION), 3)
     miss = trajectory((-0.5, 0.0, 0.0))
     invalid = trajectory((0.0, -1.0, 0.0), [("nosuch", False, None)], (SAMPLED,) * 3, None, "none")
-    found = rollout_metrics([[first, third], [miss, invalid]])
-    assert {name: mean_of(metric) for name, metric in found.items()} == pytest.approx(
+    actual = rollout_metrics([[first, third], [miss, invalid]])
+    assert {name: mean_of(metric) for name, metric in actual.items()} == pytest.approx(
         {
             "reward": (1.1 + 0.5 - 0.5 - 1.0) / 4,
             "reward/ranking": (1.0 + 0.5 - 0.5) / 4,
@@ -97,14 +97,14 @@ def test_what_the_policy_did_is_sums_and_counts():
             "invalid/none": 1 / 4,
         }
     )
-    assert {count for _, count in found.values()} == {4.0}
+    assert {count for _, count in actual.values()} == {4.0}
 
 
 def test_the_time_of_a_step_is_shared_out():
     """6 s of rollouts, of which 1.5 s waiting for tools, and 2 s of learning."""
-    found = time_metrics(rollout=6.0, tools=1.5, update=2.0, sampled=400.0)
-    found = {name: mean_of(metric) for name, metric in found.items()}
-    assert found == {
+    actual = time_metrics(rollout=6.0, tools=1.5, update=2.0, sampled=400.0)
+    actual = {name: mean_of(metric) for name, metric in actual.items()}
+    assert actual == {
         "seconds/rollout": 6.0,
         "seconds/update": 2.0,
         "time_share/rollout": 4.5 / 8,
@@ -115,8 +115,8 @@ def test_the_time_of_a_step_is_shared_out():
 
 
 def test_what_the_engine_did_is_sums_and_counts():
-    found = engine_metrics(TOLD)
-    assert {name: mean_of(metric) for name, metric in found.items()} == pytest.approx(MEANS)
+    actual = engine_metrics(TOLD)
+    assert {name: mean_of(metric) for name, metric in actual.items()} == pytest.approx(MEANS)
 
 
 def test_processes_are_weighed_by_their_time_and_steps():
@@ -130,9 +130,9 @@ def test_processes_are_weighed_by_their_time_and_steps():
 
 
 def test_a_program_that_never_ran_has_no_speed():
-    found = engine_metrics(TOLD | {"spliced_tokens": 0, "splice_seconds": 0})
-    assert math.isnan(mean_of(found["engine/splice_tokens_per_s"]))
-    assert "1200/300/nan tok/s" in engine_note(found)
+    actual = engine_metrics(TOLD | {"spliced_tokens": 0, "splice_seconds": 0})
+    assert math.isnan(mean_of(actual["engine/splice_tokens_per_s"]))
+    assert "1200/300/nan tok/s" in engine_note(actual)
 
 
 def test_the_line_of_progress_has_them_all():

@@ -36,11 +36,11 @@ class Killed:
         return getattr(self._real, name)
 
 
-@pytest.mark.parametrize("part,at,saved", [("engine", 1, 0), ("engine", 2, 1), ("update", 1, 1)])
-def test_a_stage_saves_ends_and_goes_on_bit_for_bit(single, pieces, tmp_path, part, at, saved):
+@pytest.mark.parametrize("piece,at,saved", [("engine", 1, 0), ("engine", 2, 1), ("update", 1, 1)])
+def test_a_stage_saves_ends_and_goes_on_bit_for_bit(single, pieces, tmp_path, piece, at, saved):
     """A rollout is dropped; an update is finished. A checkpoint is due after no step before."""
     handler = signal.getsignal(signal.SIGTERM)
-    killed = dataclasses.replace(pieces, **{part: Killed(getattr(pieces, part), at)})
+    killed = dataclasses.replace(pieces, **{piece: Killed(getattr(pieces, piece), at)})
     with Checkpoints(tmp_path / "checkpoints", {}) as checkpoints:
         with pytest.raises(Terminated, match="stage tiny: stopped by SIGTERM") as ended:
             killed.run(tmp_path, checkpoints, save_every=5)

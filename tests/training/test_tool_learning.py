@@ -44,8 +44,8 @@ CHANCE = expected_metrics(20)["ndcg@10"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Told:
-    """A tool that says what it is told to say."""
+class Scripted:
+    """A tool that answers by a given function."""
 
     name: str
     description: str
@@ -78,8 +78,8 @@ class World:
         fitted = splits.fit_range_a
         statistics, index = fit_statistics(self.log, fitted), index_users(sasrec, self.log, fitted)
         self.artifacts = Artifacts(statistics, index, fitted)
-        parts = ("policy", "test")
-        drawn = draw_split_candidates(self.log, splits, seed=self.seed, split_names=parts)
+        names = ("policy", "test")
+        drawn = draw_split_candidates(self.log, splits, seed=self.seed, split_names=names)
         self.targets = {example.example_id: example.target_number for example in drawn}
         self.taught = [example for example in drawn if example.split == "policy"]
         self.held_out = [example for example in drawn if example.split == "test"][:HELD_OUT]
@@ -88,7 +88,7 @@ class World:
         """With ``blanked`` the holder finds nothing; the others go on as before."""
         real = agenticrec_tools(self.artifacts)
         tools = [
-            Told(**schema, says=self._says(real, schema["name"], blanked))
+            Scripted(**schema, says=self._says(real, schema["name"], blanked))
             for schema in real.schemas()
         ]
         prompts = CompactPrompts(tokenizer, self.log.items, title_tokens=0)
@@ -159,8 +159,8 @@ def test_the_policy_learns_to_ask_the_tool_that_knows(tmp_path, seed, holder):
     params = train(world, graphdef, params, engine, agent, tmp_path)
     after = evaluate(agent, engine, params, world.held_out)
     blanked = evaluate(world.agent(tokenizer, blanked=True), engine, params, world.held_out)
-    for name, found in {"before": before, "after": after, "blanked": blanked}.items():
-        calling = share_calling(found, holder)
+    for name, actual in {"before": before, "after": after, "blanked": blanked}.items():
+        calling = share_calling(actual, holder)
         print(f"seed {seed}, {name}: ndcg@10 {ndcg(found):.4f}, {holder} {calling:.3f}")
     assert len(world.held_out) == HELD_OUT
     assert ndcg(before) < 0.5 and share_calling(before, holder) < 0.5

@@ -25,7 +25,7 @@ def scores(*values):
 def test_the_best_of_a_stage_is_kept_also_where_it_is_resumed(pieces, tmp_path):
     """Of equal scores the first; what is restored are the weights of that step."""
 
-    def part(score, steps):
+    def life(score, steps):
         with (
             Checkpoints(tmp_path / "checkpoints", {}) as checkpoints,
             Checkpoints(tmp_path / "best", {}, max_to_keep=None) as best,
@@ -34,19 +34,19 @@ def test_the_best_of_a_stage_is_kept_also_where_it_is_resumed(pieces, tmp_path):
             run = pieces.run(tmp_path, checkpoints, schedule, steps=steps)
             return run, best.steps, best.newest_host()
 
-    first, steps, host = part(scores(0.5), 1)
+    first, steps, host = life(scores(0.5), 1)
     assert steps == [1] and host == {METRIC: 0.5}
-    run, steps, host = part(scores(0.5, 0.25), 3)
+    run, steps, host = life(scores(0.5, 0.25), 3)
     assert steps == [1] and host == {METRIC: 0.5}
     assert [line[METRIC] for line in run.lines] == [0.5, 0.5, 0.25]
     assert [line["valid/best"] for line in run.lines] == [0.5] * 3
-    run, steps, host = part(scores(0.75), 4)
+    run, steps, host = life(scores(0.75), 4)
     assert steps == [1, 4] and host == {METRIC: 0.75}
     with Checkpoints(tmp_path / "best", {}) as best:
         target = pieces.first_state()
-        kept = best.restore(target)
-    assert kept.step == int(kept.state.step) == 4
-    for a, b in zip(jax.tree.leaves(kept.state.params), run.params, strict=True):
+        restored = best.restore(target)
+    assert restored.step == int(restored.state.step) == 4
+    for a, b in zip(jax.tree.leaves(restored.state.params), run.params, strict=True):
         np.testing.assert_array_equal(a, b)
     assert any((a != b).any() for a, b in zip(first.params, run.params, strict=True))
 
@@ -60,7 +60,7 @@ def test_a_best_after_the_restored_step_is_forgotten(pieces, tmp_path):
     def kill(params):
         raise Killed
 
-    def part(*scores):
+    def life(*scores):
         left = list(scores)
         with (
             Checkpoints(tmp_path / "checkpoints", {}) as checkpoints,
@@ -76,33 +76,33 @@ def test_a_best_after_the_restored_step_is_forgotten(pieces, tmp_path):
     def says(score):
         return lambda params: score
 
-    assert part(says(0.2), says(0.1), says(0.5), kill) == ([1, 3], None)
+    assert life(says(0.2), says(0.1), says(0.5), kill) == ([1, 3], None)
     # Rolled out otherwise, the third step is worse than it was, and better than the first.
-    steps, best = part(says(0.3), says(0.3))
+    steps, best = life(says(0.3), says(0.3))
     assert (steps, best) == ([1, 3], [0.2, 0.2, 0.3, 0.3])
 
 
 def test_what_no_checkpoint_can_go_on_from_is_not_kept(pieces, tmp_path):
     """Every step is better than all before it; what is the best at the oldest checkpoint stays."""
-    state, found = pieces.first_state(), []
+    state, actual = pieces.first_state(), []
     with Checkpoints(tmp_path / "best", {}, max_to_keep=None) as best:
         schedule = Validation(1, scores(*range(6)), best)
         for step, checkpoints in enumerate([(), (), (2,), (2,), (2, 4), (4, 5)], 1):
             schedule(step, state, checkpoints)
             assert (tmp_path / "best" / str(step)).is_dir()  # committed, should the run be killed
-            found.append(best.steps)
-    assert found == [[1], [2], [2, 3], [2, 3, 4], [2, 3, 4, 5], [4, 5, 6]]
+            actual.append(best.steps)
+    assert actual == [[1], [2], [2, 3], [2, 3, 4], [2, 3, 4, 5], [4, 5, 6]]
 
 
 def test_the_score_is_ndcg_over_all_examples_invalid_ones_too(monkeypatch):
     ranks = [1, None, 3, 10, None]
-    asked = []
+    calls = []
 
     def evaluate(agent, engine, params, examples):
-        asked.append((agent, engine, params, examples))
+        calls.append((agent, engine, params, examples))
         return [types.SimpleNamespace(rank=rank) for rank in ranks]
 
     monkeypatch.setattr(validation, "evaluate", evaluate)
-    found = ndcg_scorer("agent", "engine", [1, 2, 3, 4, 5])("weights")
-    assert found == pytest.approx((1 + 1 / 2 + 1 / np.log2(11)) / 5)
-    assert asked == [("agent", "engine", "weights", [1, 2, 3, 4, 5])]
+    actual = ndcg_scorer("agent", "engine", [1, 2, 3, 4, 5])("weights")
+    assert actual == pytest.approx((1 + 1 / 2 + 1 / np.log2(11)) / 5)
+    assert calls == [("agent", "engine", "weights", [1, 2, 3, 4, 5])]

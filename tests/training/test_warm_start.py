@@ -55,11 +55,11 @@ def test_drills_answer_from_what_is_shown(agent, kind):
     group = demonstrations.drill_group(prompts, kind, np.random.default_rng(0), 3)
     for ids in group.ids:
         for block in prompts.tokenizer.decode(ids).split("<observation>")[1:]:
-            shown, answer = block.split("</observation>")
-            told = [label for label in scripted.LABELS if f"{label}:" in shown]
-            assert told and "\\boxed{[" in answer
+            observation, answer = block.split("</observation>")
+            named = [label for label in scripted.LABELS if f"{label}:" in observation]
+            assert named and "\\boxed{[" in answer
             if kind != "merge":
-                assert shown.split(":")[1] == answer.split("[")[1].split("]")[0]
+                assert observation.split(":")[1] == answer.split("[")[1].split("]")[0]
 
 
 def test_a_lesson_goes_round_its_practices():

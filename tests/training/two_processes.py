@@ -30,9 +30,9 @@ def loss_of_kept_rows(logprobs, batch):
 
     The mark travels in a field that the stage leaves empty, so both cases are one program.
     """
-    kept = batch.reference_logprobs
+    learned = batch.reference_logprobs
     batch = dataclasses.replace(batch, reference_logprobs=None)
-    return LOSS(kept * logprobs + (1 - kept) * jax.lax.stop_gradient(logprobs), batch)
+    return LOSS(learned * logprobs + (1 - learned) * jax.lax.stop_gradient(logprobs), batch)
 
 
 class Marked:
@@ -63,15 +63,15 @@ def slow(text, example_id):
 
 
 def run_case(stage, case: str, directory: Path, mark: int = 1, **changes) -> None:
-    own = directory / str(jax.process_index()) / case
-    own.mkdir(parents=True, exist_ok=True)
+    results = directory / str(jax.process_index()) / case
+    results.mkdir(parents=True, exist_ok=True)
     update = Marked(stage.update, mark)
-    run = dataclasses.replace(stage, update=update).run(own, **changes)
+    run = dataclasses.replace(stage, update=update).run(results, **changes)
     lines = [f"{trajectory.to_json()}\n" for trajectory in run.trajectories]
-    (own / "trajectories.jsonl").write_text("".join(lines))
-    told = stage.engine.telemetry | {"furthest": update.furthest}
-    (own / "told.json").write_text(json.dumps(told))
-    np.savez(own / "params.npz", *run.params)
+    (results / "trajectories.jsonl").write_text("".join(lines))
+    counters = stage.engine.telemetry | {"furthest": update.furthest}
+    (results / "telemetry.json").write_text(json.dumps(counters))
+    np.savez(results / "params.npz", *run.params)
 
 
 def run_resumable(stage, directory: Path, **changes) -> None:
@@ -79,10 +79,10 @@ def run_resumable(stage, directory: Path, **changes) -> None:
         run_case(stage, "resumed", directory, checkpoints=checkpoints, **changes)
 
 
-def main(directory: Path, part: str = "") -> None:
+def main(directory: Path, which: str = "") -> None:
     multihost.initialize()
     stage = tiny_stage(make_mesh(data=2, fsdp=2, tensor=2), loss_of_kept_rows)
-    if part:
+    if which:
         run_resumable(stage, directory)
         return
     run_resumable(stage, directory, steps=1)
