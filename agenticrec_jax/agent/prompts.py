@@ -13,6 +13,7 @@ from typing import Any
 from agenticrec_jax.agent import protocol
 from agenticrec_jax.agent.chat import (
     AGENTICREC,
+    AGENTS,
     INLINE,
     PROFILER,
     RESPONSE,
@@ -256,9 +257,10 @@ def make_prompts(
       agent: one of `chat.AGENTS`; the compact style has no instructions and is the same for all.
 
     Raises:
-      InputError: the tokenizer lacks the markers of the style, or the style has no such
-        observations.
+      InputError: the tokenizer lacks the markers of the style, the style has no such observations,
+        or there is no such agent.
     """
+    expect(agent in AGENTS, "config.agent", agent, f"one of {', '.join(AGENTS)}")
     supported = tokenizer.prompt_style
     expect(
         style in (AUTO, supported),

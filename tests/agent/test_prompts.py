@@ -83,10 +83,11 @@ def test_the_style_is_the_tokenizers():
     ("settings", "named"),
     [
         (("compact",), ("policy.prompt_style", "'compact'", "auto", "chat")),
+        (("auto", "auto", 0, "other"), ("config.agent", "'other'", "agenticrec", "recthinker")),
         (("auto", "text"), ("policy.observation_style", "'text'", "auto", "tool_response")),
     ],
 )
-def test_a_style_that_the_tokenizer_lacks_is_refused(settings, named):
+def test_settings_that_the_tokenizer_lacks_are_refused(settings, named):
     sentence = refused(builder, chat_tokenizer(), *settings)
     assert_names(sentence, *named)
 
