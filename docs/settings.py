@@ -42,9 +42,7 @@ def table(section: Any, key: str, fields: Any) -> list[str]:
         if is_section(value):
             inner += table(value, f"{key}.{field.name}", dataclasses.fields(value))[2:]
             continue
-        meaning = " ".join(
-            part for part in (choices(field.type), described(section, field)) if part
-        )
+        meaning = f"{choices(field.type)} {described(section, field)}".strip()
         rows.append(f"| `{key}.{field.name}` | `{value!r}` | {meaning} |")
     return rows + inner
 
