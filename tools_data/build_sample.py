@@ -1,13 +1,13 @@
 """Builds an embedded sample: a log in the package's own layout, with its source and terms.
 
-From a directory that holds the 2018 Amazon Office Products log as ``interactions.csv.gz`` and
-``items.jsonl.gz``, or, for those who may not use that, from nothing:
+The source is a directory with the 2018 Amazon Office Products log as ``interactions.csv.gz`` and
+``items.jsonl.gz``, or the generator of synthetic logs, for those who may not use the former:
 
     python -m tools_data.build_sample --source=DIR --output=tools_data/office_sample
     python -m tools_data.build_sample --source=synthetic --output=tools_data/synthetic_sample
 
-The same source gives the same bytes. Users are renamed in a shuffled order; titles, brands and
-categories stay, descriptions go.
+The same source gives the same bytes. Users are renamed in a shuffled order. Titles, brands and
+categories stay; descriptions are dropped.
 """
 
 import hashlib
@@ -87,13 +87,17 @@ def build(source: str, output: Path, seed: int) -> InteractionLog:
     """Writes the sample of ``source`` into ``output`` and returns its log.
 
     Raises:
-      InputError: if the source directory cannot be read, or the sample would be too large.
+      InputError: the source directory cannot be read, or the sample would be too large.
     """
     if source == SYNTHETIC:
-        log, text, limit = synthetic_log(seed=seed), _SYNTHETIC_TEXT, SYNTHETIC_LIMIT
+        log = synthetic_log(seed=seed)
+        text = _SYNTHETIC_TEXT
+        limit = SYNTHETIC_LIMIT
     else:
         raw = read_log(Path(source) / INTERACTIONS_CSV, Path(source) / ITEMS_JSONL)
-        log, text, limit = rename_users(without_texts(raw), seed), _OFFICE_TEXT, OFFICE_LIMIT
+        log = rename_users(without_texts(raw), seed)
+        text = _OFFICE_TEXT
+        limit = OFFICE_LIMIT
     files = log_files(log)
     size = sum(map(len, files.values()))
     if size > limit:
@@ -106,17 +110,16 @@ def build(source: str, output: Path, seed: int) -> InteractionLog:
 
 
 def without_texts(log: InteractionLog) -> InteractionLog:
-    """The log with ids, titles, brands and categories of its items and nothing else."""
+    """Returns the log with ids, titles, brands and categories of its items and no other column."""
     items = log.items
-    kept = make_items(items.item_id, items.title, items.brand, items.categories)
-    return replace(log, items=kept)
+    return replace(log, items=make_items(items.item_id, items.title, items.brand, items.categories))
 
 
 def rename_users(log: InteractionLog, seed: int) -> InteractionLog:
-    """The log with users called u0001, u0002, .. in an order shuffled by ``seed``.
+    """Returns the log with users named u0001, u0002, .. in an order shuffled by ``seed``.
 
-    Events of one instant are grouped by the new name, so that the order of the rows tells nothing
-    about the old one; each user's own order stays.
+    Events of one time are ordered by the new name, so that the order of the rows does not reveal
+    the old one. The order of each user's events stays.
     """
     number = np.random.default_rng(seed).permutation(log.num_users)
     order = np.lexsort((np.arange(len(log)), number[log.user], log.time))

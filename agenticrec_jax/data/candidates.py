@@ -1,8 +1,8 @@
-"""Candidate lists, drawn once, frozen to a file and read by every method.
+"""Candidate lists, drawn once, written to a file and read by every method.
 
 Each sample gets its target and 19 items drawn uniformly from those outside the user's whole history
 (past and future), no two of the twenty with the same title, in an order shuffled by the sample's
-seed. The draw depends on (seed, position) alone, not on which other samples are drawn.
+seed. A draw depends on (seed, position) alone, not on the other samples.
 """
 
 import gzip
@@ -12,6 +12,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,10 +35,15 @@ def draw_candidates(
     seed: int,
     split: str,
 ) -> list[RankingExample]:
-    """The ranking examples of ``samples``, in their order.
+    """Returns the ranking examples of ``samples``, in their order.
+
+    Args:
+      negatives: the number of drawn items, C - 1.
+      seed: of the draw.
+      split: the ``split`` of the examples.
 
     Raises:
-      InputError: if the catalog has too few items outside a user's history.
+      InputError: the catalog has too few items outside a user's history.
     """
     return [_draw(log, sample, negatives, seed, split) for sample in samples]
 
@@ -64,18 +70,18 @@ def _draw(
     rng = np.random.default_rng((seed, sample.position))
     excluded = set(log.item[log.events_of(sample.user)].tolist())
     titles = {log.items.title_key[sample.target]}
-    chosen = [sample.target]
+    candidates = [sample.target]
     for item in rng.permutation(log.num_items).tolist():
-        if len(chosen) > negatives:
+        if len(candidates) > negatives:
             break
         title = log.items.title_key[item]
         if item not in excluded and title not in titles:
             titles.add(title)
-            chosen.append(item)
-    if len(chosen) <= negatives:
+            candidates.append(item)
+    if len(candidates) <= negatives:
         raise InputError(
-            f"candidates of user {log.user_ids[sample.user]!r}: found {len(chosen) - 1} items with "
-            f"distinct titles outside the user's history, expected {negatives}"
+            f"candidates of user {log.user_ids[sample.user]!r}: found {len(candidates) - 1} items "
+            f"with distinct titles outside the user's history, expected {negatives}"
         )
     return RankingExample(
         example_id=sample.position,
@@ -83,7 +89,7 @@ def _draw(
         position=sample.position,
         time=sample.time,
         history=sample.history,
-        candidates=tuple(chosen[index] for index in rng.permutation(len(chosen))),
+        candidates=tuple(candidates[index] for index in rng.permutation(len(candidates))),
         target=sample.target,
         split=split,
     )
@@ -92,10 +98,10 @@ def _draw(
 def write_candidates(
     path: str | Path, log: InteractionLog, examples: Sequence[RankingExample], *, seed: int
 ) -> str:
-    """Freezes examples as JSON lines (gzipped if the name says so); returns the file's hash.
+    """Writes examples as JSON lines, gzipped if the name ends in .gz; returns the file's hash.
 
     The first line is the protocol: seed, negatives, counts per split, the log's fingerprint.
-    The same examples always give the same bytes; the file appears whole or not at all.
+    The same examples always give the same bytes.
     """
     path = Path(path)
     header = {
@@ -110,14 +116,19 @@ def write_candidates(
     data = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
     if path.suffix == ".gz":
         data = gzip.compress(data, mtime=0)
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(data)
-    os.replace(part, path)
+    # A rename is atomic: a reader never sees half a file.
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
     return candidate_hash(path)
 
 
 def candidate_hash(path: str | Path) -> str:
-    """16 hex digits of the sha256 of the candidate file's bytes, printed with every number."""
+    """Returns the first 16 hex digits of the sha256 of the file, for the name of a result.
+
+    Raises:
+      InputError: there is no such file.
+    """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file, expected a candidate file")
@@ -125,21 +136,21 @@ def candidate_hash(path: str | Path) -> str:
 
 
 def read_protocol(path: str | Path) -> dict:
-    """The candidate file's first line: format, version, seed, negatives, counts, log.
+    """Returns the candidate file's first line: format, version, seed, negatives, counts, log.
 
     Raises:
-      InputError: if the file or its first line is no candidate file's.
+      InputError: the file or its first line is not a candidate file's.
     """
     return _protocol(Path(path), _lines(Path(path)))
 
 
 def read_candidates(path: str | Path, log: InteractionLog) -> list[RankingExample]:
-    """Reads frozen examples back and checks each against the log.
+    """Reads the examples of a candidate file and checks each against the log.
 
     Raises:
-      InputError: naming file and line, for an unknown user or item, a wrong number of
+      InputError: with file and line, for an unknown user or item, a wrong number of
         candidates, one given twice or two with one title, a missing target, an event that is not
-        the log's, a wrong number of lines, or a file drawn for another log.
+        in the log, a wrong number of lines, or a file drawn for another log.
     """
     path = Path(path)
     lines = _lines(path)
@@ -151,9 +162,9 @@ def read_candidates(path: str | Path, log: InteractionLog) -> list[RankingExampl
     first = _Line(path, 1, lines[0])
     counts = dict(Counter(example.split for example in examples))
     if counts != header["counts"]:
-        raise first.fault("counts", header["counts"], f"{counts} as in the lines that follow")
+        raise first.error("counts", header["counts"], f"{counts} as in the lines that follow")
     if header["log"] != log.fingerprint:
-        raise first.fault("log", header["log"], f"{log.fingerprint!r}, the log that is open")
+        raise first.error("log", header["log"], f"{log.fingerprint!r}, the log that is open")
     return examples
 
 
@@ -179,35 +190,35 @@ def _lines(path: Path) -> list[bytes]:
 def _protocol(path: Path, lines: list[bytes]) -> dict:
     header = _Line(path, 1, lines[0] if lines else b"")
     if header.field("format", str) != FORMAT or header.field("version", int) != VERSION:
-        raise header.fault("format", header.record["format"], f"{FORMAT} version {VERSION}")
-    kinds = {"seed": int, "negatives": int, "counts": dict, "log": str}
-    for name, kind in kinds.items():
+        raise header.error("format", header.record["format"], f"{FORMAT} version {VERSION}")
+    for name, kind in {"seed": int, "negatives": int, "counts": dict, "log": str}.items():
         header.field(name, kind)
     return header.record
 
 
 class _Line:
-    """One parsed line of a candidate file, which knows its place for errors."""
+    """A parsed line of a candidate file, with the file and its number for errors."""
 
     def __init__(self, path: Path, number: int, line: bytes):
-        self.path, self.number = path, number
+        self.path = path
+        self.number = number
         self.record = json_record(path, number, line)
 
-    def fault(self, name: str, found, expected: str) -> InputError:
+    def error(self, name: str, found: object, expected: str) -> InputError:
         where = f"{self.path}, line {self.number}, field {name}"
         return InputError(f"{where}: found {found!r}, expected {expected}")
 
-    def field(self, name: str, kind: type):
+    def field(self, name: str, kind: type) -> Any:
         value = self.record.get(name)
         if not isinstance(value, kind) or isinstance(value, bool):
-            raise self.fault(name, value, f"a value of type {kind.__name__}")
+            raise self.error(name, value, f"a value of type {kind.__name__}")
         return value
 
     def items(self, log: InteractionLog, name: str) -> tuple[int, ...]:
         ids = self.field(name, list)
         for item in ids:
             if not isinstance(item, str) or item not in log.items.code:
-                raise self.fault(name, item, "an item of the catalog")
+                raise self.error(name, item, "an item of the catalog")
         return tuple(log.items.code[item] for item in ids)
 
     def example(self, log: InteractionLog, negatives: int) -> RankingExample:
@@ -215,9 +226,9 @@ class _Line:
         candidates = self._candidates(log, negatives)
         target = log.items.code.get(self.field("target", str))
         if target is None or target not in candidates:
-            raise self.fault("target", self.record["target"], "one of the candidates")
+            raise self.error("target", self.record["target"], "one of the candidates")
         if target != log.item[position]:
-            raise self.fault("target", self.record["target"], f"the item of event {position}")
+            raise self.error("target", self.record["target"], f"the item of event {position}")
         return RankingExample(
             example_id=position,
             user=int(log.user[position]),
@@ -230,22 +241,23 @@ class _Line:
         )
 
     def _event(self, log: InteractionLog) -> tuple[int, int]:
-        position, time = self.field("position", int), self.field("time", int)
+        position = self.field("position", int)
+        time = self.field("time", int)
         user = log.user_code.get(self.field("user", str))
         if user is None:
-            raise self.fault("user", self.record["user"], "a user of the log")
+            raise self.error("user", self.record["user"], "a user of the log")
         if not 0 <= position < len(log):
-            raise self.fault("position", position, f"an event of the log (0 to {len(log) - 1})")
+            raise self.error("position", position, f"an event of the log (0 to {len(log) - 1})")
         if (user, time) != (log.user[position], log.time[position]):
-            raise self.fault("position", position, "an event of the line's user and time")
+            raise self.error("position", position, "an event of the line's user and time")
         return position, time
 
     def _candidates(self, log: InteractionLog, negatives: int) -> tuple[int, ...]:
         candidates = self.items(log, "candidates")
         if len(candidates) != negatives + 1:
-            raise self.fault("candidates", len(candidates), f"{negatives + 1} items")
+            raise self.error("candidates", len(candidates), f"{negatives + 1} items")
         titles = Counter(log.items.title_key[item] for item in candidates)
         for item in candidates:
             if titles[log.items.title_key[item]] > 1:
-                raise self.fault("candidates", log.items.item_id[item], "each item and title once")
+                raise self.error("candidates", log.items.item_id[item], "each item and title once")
         return candidates

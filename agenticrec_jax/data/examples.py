@@ -1,26 +1,27 @@
-"""A ranking example: a history, twenty numbered candidates, one of them the next item."""
+"""The ranking example: a history and twenty numbered candidates, one of them the next item."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agenticrec_jax.data.interactions import InteractionLog
 
-NOW = "now"  # the split of questions that are asked after the whole log
+NOW = "now"  # the split of examples after the whole log, whose target is unknown
 
 
 @dataclass(frozen=True)
 class RankingExample:
-    """One question as every method sees it.
+    """One example, the same for every method.
 
     Attributes:
       example_id: the target's position in the log; unique.
       user: user code.
-      position: event index of the target; only the user's events before it may be shown.
-      time: unix seconds of the target; of others only strictly earlier events may be used.
+      position: event index of the target; of the user only events before it may be used.
+      time: unix seconds of the target; of other users only strictly earlier events may be used.
       history: item codes before the target, oldest first.
-      candidates: C item codes in the order shown; candidate number n is ``candidates[n - 1]``.
-      target: item code of the next item; None where nobody knows it yet.
-      split: name of the part it belongs to (``policy``, ``valid``, ``test``, ..).
+      candidates: C item codes in the order of the prompt; candidate number n is
+        ``candidates[n - 1]``.
+      target: item code of the next item; None where it is not known yet.
+      split: ``policy``, ``valid``, ``test`` or ``now``.
     """
 
     example_id: int
@@ -34,16 +35,21 @@ class RankingExample:
 
     @property
     def target_number(self) -> int | None:
-        """The target's candidate number, counted from 1; None where there is no target."""
+        """The target's candidate number, counted from 1; None without a target."""
         return None if self.target is None else self.candidates.index(self.target) + 1
 
 
 def next_item_example(
     log: InteractionLog, user: int, candidates: Sequence[int], max_history: int = 10
 ) -> RankingExample:
-    """What a user with events may take next of ``candidates``, after the last event of the log.
+    """Returns the example of a user's next item, one second after the last event of the log.
 
-    It is asked a second later, of all that is known of the user; its id is beyond all positions.
+    Its history ends with the user's last event. Its id is larger than every position.
+
+    Args:
+      user: code of a user with events.
+      candidates: C item codes.
+      max_history: the number of last items in the history.
     """
     history = log.item[log.events_of(user)][-max_history:]
     return RankingExample(

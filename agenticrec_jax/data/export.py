@@ -1,4 +1,4 @@
-"""Writing a log in the layout that ``read_log`` reads, byte for byte the same every time."""
+"""A log written as files that ``read_log`` reads; the same log always gives the same bytes."""
 
 import csv
 import gzip
@@ -14,8 +14,9 @@ ITEMS_JSONL = "items.jsonl.gz"
 
 
 def log_files(log: InteractionLog) -> dict[str, bytes]:
-    """The bytes of interactions.csv.gz (events in log order) and items.jsonl.gz, by file name."""
+    """Returns the bytes of both files by name: events in log order, and items."""
     files = {INTERACTIONS_CSV: _events_csv(log), ITEMS_JSONL: _items_jsonl(log.items)}
+    # mtime: without it the bytes would hold the time of day
     return {
         name: gzip.compress(text.encode(), compresslevel=9, mtime=0) for name, text in files.items()
     }
@@ -34,15 +35,11 @@ def _events_csv(log: InteractionLog) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(("user_id", "item_id", "timestamp", "rating"))
-    columns = (log.user.tolist(), log.item.tolist(), log.time.tolist(), log.rating.tolist())
-    for user, item, time, rating in zip(*columns, strict=True):
-        cells = (log.user_ids[user], log.items.item_id[item], time, _number(rating))
-        writer.writerow(cells)
+    user_ids = (log.user_ids[user] for user in log.user.tolist())
+    item_ids = (log.items.item_id[item] for item in log.item.tolist())
+    ratings = ("" if math.isnan(rating) else f"{rating:g}" for rating in log.rating.tolist())
+    writer.writerows(zip(user_ids, item_ids, log.time.tolist(), ratings, strict=True))
     return buffer.getvalue()
-
-
-def _number(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:g}"
 
 
 def _items_jsonl(items: Items) -> str:
@@ -63,6 +60,6 @@ def _items_jsonl(items: Items) -> str:
     return "".join(lines)
 
 
-def _is_known(value) -> bool:
+def _is_known(value: object) -> bool:
     unknown = value is None or value == []
     return not unknown and not (isinstance(value, float) and math.isnan(value))

@@ -1,17 +1,21 @@
 """A log of interactions and a catalog of items, validated and in stable order.
 
 An event's *position* is its index in the log: ascending time, and for equal times the order of the
-source file. Everything that asks "what came before" goes by position or by strictly earlier time.
+source file. Events before another are those of lower position or of strictly earlier time.
+
+Its letters: E events, U users, I items.
 """
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Int64
+from numpy.typing import ArrayLike
 
 from agenticrec_jax.data.tables import Table, read_table
 from agenticrec_jax.errors import InputError
@@ -34,7 +38,10 @@ _ITEM_KINDS = {
 
 @dataclass(frozen=True, eq=False)
 class Items:
-    """The catalog, in columns of length I; an item's code is its index."""
+    """The catalog, in columns of length I; an item's code is its index.
+
+    Unknown values are None, NaN or an empty tuple.
+    """
 
     item_id: tuple[str, ...]
     title: tuple[str, ...]
@@ -50,22 +57,22 @@ class Items:
 
     @cached_property
     def code(self) -> dict[str, int]:
-        """From item id to item code."""
+        """The code of each item id."""
         return {item: code for code, item in enumerate(self.item_id)}
 
     @cached_property
     def without_average_ratings(self) -> "Items":
-        """The catalog without its average ratings, which count ratings of any day."""
+        """The catalog without its average ratings, which include ratings of any day."""
         return replace(self, average_rating=np.full(len(self), np.nan, np.float32))
 
     @cached_property
     def title_key(self) -> tuple[str, ...]:
-        """Titles as they are compared: case folded, white space collapsed."""
+        """Titles for comparisons: case folded, with single spaces."""
         return tuple(" ".join(title.casefold().split()) for title in self.title)
 
     @cached_property
     def codes_of_title(self) -> dict[str, tuple[int, ...]]:
-        """From a title's key to the codes of the items that have it, ascending."""
+        """The codes of the items with each title key, ascending."""
         codes: dict[str, tuple[int, ...]] = {}
         for code, key in enumerate(self.title_key):
             codes[key] = (*codes.get(key, ()), code)
@@ -74,13 +81,19 @@ class Items:
 
 @dataclass(frozen=True, eq=False)
 class InteractionLog:
-    """Validated events in stable time order, with the catalog they refer to.
+    """Validated events in stable time order, and their catalog.
 
     Attributes:
-      user_ids: ids of the U users; a user's code is the index here.
+      user_ids: ids of the U users; a user's code is its index.
       user, item: [E] codes.
       time: [E] unix seconds, never decreasing.
       rating: [E], NaN where absent.
+
+    Example:
+      >>> items = make_items(["i1", "i2"], ["Pen", "Ink"])
+      >>> log = make_log(["ann", "bob", "ann"], [0, 1, 1], [30, 10, 20], items=items)
+      >>> log.time.tolist(), log.events_of(log.user_code["ann"]).tolist()
+      ([10, 20, 30], [1, 2])
     """
 
     user_ids: tuple[str, ...]
@@ -103,7 +116,7 @@ class InteractionLog:
 
     @cached_property
     def user_code(self) -> dict[str, int]:
-        """From user id to user code."""
+        """The code of each user id."""
         return {user: code for code, user in enumerate(self.user_ids)}
 
     @cached_property
@@ -113,30 +126,30 @@ class InteractionLog:
         return tuple(np.split(order, bounds))
 
     def events_of(self, user: int) -> Int64[np.ndarray, "events"]:
-        """Positions of the user's events, ascending."""
+        """Returns the positions of the user's events, ascending."""
         return self._by_user[user]
 
     def events_before(self, user: int, position: int) -> Int64[np.ndarray, "events"]:
-        """Positions of the user's events before ``position``, ascending."""
+        """Returns the positions of the user's events before ``position``, ascending."""
         events = self.events_of(user)
         return events[: np.searchsorted(events, position)]
 
     def count_before(self, end_time: int) -> int:
-        """How many events are strictly earlier than ``end_time``; they are the first ones."""
+        """Returns the number of events strictly earlier than ``end_time``, the first of the log."""
         return int(np.searchsorted(self.time, end_time, side="left"))
 
     def before(self, end_time: int) -> Int64[np.ndarray, "events"]:
-        """Positions of the events strictly earlier than ``end_time``: what a fit may use."""
+        """Returns the positions of the events strictly earlier than ``end_time``."""
         return np.arange(self.count_before(end_time))
 
     def keep(self, mask: Bool[np.ndarray, "E"]) -> "InteractionLog":
-        """The log with the other events deleted; users, items and their codes stay."""
+        """Returns the log with the other events deleted; users, items and their codes stay."""
         columns = {name: getattr(self, name)[mask] for name in ("user", "item", "time", "rating")}
         return replace(self, **columns)
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits of the sha256 of all ids, titles and events."""
+        """The first 16 hex digits of the sha256 of all ids, titles and events."""
         digest = hashlib.sha256()
         for column in (self.user_ids, self.items.item_id, self.items.title):
             digest.update("\0".join(column).encode() + b"\1")
@@ -146,16 +159,16 @@ class InteractionLog:
 
 
 def make_items(
-    item_id,
-    title,
-    brand=None,
-    categories=None,
-    price=None,
-    average_rating=None,
-    description=None,
-    year=None,
+    item_id: Sequence[str],
+    title: Sequence[str],
+    brand: Sequence[str | None] | None = None,
+    categories: Sequence[Sequence[str]] | None = None,
+    price: ArrayLike | None = None,
+    average_rating: ArrayLike | None = None,
+    description: Sequence[str | None] | None = None,
+    year: Sequence[int | None] | None = None,
 ) -> Items:
-    """A catalog from columns of length I; those left out are unknown for every item."""
+    """Returns a catalog of columns of length I; a column left out is unknown for every item."""
     size = len(item_id)
     unknown = np.full(size, np.nan, np.float32)
     return Items(
@@ -170,10 +183,24 @@ def make_items(
     )
 
 
-def make_log(user_id, item, time, rating=None, *, items: Items) -> InteractionLog:
-    """A log from event columns in source order: user ids, item *codes*, unix seconds, ratings.
+def make_log(
+    user_id: Sequence[str],
+    item: ArrayLike,
+    time: ArrayLike,
+    rating: ArrayLike | None = None,
+    *,
+    items: Items,
+) -> InteractionLog:
+    """Returns a log of events in source order.
 
-    Users are coded in the order in which the source first names them.
+    Users get codes in the order of their first event in the source.
+
+    Args:
+      user_id: [E] ids.
+      item: [E] item *codes*.
+      time: [E] unix seconds, of which fractions are cut off.
+      rating: [E]; unknown for every event if None.
+      items: the catalog.
     """
     codes = {user: code for code, user in enumerate(dict.fromkeys(user_id))}
     user = np.fromiter((codes[name] for name in user_id), np.int32, len(user_id))
@@ -196,7 +223,7 @@ def read_log(interactions_path: str | Path, items_path: str | Path) -> Interacti
     Interactions have columns user_id, item_id, timestamp (unix seconds) and optionally rating;
     items have item_id, title and optionally categories (a list, or text split at ``|``), price,
     brand, average_rating, description, year. Other columns are ignored. Ids are text: leading
-    zeros stay. An item whose title is empty is called by its id.
+    zeros stay. An item without a title gets its id for a title.
 
     Raises:
       InputError: naming file, line and column, for a missing file or column, a missing id, a
@@ -221,12 +248,12 @@ def read_log(interactions_path: str | Path, items_path: str | Path) -> Interacti
 
 
 def read_items(path: str | Path) -> Items:
-    """Reads and validates a catalog; see ``read_log`` for its columns and errors."""
+    """Reads and validates a catalog; `read_log` describes its columns and errors."""
     table = read_table(path, ("item_id", "title"), _ITEM_KINDS)
     item_id = table.text("item_id", "an item id")
     _refuse_repeats(table, item_id)
     titles = zip(item_id, table.optional_text("title"), strict=True)
-    finite = "a finite number or nothing"
+    finite = "a finite number or nothing"  # for the errors
     return make_items(
         item_id=item_id,
         title=[title.strip() if title else item for item, title in titles],
@@ -247,7 +274,7 @@ def _years(table: Table) -> list[int | None]:
 
 
 def is_year(numbers: Float64[np.ndarray, "rows"]) -> Bool[np.ndarray, "rows"]:
-    """Where a number is a whole year from 1 to 9999; NaN is none."""
+    """Returns a mask of the whole years from 1 to 9999; NaN is none."""
     return (numbers % 1 == 0) & (numbers >= 1) & (numbers <= LATEST_YEAR)
 
 

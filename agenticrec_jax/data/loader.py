@@ -1,8 +1,8 @@
-"""Prediction samples on disk, read by grain in any order: for logs whose samples fill the memory.
+"""Prediction samples on disk, for logs whose samples do not fit in memory.
 
-Samples are written as ArrayRecord shards, those of each part (fit, policy, valid, test) apart.
-grain shuffles all samples of a part, deals them out to processes and keeps its place in a small
-state, which a checkpoint can hold: the iterator that takes it goes on with the very next batch.
+Samples are written as ArrayRecord shards, separate for each split (fit, policy, valid, test). grain
+shuffles all samples of a split and distributes them over processes. The state of its iterator is
+small, so a checkpoint can store it; a restored iterator continues with the next batch.
 """
 
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 import grain
 import numpy as np
 from array_record.python import array_record_module
-from jaxtyping import Int32
+from jaxtyping import Int32, Int64, Shaped
 
 from agenticrec_jax.data.splits import FitRange, chronological_cuts
 from agenticrec_jax.errors import InputError
@@ -20,15 +20,15 @@ from agenticrec_jax.errors import InputError
 MANIFEST = "samples.json"
 FORMAT = "agenticrec-samples"
 VERSION = 1
-PARTS = ("fit", "policy", "valid", "test")
-TRAIN = "train"  # the parts fit and policy together
+SPLITS = ("fit", "policy", "valid", "test")
+TRAIN = "train"  # the splits fit and policy together
 SHARD_SAMPLES = 2**20
 PAD = -1  # before the first item of a short history
 _CHUNK = 2**16
 
 
 def sample_dtype(max_history: int) -> np.dtype:
-    """One sample: codes as in the log that was written beside, history oldest first after PAD."""
+    """Returns the record of a sample: the fields of `splits.Sample`, a short history after PAD."""
     return np.dtype(
         [
             ("user", "<i4"),
@@ -44,33 +44,35 @@ def sample_dtype(max_history: int) -> np.dtype:
 def write_samples(
     user: Int32[np.ndarray, "E"],
     item: Int32[np.ndarray, "E"],
-    time: np.ndarray,
+    time: Int64[np.ndarray, "E"],
     directory: str | Path,
     *,
     max_history: int = 10,
     shard_samples: int = SHARD_SAMPLES,
 ) -> dict:
-    """Writes the samples of ``data.splits.prediction_samples`` and a manifest, which is returned.
+    """Writes the samples of `splits.prediction_samples` and a manifest; returns the manifest.
 
     Args:
-      user, item, time: codes and seconds of all events, in log order.
+      user, item, time: codes and unix seconds of all events, in log order.
+      max_history: the length of a history.
+      shard_samples: the most samples of a file.
 
     Raises:
-      InputError: if a part would be empty.
+      InputError: a split would be empty.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     windows = _Windows(user, item, time, max_history)
-    targets = np.flatnonzero(windows.place > windows.start[user])
+    targets = np.flatnonzero(windows.index > windows.start[user])
     cuts = (0, *chronological_cuts(len(targets)), len(targets))
-    counts = dict(zip(PARTS, np.diff(cuts).tolist(), strict=True))
+    counts = dict(zip(SPLITS, np.diff(cuts).tolist(), strict=True))
     for name, count in counts.items():
         if not count:
-            raise InputError(f"splits: found {len(targets)} samples, too few for a part {name!r}")
+            raise InputError(f"splits: found {len(targets)} samples, too few for a split {name!r}")
     for old in directory.glob("*.array_record"):
         old.unlink()
     shards = {}
-    for name, start, end in zip(PARTS, cuts[:-1], cuts[1:], strict=True):
+    for name, start, end in zip(SPLITS, cuts[:-1], cuts[1:], strict=True):
         shards[name] = []
         for first in range(start, end, shard_samples):
             shard = f"{name}-{len(shards[name]):05d}.array_record"
@@ -85,42 +87,63 @@ def write_samples(
 
 
 class _Windows:
-    """What comes before each event: its place among all events ordered by user, then time."""
+    """Histories by array indexing, from the events ordered by user, then time.
 
-    def __init__(self, user: np.ndarray, item: np.ndarray, time: np.ndarray, max_history: int):
-        self.user, self.item, self.time, self.max_history = user, item, time, max_history
+    Users [0, 1, 0, 0] with items [4, 2, 1, 3] are ordered as items [4, 1, 3, 2]: user 0 starts at
+    0, user 1 at 3. The event at position 3 has index 2, and its history is the items from 0 to 1.
+
+    Attributes:
+      by_user: [E] items in that order.
+      index: [E] index in ``by_user`` of the event at each position.
+      start: [U] index of each user's first event.
+    """
+
+    def __init__(
+        self,
+        user: Int32[np.ndarray, "E"],
+        item: Int32[np.ndarray, "E"],
+        time: Int64[np.ndarray, "E"],
+        max_history: int,
+    ):
+        self.user = user
+        self.item = item
+        self.time = time
+        self.max_history = max_history
         order = np.argsort(user, kind="stable")
         self.by_user = item[order].astype(np.int32)
-        self.place = np.empty(len(user), np.int64)
-        self.place[order] = np.arange(len(user))
+        self.index = np.empty(len(user), np.int64)
+        self.index[order] = np.arange(len(user))
         sizes = np.bincount(user)
         self.start = np.cumsum(sizes) - sizes
 
-    def records(self, positions: np.ndarray) -> np.ndarray:
+    def records(self, positions: Int64[np.ndarray, "rows"]) -> Shaped[np.ndarray, "rows"]:
+        """Returns the samples at ``positions`` as records of `sample_dtype`."""
         rows = np.empty(len(positions), sample_dtype(self.max_history))
-        rows["user"], rows["position"] = self.user[positions], positions
-        rows["time"], rows["target"] = self.time[positions], self.item[positions]
+        rows["user"] = self.user[positions]
+        rows["position"] = positions
+        rows["time"] = self.time[positions]
+        rows["target"] = self.item[positions]
         rows["earlier"] = np.searchsorted(self.time, self.time[positions], side="left")
         ago = np.arange(self.max_history, 0, -1)
-        before = self.place[positions][:, None] - ago
+        before = self.index[positions][:, None] - ago
         known = before >= self.start[rows["user"]][:, None]
         rows["history"] = np.where(known, self.by_user[np.maximum(before, 0)], PAD)
         return rows
 
 
-def _write_shard(path: Path, windows: _Windows, positions: np.ndarray) -> None:
+def _write_shard(path: Path, windows: _Windows, positions: Int64[np.ndarray, "rows"]) -> None:
     writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
     for start in range(0, len(positions), _CHUNK):
         rows = windows.records(positions[start : start + _CHUNK])
-        data, size = rows.tobytes(), rows.itemsize
-        for offset in range(0, len(data), size):
-            writer.write(data[offset : offset + size])
+        data = rows.tobytes()
+        for offset in range(0, len(data), rows.itemsize):
+            writer.write(data[offset : offset + rows.itemsize])
     writer.close()
 
 
 def sample_batches(
     directory: str | Path,
-    part: str = "fit",
+    split: str = "fit",
     *,
     batch_size: int,
     seed: int,
@@ -128,61 +151,68 @@ def sample_batches(
     process_count: int = 1,
     epochs: int | None = None,
 ) -> grain.DatasetIterator:
-    """Batches of a part's samples (or of ``train``) in an order that only the seed decides.
+    """Yields batches of a split's samples in an order that depends on the seed alone.
 
-    A batch is a dict of arrays of the fields of ``sample_dtype`` with ``batch_size`` rows. Each
-    epoch has an order of its own; the processes share every epoch out. It is without end unless
-    ``epochs`` ends it, the last batch then being what is left. The iterator's ``get_state`` is
-    JSON; one that ``set_state`` gives it to goes on with the batch after.
+    A batch is a dict of the fields of `sample_dtype`, each an array of ``batch_size`` rows. The
+    iterator's ``get_state`` returns JSON values; after ``set_state`` an iterator continues with the
+    next batch.
+
+    Args:
+      split: ``fit``, ``policy``, ``valid``, ``test`` or ``train``.
+      seed: each epoch has its own order.
+      process_index, process_count: each sample of an epoch is read by one process.
+      epochs: None for no end; else the last batch has the rows that are left.
 
     Raises:
-      InputError: if the directory has no samples of the part.
+      InputError: the directory has no samples of the split.
     """
-    source, dtype = _source(directory, part)
-    places = grain.MapDataset.range(len(source)).shuffle(seed=seed)[process_index::process_count]
-    batches = places.repeat(epochs).batch(  # a batch is read at once, not sample by sample
-        batch_size, batch_fn=lambda chosen: _decoded(source.__getitems__(chosen), dtype)
+    source, dtype = _source(directory, split)
+    rows = grain.MapDataset.range(len(source)).shuffle(seed=seed)[process_index::process_count]
+    # batch before reading: a batch is read by one call, not by one a sample
+    batches = rows.repeat(epochs).batch(
+        batch_size, batch_fn=lambda batch: _decoded(source.__getitems__(batch), dtype)
     )
     return iter(batches.to_iter_dataset())
 
 
-def first_samples(directory: str | Path, part: str, count: int) -> dict[str, np.ndarray]:
-    """The first ``count`` samples of a part in time order, or all there are, as a batch.
+def first_samples(directory: str | Path, split: str, count: int) -> dict[str, np.ndarray]:
+    """Returns the first samples of a split in time order, at most ``count``, as a batch.
 
     Raises:
-      InputError: if the directory has no samples of the part.
+      InputError: the directory has no samples of the split.
     """
-    source, dtype = _source(directory, part)
+    source, dtype = _source(directory, split)
     return _decoded(source.__getitems__(range(min(count, len(source)))), dtype)
 
 
 def train_range(directory: str | Path) -> FitRange:
-    """The events before the first valid sample: what may be learned from the part ``train``.
+    """Returns the range before the first valid sample, which models fit on samples of ``train``.
 
-    Samples of ``train`` at the very time of that sample are outside of it.
+    Samples of ``train`` at the time of that sample are outside of it.
     """
     first = first_samples(directory, "valid", 1)
     return FitRange(end_time=int(first["time"][0]), events=int(first["earlier"][0]))
 
 
 def _source(
-    directory: str | Path, part: str
+    directory: str | Path, split: str
 ) -> tuple[grain.sources.ArrayRecordDataSource, np.dtype]:
     manifest = read_manifest(directory)
     shards = manifest["shards"]
-    names = [*shards["fit"], *shards["policy"]] if part == TRAIN else shards.get(part, ())
+    names = [*shards["fit"], *shards["policy"]] if split == TRAIN else shards.get(split, ())
     if not names:
-        found = ", ".join(shards)
-        raise InputError(f"{directory}: found samples of {found}, expected a part {part!r}")
+        raise InputError(
+            f"{directory}: found samples of {', '.join(shards)}, expected a split {split!r}"
+        )
     paths = [str(Path(directory) / name) for name in names]
     return grain.sources.ArrayRecordDataSource(paths), sample_dtype(manifest["max_history"])
 
 
 def read_manifest(directory: str | Path) -> dict:
-    """The description of a directory of samples.
+    """Returns the description of a directory of samples.
 
     Raises:
-      InputError: if there is none, or one of another format.
+      InputError: there is none, or one of another format.
     """
     path = Path(directory) / MANIFEST
     if not path.is_file():

@@ -1,9 +1,10 @@
-"""Prediction samples and the role table: who fits on what, and who is judged on what.
+"""Prediction samples and their splits: who is fitted, trained and evaluated on what.
 
 Samples are all positions i >= 1 of every user, in time order, each with the (at most ten) items
-before it. Chronological 8:1:1 as in AgenticRec; train is cut once more, because a statistic or a
-SASRec that was fitted on the very targets it is asked about would teach the policy to trust a tool
-that cheats: artifacts A are fitted before ``policy`` begins, artifacts B before ``valid`` begins.
+before it. Splits are chronological 8:1:1 as in AgenticRec (arXiv:2603.21613). Train is cut once
+more: statistics or a SASRec fitted on the targets that they predict would teach the policy to trust
+a tool that has memorized the answers. So artifacts A are fitted before ``policy`` begins, artifacts
+B before ``valid`` begins.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from agenticrec_jax.errors import InputError
 
 @dataclass(frozen=True)
 class Sample:
-    """One next-item question.
+    """One next item to predict.
 
     Attributes:
       user: user code.
@@ -25,7 +26,7 @@ class Sample:
       time: unix seconds of the target.
       target: item code.
       history: at most ``max_history`` item codes before the target, oldest first.
-      earlier: how many events of the whole log are strictly earlier than ``time``.
+      earlier: the number of events of the whole log strictly earlier than ``time``.
     """
 
     user: int
@@ -38,27 +39,37 @@ class Sample:
 
 @dataclass(frozen=True)
 class FitRange:
-    """What an artifact was fitted on: the ``events`` events with time < ``end_time``.
+    """The events that an artifact was fitted on.
 
-    The end is exclusive because events share timestamps: a sample is served only if no event of
-    its own instant was fitted.
+    Attributes:
+      end_time: all events with time < ``end_time`` (unix seconds). The end is exclusive because
+        events share timestamps: a sample is served only if no event of its own time was fitted.
+      events: their number.
     """
 
     end_time: int
     events: int
 
-    def check(self, time: int, what: str) -> None:
-        """Raises InputError if a sample at ``time`` lies inside the range, naming ``what``."""
+    def check(self, time: int, name: str) -> None:
+        """Refuses a sample inside the range.
+
+        Args:
+          time: unix seconds of the sample.
+          name: the artifact that the error names.
+
+        Raises:
+          InputError: ``time`` is before the end of the range.
+        """
         if time < self.end_time:
             raise InputError(
-                f"{what}: found a sample at time {time}, inside the range fitted on (events before "
+                f"{name}: found a sample at time {time}, inside the range fitted on (events before "
                 f"time {self.end_time}), expected a sample at or after its end"
             )
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Samples by role, each in time order; ``train`` is ``fit`` followed by ``policy``."""
+    """Samples by split, each in time order; ``train`` is ``fit`` followed by ``policy``."""
 
     fit: tuple[Sample, ...]
     policy: tuple[Sample, ...]
@@ -71,29 +82,38 @@ class Splits:
 
     @property
     def fit_range_a(self) -> FitRange:
-        """Ends before the first sample of ``policy``: artifacts for rollouts, mining and SFT."""
+        """The range before the first sample of policy: of artifacts for training."""
         return _range_before(self.policy)
 
     @property
     def fit_range_b(self) -> FitRange:
-        """Ends before the first sample of ``valid`` and ``test``: artifacts for evaluation."""
+        """The range before the first sample of valid and test: of artifacts for evaluation."""
         return _range_before(self.valid + self.test)
 
 
 def prediction_samples(log: InteractionLog, max_history: int = 10) -> list[Sample]:
-    """Every event but each user's first, in log order, with the user's items before it."""
+    """Returns a sample for every event but each user's first, in log order.
+
+    Events (user, item) of (0, 4), (0, 1), (1, 2), (0, 3) give three samples at most: targets 1 and
+    3 of user 0 with histories (4,) and (4, 1), none of user 1.
+    """
     earlier = np.searchsorted(log.time, log.time, side="left").tolist()
-    items, times, users = log.item.tolist(), log.time.tolist(), log.user.tolist()
-    taken: list[list[int]] = [[] for _ in log.user_ids]
+    times = log.time.tolist()
+    past: list[list[int]] = [[] for _ in log.user_ids]  # items of each user
     samples = []
-    for position, (user, item) in enumerate(zip(users, items, strict=True)):
-        past = taken[user]
-        if past:
-            history = tuple(past[-max_history:])
+    for position, (user, item) in enumerate(zip(log.user.tolist(), log.item.tolist(), strict=True)):
+        if past[user]:
             samples.append(
-                Sample(user, position, times[position], item, history, earlier[position])
+                Sample(
+                    user=user,
+                    position=position,
+                    time=times[position],
+                    target=item,
+                    history=tuple(past[user][-max_history:]),
+                    earlier=earlier[position],
+                )
             )
-        past.append(item)
+        past[user].append(item)
     return samples
 
 
@@ -102,10 +122,14 @@ def chronological_splits(
     ratios: tuple[float, float, float] = (0.8, 0.1, 0.1),
     policy_share: float = 0.2,
 ) -> Splits:
-    """Cuts samples in time order into train, valid and test; the end of train is the policy's.
+    """Cuts samples in time order into train, valid and test; the end of train is ``policy``.
+
+    Args:
+      ratios: shares of train, valid and test.
+      policy_share: the share of train that is ``policy``.
 
     Raises:
-      InputError: if ratios do not add up to 1 or a part would be empty.
+      InputError: the ratios do not add up to 1, or a split would be empty.
     """
     ordered = sorted(samples, key=lambda sample: sample.position)
     _, train_end, valid_end = chronological_cuts(len(ordered), ratios, policy_share)
@@ -119,45 +143,52 @@ def chronological_cuts(
     ratios: tuple[float, float, float] = (0.8, 0.1, 0.1),
     policy_share: float = 0.2,
 ) -> tuple[int, int, int]:
-    """Where the parts policy, valid and test begin among ``size`` samples in time order.
+    """Returns the first indices of policy, valid and test among ``size`` samples in time order.
+
+    100 samples have the cuts 64, 80 and 90.
 
     Raises:
-      InputError: if ratios do not add up to 1.
+      InputError: the ratios do not add up to 1.
     """
     if abs(sum(ratios) - 1) > 1e-6 or min(ratios) <= 0 or not 0 < policy_share < 1:
-        found = f"{ratios} and policy share {policy_share}"
-        raise InputError(f"split ratios: found {found}, expected positive shares, together 1")
-    train_end = int(size * ratios[0] + 1e-9)
+        raise InputError(
+            f"split ratios: found {ratios} and policy share {policy_share}, expected positive "
+            "shares, together 1"
+        )
+    train_end = int(size * ratios[0] + 1e-9)  # the products of shares may fall just below a whole
     valid_end = int(size * (ratios[0] + ratios[1]) + 1e-9)
     return _policy_start(train_end, policy_share), train_end, valid_end
 
 
 def leave_one_out(samples: Sequence[Sample], policy_share: float = 0.2) -> Splits:
-    """Each user's last sample is test, the one before it valid, the others train.
+    """Makes each user's last sample test, the one before it valid, the others train.
 
-    Users are judged at different times, so the fit ranges, which end before the earliest sample
-    they serve, can be short: that is the price of showing nobody's future to anybody.
+    A fit range ends before the earliest sample that it serves. Users are evaluated at different
+    times, so the ranges can be short; in return no artifact has seen another user's future.
 
     Raises:
-      InputError: if a part would be empty.
+      InputError: a split would be empty.
     """
     by_user: dict[int, list[Sample]] = {}
     for sample in sorted(samples, key=lambda sample: sample.position):
         by_user.setdefault(sample.user, []).append(sample)
-    train = [sample for own in by_user.values() for sample in own[:-2]]
-    valid = [own[-2] for own in by_user.values() if len(own) > 1]
-    test = [own[-1] for own in by_user.values()]
-    parts = (sorted(part, key=lambda sample: sample.position) for part in (train, valid, test))
-    return _with_policy(*parts, policy_share)
+    train = [sample for samples in by_user.values() for sample in samples[:-2]]
+    valid = [samples[-2] for samples in by_user.values() if len(samples) > 1]
+    test = [samples[-1] for samples in by_user.values()]
+    for split in (train, valid, test):
+        split.sort(key=lambda sample: sample.position)
+    return _with_policy(train, valid, test, policy_share)
 
 
-def _with_policy(train, valid, test, policy_share: float) -> Splits:
+def _with_policy(
+    train: Sequence[Sample], valid: Sequence[Sample], test: Sequence[Sample], policy_share: float
+) -> Splits:
     cut = _policy_start(len(train), policy_share)
     splits = Splits(tuple(train[:cut]), tuple(train[cut:]), tuple(valid), tuple(test))
     for name in ("fit", "policy", "valid", "test"):
         if not getattr(splits, name):
             total = len(train) + len(valid) + len(test)
-            raise InputError(f"splits: found {total} samples, too few for a part {name!r}")
+            raise InputError(f"splits: found {total} samples, too few for a split {name!r}")
     return splits
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 
 from agenticrec_jax.data.interactions import make_items, make_log
-from agenticrec_jax.data.loader import PAD, PARTS, sample_batches, write_samples
+from agenticrec_jax.data.loader import PAD, SPLITS, sample_batches, write_samples
 from agenticrec_jax.data.splits import chronological_splits, prediction_samples
 
 
@@ -14,19 +14,19 @@ def written(directory):
     return chronological_splits(prediction_samples(log, 4))
 
 
-def test_two_processes_read_every_sample_of_a_part_once(tmp_path):
+def test_two_processes_read_every_sample_of_a_split_once(tmp_path):
     splits = written(tmp_path)
-    for part in PARTS:
+    for split in SPLITS:
         found = []
         for process in range(2):
             how = {"batch_size": 7, "seed": 1, "process_index": process, "process_count": 2}
-            for batch in sample_batches(tmp_path, part, epochs=1, **how):
+            for batch in sample_batches(tmp_path, split, epochs=1, **how):
                 names = ("user", "position", "time", "earlier", "target", "history")
                 found += list(zip(*(batch[name].tolist() for name in names), strict=True))
         wanted = [
             (s.user, s.position, s.time, s.earlier, s.target)
             + ([PAD] * (4 - len(s.history)) + list(s.history),)
-            for s in getattr(splits, part)
+            for s in getattr(splits, split)
         ]
         assert sorted(found) == sorted(wanted)
 

@@ -1,4 +1,4 @@
-"""The program as a user runs it; what it reads and keeps is tested in tests/data."""
+"""The program as a user runs it; what it reads and keeps is tested in tests/ingest."""
 
 import json
 import subprocess
@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from agenticrec_jax.data.interactions import read_log
+from agenticrec_jax.testing.errors import assert_names
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,6 +24,14 @@ def prepare(tmp_path, *flags, files=TABLES):
     named = [f"--{name}".replace("=", f"={tmp_path}/") for name in (*files, "output=out")]
     command = [sys.executable, "-m", "experiments.prepare_data", *named, *flags]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def refused(tmp_path, *flags, files=TABLES):
+    """The one sentence on stderr of a run that ends with status 2 and writes no file."""
+    ended = prepare(tmp_path, *flags, files=files)
+    assert ended.returncode == 2 and not (tmp_path / "out").exists()
+    (sentence,) = ended.stderr.strip().splitlines()
+    return sentence
 
 
 def cells(ended):
@@ -42,11 +51,8 @@ def write_tables(tmp_path):
 
 def test_strict_ends_with_one_sentence_and_writes_nothing(tmp_path):
     write_tables(tmp_path)
-    ended = prepare(tmp_path, "--user_col=who", "--strict")
-    assert ended.returncode == 2
-    (sentence,) = ended.stderr.strip().splitlines()
-    assert f"{tmp_path}/e.csv, line 8: no item id (found nothing), expected no bad row" in sentence
-    assert not (tmp_path / "out").exists()
+    sentence = refused(tmp_path, "--user_col=who", "--strict")
+    assert_names(sentence, f"{tmp_path}/e.csv, line 8", "no item id", "found nothing")
 
 
 def test_bad_rows_are_said_and_the_rest_is_written_for_the_other_programs(tmp_path):
@@ -79,19 +85,17 @@ def test_a_year_reaches_the_other_programs(tmp_path, name, flags):
 
 def test_a_column_that_is_not_there_is_named_with_its_flag(tmp_path):
     write_tables(tmp_path)
-    ended = prepare(tmp_path, "--user_col=who", "--rating_col=stars")
-    assert ended.returncode == 2 and "flag --rating_col: found no column 'stars'" in ended.stderr
-    ended = prepare(tmp_path, "--user_col=who", "--title_col=name")  # lines have no header
-    assert ended.returncode == 2 and not (tmp_path / "out").exists()
-    (sentence,) = ended.stderr.strip().splitlines()
-    assert f"flag --title_col: found no column 'name' in {tmp_path}/i.jsonl, expected" in sentence
+    sentence = refused(tmp_path, "--user_col=who", "--rating_col=stars")
+    columns = "who, item_id, timestamp, rating"
+    assert_names(sentence, "flag --rating_col", "'stars'", f"{tmp_path}/e.csv", columns)
+    sentence = refused(tmp_path, "--user_col=who", "--title_col=name")  # lines have no header
+    assert_names(sentence, "flag --title_col", "'name'", f"{tmp_path}/i.jsonl")
 
 
 def test_a_flag_of_a_column_that_would_not_be_read_is_refused(tmp_path):
     write_tables(tmp_path)
-    ended = prepare(tmp_path, "--price_col=cost", "--user_col=who", files=TABLES[:1])
-    assert ended.returncode == 2
-    assert "flag --price_col: found 'cost', expected nothing: there is no table" in ended.stderr
+    sentence = refused(tmp_path, "--price_col=cost", "--user_col=who", files=TABLES[:1])
+    assert_names(sentence, "flag --price_col", "'cost'", "expected nothing", "--items")
 
 
 @pytest.mark.parametrize("flag", ["rating_col", "item_col", "price_col"])
@@ -100,17 +104,14 @@ def test_a_column_without_a_name_is_refused(tmp_path, flag, suffix):
     table = pl.DataFrame({"user_id": ["a"], "item_id": ["x"], "timestamp": [1], "title": ["X"]})
     write = pl.DataFrame.write_csv if suffix == "csv" else pl.DataFrame.write_ndjson
     write(table, tmp_path / f"t.{suffix}")
-    ended = prepare(tmp_path, f"--{flag}=", files=(f"interactions=t.{suffix}", f"items=t.{suffix}"))
-    assert ended.returncode == 2
-    sentence = f"error: flag --{flag}: found nothing, expected the name of a column\n"
-    assert ended.stderr == sentence
+    tables = (f"interactions=t.{suffix}", f"items=t.{suffix}")
+    sentence = refused(tmp_path, f"--{flag}=", files=tables)
+    assert_names(sentence, f"flag --{flag}", "found nothing", "name of a column")
 
 
 def test_a_flag_of_a_column_that_the_format_knows_is_refused(tmp_path):
-    ended = prepare(tmp_path, "--format=movielens1m", "--rating_col=stars", files=DOWNLOADS)
-    assert ended.returncode == 2 and not (tmp_path / "out").exists()
-    known = "expected nothing: the columns of movielens1m are known\n"
-    assert ended.stderr == f"error: flag --rating_col: found 'stars', {known}"
+    sentence = refused(tmp_path, "--format=movielens1m", "--rating_col=stars", files=DOWNLOADS)
+    assert_names(sentence, "flag --rating_col", "'stars'", "expected nothing", "movielens1m")
 
 
 def test_a_log_too_small_to_split_is_reported_all_the_same(tmp_path):
@@ -180,8 +181,6 @@ def test_recthinkers_sets_are_drawn_from_a_download(tmp_path):
 
 
 def test_a_missing_download_ends_with_one_sentence_that_says_where_it_is(tmp_path):
-    """In tests/data for every release."""
-    ended = prepare(tmp_path, f"{CONFIGS}/recthinker.py:cds_sparse", files=DOWNLOADS)
-    assert ended.returncode == 2 and not (tmp_path / "out").exists()
-    (sentence,) = ended.stderr.strip().splitlines()
-    assert str(tmp_path) in sentence and "/meta_CDs_and_Vinyl.json.gz downloaded" in sentence
+    """In tests/ingest for every release."""
+    sentence = refused(tmp_path, f"{CONFIGS}/recthinker.py:cds_sparse", files=DOWNLOADS)
+    assert_names(sentence, tmp_path, "/meta_CDs_and_Vinyl.json.gz")

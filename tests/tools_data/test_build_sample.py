@@ -86,5 +86,5 @@ def test_bad_source_ends_with_one_sentence_and_status_2(tmp_path):
         [*command, f"--output={tmp_path}/out"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "none/items.jsonl.gz: no such file" in done.stderr
+    assert_names(done.stderr, tmp_path / "none" / "items.jsonl.gz", "no such file")
     assert not (tmp_path / "out").exists()
