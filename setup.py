@@ -1,27 +1,38 @@
 """Package of agenticrec-jax: an LLM recommender agent trained end to end in JAX and Flax."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
+
+PACKAGE = "agenticrec_jax"
+INIT = (Path(__file__).parent / PACKAGE / "__init__.py").read_text(encoding="utf-8")
+# In a clone these lie beside the package; installed they lie inside it, so that the wheel has one
+# top-level name and a folder "experiments" of a user's own is never in the way.
+INSIDE = {f"{PACKAGE}.experiments": "experiments", f"{PACKAGE}.tools_data": "tools_data"}
 
 NOTEBOOK = ["nbformat>=5.10", "nbclient>=0.10", "ipykernel>=6.29"]
 
 setup(
     name="agenticrec-jax",
-    version="0.1.0",
+    version=re.search(r'^__version__ = "(.+)"', INIT, re.M)[1],
     description="AgenticRec and RecThinker in JAX: LLM recommender agents trained end to end",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    url="https://github.com/agenticrec-jax/agenticrec-jax",
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11",
-    packages=find_packages(include=["agenticrec_jax*", "experiments*", "tools_data*"]),
-    include_package_data=True,
+    packages=[*find_packages(include=[f"{PACKAGE}*"]), *INSIDE, f"{PACKAGE}.experiments.configs"],
+    package_dir=INSIDE,
+    include_package_data=False,
     package_data={
-        "agenticrec_jax.evaluation": ["templates/*.html"],
-        "experiments": ["launch/*.sh"],
-        "tools_data": ["*_sample/*", "tiny_policy/*"],
+        PACKAGE: ["py.typed"],
+        f"{PACKAGE}.evaluation": ["templates/*.html"],
+        f"{PACKAGE}.experiments": ["launch/*.sh"],
+        f"{PACKAGE}.tools_data": ["*_sample/*", "tiny_policy/*"],
     },
+    entry_points={"console_scripts": ["agenticrec = agenticrec_jax.cli.main:main"]},
     install_requires=[
         "jax>=0.10",
         "flax>=0.12",
@@ -36,6 +47,7 @@ setup(
         "array_record>=0.8",
         "absl-py>=2.1",
         "ml-collections>=1.0",
+        "pydantic>=2.11",
         "safetensors>=0.5",
         "etils[epath]>=1.9",
         "polars>=1.32",

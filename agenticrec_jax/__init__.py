@@ -2,6 +2,8 @@
 
 import importlib
 
+__version__ = "0.2.0"
+
 _LAZY = {
     "fit_sasrec": "agenticrec_jax.sequential.fit",
     "load_adapters": "agenticrec_jax.models.io.peft",

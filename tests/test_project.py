@@ -1,15 +1,16 @@
 """The project as a whole: its commands, what is committed, how long files are, who imports whom."""
 
 import ast
+import importlib.util
 import os
 import pathlib
 import re
 import subprocess
-import types
 
-import jax.numpy as jnp
-import numpy as np
 import pytest
+
+from agenticrec_jax import runs
+from agenticrec_jax.cli.configs import load_config
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = "agenticrec_jax"
@@ -62,25 +63,26 @@ def test_ci_runs_the_command_of_the_readme(tmp_path):
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
 
 
-def test_the_code_of_the_readme_works():
-    loss_code, tool_code = re.findall(r"```python\n(.*?)```", README, re.S)
+def test_the_code_of_the_readme_works(tmp_path, monkeypatch):
+    """On the smallest configuration, and without the training that takes minutes."""
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    config = runs.run_config(load_config("office:smoke"))
+    trained = []
+    monkeypatch.setattr(runs, "RunConfig", lambda: config)
+    monkeypatch.setattr(runs, "train", lambda run, stage: trained.append((run, stage)))
+    monkeypatch.chdir(tmp_path)
     space = {}
-    exec(compile(loss_code, "README.md", "exec"), space)
-    logprobs = jnp.log(jnp.array([[[0.5, 0.25], [0.5, 0.5]]]))
-    batch = types.SimpleNamespace(
-        sampled=jnp.array([[[True, True], [True, False]]]),
-        advantages=jnp.array([[1.0, -1.0]]),
-        weights=jnp.full((1, 2), 0.5),
-    )
-    loss, metrics = space["loss_fn"](logprobs, batch)
-    np.testing.assert_allclose(loss, -0.5 * (np.log(0.125) - np.log(0.5)) / 288.0, rtol=1e-6)
-    np.testing.assert_allclose(metrics["score"][0] / metrics["score"][1], np.log(0.0625) / 2)
+    exec(compile(code, "README.md", "exec"), space)
+    assert len(space["log"]) > 10_000 and len(space["tools"].names) == 7
+    assert trained == [(space["run"], "rta")]
 
-    exec(compile(tool_code, "README.md", "exec"), space)
-    items = types.SimpleNamespace(brand=("Pilot", None, "Pilot", "Avery"))
-    view = types.SimpleNamespace(items=items, own_items=(0, 1, 2, 3))
-    assert space["toolbox"].call(view, "count_brands", {}).text == "brands bought: 2"
-    assert not space["toolbox"].call(view, "count_brands", {"item": 1}).ok
+
+def test_the_readme_is_short_and_has_the_committed_results():
+    assert len(README.split()) <= 900
+    spec = importlib.util.spec_from_file_location("results", ROOT / "docs" / "results.py")
+    results = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(results)
+    assert results.updated(README) == README, "run: python docs/results.py"
 
 
 def test_paths_named_in_the_docs_exist():
@@ -92,13 +94,20 @@ def test_paths_named_in_the_docs_exist():
 
 def test_flags_in_the_readme_are_those_of_the_programs():
     commands = re.findall(r"python -m experiments\.([\w.]*\w)((?: [^\s`]+)*)", README)
-    commands += [("train_policy", rest) for rest in re.findall(r"tpu_pod\.sh(.*)", README)]
-    assert {"quickstart", "train_policy", "train_sasrec"} <= {name for name, _ in commands}
+    commands += re.findall(r"^agenticrec (\w+)(.*)$", README, re.M)
+    assert {"quickstart", "train_policy", "evaluate"} <= {name for name, _ in commands}
     shared = defined_flags(ROOT / PACKAGE / "cli" / "app.py")
     for name, rest in commands:
+        if name == "JOB":
+            continue
         path = ROOT / "experiments" / f"{name.replace('.', '/')}.py"
         used = set(re.findall(r"--(\w+)", rest))
         assert used <= defined_flags(path) | shared, name
+
+
+def test_the_readme_names_every_program():
+    for path in (ROOT / "experiments").glob("*.py"):
+        assert path.stem == "__init__" or f"`{path.stem}`" in README, path
 
 
 def defined_flags(path):

@@ -15,7 +15,7 @@ from absl import app as absl_app
 from absl import flags, logging
 from ml_collections import config_flags
 
-from agenticrec_jax.cli.configs import expand_names
+from agenticrec_jax.cli.configs import complete
 from agenticrec_jax.errors import InputError, Terminated
 
 BAD_INPUT = 2
@@ -77,7 +77,7 @@ def use_compilation_cache(directory: str) -> None:
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
     try:
-        rest = flags.FLAGS(expand_names(list(argv)))
+        rest = flags.FLAGS(complete(list(argv)))
         _check_config_files()
         return rest
     except SystemExit:  # --help and its kin have printed their text

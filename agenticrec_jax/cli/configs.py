@@ -13,6 +13,8 @@ from ml_collections import ConfigDict, config_flags
 from agenticrec_jax.bundled import ROOT
 from agenticrec_jax.errors import InputError
 
+flags.disclaim_key_flags()  # --config belongs to the program that defines it, and to its --help
+
 DIRECTORY = ROOT / "experiments" / "configs"
 
 
@@ -60,24 +62,38 @@ def define_config(
     ``--config.KEY=VALUE`` changes a setting.
 
     Args:
-      default: name of the configuration without the flag; None for none.
+      default: name of the configuration without the flag, which `complete` adds; None for none.
       flag_values: registry of flags.
     """
-    return config_flags.DEFINE_config_file(
+    shown = f" (default: {default})" if default else ""
+    # A default of the flag itself would be read, and changed settings looked up in it, as the flag
+    # is defined: a misspelled setting would end the import of the program in a traceback.
+    holder = config_flags.DEFINE_config_file(
         "config",
-        default and config_path(default),
-        f"Configuration: a file or one of {', '.join(names())}, with :PRESET if it has some.",
+        None,
+        f"Configuration: a file or one of {', '.join(names())}, with :PRESET{shown}.",
         flag_values=flag_values,
     )
+    _DEFAULTS[id(flag_values)] = default
+    return holder
 
 
-def expand_names(argv: list[str]) -> list[str]:
-    """Returns a command line in which ``--config=NAME`` names the file of the configuration."""
-    expanded = list(argv)
+_DEFAULTS: dict[int, str | None] = {}  # configuration of a registry without the flag
+
+
+def complete(argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[str]:
+    """Returns a command line whose ``--config`` is a file: the one of its name, or the default."""
+    completed = list(argv)
+    given = False
     for i, argument in enumerate(argv):
         flag, equals, value = argument.partition("=")
-        if flag in ("--config", "-config") and equals:
-            expanded[i] = f"{flag}={config_path(value)}"
-        elif argument in ("--config", "-config") and i + 1 < len(argv):
-            expanded[i + 1] = config_path(argv[i + 1])
-    return expanded
+        if flag in ("--config", "-config"):
+            given = True
+            if equals:
+                completed[i] = f"{flag}={config_path(value)}"
+            elif i + 1 < len(argv):
+                completed[i + 1] = config_path(argv[i + 1])
+    default = _DEFAULTS.get(id(flag_values))
+    if default and not given:
+        completed.insert(1, f"--config={config_path(default)}")
+    return completed

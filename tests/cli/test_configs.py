@@ -4,7 +4,7 @@ import pytest
 from absl import flags
 
 from agenticrec_jax.bundled import ROOT
-from agenticrec_jax.cli.configs import config_path, define_config, expand_names, load_config, names
+from agenticrec_jax.cli.configs import complete, config_path, define_config, load_config, names
 from agenticrec_jax.testing.errors import assert_names, refused
 
 OWN = "from ml_collections import ConfigDict\ndef get_config(size='small'):\n"
@@ -36,16 +36,21 @@ def test_a_file_of_ones_own_wins_over_a_name(tmp_path, monkeypatch):
     assert_names(refused(load_config, "absent"), "'absent'", "qwen3")
 
 
-@pytest.mark.parametrize("form", [["--config=office:smoke"], ["--config", "office:smoke"]])
+FORMS = [["--config=office:smoke"], ["--config", "office:smoke"], []]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
 def test_the_flag_takes_names_and_changed_settings(form, monkeypatch):
-    given = expand_names(["program", *form, "--config.rta.steps=9"])
-    monkeypatch.setattr("sys.argv", given)
     values = flags.FlagValues()
-    define_config(flag_values=values)
+    define_config("office:smoke", flag_values=values)
+    given = complete(["program", *form, "--config.rta.steps=9"], values)
+    monkeypatch.setattr("sys.argv", given)
     values(given)
     assert (values.config.rta.steps, values.config.rta.members) == (9, 4)
 
 
 def test_other_arguments_stay_as_they_are():
+    values = flags.FlagValues()
+    define_config(None, flag_values=values)
     given = ["program", "--stage=rta", "--config.policy.directory=office", "office"]
-    assert expand_names(given) == given
+    assert complete(given, values) == given

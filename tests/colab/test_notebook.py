@@ -56,7 +56,7 @@ def test_the_notebook_is_stored_without_outputs():
 
 def test_the_table_it_prints_is_that_of_its_results(executed):
     notebook, workdir = executed
-    (cell,) = (c for c in notebook.cells if "quickstart.finish(" in c.source)
+    (cell,) = (c for c in notebook.cells if "write_results(run" in c.source)
     table = text_of(cell)
     results = json.loads((workdir / "results.json").read_text())
     rows = {row["name"]: row for row in results["rows"]}
