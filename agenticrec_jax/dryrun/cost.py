@@ -1,9 +1,9 @@
-"""What a compiled program takes of one chip: memory, collectives, and an estimate of its work.
+"""Memory of a compiled program on one chip, and an estimate of its work.
 
 Memory is what the compiler reserves. The work is an **estimate**, read from the optimized program:
-matrix products, bytes read and written, and collectives, each as often as the loops around it run.
-(``compiled.cost_analysis()`` counts the body of a loop once, however often it runs.) It says how
-much is to be done, never how fast.
+matrix products, bytes read and written, and collectives, each times the trip counts of the loops
+around it. (``compiled.cost_analysis()`` counts the body of a loop once.) The estimate is an amount
+of work, not a speed.
 """
 
 import collections
@@ -28,19 +28,28 @@ COLLECTIVES = (
     "collective-broadcast",
     "collective-permute",
 )
-_FREE = {  # names for data that is somewhere already, or waiting for it
+_FREE = {  # opcodes that name existing data or wait for it: they access no memory
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "iota"),
     *("while", "conditional", "call", "partition-id", "replica-id", "opt-barrier", "domain"),
     *("copy-start", "copy-done", "slice-start", "slice-done", "async-done", "async-update"),
 }
-# Custom calls that compute: Pallas' kernels on TPU, libraries elsewhere. Others only move data.
+# Custom calls that compute: Pallas' kernels on TPU, libraries elsewhere. Others only annotate or
+# move data.
 _KERNEL = re.compile(r'custom_call_target="(tpu_custom_call|__cu|__onednn|__gpu|triton)')
-_PART = ("dynamic-slice", "slice", "gather")
+_SLICES = ("dynamic-slice", "slice", "gather")
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes a chip, as the compiler reserves them. ``aliased`` are outputs in donated arguments."""
+    """Bytes on a chip, as the compiler reserves them.
+
+    Attributes:
+      arguments: of the program.
+      outputs: of the program.
+      aliased: outputs that are written into donated arguments.
+      temporaries: intermediate results.
+      code: machine code.
+    """
 
     arguments: int
     outputs: int
@@ -50,13 +59,13 @@ class Memory:
 
     @property
     def peak(self) -> int:
-        """Everything at once, what is aliased counted once."""
+        """Sum of all, with aliased bytes counted once."""
         return self.arguments + self.outputs - self.aliased + self.temporaries + self.code
 
 
 @dataclass
 class Traffic:
-    """Collectives of one kind: how often they run, and bytes that a chip sends for them."""
+    """Collectives of one kind: number of runs, and bytes that a chip sends in them."""
 
     count: float = 0
     bytes: float = 0
@@ -64,14 +73,14 @@ class Traffic:
 
 @dataclass
 class Cost:
-    """An estimate of one chip's work.
+    """Estimate of one chip's work.
 
     Attributes:
-        flops: of matrix products, a multiplication and an addition each counted as one.
-        bytes: read and written by instructions, whatever memory they lie in.
-        collectives: by kind.
-        uncounted: kernels whose products nobody knows, by name, and loops whose trip count is not
-            in the program (their body is counted once).
+      flops: of matrix products; a multiplication and an addition count as two.
+      bytes: read and written by instructions, in any memory.
+      collectives: by kind.
+      uncounted: kernels of unknown work, by name, and loops whose trip count is not in the program
+        (their body is counted once).
     """
 
     flops: float = 0
@@ -80,20 +89,20 @@ class Cost:
     uncounted: collections.Counter = field(default_factory=collections.Counter)
 
     def add(self, other: "Cost", times: float = 1) -> "Cost":
-        """Adds ``other`` so many times, and returns the sum."""
+        """Adds ``times`` times ``other`` in place, and returns the sum."""
         self.flops += times * other.flops
         self.bytes += times * other.bytes
         for kind, traffic in other.collectives.items():
-            own = self.collectives.setdefault(kind, Traffic())
-            own.count += times * traffic.count
-            own.bytes += times * traffic.bytes
+            total = self.collectives.setdefault(kind, Traffic())
+            total.count += times * traffic.count
+            total.bytes += times * traffic.bytes
         for name, count in other.uncounted.items():
             self.uncounted[name] += times * count
         return self
 
 
 def memory(compiled: Any) -> Memory:
-    """The memory of a compiled program, in bytes a chip."""
+    """Returns the memory of a compiled program, in bytes on a chip."""
     stats = compiled.memory_analysis()
     return Memory(
         stats.argument_size_in_bytes,
@@ -105,35 +114,36 @@ def memory(compiled: Any) -> Memory:
 
 
 def estimate(text: str, kernels: Kernels | None = None) -> Cost:
-    """The estimated cost of one run of a program on one chip.
+    """Estimates the cost of one run of a program on one chip.
 
     Of a conditional the branch with the most work is counted.
 
     Args:
-        text: the optimized program, ``compiled.as_text()``.
-        kernels: how the products of hand-written kernels are counted, which XLA cannot look into:
-            prefixes of their names to functions of the name and the operands' shapes.
+      text: the optimized program, ``compiled.as_text()``.
+      kernels: counts the operations of hand-written kernels, which XLA cannot look into: prefixes
+        of their names to functions of the name and the operands' shapes.
     """
     program = parse(text)
     return _Walk(program, kernels or {}).cost(program.computations[program.entry])
 
 
 class _Walk:
-    """Adds up a program's instructions; every computation is looked at once."""
+    """Adds up the costs of a program's instructions, visiting every computation once."""
 
     def __init__(self, program: Program, kernels: Kernels):
-        self._program, self._kernels = program, kernels
-        self._known: dict[str, Cost] = {}
+        self._program = program
+        self._kernels = kernels
+        self._costs: dict[str, Cost] = {}
 
     def cost(self, computation: Computation) -> Cost:
-        if computation.name not in self._known:
+        if computation.name not in self._costs:
             total = Cost()
             for instruction in computation:
-                total.add(self._one(computation, instruction))
-            self._known[computation.name] = total
-        return self._known[computation.name]
+                total.add(self._instruction_cost(computation, instruction))
+            self._costs[computation.name] = total
+        return self._costs[computation.name]
 
-    def _one(self, inside: Computation, instruction: Instruction) -> Cost:
+    def _instruction_cost(self, inside: Computation, instruction: Instruction) -> Cost:
         opcode = instruction.opcode
         if opcode == "while":
             return self._loop(inside, instruction)
@@ -159,17 +169,19 @@ class _Walk:
     def _loop(self, inside: Computation, loop: Instruction) -> Cost:
         trips = self._program.trip_count(inside, loop)
         cost = Cost()
-        for part in ("body", "condition"):
-            once = self.cost(self._program.computations[loop.attribute(part)])
+        for name in ("body", "condition"):
+            once = self.cost(self._program.computations[loop.attribute(name)])
             cost.add(once, 1 if trips is None else trips)
         if trips is None:
             cost.uncounted["loop"] += 1
         return cost
 
     def _fused(self, fused: Computation, instruction: Instruction, shapes, cost: Cost) -> None:
-        """Products and collectives inside; bytes are those that cross its border."""
+        """Adds a fusion's products and collectives; its bytes are counted at its border."""
         within = self.cost(fused)
         cost.add(Cost(within.flops, 0, within.collectives, within.uncounted))
+        # XLA writes a fused reduce-scatter as an all-reduce and a slice, which would be counted as
+        # twice the bytes.
         if "all-reduce-scatter" in instruction.name + fused.name and shapes:
             sent = sum(traffic.bytes for traffic in within.collectives.values())
             cost.collectives = {"reduce-scatter": Traffic(1, sent / 2)}
@@ -185,16 +197,20 @@ class _Walk:
         cost.uncounted[instruction.name.split(".")[0]] += 1
 
     def _traffic(self, kind: str, instruction: Instruction, shapes) -> Traffic:
-        """Bytes that a chip sends where the collective goes round a ring of its group."""
+        """Returns the bytes that a chip sends if the collective is a ring around its group.
+
+        In a group of 4 a chip that gathers 1 MB from each sends 3 MB (its own and two that it
+        passes on), and one that reduces 1 MB sends 1.5 MB: 3/4 to reduce and 3/4 to gather.
+        """
         group = _group_size(instruction.attributes, self._program.devices)
-        given = sum(shape.bytes for shape in shapes)
+        operand_bytes = sum(shape.bytes for shape in shapes)
         share = (group - 1) / group
         sent = {
-            "all-gather": given * (group - 1),
-            "all-reduce": 2 * given * share,
-            "collective-permute": given,
+            "all-gather": operand_bytes * (group - 1),
+            "all-reduce": 2 * operand_bytes * share,
+            "collective-permute": operand_bytes,
         }
-        return Traffic(1, sent.get(kind, given * share))
+        return Traffic(1, sent.get(kind, operand_bytes * share))
 
     def _bytes(self, inside: Computation, instruction: Instruction) -> float:
         opcode = instruction.opcode
@@ -203,16 +219,16 @@ class _Walk:
         if opcode == "fusion":
             return self._border(inside, instruction)
         operands = [inside.instructions[name] for name in instruction.operands]
-        if opcode in _PART:
-            return 2 * instruction.bytes
+        if opcode in _SLICES:
+            return 2 * instruction.bytes  # the slice is read and written, not its source
         if opcode == "dynamic-update-slice":
-            return 2 * operands[1].bytes
+            return 2 * operands[1].bytes  # in place: the update is read and written
         if opcode == "scatter":
-            return 3 * operands[-1].bytes
+            return 3 * operands[-1].bytes  # updates are read, targets read and written
         return instruction.bytes + sum(operand.bytes for operand in operands)
 
     def _border(self, inside: Computation, instruction: Instruction) -> float:
-        """Bytes of a fusion: of an array that it only cuts from or writes into, those parts."""
+        """Returns a fusion's bytes: only the slice of an array that it slices or writes into."""
         fused = self._program.computations[instruction.attribute("calls")]
         total = _written(fused, fused.root)
         for number, name in enumerate(instruction.operands):
@@ -224,13 +240,13 @@ def _read(fused: Computation, parameter: Instruction, size: int) -> float:
     users = fused.users(parameter.name)
     while len(users) == 1 and users[0].opcode == "bitcast":
         users = fused.users(users[0].name)
-    parts = 0
+    sliced = 0
     for user in users:
-        if user.opcode in _PART:
-            parts += user.bytes
+        if user.opcode in _SLICES:
+            sliced += user.bytes
         elif user.opcode != "dynamic-update-slice" or fused.source(user.operands[0]) != parameter:
             return size
-    return min(parts, size)
+    return min(sliced, size)
 
 
 def _written(fused: Computation, root: Instruction) -> float:
@@ -249,32 +265,34 @@ def _dot(instruction: Instruction, shapes) -> float:
 
 
 def _convolution(instruction: Instruction, shapes) -> float:
-    """Products of a convolution; on TPU every matrix product is one.
+    """Returns the operations of a convolution, which every matrix product is on TPU.
 
-    A batch of products is written as a window over holes (``lhs_dilate``), so only the places
-    where the window meets data are counted, as XLA's own analysis does.
+    A batch of products is written as a window over data with holes (``lhs_dilate``). So only
+    positions where the window meets data are counted, as in XLA's own analysis.
     """
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.attributes).groups()
     data, kernel, out = (shape.arrays[0].dims for shape in (*shapes[:2], instruction))
     window = _window(instruction.attributes, sum(label.isdigit() for label in labels[0]))
     meets = 1
-    for axis, part in enumerate(window):
-        size, label = {}, str(axis)
-        for what, dims, text in zip(("data", "out"), (data, out), labels[::2], strict=True):
-            size[what] = dims[text.index(label)]
-        meets *= _meetings(size["data"], size["out"], **part)
+    for axis, axis_window in enumerate(window):
+        data_size = data[labels[0].index(str(axis))]
+        out_size = out[labels[2].index(str(axis))]
+        meets *= _meetings(data_size, out_size, **axis_window)
     pairs = out[labels[2].index("b")] * out[labels[2].index("f")] * kernel[labels[1].index("i")]
     groups = re.search(r"batch_group_count=(\d+)", instruction.attributes)
     return 2 * meets * pairs / (int(groups.group(1)) if groups else 1)
 
 
 def _window(attributes: str, axes: int) -> list[dict[str, int]]:
-    """Size, padding before, stride and dilations of each axis of a window."""
+    """Returns size, padding before, stride and dilations of each axis of a window.
+
+    ``window={size=3x3 pad=1_1x0_0}`` has the sizes 3 and 3 and the paddings 1 and 0.
+    """
     text = re.search(r"window=\{([^}]*)\}", attributes)
-    found = dict(part.split("=") for part in text.group(1).split()) if text else {}
+    fields = dict(field.split("=") for field in text.group(1).split()) if text else {}
 
     def values(name: str, default: int) -> list[int]:
-        numbers = [int(n.split("_")[0]) for n in found.get(name, "").split("x") if n]
+        numbers = [int(n.split("_")[0]) for n in fields.get(name, "").split("x") if n]
         return numbers or [default] * axes
 
     names = {"size": 1, "pad": 0, "stride": 1, "lhs_dilate": 1, "rhs_dilate": 1}
@@ -283,21 +301,28 @@ def _window(attributes: str, axes: int) -> list[dict[str, int]]:
 
 
 def _meetings(data, out, *, size, pad, stride, lhs_dilate, rhs_dilate) -> int:
-    """How many (place of the result, place of the window) pairs lie on data."""
-    count, starts = 0, np.arange(out) * stride - pad
-    for place in range(size):
-        at = starts + place * rhs_dilate
+    """Returns the number of pairs (output, element of the window) that meet data.
+
+    Three outputs with a window of 3 and a padding of 1 over 3 elements meet 2 + 3 + 2 = 7.
+    """
+    count = 0
+    starts = np.arange(out) * stride - pad
+    for element in range(size):
+        at = starts + element * rhs_dilate
         count += int(((at >= 0) & (at % lhs_dilate == 0) & (at // lhs_dilate < data)).sum())
     return count
 
 
 def _group_size(attributes: str, devices: int) -> int:
-    """Devices in each replica group, in any of XLA's three notations."""
-    if found := re.search(r"replica_groups=\[(?:\d+,)*(\d+)\]<=", attributes):
-        return int(found.group(1))
-    if found := re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", attributes):
-        sizes = dict(re.findall(r"'(\w+)'=(\d+)", found.group(1)))
-        axes = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", found.group(2))
-        return math.prod(int(part or sizes[axis]) for axis, part in axes)
-    found = re.search(r"replica_groups=\{\{([\d,]+)\}", attributes)
-    return len(found.group(1).split(",")) if found else devices
+    """Returns the number of devices in each replica group, in any of XLA's three notations.
+
+    ``[2,4]<=[8]``, ``mesh['a'=2,'b'=4]{'b'}`` and ``{{0,1,2,3},{4,5,6,7}}`` all have groups of 4.
+    """
+    if match := re.search(r"replica_groups=\[(?:\d+,)*(\d+)\]<=", attributes):
+        return int(match.group(1))
+    if match := re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", attributes):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", match.group(1)))
+        axes = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", match.group(2))
+        return math.prod(int(sub_size or sizes[axis]) for axis, sub_size in axes)
+    match = re.search(r"replica_groups=\{\{([\d,]+)\}", attributes)
+    return len(match.group(1).split(",")) if match else devices

@@ -1,7 +1,7 @@
-"""Reads the text of an optimized XLA program: computations, instructions, shapes, trip counts.
+"""Parser of an optimized XLA program: computations, instructions, shapes, trip counts.
 
-The text is that of ``compiled.as_text()``; XLA documents its grammar at
-https://openxla.org/xla/operation_semantics. Only what an estimate of cost needs is read.
+The text is that of ``compiled.as_text()``. XLA documents its grammar at
+https://openxla.org/xla/operation_semantics. Only what an estimate of cost needs is parsed.
 """
 
 import collections
@@ -21,19 +21,19 @@ _TRANSPARENT = ("copy", "bitcast", "reshape", "convert", "copy-start", "copy-don
 
 @dataclass(frozen=True)
 class Array:
-    """One array of a shape: its element type and dimensions."""
+    """Element type and dimensions of one array of a shape."""
 
     dtype: str
     dims: tuple[int, ...]
 
     @property
     def size(self) -> int:
-        """Elements."""
+        """Number of elements."""
         return math.prod(self.dims)
 
     @property
     def bytes(self) -> int:
-        """Bytes without the padding of a layout."""
+        """Size in bytes, without the padding of a layout."""
         bits = _BITS.get(self.dtype)
         if bits is None:
             bits = int(re.search(r"\d+", self.dtype).group())
@@ -42,7 +42,16 @@ class Array:
 
 @dataclass(frozen=True)
 class Instruction:
-    """``name = arrays opcode(operands), attributes``; a tuple's arrays are listed flat."""
+    """An instruction ``name = arrays opcode(operands), attributes``.
+
+    Attributes:
+      name: unique in its computation.
+      opcode: such as ``dot`` or ``fusion``.
+      arrays: of the result; those of a tuple are listed flat.
+      operands: names of instructions.
+      literal: text in the brackets, such as a constant's value or a parameter's number.
+      attributes: text after the brackets.
+    """
 
     name: str
     opcode: str
@@ -53,24 +62,24 @@ class Instruction:
 
     @property
     def bytes(self) -> int:
-        """Bytes of the result."""
+        """Size of the result in bytes."""
         return sum(array.bytes for array in self.arrays)
 
     def attribute(self, name: str) -> str | None:
-        """A bare attribute such as ``direction`` or ``index``."""
-        found = re.search(rf"\b{name}=%?([\w.\-]+)", self.attributes)
-        return found and found.group(1)
+        """Returns a bare attribute such as ``direction`` or ``index``, None if it is not there."""
+        match = re.search(rf"\b{name}=%?([\w.\-]+)", self.attributes)
+        return match and match.group(1)
 
     def numbers(self, name: str) -> tuple[int, ...]:
-        """An attribute that is a list, such as ``lhs_contracting_dims={1}``."""
-        found = re.search(rf"\b{name}=\{{([\d,]*)\}}", self.attributes)
-        return tuple(int(n) for n in found.group(1).split(",") if n) if found else ()
+        """Returns an attribute that is a list, such as ``lhs_contracting_dims={1}``."""
+        match = re.search(rf"\b{name}=\{{([\d,]*)\}}", self.attributes)
+        return tuple(int(n) for n in match.group(1).split(",") if n) if match else ()
 
     def called(self) -> tuple[str, ...]:
-        """Names of the computations that it runs, other than a loop's."""
-        found = re.search(r"\b(?:branch|called)_computations=\{([^}]*)\}", self.attributes)
-        if found:
-            return tuple(name.strip().lstrip("%") for name in found.group(1).split(","))
+        """Returns the names of the computations that it runs, other than a loop's."""
+        match = re.search(r"\b(?:branch|called)_computations=\{([^}]*)\}", self.attributes)
+        if match:
+            return tuple(name.strip().lstrip("%") for name in match.group(1).split(","))
         names = [self.attribute(name) for name in ("true_computation", "false_computation")]
         names += [self.attribute(name) for name in ("calls", "to_apply")]
         return tuple(name for name in names if name)
@@ -78,7 +87,7 @@ class Instruction:
 
 @dataclass
 class Computation:
-    """Instructions in order, by name; ``root`` is the result."""
+    """Instructions of a computation in order, by name; ``root`` is its result."""
 
     name: str
     instructions: dict[str, Instruction] = field(default_factory=dict)
@@ -89,41 +98,50 @@ class Computation:
 
     @functools.cached_property
     def parameters(self) -> dict[int, Instruction]:
-        """Parameters by their number."""
+        """The parameters by their number."""
         return {int(i.literal): i for i in self if i.opcode == "parameter"}
 
     def users(self, name: str) -> list[Instruction]:
-        """The instructions that read ``name``."""
+        """Returns the instructions that read ``name``."""
         return [i for i in self if name in i.operands]
 
     def source(self, name: str) -> Instruction:
-        """The instruction behind ``name``, past copies and the like."""
-        found = self.instructions[name]
-        while found.opcode in _TRANSPARENT and found.operands:
-            found = self.instructions[found.operands[0]]
-        return found
+        """Returns the instruction that computes the numbers of ``name``, behind copies of them."""
+        instruction = self.instructions[name]
+        while instruction.opcode in _TRANSPARENT and instruction.operands:
+            instruction = self.instructions[instruction.operands[0]]
+        return instruction
 
 
 @dataclass(frozen=True)
 class Program:
-    """All computations by name, the entry's name, and how many devices share the work."""
+    """A program.
+
+    Attributes:
+      computations: by name.
+      entry: name of the computation that runs first.
+      devices: number of devices that share the work.
+    """
 
     computations: dict[str, Computation]
     entry: str
     devices: int
 
     def trip_count(self, computation: Computation, loop: Instruction) -> int | None:
-        """How often the body of a ``while`` runs, or at most runs; None if that is not in the text.
+        """Returns the largest number of times that a ``while`` runs, None if the text lacks it.
 
-        Either XLA has written it down, or the condition holds only while a counter, which starts
-        at a constant and grows by a constant, is below a constant.
+        Either XLA has written the number down, or the condition bounds a counter: one that starts
+        at a constant, grows by a constant and must be below a constant. A counter from 2 by steps
+        of 3 runs 3 times below 10 (2, 5, 8).
         """
         known = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.attributes)
         if known:
             return int(known.group(1))
         condition = self.computations[loop.attribute("condition")]
-        test, here = self._follow(_Node(condition, condition.root)), _Node(computation, loop)
-        bounds = [self._bound(here, part) for part in self._conjuncts(test)]
+        test = self._follow(_Node(condition, condition.root))
+        loop_node = _Node(computation, loop)
+        bounds = [self._bound(loop_node, conjunct) for conjunct in self._conjuncts(test)]
+        # All conjuncts must hold, so the smallest bound ends the loop.
         return min((bound for bound in bounds if bound is not None), default=None)
 
     def _conjuncts(self, test: "_Node") -> Iterator["_Node"]:
@@ -141,7 +159,8 @@ class Program:
         if low.opcode != "get-tuple-element" or high.opcode != "constant":
             return None
         index = int(low.attribute("index"))
-        start, step = self._start(loop, index), self._step(loop.instruction, index)
+        start = self._start(loop, index)
+        step = self._step(loop.instruction, index)
         if start is None or not step:
             return None
         return max(0, math.ceil((int(high.literal) - start) / step))
@@ -169,10 +188,10 @@ class Program:
     def _operands(self, node: "_Node") -> list["_Node"]:
         return [self._follow(operand) for operand in node.operands]
 
-    def _given(self, computation: str) -> tuple["_Node", ...] | None:
-        """What the one ``call`` of a computation gives it."""
-        found = self._calls.get(computation, [])
-        return found[0].operands if len(found) == 1 else None
+    def _call_arguments(self, computation: str) -> tuple["_Node", ...] | None:
+        """Returns the arguments of a computation's only ``call``, None without exactly one."""
+        calls = self._calls.get(computation, [])
+        return calls[0].operands if len(calls) == 1 else None
 
     @functools.cached_property
     def _calls(self) -> dict[str, list["_Node"]]:
@@ -184,7 +203,7 @@ class Program:
         return calls
 
     def _follow(self, node: "_Node") -> "_Node":
-        """What a value comes from, past copies, into fusions and out of them."""
+        """Returns the instruction that computes a value, through copies, fusions and calls."""
         while True:
             instruction = node.instruction
             if instruction.opcode in _TRANSPARENT and instruction.operands:
@@ -193,10 +212,10 @@ class Program:
                 inner = self.computations[instruction.called()[0]]
                 node = _Node(inner, inner.root, node.operands)
             elif instruction.opcode == "parameter":
-                given = node.arguments or self._given(node.inside.name)
-                if given is None:
+                arguments = node.arguments or self._call_arguments(node.inside.name)
+                if arguments is None:
                     return node
-                node = given[int(instruction.literal)]
+                node = arguments[int(instruction.literal)]
             elif instruction.opcode == "get-tuple-element":
                 whole = self._follow(node.operands[0])
                 if whole.instruction.opcode != "tuple":
@@ -208,7 +227,7 @@ class Program:
 
 @dataclass(frozen=True)
 class _Node:
-    """An instruction where it stands; inside a fusion, with what the fusion was given."""
+    """An instruction in its computation; inside a fusion, with the fusion's arguments."""
 
     inside: Computation
     instruction: Instruction
@@ -216,24 +235,26 @@ class _Node:
 
     @property
     def operands(self) -> tuple["_Node", ...]:
-        """Its operands where they stand."""
+        """Its operands in the same computation."""
         inside = self.inside.instructions
         names = self.instruction.operands
         return tuple(_Node(self.inside, inside[name], self.arguments) for name in names)
 
 
 def parse(text: str) -> Program:
-    """Reads the text of a compiled program."""
-    computations, current, entry = {}, None, ""
+    """Parses the text of a compiled program."""
+    computations = {}
+    current = None
+    entry = ""
     for line in _logical_lines(text):
-        if found := _INSTRUCTION.match(line):
-            instruction = _instruction(found.group(2), line[found.end() :])
+        if match := _INSTRUCTION.match(line):
+            instruction = _instruction(match.group(2), line[match.end() :])
             current.instructions[instruction.name] = instruction
-            if found.group(1):
+            if match.group(1):
                 current.root = instruction
-        elif found := _COMPUTATION.match(line):
-            current = computations[found.group(2)] = Computation(found.group(2))
-            entry = current.name if found.group(1) else entry
+        elif match := _COMPUTATION.match(line):
+            current = computations[match.group(2)] = Computation(match.group(2))
+            entry = current.name if match.group(1) else entry
     head = text.partition("\n")[0]
     counts = re.findall(r"\b(?:num_partitions|replica_count)=(\d+)", head)
     devices = math.prod(int(count) for count in counts)
@@ -241,7 +262,7 @@ def parse(text: str) -> Program:
 
 
 def _logical_lines(text: str) -> Iterator[str]:
-    """Lines, each with those that continue it (attributes of kernels hold line breaks)."""
+    """Yields lines joined with those that continue them: attributes of kernels hold line breaks."""
     line = ""
     for piece in text.splitlines():
         starts = not piece.strip() or piece == "}" or _INSTRUCTION.match(piece)
@@ -262,7 +283,7 @@ def _instruction(name: str, text: str) -> Instruction:
 
 
 def arrays(shape: str) -> tuple[Array, ...]:
-    """The arrays of a shape's text, such as ``(f32[2,3]{1,0}, s32[])``."""
+    """Returns the arrays of a shape's text, such as ``(f32[2,3]{1,0}, s32[])``."""
     return tuple(
         Array(dtype, tuple(int(n.lstrip("<=")) for n in dims.split(",") if n))
         for dtype, dims in _ARRAY.findall(shape)
@@ -270,10 +291,10 @@ def arrays(shape: str) -> tuple[Array, ...]:
 
 
 def _bracketed(text: str) -> tuple[str, str]:
-    """The leading ``(...)``, nested brackets included, and what follows it."""
+    """Splits text after its leading ``(...)``, with nested brackets inside."""
     depth = 0
-    for found in re.finditer(r"[()]", text):
-        depth += 1 if found.group() == "(" else -1
+    for bracket in re.finditer(r"[()]", text):
+        depth += 1 if bracket.group() == "(" else -1
         if depth == 0:
-            return text[: found.end()], text[found.end() :]
+            return text[: bracket.end()], text[bracket.end() :]
     return text, ""

@@ -1,8 +1,8 @@
 """TPU slices to compile for without having one, and the memory of a chip.
 
 `jax.experimental.topologies` with the package libtpu knows every slice by its name, such as
-``v5e:4x4``. Its devices take part in meshes and shardings like real ones; programs over them can
-be compiled, never run.
+``v5e:4x4``. Its devices work in meshes and shardings like real ones. Programs over them can be
+compiled but not run.
 """
 
 import functools
@@ -26,7 +26,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from agenticrec_jax.dryrun import cost
 from agenticrec_jax.errors import InputError
 
-_APART = {  # libtpu asks what machine it is on, and wants to be the only one there
+_ENVIRONMENT = {  # otherwise libtpu looks for the machine's TPU, and for other users of it
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
@@ -38,13 +38,13 @@ _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def slice_devices(name: str) -> list[jax.Device]:
-    """The chips of a slice, such as ``v5e:4x4`` or ``v5p:2x2x4``.
+    """Returns the chips of a slice, such as ``v5e:4x4`` or ``v5p:2x2x4``.
 
-    Local devices are set aside (``jax_platforms`` becomes ``cpu`` if JAX has not started yet), so
-    that a machine without a TPU does not look for one.
+    ``jax_platforms`` becomes ``cpu`` if JAX has not started yet, so that a machine without a TPU
+    does not look for one.
 
     Raises:
-        InputError: libtpu is not installed, or knows no such slice.
+      InputError: libtpu is not installed, or knows no such slice.
     """
     try:
         metadata.version("libtpu")
@@ -55,40 +55,40 @@ def slice_devices(name: str) -> list[jax.Device]:
         ) from error
     if not os.environ.get("JAX_PLATFORMS"):
         jax.config.update("jax_platforms", "cpu")
-    for variable, value in _APART.items():
+    for variable, value in _ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
     try:
         return list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
     except (jax.errors.JaxRuntimeError, ValueError) as error:
-        said = str(error).splitlines()[0].removeprefix("INVALID_ARGUMENT: ")
+        reason = str(error).splitlines()[0].removeprefix("INVALID_ARGUMENT: ")
         raise InputError(
-            f"topology {name!r}: expected the name of a TPU slice such as v5e:4x4 ({said})"
+            f"topology: found {name!r}, expected a TPU slice such as v5e:4x4 ({reason})"
         ) from error
 
 
 def host_devices(name: str) -> list[jax.Device]:
-    """The chips of one host of a slice, as a slice of their own.
+    """Returns the chips of one host of a slice, as a slice by themselves.
 
-    (XLA compiles for whole slices only, so they are not taken out of the large one.)
+    One host of ``v5e:4x4`` is ``v5e:2x2``. (XLA compiles for whole slices only, so some devices of
+    the large slice would not do.)
     """
     devices = slice_devices(name)
     if len({device.process_index for device in devices}) == 1:
         return devices
-    own = np.array([d.coords for d in devices if d.process_index == devices[0].process_index])
-    sizes = own.max(axis=0) - own.min(axis=0) + 1
+    host = devices[0].process_index
+    coords = np.array([device.coords for device in devices if device.process_index == host])
+    sizes = coords.max(axis=0) - coords.min(axis=0) + 1
     kind, whole = re.split("[:=_]", name, maxsplit=1)
     return slice_devices(f"{kind}:{'x'.join(map(str, sizes[: whole.count('x') + 1]))}")
 
 
 def compile_for(device: jax.Device, lowered: jax.stages.Lowered) -> tuple[cost.Memory, str]:
-    """The memory and the optimized text of a program compiled for devices such as ``device``.
-
-    A TPU's compiler is asked to write the text itself: jaxlib's own reader of programs refuses some
-    of v5p's and v6e's (0.10.2 with libtpu 0.0.52: a gather that the sparse cores do meanwhile).
-    """
+    """Compiles a program for devices like ``device``; returns its memory and optimized text."""
     if device.platform != "tpu":
         compiled = lowered.compile()
         return cost.memory(compiled), compiled.as_text()
+    # The TPU's compiler dumps the text itself. jaxlib's parser of programs refuses some of v5p's
+    # and v6e's (0.10.2 with libtpu 0.0.52: an asynchronous gather on the sparse cores).
     with tempfile.TemporaryDirectory() as directory:
         compiled = lowered.compile(compiler_options=_dumped_to(directory))
         return cost.memory(compiled), _dumped(directory, "after_optimizations")
@@ -97,42 +97,48 @@ def compile_for(device: jax.Device, lowered: jax.stages.Lowered) -> tuple[cost.M
 def plan_for(
     device: jax.Device, lowered: jax.stages.Lowered, directory: str
 ) -> tuple[cost.Memory, str]:
-    """What ``compile_for`` gives, as soon as a TPU's compiler has decided it.
+    """Returns the result of ``compile_for`` as soon as a TPU's compiler has planned it.
 
-    What remains is to write the machine's code, which takes most of the time and changes neither:
-    its own bytes alone are missing (tens of MB; ``code`` is 0). It goes on in a thread that nothing
-    can stop, writing to ``directory``: call this in a process that is ended soon.
+    The compiler then generates machine code, which takes most of the time and changes neither
+    memory nor text, except for its own bytes (tens of MB): ``code`` is 0 here. It continues in a
+    thread that cannot be stopped and writes to ``directory``. So call this in a process that ends
+    soon.
     """
     if device.platform != "tpu":
         return compile_for(device, lowered)
-    own = tempfile.mkdtemp(dir=directory)
-    compiled = _in_thread(lambda: lowered.compile(compiler_options=_dumped_to(own)))
-    while not compiled.done() and not _dumps(own, "after_optimizations_after_buffer_assignment"):
+    dumps = tempfile.mkdtemp(dir=directory)
+    compiled = _in_thread(lambda: lowered.compile(compiler_options=_dumped_to(dumps)))
+    # The compiler writes this dump after the two that are read below.
+    while not compiled.done() and not _dumps(dumps, "after_optimizations_after_buffer_assignment"):
         time.sleep(0.02)
     if compiled.done():
-        compiled.result()
-    memory = planned_memory(_dumped(own, "after_optimizations-buffer-assignment"))
-    return memory, _dumped(own, "after_optimizations")
+        compiled.result()  # raises the compiler's error, such as too little memory
+    memory = planned_memory(_dumped(dumps, "after_optimizations-buffer-assignment"))
+    return memory, _dumped(dumps, "after_optimizations")
 
 
 def planned_memory(assignment: str) -> cost.Memory:
-    """The memory of a program by XLA's text of its allocations in the chip's main memory.
-
-    What lies elsewhere has a color. An argument that may hold an output is donated.
-    """
+    """Returns the memory of a program by XLA's text of its buffer assignment."""
     sizes = dict.fromkeys(("arguments", "outputs", "aliased", "temporaries"), 0)
-    for size, told in _ALLOCATION.findall(assignment):
-        given, out = " parameter " in f" {told}", "maybe-live-out" in told
-        if "color " in told and "color 0," not in told:
+    for size, description in _ALLOCATION.findall(assignment):
+        # A color other than 0 is another memory than the chip's main memory.
+        if "color " in description and "color 0," not in description:
             continue
-        kinds = {"arguments": given, "outputs": out, "aliased": given and out}
-        for kind in [kind for kind, meant in kinds.items() if meant] or ["temporaries"]:
-            sizes[kind] += int(size)
+        is_argument = " parameter " in f" {description}"
+        is_output = "maybe-live-out" in description
+        if is_argument:
+            sizes["arguments"] += int(size)
+        if is_output:
+            sizes["outputs"] += int(size)
+        if is_argument and is_output:  # donated
+            sizes["aliased"] += int(size)
+        if not is_argument and not is_output:
+            sizes["temporaries"] += int(size)
     return cost.Memory(**sizes, code=0)
 
 
 def _in_thread(work: Callable[[], Any]) -> Future:
-    """The result of ``work``, for which the end of the process does not wait."""
+    """Runs ``work`` in a thread that the end of the process does not wait for."""
     future: Future = Future()
 
     def run():
@@ -160,11 +166,11 @@ def _dumped(directory: str, name: str) -> str:
 
 @functools.cache
 def chip_memory(device: jax.Device) -> int | None:
-    """Bytes of a device that programs can have; None if nobody says.
+    """Returns the bytes of a device that programs can use, None if they are not known.
 
-    Of a TPU it is what the compiler says is available, when it is asked for far too much (a v5e
-    chip has 16 GB, v5p 95 GB, v6e 32 GB: https://docs.cloud.google.com/tpu/docs/v5e; a little is
-    the runtime's own). Of a CPU it is the memory of the machine.
+    Of a TPU they are the bytes that the compiler names as available when a program needs far too
+    many. A v5e chip has 16 GB, v5p 95 GB and v6e 32 GB, of which the runtime takes a little
+    (https://docs.cloud.google.com/tpu/docs/v5e). Of a CPU they are the memory of the machine.
     """
     if device.platform == "cpu":
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -179,9 +185,9 @@ def chip_memory(device: jax.Device) -> int | None:
     return None
 
 
-def available_memory(said: str) -> int | None:
-    """The bytes available by the compiler's own words, where it ran out of memory; else None."""
-    if not (found := _AVAILABLE.search(said)):
+def available_memory(message: str) -> int | None:
+    """Returns the available bytes that the compiler's out-of-memory message names, else None."""
+    if not (match := _AVAILABLE.search(message)):
         return None
-    number, unit = [part for part in found.groups() if part]
+    number, unit = [group for group in match.groups() if group]
     return int(float(number) * _UNITS[unit])

@@ -25,32 +25,33 @@ def nest(x, w):
     return jax.lax.scan(outer, x, None, length=3)[0]
 
 
-NEST = jnp.zeros((64, 128)), jnp.zeros((5, 128, 128))
+X = jnp.zeros((64, 128))
+W = jnp.zeros((5, 128, 128))
 PRODUCT = 2 * 64 * 128 * 128
 
 
 def test_a_nest_of_loops_is_counted_exactly():
-    found = cost.estimate(text_of(nest, *NEST))
-    assert found.flops == 15 * PRODUCT and not found.uncounted
+    estimate = cost.estimate(text_of(nest, X, W))
+    assert estimate.flops == 15 * PRODUCT and not estimate.uncounted
     # each product reads and writes [64, 128] and one slice of the stack, not the whole of it
     least = 15 * 4 * (2 * 64 * 128 + 128 * 128)
-    assert least < found.bytes < 4 * least
+    assert least < estimate.bytes < 4 * least
 
 
 def test_a_count_that_ignores_trips_is_caught(monkeypatch):
     """The planted fault is what XLA's own analysis does."""
-    own = jax.jit(nest).lower(*NEST).compile().cost_analysis()["flops"]
-    assert own < 1.1 * PRODUCT
+    xla = jax.jit(nest).lower(X, W).compile().cost_analysis()["flops"]
+    assert xla < 1.1 * PRODUCT
     monkeypatch.setattr(hlo.Program, "trip_count", lambda *_: 1)
-    assert cost.estimate(text_of(nest, *NEST)).flops == PRODUCT
+    assert cost.estimate(text_of(nest, X, W)).flops == PRODUCT
 
 
 def test_a_loop_of_unknown_length_is_named():
     def function(x):
         return jax.lax.while_loop(lambda x: x.sum() < 9, lambda x: x @ x, x)
 
-    found = cost.estimate(text_of(function, jnp.ones((16, 16))))
-    assert found.flops == 2 * 16**3 and found.uncounted == {"loop": 1}
+    estimate = cost.estimate(text_of(function, jnp.ones((16, 16))))
+    assert estimate.flops == 2 * 16**3 and estimate.uncounted == {"loop": 1}
 
 
 def test_of_a_conditional_the_larger_branch_is_counted():
@@ -62,7 +63,7 @@ def test_of_a_conditional_the_larger_branch_is_counted():
 
 @pytest.mark.parametrize("gradient", [False, True])
 def test_scanned_and_unrolled_layers_cost_the_same(gradient):
-    found = {}
+    costs = {}
     for scan in (False, True):
         shape = {"num_layers": 6, "hidden_size": 64, "intermediate_size": 160, "vocab_size": 256}
         model = nnx.eval_shape(lambda s=scan, shape=shape: tiny_qwen3(scan_layers=s, **shape))
@@ -72,9 +73,9 @@ def test_scanned_and_unrolled_layers_cost_the_same(gradient):
             return (nnx.merge(graphdef, params)(ids) ** 2).mean()
 
         ids = jax.ShapeDtypeStruct((4, 64), jnp.int32)
-        found[scan] = cost.estimate(text_of(jax.grad(loss) if gradient else loss, params, ids))
-    np.testing.assert_allclose(found[True].flops, found[False].flops, rtol=0.03)
-    assert found[True].flops > 4 * 64 * 2 * 6 * 3 * 64 * 160  # the feed-forwards alone
+        costs[scan] = cost.estimate(text_of(jax.grad(loss) if gradient else loss, params, ids))
+    np.testing.assert_allclose(costs[True].flops, costs[False].flops, rtol=0.03)
+    assert costs[True].flops > 4 * 64 * 2 * 6 * 3 * 64 * 160  # the feed-forwards alone
 
 
 def test_collectives_are_counted_with_their_loops_and_bytes():
@@ -91,12 +92,12 @@ def test_collectives_are_counted_with_their_loops_and_bytes():
     run = jax.shard_map(
         function, mesh=mesh, in_specs=P("tensor"), out_specs=P("tensor"), check_vma=False
     )
-    found = cost.estimate(text_of(run, jnp.zeros((8, 16)))).collectives
-    part = 2 * 16 * 4  # bytes of a chip's [2, 16]
-    assert {kind: (t.count, t.bytes) for kind, t in found.items()} == {
-        "all-gather": (7, 7 * 3 * part),
-        "all-reduce": (7, 7 * 2 * 4 * part / 2),
-        "collective-permute": (7, 7 * part),
+    collectives = cost.estimate(text_of(run, jnp.zeros((8, 16)))).collectives
+    shard = 2 * 16 * 4  # bytes of a chip's [2, 16]
+    assert {kind: (t.count, t.bytes) for kind, t in collectives.items()} == {
+        "all-gather": (7, 7 * 3 * shard),
+        "all-reduce": (7, 7 * 2 * 4 * shard / 2),
+        "collective-permute": (7, 7 * shard),
     }
 
 
@@ -166,8 +167,10 @@ ENTRY %main (q: bf16[4,16,8]) -> bf16[4,16,8] {
 
 def test_kernels_are_counted_by_a_formula_or_named():
     assert cost.estimate(KERNEL).uncounted == {"my_kernel": 1}
-    found = cost.estimate(KERNEL, {"my_": lambda name, operands: operands[1].size * len(operands)})
-    assert found.flops == 1024 and not found.uncounted
+    estimate = cost.estimate(
+        KERNEL, {"my_": lambda name, operands: operands[1].size * len(operands)}
+    )
+    assert estimate.flops == 1024 and not estimate.uncounted
 
 
 def test_memory_is_the_compilers():
@@ -177,6 +180,6 @@ def test_memory_is_the_compilers():
     donated = jax.jit(function, donate_argnums=0)
     x = jax.ShapeDtypeStruct((64, 32), jnp.float32)
     y = jax.ShapeDtypeStruct((16, 16), jnp.float32)
-    found = cost.memory(donated.lower(x, y).compile())
-    assert (found.arguments, found.aliased) == (4 * (64 * 32 + 16 * 16), 4 * 64 * 32)
-    assert found.peak >= found.arguments + 4 * 16 * 16
+    memory = cost.memory(donated.lower(x, y).compile())
+    assert (memory.arguments, memory.aliased) == (4 * (64 * 32 + 16 * 16), 4 * 64 * 32)
+    assert memory.peak >= memory.arguments + 4 * 16 * 16

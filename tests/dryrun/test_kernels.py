@@ -12,5 +12,5 @@ def test_the_kernels_operations_by_hand(phase, products):
     shapes = {"s8": (1, 2, 3), "bf16": (3, 2, 4, 8), "f32": (3, 1, 10, 8), "s32": (3, 4, 128)}
     operands = [Array(dtype, dims) for dtype, dims in shapes.items()]
     pairs = sum(7 + t for t in range(4))
-    found = splash_flops(f"splash_mha_{phase}_segmented.2", operands)
-    assert found == 2 * products * 3 * 2 * pairs * 8
+    flops = splash_flops(f"splash_mha_{phase}_segmented.2", operands)
+    assert flops == 2 * products * 3 * 2 * pairs * 8

@@ -8,9 +8,9 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from agenticrec_jax.dryrun import cost, topology
-from agenticrec_jax.errors import InputError
 from agenticrec_jax.parallel.mesh import make_mesh
 from agenticrec_jax.parallel.multihost import local_mesh, row_shards
+from agenticrec_jax.testing.errors import assert_names, refused
 
 GIB = 2**30
 SLICES = {"v5e:4x4": (16, 15.75), "v5e:8x8": (64, 15.75), "v6e:4x4": (16, 31.24)}
@@ -22,8 +22,8 @@ def test_without_libtpu_one_sentence_says_what_to_install(monkeypatch):
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(topology.metadata, "version", missing)
-    with pytest.raises(InputError, match="topology v5e:4x4: found no package libtpu.*dryrun"):
-        topology.slice_devices("v5e:4x4")
+    sentence = refused(topology.slice_devices, "v5e:4x4")
+    assert_names(sentence, "topology", "v5e:4x4", "libtpu", "[dryrun]")
 
 
 def test_the_memory_of_a_cpu_is_the_machines():
@@ -31,23 +31,24 @@ def test_the_memory_of_a_cpu_is_the_machines():
 
 
 @pytest.mark.parametrize(
-    "said,expected",
+    "message,expected",
     [
         ("RESOURCE_EXHAUSTED: .. temporaries (240.00G) exceeds available HBM (95.73G).", 95.73),
         ("Ran out of memory in memory space hbm. Used 17.2G of 15.75G hbm.", 15.75),
         ("INTERNAL: something else", None),
     ],
 )
-def test_available_memory_is_read_from_the_compilers_words(said, expected):
-    found = topology.available_memory(said)
-    assert found == (None if expected is None else int(expected * GIB))
+def test_available_memory_is_read_from_the_compilers_words(message, expected):
+    expected = None if expected is None else int(expected * GIB)
+    assert topology.available_memory(message) == expected
 
 
 @pytest.mark.peer
 @pytest.mark.parametrize("name", SLICES)
 def test_slices_have_their_chips_hosts_and_memory(name):
     chips, memory = SLICES[name]
-    devices, host = topology.slice_devices(name), topology.host_devices(name)
+    devices = topology.slice_devices(name)
+    host = topology.host_devices(name)
     assert len(devices) == chips and len(host) == 4
     assert {device.platform for device in devices} == {"tpu"}
     assert len({device.process_index for device in devices}) == chips // 4
@@ -73,9 +74,9 @@ def test_on_a_slice_every_host_has_rows_and_tensor_groups_of_its_own(name, tenso
 def test_a_program_for_a_slice_has_a_text_whatever_its_cores(name):
     """A large gather, as of a prompt's embeddings, is done by sparse cores where there are some."""
     device = topology.host_devices(name)[0]
-    place = NamedSharding(Mesh(np.array([device]), ("all",)), PartitionSpec())
-    table = jax.ShapeDtypeStruct((37984, 2048), "bfloat16", sharding=place)
-    ids = jax.ShapeDtypeStruct((8192,), "int32", sharding=place)
+    sharding = NamedSharding(Mesh(np.array([device]), ("all",)), PartitionSpec())
+    table = jax.ShapeDtypeStruct((37984, 2048), "bfloat16", sharding=sharding)
+    ids = jax.ShapeDtypeStruct((8192,), "int32", sharding=sharding)
     lowered = jax.jit(lambda table, ids: (table[ids] * 2) @ table[:2048]).lower(table, ids)
     memory, text = topology.compile_for(device, lowered)
     assert cost.estimate(text).flops == 2 * 8192 * 2048 * 2048
@@ -95,19 +96,22 @@ allocation 5: size 300, color 0, page 0, preallocated-temp:
 
 
 def test_memory_is_read_from_the_compilers_plan():
-    found = topology.planned_memory(ALLOCATED)
-    assert found == cost.Memory(5000, 4070, 4000, 812, 0) and found.peak == 5882
+    memory = topology.planned_memory(ALLOCATED)
+    assert memory == cost.Memory(
+        arguments=5000, outputs=4070, aliased=4000, temporaries=812, code=0
+    )
+    assert memory.peak == 5882
 
 
 @pytest.mark.peer
 def test_a_plan_is_what_the_compiled_program_has(tmp_path):
     """But for constants and its code; a program that does not fit is refused in the same words."""
     device = topology.host_devices("v5e:4x4")[0]
-    place = NamedSharding(Mesh(np.array([device]), ("all",)), PartitionSpec())
+    sharding = NamedSharding(Mesh(np.array([device]), ("all",)), PartitionSpec())
 
     def lower(rows):
         shapes = [(rows, 2048), (2048, 2048), (64,)]
-        x, w, b = (jax.ShapeDtypeStruct(s, "bfloat16", sharding=place) for s in shapes)
+        x, w, b = (jax.ShapeDtypeStruct(s, "bfloat16", sharding=sharding) for s in shapes)
         run = jax.jit(lambda x, w, b: (x @ w, (x @ w).T @ x, b + 1), donate_argnums=(0, 2))
         return run.lower(x, w, b)
 
@@ -125,5 +129,4 @@ def test_a_plan_is_what_the_compiled_program_has(tmp_path):
 @pytest.mark.peer
 @pytest.mark.parametrize("name", ["v5e:3x5", "v9:2x2", "nonsense"])
 def test_an_unknown_slice_is_refused_in_one_sentence(name):
-    with pytest.raises(InputError, match=f"topology '{name}': expected the name of a TPU slice"):
-        topology.slice_devices(name)
+    assert_names(refused(topology.slice_devices, name), "topology", name, "v5e:4x4")

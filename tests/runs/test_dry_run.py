@@ -192,7 +192,7 @@ def test_a_policy_of_4_billion_parameters_is_planned_within_two_minutes(tmp_path
 @pytest.mark.parametrize(
     "flags,said",
     [
-        (["--dry_run_topology=v5e:3x5"], "topology 'v5e:3x5': expected the name of a TPU slice"),
+        (["--dry_run_topology=v5e:3x5"], "topology: found 'v5e:3x5'"),
         (["--dry_run_topology=v5e:4x4"], "takes 1 devices; found 16"),
     ],
 )
