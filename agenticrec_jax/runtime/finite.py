@@ -25,10 +25,7 @@ def expect_finite(arrays: Any, where: str) -> None:
     finite = jax.device_get(_finite(named_leaves(arrays)))
     bad = [name for name, ok in finite.items() if not ok]
     if bad:
-        raise Diverged(
-            f"{where}: found a NaN or an infinity in {bad[0]}, expected finite parameters; the "
-            "checkpoints before this step stay"
-        )
+        raise Diverged(f"{where}: found a NaN or an infinity in {bad[0]}, expected finite numbers")
 
 
 @jax.jit

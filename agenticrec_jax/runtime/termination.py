@@ -79,4 +79,4 @@ def save_and_end(name: str, step: int, state: Any, checkpoints: Checkpoints | No
         checkpoints.save(step, state)
         checkpoints.wait()
     saved = f"step {step} is saved" if checkpoints and step else "nothing was there to save"
-    raise Terminated(f"stage {name}: stopped by SIGTERM, {saved}; the same command goes on")
+    raise Terminated(f"stage {name}: stopped by SIGTERM, {saved}; the same command resumes it")

@@ -2,13 +2,12 @@
 
 DAPO (arXiv:2503.14476, Eq. 11) samples until a batch is full of groups with unequal rewards. Here a
 step has a bounded number of rounds. The first round rolls out the step's P tasks. Each further one
-rolls out as many tasks as groups are still missing. All processes agree on the number of groups
-that are not dropped, so they take the same rounds; in a round of few tasks some processes have
-none.
+rolls out as many tasks as groups are still missing. All processes exchange how many groups they
+have, so they take the same rounds. In a round with fewer tasks than processes some have none.
 
-The batch is the *first* P groups: those that teach, in the order of their tasks, and where they are
-fewer than P, dropped ones in their order. The batch alone decides the denominators: with every
-group replaced, means are over P groups that teach; a group that was not replaced keeps its share.
+The batch has P groups: the first that teach, in the order of their tasks. If fewer than P teach,
+the first dropped groups fill it up. The denominators are those of the batch: if every dropped group
+was replaced, means are over P groups that teach; one that was not replaced keeps its share.
 
 Example: P = 4 tasks and at most 2 further rounds. In step 3 the first round is turn 9; of its tasks
 0 to 3 the groups 0 and 3 teach. Turn 10 rolls out 2 tasks, 4 and 5, of which 5 teaches. Turn 11
@@ -40,7 +39,7 @@ class DynamicSampling:
 
     Attributes:
       roll_out: ``(params=, tasks=, step=turn) -> [tasks][G]`` trajectories (`run_episodes`).
-      engine: counts in ``telemetry`` how it worked in its last call.
+      engine: its ``telemetry`` holds the counters of its last call.
       tasks_at: tasks of a turn. A further round takes the first of them and passes over the rest.
       weighting: says which groups are dropped.
       rounds: most rounds after the first, 1 or more.

@@ -9,7 +9,7 @@ import grain
 
 
 def shuffled_epochs(items: Sequence, seed: int, epochs: int | None = None) -> grain.MapDataset:
-    """Returns ``epochs`` passes over ``items`` one behind the other, without end for None.
+    """Returns ``epochs`` passes over ``items`` in sequence, without end for None.
 
     Each epoch is shuffled anew, by the seed and its number.
     """
@@ -17,7 +17,7 @@ def shuffled_epochs(items: Sequence, seed: int, epochs: int | None = None) -> gr
 
 
 def batch_at(dataset: grain.MapDataset, step: int, size: int) -> list:
-    """Returns the ``size`` items of a step (from 0); the last step has those that are left."""
+    """Returns the ``size`` items of a step (from 0); the last step may have fewer."""
     return [dataset[i] for i in range(step * size, min((step + 1) * size, len(dataset)))]
 
 
@@ -25,8 +25,8 @@ def batch_at(dataset: grain.MapDataset, step: int, size: int) -> list:
 class Epochs:
     """Shuffled epochs over items in steps: a pure function of the step.
 
-    Epochs stand one behind the other: a step may hold the end of one and the beginning of the next,
-    and the last step holds what is left.
+    Epochs follow each other without a gap: a step may hold the end of one and the beginning of the
+    next. The last step may be smaller.
 
     Attributes:
       items: what an epoch goes over.

@@ -65,10 +65,10 @@ class StepHooks:
         self._warned: set[str] = set()
 
     def resume(self, state: TrainState) -> tuple[TrainState, int]:
-        """Returns the state to go on from and the steps that are done.
+        """Returns the state to continue from and the number of updates done.
 
-        They are those of the newest checkpoint, or ``state`` and 0 without one. Metrics and best
-        checkpoints of later steps are forgotten: their steps will be done again.
+        Both are of the newest checkpoint; without one they are ``state`` and 0. Metrics and best
+        checkpoints of later steps are deleted, since these steps will be repeated.
         """
         restored = self._checkpoints.restore(state) if self._checkpoints else None
         state, start = (restored.state, restored.step) if restored else (state, 0)
@@ -123,10 +123,7 @@ class StepHooks:
         where = f"stage {self._stage}, step {step}"
         loss = mean_of(metrics.get("loss", 0.0))  # a step that was skipped has none
         if not math.isfinite(loss):
-            raise Diverged(
-                f"{where}: found loss {loss}, expected a finite number; the checkpoints before "
-                "this step stay"
-            )
+            raise Diverged(f"{where}: found loss {loss}, expected a finite number")
         expect_finite(split_learned(state.params)[0], where)
         if self._validation and self._validation.due(step, self._steps):
             resumable = self._checkpoints.steps if self._checkpoints else ()

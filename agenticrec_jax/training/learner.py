@@ -96,7 +96,7 @@ def init_state(
     adapters (`models.lora`) there are moments for the adapters alone.
 
     Args:
-      params: of the policy; the state takes them over, and its first update donates them.
+      params: of the policy; the state's first update donates them.
       optimizer: of the updates.
       mesh: the state is placed on it by the rules; None for one device.
       rules: from logical axes to mesh axes.

@@ -89,7 +89,7 @@ def _scoring_states(model: Qwen3, batch: RolloutBatch) -> Float[Array, "P 1+G*T 
     prompt_hidden, kv = model.forward(batch.prompts, positions, prompt_valid)
     lengths = prompt_valid.sum(axis=1)
     last = jnp.take_along_axis(prompt_hidden, (lengths - 1)[:, None, None], axis=1)
-    # A completion's positions go on from its prompt's own length, not from the padded one.
+    # A completion's positions start at the length of its prompt without padding.
     positions = jnp.repeat(lengths, members)[:, None] + jnp.arange(steps)
     hidden, _ = model.forward(
         batch.completions.reshape(count * members, steps),

@@ -83,7 +83,7 @@ def reinforce(
 
     Args:
       stage: settings.
-      state: parameters and optimizer; taken over.
+      state: parameters and optimizer; donated by the first update.
       agent: renders prompts, runs tools, and rewards.
       engine: samples, without a constraint.
       update: see `learner.make_update`; of the stage's temperature.

@@ -22,7 +22,7 @@ class ReferencePolicy:
 
     Args:
       score: see `logprobs.make_scorer`; of the sampler's temperature.
-      params: the weights, before a first update takes them over.
+      params: the weights, before the first update donates them.
       mesh: where weights and micro-batches lie; None for one device.
       rules: from logical axes to mesh axes.
     """

@@ -15,16 +15,19 @@ from agenticrec_jax.types import SAMPLED
 def rollout_metrics(groups: Sequence[Sequence[Trajectory]]) -> dict[str, tuple[float, float]]:
     """Returns sums and counts over all trajectories that were rolled out.
 
-    Means of a trajectory:
+    Each count is the number of trajectories:
 
-    - ``reward``: total reward, and its terms ``reward/ranking``, ``reward/format`` and
+    - ``reward``: total reward; its terms are ``reward/ranking``, ``reward/format`` and
       ``reward/tool_bonus``;
     - ``valid``: share of trajectories with a valid answer;
-    - ``hit@1``, ``ndcg@10``: of the target's rank, 0 for an invalid ranking;
-    - ``tool_calls``: calls, of which ``calls/<tool>`` were answered by that tool,
-      ``calls/refused`` were answered by an error, whatever they named, and
-      ``calls/failed/timeout``, ``/raised`` or ``/junk`` are those that a tool failed to answer;
-    - ``tokens``: completion tokens, observations included; ``sampled_tokens``: without them;
+    - ``hit@1``, ``ndcg@10``: of the target's rank; 0 for an invalid ranking;
+    - ``tool_calls``: calls of a trajectory;
+    - ``calls/<tool>``: calls that this tool answered;
+    - ``calls/refused``: calls that were answered by an error, of any tool or of none;
+    - ``calls/failed/timeout``, ``calls/failed/raised``, ``calls/failed/junk``: calls that a tool
+      failed to answer, since it took too long, raised, or returned no text;
+    - ``tokens``: completion tokens, observations included;
+    - ``sampled_tokens``: completion tokens that the policy sampled;
     - ``invalid/<reason>``: share of trajectories that are invalid for this reason.
 
     ``calls/`` and ``invalid/`` metrics are there only for what occurs.

@@ -49,7 +49,7 @@ def train(
     Args:
       stage: name in metrics, progress and errors.
       source: of the batches.
-      state: parameters and optimizer; taken over.
+      state: parameters and optimizer; donated by the first update.
       update: see `learner.make_update`.
       packing: of the micro-batches.
       save_every: steps between checkpoints; the last step is saved always.

@@ -39,7 +39,7 @@ class Validation:
         return step % self.every == 0 or step == last
 
     def resume(self, start: int) -> None:
-        """Forgets the best states of steps after ``start``, from which the run goes on."""
+        """Deletes the best states of steps after ``start``, from which the run resumes."""
         self.best.drop([step for step in self.best.steps if step > start])
 
     def __call__(
