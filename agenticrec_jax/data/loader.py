@@ -15,7 +15,7 @@ from array_record.python import array_record_module
 from jaxtyping import Int32, Int64, Shaped
 
 from agenticrec_jax.data.splits import FitRange, chronological_cuts
-from agenticrec_jax.errors import InputError
+from agenticrec_jax.errors import InputError, expect
 
 MANIFEST = "samples.json"
 FORMAT = "agenticrec-samples"
@@ -218,8 +218,8 @@ def read_manifest(directory: str | Path) -> dict:
     if not path.is_file():
         raise InputError(f"{path}: no such file, expected samples that prepare_data wrote")
     manifest = json.loads(path.read_text())
-    if (manifest.get("format"), manifest.get("version")) != (FORMAT, VERSION):
-        raise InputError(f"{path}: found {manifest.get('format')!r}, expected {FORMAT} {VERSION}")
+    version = (manifest.get("format"), manifest.get("version"))
+    expect(version == (FORMAT, VERSION), str(path), version, f"{FORMAT} {VERSION}")
     return manifest
 
 

@@ -14,7 +14,7 @@ import polars as pl
 from jaxtyping import Bool, Float, Int64
 
 from agenticrec_jax.data.formats.blocks import read_blocks
-from agenticrec_jax.data.formats.files import TableFile, column_names, table_file
+from agenticrec_jax.data.formats.files import TableFile, require_columns, table_file
 from agenticrec_jax.data.formats.rows import BrokenRow, Kind, split_list
 from agenticrec_jax.errors import InputError
 
@@ -106,12 +106,7 @@ def read_table(path: str | Path, required: Sequence[str], kinds: Mapping[str, Ki
         CSV or JSON, or a JSON cell or Parquet column of the wrong type.
     """
     file = table_file(path, f"a table of {', '.join(required)}")
-    names = column_names(file)
-    for name in required if names is not None else ():
-        if name not in names:
-            raise InputError(
-                f"{file.path}, line 1: column {name} is missing, found columns {', '.join(names)}"
-            )
+    names = require_columns(file, required)
     columns = {name: kind for name, kind in kinds.items() if names is None or name in names}
 
     def refuse(row: BrokenRow) -> NoReturn:

@@ -14,10 +14,9 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, UInt32
 
-from agenticrec_jax.data.formats.files import TableFile, column_names
+from agenticrec_jax.data.formats.files import TableFile, require_columns
 from agenticrec_jax.data.formats.rows import LIST_SEPARATOR, Block
 from agenticrec_jax.data.interactions import is_year
-from agenticrec_jax.errors import InputError
 from agenticrec_jax.ingest.events import IdCodes, is_first
 from agenticrec_jax.ingest.row_errors import RowErrors
 
@@ -104,11 +103,7 @@ def read_catalog(
     Raises:
       InputError: the file cannot be read or lacks the column of ids.
     """
-    names = column_names(file)
-    if names is not None and columns.item not in names:
-        raise InputError(
-            f"{file.path}, line 1: column {columns.item} is missing, found {', '.join(names)}"
-        )
+    require_columns(file, [columns.item])
     listed = np.zeros(0, bool)
     frames = []
     for block in row_errors.read_blocks(file, columns.names):

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float32, Float64, Int64, Shaped, UInt32, UInt64
 
-from agenticrec_jax.data.formats.files import TableFile, column_names
+from agenticrec_jax.data.formats.files import TableFile, require_columns
 from agenticrec_jax.data.formats.rows import Block
 from agenticrec_jax.data.interactions import LATEST_TIME
 from agenticrec_jax.errors import InputError
@@ -137,7 +137,7 @@ def read_events(file: TableFile, columns: EventColumns, row_errors: RowErrors) -
     Raises:
       InputError: the file cannot be read, lacks a column or has no good event.
     """
-    _check_columns(file, columns)
+    require_columns(file, [columns.user, columns.item, columns.time])
     user_ids = IdCodes()
     item_ids = IdCodes()
     blocks: dict[str, list[np.ndarray]] = {name: [] for name in _COLUMNS}
@@ -160,15 +160,6 @@ def read_events(file: TableFile, columns: EventColumns, row_errors: RowErrors) -
     if not len(events):
         raise InputError(f"{file.path}: found no good row among {rows}, expected at least one")
     return EventTable(events, rows, notes)
-
-
-def _check_columns(file: TableFile, columns: EventColumns) -> None:
-    names = column_names(file)
-    for name in (columns.user, columns.item, columns.time) if names is not None else ():
-        if name not in names:
-            raise InputError(
-                f"{file.path}, line 1: column {name} is missing, found {', '.join(names)}"
-            )
 
 
 def _good_rows(

@@ -1,4 +1,4 @@
-"""What is written reads back the same, and always in the same bytes."""
+"""A written log reads back the same, and the same log gives the same bytes."""
 
 import numpy as np
 

@@ -104,8 +104,8 @@ def test_events_before_a_position_are_the_users_own_without_it():
     log = make_log(users, [0, 1, 2, 0, 1, 2, 0], [1, 1, 1, 2, 2, 3, 3], items=items)
     for code, name in enumerate(log.user_ids):
         for position in range(len(log) + 2):
-            own = [p for p, user in enumerate(users) if user == name and p < position]
-            assert log.events_before(code, position).tolist() == own
+            positions = [p for p, user in enumerate(users) if user == name and p < position]
+            assert log.events_before(code, position).tolist() == positions
 
 
 def test_keep_deletes_events_and_nothing_else(tmp_path):

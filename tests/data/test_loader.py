@@ -17,18 +17,18 @@ def written(directory):
 def test_two_processes_read_every_sample_of_a_split_once(tmp_path):
     splits = written(tmp_path)
     for split in SPLITS:
-        found = []
+        samples = []
         for process in range(2):
             how = {"batch_size": 7, "seed": 1, "process_index": process, "process_count": 2}
             for batch in sample_batches(tmp_path, split, epochs=1, **how):
                 names = ("user", "position", "time", "earlier", "target", "history")
-                found += list(zip(*(batch[name].tolist() for name in names), strict=True))
+                samples += list(zip(*(batch[name].tolist() for name in names), strict=True))
         wanted = [
             (s.user, s.position, s.time, s.earlier, s.target)
             + ([PAD] * (4 - len(s.history)) + list(s.history),)
             for s in getattr(splits, split)
         ]
-        assert sorted(found) == sorted(wanted)
+        assert sorted(samples) == sorted(wanted)
 
 
 def test_a_restored_state_goes_on_with_the_same_batches(tmp_path):

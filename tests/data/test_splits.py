@@ -47,9 +47,9 @@ def test_samples_agree_with_a_slow_reading_of_the_definition(rows):
     log = _log(rows)
     expected = []
     for position in range(len(log)):
-        own = [p for p in range(position) if log.user[p] == log.user[position]]
-        if own:
-            history = tuple(int(log.item[p]) for p in own)[-10:]
+        before = [p for p in range(position) if log.user[p] == log.user[position]]
+        if before:
+            history = tuple(int(log.item[p]) for p in before)[-10:]
             earlier = sum(int(t) < log.time[position] for t in log.time)
             expected.append((position, history, earlier))
     assert [(s.position, s.history, s.earlier) for s in prediction_samples(log)] == expected
@@ -64,8 +64,8 @@ def test_fit_ranges_end_before_whatever_they_serve(rows, split):
         splits = split(samples)
     except InputError:
         return
-    parts = (splits.fit, splits.policy, splits.valid, splits.test)
-    assert sorted(s.position for part in parts for s in part) == [s.position for s in samples]
+    all_splits = (splits.fit, splits.policy, splits.valid, splits.test)
+    assert sorted(s.position for one in all_splits for s in one) == [s.position for s in samples]
     for fit_range, served in (
         (splits.fit_range_a, splits.policy),
         (splits.fit_range_b, splits.valid + splits.test),
@@ -80,7 +80,7 @@ def test_fit_ranges_end_before_whatever_they_serve(rows, split):
 def test_chronological_sizes_of_the_office_sample():
     log = load_sample("office")
     splits = chronological_splits(prediction_samples(log))
-    sizes = [len(part) for part in (splits.fit, splits.policy, splits.valid, splits.test)]
+    sizes = [len(one) for one in (splits.fit, splits.policy, splits.valid, splits.test)]
     assert sizes == [11557, 2890, 1806, 1806]
     assert splits.train == splits.fit + splits.policy
     positions = [s.position for s in splits.train + splits.valid + splits.test]
@@ -96,7 +96,7 @@ def test_chronological_sizes_of_the_office_sample():
 def test_shares_are_honored():
     log = _log([(0, n % 30, n) for n in range(101)])
     splits = chronological_splits(prediction_samples(log), (0.5, 0.2, 0.3), policy_share=0.4)
-    sizes = [len(part) for part in (splits.fit, splits.policy, splits.valid, splits.test)]
+    sizes = [len(one) for one in (splits.fit, splits.policy, splits.valid, splits.test)]
     assert sizes == [30, 20, 20, 30]
 
 

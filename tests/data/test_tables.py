@@ -30,8 +30,8 @@ def test_cells_and_lines_of_any_csv(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("tables") / "t.csv"
     path.write_bytes(buffer.getvalue().encode())
     table = read_table(path, ("one", "two"), {"one": "text", "two": "text"})
-    found = [(*row, table.place(index)) for index, row in enumerate(table.frame.iter_rows())]
-    assert found == expected
+    result = [(*row, table.place(index)) for index, row in enumerate(table.frame.iter_rows())]
+    assert result == expected
 
 
 @pytest.mark.parametrize("rows", ['1,"a,b"\n\n2\n', '1,"a,b"\n2,\n3\n', "1\n2,b\n", "1,b\n2,c,d\n"])

@@ -151,12 +151,12 @@ def test_the_papers_counts_stand_beside_those_of_a_download(tmp_path, flags):
     write_amazon(tmp_path)
     ended = prepare(tmp_path, *flags, files=DOWNLOADS)
     assert ended.returncode == 0, ended.stderr
-    found = cells(ended)
-    assert found["readable rows"] == ["37", "6", "7", "0", "11.905%"]
-    assert found["5-core of the whole log"] == ["36", "6", "6", "1", "0.000%", "2"]
-    assert found["items without a price dropped"] == ["36", "6", "6", "0", "0.000%"]
-    assert found["the same, in samples"] == ["30", "6", "6", "16.667%"]
-    assert found["AgenticRec's table"] == ["11,457", "6,251", "3,003", "99.939%"]
+    printed = cells(ended)
+    assert printed["readable rows"] == ["37", "6", "7", "0", "11.905%"]
+    assert printed["5-core of the whole log"] == ["36", "6", "6", "1", "0.000%", "2"]
+    assert printed["items without a price dropped"] == ["36", "6", "6", "0", "0.000%"]
+    assert printed["the same, in samples"] == ["30", "6", "6", "16.667%"]
+    assert printed["AgenticRec's table"] == ["11,457", "6,251", "3,003", "99.939%"]
     assert "interactions: 37 rows read, 1 bad\n  1 x an interaction with an item" in ended.stdout
     assert "Video_Games.csv (line 38: 'GONE')" in ended.stdout
     assert "items: 7 rows read, 0 bad, 1 never interacted with, 6 kept\n" in ended.stdout

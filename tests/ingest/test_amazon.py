@@ -25,10 +25,12 @@ def lines(records):
 
 def events(prepared):
     """(user, item, seconds, rating) in the log's order."""
-    found, names = prepared.events, prepared.items["item_id"]
-    users = found.user_ids.decode(found.user).to_list()
+    log_events, names = prepared.events, prepared.items["item_id"]
+    users = log_events.user_ids.decode(log_events.user).to_list()
     items = [names[int(code)] for code in prepared.item]
-    return list(zip(users, items, found.time.tolist(), found.rating.tolist(), strict=True))
+    return list(
+        zip(users, items, log_events.time.tolist(), log_events.rating.tolist(), strict=True)
+    )
 
 
 META_2023 = [

@@ -50,9 +50,11 @@ def test_items_are_the_first_of_each_id_and_cells_are_read_by_their_columns(tmp_
         "an item without an id": [{"place": "line 5", "found": "nothing"}],
         "an item id that is listed again": [{"place": "line 4", "found": "'x'"}],
     }
-    found = read_catalog(file, COLUMNS, codes, RowErrors(), lambda code: np.isin(code, known[:1]))
-    assert found.items["item_id"].to_list() == ["z"]
-    assert found.rows == 5 and found.listed.sum() == 3  # also those that are not wanted
+    requested = read_catalog(
+        file, COLUMNS, codes, RowErrors(), lambda code: np.isin(code, known[:1])
+    )
+    assert requested.items["item_id"].to_list() == ["z"]
+    assert requested.rows == 5 and requested.listed.sum() == 3  # also those that are not wanted
 
 
 def test_a_year_is_the_columns_and_else_the_titles_if_that_is_asked(tmp_path):
@@ -67,14 +69,14 @@ def test_a_year_is_the_columns_and_else_the_titles_if_that_is_asked(tmp_path):
 
 
 def test_years_are_those_that_a_log_may_have(tmp_path):
-    """What is prepared is read by the other programs."""
+    """The other programs read what is prepared."""
     years = ("0", "1", "9999", "10000")
     table = "".join(f"{n},T (0000),{year}\n" for n, year in enumerate(years))
     (tmp_path / "i.csv").write_text("item_id,title,year\n" + table)
     columns = ItemColumns("item_id", ("title",), year=("year",), title_year=True)
-    found = read_catalog(table_file(tmp_path / "i.csv"), columns, IdCodes(), RowErrors()).items
-    assert found["year"].to_list() == [None, 1, 9999, None]
-    found.write_parquet(tmp_path / "i.parquet")
+    items = read_catalog(table_file(tmp_path / "i.csv"), columns, IdCodes(), RowErrors()).items
+    assert items["year"].to_list() == [None, 1, 9999, None]
+    items.write_parquet(tmp_path / "i.parquet")
     assert read_items(tmp_path / "i.parquet").year == (None, 1, 9999, None)
 
 

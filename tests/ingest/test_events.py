@@ -68,12 +68,12 @@ def test_a_file_without_a_column_or_a_good_row_is_refused(tmp_path):
 
 def test_align_ends_every_user_ends_at_one_time_and_ties_stay_in_the_files_order(tmp_path):
     times = {"a": [5, 5, 9, 7], "b": [4, 8], "c": [6]}
-    rows = [f"{user},i{n},{t},1" for user, own in times.items() for n, t in enumerate(own)]
+    rows = [f"{user},i{n},{t},1" for user, seconds in times.items() for n, t in enumerate(seconds)]
     events = align_ends(order_in_time(read(tmp_path, *rows)[0]))
     users = events.user_ids.decode(events.user).to_list()
     items = events.item_ids.decode(events.item).to_list()
-    found = list(zip(events.time.tolist(), users, items, strict=True))
-    assert sorted(found) == [
+    result = list(zip(events.time.tolist(), users, items, strict=True))
+    assert sorted(result) == [
         *((0, "a", "i0"), (1, "a", "i1"), (2, "a", "i3"), (2, "b", "i0")),
         *((3, "a", "i2"), (3, "b", "i1"), (3, "c", "i0")),
     ]

@@ -157,9 +157,9 @@ def test_a_draw_has_a_user_sample_and_the_newest_events_of_each(kind):
     chosen = np.unique(events.user[mask])
     assert len(chosen) == 100
     for user in chosen:
-        own = np.flatnonzero(events.user == user)
-        assert len(own) >= 8
-        assert np.flatnonzero(mask & (events.user == user)).tolist() == own[-15:].tolist()
+        user_events = np.flatnonzero(events.user == user)
+        assert len(user_events) >= 8
+        assert np.flatnonzero(mask & (events.user == user)).tolist() == user_events[-15:].tolist()
     assert (user_sample(events, kind, **how, seed=3) == mask).all()
     assert (user_sample(events, kind, **how, seed=4) != mask).any()
 

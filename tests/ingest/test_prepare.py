@@ -41,10 +41,10 @@ def raw(tmp_path):
 
 def test_every_planted_bad_row_is_counted_and_placed(tmp_path):
     prepared = prepare_log(raw(tmp_path), Preparation())
-    found = {
+    counted = {
         f["reason"]: (f["count"], f["first"][0]["place"]) for f in prepared.row_errors.records()
     }
-    assert found == {
+    assert counted == {
         "invalid JSON": (1, "line 4"),
         "no user id": (1, "line 5"),
         "a negative timestamp": (1, "line 6"),
@@ -82,7 +82,7 @@ def named_log(tmp_path, rows, items):
 
 def test_unknown_items_are_counted_before_any_filter_drops_their_rows(tmp_path):
     """Repeated ones, those outside the window and those that no k-core keeps."""
-    rows = [(user, item, OCTOBER + place) for place, item in enumerate("xy") for user in "ab"]
+    rows = [(user, item, OCTOBER + step) for step, item in enumerate("xy") for user in "ab"]
     rows += [("a", "early", 9), ("b", "core", OCTOBER), ("a", "core", OCTOBER + 1)]
     rows += [("a", "core", OCTOBER + 1), ("c", "once", OCTOBER)]
     log = named_log(tmp_path, rows, [("x", "X"), ("y", "Y")])
@@ -116,8 +116,8 @@ def test_what_became_of_every_row_of_items(tmp_path):
         assert items["dropped"] == {never: 1, long: 1, filtered: 2}
         assert (items["read"], items["bad"], items["kept"]) == (6, 1, 1)
         assert prepared.items.height == 1
-    kept = prepare_log(log, replace(how, k_core=0)).item_rows.record()
-    assert kept["dropped"] == {long: 1} and kept["kept"] == 4
+    unfiltered = prepare_log(log, replace(how, k_core=0)).item_rows.record()
+    assert unfiltered["dropped"] == {long: 1} and unfiltered["kept"] == 4
 
 
 def test_a_k_core_leaves_no_item_in_the_catalog_without_events(tmp_path):

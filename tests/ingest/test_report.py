@@ -25,28 +25,28 @@ def report(tmp_path, rows, items="item_id,title,price\nx,Same  one,3\ny,same ONE
 
 def test_sparsity_counts_a_pair_once_however_often_it_repeats(tmp_path):
     rows = [f"a,x,{200_000_000 + n},5" for n in range(9)] + ["b,x,200000001,", "b,y,200000002,2"]
-    found = report(tmp_path, rows)
-    assert found["interactions"] == 11 and found["repeated_pairs"] == 8
-    assert found["sparsity"] == 1 - 3 / 4
-    assert found["filters"][-1]["pairs"] == 3
-    assert found["missing"]["rating"]["share"] == pytest.approx(1 / 11)
+    result = report(tmp_path, rows)
+    assert result["interactions"] == 11 and result["repeated_pairs"] == 8
+    assert result["sparsity"] == 1 - 3 / 4
+    assert result["filters"][-1]["pairs"] == 3
+    assert result["missing"]["rating"]["share"] == pytest.approx(1 / 11)
 
 
 def test_ties_titles_and_missing_columns_are_counted(tmp_path):
     rows = ["a,x,200000000.2,1", "a,y,200000000.9,1", "a,z,200000001,1", "b,x,200000000,1"]
-    found = report(tmp_path, rows)
-    assert found["ties"] == 2  # b's event shares its second with another user's, which is no tie
-    assert found["duplicate_titles"] == 2
-    shares = {name: missing["share"] for name, missing in found["missing"].items()}
+    result = report(tmp_path, rows)
+    assert result["ties"] == 2  # b's event shares its second with another user's, which is no tie
+    assert result["duplicate_titles"] == 2
+    shares = {name: missing["share"] for name, missing in result["missing"].items()}
     assert shares == {
         **{"price": pytest.approx(2 / 3), "title": 0, "rating": 0},
         **dict.fromkeys(("categories", "brand", "year"), 1),
     }
-    needed = {name: missing["needed_by"] for name, missing in found["missing"].items()}
+    needed = {name: missing["needed_by"] for name, missing in result["missing"].items()}
     assert needed.pop("title").startswith("prompts") and needed == COLUMN_USES | {
         "rating": RATING_USES
     }
-    assert found["events_per_user"] == {
+    assert result["events_per_user"] == {
         **{"min": 1, "p25": 1.5, "median": 2, "p75": 2.5, "p90": pytest.approx(2.8), "max": 3},
         "mean": 2,
     }
@@ -58,7 +58,7 @@ def test_cold_shares_are_those_of_a_loop_over_the_test_samples(tmp_path):
     users, items = rng.integers(0, 40, 120), rng.integers(0, 60, 120)
     rows = [f"u{users[n]},i{items[n]},{times[n]},{n % 5}" for n in range(120)]
     named = "item_id,title\n" + "".join(f"i{n},t{n}\n" for n in range(60))
-    found = report(tmp_path, rows, named)["cold"]
+    result = report(tmp_path, rows, named)["cold"]
 
     samples = [n for n in range(120) if users[n] in users[:n]]
     first_valid, first_test = int(len(samples) * 0.8), int(len(samples) * 0.9)
@@ -68,7 +68,7 @@ def test_cold_shares_are_those_of_a_loop_over_the_test_samples(tmp_path):
     cold_items = sum(items[n] not in items_seen for n in test)
     cold_users = sum(users[n] not in users_seen for n in test)
     assert 0 < cold_items < len(test)
-    assert found == {
+    assert result == {
         "test_samples": len(test),
         "item": pytest.approx(cold_items / len(test)),
         "user": pytest.approx(cold_users / len(test)),

@@ -9,9 +9,9 @@ from agenticrec_jax.testing.errors import assert_names, refused
 def test_columns_without_a_value_in_any_line_are_found(tmp_path):
     rows = [{"user": "a", "rating": None}, {"user": "b", "score": 0}, {"user": "c", "note": ""}]
     (tmp_path / "e.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + "{\n")
-    file, asked = table_file(tmp_path / "e.jsonl"), ["score", "rating", "note", "absent"]
-    assert columns_without_values(file, ["user", *asked], asked) == ["rating", "absent"]
-    assert columns_without_values(file, ["user", *asked], []) == []
+    file, tested = table_file(tmp_path / "e.jsonl"), ["score", "rating", "note", "absent"]
+    assert columns_without_values(file, ["user", *tested], tested) == ["rating", "absent"]
+    assert columns_without_values(file, ["user", *tested], []) == []
 
 
 def test_no_more_of_a_file_is_read_than_it_takes(tmp_path, monkeypatch):

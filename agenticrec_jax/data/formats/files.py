@@ -10,7 +10,7 @@ import gzip
 import io
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +95,20 @@ def column_names(file: TableFile) -> list[str] | None:
     if file.format == "csv":
         return list(file.header) if file.header else _header_names(file)
     return None
+
+
+def require_columns(file: TableFile, required: Sequence[str]) -> list[str] | None:
+    """Returns `column_names` after a check that the required ones are among them.
+
+    Raises:
+      InputError: a CSV or Parquet file has no such column.
+    """
+    names = column_names(file)
+    for name in required if names is not None else ():
+        if name not in names:
+            where = file.path if file.format == "parquet" else f"{file.path}, line 1"
+            raise InputError(f"{where}: column {name} is missing, found columns {', '.join(names)}")
+    return names
 
 
 def _header_names(file: TableFile) -> list[str]:

@@ -45,8 +45,8 @@ def test_json_lines_in_pieces_of_any_size(tmp_path, monkeypatch, piece):
     path = tmp_path / "t.jsonl.gz"
     path.write_bytes(gzip.compress("\n".join(lines).encode()))
     rows, row_numbers, broken = read(table_file(path), ["a", "b", "absent"])
-    found = [(a, json.loads(b), c, n) for (a, b, c), n in zip(rows, row_numbers, strict=True)]
-    assert found == wanted
+    result = [(a, json.loads(b), c, n) for (a, b, c), n in zip(rows, row_numbers, strict=True)]
+    assert result == wanted
     assert broken == {INVALID_JSON: [(n + 1, lines[n]) for n in range(200) if n % 37 == 5]}
 
 
@@ -78,12 +78,12 @@ def test_rows_of_another_number_of_cells_are_bad_however_they_are_parsed(tmp_pat
         line = 2 + buffer.getvalue().count("\n")
         csv.writer(buffer, lineterminator="\n").writerow(row)
         (good if len(row) == 3 else bad).append((line, row))
-    for way in (CsvParser.by_piece, CsvParser.by_record):
+    for parse in (CsvParser.by_piece, CsvParser.by_record):
         broken = []
         parser = CsvParser(file, ["a", "b", "c"], broken.append)
-        block = way(parser, buffer.getvalue().encode(), 2)
-        found = [[cell or "" for cell in row] for row in block.frame.rows()]
-        assert list(zip(block.row_numbers.tolist(), found, strict=True)) == good
+        block = parse(parser, buffer.getvalue().encode(), 2)
+        result = [[cell or "" for cell in row] for row in block.frame.rows()]
+        assert list(zip(block.row_numbers.tolist(), result, strict=True)) == good
         assert [(row.reason, row.row_number, row.text) for row in broken] == [
             (CELLS, line, ",".join(row)) for line, row in bad
         ]
