@@ -202,10 +202,14 @@ def write_results(run: Run, results: EvaluationResults, seeds: Sequence[int]) ->
         "config": dataclasses.asdict(run.config),
     }
     log, tokenizer = run.data.log, run.policy.tokenizer
+    count = len(results.examples)
     transcripts = [
-        transcript(trajectory, results.examples[i % len(results.examples)], log, tokenizer, name)
+        transcript(trajectory, example, log, tokenizer, name)
+        for i in range(len(seeds))  # a policy that no seed trained has trajectories for i = 0 only
         for name, trajectories in results.trajectories.items()
-        for i, trajectory in enumerate(trajectories)
+        for trajectory, example in zip(
+            trajectories[i * count : (i + 1) * count], results.examples, strict=False
+        )
     ]
     workdir = run.workdir
     lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in transcripts)

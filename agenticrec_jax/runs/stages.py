@@ -105,15 +105,58 @@ def train(
       Terminated: SIGTERM came; what is done is saved, and the same call resumes.
     """
     check_stage(run.config, stage)
-    start = run.policy if policy is None else policy
-    trained = _TRAIN[stage](
-        run,
-        start,
-        Path(directory or run.workdir),
-        run.config.seed if seed is None else seed,
-    )
-    save_policy(trained, Path(directory or run.workdir) / stage / "policy")
+    policy = run.policy if policy is None else policy
+    directory = Path(directory or run.workdir)
+    seed = run.config.seed if seed is None else seed
+    if stage not in REINFORCEMENT:
+        trained = _SUPERVISED[stage](run, policy, directory, seed)
+    elif (tasks_at := _stage_tasks(run, stage, policy, directory, seed)) is None:
+        print("no hard pairs: the policy stays as it is")
+        trained = policy
+    else:
+        settings = getattr(run.config, stage)
+        resolved = grpo_stage(
+            stage,
+            settings,
+            loss_fn=run.plugins.losses[stage],
+            graphdef=policy.graphdef,
+            mesh=run.mesh,
+            pad_id=policy.tokenizer.pad_id,
+            seed=seed,
+        )
+        with _services(run, stage, settings, directory, {"seed": seed}) as services:
+            state = loop.reinforce(
+                resolved.loop,
+                init_state(policy.params, resolved.optimizer, run.mesh),
+                agent=run.training_agent,
+                engine=run.engine,
+                update=resolved.update,
+                tasks_at=tasks_at,
+                score=resolved.score,
+                writer=services.writer,
+                checkpoints=services.checkpoints,
+                validation=services.validation,
+            )
+            services.save_best(state, policy)
+        trained = dataclasses.replace(policy, params=state.params)
+    save_policy(trained, directory / stage / "policy")
     return trained
+
+
+def _stage_tasks(
+    run: Run, stage: str, policy: Policy, directory: Path, seed: int
+) -> TasksAt | None:
+    """Returns the tasks of each step of a stage of reinforcement; None if there are none."""
+    examples = run.data.examples["policy"]
+    if stage == "rta":
+        return ranking_tasks(examples, run.config.rta.prompts, seed)
+    settings = run.config.ppr
+    pairs = run_pairs.mined_pairs(
+        run, policy, directory / "ppr", count=settings.mining_examples, seed=seed
+    )
+    if not pairs:
+        return None
+    return refinement_tasks(pairs, examples, settings.prompts, settings.rank_share, seed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,60 +231,6 @@ def grpo_stage(
         ),
         score=score,
     )
-
-
-def _train_rta(run: Run, policy: Policy, directory: Path, seed: int) -> Policy:
-    tasks_at = ranking_tasks(run.data.examples["policy"], run.config.rta.prompts, seed)
-    return _reinforce(run, policy, "rta", run.config.rta, tasks_at, directory, seed)
-
-
-def _train_ppr(run: Run, policy: Policy, directory: Path, seed: int) -> Policy:
-    settings = run.config.ppr
-    pairs = run_pairs.mined_pairs(
-        run, policy, directory / "ppr", count=settings.mining_examples, seed=seed
-    )
-    if not pairs:
-        print("no hard pairs: the policy stays as it is")
-        return policy
-    tasks_at = refinement_tasks(
-        pairs, run.data.examples["policy"], settings.prompts, settings.rank_share, seed
-    )
-    return _reinforce(run, policy, "ppr", settings, tasks_at, directory, seed)
-
-
-def _reinforce(
-    run: Run,
-    policy: Policy,
-    name: str,
-    settings: GrpoConfig,
-    tasks_at: TasksAt,
-    directory: Path,
-    seed: int,
-) -> Policy:
-    stage = grpo_stage(
-        name,
-        settings,
-        loss_fn=run.plugins.losses[name],
-        graphdef=policy.graphdef,
-        mesh=run.mesh,
-        pad_id=policy.tokenizer.pad_id,
-        seed=seed,
-    )
-    with _services(run, name, settings, directory, {"seed": seed}) as services:
-        state = loop.reinforce(
-            stage.loop,
-            init_state(policy.params, stage.optimizer, run.mesh),
-            agent=run.training_agent,
-            engine=run.engine,
-            update=stage.update,
-            tasks_at=tasks_at,
-            score=stage.score,
-            writer=services.writer,
-            checkpoints=services.checkpoints,
-            validation=services.validation,
-        )
-        services.save_best(state, policy)
-    return dataclasses.replace(policy, params=state.params)
 
 
 def _train_pairs(run: Run, policy: Policy, directory: Path, seed: int) -> Policy:
@@ -336,10 +325,8 @@ def _services(
         yield Services(writer, checkpoints, validation, directory)
 
 
-_TRAIN = {
+_SUPERVISED = {
     "sft": imitation.train_sft,
     "self_sft": imitation.train_self_sft,
-    "rta": _train_rta,
-    "ppr": _train_ppr,
     "pairs": _train_pairs,
 }

@@ -8,7 +8,6 @@ micro-batches by exchanging the lengths of their groups; no trajectory leaves it
 import dataclasses
 import functools
 import time
-from typing import Any
 
 from agenticrec_jax.agent.episodes import Agent, run_episodes
 from agenticrec_jax.errors import InputError
@@ -116,26 +115,15 @@ def reinforce(
         temperature=stage.temperature,
         seed=stage.seed,
     )
-
-    def sample(step: int, params: Any) -> Rollouts:
-        tasks = tasks_at(step)
-        trajectories = roll_out(params=params, tasks=nonempty_local_items(tasks), step=step)
-        return Rollouts(
-            trajectories,
-            batch=list(range(len(trajectories))),
-            prompts=len(tasks),
-            telemetry=dict(engine.telemetry),
-        )
-
+    dynamic_sampling = None
     if stage.oversample:
-        sample = DynamicSampling(
+        dynamic_sampling = DynamicSampling(
             roll_out=roll_out,
             engine=engine,
             tasks_at=tasks_at,
             weighting=stage.weighting,
             rounds=stage.oversample,
         )
-
     # The first update donates the arrays in ``state``, so the reference policy copies them now.
     reference = ReferencePolicy(score, state.params, update.mesh, update.rules) if score else None
     hooks = StepHooks(
@@ -152,7 +140,18 @@ def reinforce(
         for step in range(start, stage.steps):
             began = time.perf_counter()
             with hooks.droppable(step, state):
-                rollouts = sample(step, state.params)
+                if dynamic_sampling:
+                    rollouts = dynamic_sampling(step, state.params)
+                else:
+                    tasks = tasks_at(step)
+                    local_tasks = nonempty_local_items(tasks)
+                    trajectories = roll_out(params=state.params, tasks=local_tasks, step=step)
+                    rollouts = Rollouts(
+                        trajectories,
+                        batch=list(range(len(trajectories))),
+                        prompts=len(tasks),
+                        telemetry=dict(engine.telemetry),
+                    )
             sampled = time.perf_counter()
             groups, group_metrics = make_groups(rollouts, stage.weighting)
             batches = pack(groups, stage.packing)

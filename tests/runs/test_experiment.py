@@ -1,0 +1,94 @@
+"""Comparisons and transcripts of an experiment with several seeds; one is run as a program."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from agenticrec_jax.agent.scripted import LABELS
+from agenticrec_jax.metrics.ranking import ndcg_values
+from agenticrec_jax.runs import RunConfig, experiment
+from agenticrec_jax.runs.experiment import COMPARED, EvaluationResults, compare_rows, write_results
+
+RANKS = {  # of two examples; trained policies have two seeds
+    "warm_start": [2, 0],
+    "warm_start_no_tools": [0, 5],
+    "scripted_agent": [1, 3],
+    "linear_combination": [3, 1],
+    "rta": [1, 0, 2, 4],
+    "rta_ppr": [1, 1, 1, 2],
+    "rta_ppr_blanked": [0, 0, 9, 0],
+    "rta_ppr_permuted": [7, 0, 0, 3],
+}
+
+
+def results_of_two_seeds():
+    examples = [SimpleNamespace(user=user) for user in (4, 9)]
+    results = EvaluationResults(examples)
+    for name, ranks in RANKS.items():
+        results.add({"name": name}, np.array(ranks))
+    for i, label in enumerate(LABELS):
+        results.add({"name": f"scripted:{label}"}, np.array([i + 1, 0]))
+    return results
+
+
+def test_a_row_of_one_seed_is_compared_with_every_seed():
+    compared = {(c["a"], c["b"], c["metric"]): c for c in compare_rows(results_of_two_seeds())}
+    assert set(compared) == {(a, b, m) for a, b in COMPARED for m in ("ndcg@10", "hr@1")}
+    single = np.mean([ndcg_values(np.array([i + 1, 0]), 10) for i in range(len(LABELS))], axis=0)
+    for (a, b, metric), row in compared.items():
+        if b == "single_tool_mean":
+            base = {"ndcg@10": single, "hr@1": np.array([1 / len(LABELS), 0])}[metric]
+        else:
+            base = values(RANKS[b], metric)
+        expected = values(RANKS[a], metric).mean() - base.mean()
+        assert row["difference"] == pytest.approx(expected, abs=1e-12), (a, b, metric)
+        low, high = row["interval"]
+        assert low <= row["difference"] <= high
+
+
+def values(ranks, metric):
+    return ndcg_values(np.array(ranks), 10 if metric == "ndcg@10" else 1)
+
+
+def test_transcripts_are_written_seed_by_seed(tmp_path, monkeypatch):
+    """In the order of evaluation; the report shows those of the last stage."""
+    results = results_of_two_seeds()
+    results.trajectories = {"warm_start": ["w0", "w1"]}
+    for name in ("rta", "rta_ppr"):
+        results.trajectories[name] = [f"{name}{i}" for i in range(4)]
+    report = {}
+    monkeypatch.setattr(experiment, "print_table", lambda written: None)
+    monkeypatch.setattr(experiment, "read_metrics", lambda path: [])
+    monkeypatch.setattr(
+        experiment,
+        "transcript",
+        lambda trajectory, example, log, tokenizer, stage: {
+            "stage": stage,
+            "id": trajectory,
+            "user": example.user,
+        },
+    )
+    monkeypatch.setattr(
+        experiment,
+        "write_report",
+        lambda path, written, curves, last, seed: report.update(last=last, seed=seed),
+    )
+    run = SimpleNamespace(
+        config=RunConfig(),
+        workdir=tmp_path,
+        data=SimpleNamespace(log=None),
+        policy=SimpleNamespace(tokenizer=None),
+        protocol=lambda split, seeds: {"split": split, "seeds": seeds},
+    )
+    write_results(run, results, [3, 5])
+    lines = (tmp_path / "trajectories.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    seeds = ["w0", "w1", "rta0", "rta1", "rta_ppr0", "rta_ppr1"]
+    seeds += ["rta2", "rta3", "rta_ppr2", "rta_ppr3"]
+    assert [record["id"] for record in records] == seeds
+    assert [record["user"] for record in records] == [4, 9] * 5
+    assert [record["id"] for record in report["last"]] == [f"rta_ppr{i}" for i in range(4)]
+    assert report["seed"] == 3
+    assert json.loads((tmp_path / "results.json").read_text())["protocol"]["seeds"] == [3, 5]
