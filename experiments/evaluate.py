@@ -54,7 +54,8 @@ _NAME = flags.DEFINE_string("name", "policy", "Name of rows and files.")
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    config, split = run_config(_CONFIG.value), _SPLIT.value
+    config = run_config(_CONFIG.value)
+    split = _SPLIT.value
     filters = Filters(_TOP_K.value, _TOP_P.value, _MIN_P.value)
     observations = app.some_of("observations", _OBSERVATIONS.value, list(OBSERVATIONS))
     if not re.fullmatch(r"[\w.-]+", _NAME.value):

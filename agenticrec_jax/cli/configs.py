@@ -65,13 +65,13 @@ def define_config(
       default: name of the configuration without the flag, which `complete` adds; None for none.
       flag_values: registry of flags.
     """
-    shown = f" (default: {default})" if default else ""
+    default_text = f" (default: {default})" if default else ""
     # A default of the flag itself would be read, and changed settings looked up in it, as the flag
     # is defined: a misspelled setting would end the import of the program in a traceback.
     holder = config_flags.DEFINE_config_file(
         "config",
         None,
-        f"Configuration: a file or one of {', '.join(names())}, with :PRESET{shown}.",
+        f"Configuration: a file or one of {', '.join(names())}, with :PRESET{default_text}.",
         flag_values=flag_values,
     )
     _DEFAULTS[id(flag_values)] = default

@@ -27,7 +27,8 @@ def main() -> None:
     if not arguments or arguments[0] in ("help", "-h", "--help"):
         print(_usage())
         return
-    job, programs = arguments[0], jobs()
+    job = arguments[0]
+    programs = jobs()
     if job not in programs:
         print(
             f"error: agenticrec: found program {job!r}, expected one of {', '.join(programs)}",

@@ -29,7 +29,8 @@ def baseline_rows(run: Run, examples: Sequence[RankingExample]) -> Iterator[Row]
       run: log, tools and artifacts.
       examples: to rank, of valid or test.
     """
-    log, artifacts = run.data.log, run.artifacts_b
+    log = run.data.log
+    artifacts = run.artifacts_b
     expected = expected_metrics(len(examples[0].candidates))
     interval = {"ndcg@10_interval": [expected["ndcg@10"]] * 2, "n": len(examples)}
     chance = {"name": "chance", **expected, "invalid_rate": 0.0, "mean_tool_calls": 0.0, **interval}

@@ -195,7 +195,8 @@ class RunConfig:
     preparation: dict[str, Any] | None = Field(None, description="Settings of prepare_data.")
 
     def __post_init__(self):
-        negatives, most = self.pairs.negatives, self.dataset.negatives
+        negatives = self.pairs.negatives
+        most = self.dataset.negatives
         expect(negatives <= most, "pairs.negatives", negatives, f"at most dataset.negatives {most}")
 
 

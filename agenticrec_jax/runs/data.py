@@ -92,10 +92,11 @@ def load_data(config: DatasetConfig, workdir: str | Path) -> RunData:
     Raises:
       InputError: a table is bad, or the workdir holds candidates of other settings.
     """
-    tables = (resolve(config.interactions), resolve(config.items))
+    interactions = resolve(config.interactions)
+    items = resolve(config.items)
     if config.prepared:
-        tables = prepared_tables(resolve(config.prepared))
-    log = read_log(*tables)
+        interactions, items = prepared_tables(resolve(config.prepared))
+    log = read_log(interactions, items)
     splits = _SPLITS[config.split](prediction_samples(log, config.max_history))
     path = Path(workdir) / "candidates.jsonl.gz"
     with main_writes("candidates") as writes:

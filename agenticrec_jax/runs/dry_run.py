@@ -60,9 +60,9 @@ class Program:
     """A program of a run before it is compiled.
 
     Attributes:
-        name: what it does.
-        runs: how often it runs in a step of training; 0 for as often as the rollouts want.
-        beside: bytes a chip of what lies there meanwhile without being an argument of it.
+        name: of the program.
+        runs: executions in a step of training; 0 where the rollouts decide.
+        beside: bytes on a chip of arrays that stay there without being its arguments.
         lowered: the program, for its mesh and shapes.
         device: one of its chips.
     """
@@ -161,7 +161,7 @@ def _micro_batches(
 
 
 def chip_bytes(tree) -> int:
-    """Bytes that the arrays of ``tree`` (shapes with their placement) take of one chip."""
+    """Returns the bytes of a tree of shapes with their shardings on one chip."""
 
     def size(x: jax.ShapeDtypeStruct) -> int:
         shape = x.shape if x.sharding is None else x.sharding.shard_shape(x.shape)
@@ -171,7 +171,7 @@ def chip_bytes(tree) -> int:
 
 
 def _shared(learner, engine) -> int:
-    """Bytes of the parameters that lie where the engine wants them: they are not copied."""
+    """Returns the bytes of parameters that the engine uses in place, without a copy."""
 
     def same(a: jax.ShapeDtypeStruct, b: jax.ShapeDtypeStruct) -> bool:
         placed = a.sharding is None or a.sharding.is_equivalent_to(b.sharding, len(a.shape))
@@ -190,24 +190,43 @@ def rows(
     compiler: Compiler = compile_for,
     at_once: int | None = min(4, os.cpu_count()),
 ) -> list[dict]:
-    """Compiles the programs of a stage, ``at_once`` (None: all); returns ``row`` of each."""
-    if topology:  # its programs could be kept on disk but not be read back
+    """Compiles the programs of a stage; returns a `row` for each.
+
+    Args:
+        config: of the run.
+        stage: ``rta`` or ``ppr``.
+        model: the policy's shape.
+        topology: a TPU slice; empty for this machine's devices.
+        label: first words of the rows' names.
+        compiler: compiles one program for a device.
+        at_once: programs compiled together; None for all.
+    """
+    if topology:  # a cache on disk would hold programs that this machine cannot read back
         jax.config.update("jax_enable_compilation_cache", False)
-    lowered, settings = list(programs(config, stage, model, topology)), described(config, stage)
+    lowered = list(programs(config, stage, model, topology))
+    settings = described(config, stage)
     with ThreadPoolExecutor(at_once or len(lowered)) as pool:
-        found = pool.map(functools.partial(compiled, compiler=compiler), lowered)
-    return [row(*both, label, settings) for both in zip(lowered, found, strict=True)]
+        figures = list(pool.map(functools.partial(compiled, compiler=compiler), lowered))
+    return [
+        row(program, of_program, label, settings)
+        for program, of_program in zip(lowered, figures, strict=True)
+    ]
 
 
-def row(program: Program, found: dict, label: str, settings: dict) -> dict:
-    """The figures of a program: what a benchmark's row has, and where they come from.
+def row(program: Program, figures: dict, label: str, settings: dict) -> dict:
+    """Returns a benchmark's row for a program.
 
-    ``found`` is what the compiler says of it (``compiled``). ``ours`` is all that lies on a chip
-    while it runs, in GiB, or null if the compiler gave up, and ``bound`` the memory that a program
-    can have.
+    ``ours`` is the memory in use on a chip while the program runs, in GiB, or null if the compiler
+    found no way to fit it. ``bound`` is the memory that a program can have.
+
+    Args:
+        program: that was compiled.
+        figures: of `compiled`.
+        label: first words of the row's name.
+        settings: that decide what fits.
     """
     available = chip_memory(program.device)
-    total = found["bytes"] and found["bytes"]["peak"] + program.beside
+    total = figures["bytes"] and figures["bytes"]["peak"] + program.beside
     return {
         "name": f"{label}: {program.name}",
         "unit": "GiB a chip",
@@ -219,7 +238,7 @@ def row(program: Program, found: dict, label: str, settings: dict) -> dict:
         "runs": program.runs,
         "settings": settings,
         "beside": program.beside,
-        **found,
+        **figures,
     }
 
 
@@ -227,9 +246,9 @@ _compiled: dict[tuple, dict] = {}
 
 
 def compiled(program: Program, compiler: Compiler) -> dict:
-    """What the compiler says of a program; one that was seen before is not compiled again.
+    """Returns the compiler's figures of a program; equal programs are compiled once.
 
-    ``bytes`` are null, and ``needs`` the compiler's own words, if it found no way to fit it.
+    ``bytes`` is null and ``needs`` is the compiler's message if it found no way to fit the program.
     """
     key = program.device.device_kind, program.lowered.as_text()
     if key not in _compiled:
@@ -306,24 +325,30 @@ def compile_stage(config: RunConfig, stage: str, directory: str, topology: str =
     if stage not in REINFORCEMENT:
         raise InputError(f"flag --dry_run: found --stage={stage}, expected rta or ppr")
     model = model_config(config.policy, directory)
-    arguments = config, stage, model, topology, topology or "this machine"
-    compiled_rows = planned(*arguments) if topology else rows(*arguments)
+    label = topology or "this machine"
+    if topology:
+        compiled_rows = planned(config, stage, model, topology, label)
+    else:
+        compiled_rows = rows(config, stage, model, topology, label)
     show(compiled_rows)
     return compiled_rows
 
 
-def planned(*arguments: Any) -> list[dict]:
-    """The ``rows`` of a slice, without the bytes of the machine's code.
+def planned(
+    config: RunConfig, stage: str, model: Qwen3Config, topology: str, label: str
+) -> list[dict]:
+    """Returns the `rows` of a slice, without the bytes of the machine's code.
 
-    All programs are compiled at once: one whose figures are there goes on beside the others.
+    All programs are compiled together in a process of their own. It is ended once the figures are
+    known: the compiler would go on to generate code, which takes most of the time.
     """
     with tempfile.TemporaryDirectory() as dumps:
         compiler = functools.partial(plan_for, directory=dumps)
-        return apart(rows, *arguments, compiler, None)
+        return run_in_process(rows, config, stage, model, topology, label, compiler, None)
 
 
-def apart(work: Callable, *arguments: Any) -> Any:
-    """The result of ``work`` in a process of its own, which is ended whatever it still does."""
+def run_in_process(work: Callable, *arguments: Any) -> Any:
+    """Returns ``work(*arguments)``, computed in a process of its own that is killed afterwards."""
     others = multiprocessing.active_children()
     pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
     try:

@@ -27,7 +27,7 @@ OBSERVATIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How rankings are sampled: greedily by default."""
+    """Sampling of rankings; greedy by default."""
 
     temperature: float = 0.0
     filters: Filters = NO_FILTERS

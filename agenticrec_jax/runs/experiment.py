@@ -231,5 +231,5 @@ def write_results(run: Run, results: EvaluationResults, seeds: Sequence[int]) ->
 
 def _gate(directory: str) -> dict:
     """Returns the skills of a policy that ``make_policy`` measured; none of another policy."""
-    made = resolve(directory) / "made.json"
-    return json.loads(made.read_text()).get("gate", {}) if made.exists() else {}
+    record = resolve(directory) / "made.json"
+    return json.loads(record.read_text()).get("gate", {}) if record.exists() else {}

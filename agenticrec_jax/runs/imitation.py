@@ -173,7 +173,8 @@ def sampled_trajectories(
     rollouts = directory / "self_sft" / "rollouts"
     rollouts.mkdir(parents=True, exist_ok=True)
     multihost.check_on_main(lambda: store_settings(rollouts, sampling))
-    trajectories, dropped = [], Counter()
+    trajectories = []
+    dropped = Counter()
     for chunk, first in enumerate(range(0, len(examples), settings.chunk)):
         path = rollouts / f"{chunk:05d}.jsonl"
         # Process 0 decides for all: the others may not see its new files yet.

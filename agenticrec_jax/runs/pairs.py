@@ -27,7 +27,8 @@ def mined_pairs(
       count: policy examples to rank; 0 for all.
       seed: of the draw of negatives.
     """
-    path, by_id = directory / "pairs.jsonl", run.data.by_id("policy")
+    path = directory / "pairs.jsonl"
+    by_id = run.data.by_id("policy")
     if not multihost.allgather(path.exists())[0]:
         examples = evenly_spread(run.data.examples["policy"], count)
         with phase("mining"):
@@ -59,7 +60,8 @@ def stage_pairs(run: Run, policy: Policy, directory: Path, seed: int) -> list[Ha
 
 def questions(run: Run, pairs: list[HardPair], seed: int) -> Preferences:
     """Returns batches of the questions that ``config.pairs.objective`` asks about pairs."""
-    settings, examples = run.config.pairs, run.data.by_id("policy")
+    settings = run.config.pairs
+    examples = run.data.by_id("policy")
     if settings.objective == SOFTMAX_DPO:
         questions_of = first_rank_questions(run.training_agent, examples, settings.negatives, seed)
     else:

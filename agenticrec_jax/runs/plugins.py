@@ -111,7 +111,7 @@ def import_path(path: str, key: str, kind: str) -> Callable:
       InputError: names ``key``; the module cannot be imported or has no such name.
     """
     module, _, name = path.partition(":")
-    if not all(part.isidentifier() for part in [*module.split("."), name]):
+    if not all(word.isidentifier() for word in [*module.split("."), name]):
         raise InputError(f"{key}: found {path!r}, expected package.module:{kind}")
     try:
         value = getattr(importlib.import_module(module), name, None)
@@ -172,7 +172,8 @@ def grpo_stage_loss(config: GrpoConfig, max_tokens: int, key: str) -> LossFn:
 def _custom_loss(config: GrpoConfig, batch: RolloutBatch, key: str) -> LossFn:
     path = config.loss_fn
     for field in dataclasses.fields(config.loss):
-        value, default = getattr(config.loss, field.name), getattr(GrpoLossConfig(), field.name)
+        value = getattr(config.loss, field.name)
+        default = getattr(GrpoLossConfig(), field.name)
         if value != default:
             raise InputError(
                 f"{key}.loss.{field.name}: found {value!r} beside {key}.loss_fn={path}, expected "

@@ -39,7 +39,8 @@ def write_run_profiles(run: Run, splits: Sequence[str], count: int = 0) -> Path:
         )
     settings = run.config.profiles
     with phase("model and data"):
-        policy, data = run.policy, run.data
+        policy = run.policy
+        data = run.data
     examples = [e for split in splits for e in evenly_spread(data.examples[split], count)]
     path = run.workdir / FILE
     header = _header(run)
@@ -68,7 +69,8 @@ def write_run_profiles(run: Run, splits: Sequence[str], count: int = 0) -> Path:
 
 def _header(run: Run) -> dict:
     """Returns the facts that a text depends on: the model, the log, the prompts, the sampling."""
-    config, settings = run.config, run.config.profiles
+    config = run.config
+    settings = config.profiles
     return {
         "model": str(run.policy_directory),
         "model_hash": run.policy.weights_hash,

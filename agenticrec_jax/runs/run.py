@@ -130,7 +130,8 @@ class Run:
 
     def toolbox(self, artifacts: Artifacts) -> Toolbox:
         """Returns the tools of the config's agent over ``artifacts``, extra tools last."""
-        config, items = self.config, self.data.log.items
+        config = self.config
+        items = self.data.log.items
         options = config.tools.options()
         if config.agent == RECTHINKER:
             tools = recthinker_tools(items, artifacts, options, self.profiles)

@@ -275,7 +275,7 @@ def _train_pairs(run: Run, policy: Policy, directory: Path, seed: int) -> Policy
 
 @dataclasses.dataclass(frozen=True)
 class Services:
-    """What a stage writes: metrics, checkpoints, and the best validated policy.
+    """Outputs of a stage: metrics, checkpoints, and the best validated policy.
 
     Attributes:
       writer: of the metrics.

@@ -69,9 +69,9 @@ def make_tiny_policy(config: RunConfig, workdir: str | Path, output: str | Path)
     save_policy(_in_bfloat16(trained), output)
     with phase("gate"):
         report = gate(Run(config, workdir, policy_directory=output))
-    made = {"made_by": "python -m experiments.make_policy", "gate": report}
-    made["config"] = dataclasses.asdict(config)
-    (Path(output) / "made.json").write_text(json.dumps(made, indent=1) + "\n")
+    record = {"made_by": "python -m experiments.make_policy", "gate": report}
+    record["config"] = dataclasses.asdict(config)
+    (Path(output) / "made.json").write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps(report, indent=1))
     if report["single"]["followed"] < FOLLOWED or report["single"]["invalid"] > INVALID:
         raise InputError(

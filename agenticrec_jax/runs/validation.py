@@ -75,9 +75,11 @@ def parse(
         fields[name] = value
     try:
         if is_pydantic_dataclass(cls):
-            made = cls.__new__(cls)
-            cls.__init__.__wrapped__(made, **fields)  # the errors of `configuration` lack the key
-            return made
+            instance = cls.__new__(cls)
+            cls.__init__.__wrapped__(
+                instance, **fields
+            )  # the errors of `configuration` lack the key
+            return instance
         # The constructor of a plain dataclass does not check types.
         checked = {name: _check_type(types[name], value, name) for name, value in fields.items()}
         return cls(**checked)

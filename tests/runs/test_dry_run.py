@@ -130,7 +130,7 @@ def long_work(name):
 
 
 def test_work_apart_is_ended_when_its_result_is_there():
-    name, process = dry_run.apart(long_work, "done")
+    name, process = dry_run.run_in_process(long_work, "done")
     assert name == "done" and process != os.getpid()
     with pytest.raises(ProcessLookupError):
         os.kill(process, 0)
@@ -140,7 +140,7 @@ def test_work_apart_is_ended_when_its_result_is_there():
 @pytest.mark.slow
 def test_an_error_of_work_apart_is_raised_and_ends_it():
     with pytest.raises(InputError, match="found refused"):
-        dry_run.apart(long_work, "refused")
+        dry_run.run_in_process(long_work, "refused")
     assert not multiprocessing.active_children()
 
 
