@@ -7,6 +7,7 @@ It is the same program as ``python -m experiments.JOB`` in a clone.
 """
 
 import ast
+import os
 import runpy
 import sys
 from pathlib import Path
@@ -36,6 +37,9 @@ def main() -> None:
         )
         sys.exit(2)
     sys.argv = [str(programs[job]), *arguments[1:]]
+    # A tool, reward or loss that a setting names may lie in the current directory. It comes last,
+    # so that no file there hides an installed module.
+    sys.path.append(os.getcwd())
     runpy.run_path(str(programs[job]), run_name="__main__")
 
 

@@ -1,5 +1,7 @@
 """The console script: every program by its name."""
 
+import sys
+
 import pytest
 
 from agenticrec_jax.bundled import ROOT
@@ -29,10 +31,26 @@ def test_an_unknown_job_is_refused_with_status_2(monkeypatch, capsys):
     assert "'trian'" in sentence and "train_policy" in sentence
 
 
+def test_modules_in_the_current_directory_can_be_imported(monkeypatch, tmp_path, capsys):
+    """As with ``python -m``: the tools, rewards and losses that settings name lie there."""
+    (tmp_path / "programs").mkdir()
+    program = tmp_path / "programs" / "uses.py"
+    program.write_text("import module_of_a_user\nprint(module_of_a_user.NAME)\n")
+    (tmp_path / "module_of_a_user.py").write_text("NAME = 'mine'\n")
+    monkeypatch.setattr(main, "DIRECTORY", program.parent)
+    monkeypatch.setattr("sys.argv", ["agenticrec", "uses"])
+    monkeypatch.setattr("sys.path", [path for path in sys.path if path])
+    monkeypatch.chdir(tmp_path)
+    main.main()
+    monkeypatch.delitem(sys.modules, "module_of_a_user")
+    assert capsys.readouterr().out == "mine\n"
+
+
 def test_a_job_runs_with_its_flags(monkeypatch, tmp_path, capsys):
     program = tmp_path / "echo.py"
     program.write_text("import sys\nif __name__ == '__main__':\n    print(*sys.argv)\n")
     monkeypatch.setattr(main, "DIRECTORY", tmp_path)
     monkeypatch.setattr("sys.argv", ["agenticrec", "echo", "--seed=3"])
+    monkeypatch.setattr("sys.path", [*sys.path])
     main.main()
     assert capsys.readouterr().out == f"{program} --seed=3\n"
