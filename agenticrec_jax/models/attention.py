@@ -159,16 +159,19 @@ def _attend(q, k, v, masks: Masks, context):
     (e^-1, 1) and (e^-2) of a sum of 1.503: together 0.245, 0.665 and 0.090.
     """
     rows, steps, heads, width = q.shape
+    # [B, Q, K, R, H]: query heads beside the key head that they share. Queries are scaled, not the
+    # scores, of which there are more.
     q = (q * width**-0.5).astype(k.dtype).reshape(rows, steps, k.shape[2], -1, width)
+    # Among new tokens every row is a prompt with a group of one.
     new = _masked(_scores(q[:, None], k), masks.causal[:, None])
     if context is None:
         out, total = _weigh(new, _peak(new), v)
         return _finish(out, total, v.dtype)
     keys, values = context
     prompts = keys.shape[0]
-    shared = q.reshape(prompts, rows // prompts, *q.shape[1:])
+    shared = q.reshape(prompts, rows // prompts, *q.shape[1:])  # [P, G, Q, K, R, H]
     past = _masked(_scores(shared, keys), masks.context[:, None, None, :])
-    peak = jnp.maximum(_by_row(_peak(past)), _peak(new))
+    peak = jnp.maximum(_by_row(_peak(past)), _peak(new))  # [B, K, 1, Q, R]
     past_out, past_total = _weigh(past, _by_prompt(peak, prompts), values)
     new_out, new_total = _weigh(new, peak, v)
     return _finish(_by_row(past_out) + new_out, _by_row(past_total) + new_total, v.dtype)

@@ -80,6 +80,8 @@ class Masks(NamedTuple):
     def causal(self) -> Bool[Array, "B Q T"]:
         """Mask among the new tokens: True where a query sees a key."""
         steps = jnp.arange(self.valid.shape[1])
+        # Keys only: a query that is padding sees real keys, so that its softmax has a sum above 0
+        # and stays finite.
         causal = (steps[:, None] >= steps) & self.valid[:, None, :]
         if self.segments is not None:
             causal &= self.segments[:, :, None] == self.segments[:, None, :]

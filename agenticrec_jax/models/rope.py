@@ -134,6 +134,7 @@ def rope_tables(
       theta: base of the frequencies.
       scaling: stretches them.
     """
+    # NumPy computes these in float64 while the program is traced; they are constants in it.
     frequencies = theta ** -(np.arange(0, width, 2) / width)
     factor = 1.0
     if scaling is not None:
@@ -153,6 +154,7 @@ def rotate(
     (a cos - b sin, b cos + a sin): (1, 0) rotated by a quarter turn is (0, 1).
     """
     cos, sin = tables
+    # In bfloat16 a cosine is off by up to 0.002, more than a slow dimension turns in a position.
     a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
 
@@ -173,6 +175,7 @@ def read_rope(raw: Mapping[str, Any], source: str) -> tuple[float, RopeScaling |
     parameters = raw.get("rope_parameters") or {}
     partial = raw.get("partial_rotary_factor", parameters.get("partial_rotary_factor"))
     expect(partial in (None, 1.0), f"{source}: partial_rotary_factor", partial, "1.0")
+    # Old and new readers may have written either place; theta has no default that would be right.
     thetas = {float(t) for t in (raw.get("rope_theta"), parameters.get("rope_theta")) if t}
     expected = "one value in rope_theta or rope_parameters"
     expect(len(thetas) == 1, f"{source}: rope_theta", sorted(thetas), expected)
@@ -195,13 +198,16 @@ def write_rope(theta: float, scaling: RopeScaling | None) -> dict[str, Any]:
 def _scaling(raw: Mapping[str, Any], field: str, where: str) -> RopeScaling | None:
     if not isinstance(raw[field], Mapping):
         raise InputError(f"{where}: found {raw[field]!r}, expected a JSON object")
+    # A field that is null is as good as missing: transformers writes some of them.
     given = {name: value for name, value in raw[field].items() if value is not None}
+    # `type` is the old name of `rope_type`.
     kind = given.pop("rope_type", given.get("type", "default"))
     for name in ("type", "rope_theta", "partial_rotary_factor"):
         given.pop(name, None)
     if kind == "default":
         return None
     expect(kind in _KINDS, f"{where}: type", kind, f"one of default, {', '.join(_KINDS)}")
+    # The order in which transformers looks for it.
     length = raw.get(_LENGTH) or given.get(_LENGTH) or raw.get("max_position_embeddings")
     given[_LENGTH] = length
     if kind == "yarn":
@@ -228,6 +234,7 @@ def _resolve_attention_factor(given: dict[str, Any]) -> None:
 
 def _check(kind: str, given: dict[str, Any], where: str) -> None:
     known = fields(_KINDS[kind])
+    # A field that is ignored would give other logits than the model's, and no error.
     for name in sorted(set(given) - {field.name for field in known}):
         raise InputError(
             f"{where}: found field {name}, expected only fields that type {kind} is known to have"

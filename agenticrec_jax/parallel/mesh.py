@@ -40,6 +40,7 @@ RULES: Rules = {
     "rank": None,
 }
 
+# A context variable and not a global: programs with different tables may be traced in threads.
 _traced_rules = contextvars.ContextVar("rules", default=RULES)
 
 
@@ -101,6 +102,7 @@ def partition_spec(
     expect(fits, f"{name}: logical axes", tuple(axes), f"one for each of {tuple(shape)}")
     groups = [_mesh_axes(axis, mesh, rules, name) for axis in axes]
     used = [mesh_axis for group in groups for mesh_axis in group]
+    # JAX refuses this too, but without the array's name.
     for mesh_axis in used:
         if used.count(mesh_axis) > 1:
             raise InputError(
@@ -172,6 +174,7 @@ def put_sharded(value: Any, sharding: NamedSharding) -> jax.Array:
     on_host = not isinstance(value, jax.Array) or value.is_fully_addressable
     if sharding.is_fully_addressable or not on_host:
         return jax.device_put(value, sharding)
+    # Each process reads the slices of its devices.
     whole = np.asarray(value)
     return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 

@@ -74,7 +74,8 @@ def initialize(
             f"{coordinator}, {processes}, {process}, expected all three or none"
         )
     expect(0 <= process < processes, "process", process, f"0 to {processes - 1}")
-    # The other implementation of CPU collectives, mpi, does not work with simulated devices.
+    # The other implementation of CPU collectives, mpi, does not work with simulated devices. JAX
+    # reads this once, when it first looks for devices.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(coordinator, processes, process)
 
@@ -113,6 +114,7 @@ def check_on_main(check: Callable[[], Any]) -> None:
             check()
         except InputError as error:
             message = str(error)
+    # An empty message tells the others that the check passed.
     message = allgather(message)[0]
     if message:
         raise InputError(message)
@@ -196,6 +198,7 @@ def global_batch(local: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
     if not mesh.is_multi_process:
         return shard_batch(local, mesh, rules)
     sharding = batch_sharding(mesh, rules)
+    # No row moves: each process's rows become the shards of its devices.
     return jax.tree.map(
         lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), local
     )
@@ -266,6 +269,7 @@ def local_params(params: Any, rules: Rules = RULES) -> Any:
     ``rules`` over the local meshes of the processes side by side. Its shards on this process make
     the array on the local mesh, without a copy. Parameters of this process are returned as is.
     """
+    # All parameters are placed alike, so that one leaf tells where they are.
     leaf = jax.tree.leaves(params)[0]
     if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
         return params
@@ -288,7 +292,7 @@ def _mesh(devices: np.ndarray, axes: tuple[str, ...]) -> Mesh:
 def _devices_by_process(mesh: Mesh) -> np.ndarray:
     """Returns the devices of a mesh as [processes, data, 1, tensor]."""
     tensor = mesh.shape["tensor"]
-    rows = mesh.devices.reshape(-1, tensor)
+    rows = mesh.devices.reshape(-1, tensor)  # a tensor group each
     owners = [{device.process_index for device in row} for row in rows]
     within = all(len(owner) == 1 for owner in owners)
     expected = "tensor groups that lie within a process"

@@ -20,7 +20,8 @@ def reference(q, k, v, sees, group_of, past=None, past_sees=None):
     out = np.zeros_like(q)
     for b, t, n in np.ndindex(rows, steps, heads):
         head = n // (heads // k.shape[2])
-        keys, values = [k[b, s, head] for s in sees[b, t]], [v[b, s, head] for s in sees[b, t]]
+        keys = [k[b, s, head] for s in sees[b, t]]
+        values = [v[b, s, head] for s in sees[b, t]]
         if past is not None:
             p = group_of[b]
             keys += [past[0][p, s, head] for s in past_sees[p]]
@@ -32,7 +33,8 @@ def reference(q, k, v, sees, group_of, past=None, past_sees=None):
 
 
 def arrays(prompts, group, steps, length, heads, kv_heads, width, seed=0):
-    rng, rows = np.random.default_rng(seed), prompts * group
+    rng = np.random.default_rng(seed)
+    rows = prompts * group
 
     def normal(*shape):
         return rng.normal(size=shape).astype(np.float32)
@@ -46,7 +48,7 @@ def arrays(prompts, group, steps, length, heads, kv_heads, width, seed=0):
 
 
 def seen(valid, segments=None):
-    """For every row and token, the list of new tokens it may see."""
+    """Returns the list of new tokens that each token of each row may see."""
     valid = np.asarray(valid)
     rows, steps = valid.shape
     same = np.zeros((rows, steps), int) if segments is None else np.asarray(segments)
@@ -114,24 +116,24 @@ def test_blocks_are_for_many_scores_on_a_single_device(devices, scores, blocks, 
     called = []
     monkeypatch.setattr(jax, "device_count", lambda: devices)
     monkeypatch.setattr(attention, "_BLOCK_SCORES", scores)
-    monkeypatch.setattr(attention, "_attend_in_blocks", lambda *a: called.append(a))
+    monkeypatch.setattr(attention, "_attend_in_blocks", lambda *arguments: called.append(arguments))
     q, k, v, past, valid, past_valid = arrays(1, 1, 2, 2, 2, 1, 4)
     masks = Masks(valid, None, past_valid)
-    jax.eval_shape(lambda *a: xla_attend(*a), q, k, v, masks, past)
+    jax.eval_shape(lambda q: xla_attend(q, k, v, masks, past), q)
     assert bool(called) is blocks
 
 
 def test_a_query_that_sees_nothing_is_finite_in_value_and_gradient():
     q, k, v, past, valid, past_valid = arrays(2, 2, 3, 4, 2, 1, 4)
-    nothing = Masks(np.zeros_like(valid), None, np.zeros_like(past_valid))
-    run = jax.jit(jax.value_and_grad(lambda q: jnp.sum(xla_attend(q, k, v, nothing, past))))
+    no_key = Masks(np.zeros_like(valid), None, np.zeros_like(past_valid))
+    run = jax.jit(jax.value_and_grad(lambda q: jnp.sum(xla_attend(q, k, v, no_key, past))))
     value, grads = run(q)
     assert np.isfinite(value) and np.isfinite(grads).all()
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.sampled_from([(1, 1), (3, 8), (2, 5)]), st.integers(0, 2**31 - 1))
-def test_own_mask_is_its_definition(shape, seed):
+def test_the_causal_mask_is_its_definition(shape, seed):
     rows, steps = shape
     rng = np.random.default_rng(seed)
     valid = rng.random((rows, steps)) < 0.7

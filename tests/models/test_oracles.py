@@ -42,7 +42,7 @@ def load(name, scan=False):
 
 
 def layers_of(model):
-    """The blocks of a model, stacked or not."""
+    """Returns the blocks of a model, stacked or not."""
     flat = list(by_layer(nnx.state(model)))
     config = replace(model.config, scan_layers=False)
     graphdef = nnx.graphdef(nnx.eval_shape(lambda: Qwen3(config, rngs=nnx.Rngs(0))))
@@ -77,26 +77,29 @@ def test_logits_loss_and_gradients_equal_the_oracle(name, scan):
 
 
 def _check_gradients(grads, oracle):
-    """Every oracle gradient is found under its own name, within 1e-4 of the leaf's maximum."""
+    """Checks every gradient of the oracle by its name, within 1e-4 of the leaf's maximum."""
     layers = {f"model.layers.{i}": layer for i, layer in enumerate(layers_of(grads))}
-    found = {
+    tensors = {
         "model.embed_tokens.weight": grads.embedding[...],
         "model.norm.weight": grads.norm.scale[...],
     }
     if grads.head is not None:
-        found["lm_head.weight"] = grads.head.kernel[...].T
+        tensors["lm_head.weight"] = grads.head.kernel[...].T
     for stem, layer in layers.items():
-        found[f"{stem}.input_layernorm.weight"] = layer.attention_norm.scale[...]
-        found[f"{stem}.post_attention_layernorm.weight"] = layer.mlp_norm.scale[...]
-        for part in ("gate", "up", "down"):
-            found[f"{stem}.mlp.{part}_proj.weight"] = getattr(layer.mlp, part).kernel[...].T
-        for part in "qkvo":
-            found |= _projection(f"{stem}.self_attn.{part}_proj", getattr(layer.attention, part))
+        tensors[f"{stem}.input_layernorm.weight"] = layer.attention_norm.scale[...]
+        tensors[f"{stem}.post_attention_layernorm.weight"] = layer.mlp_norm.scale[...]
+        for projection in ("gate", "up", "down"):
+            tensors[f"{stem}.mlp.{projection}_proj.weight"] = (
+                getattr(layer.mlp, projection).kernel[...].T
+            )
+        for letter in "qkvo":
+            projection = getattr(layer.attention, letter)
+            tensors |= _projection(f"{stem}.self_attn.{letter}_proj", projection)
         if layer.attention.q_norm is not None:
-            found[f"{stem}.self_attn.q_norm.weight"] = layer.attention.q_norm.scale[...]
-            found[f"{stem}.self_attn.k_norm.weight"] = layer.attention.k_norm.scale[...]
-    assert {f"grad.{name}" for name in found} == {n for n in oracle if n.startswith("grad.")}
-    for name, value in found.items():
+            tensors[f"{stem}.self_attn.q_norm.weight"] = layer.attention.q_norm.scale[...]
+            tensors[f"{stem}.self_attn.k_norm.weight"] = layer.attention.k_norm.scale[...]
+    assert {f"grad.{name}" for name in tensors} == {n for n in oracle if n.startswith("grad.")}
+    for name, value in tensors.items():
         want = oracle[f"grad.{name}"]
         np.testing.assert_allclose(value, want, atol=1e-4 * np.abs(want).max(), err_msg=name)
 
@@ -104,10 +107,10 @@ def _check_gradients(grads, oracle):
 def _projection(name, projection):
     kernel = np.asarray(projection.kernel[...])
     inputs = int(np.prod(kernel.shape[: projection.inputs]))
-    found = {f"{name}.weight": kernel.reshape(inputs, -1).T}
+    tensors = {f"{name}.weight": kernel.reshape(inputs, -1).T}
     if projection.bias is not None:
-        found[f"{name}.bias"] = np.asarray(projection.bias[...]).reshape(-1)
-    return found
+        tensors[f"{name}.bias"] = np.asarray(projection.bias[...]).reshape(-1)
+    return tensors
 
 
 @pytest.mark.parametrize("name,scan", KINDS)
@@ -115,7 +118,8 @@ def test_greedy_continuation_through_the_cache_equals_the_oracle(name, scan):
     model, oracle, valid = load(name, scan)
     graphdef, params = nnx.split(model)
     want = oracle["greedy"]
-    length, total = valid.shape[1], want.shape[1]
+    length = valid.shape[1]
+    total = want.shape[1]
     pad = (~valid).sum(1)
 
     @jax.jit
@@ -128,7 +132,8 @@ def test_greedy_continuation_through_the_cache_equals_the_oracle(name, scan):
 
     @jax.jit
     def decode(params, token, kv, column):
-        model, columns = nnx.merge(graphdef, params), jnp.arange(total)
+        model = nnx.merge(graphdef, params)
+        columns = jnp.arange(total)
         context = Context(kv, (columns >= pad[:, None]) & (columns < column))
         positions = (column - pad)[:, None]
         hidden, new = model.forward(token[:, None], positions, np.ones((2, 1), bool), context)
@@ -136,8 +141,8 @@ def test_greedy_continuation_through_the_cache_equals_the_oracle(name, scan):
         return model.logits(hidden[:, 0]).argmax(-1), kv
 
     token, kv = prefill(params)
-    found = [token]
+    tokens = [token]
     for column in range(length, total - 1):
         token, kv = decode(params, token, kv, column)
-        found.append(token)
-    np.testing.assert_array_equal(np.stack(found, 1), want[:, length:])
+        tokens.append(token)
+    np.testing.assert_array_equal(np.stack(tokens, 1), want[:, length:])

@@ -1,6 +1,6 @@
-"""One mask test over every way of running the policy, and what its options change."""
+"""One mask test over every form of running the policy, and the effect of its options."""
 
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from agenticrec_jax.errors import InputError
 from agenticrec_jax.models import attention
 from agenticrec_jax.models.masks import Context
 from agenticrec_jax.models.qwen3 import by_layer, segment_positions
+from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.testing.models import tiny_qwen3
 
 T = 12
 
-# Every way of running the model, each as a function (model, ids [B, T]) -> logits [B, T, V].
+# Every form of running the model is a function (model, ids [B, T]) -> logits [B, T, V].
 
 
 def dense(model, ids):
@@ -24,7 +24,7 @@ def dense(model, ids):
 
 
 def padded(model, ids):
-    """Right-padded by three tokens that mean nothing."""
+    """Right-padded by three tokens without meaning."""
     wide = jnp.pad(ids, ((0, 0), (0, 3)), constant_values=7)
     valid = jnp.arange(wide.shape[1]) < jnp.full((len(ids), 1), ids.shape[1])
     hidden, _ = model.forward(wide, segment_positions(wide), valid)
@@ -41,7 +41,7 @@ def packed(model, ids):
 
 
 def cached(model, ids):
-    """Token by token through a cache that is longer than needed and holds rubbish."""
+    """Token by token through a cache that is longer than needed and full of nines."""
     return _in_chunks(model, ids, [1] * ids.shape[1])
 
 
@@ -51,11 +51,13 @@ def spliced(model, ids):
 
 
 def _in_chunks(model, ids, sizes):
-    rows, columns = len(ids), ids.shape[1] + 2
+    rows = len(ids)
+    columns = ids.shape[1] + 2
     wide = jnp.zeros((rows, columns), jnp.int32)
     _, kv = jax.eval_shape(lambda x: model.forward(x, x, x == 0), wide)
     kv = jax.tree.map(lambda x: jnp.full(x.shape, 9.0), kv)
-    logits, start = [], 0
+    logits = []
+    start = 0
     for size in sizes:
         chunk = ids[:, start : start + size]
         valid = jnp.ones(chunk.shape, bool)
@@ -81,7 +83,7 @@ def shared(model, ids):
     return model.logits(jnp.concatenate([first, hidden], axis=1))
 
 
-WAYS = (dense, padded, packed, cached, spliced, shared)
+FORMS = (dense, padded, packed, cached, spliced, shared)
 
 
 def rows():
@@ -104,10 +106,13 @@ def model(request):
 
 @pytest.fixture(params=["splash", "blocks"])
 def kernel(request, monkeypatch):
-    """A model with the TPU kernel, interpreted, or with blocks of rows, however few the tokens; the
-    logits of plain attention; and what counts its uses."""
+    """A model, the logits of plain attention, and a list of the kernel's uses.
+
+    The model has the TPU kernel, interpreted, or blocks of rows, however few tokens there are.
+    """
     changes = {"num_heads": 6, "num_kv_heads": 2, "head_dim": 10, "tie_word_embeddings": False}
-    want, used = nnx.jit(dense)(tiny_qwen3(**changes, attention="xla"), rows()), []
+    want = nnx.jit(dense)(tiny_qwen3(**changes, attention="xla"), rows())
+    used = []
     if request.param == "splash":
 
         def fits(q, masks, context):
@@ -119,26 +124,29 @@ def kernel(request, monkeypatch):
     attend = attention._attend_in_blocks
     monkeypatch.setattr(attention, "_BLOCK_SCORES", 1)
     monkeypatch.setattr(jax, "device_count", lambda: 1)
-    monkeypatch.setattr(
-        attention, "_attend_in_blocks", lambda *a: used.append(a[0].shape) or attend(*a)
-    )
+
+    def watched(q, k, v, masks, context):
+        used.append(q.shape)
+        return attend(q, k, v, masks, context)
+
+    monkeypatch.setattr(attention, "_attend_in_blocks", watched)
     return tiny_qwen3(**changes), want, used
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_changing_a_token_changes_nothing_before_it(way, model):
-    check_causality(way, model, nnx.jit(dense)(model, rows()))
+@pytest.mark.parametrize("form", FORMS)
+def test_changing_a_token_changes_nothing_before_it(form, model):
+    check_causality(form, model, nnx.jit(dense)(model, rows()))
 
 
-@pytest.mark.parametrize("way", [dense, padded, packed, spliced, shared])
-def test_other_kernels_pass_the_mask_test(way, kernel):
+@pytest.mark.parametrize("form", [dense, padded, packed, spliced, shared])
+def test_other_kernels_pass_the_mask_test(form, kernel):
     model, want, used = kernel
-    check_causality(way, model, want)
+    check_causality(form, model, want)
     assert used
 
 
-def check_causality(way, model, want):
-    run = nnx.jit(way)
+def check_causality(form, model, want):
+    run = nnx.jit(form)
     ids = rows()
     before = run(model, ids)
     np.testing.assert_allclose(before, want, atol=1e-5)
@@ -147,7 +155,7 @@ def check_causality(way, model, want):
         after = run(model, changed)
         np.testing.assert_allclose(after[:, :j], before[:, :j], atol=1e-6)
         moved = jnp.abs(after[:, j:] - before[:, j:]).max(-1)
-        assert (moved > 1e-3).all(), "a token and all after it must feel the change"
+        assert (moved > 1e-3).all(), "the change must reach the token and all after it"
 
 
 def test_changing_a_token_changes_nothing_in_another_segment(model):
@@ -161,13 +169,14 @@ def test_other_kernels_keep_segments_apart(kernel):
 
 def check_segments(model):
     segments = jnp.array([[0, 0, 0, 0, 1, 1, 1, 1, 1, 2, 2, 2]] * 4)
-    run, ids = nnx.jit(lambda model, ids: model(ids, segments)), rows()
+    run = nnx.jit(lambda model, ids: model(ids, segments))
+    ids = rows()
     before = run(model, ids)
     for j in (0, 3, 5, 8):
         after = run(model, ids.at[:, j].add(1))
         moved = np.asarray(jnp.abs(after - before).max((0, 2)) > 1e-6)
-        feels = (np.arange(T) >= j) & (np.asarray(segments[0]) == int(segments[0, j]))
-        np.testing.assert_array_equal(moved, feels)
+        expected = (np.arange(T) >= j) & (np.asarray(segments[0]) == int(segments[0, j]))
+        np.testing.assert_array_equal(moved, expected)
 
 
 def test_padding_in_the_middle_of_a_context_is_not_seen(model):
@@ -187,12 +196,12 @@ def test_padding_in_the_middle_of_a_context_is_not_seen(model):
     np.testing.assert_allclose(logits, nnx.jit(dense)(model, short)[:, -1], atol=1e-5)
 
 
-def gradient(way, graphdef, params):
-    """Of the mean log-prob of every next token; jitted."""
+def gradient(form, graphdef, params):
+    """Returns the compiled gradient of the mean log-prob of every next token."""
     ids = rows()
 
     def loss(params):
-        scores = jax.nn.log_softmax(way(nnx.merge(graphdef, params), ids)[:, :-1])
+        scores = jax.nn.log_softmax(form(nnx.merge(graphdef, params), ids)[:, :-1])
         return -jnp.take_along_axis(scores, ids[:, 1:, None], 2).mean()
 
     return jax.jit(jax.grad(loss)).lower(params).compile()
@@ -216,8 +225,8 @@ def test_gradients_through_a_shared_context_equal_those_of_separate_rows(remat, 
     got = dict(by_layer(got))
     assert got.keys() == want.keys()
     for path, value in want.items():
-        value, limit = value[...], 1e-5 * np.abs(value[...]).max()
-        np.testing.assert_allclose(got[path][...], value, atol=limit, err_msg=str(path))
+        limit = 1e-5 * np.abs(value[...]).max()
+        np.testing.assert_allclose(got[path][...], value[...], atol=limit, err_msg=str(path))
 
 
 def test_the_same_seed_gives_the_same_weights_stacked_or_not():
@@ -230,10 +239,10 @@ def test_the_same_seed_gives_the_same_weights_stacked_or_not():
         assert scanned[path].get_metadata() == variable.get_metadata()
 
 
-@pytest.mark.parametrize("way", [dense, packed, spliced, shared])
-def test_scanned_layers_give_the_numbers_of_unrolled_ones(way):
+@pytest.mark.parametrize("form", [dense, packed, spliced, shared])
+def test_scanned_layers_give_the_numbers_of_unrolled_ones(form):
     plain, scanned = (tiny_qwen3(num_layers=3, scan_layers=s) for s in (False, True))
-    want, got = (nnx.jit(way)(model, rows()) for model in (plain, scanned))
+    want, got = (nnx.jit(form)(model, rows()) for model in (plain, scanned))
     np.testing.assert_allclose(got, want, atol=1e-5)
 
 
@@ -257,8 +266,7 @@ def test_remat_decides_what_the_backward_pass_recomputes(scan):
 
 
 def test_an_unknown_remat_is_refused():
-    with pytest.raises(InputError, match="remat is half; expected one of none, full, dots"):
-        tiny_qwen3(remat="half")
+    assert_names(refused(tiny_qwen3, remat="half"), "remat", "half", "none", "full", "dots")
 
 
 def test_remat_of_scanned_layers_saves_memory_on_a_cpu_too():
@@ -266,8 +274,9 @@ def test_remat_of_scanned_layers_saves_memory_on_a_cpu_too():
         graphdef, params = nnx.split(tiny_qwen3(num_layers=12, remat=remat, scan_layers=True))
         return gradient(dense, graphdef, params).memory_analysis().temp_size_in_bytes
 
-    kept = {remat: temporaries(remat) for remat in ("none", "full", "dots")}
-    assert kept["full"] < kept["dots"] < kept["none"] and kept["full"] < 0.4 * kept["none"], kept
+    sizes = {remat: temporaries(remat) for remat in ("none", "full", "dots")}
+    assert sizes["full"] < sizes["dots"] < sizes["none"], sizes
+    assert sizes["full"] < 0.4 * sizes["none"], sizes
 
 
 def test_the_program_of_scanned_layers_does_not_grow_with_depth():
@@ -275,7 +284,9 @@ def test_the_program_of_scanned_layers_does_not_grow_with_depth():
         graphdef, params = nnx.split(tiny_qwen3(num_layers=layers, scan_layers=scan))
         return gradient(dense, graphdef, params).as_text()
 
-    shallow, deep, unrolled = program(4, True), program(12, True), program(4, False)
+    shallow = program(4, True)
+    deep = program(12, True)
+    unrolled = program(4, False)
     assert " while(" in deep and " while(" not in unrolled
     assert len(deep.splitlines()) <= 1.02 * len(shallow.splitlines())
     assert len(shallow.splitlines()) < len(unrolled.splitlines())
@@ -291,7 +302,8 @@ def test_theta_eps_and_qk_norm_reach_the_computation():
 
 @pytest.mark.parametrize("qk_norm", [True, False])
 def test_qk_norm_cancels_the_scale_of_queries_only_when_on(qk_norm):
-    model, ids = tiny_qwen3(qk_norm=qk_norm, rms_norm_eps=1e-9), rows()
+    model = tiny_qwen3(qk_norm=qk_norm, rms_norm_eps=1e-9)
+    ids = rows()
     run = nnx.jit(dense)
     before = run(model, ids)
     for layer in model.layers:
@@ -303,7 +315,8 @@ def test_qk_norm_cancels_the_scale_of_queries_only_when_on(qk_norm):
 
 def test_activations_in_bfloat16_stay_close_and_logits_are_float32():
     ids = rows()
-    wide, narrow = tiny_qwen3(), tiny_qwen3(dtype="bfloat16", param_dtype="bfloat16")
+    wide = tiny_qwen3()
+    narrow = tiny_qwen3(dtype="bfloat16", param_dtype="bfloat16")
     logits = nnx.jit(dense)(narrow, ids)
     _, kv = jax.eval_shape(lambda: narrow.forward(ids, ids, ids >= 0))
     assert narrow.embedding[...].dtype == kv.k[0].dtype == jnp.bfloat16
@@ -312,7 +325,8 @@ def test_activations_in_bfloat16_stay_close_and_logits_are_float32():
 
 
 def test_new_keys_and_values_have_the_documented_shape():
-    model, ids = tiny_qwen3(num_heads=6, num_kv_heads=3), rows()
+    model = tiny_qwen3(num_heads=6, num_kv_heads=3)
+    ids = rows()
     hidden, kv = jax.eval_shape(lambda: model.forward(ids, ids, ids >= 0))
     assert hidden.shape == (4, T, 32)
     assert [x.shape for x in (*kv.k, *kv.v)] == [(4, T, 3, 12)] * 4
@@ -334,14 +348,15 @@ def test_the_hidden_state_of_one_token_a_row_is_that_of_all(scan):
     """Beside a context and padding; keys and values are of all tokens all the same."""
     model = tiny_qwen3(3, scan_layers=scan)
     ids = jax.random.randint(jax.random.key(0), (3, 2 * T), 0, model.config.vocab_size)
-    positions, only = segment_positions(ids), jnp.array([0, 7, T - 1])
-    valid = jnp.arange(T) <= only[:, None]
+    positions = segment_positions(ids)
+    last = jnp.array([0, 7, T - 1])
+    valid = jnp.arange(T) <= last[:, None]
     _, kv = model.forward(ids[:, :T], positions[:, :T], valid)
-    rest = ids[:, T:], positions[:, T:], valid, Context(kv, valid)
-    every, new = model.forward(*rest)
-    one, same = model.forward(*rest, query_index=only)
+    forward = partial(model.forward, ids[:, T:], positions[:, T:], valid, Context(kv, valid))
+    every, new = forward()
+    one, same = forward(query_index=last)
     assert one.shape == (3, 1, model.config.hidden_size)
-    np.testing.assert_allclose(one[:, 0], every[jnp.arange(3), only], atol=1e-5)
+    np.testing.assert_allclose(one[:, 0], every[jnp.arange(3), last], atol=1e-5)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), same, new)
 
 
@@ -349,8 +364,8 @@ def test_the_last_layer_is_computed_for_one_token_a_row():
     model = tiny_qwen3(3, num_layers=3)
     ids = jnp.zeros((2, T), jnp.int32)
 
-    def products(only):
-        run = jax.jit(lambda x: model.forward(x, x, x == 0, query_index=only)[0])
+    def products(query_index):
+        run = jax.jit(lambda x: model.forward(x, x, x == 0, query_index=query_index)[0])
         text = run.lower(ids).as_text()  # gate and up, of all tokens and of one
         return [text.count(f"32x48xf32>) -> tensor<2x{tokens}x48xf32>") for tokens in (T, 1)]
 

@@ -1,6 +1,6 @@
-"""Writes a LoRA adapter with peft, and what transformers computes with it on its base.
+"""Writes a LoRA adapter of peft, and the results of transformers with it on its base.
 
-Not run by any test: the files beside it are committed. To make them again::
+No test runs this: the files beside it are committed. To make them again::
 
     pip install torch==2.13.0 transformers==5.23.0 peft==0.21.2 safetensors
     python tests/oracles/make_lora_oracle.py
@@ -18,12 +18,13 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 HERE = Path(__file__).parent
-BASE, OUTPUT = HERE / "tiny_qwen3_untied_hd24", HERE / "tiny_qwen3_lora"
+BASE = HERE / "tiny_qwen3_untied_hd24"
+OUTPUT = HERE / "tiny_qwen3_lora"
 TARGETS = ["q_proj", "v_proj", "o_proj", "gate_proj", "down_proj"]
 
 
 def adapted() -> torch.nn.Module:
-    """The base with a random adapter whose B is not zero."""
+    """Returns the base with a random adapter whose B is not zero."""
     torch.manual_seed(5)
     base = AutoModelForCausalLM.from_pretrained(
         BASE, dtype=torch.float32, attn_implementation="eager"

@@ -1,6 +1,6 @@
-"""Writes what transformers and torch compute for a small model, for the tests to compare with.
+"""Writes the results of transformers and torch for a small model, for the tests to compare with.
 
-Not run by any test: the files beside it are committed. To make them again::
+No test runs this: the files beside it are committed. To make them again::
 
     pip install torch==2.13.0 transformers==5.23.0 safetensors
     python tests/oracles/make_qwen3_oracle.py tests/oracles/tiny_qwen3 \
@@ -23,7 +23,9 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-STEPS, PADDING, NEW = 24, 7, 16
+STEPS = 24
+PADDING = 7
+NEW = 16
 OLD_SPELLING = ("tiny_qwen2_yarn",)
 
 RECIPES = {
@@ -42,7 +44,7 @@ RECIPES = {
         "max_position_embeddings": 128,
         "initializer_range": 0.2,
     },
-    # A Llama with the q, k, v and o biases that attention_bias means there.
+    # A Llama with attention_bias: q, k, v and o have biases.
     "tiny_llama_bias": {
         "model_type": "llama",
         "vocab_size": 96,
@@ -166,7 +168,7 @@ RECIPES = {
 
 
 def create(directory: Path) -> None:
-    """A random model of the directory's recipe, biases and norms included."""
+    """Writes a random model of the directory's recipe, biases and norms included."""
     torch.manual_seed(0)
     recipe = dict(RECIPES[directory.name])
     config = AutoConfig.for_model(recipe.pop("model_type"), **recipe)
@@ -190,7 +192,7 @@ def spell_as_before(path: Path) -> None:
 
 
 def inputs(vocab_size: int) -> dict[str, torch.Tensor]:
-    """Two rows of ids, the second left-padded."""
+    """Returns two rows of ids, the second left-padded."""
     ids = torch.randint(3, vocab_size, (2, STEPS), generator=torch.Generator().manual_seed(1))
     mask = torch.ones_like(ids)
     mask[1, :PADDING] = 0
@@ -200,14 +202,14 @@ def inputs(vocab_size: int) -> dict[str, torch.Tensor]:
 
 
 def cross_entropy(logits: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean over tokens that are real and follow a real one."""
+    """Returns the mean over tokens that are real and follow a real one."""
     nll = -logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
     real = (mask[:, 1:] * mask[:, :-1]).float()
     return (nll * real).sum() / real.sum()
 
 
 def oracle(directory: Path) -> dict[str, torch.Tensor]:
-    """Everything the tests compare with."""
+    """Returns everything that the tests compare with."""
     model = AutoModelForCausalLM.from_pretrained(
         directory, dtype=torch.float32, attn_implementation="eager"
     ).eval()

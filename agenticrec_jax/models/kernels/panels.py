@@ -106,8 +106,10 @@ def _in_panels(
     """Cuts kernels ([layers,] inputs.., outputs..) or an embedding; ``sizes`` of their outputs."""
 
     def cut(kernel: nnx.Variable, outputs: tuple[int, ...]) -> nnx.Variable:
-        value, axes = kernel.get_value(), kernel.get_metadata()["logical_axes"]
+        value = kernel.get_value()
+        axes = kernel.get_metadata()["logical_axes"]
         layers = value.shape[:1] if axes[0] == "layers" else ()
+        # A tied embedding [V, D] is read as the head [D, V].
         value = value.T if axes[0] == "vocab" else value
         value = value.reshape(*layers, -1, math.prod(outputs) // width, width).swapaxes(-3, -2)
         axes = ("layers",) * len(layers) + (None, None, None)

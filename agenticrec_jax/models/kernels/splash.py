@@ -100,6 +100,7 @@ def splash_attend(
     specs = jax.tree.map(
         lambda x: heads_spec if x.ndim == 4 else mask_spec, (q, k, v, masks, context)
     )
+    # The check of what varies over the mesh does not know Pallas kernels.
     split = jax.shard_map(run, in_specs=specs, out_specs=heads_spec, check_vma=False)
     return split(q, k, v, masks, context)
 
@@ -114,7 +115,7 @@ def _splash(q, k, v, masks: Masks, context, interpret: bool):
     if context is not None:
         context_ids = _repeated(masks.context, rows) - 1  # True, False -> 0, -1
         kv_segment_ids = jnp.concatenate([context_ids, kv_segment_ids], axis=1)
-    k, v = _joined(k, v, context)
+    k, v = _joined(k, v, context)  # the kernel has one source of keys
     padded_q_len = _whole_blocks(steps)
     padded_kv_len = _whole_blocks(past + steps)
     kernel = _kernel(heads, padded_q_len, padded_kv_len, past, interpret)
@@ -124,6 +125,7 @@ def _splash(q, k, v, masks: Masks, context, interpret: bool):
 
     # The kernel does not scale scores, and wants [N, T, H].
     q, k, v = (x.swapaxes(1, 2) for x in (q * width**-0.5, k, v))
+    # Row by row, since each has its own segment ids.
     out = jax.vmap(row)(
         _padded(q, padded_q_len),
         _padded(k, padded_kv_len),

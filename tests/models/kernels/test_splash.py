@@ -5,6 +5,7 @@ entry is called with JAX's own XLA implementation behind it.
 """
 
 import os
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -23,14 +24,15 @@ from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.testing.models import tiny_qwen3
 
 KERNELS = {
-    "splash": lambda *args: splash_attend(*args, interpret=True),
-    "cudnn": lambda *args: cudnn_attend(*args, implementation="xla"),
+    "splash": partial(splash_attend, interpret=True),
+    "cudnn": partial(cudnn_attend, implementation="xla"),
 }
 
 
 def inputs(prompts=2, group=2, steps=130, past=9, heads=4, kv_heads=2, width=16, segments=False):
     """Queries, keys, values, masks with holes and (unless packed) a context shared by a group."""
-    rng, rows = np.random.default_rng(0), prompts * group
+    rng = np.random.default_rng(0)
+    rows = prompts * group
 
     def normal(*shape):
         return jnp.asarray(rng.normal(size=shape), jnp.float32)
@@ -47,7 +49,7 @@ def inputs(prompts=2, group=2, steps=130, past=9, heads=4, kv_heads=2, width=16,
 
 
 def values_and_gradients(run, args):
-    """The outputs at tokens that mean something, and the gradients of their squares."""
+    """Returns the outputs at real tokens, and the gradients of their squares."""
     q, k, v, masks, context = args
 
     def loss(q, k, v, context):
@@ -58,9 +60,9 @@ def values_and_gradients(run, args):
     return jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3), has_aux=True))(q, k, v, context)
 
 
-def assert_close(found, expected, tolerance=5e-6):
-    """Each array differs by no more than this part of its largest value."""
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+def assert_close(got, want, tolerance=5e-6):
+    """Asserts that each array differs by no more than this share of its largest value."""
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * float(np.abs(b).max()))
 
 
@@ -73,12 +75,12 @@ def test_kernels_give_the_numbers_and_gradients_of_plain_attention(kernel, form)
 
 
 def test_splash_over_devices_gives_the_numbers_of_one():
-    """Rows over data and fsdp, heads over tensor, as far as they divide; each device its part."""
+    """Rows are split over data and fsdp and heads over tensor, as far as they divide."""
     mesh = make_mesh(data=2, fsdp=2, tensor=2)
 
-    def run(*args):
+    def run(q, k, v, masks, context):
         with traced_on(mesh):
-            return splash_attend(*args, interpret=True)
+            return splash_attend(q, k, v, masks, context, interpret=True)
 
     for form in ({"prompts": 4}, {"prompts": 3, "kv_heads": 1}):
         args = inputs(steps=40, **form)
@@ -108,7 +110,7 @@ def test_splash_over_devices_gives_the_numbers_of_one():
         ("splash", "cpu", {"steps": 64}, "xla"),
     ],
 )
-def test_what_runs_where(name, platform, change, chosen, monkeypatch):
+def test_the_implementation_that_runs(name, platform, change, chosen, monkeypatch):
     ran = []
     for kernel in ("xla", "cudnn", "splash"):
         monkeypatch.setattr(
@@ -132,9 +134,10 @@ def test_a_kernel_is_not_left_to_several_devices_without_a_mesh(monkeypatch):
     assert attention.select_implementation("splash", "tpu", q, packed, context) == "xla"
 
 
-def test_no_kernel_is_asked_where_one_token_of_a_row_asks():
+def test_no_kernel_runs_for_one_query_a_row():
     q, k, v, masks, _ = inputs(steps=128)
-    q, one = q.astype(jnp.bfloat16), masks._replace(query_index=jnp.zeros(len(q), jnp.int32))
+    q = q.astype(jnp.bfloat16)
+    one = masks._replace(query_index=jnp.zeros(len(q), jnp.int32))
     for kernel, platform in (("splash", "tpu"), ("cudnn", "gpu")):
         assert attention.select_implementation(kernel, platform, q, masks, None) == kernel
         assert attention.select_implementation(kernel, platform, q, one, None) == "xla"
@@ -163,7 +166,9 @@ def test_splash_compiles_for_a_tpu_and_needs_less_memory_than_plain_attention(tp
         kind = (jnp.bfloat16, wide) if len(shape) == 4 else (jnp.bool_, flat)
         return jax.ShapeDtypeStruct(shape, kind[0], sharding=kind[1])
 
-    q, own, past = array(16, 2048, 16, 128), array(16, 2048, 8, 128), array(4, 512, 8, 128)
+    q = array(16, 2048, 16, 128)
+    new = array(16, 2048, 8, 128)
+    past = array(4, 512, 8, 128)
     masks = Masks(array(16, 2048), None, array(4, 512))
 
     def compiled(name):
@@ -172,7 +177,7 @@ def test_splash_compiles_for_a_tpu_and_needs_less_memory_than_plain_attention(tp
                 return attend(q, k, v, masks, past, name).astype(jnp.float32).sum()
 
         gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3)))
-        return gradient.lower(q, own, own, (past, past), masks).compile()
+        return gradient.lower(q, new, new, (past, past), masks).compile()
 
     programs = {name: compiled(name) for name in ("xla", "splash", "auto")}
     used = {name: p.memory_analysis().temp_size_in_bytes for name, p in programs.items()}
