@@ -28,9 +28,11 @@ def parsed(line: str) -> tuple[str, list[str]] | None:
     except ValueError:
         return None
     program = None
-    for word in words:
-        if word.startswith("experiments.") and "-m" in words:
+    for before, word in zip(["", *words], words, strict=False):
+        if before == "-m" and word.startswith("experiments."):
             program = word.removeprefix("experiments.")
+        elif before == "agenticrec" and word.isidentifier() and word.islower():
+            program = word
         elif word.rpartition("/")[2] in SCRIPTS and "launch" in word:
             program = SCRIPTS[word.rpartition("/")[2]]
     return program and (program, [word for word in words if word.startswith("--")])
@@ -71,4 +73,6 @@ def test_commands_are_found():
     programs = {program for page in pages() for program, _ in commands(page)}
     assert {"quickstart", "train_policy", "evaluate", "prepare_data"} <= programs
     assert parsed("python -m experiments.evaluate --policy=DIR") == ("evaluate", ["--policy=DIR"])
+    assert parsed("agenticrec evaluate --policy=DIR") == ("evaluate", ["--policy=DIR"])
+    assert parsed("agenticrec JOB --flags") is None
     assert "policy" in defined_flags("evaluate") and "polic" not in defined_flags("evaluate")
