@@ -29,10 +29,10 @@ def parsed(line: str) -> tuple[str, list[str]] | None:
         return None
     program = None
     for before, word in zip(["", *words], words, strict=False):
-        if before == "-m" and word.startswith("experiments."):
-            program = word.removeprefix("experiments.")
-        elif before == "agenticrec" and word.isidentifier() and word.islower():
-            program = word
+        name = word.removeprefix("experiments.")
+        called = (before == "-m" and name != word) or before == "agenticrec"
+        if called and re.fullmatch(r"[a-z0-9_.]+", name):  # not the JOB of a synopsis
+            program = name
         elif word.rpartition("/")[2] in SCRIPTS and "launch" in word:
             program = SCRIPTS[word.rpartition("/")[2]]
     return program and (program, [word for word in words if word.startswith("--")])
