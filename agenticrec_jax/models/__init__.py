@@ -1,1 +1,1 @@
-"""The Qwen3 policy, SASRec, checkpoints in and out, tokenizers."""
+"""The policy: Qwen3, attention, masks, rotary positions, adapters, kernels, files in and out."""

@@ -1,1 +1,1 @@
-"""Kernels behind the models' layers that only some devices have."""
+"""Kernels behind the models' layers, each for one kind of device."""
