@@ -39,6 +39,8 @@ def mark_fields(app, what, name, obj, options, lines):
 
     A line ``a, b: text`` explains two fields; napoleon needs an entry for each.
     """
+    if what == "property":
+        lines[:0] = ["..", ""]  # or napoleon takes "Words: more words" for a type and a text
     fields = set(getattr(obj, "__dataclass_fields__", ()))
 
     def fields_of(line):

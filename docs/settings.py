@@ -23,27 +23,27 @@ def tables() -> str:
 
     config = RunConfig()
     top = [f for f in dataclasses.fields(config) if not is_section(getattr(config, f.name))]
-    text = ["## The run", "", *table(config, "config", top)]
+    text = ["## `config`", "", *table(config, "", top)]
     for field in dataclasses.fields(config):
         section = getattr(config, field.name)
         if is_section(section):
             key = f"config.{field.name}"
             text += ["", f"## `{key}`", "", explanation(type(section)), ""]
-            text += table(section, key, dataclasses.fields(section))
+            text += table(section, "", dataclasses.fields(section))
     return "\n".join(text)
 
 
-def table(section: Any, key: str, fields: Any) -> list[str]:
-    """Returns the rows of a section; those of the sections inside it follow."""
+def table(section: Any, prefix: str, fields: Any) -> list[str]:
+    """Returns the rows of a section; those of the sections inside it follow, with a prefix."""
     rows = ["| setting | default | meaning |", "|---|---|---|"]
     inner = []
     for field in fields:
         value = getattr(section, field.name)
         if is_section(value):
-            inner += table(value, f"{key}.{field.name}", dataclasses.fields(value))[2:]
+            inner += table(value, f"{prefix}{field.name}.", dataclasses.fields(value))[2:]
             continue
         meaning = f"{choices(field.type)} {described(section, field)}".strip()
-        rows.append(f"| `{key}.{field.name}` | `{value!r}` | {meaning} |")
+        rows.append(f"| `{prefix}{field.name}` | `{value!r}` | {meaning} |")
     return rows + inner
 
 

@@ -9,7 +9,7 @@ _spec = importlib.util.spec_from_file_location("settings", ROOT / "docs" / "sett
 settings = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(settings)
 
-ROW = re.compile(r"^\| `(config[\w.]+)` \| `(.*?)` \|", re.M)
+ROW = re.compile(r"^(?:## `([\w.]+)`|\| `([\w.]+)` \| `(.*?)` \|)", re.M)
 
 
 def test_the_page_has_the_settings_of_the_code():
@@ -19,6 +19,6 @@ def test_the_page_has_the_settings_of_the_code():
 
 def test_settings_are_explained_by_their_field_or_docstring():
     rows = settings.tables()
-    assert "| `config.rta.loss.clip_low` | `None` | Clip of the ratio below 1" in rows
-    assert "| `config.engine.slots` | `128` | " in rows
+    assert "| `loss.clip_low` | `None` | Clip of the ratio below 1" in rows
+    assert "## `config.engine`" in rows and "| `slots` | `128` | " in rows
     assert "`chronological`, `leave_one_out`." in rows
