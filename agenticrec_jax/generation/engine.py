@@ -1,26 +1,32 @@
-"""The rollout engine: groups of rollouts that pause at calls, hear the answer, and go on.
+"""The rollout engine: samples groups of rollouts that pause at tool calls.
 
-Slots hold rows; the host decides which of the jitted programs runs next, and on which rows:
+A rollout pauses at a tool call, receives the observation and resumes. The engine knows ids, not
+words: a call is a sampled ``pause_id``, an observation is a tuple of ids.
 
-1. ``prefill``: waiting requests enter free slots, each prompt computed once for its whole group.
-   Members that find no slot take the next that are freed, before any other request (``join``
-   copies the prompt's keys and values), so that no slot waits for others to be free;
-2. ``splice``: when enough rows wait, or none runs, all answers are awaited and appended;
-3. ``decode``: otherwise the running rows go on, while the host's threads work on the answers.
+Each rollout is a row. A row occupies a slot: a piece of the key-value cache and a few numbers on
+the device (`State`). The host decides which jitted program runs next, and on which rows:
+
+1. ``prefill``: requests enter free slots. Each prompt is computed once for its whole group. Members
+   that find no slot take the next free ones, before any other request; ``join`` copies the prompt's
+   keys and values for them, so no slot stays empty until a whole group fits;
+2. ``splice``: when enough rows wait, or none runs, all answers are awaited and their observations
+   appended. History is never prefilled again;
+3. ``decode``: otherwise the running rows go on, while host threads call the tools.
 
 That is the deterministic order. It depends on what was sampled, never on how long an answer took,
-so that a call with the same requests runs the same programs on the same rows. In the eager order
+so a call with the same requests runs the same programs on the same rows. In the eager order
 (``EngineConfig.deterministic`` off) rows whose answers are in are spliced without those that still
-wait. Sampling keys are folded from the seed, the request's key, the member and the position only.
+wait. In both, sampling keys are folded from the seed, the request's key, the member and the
+position alone.
 
-An answer that raises, hangs or is junk is a failure: ``on_failure`` says what the row hears in its
-place. So time has one way in: whether an answer took longer than ``tool_timeout``.
+An answer that raises, hangs or is malformed is a failure, and ``on_failure`` returns the reply in
+its place. Time can change a rollout in one way only: by whether an answer took longer than
+``tool_timeout``.
 
 On several processes each has an engine of its own, on a mesh of its own devices and for its own
-requests: no program of the engine crosses processes, so none waits for another's tools, which
-program runs next is each one's own affair, and no agreement is needed. Only parameters that are
-spread over processes are gathered, on the devices, when a call begins; all processes must then make
-the call.
+requests. No program of the engine crosses processes, so none waits for another's tools, and no
+agreement on the next program is needed. Only parameters that are spread over processes are
+gathered, on the devices, when a call begins; all processes must then make the call.
 """
 
 from collections.abc import Sequence
@@ -29,7 +35,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from agenticrec_jax.errors import InputError
+from agenticrec_jax.errors import expect
 from agenticrec_jax.generation.config import EngineConfig
 from agenticrec_jax.generation.constraint import MAX_NUMBER, Constraint
 from agenticrec_jax.generation.placement import DECODE_RULES, Placement
@@ -53,8 +59,8 @@ from agenticrec_jax.generation.threads import HostThreads
 __all__ = [
     "Engine",
     "EngineConfig",
-    "OnFailure",
     "Failure",
+    "OnFailure",
     "Reply",
     "Request",
     "Respond",
@@ -66,10 +72,56 @@ __all__ = [
 class Engine:
     """Generates groups of rollouts from a policy given as ``nnx.split(model)``.
 
-    A row pauses when it samples ``pause_id`` and ends at any of ``stop_ids``. With a ``mesh`` the
-    slots lie over its data and fsdp axes and the parameters by the table of ``parallel.mesh``.
-    With a ``constraint`` the answers of requests that have ``choices`` can only be valid ones.
-    ``telemetry`` describes the last call of ``generate`` (see ``schedule.Schedule``).
+    Args:
+      graphdef: of the policy.
+      config: sizes of the engine.
+      pause_id: id after which a row pauses and ``respond`` is called.
+      stop_ids: ids after which a row ends.
+      pad_id: id that fills inputs up to their bucket.
+      mesh: the slots are split over its ``data`` and ``fsdp`` axes, the parameters by
+        ``placement.DECODE_RULES``; None for one device.
+      constraint: grammar of the answers to requests that have ``choices``; only valid answers are
+        sampled for them.
+
+    Raises:
+      InputError: the slots do not divide over the shards of the mesh.
+
+    Attributes:
+      config: sizes of the engine.
+      constraint: grammar of constrained answers, or None.
+      placement: sharding of slots and parameters.
+      shards: number of mesh shards that the slots are split over.
+      pause_id: id after which a row pauses.
+      stop_ids: ids after which a row ends.
+      pad_id: id that fills inputs up to their bucket.
+      programs: the jitted programs.
+      shapes: the declared shapes of the programs.
+      state: the slots on the device; None before the first call, during a call, and after one that
+        has failed.
+      vocabulary: number of ids of the model; 0 before the first call.
+      telemetry: counters of the last call of ``generate``; ``telemetry.COUNTERS`` says what each
+        one counts.
+
+    Example:
+      A random policy that always samples id 3, a tool call. The tool answers the first call with
+      the ids 8 and 9, and ends the rollout at the second.
+
+      >>> from agenticrec_jax.testing.models import calling_qwen3
+      >>> graphdef, params = nnx.split(calling_qwen3({3: 90.0}, vocab_size=40))
+      >>> sizes = EngineConfig(slots=4, prompt_buckets=(8,), splice_buckets=(4,), max_tokens=16)
+      >>> engine = Engine(graphdef, sizes, pause_id=3, stop_ids=[5], pad_id=0)
+      >>> def respond(request, member, ids):
+      ...     return Reply((8, 9)) if len(ids) == 1 else Reply(finish="enough")
+      >>> requests = [Request(prompt=(10, 11, 12), members=2, key=(0, 1))]
+      >>> [group] = engine.generate(params, requests, respond, temperature=1.0, seed=0)
+      >>> group[0].ids
+      array([3, 8, 9, 3], dtype=int32)
+      >>> group[0].origin  # 1 sampled, 2 observed
+      array([1, 2, 2, 1], dtype=uint8)
+      >>> group[0].finish
+      'enough'
+      >>> len(group), engine.telemetry["calls"]
+      (2, 4)
     """
 
     def __init__(
@@ -82,30 +134,32 @@ class Engine:
         mesh: jax.sharding.Mesh | None = None,
         constraint: Constraint | None = None,
     ):
-        self.config, self.constraint = config, constraint
+        self.config = config
+        self.constraint = constraint
         self.placement = Placement(mesh, graphdef)
         self.shards = self.placement.shards
-        if config.slots % self.shards:
-            raise InputError(
-                f"{config.slots} slots do not divide over {self.shards} shards of the mesh"
-            )
-        self.pause_id, self.pad_id = pause_id, pad_id
+        shards = f"a multiple of the {self.shards} shards of the mesh"
+        expect(config.slots % self.shards == 0, "slots", config.slots, shards)
+        self.pause_id = pause_id
+        self.stop_ids = tuple(stop_ids)
+        self.pad_id = pad_id
         self.programs = Programs(
             graphdef,
-            pause_id,
-            tuple(stop_ids),
+            self.pause_id,
+            self.stop_ids,
             slots=config.slots,
             shards=self.shards,
             cache_dtype=config.cache_dtype,
-            place=self.placement.rows,
+            constrain=self.placement.constrain,
             mesh=mesh,
             rules=DECODE_RULES,
             constraint=constraint,
         )
         self.shapes = Shapes(config, self.shards)
-        self._ahead: set[tuple] = set()
-        self.state = None
+        self.state: State | None = None
+        self.vocabulary = 0
         self.telemetry: dict[str, float] = {}
+        self._compiled_ahead: set[tuple] = set()
 
     def generate(
         self,
@@ -118,17 +172,27 @@ class Engine:
         filters: Filters = NO_FILTERS,
         on_failure: OnFailure | None = None,
     ) -> list[list[Rollout]]:
-        """Rolls out every member of every request: [requests][members].
+        """Samples every member of every request.
 
-        ``respond`` is called in host threads, for several rows at once; ``on_failure``, in the
-        thread of this call, where it raised, took too long or gave no usable reply. ``temperature``
-        0 is greedy; ``filters`` say which ids can be drawn. Log-probs are of the distribution drawn
-        from: an id that a filter or the constraint excludes has probability 0 in it.
+        Log-probs are those of the distribution sampled from, in which an id that a filter or the
+        constraint excludes has probability 0.
+
+        Args:
+          params: parameters of the policy, wherever they lie.
+          requests: prompts and their numbers of members.
+          respond: called in host threads for rows that pause, for several at once.
+          temperature: divisor of the logits; 0 is greedy.
+          seed: of the sampling keys, with each request's key.
+          filters: restrictions of the ids that can be sampled.
+          on_failure: called in the thread of this call where ``respond`` raised, took too long or
+            gave a malformed reply; returns the reply in its place.
+
+        Returns:
+          Rollouts, [requests][members].
 
         Raises:
-            InputError: a request does not fit the engine; says which and why.
-            RespondError: a reply failed and there is no ``on_failure``; says for which request and
-                member.
+          InputError: a request does not fit the engine, named by its index and field.
+          RespondError: a reply failed and there is no ``on_failure``; names request and member.
         """
         draw = filters.draw(temperature)
         params = self.placement.params(params, self.programs.dtype(params))
@@ -138,11 +202,24 @@ class Engine:
         config = self.config
         context = self.programs.context_length(params)
         self._check(requests, context)
-        state, self.state = self.state, None  # donated: gone if the call fails
+        # The state is donated to the first program. If the call fails its buffers are gone, and the
+        # next call begins with empty slots.
+        state = self.state
+        self.state = None
         threads = HostThreads(respond, config.tool_threads, config.tool_timeout)
-        budget = Budget(config.max_tokens, config.turn_tokens, context)
         try:
-            schedule = Schedule(self, requests, threads, on_failure, budget)
+            schedule = Schedule(
+                requests,
+                config=config,
+                programs=self.programs,
+                placement=self.placement,
+                pad_id=self.pad_id,
+                vocabulary=self.vocabulary,
+                budget=Budget(config.max_tokens, config.turn_tokens, context),
+                threads=threads,
+                on_failure=on_failure,
+                compile_ahead=self.compile_ahead if config.compile_ahead else None,
+            )
             self.telemetry = schedule.telemetry
             self.state = schedule.run(params, state, draw, np.uint32(seed % 2**32))
         finally:
@@ -150,82 +227,76 @@ class Engine:
         return schedule.rollouts()
 
     def abstract_params(self, params):
-        """Shapes of the parameters as the programs take them; ``params`` may be shapes."""
+        """Returns shapes of the parameters as the programs take them; ``params`` may be shapes."""
         return self.placement.abstract_params(params, self.programs.dtype(params))
 
     def abstract_state(self, params) -> State:
-        """Shapes of the slots' state, and where they lie; ``params`` may be shapes."""
+        """Returns shapes and shardings of the slots' state; ``params`` may be shapes."""
         columns = self.config.columns
         state = jax.eval_shape(lambda p: self.programs.empty_state(p, columns), params)
         return self.placement.abstract_rows(state)
 
     def lower(self, params, members: int) -> dict[str, jax.stages.Lowered]:
-        """Each program at the largest of its declared shapes, lowered; ``params`` may be shapes.
+        """Returns each program by name, lowered at the largest of its declared shapes.
 
-        ``members`` is the size of a group, which says how many prompts are computed at once.
+        Args:
+          params: parameters of the policy, or their shapes.
+          members: size of a group, on which the number of prompts computed at once depends.
         """
         params = self.abstract_params(params)
-        state, draw = self.abstract_state(params), NO_FILTERS.draw(1.0)
+        state = self.abstract_state(params)
+        draw = NO_FILTERS.draw(1.0)
         largest = {shape.program: shape for shape in self.shapes.all({members}, 3, draw)}
         return {
             name: getattr(self.programs, name).lower(
-                self._given(params, shape), state, *shape.arguments, **shape.static
+                self._program_params(params, shape), state, shape.inputs, **shape.static
             )
             for name, shape in largest.items()
         }
 
     def compile_ahead(self, params, state: State, draw: Draw, requests: Sequence[Request]) -> State:
-        """Compiles what requests like these can meet, by programs that work on no slot.
+        """Compiles the shapes that requests like these can meet; returns the state (donated).
 
-        What one such call has compiled the next one leaves. ``state`` is donated; returns it.
+        Each program is called on padding rows, which change no slot. Shapes that an earlier call
+        has compiled are skipped.
         """
-        groups, numbers = frozenset(r.members for r in requests), len(requests[0].key)
-        kind = groups, numbers, jax.tree.structure(draw)
-        if kind in self._ahead:
+        groups = frozenset(request.members for request in requests)
+        numbers = len(requests[0].key)
+        kind = (groups, numbers, jax.tree.structure(draw))
+        if kind in self._compiled_ahead:
             return state
         for shape in self.shapes.all(groups, numbers, draw):
-            arguments = shape.padding(self.config.slots)
             program = getattr(self.programs, shape.program)
-            state, _ = program(self._given(params, shape), state, *arguments, **shape.static)
-        self._ahead.add(kind)
+            inputs = shape.padding(no_slot=self.config.slots)
+            params_of = self._program_params(params, shape)
+            state, _ = program(params_of, state, inputs, **shape.static)
+        self._compiled_ahead.add(kind)
         return state
 
-    def _given(self, params, shape: Shape):
-        """The parameters that a program of this shape takes."""
+    def _program_params(self, params, shape: Shape):
+        """Returns the parameters in the layout that a program of this shape takes."""
         if shape.program != "decode":
             return params
-        return self.placement.decoding(params, shape.arguments[shape.slots].shape[0])
+        return self.placement.decode_params(params, len(shape.inputs.rows))
 
     def _check(self, requests: Sequence[Request], context: int) -> None:
         longest = min(self.config.prompt_buckets[-1], context - 1)
         why = f", one less than the model's {context} positions" if longest == context - 1 else ""
         for index, request in enumerate(requests):
-            if not 1 <= len(request.prompt) <= longest:
-                raise InputError(
-                    f"request {index} has a prompt of {len(request.prompt)} tokens; "
-                    f"expected 1 to {longest}{why}"
-                )
-            if request.members < 1:
-                raise InputError(
-                    f"request {index} asks for {request.members} members; expected at least 1"
-                )
-            if len(request.key) != len(requests[0].key):
-                raise InputError(
-                    f"request {index} has a key of {len(request.key)} numbers, request 0 one of "
-                    f"{len(requests[0].key)}"
-                )
-            if not all(0 <= number < 2**32 for number in request.key):
-                raise InputError(
-                    f"request {index} has the key {request.key}; expected numbers from 0 to 2**32-1"
-                )
-            if self.constraint and not 0 <= request.choices <= MAX_NUMBER:
-                raise InputError(
-                    f"request {index} has {request.choices} choices; expected 0 (a free answer) "
-                    f"to {MAX_NUMBER}"
-                )
+            where = f"request {index}: "
+            tokens = len(request.prompt)
+            length = f"1 to {longest} tokens{why}"
+            expect(1 <= tokens <= longest, where + "length of the prompt", tokens, length)
+            expect(request.members >= 1, where + "members", request.members, "at least 1")
+            count = len(requests[0].key)
+            numbers = f"{count} numbers, as in request 0"
+            expect(len(request.key) == count, where + "key", request.key, numbers)
+            small = all(0 <= number < 2**32 for number in request.key)
+            expect(small, where + "key", request.key, "numbers from 0 to 2**32 - 1")
+            if self.constraint:
+                choices = f"0 (a free answer) to {MAX_NUMBER}"
+                in_range = 0 <= request.choices <= MAX_NUMBER
+                expect(in_range, where + "choices", request.choices, choices)
             wrong = next((i for i in request.prompt if not 0 <= i < self.vocabulary), None)
-            if wrong is not None:
-                raise InputError(
-                    f"the prompt of request {index} has id {wrong}; "
-                    f"expected 0 to {self.vocabulary - 1}"
-                )
+            ids = f"ids from 0 to {self.vocabulary - 1}"
+            expect(wrong is None, where + "prompt", wrong, ids)

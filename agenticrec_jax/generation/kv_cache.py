@@ -1,26 +1,31 @@
-"""The keys and values of all slots.
+"""Keys and values of all slots.
 
-Layout: keys ``[B, K, H, S]``, values ``[B, K, S, H]``. Both products of one decode step then read
+Keys are ``[B, K, H, S]`` and values ``[B, K, S, H]``. Both products of a decode step then read
 memory in order (measured on CPU, 128 rows x 320 columns: .9 ms a layer, against 4.0 ms for the
-model's own ``[B, S, K, H]``); the model gets a transposed view, which XLA folds into its products.
+model's own ``[B, S, K, H]``). The model gets a transposed view, which XLA folds into its products.
 
 One slot's columns, at length 5, before and after a splice of 3 ids::
 
     before   p p p p c . . . . .      p prompt, c completion: columns < length are valid
-    after    p p p p c o o o . .      the rest is whatever an earlier trajectory left there
+    after    p p p p c o o o . .      o observation, . left by an earlier row
 
-Of a model that scans its layers, keys and values are one array each with a leading layers axis;
-every function here says what happens to one layer and is mapped over that axis.
+Stale columns are never cleared: every reader masks the columns from ``length`` on.
 
-A program works on ``read`` rows (a copy of the first columns of some slots) and puts what it
-computed back with ``append``. Slots may be split over ``shards`` devices; row indices count within
-a shard, so that reading and writing never cross devices.
+Keys and values are one array a layer, or, of a model that scans its layers, one array with a
+leading layers axis. Each function here is written for one layer and mapped over that axis.
 
-The cache may be narrower than what the model computes in (``allocate``). What is put is rounded
-there and then, in the copy of a dispatch as in the slots, and ``view`` widens one layer of it where
-the model reads it. So a token is read with the same numbers by everything that comes after the
-program, or the step of ``decode``, that computed it, whatever slot, dispatch or bucket it came by.
-Tokens computed together (a prompt, the ids of one splice) see each other as they were computed.
+A program works on a copy of some rows (``read``) and writes new columns back (``append``). Slots
+may be split over M ``shards`` of a mesh. Row indices count within a shard, so reading and writing
+never cross devices.
+
+The cache may be narrower than the dtype that the model computes in (``allocate``). Numbers are
+rounded once, when they are written, in the copy of a dispatch as in the slots; ``view`` widens one
+layer where the model reads it. So every later token reads the same numbers of a token, whatever
+slot, dispatch or bucket that one was computed in. Tokens computed together (a prompt, the ids of
+one splice) see each other unrounded.
+
+Axis letters: B slots, R rows of a dispatch, P prompts, T time (new tokens), S cache (columns),
+K kv heads, H head width, L layers, D embedding.
 """
 
 import functools
@@ -33,15 +38,15 @@ from jaxtyping import Array, Bool, Float, Float32, Int, Int8, UInt16
 
 from agenticrec_jax.models.masks import KV, Context
 
-_MOST = 127  # symmetric: -128 stays unused
+_LARGEST = 127  # of int8; symmetric, -128 stays unused
 
 
 class Quantized(NamedTuple):
-    """Numbers that stand for ``values * scale``, with one scale for the head's width.
+    """Numbers stored as int8: ``values * scale``, with one scale for the head's width.
 
-    ``scale`` has the axes of ``values``, with the head's width 1, so that both are cut, moved and
-    placed alike. It is float32, which keeps the largest number of a head as it was; bfloat16 would
-    move that one by up to 2**-9 of it, a quarter of a step, to save 2 bytes of H + 4.
+    ``scale`` has the axes of ``values``, with the head's width 1, so that both are sliced, moved
+    and sharded alike. It is float32, which keeps the largest number of a head as it was. bfloat16
+    would move that one by up to 2**-9 of it, a quarter of a step, to save 2 bytes of H + 4.
     """
 
     values: Int8[Array, "..."]
@@ -49,10 +54,10 @@ class Quantized(NamedTuple):
 
 
 class Bits(NamedTuple):
-    """bfloat16 numbers as integers, for a model that computes in another type.
+    """Numbers stored as the bits of bfloat16, for a model that computes in another dtype.
 
-    To write a column of bfloat16 XLA's CPU compiler would widen the whole array and narrow it again
-    in every step.
+    They are integers to XLA. To write one column of a bfloat16 array its CPU compiler would widen
+    the whole array to float32 and narrow it again, in every step.
     """
 
     values: UInt16[Array, "..."]
@@ -66,9 +71,11 @@ def _is_packed(x: Any) -> bool:
 
 
 class Cache(NamedTuple):
-    """Keys, L arrays [B, K, H, S], and values, L arrays [B, K, S, H]; or one with leading L.
+    """Keys and values of B slots.
 
-    An array may be kept as ``Quantized`` or ``Bits``.
+    Attributes:
+      k: keys, L arrays [B, K, H, S], or one [L, B, K, H, S].
+      v: values, L arrays [B, K, S, H], or one [L, B, K, S, H].
     """
 
     k: tuple[Stored, ...] | Stored
@@ -76,60 +83,72 @@ class Cache(NamedTuple):
 
     @property
     def columns(self) -> int:
-        """S, the columns of every slot."""
+        """Columns of every slot, S."""
         return jax.tree.leaves(self.k)[0].shape[-1]
 
 
-def _layers(function: Callable, part: Any, *others: Any) -> Any:
-    """Applies ``function`` to the arrays of each layer, in a tuple or stacked."""
+def _map_layers(function: Callable[..., Array], tree: Any, *others: Any) -> Any:
+    """Applies ``function`` to the arrays of each layer, which are in a tuple or stacked."""
 
     def apply(*arrays: Array) -> Array:
         return (function if arrays[0].ndim == 4 else jax.vmap(function))(*arrays)
 
-    return jax.tree.map(apply, part, *others)
+    return jax.tree.map(apply, tree, *others)
 
 
 def quantize(x: Float[Array, "... H"]) -> Quantized:
-    """The nearest of 255 even steps up to the largest magnitude: off by at most half a scale."""
+    """Returns the nearest of 255 even steps up to the largest magnitude of each head.
+
+    A number is off by at most half a scale. For H = 3, (2.54, -1, .013) has the scale 2.54 / 127 =
+    .02 and is stored as (127, -50, 1), which is read as (2.54, -1, .02).
+    """
     wide = x.astype(jnp.float32)
-    scale = jnp.max(jnp.abs(wide), axis=-1, keepdims=True) / _MOST
+    scale = jnp.max(jnp.abs(wide), axis=-1, keepdims=True) / _LARGEST
+    # A head of zeros has a scale of 0. Divided by 1 it stays zeros, and not 0 / 0.
     steps = jnp.round(wide / jnp.where(scale == 0, 1, scale))
-    return Quantized(jnp.clip(steps, -_MOST, _MOST).astype(jnp.int8), scale)
+    return Quantized(jnp.clip(steps, -_LARGEST, _LARGEST).astype(jnp.int8), scale)
 
 
 def to_bits(x: Float[Array, "..."]) -> Bits:
-    """``x`` rounded to bfloat16."""
+    """Returns ``x`` rounded to bfloat16, as `Bits`."""
     return Bits(jax.lax.bitcast_convert_type(x.astype(jnp.bfloat16), jnp.uint16))
 
 
-def widen(x: Stored, dtype: str, nothing: Array | float = 0.0) -> Array:
-    """What is stored, in ``dtype``; float32 numbers on the way are rounded to it once.
+def widen(x: Stored, dtype: str, zero: Array | float = 0.0) -> Array:
+    """Returns stored numbers in ``dtype``.
 
-    ``nothing`` is zero. Where it is computed, numbers are widened after that and not before.
+    Packed numbers become float32 exactly, and are rounded to ``dtype`` once. ``zero`` is a zero;
+    where it is computed, XLA widens the numbers after it and not before (see `view`).
     """
     if isinstance(x, Quantized):
-        return (x.values.astype(jnp.float32) * (x.scale + nothing)).astype(dtype)
+        return (x.values.astype(jnp.float32) * (x.scale + zero)).astype(dtype)
     if isinstance(x, Bits):
+        # A product with 1 is exact, and keeps the sign of -0, which a sum with 0 does not.
         wide = jax.lax.bitcast_convert_type(x.values, jnp.bfloat16).astype(jnp.float32)
-        return (wide * (1 + nothing)).astype(dtype)
+        return (wide * (1 + zero)).astype(dtype)
     return x.astype(dtype)
 
 
 def allocate(abstract: KV, slots: int, columns: int, dtype: str = "") -> Cache:
-    """Zeros for ``slots`` x ``columns``; heads and width as in ``abstract`` [.., K, H].
+    """Returns a cache of zeros for ``slots`` x ``columns``.
 
-    ``dtype`` is ``EngineConfig.cache_dtype``: a floating type, ``int8``, or that of ``abstract`` if
-    it is empty.
+    Args:
+      abstract: keys and values [.., K, H] of one token, as the model gives them; shapes suffice.
+      slots: number of slots, B.
+      columns: columns of each slot, S.
+      dtype: ``EngineConfig.cache_dtype``: a floating type, ``int8``, or the dtype of ``abstract``
+        if it is empty.
     """
 
     def zeros(x: jax.ShapeDtypeStruct, width: int, *shape: int) -> Stored:
-        lead, kept = (*x.shape[:-4], slots), dtype or x.dtype
-        if kept == "int8":
+        lead = (*x.shape[:-4], slots)  # after the layers axis of a model that scans its layers
+        stored = dtype or x.dtype
+        if stored == "int8":
             one = (1 if axis == width else size for axis, size in enumerate(shape))
-            return Quantized(jnp.zeros((*lead, *shape), kept), jnp.zeros((*lead, *one)))
-        if kept == "bfloat16" != x.dtype:
+            return Quantized(jnp.zeros((*lead, *shape), stored), jnp.zeros((*lead, *one)))
+        if stored == "bfloat16" != x.dtype:
             return Bits(jnp.zeros((*lead, *shape), jnp.uint16))
-        return jnp.zeros((*lead, *shape), kept)
+        return jnp.zeros((*lead, *shape), stored)
 
     def k(x: jax.ShapeDtypeStruct) -> Stored:
         return zeros(x, 1, x.shape[-2], x.shape[-1], columns)
@@ -140,115 +159,146 @@ def allocate(abstract: KV, slots: int, columns: int, dtype: str = "") -> Cache:
     return Cache(jax.tree.map(k, abstract.k), jax.tree.map(v, abstract.v))
 
 
-def _stored(new: KV, cache: Cache) -> KV:
-    """``new`` [.., K, H] as ``cache`` keeps it; what comes from a cache like it stays as it is."""
+def _as_stored(new: KV, cache: Cache) -> KV:
+    """Returns ``new`` [.., K, H] in the form of ``cache``.
 
-    def like(kept: Stored, x: Stored) -> Stored:
+    What was copied from such a cache is packed already and stays as it is: numbers that are rounded
+    again would move once more, and log-probs would depend on the number of copies.
+    """
+
+    def like(stored: Stored, x: Stored) -> Stored:
         if _is_packed(x):
             return x
-        if _is_packed(kept):
-            return quantize(x) if isinstance(kept, Quantized) else to_bits(x)
-        return x.astype(kept.dtype)
+        if _is_packed(stored):
+            return quantize(x) if isinstance(stored, Quantized) else to_bits(x)
+        return x.astype(stored.dtype)
 
     k = jax.tree.map(like, cache.k, new.k, is_leaf=_is_packed)
     return KV(k, jax.tree.map(like, cache.v, new.v, is_leaf=_is_packed))
 
 
-def view(k: Stored, v: Stored, x: Array, dtype: str) -> tuple[Array, Array]:
-    """One layer's keys and values in the model's order of axes, [B, S, K, H], and ``dtype``.
+def view(
+    k: Stored, v: Stored, x: Float[Array, "B T D"], dtype: str
+) -> tuple[Float[Array, "B S K H"], Float[Array, "B S K H"]]:
+    """Returns one layer's keys and values in the model's order of axes and ``dtype``.
 
-    Every kind of attention gets them so, fused kernels too, which know no scales. What is packed is
-    widened when ``x`` [B, T, D], the stream that the layer reads, is there: else XLA's CPU compiler
-    widens all layers at once, which is a second cache of the wider type.
+    Every kind of attention gets them so, fused kernels too, which know no scales. ``x`` is the
+    stream that the layer reads.
     """
-    nothing = 0 * x[:, :1, :1, None].astype(jnp.float32) if _is_packed(k) else 0.0
-    k, v = widen(k, dtype, nothing), widen(v, dtype, nothing)
+    # Packed numbers do not depend on the layer's input, so XLA's CPU compiler would widen those of
+    # all layers at once, which is a second cache of the wider dtype. A zero that is computed from
+    # the stream ties the widening to the layer.
+    zero = 0 * x[:, :1, :1, None].astype(jnp.float32) if _is_packed(k) else 0.0
+    k = widen(k, dtype, zero)
+    v = widen(v, dtype, zero)
     return k.transpose(0, 3, 1, 2), v.transpose(0, 2, 1, 3)
 
 
 def context(cache: Cache, valid: Bool[Array, "B S"], dtype: str) -> Context:
-    """What a model that computes in ``dtype`` attends to: the ``valid`` columns of the cache."""
+    """Returns the ``valid`` columns of a cache as the context of a model of this ``dtype``."""
     return Context(cache, valid, functools.partial(view, dtype=dtype))
 
 
-def by_shard(function: Callable, shards: int, array: Array, *rows: Array) -> Array:
-    """Applies ``function(array, *rows)`` to each of ``shards`` equal parts of the leading axes."""
-    if shards == 1:
+def by_shard(function: Callable[..., Array], shards: int, array: Array, *rows: Array) -> Array:
+    """Applies ``function(array, *rows)`` to each of ``shards`` equal slices of the leading axes.
+
+    The result is a vmap over shards, an axis that XLA finds split over devices in every operand.
+    Plain indexing of [B, ...] could reach any device, so XLA would gather the whole array.
+    """
+    if shards == 1:  # the program of one device has no trace of shards
         return function(array, *rows)
-    parts = [x.reshape(shards, x.shape[0] // shards, *x.shape[1:]) for x in (array, *rows)]
-    out = jax.vmap(function)(*parts)
+    split = [x.reshape(shards, x.shape[0] // shards, *x.shape[1:]) for x in (array, *rows)]
+    out = jax.vmap(function)(*split)
     return out.reshape(-1, *out.shape[2:])
 
 
 def take(array: Array, rows: Int[Array, " R"], shards: int) -> Array:
-    """``array`` [B, ...] at ``rows``; a row out of range reads some slot."""
+    """Returns ``array`` [B, ...] at ``rows``; a row out of range reads some slot."""
     return by_shard(lambda x, r: x.at[r].get(mode="clip"), shards, array, rows)
 
 
 def put(array: Array, rows: Int[Array, " R"], values: Array, shards: int) -> Array:
-    """``array`` [B, ...] with ``values`` [R, ...] at ``rows``; rows out of range are dropped."""
+    """Returns ``array`` [B, ...] with ``values`` [R, ...] at ``rows``.
+
+    Rows out of range are dropped. With 2 shards of 3 slots, rows (2, 3, 0, 3) write slot 2, drop
+    one, write slot 0 of the second shard, and drop one.
+    """
     return by_shard(lambda x, r, y: x.at[r].set(y, mode="drop"), shards, array, rows, values)
 
 
 def read(cache: Cache, rows: Int[Array, " R"], window: int, shards: int) -> Cache:
-    """A copy of the first ``window`` columns of ``rows``; a row out of range reads some slot."""
+    """Returns a copy of the first ``window`` columns of ``rows``; padding reads some slot."""
 
+    # A row out of range is clipped to the last slot. A fill would be a select over the whole copy.
     def take_k(x: Array, r: Array) -> Array:
         return x.at[r, :, :, :window].get(mode="clip")
 
     def take_v(x: Array, r: Array) -> Array:
         return x.at[r, :, :window].get(mode="clip")
 
-    k = _layers(lambda x: by_shard(take_k, shards, x, rows), cache.k)
-    return Cache(k, _layers(lambda x: by_shard(take_v, shards, x, rows), cache.v))
+    k = _map_layers(lambda x: by_shard(take_k, shards, x, rows), cache.k)
+    return Cache(k, _map_layers(lambda x: by_shard(take_v, shards, x, rows), cache.v))
 
 
-def enter(cache: Cache, rows: Int[Array, " R"], new: KV, source: Array, shards: int) -> Cache:
-    """Puts ``new`` [P, T, K, H] at columns 0..T of ``rows``, row r taking prompt ``source[r]``."""
+def enter(
+    cache: Cache, rows: Int[Array, " R"], new: KV, source: Int[Array, " R"], shards: int
+) -> Cache:
+    """Returns the cache with prompts ``new`` [P, T, K, H] at columns 0 .. T-1 of ``rows``.
 
+    Row r takes prompt ``source[r]`` of its shard's. Padding of a prompt is written too: it lies
+    beyond the row's length.
+    """
+
+    # Transposed before the rows are spread: P prompts are moved and not P * G.
     def put_k(x: Array, r: Array, s: Array, y: Array) -> Array:
         return x.at[r, :, :, : y.shape[1]].set(y.transpose(0, 2, 3, 1)[s], mode="drop")
 
     def put_v(x: Array, r: Array, s: Array, y: Array) -> Array:
         return x.at[r, :, : y.shape[1]].set(y.transpose(0, 2, 1, 3)[s], mode="drop")
 
-    new = _stored(new, cache)
-    k = _layers(lambda x, y: by_shard(put_k, shards, x, rows, source, y), cache.k, new.k)
+    new = _as_stored(new, cache)
+    k = _map_layers(lambda x, y: by_shard(put_k, shards, x, rows, source, y), cache.k, new.k)
     return Cache(
-        k, _layers(lambda x, y: by_shard(put_v, shards, x, rows, source, y), cache.v, new.v)
+        k, _map_layers(lambda x, y: by_shard(put_v, shards, x, rows, source, y), cache.v, new.v)
     )
 
 
 def append(
     cache: Cache, rows: Int[Array, " R"], columns: Int[Array, "R T"], new: KV, shards: int
 ) -> Cache:
-    """Puts ``new`` [R, T, K, H] at each row's own ``columns``; those out of range are dropped."""
+    """Returns the cache with ``new`` [R, T, K, H] at each row's own ``columns``.
 
+    Columns out of range are dropped.
+    """
+
+    # Index arrays with slices between them come first in the result: both are written as
+    # [R, T, K, H], the order of ``new``, without a transpose.
     def put_k(x: Array, r: Array, c: Array, y: Array) -> Array:
         return x.at[r[:, None], :, :, c].set(y, mode="drop")
 
     def put_v(x: Array, r: Array, c: Array, y: Array) -> Array:
         return x.at[r[:, None], :, c].set(y, mode="drop")
 
-    new = _stored(new, cache)
-    k = _layers(lambda x, y: by_shard(put_k, shards, x, rows, columns, y), cache.k, new.k)
+    new = _as_stored(new, cache)
+    k = _map_layers(lambda x, y: by_shard(put_k, shards, x, rows, columns, y), cache.k, new.k)
     return Cache(
-        k, _layers(lambda x, y: by_shard(put_v, shards, x, rows, columns, y), cache.v, new.v)
+        k, _map_layers(lambda x, y: by_shard(put_v, shards, x, rows, columns, y), cache.v, new.v)
     )
 
 
 def write_column(cache: Cache, column: Int[Array, ""], new: KV) -> Cache:
-    """Puts ``new`` [B, 1, K, H] at one column, the same for every row."""
+    """Returns the cache with ``new`` [B, 1, K, H] at one column, the same for every row."""
 
+    # One slice at the same offset for all rows, which XLA updates in place.
     def at(x: Array, y: Array, axis: int) -> Array:
         return jax.lax.dynamic_update_slice_in_dim(x, y, column, axis)
 
-    new = _stored(new, cache)
-    k = _layers(lambda x, y: at(x, y.transpose(0, 2, 3, 1), 3), cache.k, new.k)
-    return Cache(k, _layers(lambda x, y: at(x, y.transpose(0, 2, 1, 3), 2), cache.v, new.v))
+    new = _as_stored(new, cache)
+    k = _map_layers(lambda x, y: at(x, y.transpose(0, 2, 3, 1), 3), cache.k, new.k)
+    return Cache(k, _map_layers(lambda x, y: at(x, y.transpose(0, 2, 1, 3), 2), cache.v, new.v))
 
 
 def last_columns(cache: Cache, count: int) -> KV:
-    """The last ``count`` columns in the model's order of axes, [B, count, K, H], as stored."""
-    k = _layers(lambda x: x[..., -count:].transpose(0, 3, 1, 2), cache.k)
-    return KV(k, _layers(lambda x: x[:, :, -count:].transpose(0, 2, 1, 3), cache.v))
+    """Returns the last ``count`` columns as stored, in the model's order [B, count, K, H]."""
+    k = _map_layers(lambda x: x[..., -count:].transpose(0, 3, 1, 2), cache.k)
+    return KV(k, _map_layers(lambda x: x[:, :, -count:].transpose(0, 2, 1, 3), cache.v))

@@ -1,4 +1,7 @@
-"""What goes into the rollout engine and what comes out."""
+"""Requests, replies and rollouts of the engine, and the host's record of each row.
+
+Axis letters: T time.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,9 +23,16 @@ from agenticrec_jax.types import (
 
 @dataclass(frozen=True)
 class Request:
-    """``members`` rollouts of one prompt. ``key`` (non-negative numbers below 2**32, as many in
-    every request of a call) names it in the sampling keys: say, step and example. Of ``choices``
-    candidates, numbered from 1, a constrained answer may be made; 0 where the answer is free."""
+    """Request for a group of rollouts of one prompt.
+
+    Attributes:
+      prompt: ids of the prompt.
+      members: number of rollouts, G.
+      key: numbers from 0 to 2**32 - 1 that name the request in the sampling keys, say step and
+        example; as many in every request of a call.
+      choices: candidates, numbered from 1, of which a constrained answer is made; 0 for a free
+        answer.
+    """
 
     prompt: tuple[int, ...]
     members: int
@@ -32,12 +42,14 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """The answer to a row that paused: ``ids`` to append as an observation, then go on; or, with
-    ``finish``, the reason to end the row (after the ids, if any).
+    """Reply to a row that paused.
 
-    ``on_accept``, if any, is called in the thread of ``generate`` once the row has taken the reply,
-    which it does not if it came too late, is junk, or has more ids than the row has room for: the
-    place to keep what the answer has changed.
+    Attributes:
+      ids: observation to append; then the row goes on.
+      finish: reason to end the row, after ``ids``; None to go on.
+      on_accept: called in the thread of ``generate`` once the row has received the reply. A reply
+        that comes too late, is malformed, or has more ids than the row has room for is not
+        accepted. State that a tool has changed belongs here, so that a late answer changes nothing.
     """
 
     ids: tuple[int, ...] = ()
@@ -47,8 +59,13 @@ class Reply:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why there is no reply: ``TIMEOUT``, ``RAISED`` or ``JUNK`` of ``types``, in words, and after
-    how many seconds."""
+    """Reason why there is no reply.
+
+    Attributes:
+      reason: ``TIMEOUT``, ``RAISED`` or ``JUNK`` (malformed), of ``agenticrec_jax.types``.
+      detail: the same in words.
+      seconds: duration of the call.
+    """
 
     reason: str
     detail: str
@@ -58,57 +75,79 @@ class Failure:
 Respond = Callable[[int, int, list[int]], Reply]
 """(request index, member, completion ids so far) -> Reply.
 
-The last id is the pausing one, or another where the turn has all the tokens that it may have.
+The last id is the pause id, or any id in a turn that has reached ``turn_tokens``.
 """
 
 OnFailure = Callable[[int, int, list[int], Failure], Reply]
-"""The reply in place of the one that ``Respond`` did not give for the same arguments."""
+"""(request index, member, completion ids so far, failure of ``Respond``) -> Reply in its place."""
 
 
-def junk(reply: Any, vocabulary: int, longest: int | None) -> Failure | None:
-    """What is wrong with a reply, if anything: a type, its length (None: any), an id in it."""
+def reply_failure(reply: Any, vocabulary: int, longest: int | None) -> Failure | None:
+    """Returns the failure of a malformed reply, None for a well-formed one.
+
+    Args:
+      reply: return value of a ``Respond``.
+      vocabulary: ids must be below this.
+      longest: most ids; None for any number.
+    """
     if not isinstance(reply, Reply):
         return Failure(JUNK, f"gave a {type(reply).__name__}; expected a Reply")
     if not isinstance(reply.ids, tuple | list) or not isinstance(reply.finish, str | None):
         return Failure(JUNK, "gave a reply whose ids are no tuple or whose finish is no string")
     if reply.on_accept is not None and not callable(reply.on_accept):
-        found = type(reply.on_accept).__name__
+        name = type(reply.on_accept).__name__
         return Failure(
-            JUNK, f"gave a reply whose on_accept has type {found}; expected a function or None"
+            JUNK, f"gave a reply whose on_accept has type {name}; expected a function or None"
         )
     if longest is not None and len(reply.ids) > longest:
         return Failure(JUNK, f"gave a reply of {len(reply.ids)} ids; expected at most {longest}")
     for i in reply.ids:
         if not isinstance(i, Integral) or not 0 <= i < vocabulary:
-            found = i if isinstance(i, Integral) else f"of type {type(i).__name__}"
-            return Failure(JUNK, f"gave a reply with id {found}; expected 0 to {vocabulary - 1}")
+            name = i if isinstance(i, Integral) else f"of type {type(i).__name__}"
+            return Failure(JUNK, f"gave a reply with id {name}; expected 0 to {vocabulary - 1}")
     return None
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Most tokens: of a ``completion``, sampled in a ``turn`` (0: any number), and of prompt and
-    completion together (``context``)."""
+    """Bounds on the tokens of a row.
+
+    Attributes:
+      completion: most tokens of a completion.
+      turn: most tokens sampled in a turn, 0 for no bound.
+      context: most tokens of prompt and completion together.
+    """
 
     completion: int
     turn: int
     context: int
 
-    def row(self, prompt: int) -> tuple[int, str]:
-        """Tokens of prompt and completion at which a row must end, and the name of that end."""
-        ends = (self.context, CONTEXT_LIMIT), (prompt + self.completion, TOKEN_BUDGET)
-        return min(ends, key=lambda end: end[0])
+    def row_limit(self, prompt: int) -> tuple[int, str]:
+        """Returns the tokens of prompt and completion at which a row ends, and the reason's name.
 
-    def next_turn(self, prompt: int, done: int) -> tuple[int, str]:
-        """The same where a turn begins after ``done`` tokens of the completion."""
-        row, turn = self.row(prompt), (prompt + done + self.turn, TURN_BUDGET)
+        With completion 10 and context 14, a prompt of 5 ends at (14, CONTEXT_LIMIT) and one of 3 at
+        (13, TOKEN_BUDGET).
+        """
+        limits = (self.context, CONTEXT_LIMIT), (prompt + self.completion, TOKEN_BUDGET)
+        return min(limits, key=lambda limit: limit[0])
+
+    def turn_limit(self, prompt: int, done: int) -> tuple[int, str]:
+        """Returns the same for a turn that begins after ``done`` tokens of the completion."""
+        row = self.row_limit(prompt)
+        turn = (prompt + done + self.turn, TURN_BUDGET)
         return turn if self.turn and turn[0] < row[0] else row
 
 
 @dataclass
 class Rollout:
-    """One completion: ids int32 [T], log-probs float32 [T] (0 where observed), origin uint8 [T]
-    (``SAMPLED`` or ``OBSERVATION``), and why it ended: a name of ``types`` or a reply's reason."""
+    """One completion of T tokens.
+
+    Attributes:
+      ids: [T] sampled and observed ids.
+      logprobs: [T] log-probs of the sampled ids, in nats; 0 where observed.
+      origin: [T] ``SAMPLED`` or ``OBSERVATION``.
+      finish: reason of the end: a name of ``agenticrec_jax.types`` or ``Reply.finish``.
+    """
 
     ids: Int32[np.ndarray, " T"]
     logprobs: Float32[np.ndarray, " T"]
@@ -117,17 +156,28 @@ class Rollout:
 
 
 class RespondError(RuntimeError):
-    """A ``respond`` gave no usable reply; names the request and the member."""
+    """Error of a ``respond`` that gave no usable reply; names the request and the member."""
 
 
 @dataclass(eq=False)
 class Row:
-    """The host's record of one member of one request, from its admission to its end.
+    """Host's record of one member of one request, from its admission to its end.
 
-    It sits in ``slot`` of ``shard``, out of range while it has none. ``prompt`` counts the tokens
-    of its prompt, ``length`` those in the cache; at ``limit`` tokens its turn must end, for the
-    reason ``bound``. ``pending`` holds the ids to be spliced: the one sampled last and the
-    observation that answered it.
+    Attributes:
+      request: index of the request.
+      member: index in the group.
+      shard: mesh shard of the row's slot.
+      slot: its slot within the shard; out of range while it has none.
+      prompt: number of prompt tokens.
+      budget: bounds on its tokens.
+      ids: ids of the completion so far.
+      logprobs: their log-probs, 0 where observed.
+      origin: their origins.
+      pending: ids to be spliced: the one sampled last, and the observation after it.
+      finish: reason of the end; None while it goes on.
+      length: tokens in the cache.
+      limit: tokens of prompt and completion at which the current turn must end.
+      limit_reason: name of the budget that ``limit`` comes from.
     """
 
     request: int
@@ -144,32 +194,32 @@ class Row:
 
     def __post_init__(self):
         self.length = self.prompt
-        self.limit, self.bound = self.budget.next_turn(self.prompt, 0)
+        self.limit, self.limit_reason = self.budget.turn_limit(self.prompt, 0)
 
-    def sampled(self, ids: Sequence[int], logprobs: Sequence[float]) -> None:
+    def add_sampled(self, ids: Sequence[int], logprobs: Sequence[float]) -> None:
         """Records sampled tokens."""
         self.ids.extend(ids)
         self.logprobs.extend(logprobs)
         self.origin.extend([SAMPLED] * len(ids))
 
-    def answered(self, reply: Reply) -> None:
-        """Takes a reply if it fits; ends the row if it says so or leaves no room for a token."""
-        limit, bound = self.budget.row(self.prompt)
+    def add_reply(self, reply: Reply) -> None:
+        """Accepts a reply if it fits; ends the row if it says so or leaves no room for a token."""
+        limit, reason = self.budget.row_limit(self.prompt)
         total = self.prompt + len(self.ids) + len(reply.ids)
-        if total > limit:
-            self.finish = reply.finish or bound
+        if total > limit:  # dropped whole: a truncated observation would be another observation
+            self.finish = reply.finish or reason
             return
         self.pending = [self.ids[-1], *reply.ids]
         self.ids.extend(reply.ids)
         self.logprobs.extend([0.0] * len(reply.ids))
         self.origin.extend([OBSERVATION] * len(reply.ids))
-        self.finish = reply.finish or (bound if total == limit else None)
-        self.limit, self.bound = self.budget.next_turn(self.prompt, len(self.ids))
+        self.finish = reply.finish or (reason if total == limit else None)
+        self.limit, self.limit_reason = self.budget.turn_limit(self.prompt, len(self.ids))
         if reply.on_accept is not None:
             reply.on_accept()
 
     def rollout(self) -> Rollout:
-        """The record as arrays."""
+        """Returns the record as arrays."""
         return Rollout(
             np.array(self.ids, np.int32),
             np.array(self.logprobs, np.float32),

@@ -1,53 +1,67 @@
-"""The shapes that the engine compiles: what each program is given, for every declared bucket."""
+"""Shapes that the engine compiles: the inputs of each program, for every declared bucket.
+
+Axis letters: those of ``inputs``.
+"""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from agenticrec_jax.generation.config import EngineConfig
+from agenticrec_jax.generation.inputs import (
+    DecodeInputs,
+    Inputs,
+    JoinInputs,
+    PrefillInputs,
+    SpliceInputs,
+)
 from agenticrec_jax.generation.sampling import Draw
 
-PROMPTS_AT_ONCE = (16, 4, 1)
+PREFILL_SIZES = (16, 4, 1)  # prompts that are computed at once in a shard
 
 
 class Shape(NamedTuple):
-    """One shape of a program: its name, what it takes after parameters and state (arrays as
-    ``jax.ShapeDtypeStruct``), its static arguments, and which of the arrays lists slots."""
+    """One shape of a program.
+
+    Attributes:
+      program: name of the program.
+      inputs: its inputs, arrays as ``jax.ShapeDtypeStruct``.
+      static: its static arguments.
+    """
 
     program: str
-    arguments: tuple[Any, ...]
+    inputs: Inputs
     static: dict[str, int]
-    slots: int
 
-    def padding(self, none: int) -> tuple[Any, ...]:
-        """Arguments of this shape that list no slot: each is ``none``, which is out of range."""
-        ones = [jax.tree.map(lambda x: np.ones(x.shape, x.dtype), a) for a in self.arguments]
-        ones[self.slots] *= none
-        return tuple(ones)
+    def padding(self, no_slot: int) -> Inputs:
+        """Returns inputs of this shape whose rows are all padding: the index ``no_slot``."""
+        ones = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), self.inputs)
+        return ones._replace(rows=ones.rows * no_slot)
 
 
 class Shapes:
-    """The declared shapes of an engine whose slots lie over ``shards``.
+    """Declared shapes of an engine whose slots are split over ``shards``.
 
-    Each list ascends. ``draw`` is any value of what ``Filters.draw`` gives; which of its fields
-    are there decides what is compiled.
+    Lists ascend. ``draw`` stands for any values of the same filters: which of its fields are None
+    decides what is compiled.
     """
 
     def __init__(self, config: EngineConfig, shards: int):
-        self._config, self._shards = config, shards
-        self._room = config.slots // shards
+        self._config = config
+        self._shards = shards
+        self._per_shard = config.slots // shards
 
     def buckets(self, groups: set[int]) -> dict[str, tuple[int, ...]]:
-        """The declared sizes: everything that is compiled is a combination of these.
+        """Returns the declared sizes; every compiled shape is a combination of them.
 
         ``groups`` are the numbers of members that groups have.
         """
         config = self._config
         return {
-            "prompts": PROMPTS_AT_ONCE[::-1],
+            "prompts": PREFILL_SIZES[::-1],
             "members": tuple(sorted(set(map(group_bucket, groups)))),
             "prompt_tokens": config.prompt_buckets,
             "rows": config.rows(self._shards),
@@ -56,53 +70,83 @@ class Shapes:
         }
 
     def prefill(self, groups: set[int], numbers: int, draw: Draw) -> list[Shape]:
-        """Of groups of so many members, whose keys have so many ``numbers``."""
-        config, most = self._config, -(-self._room // min(groups))
-        at_once = [size for size in sorted(PROMPTS_AT_ONCE) if size <= most]
+        """Returns the shapes of groups of so many members, whose keys have so many ``numbers``."""
+        # As many groups of the smallest size as begin when a whole shard is free.
+        most = -(-self._per_shard // min(groups))
+        sizes = itertools.product(
+            sorted(set(map(group_bucket, groups))),
+            [size for size in sorted(PREFILL_SIZES) if size <= most],
+            self._config.prompt_buckets,
+        )
         return [
-            self._prefill(prompts, tokens, size, numbers, draw)
-            for size in sorted(set(map(group_bucket, groups)))
-            for prompts in at_once
-            for tokens in config.prompt_buckets
+            self._prefill(prompts * self._shards, tokens, members, numbers, draw)
+            for members, prompts, tokens in sizes
         ]
 
-    def _prefill(self, prompts: int, tokens: int, size: int, numbers: int, draw: Draw) -> Shape:
-        count = prompts * self._shards
-        of_prompt = _ints(count, tokens), _ints(count), _ints(count), _ints(count, size)
-        keys, seed = _ints(count, numbers, dtype=np.uint32), _ints(dtype=np.uint32)
-        arguments = *of_prompt, keys, _ints(count), seed, _abstract(draw)
-        return Shape("prefill", arguments, {}, slots=3)
+    def _prefill(self, prompts: int, tokens: int, members: int, numbers: int, draw: Draw) -> Shape:
+        inputs = PrefillInputs(
+            ids=_ints(prompts, tokens),
+            lengths=_ints(prompts),
+            limits=_ints(prompts),
+            rows=_ints(prompts, members),
+            request_keys=_ints(prompts, numbers, dtype=np.uint32),
+            choices=_ints(prompts),
+            seed=_ints(dtype=np.uint32),
+            draw=_abstract(draw),
+        )
+        return Shape("prefill", inputs, {})
 
     def join(self, groups: set[int], numbers: int) -> list[Shape]:
-        """Of members that find no slot with the first of their group; none where all are alone."""
-        keys, seed = _ints(self._shards, numbers, dtype=np.uint32), _ints(dtype=np.uint32)
-        arguments = *[_ints(self._shards)] * 7, keys, seed
+        """Returns the shapes of members that join later; none where all groups have one member."""
+        of_member = _ints(self._shards)
+        inputs = JoinInputs(
+            rows=of_member,
+            sources=of_member,
+            lengths=of_member,
+            limits=of_member,
+            tokens=of_member,
+            members=of_member,
+            choices=of_member,
+            request_keys=_ints(self._shards, numbers, dtype=np.uint32),
+            seed=_ints(dtype=np.uint32),
+        )
         windows = self._config.prompt_buckets if max(groups) > 1 else ()
-        return [Shape("join", arguments, {"window": window}, slots=0) for window in windows]
+        return [Shape("join", inputs, {"window": window}) for window in windows]
 
     def decode(self, draw: Draw) -> list[Shape]:
+        """Returns the shapes of every number of rows and window."""
         config = self._config
         steps = {"steps": config.decode_steps, "least_steps": config.least_steps}
         return [
-            Shape("decode", (_ints(rows), _ints(), _abstract(draw)), {"window": w} | steps, slots=0)
-            for rows, w in itertools.product(self._rows(), config.windows())
+            Shape(
+                "decode",
+                DecodeInputs(rows=_ints(rows), quota=_ints(), draw=_abstract(draw)),
+                {"window": window} | steps,
+            )
+            for rows, window in itertools.product(self._rows(), config.windows())
         ]
 
     def splice(self, draw: Draw) -> list[Shape]:
+        """Returns the shapes of every number of rows, window and length of observations."""
         config = self._config
         sizes = itertools.product(self._rows(), config.windows(), config.splice_buckets)
         return [
             Shape(
                 "splice",
-                (_ints(r), _ints(r, tokens), _ints(r), _ints(r), _abstract(draw)),
+                SpliceInputs(
+                    rows=_ints(rows),
+                    ids=_ints(rows, tokens),
+                    counts=_ints(rows),
+                    limits=_ints(rows),
+                    draw=_abstract(draw),
+                ),
                 {"window": window},
-                slots=0,
             )
-            for r, window, tokens in sizes
+            for rows, window, tokens in sizes
         ]
 
     def all(self, groups: set[int], numbers: int, draw: Draw) -> Iterator[Shape]:
-        """Every shape that requests with groups of these sizes can meet."""
+        """Yields every shape that requests with groups of these sizes can meet."""
         yield from self.prefill(groups, numbers, draw)
         yield from self.join(groups, numbers)
         yield from self.decode(draw)
@@ -112,13 +156,13 @@ class Shapes:
         return [self._shards * rows for rows in self._config.rows(self._shards)]
 
 
-def fit(value: int, buckets: Any) -> int:
-    """The smallest bucket that holds ``value``."""
+def fit(value: int, buckets: Sequence[int]) -> int:
+    """Returns the smallest of ascending ``buckets`` that holds ``value``."""
     return next(bucket for bucket in buckets if bucket >= value)
 
 
 def group_bucket(members: int) -> int:
-    """The size of group that ``prefill`` is compiled for to hold so many: a power of two."""
+    """Returns the group size that ``prefill`` is compiled for to hold so many: a power of two."""
     return 1 << (members - 1).bit_length()
 
 

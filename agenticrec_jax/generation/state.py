@@ -1,4 +1,4 @@
-"""What the device keeps of the slots between programs, and what a program tells the host."""
+"""State of the slots on the device between programs, and the report of a program to the host."""
 
 from typing import NamedTuple
 
@@ -8,23 +8,25 @@ from jaxtyping import Array, Float, Int, UInt32
 from agenticrec_jax.generation.constraint import Progress
 from agenticrec_jax.generation.kv_cache import Cache
 
-EMPTY, RUNNING, PAUSED, STOPPED, SPENT = range(5)
+EMPTY, RUNNING, PAUSED, STOPPED, AT_LIMIT = range(5)  # the status of a slot
 
 
 class State(NamedTuple):
-    """What the device keeps of B slots between programs.
+    """State of B slots on the device.
 
-    What no program reads (ids, log-probs, origins, prompts' lengths) is in the host's record, from
-    each program's report.
+    It has only what a program reads again. Sampled ids, log-probs, origins and prompt lengths are
+    in the host's ``Row`` of each rollout, which is filled from the report of each program.
 
     Attributes:
-        cache: keys and values of every slot.
-        length: [B] columns of the cache that are computed; where the next token goes.
-        token: [B] the last sampled id, not yet in the cache.
-        limit: [B] tokens of prompt and completion together at which the row's turn must end.
-        key: [B, 2] key data that the noise at each position is folded from.
-        status: [B] ``EMPTY``, ``RUNNING``, ``PAUSED`` (at a call), ``STOPPED`` or ``SPENT``.
-        answer: where each row is in its constrained answer; None in an engine without a constraint.
+      cache: keys and values of every slot.
+      length: [B] computed columns of the cache; the position of the next token.
+      token: [B] the last sampled id, whose keys and values are not in the cache yet.
+      limit: [B] tokens of prompt and completion together at which the row's turn must end.
+      key: [B, 2] key data; the noise at each position is folded from it.
+      status: [B] ``EMPTY``, ``RUNNING``, ``PAUSED`` (at a tool call), ``STOPPED`` (by a stop id) or
+        ``AT_LIMIT``.
+      answer: progress of each row in its constrained answer; None in an engine without a
+        constraint.
     """
 
     cache: Cache
@@ -37,18 +39,31 @@ class State(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What a program sampled: ``ids`` and ``logprobs`` [R, n], of which ``count`` [R] each, the
-    status [R] they left the row in, and the steps computed (a scalar)."""
+    """Tokens that a program sampled in R rows, at most T in each.
 
-    ids: Int[Array, "R n"]
-    logprobs: Float[Array, "R n"]
+    Attributes:
+      ids: [R, T] sampled ids, of which the first ``count`` of each row are valid.
+      logprobs: [R, T] their log-probs.
+      count: [R] sampled tokens of each row.
+      status: [R] status of the row after them.
+      steps: scalar, steps computed for all rows.
+    """
+
+    ids: Int[Array, "R T"]
+    logprobs: Float[Array, "R T"]
     count: Int[Array, " R"]
     status: Int[Array, " R"]
     steps: Int[Array, ""]
 
 
-def single(token: Array, logprob: Array, status: Array) -> Report:
-    """The report of one sampled token a row."""
+def single(
+    token: Int[Array, " R"], logprob: Float[Array, " R"], status: Int[Array, " R"]
+) -> Report:
+    """Returns the `Report` of one sampled token in each row."""
     return Report(
-        token[:, None], logprob[:, None], jnp.ones_like(token), status, jnp.ones((), jnp.int32)
+        ids=token[:, None],
+        logprobs=logprob[:, None],
+        count=jnp.ones_like(token),
+        status=status,
+        steps=jnp.ones((), jnp.int32),
     )

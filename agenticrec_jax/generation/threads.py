@@ -1,4 +1,4 @@
-"""Host threads that answer paused rows: each call has its time, and none can block another."""
+"""Host threads that answer paused rows, each call within a time of its own."""
 
 import collections
 import threading
@@ -11,27 +11,38 @@ from agenticrec_jax.types import RAISED, TIMEOUT
 
 
 class Call:
-    """One call of ``respond``; once it is ``over``, ``outcome`` is what came back or a Failure, and
-    ``seconds`` the time that it took."""
+    """One call of ``respond``.
+
+    Attributes:
+      arguments: arguments of the call.
+      started: when its thread started, by ``time.monotonic``.
+      over: whether it is over; only then the other two are valid.
+      outcome: return value of the call, or a `Failure`.
+      seconds: duration of the call.
+    """
 
     def __init__(self, arguments: tuple):
         self.arguments = arguments
-        self.started = self.seconds = 0.0
+        self.started = 0.0
+        self.seconds = 0.0
         self.over = False
         self.outcome: Any = None
 
 
 class HostThreads:
-    """Calls ``respond`` in at most ``threads`` daemon threads at once, ``timeout`` seconds each.
+    """Calls ``respond`` in at most ``threads`` threads at once, for ``timeout`` seconds each.
 
-    The time of a call begins when its thread does. A call that takes longer is over as a Failure,
-    and what it returns later is dropped; its thread is left to itself and counts no more, so that
-    one that hangs holds up neither later calls nor the end of the process.
+    The time of a call begins when its thread starts. A call that takes longer is over as a
+    `Failure`, and what it returns later is dropped. Python cannot stop a thread, so that of a late
+    call is abandoned and no longer counted among ``threads``: one that hangs delays neither later
+    calls nor, being a daemon, the end of the process.
     """
 
     def __init__(self, respond: Callable[..., Any], threads: int, timeout: float):
-        self._respond, self._most, self._timeout = respond, threads, timeout
-        self._changed = threading.Condition()
+        self._respond = respond
+        self._most = threads
+        self._timeout = timeout
+        self._changed = threading.Condition()  # guards everything below, and the fields of calls
         self._queue: collections.deque[Call] = collections.deque()
         self._running: list[Call] = []
 
@@ -44,17 +55,18 @@ class HostThreads:
         return call
 
     def wait(self, calls: Sequence[Call], count: int) -> None:
-        """Returns when ``count`` of ``calls`` are over (0: at once, but gives up on late ones)."""
+        """Returns when ``count`` of ``calls`` are over; 0 only ends the calls that are late."""
         with self._changed:
             while True:
-                self._give_up()
+                self._end_late()
                 if sum(call.over for call in calls) >= count:
                     return
+                # Woken by a call that ends, or when the oldest one becomes late.
                 oldest = min(call.started for call in self._running)
                 self._changed.wait(max(0.0, oldest + self._timeout - time.monotonic()))
 
     def close(self) -> None:
-        """Forgets the calls that have not begun; those that have end by themselves."""
+        """Drops the calls that have not begun; the others end by themselves."""
         with self._changed:
             self._queue.clear()
 
@@ -72,31 +84,33 @@ class HostThreads:
         try:
             outcome = self._respond(*call.arguments)
         except BaseException as error:  # whatever a tool raises, SystemExit too, is its failure
-            outcome = Failure(RAISED, _described(error))
+            outcome = Failure(RAISED, _description(error))
         with self._changed:
-            late = time.monotonic() - call.started >= self._timeout  # whether or not it was noticed
-            self._end(call, self._late() if late else outcome)
+            # By the clock, so that it does not matter whether ``wait`` was there to notice.
+            late = time.monotonic() - call.started >= self._timeout
+            self._end(call, self._timed_out() if late else outcome)
             self._start()
 
-    def _give_up(self) -> None:
+    def _end_late(self) -> None:
         now = time.monotonic()
         for call in [c for c in self._running if now - c.started >= self._timeout]:
-            self._end(call, self._late())
+            self._end(call, self._timed_out())
         self._start()
 
-    def _late(self) -> Failure:
+    def _timed_out(self) -> Failure:
         return Failure(TIMEOUT, f"took longer than {self._timeout:g} s")
 
     def _end(self, call: Call, outcome: Any) -> None:
         if not call.over:
-            call.outcome, call.seconds = outcome, time.monotonic() - call.started
+            call.outcome = outcome
+            call.seconds = time.monotonic() - call.started
             self._running.remove(call)
-            call.over = True  # last: who sees it may read the others without the lock
+            call.over = True  # last: readers of ``over`` read the others without the lock
             self._changed.notify_all()
 
 
-def _described(error: BaseException) -> str:
-    """What was raised, in words; the type alone where its own text cannot be made."""
+def _description(error: BaseException) -> str:
+    """Returns what was raised in words; the type alone where its own text cannot be made."""
     name = type(error).__name__
     try:
         return f"raised {name}: {error}"

@@ -102,10 +102,10 @@ def scripted_sample(rows, start):
         table[member, start : start + len(ids)] = ids
     table = jnp.array(table)
 
-    def sample(logits, keys, positions, temperature, *_):
+    def sample(logits, keys, positions, draw):
         member = (keys[:, None] == known).all(-1).argmax(-1)
         ids = table[member, positions]
-        scores = jax.nn.log_softmax(logits / temperature)
+        scores = jax.nn.log_softmax(logits / draw.temperature)
         return ids, jnp.take_along_axis(scores, ids[:, None], axis=1)[:, 0]
 
     return sample

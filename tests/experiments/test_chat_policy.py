@@ -64,8 +64,8 @@ def test_a_policy_with_more_rows_than_ids_loads_and_gets_the_chat_style(tmp_path
     assert (prompts.title_tokens, prompts.observation_style) == (9, "observation")
     engine = run.engine
     marker = policy.tokenizer.marker
-    assert engine.programs._pause == marker("</tool_call>")
-    assert engine.programs._stops.tolist() == [marker("<|im_end|>"), marker("<|endoftext|>")]
+    assert engine.pause_id == marker("</tool_call>")
+    assert engine.stop_ids == (marker("<|im_end|>"), marker("<|endoftext|>"))
 
 
 def test_a_tokenizer_json_larger_than_the_embedding_is_refused(tmp_path):

@@ -13,7 +13,11 @@ from agenticrec_jax.models.masks import KV, Context
 from agenticrec_jax.testing.models import tiny_qwen3
 from agenticrec_jax.types import OBSERVATION, SAMPLED
 
-V, PAUSE, STOP, COLUMNS, TEMPERATURE = 40, 3, 5, 96, 0.9
+V = 40
+PAUSE = 3
+STOP = 5
+COLUMNS = 96
+TEMPERATURE = 0.9
 SIZES = EngineConfig(
     slots=16,
     prompt_buckets=(20,),
@@ -28,7 +32,7 @@ BFLOAT16 = pytest.param("bfloat16", marks=pytest.mark.slow)  # int8 goes the sam
 
 @pytest.fixture(scope="module")
 def policy():
-    """A policy whose next token hangs on what it has read: logits of a few units' spread."""
+    """A policy whose next token depends on what it has read: logits of a few units' spread."""
     graphdef, params = nnx.split(tiny_qwen3(3, vocab_size=V))
     return graphdef, jax.tree.map(lambda x: x * 9 if x.ndim > 1 else x, params)
 
@@ -72,20 +76,23 @@ def _forward(model, ids, count, k, v, length):
 
 
 def rescored(policy, prompt, rollout, dtype):
-    """Log-probs of the sampled ids, part by part: the prompt, then each sampled id with what was
-    observed after it. A part sees itself as it is, and the parts before it rounded."""
+    """Returns log-probs of the sampled ids, piece by piece: the prompt, then each sampled id with
+    the observation after it. A piece sees itself unrounded, and those before it rounded."""
     model = nnx.merge(*policy)
     shape = (1, COLUMNS, model.config.num_kv_heads, model.config.head_dim)
     k, v = ([np.zeros(shape, np.float32) for _ in model.layers] for _ in "kv")
-    sampled, length, scores = np.flatnonzero(rollout.origin == SAMPLED), 0, []
-    for part in (np.array(prompt), *np.split(rollout.ids, sampled[1:])):
-        width, count = 20 if length == 0 else 1 if len(part) == 1 else 7, len(part)
+    sampled = np.flatnonzero(rollout.origin == SAMPLED)
+    length = 0
+    scores = []
+    for piece in (np.array(prompt), *np.split(rollout.ids, sampled[1:])):
+        count = len(piece)
+        width = 20 if length == 0 else 1 if count == 1 else 7
         if length:
-            scores.append(logprobs[part[0]])
-        ids = jnp.asarray(np.pad(part, (0, width - count)), jnp.int32)
+            scores.append(logprobs[piece[0]])
+        ids = jnp.asarray(np.pad(piece, (0, width - count)), jnp.int32)
         logprobs, new = _forward(model, ids, count, tuple(k), tuple(v), length)
-        for kept, got in ((k, new.k), (v, new.v)):
-            for layer, x in zip(kept, got, strict=True):
+        for past, got in ((k, new.k), (v, new.v)):
+            for layer, x in zip(past, got, strict=True):
                 layer[:, length : length + count] = rounded(np.asarray(x)[:, :count], dtype)
         length += count
     return np.array(scores)
@@ -104,7 +111,9 @@ def assert_alike(differences):
 def test_every_token_is_read_rounded_once_wherever_it_came_from(policy, dtype):
     """Prompts of groups, decoded tokens and observations, in slots that are refilled."""
     prompts = [request.prompt for request in make_requests(3) for _ in range(3)]
-    near, far, observed = [], [], 0
+    near = []
+    far = []
+    observed = 0
     for prompt, rollout in zip(prompts, generate(policy, dtype, slots=8), strict=True):
         logprobs = rollout.logprobs[rollout.origin == SAMPLED]
         near.append(np.abs(logprobs - rescored(policy, prompt, rollout, dtype)))
@@ -117,13 +126,14 @@ def test_every_token_is_read_rounded_once_wherever_it_came_from(policy, dtype):
 
 
 @pytest.mark.parametrize("dtype", [BFLOAT16, "int8"])
-def test_where_a_dispatch_ends_and_a_row_sits_changes_nothing(policy, dtype):
+def test_the_ends_of_dispatches_and_the_slots_of_rows_change_nothing(policy, dtype):
     short = {"decode_steps": 4, "least_steps": 1, "slots": 6, "row_buckets": (2, 4)}
     short["window_buckets"] = (32, 64)
-    many, few = generate(policy, dtype), generate(policy, dtype, **short)
-    for a, b in zip(many, few, strict=True):
+    long_dispatches = generate(policy, dtype)
+    short_dispatches = generate(policy, dtype, **short)
+    for a, b in zip(long_dispatches, short_dispatches, strict=True):
         assert a.ids.tolist() == b.ids.tolist() and a.finish == b.finish
-    pairs = zip(many, few, strict=True)
+    pairs = zip(long_dispatches, short_dispatches, strict=True)
     assert_alike(np.concatenate([np.abs(a.logprobs - b.logprobs) for a, b in pairs]))
 
 
@@ -138,7 +148,7 @@ def test_a_group_reads_its_shared_prompt_as_one_alone(policy):
     assert_alike(np.concatenate([np.abs(a.logprobs - b.logprobs) for a, b in pairs]))
 
 
-def test_what_the_model_computes_in_needs_no_other_programs(policy):
+def test_the_models_own_dtype_needs_no_other_programs(policy):
     """The default and the same type by its name: one text of every program."""
     texts = []
     for dtype in ("", "float32", "int8"):

@@ -10,7 +10,11 @@ from agenticrec_jax.generation import kv_cache
 from agenticrec_jax.models.masks import KV, Context
 from agenticrec_jax.testing.models import tiny_qwen3
 
-B, S, K, H, L = 6, 7, 2, 3, 2
+B = 6
+S = 7
+K = 2
+H = 3
+L = 2
 NARROW = ("bfloat16", "int8")
 
 
@@ -32,13 +36,13 @@ def whole(cache):
 
 def leaves(kv):
     """Keys of every layer, then values, in float32; of a tuple of layers or a stacked one."""
-    layers = (kept if type(kept) is tuple else [kept] for kept in kv)
-    wide = (kv_cache.widen(x, "float32") for kept in layers for x in kept)
+    layers = (stored if type(stored) is tuple else [stored] for stored in kv)
+    wide = (kv_cache.widen(x, "float32") for stored in layers for x in stored)
     return [np.array(layer) for x in wide for layer in (x if x.ndim == 5 else [x])]
 
 
 def rounded(x, dtype):
-    """What a cache of ``dtype`` makes of float32 numbers [.., H]."""
+    """Returns float32 numbers [.., H] as a cache of ``dtype`` gives them back."""
     if dtype == "int8":
         scale = np.abs(x).max(-1, keepdims=True) / np.float32(127)
         return np.rint(x / np.where(scale > 0, scale, 1)) * scale
@@ -54,7 +58,8 @@ def test_allocate_and_view_agree_on_the_axes():
     abstract = random_kv(np.random.default_rng(0), 1, 1)
     cache = kv_cache.allocate(abstract, B, S)
     assert cache.k[0].shape == (B, K, H, S) and cache.v[1].shape == (B, K, S, H)
-    context, x = kv_cache.context(cache, jnp.ones((B, S), bool), "float32"), jnp.ones((B, 1, 4))
+    context = kv_cache.context(cache, jnp.ones((B, S), bool), "float32")
+    x = jnp.ones((B, 1, 4))
     views = context.view(context.kv.k[0], context.kv.v[0], x)
     assert [x.shape for x in (*views, *leaves(whole(cache)))] == [(B, S, K, H)] * (2 + 2 * L)
     cache, kv = random_cache(np.random.default_rng(0))
@@ -77,7 +82,8 @@ def test_read_copies_the_first_columns_of_rows(shards):
 def test_append_writes_each_row_at_its_own_columns_and_nothing_else(shards):
     rng = np.random.default_rng(2)
     cache, kv = random_cache(rng)
-    new, rows = random_kv(rng, 4, 2), np.array([2, 0, 1, B])
+    new = random_kv(rng, 4, 2)
+    rows = np.array([2, 0, 1, B])
     columns = np.array([[3, 4], [0, 1], [5, S], [2, 3]])
     got = whole(kv_cache.append(cache, rows, columns, new, shards))
     for x, y, z in zip(leaves(got), leaves(kv), leaves(new), strict=True):
@@ -94,7 +100,8 @@ def test_enter_gives_every_member_its_prompt(shards):
     rng = np.random.default_rng(3)
     cache, kv = random_cache(rng)
     new = random_kv(rng, 2, 5)
-    rows, source = np.array([0, 2, 1, B]), np.array([0, 0, 1, 1]) % (2 // shards)
+    rows = np.array([0, 2, 1, B])
+    source = np.array([0, 0, 1, 1]) % (2 // shards)
     got = whole(kv_cache.enter(cache, rows, new, source, shards))
     for x, y, z in zip(leaves(got), leaves(kv), leaves(new), strict=True):
         for i, row in enumerate(rows):
@@ -112,8 +119,11 @@ def test_stacked_and_narrow_layers_go_the_same_ways(shards, dtype):
     What is put is rounded once, wherever it came from: the columns of a copy go back as they are.
     """
     rng = np.random.default_rng(5)
-    prompts, chunk, one = random_kv(rng, 2, 5), random_kv(rng, 4, 2), random_kv(rng, 4, 1)
-    rows, source = np.array([0, 2, 1, B]), np.array([0, 0, 1, 1]) % (2 // shards)
+    prompts = random_kv(rng, 2, 5)
+    chunk = random_kv(rng, 4, 2)
+    one = random_kv(rng, 4, 1)
+    rows = np.array([0, 2, 1, B])
+    source = np.array([0, 0, 1, 1]) % (2 // shards)
     columns = np.array([[5, 6], [5, S], [3, 4], [0, 1]])
 
     def run(form, dtype):
@@ -150,15 +160,16 @@ def test_a_quantized_number_is_off_by_at_most_half_a_scale(given):
     got = jax.jit(kv_cache.quantize)(jnp.asarray(x, given))
     assert got.values.dtype == jnp.int8 and got.scale.dtype == jnp.float32
     assert got.scale.shape == (9, 4, 1) and np.abs(np.asarray(got.values, int)).max() == 127
-    scale, back = np.asarray(got.scale, np.float64), np.asarray(kv_cache.widen(got, "float32"))
+    scale = np.asarray(got.scale, np.float64)
+    back = np.asarray(kv_cache.widen(got, "float32"))
     np.testing.assert_allclose(scale, np.abs(x).max(-1, keepdims=True) / 127, rtol=1e-6)
     assert (np.abs(back - x) <= scale * (0.5 + 1e-4)).all() and (back[5] == 0).all()
-    largest = np.abs(x).argmax(-1)[..., None]  # is kept
-    kept = [np.take_along_axis(y, largest, -1) for y in (back, x)]
-    np.testing.assert_allclose(*kept, rtol=1e-6)
+    largest = np.abs(x).argmax(-1)[..., None]
+    stored, given = (np.take_along_axis(y, largest, -1) for y in (back, x))
+    np.testing.assert_allclose(stored, given, rtol=1e-6)
 
 
-def test_what_is_not_a_number_stays_so():
+def test_a_nan_stays_a_nan():
     x = jnp.ones((2, 4)).at[0, 1].set(jnp.nan)
     back = np.asarray(kv_cache.widen(kv_cache.quantize(x), "float32"))
     assert np.isnan(back[0]).all() and (back[1] == 1).all()
@@ -202,7 +213,8 @@ def test_one_column_and_the_last_columns():
 
 @pytest.mark.parametrize("shards", [1, 2])
 def test_put_drops_padding_rows_and_take_reads_back(shards):
-    array, rows = jnp.arange(B), np.array([2, B, 0, B])
+    array = jnp.arange(B)
+    rows = np.array([2, B, 0, B])
     got = np.asarray(kv_cache.put(array, rows, jnp.full(4, -1), shards))
     expected = [0, 1, -1, 3, 4, 5]
     expected[slot(0, 1 if shards == 2 else 0, shards)] = -1

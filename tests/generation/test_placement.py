@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from agenticrec_jax.errors import InputError
 from agenticrec_jax.generation import placement
 from agenticrec_jax.generation.engine import Engine, EngineConfig, Reply, Request
 from agenticrec_jax.parallel.mesh import make_mesh, shard_params
+from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.testing.models import tiny_qwen3
 from agenticrec_jax.types import OBSERVATION
 
@@ -31,7 +31,7 @@ def respond(request, member, ids):
 
 
 def policy(scan, **changes):
-    """Large weights, so that the next token hangs on what was read; the same in both forms."""
+    """Large weights, so that the next token depends on what was read; the same in both forms."""
     graphdef, params = nnx.split(tiny_qwen3(5, vocab_size=32, scan_layers=scan, **changes))
     flat = [
         (path, v if path[-1] == "scale" else v.replace(9 * v.get_value()))
@@ -41,7 +41,7 @@ def policy(scan, **changes):
 
 
 def rollouts(scan, mesh, cache_dtype=""):
-    """An engine that has worked, its parameters, and what it made."""
+    """Returns an engine after a call, its parameters and the rollouts."""
     graphdef, params = policy(scan)
     rng = np.random.default_rng(0)
     prompts = [tuple(rng.integers(4, 30, rng.integers(3, 13)).tolist()) for _ in range(6)]
@@ -89,22 +89,25 @@ def test_narrow_caches_are_split_as_wide_ones(one, cache_dtype, scan):
     alone = rollouts(False, None, cache_dtype)[2]
     engine, params, got = rollouts(scan, make_mesh(data=2, fsdp=2, tensor=2), cache_dtype)
     check_places(engine, params, scan)
-    apart, cost = [], []
+    apart = []
+    cost = []
     for a, b, wide in zip(alone, got, one, strict=True):
         assert a.ids.tolist() == b.ids.tolist() and a.finish == b.finish
         apart.append(np.abs(a.logprobs - b.logprobs))
         if a.ids.tolist() == wide.ids.tolist():
             cost.append(np.abs(a.logprobs - wide.logprobs))
-    apart, cost = np.concatenate(apart), np.concatenate(cost)
+    apart = np.concatenate(apart)
+    cost = np.concatenate(cost)
     assert apart.mean() < 0.2 * cost.mean() and apart.max() < cost.max()
 
 
 def check_places(engine, params, scan):
     """Slots and key heads are split; weights are whole along the rows' axes."""
-    state, layers = engine.state, engine.placement.params(params, "float32")["layers"]
-    for kept in jax.tree.leaves(state.cache):
-        *stack, slots, heads, _, _ = kept.shape
-        assert kept.addressable_shards[0].data.shape[-4:-2] == (slots // 4, heads // 2)
+    state = engine.state
+    layers = engine.placement.params(params, "float32")["layers"]
+    for stored in jax.tree.leaves(state.cache):
+        *stack, slots, heads, _, _ = stored.shape
+        assert stored.addressable_shards[0].data.shape[-4:-2] == (slots // 4, heads // 2)
         assert len(stack) == scan
     assert state.length.addressable_shards[0].data.shape == (4,)
     gate = (layers if scan else layers[0])["mlp"]["gate"]["kernel"]
@@ -133,7 +136,7 @@ def test_weights_stored_wider_are_rounded_once_and_give_the_same_rollouts(monkey
     with monkeypatch.context() as elsewhere:  # on a CPU kernels are stored otherwise
         elsewhere.setattr(jax, "default_backend", lambda: "gpu")
         assert placement.Placement(None, wide[0]).params(wide[1], "float32") is wide[1]
-    monkeypatch.setattr(placement, "_as_read", lambda params, dtype: params)
+    monkeypatch.setattr(placement, "_in_dtype", lambda params, dtype: params)
     for a, b in zip(narrow, run()[1], strict=True):
         assert a.ids.tolist() == b.ids.tolist()
         np.testing.assert_array_equal(a.logprobs, b.logprobs)
@@ -143,7 +146,8 @@ def test_weights_are_taken_over_without_the_host(monkeypatch):
     """The learner's shards become the engine's on the devices: nothing is read by the host."""
     graphdef, params = policy(False, dtype="bfloat16")
     mesh = make_mesh(data=1, fsdp=4, tensor=2)
-    learners, place = shard_params(params, mesh), placement.Placement(mesh, graphdef).params
+    learners = shard_params(params, mesh)
+    engines = placement.Placement(mesh, graphdef)
 
     def read(self, *arguments, **options):
         raise AssertionError("the host reads an array of the devices")
@@ -153,7 +157,7 @@ def test_weights_are_taken_over_without_the_host(monkeypatch):
         monkeypatch.setattr(type(jax.numpy.zeros(1)), name, stop)
     with pytest.raises(AssertionError, match="the host reads"):
         np.asarray(jax.tree.leaves(learners)[0])
-    taken = place(learners, "bfloat16")
+    taken = engines.params(learners, "bfloat16")
     monkeypatch.undo()
     moved = 0
     for (path, was), (_, now) in zip(
@@ -167,13 +171,13 @@ def test_weights_are_taken_over_without_the_host(monkeypatch):
 def test_few_rows_are_decoded_with_one_copy_of_the_same_parameters(monkeypatch):
     monkeypatch.setattr(placement, "panel_width", lambda: 16)
     graphdef, params = policy(False, intermediate_size=64)
-    place = placement.Placement(None, graphdef)
-    assert place.decoding(params, placement.PANEL_ROWS + 1) is params
-    copy = place.decoding(params, placement.PANEL_ROWS)
+    placed = placement.Placement(None, graphdef)
+    assert placed.decode_params(params, placement.PANEL_ROWS + 1) is params
+    copy = placed.decode_params(params, placement.PANEL_ROWS)
     gate = copy["layers"][0]["mlp"]["gate"]["kernel"]
-    assert gate.shape == (4, 32, 16) and place.decoding(params, 1) is copy
+    assert gate.shape == (4, 32, 16) and placed.decode_params(params, 1) is copy
     again = jax.tree.map(lambda x: x + 1, params)  # what a learner gives
-    other = place.decoding(again, 1)["layers"][0]["mlp"]["gate"]["kernel"]
+    other = placed.decode_params(again, 1)["layers"][0]["mlp"]["gate"]["kernel"]
     np.testing.assert_array_equal(other[...], gate[...] + 1)
     gone = weakref.ref(gate.get_value())
     del copy, gate, params
@@ -183,31 +187,32 @@ def test_few_rows_are_decoded_with_one_copy_of_the_same_parameters(monkeypatch):
     assert gone() is None
     mesh = placement.Placement(make_mesh(data=2, fsdp=2, tensor=2), graphdef)
     _, params = policy(False)
-    assert mesh.decoding(params, 1) is params
+    assert mesh.decode_params(params, 1) is params
 
 
 def test_what_dies_with_a_copy_does_not_take_the_next_one_along(monkeypatch):
     """A copy in which no kernel fills panels is of the very arrays, and they end with it."""
     monkeypatch.setattr(placement, "panel_width", lambda: 64)
     graphdef, params = policy(False, hidden_size=20, intermediate_size=36)
-    place = placement.Placement(None, graphdef)
-    assert place.decoding(params, 1) is not None
+    placed = placement.Placement(None, graphdef)
+    assert placed.decode_params(params, 1) is not None
     params = jax.tree.map(lambda x: x + 1, params)  # what was copied is held by the copy alone
     gc.collect()
-    copy = place.decoding(params, 1)
-    assert copy is not None and place.decoding(params, 1) is copy
+    copy = placed.decode_params(params, 1)
+    assert copy is not None and placed.decode_params(params, 1) is copy
     for a, b in zip(jax.tree.leaves(copy), jax.tree.leaves(params), strict=True):
         assert a is b
 
 
 def test_slots_must_divide_over_the_shards():
     config = EngineConfig(slots=6, prompt_buckets=(12,), splice_buckets=(6,), max_tokens=4)
-    with pytest.raises(InputError, match="6 slots do not divide over 4 shards"):
-        Engine(policy(False)[0], config, 3, (1,), 0, mesh=make_mesh(data=2, fsdp=2, tensor=2))
+    mesh = make_mesh(data=2, fsdp=2, tensor=2)
+    sentence = refused(Engine, policy(False)[0], config, 3, (1,), 0, mesh=mesh)
+    assert_names(sentence, "slots: found 6", "4 shards")
 
 
 @pytest.mark.parametrize(
-    ("found", "width"),
+    ("extensions", "width"),
     [
         (["X86_V3"], 16),
         (["X86_V3", "X86_V4"], 64),
@@ -215,7 +220,7 @@ def test_slots_must_divide_over_the_shards():
         (["ASIMDHP"], 16),
     ],
 )
-def test_panels_are_as_wide_as_the_processors_kernel(found, width, monkeypatch):
-    known = {"SIMD Extensions": {"baseline": ["X86_V2"], "found": found, "not found": ["X86_V4"]}}
-    monkeypatch.setattr(np, "show_config", lambda mode: known)
+def test_panels_are_as_wide_as_the_processors_kernel(extensions, width, monkeypatch):
+    known = {"baseline": ["X86_V2"], "found": extensions, "not found": ["X86_V4"]}
+    monkeypatch.setattr(np, "show_config", lambda mode: {"SIMD Extensions": known})
     assert placement.panel_width.__wrapped__() == width

@@ -1,4 +1,4 @@
-"""The compiled programs themselves; what they compute is tested through the engine."""
+"""The compiled programs: their memory and what crosses devices. `test_engine` tests results."""
 
 import re
 from collections import Counter
@@ -10,19 +10,26 @@ from flax import nnx
 
 from agenticrec_jax.agent.answers import ranking_constraint
 from agenticrec_jax.generation.engine import Engine, EngineConfig
+from agenticrec_jax.generation.inputs import DecodeInputs
 from agenticrec_jax.generation.placement import Placement
 from agenticrec_jax.generation.programs import Programs
 from agenticrec_jax.generation.sampling import NO_FILTERS, Filters
 from agenticrec_jax.parallel.mesh import RULES, make_mesh, tree_shardings
 from agenticrec_jax.testing.models import tiny_qwen3
 
-SLOTS, ROWS, WINDOW, LAYERS, K, H = 32, 16, 320, 6, 4, 64
+SLOTS = 32
+ROWS = 16
+WINDOW = 320
+LAYERS = 6
+K = 4
+H = 64
 
 
 class Letters:
-    """A tokenizer of 97 printable characters: what a constraint reads of one."""
+    """A tokenizer of 97 printable characters: the members that a constraint reads."""
 
-    vocab_size, stop_ids = 97, (0,)
+    vocab_size = 97
+    stop_ids = (0,)
 
     def encode_markup(self, text):
         return [ord(char) - 31 for char in text]
@@ -43,16 +50,16 @@ def compiled_decode(
         slots=SLOTS,
         shards=placement.shards,
         cache_dtype=cache_dtype,
-        place=placement.rows,
+        constrain=placement.constrain,
         mesh=mesh,
         constraint=constraint,
     )
     state = jax.eval_shape(lambda p: programs.empty_state(p, WINDOW + 64), params)
-    rows, scalar = jax.ShapeDtypeStruct((ROWS,), jnp.int32), jax.ShapeDtypeStruct((), jnp.int32)
+    rows = jax.ShapeDtypeStruct((ROWS,), jnp.int32)
+    quota = jax.ShapeDtypeStruct((), jnp.int32)
     draw = jax.tree.map(lambda x: jax.ShapeDtypeStruct((), x.dtype), filters.draw(1.0))
-    lowered = programs.decode.lower(
-        params, state, rows, scalar, draw, window=WINDOW, steps=32, least_steps=8
-    )
+    inputs = DecodeInputs(rows, quota, draw)
+    lowered = programs.decode.lower(params, state, inputs, window=WINDOW, steps=32, least_steps=8)
     return lowered.compile(), state
 
 
@@ -74,7 +81,8 @@ def test_decoding_holds_the_window_once_and_updates_it_in_place(scan, cache_dtyp
     memory = compiled.memory_analysis()
     layer = 2 * ROWS * WINDOW * K * H * 4
     width = {"": 4, "bfloat16": 2, "int8": 1 + 4 / H}[cache_dtype]
-    window, widened = LAYERS * layer * width / 4, layer if cache_dtype else 0
+    window = LAYERS * layer * width / 4
+    widened = layer if cache_dtype else 0
     assert window + widened < memory.temp_size_in_bytes < 1.8 * window + widened
     cache = sum(x.nbytes for x in map(jnp.zeros_like, jax.tree.leaves(state.cache)))
     assert cache == 2 * LAYERS * SLOTS * (WINDOW + 64) * K * H * width
@@ -92,7 +100,7 @@ def test_every_program_updates_the_slots_in_place():
 
 @pytest.mark.parametrize("sizes", [None, (2, 2, 2)])
 def test_a_member_joins_by_a_copy_of_one_slot(sizes):
-    """Nothing of the cache's size lives beside it, and no shard hears of another's rows."""
+    """Nothing of the cache's size lives beside it, and no shard reads another's rows."""
     graphdef, params = abstract_policy(scan=True)
     config = EngineConfig(slots=32, prompt_buckets=(64,), splice_buckets=(32,), max_tokens=64)
     engine = Engine(graphdef, config, 3, (5,), 0, mesh=sizes and make_mesh(*sizes))
@@ -106,13 +114,13 @@ def test_a_member_joins_by_a_copy_of_one_slot(sizes):
 
 
 def collectives(compiled, kind):
-    """Shapes of the results of every ``kind`` in the program's text."""
-    found = re.findall(rf"= (.+?) {kind}(?:-start)?\(", compiled.as_text())
-    return [shape for result in found for shape in re.findall(r"\[([\d,]*)\]", result)]
+    """Returns the shapes of the results of every ``kind`` in the program's text."""
+    results = re.findall(rf"= (.+?) {kind}(?:-start)?\(", compiled.as_text())
+    return [shape for result in results for shape in re.findall(r"\[([\d,]*)\]", result)]
 
 
 def placed(params, mesh, rules):
-    """Abstract parameters where a table puts them."""
+    """Returns abstract parameters with the shardings of a table."""
 
     def at(p, sharding):
         return jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=sharding)
@@ -144,11 +152,12 @@ def test_sharded_decoding_gathers_nothing(scan, tied, cache_dtype):
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_filters_and_constraint_work_where_the_vocabulary_lies(tied):
-    """What they add to what crosses devices is one number a row, never logits or a mask."""
+    """They add one number a row to what crosses devices, never logits or a mask."""
     graphdef, params = abstract_policy(True, tie_word_embeddings=tied, vocab_size=104)
     mesh = make_mesh(data=2, fsdp=2, tensor=2)
     params = Placement(mesh, graphdef).abstract_params(params, "float32")
-    filters, constraint = Filters(5, 0.9, 0.1), ranking_constraint(Letters())
+    filters = Filters(5, 0.9, 0.1)
+    constraint = ranking_constraint(Letters())
     plain, state = compiled_decode(params, graphdef, mesh)
     assert state.answer is None
     compiled, state = compiled_decode(

@@ -1,4 +1,4 @@
-"""Members of a group that find no slot with the first: they take the next that is freed."""
+"""Members of a group that find no slot with the first take the next free ones."""
 
 from dataclasses import replace
 
@@ -12,7 +12,10 @@ from agenticrec_jax.testing.agreement import perturbed_logits, plain_logprobs
 from agenticrec_jax.testing.models import calling_qwen3
 from agenticrec_jax.types import SAMPLED
 
-V, PAUSE, STOP, PAD = 40, 3, 5, 0
+V = 40
+PAUSE = 3
+STOP = 5
+PAD = 0
 SAMPLING = {"temperature": 0.9, "seed": 6}
 SIZES = {
     "prompt_buckets": (20,),
@@ -38,7 +41,7 @@ def make_engine(policy, slots, mesh=None, **changes):
 
 
 @pytest.fixture(scope="module")
-def few(policy):
+def small_engine(policy):
     """An engine of five slots."""
     return make_engine(policy, 5)
 
@@ -59,27 +62,30 @@ def roll_out(policy, engine, requests):
 
 
 def assert_sampled_as_a_plain_forward_would(policy, requests, out):
-    """The id with the largest perturbed logit at every place, and its log-prob."""
+    """The id with the largest perturbed logit at every position, and its log-prob."""
     for request, group in zip(requests, out, strict=True):
         for member, row in enumerate(group):
-            sampled, place = row.origin == SAMPLED, np.arange(len(row.ids))
+            sampled = row.origin == SAMPLED
             noisy = perturbed_logits(policy[0], request, member, row.ids, **SAMPLING)
-            short = noisy.max(axis=1) - noisy[place, row.ids]
+            short = noisy.max(axis=1) - noisy[np.arange(len(row.ids)), row.ids]
             assert short[sampled].max() < 1e-4
             scores = plain_logprobs(policy[0], request, row.ids, SAMPLING["temperature"])
             np.testing.assert_allclose(row.logprobs[sampled], scores[sampled], atol=1e-4)
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
-def test_members_that_join_later_sample_what_is_theirs(policy, few, deterministic, monkeypatch):
+def test_members_that_join_later_sample_what_is_theirs(
+    policy, small_engine, deterministic, monkeypatch
+):
     """Also of a group that is larger than all slots, and where the first token is the last."""
     requests = make_requests((4, 1, 9, 3, 7))
-    monkeypatch.setattr(few, "config", replace(few.config, deterministic=deterministic))
-    out = roll_out(policy, few, requests)
+    sizes = replace(small_engine.config, deterministic=deterministic)
+    monkeypatch.setattr(small_engine, "config", sizes)
+    out = roll_out(policy, small_engine, requests)
     assert_sampled_as_a_plain_forward_would(policy, requests, out)
-    told = few.telemetry
-    assert told["prompt_tokens"] == sum(len(request.prompt) for request in requests)
-    assert 10 < told["join_dispatches"] < 24 - len(requests)
+    telemetry = small_engine.telemetry
+    assert telemetry["prompt_tokens"] == sum(len(request.prompt) for request in requests)
+    assert 10 < telemetry["join_dispatches"] < 24 - len(requests)
     assert any(len(row.ids) == 1 for row in out[2][5:])
 
 
@@ -104,26 +110,28 @@ def test_what_a_narrow_cache_has_rounded_is_copied_as_it_is(policy, cache_dtype)
         np.testing.assert_array_equal(a.logprobs, b.logprobs)
 
 
-def test_no_slot_is_empty_while_a_row_has_none(policy, few, monkeypatch):
-    """Without calls every slot decodes until the last row is seated, whatever groups there are."""
-    requests, seated, full = make_requests((9, 7, 12, 6, 14)), [], []
-    programs, slots = few.programs, few.config.slots
+def test_no_slot_is_empty_while_a_row_has_none(policy, small_engine, monkeypatch):
+    """Without calls every slot decodes until the last row has one, whatever groups there are."""
+    requests = make_requests((9, 7, 12, 6, 14))
+    started = []
+    full = []
+    programs = small_engine.programs
+    slots = small_engine.config.slots
 
-    def watch(name, place, record):
+    def watch(name, record):
         program = getattr(programs, name)
 
-        def run(*arguments, **static):
-            record(int((np.asarray(arguments[place]) < slots).sum()))
-            return program(*arguments, **static)
+        def run(params, state, inputs, **static):
+            record(int((inputs.rows < slots).sum()))
+            return program(params, state, inputs, **static)
 
-        run._cache_size = program._cache_size
         monkeypatch.setattr(programs, name, run)
 
-    watch("prefill", 5, seated.append)
-    watch("join", 2, seated.append)
-    watch("decode", 2, lambda rows: full.append((sum(seated) == 48, rows)))
+    watch("prefill", started.append)
+    watch("join", started.append)
+    watch("decode", lambda rows: full.append((sum(started) == 48, rows)))
     silent = calling_qwen3({PAUSE: -100.0, STOP: 2.4}, vocab_size=V)
-    out = few.generate(nnx.split(silent)[1], requests, respond, **SAMPLING)
-    assert sum(seated) == 48 == len(sum(out, []))
+    out = small_engine.generate(nnx.split(silent)[1], requests, respond, **SAMPLING)
+    assert sum(started) == 48 == len(sum(out, []))
     steady = [rows for last, rows in full if not last]
     assert steady == [slots] * len(steady) and len(steady) > 3

@@ -1,9 +1,10 @@
-"""A row's record: what a reply adds, and when it ends the row."""
+"""The record of a row: ids that a reply adds, and replies that end the row."""
 
 import numpy as np
 import pytest
 
-from agenticrec_jax.generation.requests import Budget, Reply, Row, junk
+from agenticrec_jax.generation.requests import Budget, Reply, Row, reply_failure
+from agenticrec_jax.testing.errors import assert_names
 
 PAUSE = 9
 
@@ -11,15 +12,15 @@ PAUSE = 9
 def paused_row(completion=10, turn=0, context=100):
     budget = Budget(completion, turn, context)
     row = Row(request=0, member=0, shard=0, slot=3, prompt=5, budget=budget)
-    row.sampled([4, PAUSE], [-0.5, -0.25])
+    row.add_sampled([4, PAUSE], [-0.5, -0.25])
     return row
 
 
 def test_an_answer_is_recorded_and_waits_to_be_spliced_after_the_pausing_token():
     row = paused_row()
-    row.answered(Reply((7, 8)))
+    row.add_reply(Reply((7, 8)))
     assert row.finish is None and row.pending == [PAUSE, 7, 8]
-    row.sampled([1], [-1.0])
+    row.add_sampled([1], [-1.0])
     rollout = row.rollout()
     assert rollout.ids.tolist() == [4, PAUSE, 7, 8, 1] and rollout.ids.dtype == np.int32
     assert rollout.origin.tolist() == [1, 1, 2, 2, 1] and rollout.origin.dtype == np.uint8
@@ -40,17 +41,18 @@ def test_an_answer_is_recorded_and_waits_to_be_spliced_after_the_pausing_token()
 def test_how_an_answer_ends_a_row(reply, room, finish, length, bound):
     in_context = bound == "context"
     row = paused_row(context=5 + room) if in_context else paused_row(room)
-    row.answered(reply)
+    row.add_reply(reply)
     named = "context_limit" if in_context and finish == "token_budget" else finish
     assert (row.finish, len(row.ids)) == (named, length)
     assert len(row.logprobs) == len(row.origin) == length
 
 
-@pytest.mark.parametrize("room, taken", [(4, [[4, PAUSE, 7, 8]]), (3, [])])
-def test_what_does_not_fit_is_not_taken(room, taken):
-    row, found = paused_row(room), []
-    row.answered(Reply((7, 8), on_accept=lambda: found.append(list(row.ids))))
-    assert found == taken and row.finish == "token_budget"
+@pytest.mark.parametrize("room, accepted", [(4, [[4, PAUSE, 7, 8]]), (3, [])])
+def test_a_reply_that_does_not_fit_is_not_accepted(room, accepted):
+    row = paused_row(room)
+    seen = []
+    row.add_reply(Reply((7, 8), on_accept=lambda: seen.append(list(row.ids))))
+    assert seen == accepted and row.finish == "token_budget"
 
 
 @pytest.mark.parametrize(
@@ -67,31 +69,33 @@ def test_what_does_not_fit_is_not_taken(room, taken):
 def test_a_turn_ends_at_the_smallest_of_its_bounds(completion, turn, context, first, second):
     """A prompt of 5, a turn of 2 and an observation of 2: the second turn begins after 9."""
     row = paused_row(completion, turn, context)
-    assert (row.limit, row.bound) == first
-    row.answered(Reply((7, 8)))
-    assert (row.limit, row.bound) == second
+    assert (row.limit, row.limit_reason) == first
+    row.add_reply(Reply((7, 8)))
+    assert (row.limit, row.limit_reason) == second
 
 
 @pytest.mark.parametrize(
-    "reply, says",
+    "reply, named",
     [
-        (None, "a NoneType; expected a Reply"),
-        ((1, 2), "a tuple; expected a Reply"),
-        (Reply((1, 40)), "id 40; expected 0 to 39"),
-        (Reply((-1,)), "id -1; expected"),
-        (Reply((1.0,)), "id of type float"),
-        (Reply(("1",)), "id of type str"),
-        (Reply("12"), "ids are no tuple"),
-        (Reply((), 3), "finish is no string"),
-        (Reply((1,) * 11), "11 ids; expected at most 10"),
-        (Reply((1,), on_accept=3), "on_accept has type int; expected a function or None"),
+        (None, ["NoneType", "Reply"]),
+        ((1, 2), ["tuple", "Reply"]),
+        (Reply((1, 40)), ["id 40", "0 to 39"]),
+        (Reply((-1,)), ["id -1", "0 to 39"]),
+        (Reply((1.0,)), ["id", "float"]),
+        (Reply(("1",)), ["id", "str"]),
+        (Reply("12"), ["ids"]),
+        (Reply((), 3), ["finish"]),
+        (Reply((1,) * 11), ["11 ids", 10]),
+        (Reply((1,), on_accept=3), ["on_accept", "int"]),
     ],
 )
-def test_what_is_no_reply_is_junk(reply, says):
-    failure = junk(reply, vocabulary=40, longest=10)
-    assert failure.reason == "junk" and says in failure.detail
+def test_a_malformed_reply_is_junk(reply, named):
+    failure = reply_failure(reply, vocabulary=40, longest=10)
+    assert failure.reason == "junk"
+    assert_names(failure.detail, *named)
 
 
 def test_a_reply_of_numpys_integers_is_one():
-    assert junk(Reply(tuple(np.arange(5))), 40, 10) is None and junk(Reply(), 40, 10) is None
-    assert junk(Reply((1,) * 11), 40, None) is None
+    assert reply_failure(Reply(tuple(np.arange(5))), 40, 10) is None
+    assert reply_failure(Reply(), 40, 10) is None
+    assert reply_failure(Reply((1,) * 11), 40, None) is None

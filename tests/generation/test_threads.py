@@ -10,6 +10,7 @@ import pytest
 from agenticrec_jax.generation import threads as host_threads
 from agenticrec_jax.generation.requests import Failure
 from agenticrec_jax.generation.threads import Call, HostThreads
+from agenticrec_jax.testing.errors import assert_names
 
 
 @pytest.fixture
@@ -26,7 +27,9 @@ def outcomes(threads, calls):
 
 
 def test_calls_come_back_in_parallel_and_no_more_than_allowed_at_once():
-    busy, most, lock = 0, 0, threading.Lock()
+    busy = 0
+    most = 0
+    lock = threading.Lock()
 
     def respond(n):
         nonlocal busy, most
@@ -58,17 +61,15 @@ def test_threads_that_hang_are_replaced(forever):
     threads = HostThreads(lambda n: forever.wait() if n < 5 else n, 2, timeout=0.1)
     began = time.monotonic()
     calls = [threads.submit(n) for n in range(8)]
-    found = outcomes(threads, calls)
-    assert found[:5] == [Failure("timeout", "took longer than 0.1 s")] * 5 and found[5:] == [
-        5,
-        6,
-        7,
-    ]
+    ended = outcomes(threads, calls)
+    assert [failure.reason for failure in ended[:5]] == ["timeout"] * 5
+    assert all("0.1 s" in failure.detail for failure in ended[:5])
+    assert ended[5:] == [5, 6, 7]
     assert 0.3 <= time.monotonic() - began < 5  # three rounds of two threads
     assert all(call.seconds >= 0.1 for call in calls[:5])
 
 
-def test_what_returns_too_late_is_dropped_though_nobody_was_waiting():
+def test_a_late_return_value_is_dropped_though_nobody_was_waiting():
     def respond(n):
         time.sleep(0.2)
         return n
@@ -103,11 +104,12 @@ def test_whatever_is_raised_is_a_failure(error):
         raise error
 
     threads = HostThreads(respond, 1, timeout=60)
-    (found,) = outcomes(threads, [threads.submit()])
-    assert found == Failure("raised", f"raised {type(error).__name__}: {error}")
+    (failure,) = outcomes(threads, [threads.submit()])
+    assert failure.reason == "raised"
+    assert_names(failure.detail, type(error).__name__, error)
 
 
-def test_what_cannot_say_what_it_is_was_raised_all_the_same():
+def test_an_error_without_a_text_is_a_failure_too():
     class Mute(Exception):
         def __str__(self):
             raise self
@@ -116,10 +118,12 @@ def test_what_cannot_say_what_it_is_was_raised_all_the_same():
         raise Mute
 
     threads = HostThreads(respond, 1, timeout=5)
-    assert outcomes(threads, [threads.submit()]) == [Failure("raised", "raised Mute")]
+    (failure,) = outcomes(threads, [threads.submit()])
+    assert isinstance(failure, Failure) and failure.reason == "raised"
+    assert_names(failure.detail, "Mute")
 
 
-def test_a_call_is_over_when_all_else_is_said(monkeypatch):
+def test_a_call_is_over_when_its_other_fields_are_set(monkeypatch):
     """Others read ``over`` without the lock, then the outcome and the seconds."""
     seen = []
 
@@ -144,7 +148,7 @@ def test_without_room_for_a_thread_a_call_fails(monkeypatch):
     assert outcomes(threads, [threads.submit(1)])[0].reason == "raised"
 
 
-def test_closing_forgets_what_has_not_begun(forever):
+def test_closing_drops_the_calls_that_have_not_begun(forever):
     begun = []
 
     def respond(n):

@@ -1,0 +1,104 @@
+"""Arrays that each program of the engine takes beside the parameters and the state.
+
+Every array comes from the host. A program works on a list of slots, ``rows``, counted within a
+shard of the mesh: with 2 shards of 4 slots, ``rows`` [1, 3, 0, 4] are the slots 1 and 3 of the
+first shard, and slot 0 of the second. The 4 is out of range: such a row is padding. It reads some
+slot, and what is computed for it is dropped.
+
+Axis letters: P prompts, G group, R rows of a dispatch, M shards of the mesh, T time, F numbers of a
+request's key.
+"""
+
+from typing import NamedTuple
+
+from jaxtyping import Int, UInt32
+from numpy import ndarray
+
+from agenticrec_jax.generation.sampling import Draw
+
+
+class PrefillInputs(NamedTuple):
+    """Prompts that enter the slots of their groups.
+
+    Attributes:
+      ids: [P, T] prompts, padded at the end.
+      lengths: [P] tokens of each prompt.
+      limits: [P] tokens of prompt and completion at which the first turn must end.
+      rows: [P, G] slot of each member; out of range for a member that has no slot yet.
+      request_keys: [P, F] numbers that name each request in the sampling keys.
+      choices: [P] candidates of a constrained answer; 0 for a free one.
+      seed: scalar, seed of the call.
+      draw: sampling parameters.
+    """
+
+    ids: Int[ndarray, "P T"]
+    lengths: Int[ndarray, " P"]
+    limits: Int[ndarray, " P"]
+    rows: Int[ndarray, "P G"]
+    request_keys: UInt32[ndarray, "P F"]
+    choices: Int[ndarray, " P"]
+    seed: UInt32[ndarray, ""]
+    draw: Draw
+
+
+class JoinInputs(NamedTuple):
+    """Members that take a slot after the others of their group, at most one in each of M shards.
+
+    Attributes:
+      rows: [M] slot of the member; out of range in a shard where none joins.
+      sources: [M] slot that has the group's prompt in its cache.
+      lengths: [M] tokens of the prompt.
+      limits: [M] tokens of prompt and completion at which the first turn must end.
+      tokens: [M] first token of the member, which ``prefill`` sampled.
+      members: [M] index of the member in its group.
+      choices: [M] candidates of a constrained answer; 0 for a free one.
+      request_keys: [M, F] numbers that name the request in the sampling keys.
+      seed: scalar, seed of the call.
+    """
+
+    rows: Int[ndarray, " M"]
+    sources: Int[ndarray, " M"]
+    lengths: Int[ndarray, " M"]
+    limits: Int[ndarray, " M"]
+    tokens: Int[ndarray, " M"]
+    members: Int[ndarray, " M"]
+    choices: Int[ndarray, " M"]
+    request_keys: UInt32[ndarray, "M F"]
+    seed: UInt32[ndarray, ""]
+
+
+class DecodeInputs(NamedTuple):
+    """Rows that go on sampling.
+
+    Attributes:
+      rows: [R] their slots.
+      quota: scalar; decoding may return early when so many rows have paused or ended.
+      draw: sampling parameters.
+    """
+
+    rows: Int[ndarray, " R"]
+    quota: Int[ndarray, ""]
+    draw: Draw
+
+
+class SpliceInputs(NamedTuple):
+    """Observations that are appended to paused rows.
+
+    Attributes:
+      rows: [R] their slots.
+      ids: [R, T] the last sampled id of each row, which is not in the cache yet, and then the ids
+        of its observation; or the next piece of a long observation.
+      counts: [R] valid ids of each row; 0 in a padding row.
+      limits: [R] tokens of prompt and completion at which the next turn must end; 0 where more of
+        the observation is to come.
+      draw: sampling parameters.
+    """
+
+    rows: Int[ndarray, " R"]
+    ids: Int[ndarray, "R T"]
+    counts: Int[ndarray, " R"]
+    limits: Int[ndarray, " R"]
+    draw: Draw
+
+
+Inputs = PrefillInputs | JoinInputs | DecodeInputs | SpliceInputs

@@ -1,0 +1,30 @@
+"""Counters of one call of the engine."""
+
+_UNTIL = "seconds of its dispatches, until the result is on the host; the first include compilation"
+
+COUNTERS = {
+    "prompt_tokens": "computed tokens of prompts; a prompt counts once for its group",
+    "sampled_tokens": "sampled tokens of completions",
+    "observed_tokens": "tokens of observations that were appended",
+    "spliced_tokens": "tokens that splice computed: observations, and the last token of each call",
+    "prefill_dispatches": "dispatches of prefill",
+    "join_dispatches": "dispatches of join",
+    "decode_dispatches": "dispatches of decode",
+    "splice_dispatches": "dispatches of splice",
+    "decode_steps": "steps of all dispatches of decode",
+    "decode_row_steps": "decode_steps times the rows that were computed, padding included",
+    "slot_steps": "decode_steps times all slots",
+    "decode_tokens": "sampled tokens that came from decode",
+    "drain_slot_steps": "slot_steps after the last row got its slot",
+    "drain_tokens": "decode_tokens after the last row got its slot",
+    "calls": "answered turns, those that their token budget ended included",
+    "failed_calls": "calls whose answer timed out, raised or was malformed",
+    "compilations": "programs compiled, or loaded from a cache on disk",
+    "prefill_seconds": f"prefill: {_UNTIL}",
+    "join_seconds": f"join: {_UNTIL}",
+    "decode_seconds": f"decode: {_UNTIL}",
+    "splice_seconds": f"splice: {_UNTIL}",
+    "tool_wait_seconds": "seconds in which no program ran because answers were awaited",
+    "seconds": "seconds of the whole call",
+}
+"""Name -> meaning of each counter of ``Engine.telemetry``."""

@@ -1,0 +1,15 @@
+"""The examples in the docstrings of the room are executed."""
+
+import doctest
+import importlib
+
+import pytest
+
+MODULES = ("constraint", "engine")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_give_what_they_print(name):
+    module = importlib.import_module(f"agenticrec_jax.generation.{name}")
+    failed, examples = doctest.testmod(module)
+    assert examples and not failed
