@@ -24,7 +24,7 @@ class Rollouts:
       batch: indices of the groups that belong to the step's batch. Dynamic sampling rolls out more
         groups than that; otherwise these are all.
       prompts: P, groups in the batch over all processes.
-      telemetry: the engine's counters (`generation.schedule.COUNTERS`), summed over its calls.
+      telemetry: the engine's counters (`generation.telemetry.COUNTERS`), summed over its calls.
       metrics: (sum, count) of dynamic sampling, in place of metrics of the batch of the same name.
     """
 

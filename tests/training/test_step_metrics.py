@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from agenticrec_jax.agent.trajectories import CallRecord, Trajectory
-from agenticrec_jax.generation.schedule import COUNTERS
+from agenticrec_jax.generation.telemetry import COUNTERS
 from agenticrec_jax.rewards import Reward
 from agenticrec_jax.runtime.metric_logging import mean_of
 from agenticrec_jax.training.step_metrics import (
