@@ -117,7 +117,7 @@ def write_report(
       num_trajectories: number of trajectories on the page.
     """
     chosen = choose_trajectories(trajectories, seed, num_trajectories)
-    page = _template().render(
+    page = _template("report.html").render(
         protocol=results.get("protocol", {}),
         rows=_rows(results["rows"]),
         metrics=[(name, LABELS.get(name, name)) for name in METRICS],
@@ -151,7 +151,16 @@ def format_interval(interval: Sequence[float] | None, sign: str = "") -> str:
     return separator.join(f"{value:{sign}.3f}" for value in interval)
 
 
-def _template() -> jinja2.Template:
+def trajectory_page(trajectory: Mapping) -> str:
+    """Returns a page with one trajectory as the report shows it, such as for a notebook's frame.
+
+    Args:
+      trajectory: a line of ``trajectories.jsonl``, see `transcripts.transcript`.
+    """
+    return _template("trajectory.html").render(card=_card(trajectory))
+
+
+def _template(name: str) -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("agenticrec_jax.evaluation", "templates"),
         autoescape=True,
@@ -160,7 +169,7 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
     )
     environment.filters |= {"value": format_value, "interval": format_interval, "order": mark_order}
-    return environment.get_template("report.html")
+    return environment.get_template(name)
 
 
 def _protocol_line(protocol: Mapping) -> str:

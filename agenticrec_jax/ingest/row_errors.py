@@ -30,7 +30,7 @@ class RowErrorCount:
 
     def record(self) -> dict:
         """Returns the entry of the data report."""
-        first = [{"place": place, "found": found} for place, found in self.first]
+        first = [{"place": place, "found": quote} for place, quote in self.first]
         return {"file": self.file_name, "reason": self.reason, "count": self.count, "first": first}
 
 

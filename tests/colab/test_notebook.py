@@ -8,7 +8,9 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-PATH = Path(__file__).parents[2] / "colab" / "agenticrec_jax_quickstart.ipynb"
+ROOT = Path(__file__).parents[2]
+PATH = ROOT / "colab" / "agenticrec_jax_quickstart.ipynb"
+RESULTS = ROOT / "experiments" / "results" / "quickstart"
 ROWS = [
     *("chance", "popularity", "brand_popularity", "cooccurrence", "sasrec", "scripted_agent"),
     *("warm_start_no_tools", "warm_start", "rta", "rta_ppr"),
@@ -46,12 +48,32 @@ def text_of(cell):
     return "".join(parts)
 
 
-def test_the_notebook_is_stored_without_outputs():
+def test_the_notebook_is_stored_with_the_outputs_of_the_quickstart():
+    """So that a reader without a runtime sees its plots, table and episodes."""
     notebook = nbformat.read(PATH, as_version=4)
     assert parameters(notebook).source == 'PRESET = "quick"'
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            assert not cell.outputs and cell.execution_count is None
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    kinds = [o.output_type for cell in code for o in cell.outputs]
+    assert "error" not in kinds
+    plotted = [c for c in code if any("image/png" in o.get("data", {}) for o in c.outputs)]
+    assert len(plotted) >= 5
+    (cell,) = (c for c in code if "write_results(run" in c.source)
+    committed = json.loads((RESULTS / "results.json").read_text())
+    for row in committed["rows"]:
+        line = re.search(rf"^\W*{re.escape(row['name'])} .*$", text_of(cell), re.M)[0]
+        assert f"{row['ndcg@10']:.3f}" in line, row["name"]
+
+
+def test_it_installs_itself_where_it_is_opened():
+    """With the address of the repository filled in, the same as setup.py's and the badge's."""
+    notebook = nbformat.read(PATH, as_version=4)
+    sources = [cell.source for cell in notebook.cells]
+    address = re.search(r'url="(https://[^"]+)"', (ROOT / "setup.py").read_text())[1]
+    assert any(f'REPOSITORY = "{address}"' in source for source in sources)
+    badge = f"colab.research.google.com/github/{address.removeprefix('https://github.com/')}/blob/"
+    assert badge in sources[0] and badge in (ROOT / "README.md").read_text()
+    assert any("device_kind" in source for source in sources)
 
 
 def test_the_table_it_prints_is_that_of_its_results(executed):
@@ -79,7 +101,9 @@ def test_it_shows_plots_tools_and_episodes(executed):
     assert len(plotted) >= 5
     (shown,) = (c for c in code if "tools.schemas()" in c.source)
     assert text_of(shown).count("-> ") == 7 and re.search(r"popular:(\d+,)+", text_of(shown))
-    (episode,) = (c for c in code if 'show_episode("warm_start")' in c.source)
+    (episode,) = (c for c in code if 'show("warm_start")' in c.source)
     for kind in ("think |", "tool_call |", "observation |", "answer |", "reward |"):
         assert kind in text_of(episode)
+    (card,) = (o.data["text/html"] for o in episode.outputs if "text/html" in o.get("data", {}))
+    assert card.startswith("<iframe") and "Candidates with their numbers" in card
     assert "report.html" in text_of(code[-1]) and (workdir / "report.html").stat().st_size > 0

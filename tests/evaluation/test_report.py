@@ -1,5 +1,6 @@
 """The report page and the table, on invented results."""
 
+import html
 import html.parser
 import io
 import json
@@ -235,6 +236,18 @@ def test_the_miss_and_the_invalid_one_are_labeled(page):
     assert 'class="failed"' in miss and "-0.500" in miss
     invalid = page[page.index('<article class="invalid">') :].split("</article>")[0]
     assert "invalid: malformed_answer" in invalid and "ended by token_budget" in invalid
+
+
+def test_one_trajectory_is_a_page_of_its_own():
+    """It is what the report shows of it, and text from data stays text there too."""
+    record = example_trajectory(7, "miss")
+    record["history"] = [HOSTILE]
+    text = report.trajectory_page(record)
+    assert not Page(text).open and text.count("<article") == 1 and "<script>" not in text
+    assert HOSTILE in html.unescape(text)
+    for title in record["candidates"]:
+        assert title in html.unescape(text)
+    assert f"number {record['target_number']}, is not in the list" in text
 
 
 @pytest.mark.parametrize("field", ["title", "history", "thought", "observation", "argument", "row"])
