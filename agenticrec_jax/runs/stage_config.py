@@ -5,11 +5,11 @@ A setting that would train nothing (a learning rate of 0, a group of one) is ref
 
 from typing import Literal
 
-import numpy as np
 from pydantic import Field
 
-from agenticrec_jax.errors import InputError, expect
-from agenticrec_jax.losses import group_advantages, member_weights
+from agenticrec_jax.errors import expect
+from agenticrec_jax.losses.advantages import BASELINES, SCALES
+from agenticrec_jax.losses.aggregation import AGGREGATIONS
 from agenticrec_jax.runs.validation import configuration
 from agenticrec_jax.training.groups import GroupWeighting
 from agenticrec_jax.training.self_augmentation import Rules
@@ -144,11 +144,15 @@ class GrpoConfig(TrainingConfig):
     def __post_init__(self):
         TrainingConfig.__post_init__(self)
         groups = self.groups
-        try:
-            group_advantages(np.zeros((1, 2)), None, groups.baseline, groups.scale)
-            member_weights(np.ones((1, 2), int), groups.aggregation)
-        except ValueError as error:
-            raise InputError(f"groups: {error}") from error
+        # Names alone: a computation would start JAX's backend, and configurations are made before
+        # several processes join or a TPU slice is described.
+        for name, known in (
+            ("baseline", BASELINES),
+            ("scale", SCALES),
+            ("aggregation", AGGREGATIONS),
+        ):
+            value = getattr(groups, name)
+            expect(value in known, f"groups.{name}", value, f"one of {', '.join(known)}")
         drops = self.groups.drop_negative or self.groups.drop_equal
         expect(
             drops or not self.oversample,

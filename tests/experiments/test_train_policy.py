@@ -101,7 +101,8 @@ def test_self_augmentation_samples_only_what_is_missing(tmp_path):
     assert all(np.array_equal(weights[name], x) for name, x in load_file(policy).items())
     start = load_file(ROOT / "tools_data" / "tiny_policy" / "model.safetensors")
     assert any(not np.array_equal(start[name], weights[name]) for name in start)
-    none = _self_sft(tmp_path, "--config.self_sft.rules.min_calls=9")
+    calls = [f"--config.self_sft.rules.{name}=9" for name in ("min_calls", "max_calls")]
+    none = _self_sft(tmp_path, *calls)
     assert none.returncode == 2
     assert_names(none.stderr, "config.self_sft.rules", "dropped: ")
     other = _self_sft(tmp_path, "--config.self_sft.temperature=0.5")
