@@ -20,6 +20,7 @@ from agenticrec_jax.models.lora import LoraConfig, add_lora, lora_config
 from agenticrec_jax.parallel.mesh import shard_params
 from agenticrec_jax.parallel.multihost import main_writes
 from agenticrec_jax.runs.config import PolicyConfig
+from agenticrec_jax.runtime.finite import expect_finite
 from agenticrec_jax.tokenizers.base import Tokenizer
 from agenticrec_jax.tokenizers.load import load_tokenizer
 
@@ -102,7 +103,11 @@ def save_policy(policy: Policy, directory: str | Path) -> None:
     """Writes a policy directory: configuration, weights and tokenizer.
 
     Adapters are merged into the weights, and written alone in ``adapter`` beside them.
+
+    Raises:
+      Diverged: a parameter is not finite; nothing is written.
     """
+    expect_finite(policy.params, f"policy directory {directory}")
     model = nnx.merge(policy.graphdef, policy.params)
     tokenizer = policy.tokenizer
     ends = {"eos_token_id": list(tokenizer.stop_ids), "pad_token_id": tokenizer.pad_id}

@@ -16,6 +16,7 @@ from agenticrec_jax.runs import Run, run_config
 from agenticrec_jax.runs.config import MeshConfig
 from agenticrec_jax.runs.data import SPLIT_NAMES, RunData, load_data
 from agenticrec_jax.runs.policy import Policy, load_policy, model_config
+from agenticrec_jax.runs.policy import save_policy as save_policy_directory
 from agenticrec_jax.runs.run import device_mesh
 from agenticrec_jax.testing.chat import chat_tokenizer
 from agenticrec_jax.testing.errors import assert_names, refused
@@ -75,6 +76,19 @@ def test_how_the_policy_is_computed_is_the_configs(changes):
 def test_a_computation_that_does_not_exist_is_refused(name, value):
     sentence = refused(lambda: policy_config(**{name: value}))
     assert_names(sentence, f"config.policy.{name}", value)
+
+
+def test_a_policy_that_is_not_finite_is_never_written(tmp_path):
+    graphdef, params = nnx.split(tiny_qwen3(vocab_size=400))
+    flat = nnx.to_flat_state(params)
+    path, leaf = flat[-1]
+    bad = leaf.replace(leaf[...].at[0].set(float("nan")))
+    params = nnx.from_flat_state([*flat[:-1], (path, bad)])
+    tokenizer = train_tokenizer(["a pen and a pad", "tape"], 400, ())
+    policy = Policy(graphdef, params, tokenizer, "")
+    sentence = refused(save_policy_directory, policy, tmp_path / "policy")
+    assert_names(sentence, tmp_path / "policy", "finite")
+    assert not (tmp_path / "policy").exists()
 
 
 def test_adapters_come_from_the_config_and_only_with_a_rank(tmp_path):
