@@ -98,8 +98,14 @@ class Schedule:
         if self._compile_ahead and self._requests:
             state = self._compile_ahead(params, state, draw, self._requests)
         while self._slots.pending or self._running or self._waiting:
-            state = self._refill(state)
-            if due := self._due():
+            # Free slots first: members of groups that have begun, then new groups. A row that ends
+            # with its first token frees its slot for another, so this is tried again each time.
+            if any(joining := self._slots.join()):
+                state = self._join(state, joining)
+            elif groups := self._slots.begin():
+                for batch in self._batches(groups):
+                    state = self._prefill(state, batch)
+            elif due := self._due():
                 state = self._splice(state, self._accept(due))
             elif self._running:
                 state = self._decode(state)
@@ -144,20 +150,6 @@ class Schedule:
         start = time.perf_counter()
         self._threads.wait([call for _, call in self._waiting], count)
         self.telemetry["tool_wait_seconds"] += time.perf_counter() - start
-
-    def _refill(self, state: State) -> State:
-        """Fills every free slot: with members of groups that have begun, then with new groups.
-
-        Repeated, since a row that ends with its first token frees its slot for another.
-        """
-        while True:
-            if any(joining := self._slots.join()):
-                state = self._join(state, joining)
-            elif groups := self._slots.begin():
-                for batch in self._batches(groups):
-                    state = self._prefill(state, batch)
-            else:
-                return state
 
     def _join(self, state: State, members: list[Row | None]) -> State:
         """Dispatches ``join`` for at most one member in each shard."""
