@@ -224,8 +224,9 @@ def compile_constraint(
             if stops:
                 node = nodes.index(end)
                 ends_itself = column[0] == node
-                # Where some text of the stop id leads to ``end``, it may come there alone: the end
-                # spelled by other ids and then again by the stop id would stand twice.
+                # A stop id whose text spells the end takes the place of that text: it may come
+                # where its text leads to ``end``, and not after ``end``, which would write the text
+                # twice. Any other stop id may come after ``end`` only.
                 column[0, ends_itself if ends_itself.any() else node] = FREE
             walked[text, stops] = columns.setdefault(column.tobytes(), len(columns))
         return walked[text, stops]
@@ -321,7 +322,7 @@ def _check_characters(
 ) -> None:
     """Checks that each character which may come in a list is an id of its own.
 
-    Otherwise a row could stand before a character that no id begins with. Blanks are optional.
+    Otherwise a row could need a character that no id begins with. Blanks are optional.
     """
     listing = np.array([node.listing for node in nodes])
     known = set(texts)

@@ -100,7 +100,7 @@ class Placement:
         if self._copy is None or any(
             source() is not leaf for source, leaf in zip(self._sources, leaves, strict=True)
         ):
-            # The old copy first: arrays that only it has kept alive die with it, and their
+            # The old copy is dropped first. Arrays that only it kept alive die with it, and their
             # callbacks would drop the new copy.
             self._sources = []
             self._copy = None

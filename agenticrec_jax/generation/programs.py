@@ -284,7 +284,7 @@ class Programs:
             valid = jnp.ones((len(inputs.rows), 1), bool)
             hidden, new = self._forward(model, token[:, None], position[:, None], valid, context)
             logits = model.logits(hidden[:, 0])
-            # ``token`` stands at ``position``, so the sampled id stands at the next one.
+            # ``token`` has the position ``position``, so the sampled id has the next one.
             token, logprob, advanced = self._sample(
                 logits, row.key, position + 1, inputs.draw, answer
             )

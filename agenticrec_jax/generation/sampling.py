@@ -130,7 +130,7 @@ def sample(
     Args:
       logits: [B, V]; ``-inf`` for an id that is never sampled.
       keys: [B, 2] key data of `row_keys`.
-      positions: [B] absolute positions at which the sampled ids will stand.
+      positions: [B] absolute positions of the sampled ids.
       draw: temperature and filters. A temperature of 0 takes the most likely id, the lowest of
         equals.
 

@@ -45,8 +45,8 @@ class Shape(NamedTuple):
 class Shapes:
     """Declared shapes of an engine whose slots are split over ``shards``.
 
-    Lists ascend. ``draw`` stands for any values of the same filters: which of its fields are None
-    decides what is compiled.
+    Lists ascend. ``draw`` may have any values: which of its fields are None decides what is
+    compiled.
     """
 
     def __init__(self, config: EngineConfig, shards: int):

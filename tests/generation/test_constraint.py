@@ -127,7 +127,7 @@ def test_a_vocabulary_that_could_get_stuck_is_refused():
 
 
 def test_a_stop_that_spells_the_end_ends_the_list_itself_and_alone():
-    """Were the end spelled out before it, it would stand there twice."""
+    """If other ids spelled the end before it, the end would be written twice."""
     texts = [*ALPHABET, "word", "2)"]
     stop = [texts.index(text) for text in (")", "2)")]
     constraint = compile_constraint(TEXT, step, CLOSED, ALPHABET, texts, stop, ranked=3)

@@ -351,7 +351,7 @@ def test_a_second_mixed_run_compiles_nothing(policy, engine):
         assert engine.telemetry["compilations"] == 0
     assert events == []
     jax.jit(lambda x: x + 1)(1)
-    assert events  # the listener hears
+    assert events  # the listener receives them
 
 
 def test_a_dispatch_covers_many_steps(policy, engine):

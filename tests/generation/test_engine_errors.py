@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from agenticrec_jax.generation.constraint import MAX_NUMBER, Node, compile_constraint
 from agenticrec_jax.generation.engine import Engine, EngineConfig, Reply, Request, RespondError
 from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.testing.models import calling_qwen3
@@ -13,6 +14,14 @@ from agenticrec_jax.testing.models import calling_qwen3
 V = 40
 PAUSE = 3
 STOP = 5
+SIZES = EngineConfig(
+    slots=16,
+    prompt_buckets=(20,),
+    splice_buckets=(7,),
+    max_tokens=64,
+    row_buckets=(16,),
+    window_buckets=(128,),
+)
 
 
 @pytest.fixture(scope="module")
@@ -23,19 +32,26 @@ def policy():
 
 @pytest.fixture(scope="module")
 def engine(policy):
-    sizes = EngineConfig(
-        slots=16,
-        prompt_buckets=(20,),
-        splice_buckets=(7,),
-        max_tokens=64,
-        row_buckets=(16,),
-        window_buckets=(128,),
-    )
-    return Engine(policy[0], sizes, PAUSE, (STOP,), 0)
+    return Engine(policy[0], SIZES, PAUSE, (STOP,), 0)
 
 
 def respond(request, member, ids):
     return Reply((8, 9))
+
+
+def one_number_constraint():
+    """Returns the tables of text with lists ``(1)``."""
+    text = Node("text", False)
+    opened = Node("open", True)
+    one = Node("one", True, digits=1)
+    closed = Node("closed", True, full=True)
+
+    def step(node, char):
+        if node == text:
+            return (opened if char == "(" else text), 0
+        return {(opened, "1"): (one, 0), (one, ")"): (closed, 1)}.get((node, char))
+
+    return compile_constraint(text, step, closed, "()1", ["(", "1", ")"], [2], ranked=1)
 
 
 def test_an_answer_that_raises_names_its_row_and_leaves_the_engine_usable(policy, engine):
@@ -76,3 +92,13 @@ def test_a_request_that_does_not_fit_is_refused(policy, engine, request_, field,
     where, _ = sentence.split(": found ")
     assert_names(where, "request 1", field)
     assert_names(sentence, *named)
+
+
+@pytest.mark.parametrize("choices", [-1, MAX_NUMBER + 1])
+def test_choices_beyond_the_constraint_are_refused(policy, choices):
+    constrained = Engine(policy[0], SIZES, PAUSE, (2,), 0, constraint=one_number_constraint())
+    request = Request((8, 9), 2, (1,), choices=choices)
+    sentence = refused(constrained.generate, policy[1], [request], respond, temperature=1, seed=1)
+    assert_names(
+        sentence, f"request 0: choices: found {choices}", f"0 (a free answer) to {MAX_NUMBER}"
+    )

@@ -50,7 +50,7 @@ def rounded(x, dtype):
 
 
 def slot(row, shard, shards):
-    """The slot that a row counted within a shard stands for; None if out of range."""
+    """Returns the slot of a row that is counted within a shard; None if out of range."""
     return shard * (B // shards) + row if row < B // shards else None
 
 

@@ -105,7 +105,7 @@ def drawn(logits, temperature=1.0, **filters):
 
 
 def assert_of_the_kept(logits, ids, logprobs, temperature, **filters):
-    """Every id is a kept one, and its log-prob is of the kept ones renormalized."""
+    """Asserts that filters keep every id, with its log-prob renormalized over those they keep."""
     for row, row_ids, row_logprobs in zip(logits, ids, logprobs, strict=True):
         scaled = np.float32(row) / np.float32(temperature)
         keep = kept_mask(scaled, **filters)
