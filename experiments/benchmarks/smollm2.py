@@ -44,9 +44,10 @@ from agenticrec_jax.training.types import RolloutBatch
 from experiments.benchmarks.figures import figure, publish
 from experiments.benchmarks.peers import Peer
 
+# Data: the recorded perplexities are of these very words.
 PARAGRAPH = (
     "The old library stood at the end of the street, between a bakery and a shop that repaired "
-    "bicycles. On rainy afternoons the children of the neighborhood came in to read by the tall "
+    "bicycles. On rainy afternoons the children of the neighbourhood came in to read by the tall "
     "windows, and the librarian, who had worked there for thirty years, knew what each of them "
     "liked. She kept a small notebook in which she wrote down every book that was borrowed and the "
     "one that was asked for next. After a while she noticed that people who read about the sea "
