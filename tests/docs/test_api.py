@@ -50,3 +50,24 @@ def test_the_index_lists_every_page():
     for page in PAGES:
         assert page.stem == "index" or f"\n{page.stem}\n" in index, page
         assert page.stem == "index" or f"[]({page.name})" in index, page
+
+
+@pytest.mark.parametrize(
+    "dotted",
+    [
+        "models.io.huggingface.load_policy",
+        "generation.engine.Engine",
+        "agent.episodes.run_episodes",
+        "training.learner.make_update",
+        "losses.grpo.grpo_loss",
+        "rewards.ranking_reward",
+        "tools.base.Tool",
+        "sequential.fit.fit_sasrec",
+        "runs.run.Run",
+    ],
+)
+def test_names_that_users_meet_first_have_an_example(dotted):
+    target = resolved("class", f"agenticrec_jax.{dotted}")
+    documented = [target, *vars(target).values()] if inspect.isclass(target) else [target]
+    docs = [inspect.getdoc(each) or "" for each in documented if callable(each)]
+    assert any(">>> " in doc or "Example::" in doc for doc in docs)
