@@ -110,7 +110,8 @@ def main(argv: Sequence[str]) -> None:
             print(line)
         else:
             print_wide(line)
-    print(f"wrote {interactions} and {items}: --interactions and --items of the other programs")
+    print(f"wrote {interactions} and {items}")
+    print(f"train_sasrec takes --prepared={output}, others --config.dataset.prepared={output}")
 
 
 def preparation(layout: str, config: dict) -> Preparation:

@@ -39,7 +39,9 @@ class DatasetConfig:
     )
     items: str = Field("tools_data/office_sample/items.jsonl.gz", description="Table of items.")
     prepared: str = Field("", description="Output of prepare_data, in place of the two tables.")
-    max_history: int = Field(10, ge=1, description="Newest events of a user that SASRec reads.")
+    max_history: int = Field(
+        10, ge=1, description="Newest events of a user that SASRec and prompts read."
+    )
     split: Literal["chronological", "leave_one_out"] = Field(
         "chronological", description="Division into policy, valid and test examples."
     )
@@ -51,12 +53,12 @@ class DatasetConfig:
 class SasrecSettings:
     """The SASRec of the collaborative tools."""
 
-    epochs: int = Field(25, ge=1)
+    epochs: int = Field(25, ge=1, description="Passes over the users' windows.")
     dim: int = Field(64, ge=1, description="Width of an embedding.")
-    blocks: int = Field(2, ge=1)
-    heads: int = Field(2, ge=1)
-    dropout: float = Field(0.4, ge=0, lt=1)
-    seed: int = Field(0, ge=0)
+    blocks: int = Field(2, ge=1, description="Transformer blocks.")
+    heads: int = Field(2, ge=1, description="Attention heads.")
+    dropout: float = Field(0.4, ge=0, lt=1, description="Share of activations dropped in training.")
+    seed: int = Field(0, ge=0, description="Seed of initialization, order and dropout.")
 
     def __post_init__(self):
         expect(self.dim % self.heads == 0, "dim", self.dim, f"a multiple of heads {self.heads}")
@@ -92,8 +94,10 @@ class LoraSettings:
     """Low-rank adapters of the policy."""
 
     rank: int = Field(0, ge=0, description="0: every parameter is trained.")
-    alpha: float = Field(32.0, gt=0)
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    alpha: float = Field(32.0, gt=0, description="Adapters count alpha / rank times.")
+    targets: tuple[str, ...] = Field(
+        ("q_proj", "k_proj", "v_proj", "o_proj"), description="Projections with adapters."
+    )
 
     def __post_init__(self):
         LoraConfig(rank=max(self.rank, 1), alpha=self.alpha, targets=self.targets)
@@ -114,7 +118,9 @@ class PolicyConfig:
     prompt_style: Literal["auto", "compact", "chat"] = Field(
         "auto", description="auto: the style of the policy's tokenizer."
     )
-    observation_style: Literal["auto", "tool_response", "observation"] = "auto"
+    observation_style: Literal["auto", "tool_response", "observation"] = Field(
+        "auto", description="auto: the prompt style's own."
+    )
     observation_tokens: int = Field(
         128, ge=0, description="Most tokens of an observation; 0 for any number."
     )
@@ -124,7 +130,9 @@ class PolicyConfig:
     remat: Literal["none", "full", "dots"] = Field(
         "none", description="Activations that the backward pass computes again."
     )
-    attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
+    attention: Literal["auto", "xla", "cudnn", "splash"] = Field(
+        "auto", description="Implementation; auto: the device's own."
+    )
     lora: LoraSettings = LoraSettings()
 
     def computation(self) -> dict[str, Any]:
@@ -140,9 +148,9 @@ class ProfilesConfig:
     file: str = Field("", description="Profiles to read; none: statistics in their place.")
     model: str = Field("", description="Policy directory that writes them; none: the policy's.")
     events: int = Field(40, ge=0, description="Newest events in a prompt; 0 for all.")
-    words: int = Field(30, ge=1)
-    max_tokens: int = Field(64, ge=1)
-    temperature: float = Field(0.0, ge=0)
+    words: int = Field(30, ge=1, description="Words that the prompt asks for.")
+    max_tokens: int = Field(64, ge=1, description="Most tokens of a profile.")
+    temperature: float = Field(0.0, ge=0, description="0 is greedy.")
     save_every: int = Field(512, ge=1, description="Profiles between two saves.")
 
 
@@ -150,9 +158,9 @@ class ProfilesConfig:
 class MeshConfig:
     """Devices along each axis of the mesh, over all processes."""
 
-    data: int = Field(1, ge=1)
-    fsdp: int = Field(1, ge=1)
-    tensor: int = Field(1, ge=1)
+    data: int = Field(1, ge=1, description="Devices that split the batch.")
+    fsdp: int = Field(1, ge=1, description="Devices that split parameters and the batch.")
+    tensor: int = Field(1, ge=1, description="Devices that split each layer.")
 
 
 @configuration
@@ -160,7 +168,9 @@ class EvaluationConfig:
     """Sizes of the evaluation; 0 for all examples."""
 
     examples: int = Field(500, ge=0, description="Test examples of the quickstart.")
-    validation_examples: int = Field(0, ge=0)
+    validation_examples: int = Field(
+        0, ge=0, description="Valid examples of validation and of the best plan."
+    )
     fitting_examples: int = Field(0, ge=0, description="Policy examples of linear_combination.")
 
 
@@ -170,7 +180,9 @@ class RunConfig:
 
     dataset: DatasetConfig = DatasetConfig()
     sasrec: SasrecSettings = SasrecSettings()
-    agent: Literal["agenticrec", "recthinker"] = "agenticrec"
+    agent: Literal["agenticrec", "recthinker"] = Field(
+        "agenticrec", description="Tools, prompts and calls."
+    )
     tools: ToolsConfig = ToolsConfig()
     policy: PolicyConfig = PolicyConfig()
     profiles: ProfilesConfig = ProfilesConfig()
@@ -191,7 +203,7 @@ class RunConfig:
     pairs: PairsConfig = PairsConfig()
     mesh: MeshConfig = MeshConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="Seed of training and sampling.")
     preparation: dict[str, Any] | None = Field(None, description="Settings of prepare_data.")
 
     def __post_init__(self):

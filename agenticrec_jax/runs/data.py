@@ -26,6 +26,7 @@ from agenticrec_jax.data.splits import (
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.parallel.multihost import main_writes
 from agenticrec_jax.runs.config import DatasetConfig, SasrecSettings
+from agenticrec_jax.runtime.checkpoints import flat_settings
 from agenticrec_jax.runtime.progress import Progress
 from agenticrec_jax.sequential.sasrec import SasrecConfig
 from agenticrec_jax.sequential.training import SequentialTraining
@@ -183,21 +184,13 @@ def store_settings(workdir: Path, settings: dict) -> None:
     given = json.loads(json.dumps(settings))
     if not path.exists():
         path.write_text(json.dumps(given, indent=1) + "\n")
-    stored, given = _flat(json.loads(path.read_text())), _flat(given)
+    stored, given = flat_settings(json.loads(path.read_text())), flat_settings(given)
     for name in sorted(stored.keys() | given.keys()):
         if stored.get(name) != given.get(name):
             raise InputError(
                 f"{path}: found {name}={stored.get(name)!r}, expected {given.get(name)!r} as in "
                 "this run; name another --workdir"
             )
-
-
-def _flat(tree: dict, prefix: str = "") -> dict:
-    flat = {}
-    for name, value in tree.items():
-        inner = isinstance(value, dict)
-        flat |= _flat(value, f"{prefix}{name}.") if inner else {f"{prefix}{name}": value}
-    return flat
 
 
 def evenly_spread(examples: Sequence[RankingExample], count: int) -> list[RankingExample]:

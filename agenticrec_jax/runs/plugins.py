@@ -133,14 +133,14 @@ def _reward(name: str) -> RewardFn:
     return _function(name, "config.reward", "(trajectory, task)")
 
 
-def _function(path: str, key: str, arguments: str) -> Callable:
+def _function(path: str, key: str, arguments: str, hint: str = "") -> Callable:
     """Returns the function of two arguments at ``path``; the InputError names ``key``."""
     function = import_path(path, key, "function")
     try:
         inspect.signature(function).bind(None, None)
     except (TypeError, ValueError) as error:  # it takes other arguments, or has no signature
         raise InputError(
-            f"{key}: found {path} ({error}), expected a function of {arguments}"
+            f"{key}: found {path} ({error}), expected a function of {arguments}{hint}"
         ) from error
     return function
 
@@ -179,7 +179,9 @@ def _custom_loss(config: GrpoConfig, batch: RolloutBatch, key: str) -> LossFn:
                 f"{key}.loss.{field.name}: found {value!r} beside {key}.loss_fn={path}, expected "
                 f"{default!r}, since the options are those of grpo_loss"
             )
-    loss_fn = _function(path, f"{key}.loss_fn", "(logprobs, batch)")
+    loss_fn = _function(
+        path, f"{key}.loss_fn", "(logprobs, batch)", hint=", such as losses.for_batch makes"
+    )
     returned = _try_on_shapes(loss_fn, batch)
     if not _is_loss(returned):
         raise InputError(

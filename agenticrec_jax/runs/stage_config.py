@@ -25,16 +25,16 @@ BETAS = {DPO: 0.1, SOFTMAX_DPO: 1.0}  # of the papers
 class WarmStartConfig:
     """Stage ``sft``: architecture of the tiny policy and the curriculum of its demonstrations."""
 
-    vocab_size: int = Field(1536, ge=1)
-    hidden_size: int = Field(256, ge=1)
-    intermediate_size: int = Field(704, ge=1)
-    num_layers: int = Field(4, ge=1)
-    num_heads: int = Field(4, ge=1)
-    num_kv_heads: int = Field(2, ge=1)
-    head_dim: int = Field(64, ge=2)
-    rope_theta: float = Field(10000.0, gt=0)
-    learning_rate: float = Field(2e-3, gt=0)
-    warmup_steps: int = Field(20, ge=0)
+    vocab_size: int = Field(1536, ge=1, description="Pieces of the tokenizer.")
+    hidden_size: int = Field(256, ge=1, description="Width of the residual stream.")
+    intermediate_size: int = Field(704, ge=1, description="Width of the feed-forward layer.")
+    num_layers: int = Field(4, ge=1, description="Transformer blocks.")
+    num_heads: int = Field(4, ge=1, description="Query heads.")
+    num_kv_heads: int = Field(2, ge=1, description="Key and value heads.")
+    head_dim: int = Field(64, ge=2, description="Width of a head.")
+    rope_theta: float = Field(10000.0, gt=0, description="Base of the rotary frequencies.")
+    learning_rate: float = Field(2e-3, gt=0, description="Peak rate of AdamW.")
+    warmup_steps: int = Field(20, ge=0, description="Updates in which the rate rises.")
     lessons: tuple[tuple[tuple[str | int, ...], int], ...] = Field(
         (
             (("short",), 80),
@@ -71,8 +71,8 @@ class TrainingConfig:
         COMPLETION_BUCKETS, description="Padded lengths of completions, likewise."
     )
     token_budget: int = Field(16384, ge=1, description="Padded tokens in a micro-batch.")
-    learning_rate: float = Field(1e-4, gt=0)
-    warmup_steps: int = Field(2, ge=0)
+    learning_rate: float = Field(1e-4, gt=0, description="Peak rate of AdamW.")
+    warmup_steps: int = Field(2, ge=0, description="Updates in which the rate rises.")
     save_every: int = Field(5, ge=1, description="Steps between two checkpoints.")
 
     def __post_init__(self):
@@ -89,10 +89,10 @@ class SelfSftConfig(TrainingConfig):
 
     examples: int = Field(0, ge=0, description="Policy examples that are sampled; 0 for all.")
     members: int = Field(8, ge=1, description="Trajectories an example.")
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(1.0, gt=0, description="Of sampling.")
     chunk: int = Field(64, ge=1, description="Examples between two saves of rollouts.")
     rules: Rules = Rules()
-    epochs: int = Field(2, ge=1)
+    epochs: int = Field(2, ge=1, description="Passes over the trajectories.")
     batch: int = Field(16, ge=1, description="Trajectories an update.")
     save_every: int = Field(20, ge=1, description="Steps between two checkpoints.")
 
@@ -101,7 +101,9 @@ class SelfSftConfig(TrainingConfig):
 class GrpoLossConfig:
     """Options of `losses.grpo_loss`; the defaults are AgenticRec's loss."""
 
-    ratio: Literal["token", "sequence"] = "token"
+    ratio: Literal["token", "sequence"] = Field(
+        "token", description="Importance ratio of each token, or of the sequence (GSPO)."
+    )
     clip_low: float | None = Field(None, description="Clip of the ratio below 1; None for none.")
     clip_high: float | None = Field(None, description="Clip above 1; set together with clip_low.")
     dual_clip: float | None = Field(None, description="Bound of the ratio at negative advantages.")
@@ -109,8 +111,10 @@ class GrpoLossConfig:
         None, description="Truncation of the weights that correct for the sampler."
     )
     kl_coef: float = Field(0.0, ge=0, description="Penalty of leaving the stage's first policy.")
-    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
-    entropy_coef: float = 0.0
+    kl_estimator: Literal["k1", "k2", "k3"] = Field(
+        "k3", description="Estimator of the KL divergence."
+    )
+    entropy_coef: float = Field(0.0, description="Bonus on the policy's entropy.")
 
     def __post_init__(self):
         unused = self.kl_estimator != "k3" and not self.kl_coef
@@ -124,7 +128,9 @@ class GrpoConfig(TrainingConfig):
     steps: int = Field(15, ge=1, description="Updates.")
     prompts: int = Field(16, ge=1, description="Tasks a step, over all processes.")
     members: int = Field(8, ge=2, description="Rollouts a task: one alone has no advantage.")
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(
+        1.0, gt=0, description="Of the sampler and of the learner's log-probs."
+    )
     clip_norm: float = Field(1.0, gt=0, description="Bound of the gradient's norm.")
     b2: float = Field(0.95, ge=0, lt=1, description="Decay of AdamW's second moment.")
     members_at_once: int = Field(
@@ -179,7 +185,7 @@ class PprConfig(GrpoConfig):
     """Stage ``ppr``: progressive preference refinement on mined hard pairs."""
 
     steps: int = Field(8, ge=1, description="Updates.")
-    learning_rate: float = Field(3e-5, gt=0)
+    learning_rate: float = Field(3e-5, gt=0, description="Peak rate of AdamW.")
     mining_examples: int = Field(256, ge=0, description="Policy examples that are mined; 0: all.")
     rank_share: float = Field(
         0.25, ge=0, lt=1, description="Share of ranking tasks among the questions."
@@ -192,16 +198,20 @@ class PairsConfig(TrainingConfig):
 
     file: str = Field("", description="Pairs to read; none: mined with the stage's first policy.")
     mining_examples: int = Field(256, ge=0, description="Policy examples that are mined; 0: all.")
-    objective: Literal["logistic", "dpo", "sdpo"] = LOGISTIC
+    objective: Literal["logistic", "dpo", "sdpo"] = Field(
+        LOGISTIC, description="PPR's logistic form, DPO or S-DPO."
+    )
     beta: float | None = Field(None, gt=0, description="None: .1 for dpo, 1 for sdpo.")
     negatives: int = Field(1, ge=1, description="Rejected items that sdpo sets the target against.")
-    epochs: int = Field(2, ge=1)
+    epochs: int = Field(2, ge=1, description="Passes over the pairs.")
     batch: int = Field(16, ge=1, description="Pairs an update.")
-    completion_buckets: Buckets = 16
-    learning_rate: float = Field(3e-5, gt=0)
-    clip_norm: float = Field(1.0, gt=0)
-    b2: float = Field(0.95, ge=0, lt=1)
-    validate_every: int = Field(0, ge=0)
+    completion_buckets: Buckets = Field(
+        16, description="Padded lengths of answers, or one number for its multiples."
+    )
+    learning_rate: float = Field(3e-5, gt=0, description="Peak rate of AdamW.")
+    clip_norm: float = Field(1.0, gt=0, description="Bound of the gradient's norm.")
+    b2: float = Field(0.95, ge=0, lt=1, description="Decay of AdamW's second moment.")
+    validate_every: int = Field(0, ge=0, description="Steps between two validations; 0: none.")
 
     def __post_init__(self):
         TrainingConfig.__post_init__(self)

@@ -45,6 +45,17 @@ class Damaged(Exception):
     """The bytes of a checkpoint are not those that were written."""
 
 
+def flat_settings(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns nested settings by dotted name: ``{"a": {"b": 3}}`` gives ``{"a.b": 3}``."""
+    flat = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flat_settings(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
 class Checkpoints:
     """The checkpoints of one run in one directory; use it as a context manager or call `close`.
 
@@ -203,9 +214,11 @@ class Checkpoints:
         where = f"{self._directory}: checkpoint {step}"
         version = record["format_version"]
         expect(version == FORMAT_VERSION, f"{where}, format version", version, str(FORMAT_VERSION))
-        for key in sorted(set(self._config) | set(record["config"])):
-            written = record["config"].get(key, "absent")
-            given = self._config.get(key, "absent")
+        stored_config = flat_settings(record["config"])
+        config = flat_settings(self._config)
+        for key in sorted(stored_config.keys() | config.keys()):
+            written = stored_config.get(key, "absent")
+            given = config.get(key, "absent")
             expected = f"{given!r} as in this run, or another directory"
             expect(written == given, f"{where}, {key}", written, expected)
         shapes = {n: [list(x.shape), str(x.dtype)] for n, x in named_leaves(target).items()}

@@ -52,16 +52,16 @@ def save_caller(directory, log):
     model = tiny_qwen3(num_layers=1, vocab_size=size, tie_word_embeddings=False)
     for kernel in (model.layers[0].attention.o.kernel, model.layers[0].mlp.down.kernel):
         kernel[...] = 0 * kernel[...]
-    place = jnp.arange(len(chain))
+    dimension = jnp.arange(len(chain))
     model.embedding[...] = jnp.zeros((size, 32)).at[:, 31].set(1).at[chain, 31].set(0)
-    model.embedding[...] = model.embedding[...].at[jnp.array(chain), place].set(1)
-    follows = jnp.zeros((32, size)).at[place[:-1], jnp.array(chain[1:])].set(9)
+    model.embedding[...] = model.embedding[...].at[jnp.array(chain), dimension].set(1)
+    follows = jnp.zeros((32, size)).at[dimension[:-1], jnp.array(chain[1:])].set(9)
     model.head.kernel[...] = follows
     save_policy(model, directory)
 
 
 @pytest.fixture(scope="module")
-def ran(program, tmp_path_factory):
+def evaluated(program, tmp_path_factory):
     """Profiles (with other words in them) and both rows of that policy, as a person makes them."""
 
     def printed(name, *flags):
@@ -79,28 +79,28 @@ def ran(program, tmp_path_factory):
     policy = f"{directory / 'policy'}"
     shared = [f"--config={config}", f"--workdir={workdir}", f"--examples={COUNT}"]
     shared += [f"--compilation_cache={directory / 'xla'}"]
-    made = f"--config.policy.directory={policy}"
-    text = printed("make_profiles", *shared, made, "--parts=valid")
-    found = read_profiles(workdir / "profiles.jsonl")
-    assert {(p.text, p.finish) for p in found.by_id.values()} == {("", "called_a_tool")}
-    assert f"{COUNT} profiles written to {found.path}" in text and "3 called_a_tool" in text
+    writer = f"--config.policy.directory={policy}"
+    text = printed("make_profiles", *shared, writer, "--parts=valid")
+    profiles = read_profiles(workdir / "profiles.jsonl")
+    assert {(p.text, p.finish) for p in profiles.by_id.values()} == {("", "called_a_tool")}
+    assert f"{COUNT} profiles written to {profiles.path}" in text and "3 called_a_tool" in text
     texts = [
         Profile(p.example_id, p.position, "c", f"No {p.position}.", "stop")
-        for p in found.by_id.values()
+        for p in profiles.by_id.values()
     ]
-    write_profiles(found.path, found.header, texts)
+    write_profiles(profiles.path, profiles.header, texts)
     rows = [
         "--observations=none,as_they_are",
         "--name=frozen",
         "--split=valid",
         f"--policy={policy}",
     ]
-    table = printed("evaluate", *shared, made, *rows, f"--config.profiles.file={found.path}")
+    table = printed("evaluate", *shared, writer, *rows, f"--config.profiles.file={profiles.path}")
     return workdir, table, read_log(interactions, items)
 
 
-def test_both_rows_are_judged_alike(ran):
-    workdir, table, log = ran
+def test_both_rows_are_judged_alike(evaluated):
+    workdir, table, log = evaluated
     frozen = read_candidates(workdir / "candidates.jsonl.gz", log)
     for name, calls in (("frozen_no_tools", 10), ("frozen", 10)):
         results = json.loads((workdir / f"evaluation_{name}_valid.json").read_text())
@@ -113,14 +113,16 @@ def test_both_rows_are_judged_alike(ran):
         assert protocol["candidate_hash"] == candidate_hash(workdir / "candidates.jsonl.gz")
         assert protocol["policy"]["directory"].endswith("policy") and protocol["split"] == "valid"
         assert re.search(rf"^│ {name} +│", table, re.M), table
-        found = read_trajectories(workdir / f"evaluation_{name}_valid.jsonl")
-        assert {t.example_id for t in found} <= {e.example_id for e in frozen if e.split == "valid"}
+        trajectories = read_trajectories(workdir / f"evaluation_{name}_valid.jsonl")
+        assert {t.example_id for t in trajectories} <= {
+            e.example_id for e in frozen if e.split == "valid"
+        }
     assert table.count("candidates (hash") == 1  # one table
 
 
-def test_only_the_row_with_tools_is_offered_and_given_any(ran):
+def test_only_the_row_with_tools_is_offered_and_given_any(evaluated):
     """There, what the policy reads is the stored profile of the example."""
-    workdir = ran[0]
+    workdir = evaluated[0]
     tokenizer = read_hf_tokenizer(workdir.parent / "policy")
     for name in ("frozen_no_tools", "frozen"):
         for t in read_trajectories(workdir / f"evaluation_{name}_valid.jsonl"):
@@ -143,7 +145,8 @@ from agenticrec_jax.errors import InputError
 from experiments import evaluate
 
 for name in {NAMES!r}:
-    flags.FLAGS(["evaluate", "--workdir=none", "--policy=nowhere", f"--name={{name}}"])
+    arguments = ["--config=experiments/configs/office.py", "--workdir=none", "--policy=nowhere"]
+    flags.FLAGS(["evaluate", *arguments, f"--name={{name}}"])
     try:
         evaluate.main([])
     except InputError as error:

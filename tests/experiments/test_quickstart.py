@@ -77,9 +77,9 @@ def test_the_protocol_and_the_phases_are_recorded(finished, results):
 
 
 def test_the_skills_of_the_policy_before_training_are_reported(finished, results):
-    made = json.loads((ROOT / CONFIG.policy.directory / "made.json").read_text())
+    record = json.loads((ROOT / CONFIG.policy.directory / "made.json").read_text())
     gate = results["gate"]
-    assert gate == made["gate"]
+    assert gate == record["gate"]
     assert gate["single"]["followed"] >= 0.95 and gate["single"]["invalid"] <= 0.02
     assert abs(gate["greedy"]["ndcg@10"] - gate["demonstrator_ndcg@10"]) <= 0.03
     page = (finished[0] / "report.html").read_text()
@@ -103,12 +103,12 @@ def test_rows_and_comparisons_are_those_of_the_trajectories(finished, results):
     values = {}
     for name in ("warm_start", "rta", "rta_ppr"):
         directory = finished[0] if name == "warm_start" else finished[0] / "seed_0"
-        found = read_trajectories(directory / f"{name}.jsonl")
-        ranks = [t.rank for t in found]
+        trajectories = read_trajectories(directory / f"{name}.jsonl")
+        ranks = [t.rank for t in trajectories]
         values[name] = {"ndcg@10": ndcg_values(ranks, 10), "hr@1": np.equal(ranks, 1) * 1.0}
         for metric in values[name]:
             assert rows[name][metric] == pytest.approx(values[name][metric].mean())
-        calls = [len(t.calls) for t in found]
+        calls = [len(t.calls) for t in trajectories]
         assert rows[name]["mean_tool_calls"] == pytest.approx(np.mean(calls))
     compared = {(c["a"], c["b"], c["metric"]): c for c in results["comparisons"]}
     assert {b for a, b, _ in compared if a == "rta"} >= {"warm_start", "single_tool_mean"}
@@ -133,13 +133,13 @@ def test_trajectories_record_the_whole_episode(finished):
         assert example.split == record["split"] == "test"
         assert record["candidates"] == [log.items.title[item] for item in example.candidates]
         assert record["target_number"] == example.target_number
-        shown = [s["text"] for s in record["segments"] if s["origin"] == "observation"]
-        assert len(shown) == len(record["calls"])
+        observations = [s["text"] for s in record["segments"] if s["origin"] == "observation"]
+        assert len(observations) == len(record["calls"])
         if record["valid"]:
-            place = record["rank"]
+            rank = record["rank"]
             hit = record["target_number"] in record["ranking"]
-            assert hit == (place is not None)
-            assert not hit or record["ranking"][place - 1] == record["target_number"]
+            assert hit == (rank is not None)
+            assert not hit or record["ranking"][rank - 1] == record["target_number"]
 
 
 def test_both_stages_leave_curves_and_policies(finished):
@@ -181,8 +181,8 @@ def test_a_second_run_does_nothing_twice(finished, results, monkeypatch, capsys)
         assert new["name"] == old["name"] and new["n"] == old["n"]
         assert new["ndcg@10"] == pytest.approx(old["ndcg@10"], abs=1e-6)
     assert (workdir / "trajectories.jsonl").read_bytes() == before
-    kept = resumed["phases"][: len(results["phases"])]
-    assert kept == results["phases"] and len(resumed["phases"]) > len(kept)
+    earlier = resumed["phases"][: len(results["phases"])]
+    assert earlier == results["phases"] and len(resumed["phases"]) > len(earlier)
     assert "report: " in capsys.readouterr().out
 
 

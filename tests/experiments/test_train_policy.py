@@ -82,10 +82,10 @@ def test_self_augmentation_samples_only_what_is_missing(tmp_path):
     first = _self_sft(tmp_path)
     assert first.returncode == 0, first.stderr
     lines, weights = read_metrics(tmp_path / "metrics.jsonl"), load_file(policy)
-    kept, *steps = lines
-    assert kept["stage"] == "self_sft_filter" and 0 < kept["kept"] < 1
-    shares = sum(kept[name] for name in kept if name.startswith("dropped/"))
-    assert kept["kept"] + shares == pytest.approx(1)
+    selection, *steps = lines
+    assert selection["stage"] == "self_sft_filter" and 0 < selection["kept"] < 1
+    shares = sum(selection[name] for name in selection if name.startswith("dropped/"))
+    assert selection["kept"] + shares == pytest.approx(1)
     assert len(steps) == 4 and all(0 < line["nll"] < 5 for line in steps)
     untouched, lost = files[0].stat().st_mtime_ns, read_groups(files[1], 4)
     files[1].unlink()
@@ -94,8 +94,8 @@ def test_self_augmentation_samples_only_what_is_missing(tmp_path):
     again = _self_sft(tmp_path)
     assert again.returncode == 0, again.stderr
     assert files[0].stat().st_mtime_ns == untouched
-    found = read_groups(files[1], 4)
-    for a, b in zip(sum(lost, []), sum(found, []), strict=True):
+    resampled = read_groups(files[1], 4)
+    for a, b in zip(sum(lost, []), sum(resampled, []), strict=True):
         np.testing.assert_array_equal(a.ids, b.ids)
     assert _timeless(read_metrics(tmp_path / "metrics.jsonl")) == _timeless(lines)
     assert all(np.array_equal(weights[name], x) for name, x in load_file(policy).items())
@@ -136,16 +136,16 @@ def test_a_stage_by_two_processes_is_that_of_one(tmp_path, options, files):
     for processes, workdir in enumerate(workdirs, 1):
         run_together([*given, f"--workdir={workdir}"], processes, devices=2 // processes)
     for name in files:
-        read, kept = _ids if "rollouts" in name else Path.read_bytes, [w / name for w in workdirs]
-        assert read(kept[0]) == read(kept[1])
-    expected, found = (_timeless(read_metrics(w / "metrics.jsonl")) for w in workdirs)
+        read = _ids if "rollouts" in name else Path.read_bytes
+        assert read(workdirs[0] / name) == read(workdirs[1] / name)
+    expected, others = (_timeless(read_metrics(w / "metrics.jsonl")) for w in workdirs)
     assert len(expected) > 2
-    for a, b in zip(expected, found, strict=True):
+    for a, b in zip(expected, others, strict=True):
         assert a.pop("stage") == b.pop("stage") and b == pytest.approx(a, rel=1e-3, abs=1e-4)
     stage = options[0].removeprefix("--stage=")
-    expected, found = (load_file(w / stage / "policy" / "model.safetensors") for w in workdirs)
+    expected, others = (load_file(w / stage / "policy" / "model.safetensors") for w in workdirs)
     for name, x in expected.items():
-        np.testing.assert_allclose(found[name], x, atol=1e-3)  # Adam blows rounding up
+        np.testing.assert_allclose(others[name], x, atol=1e-3)  # Adam blows rounding up
 
 
 def _ids(path):

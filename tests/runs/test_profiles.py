@@ -62,7 +62,7 @@ def write(config, workdir, splits, count):
 
 
 @pytest.fixture(scope="module")
-def made(config, tmp_path_factory):
+def profiles_file(config, tmp_path_factory):
     """A file of two splits, written without a pause."""
     workdir = tmp_path_factory.mktemp("run")
     return write(config, workdir, ["policy", "test"], COUNT)
@@ -72,21 +72,25 @@ def examples_of(config, path, split):
     return evenly_spread(run_of(config, path.parent).data.examples[split], COUNT)
 
 
-def test_every_example_of_the_splits_has_a_profile(config, made):
-    found = read_profiles(made)
-    expected = [e for split in ("policy", "test") for e in examples_of(config, made, split)]
-    assert sorted(found.by_id) == sorted(e.example_id for e in expected) == list(found.by_id)
+def test_every_example_of_the_splits_has_a_profile(config, profiles_file):
+    profiles = read_profiles(profiles_file)
+    expected = [
+        e for split in ("policy", "test") for e in examples_of(config, profiles_file, split)
+    ]
+    assert sorted(profiles.by_id) == sorted(e.example_id for e in expected) == list(profiles.by_id)
     for example in expected:
-        assert found.of(example).position == example.position
-    assert found.header["model"] == config.policy.directory
+        assert profiles.of(example).position == example.position
+    assert profiles.header["model"] == config.policy.directory
     weights = weights_hash(resolve(config.policy.directory))
     loaded = load_policy(run_config(config).policy)
-    assert found.header["model_hash"] == weights == loaded.weights_hash
-    assert all(p.text.endswith("…") for p in found.by_id.values() if p.finish == "token_budget")
-    assert len({p.text for p in found.by_id.values()}) > COUNT
+    assert profiles.header["model_hash"] == weights == loaded.weights_hash
+    assert all(p.text.endswith("…") for p in profiles.by_id.values() if p.finish == "token_budget")
+    assert len({p.text for p in profiles.by_id.values()}) > COUNT
 
 
-def test_a_killed_run_resumes_and_writes_nothing_twice(config, made, tmp_path, monkeypatch):
+def test_a_killed_run_resumes_and_writes_nothing_twice(
+    config, profiles_file, tmp_path, monkeypatch
+):
     seen = []
     write_chunk = writing.ProfileWriter.write
 
@@ -100,48 +104,52 @@ def test_a_killed_run_resumes_and_writes_nothing_twice(config, made, tmp_path, m
     monkeypatch.setattr(writing.ProfileWriter, "write", counted)
     with pytest.raises(KeyboardInterrupt):
         write(config, tmp_path, ["policy", "test"], COUNT)
-    kept = read_profiles(tmp_path / "profiles.jsonl")
-    assert sorted(kept.by_id) == sorted(seen[0] + seen[1])
+    finished = read_profiles(tmp_path / "profiles.jsonl")
+    assert sorted(finished.by_id) == sorted(seen[0] + seen[1])
     path = write(config, tmp_path, ["policy", "test"], COUNT)
-    assert sorted(sum(seen[3:], [])) == sorted(set(read_profiles(made).by_id) - set(kept.by_id))
-    assert path.read_bytes() == made.read_bytes()
+    assert sorted(sum(seen[3:], [])) == sorted(
+        set(read_profiles(profiles_file).by_id) - set(finished.by_id)
+    )
+    assert path.read_bytes() == profiles_file.read_bytes()
     calls = len(seen)
     write(config, tmp_path, ["test"], COUNT)
-    assert len(seen) == calls and path.read_bytes() == made.read_bytes()
+    assert len(seen) == calls and path.read_bytes() == profiles_file.read_bytes()
     write(config, tmp_path, ["valid"], 1)
     assert [len(chunk) for chunk in seen[calls:]] == [1]
     assert len(read_profiles(path).by_id) == 2 * COUNT + 1
 
 
-def test_a_run_of_other_settings_is_refused(config, made):
-    before = made.read_bytes()
+def test_a_run_of_other_settings_is_refused(config, profiles_file):
+    before = profiles_file.read_bytes()
     for settings, field, stored, given in (
         ({"words": 31}, "words", 30, 31),
         ({"max_tokens": 9}, "max_tokens", 8, 9),
         ({"temperature": 0.5}, "temperature", 1.5, 0.5),
     ):
-        sentence = refused(write, changed(config, **settings), made.parent, ["test"], 1)
-        assert_names(sentence, f"{made}, line 1, field {field}: found {stored}, expected {given}")
+        sentence = refused(write, changed(config, **settings), profiles_file.parent, ["test"], 1)
+        assert_names(
+            sentence, f"{profiles_file}, line 1, field {field}: found {stored}, expected {given}"
+        )
         assert_names(sentence, "--workdir")
-    assert made.read_bytes() == before
+    assert profiles_file.read_bytes() == before
 
 
-def test_the_tool_returns_the_stored_profile(config, made):
+def test_the_tool_returns_the_stored_profile(config, profiles_file):
     """In the agent of every run; an example without a profile ends it before it begins."""
     policy = Policy(None, None, tiny_world().tokenizer, "")
-    run = run_of(changed(config, file=str(made)), made.parent, policy=policy)
-    agent, found = run.training_agent, read_profiles(made)
-    for example in examples_of(config, made, "policy"):
+    run = run_of(changed(config, file=str(profiles_file)), profiles_file.parent, policy=policy)
+    agent, profiles = run.training_agent, read_profiles(profiles_file)
+    for example in examples_of(config, profiles_file, "policy"):
         agent.prompt(Task(example))
         result = agent.toolbox.call(AsOfView(run.data.log, example), "get_user_profile", {})
-        text = found.of(example).text
+        text = profiles.of(example).text
         assert result.text == "profile: " + (" ".join(text.split()) or "nothing was written")
-    others = [e for e in run.data.examples["policy"] if e.example_id not in found.by_id]
-    assert_names(refused(agent.prompt, Task(others[0])), made, others[0].example_id)
+    others = [e for e in run.data.examples["policy"] if e.example_id not in profiles.by_id]
+    assert_names(refused(agent.prompt, Task(others[0])), profiles_file, others[0].example_id)
 
 
-def test_without_a_file_the_tool_returns_statistics(config, made):
-    run = run_of(config, made.parent)
+def test_without_a_file_the_tool_returns_statistics(config, profiles_file):
+    run = run_of(config, profiles_file.parent)
     assert run.profiles is None
     tools = run.toolbox(run.artifacts_a)
     view = AsOfView(run.data.log, run.data.examples["policy"][0])
@@ -152,21 +160,23 @@ def profiles_of(config, workdir):
     return run_of(config, workdir).profiles
 
 
-def test_profiles_of_another_model_or_log_are_refused(config, made, tmp_path):
-    found = read_profiles(made)
+def test_profiles_of_another_model_or_log_are_refused(config, profiles_file, tmp_path):
+    profiles = read_profiles(profiles_file)
     other = save_random(tmp_path / "other", 2)
-    with_file = changed(config, file=str(made))
-    assert profiles_of(with_file, made.parent).by_id == found.by_id
-    sentence = refused(profiles_of, changed(with_file, model=other), made.parent)
-    stored, given = found.header["model_hash"], weights_hash(tmp_path / "other")
+    with_file = changed(config, file=str(profiles_file))
+    assert profiles_of(with_file, profiles_file.parent).by_id == profiles.by_id
+    sentence = refused(profiles_of, changed(with_file, model=other), profiles_file.parent)
+    stored, given = profiles.header["model_hash"], weights_hash(tmp_path / "other")
     assert_names(sentence, f"line 1, field model_hash: found {stored!r}, expected {given!r}")
     trained = changed(with_file, model=config.policy.directory)
     trained.policy.directory = other
-    assert profiles_of(trained, made.parent).by_id == found.by_id
-    write_profiles(tmp_path / "p", found.header | {"log": "beef"}, found.by_id.values())
-    sentence = refused(profiles_of, changed(config, file=str(tmp_path / "p")), made.parent)
+    assert profiles_of(trained, profiles_file.parent).by_id == profiles.by_id
+    write_profiles(tmp_path / "p", profiles.header | {"log": "beef"}, profiles.by_id.values())
+    sentence = refused(profiles_of, changed(config, file=str(tmp_path / "p")), profiles_file.parent)
     assert_names(sentence, tmp_path / "p", "line 1, field log: found 'beef'")
-    sentence = refused(profiles_of, changed(config, file=str(tmp_path / "no")), made.parent)
+    sentence = refused(
+        profiles_of, changed(config, file=str(tmp_path / "no")), profiles_file.parent
+    )
     assert_names(sentence, tmp_path / "no")
 
 

@@ -174,7 +174,7 @@ def test_an_unfinished_save_is_not_a_checkpoint(tmp_path):
     ("change", "named"),
     [
         ({"learning_rate": 0.2}, "learning_rate: found 0.1, expected 0.2"),
-        ({"group": {"size": 4}}, "group: found {'size': 8}, expected {'size': 4}"),
+        ({"group": {"size": 4}}, "group.size: found 8, expected 4"),
         ({"seed": 3}, "seed: found 'absent', expected 3"),
     ],
 )
