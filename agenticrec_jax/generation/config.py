@@ -15,6 +15,9 @@ CACHE_DTYPES = ("", "float32", "bfloat16", "int8")
 class EngineConfig:
     """Sizes of the engine.
 
+    Raises:
+      InputError: a value out of its range, named by its field.
+
     Attributes:
       slots: rollouts that are generated at once.
       prompt_buckets: lengths that prompts are padded to, ascending; no prompt may be longer.
@@ -41,9 +44,6 @@ class EngineConfig:
       cache_dtype: dtype of the stored keys and values: ``float32``, ``bfloat16``, ``int8`` with a
         scale for each slot, column and key head, or, if empty, the dtype that the model computes
         in.
-
-    Raises:
-      InputError: a value out of its range, named by its field.
     """
 
     slots: int

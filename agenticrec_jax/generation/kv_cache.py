@@ -22,7 +22,8 @@ The cache may be narrower than the dtype that the model computes in (``allocate`
 rounded once, when they are written, in the copy of a dispatch as in the slots; ``view`` widens one
 layer where the model reads it. So every later token reads the same numbers of a token, whatever
 slot, dispatch or bucket that one was computed in. Tokens computed together (a prompt, the ids of
-one splice) see each other unrounded.
+one splice) see each other unrounded. Log-probs are those of the distribution sampled from, with
+the rounded cache. The learner reads no cache, so its log-probs differ by the cost of rounding.
 
 Axis letters: B slots, R rows of a dispatch, P prompts, T time (new tokens), S cache (columns),
 K kv heads, H head width, L layers, D embedding.
@@ -47,6 +48,9 @@ class Quantized(NamedTuple):
     ``scale`` has the axes of ``values``, with the head's width 1, so that both are sliced, moved
     and sharded alike. It is float32, which keeps the largest number of a head as it was. bfloat16
     would move that one by up to 2**-9 of it, a quarter of a step, to save 2 bytes of H + 4.
+
+    Where one channel of a head stands out, the other channels have few steps. A scale for each
+    channel would mend that, but it is known only when all keys are.
     """
 
     values: Int8[Array, "..."]

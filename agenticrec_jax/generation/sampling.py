@@ -57,14 +57,14 @@ class Draw(NamedTuple):
 class Filters:
     """Restrictions of the ids that can be sampled, beside the temperature; each is off by default.
 
+    Raises:
+      InputError: a value out of its range, named by its field.
+
     Attributes:
       top_k: keeps the ``top_k`` most likely ids, and those as likely as the last of them; 0 off.
       top_p: keeps the smallest set of most likely ids whose mass reaches ``top_p``, the id that
         crosses it included, and those as likely as that one; 1 off.
       min_p: keeps ids at least ``min_p`` times as likely as the most likely one; 0 off.
-
-    Raises:
-      InputError: a value out of its range, named by its field.
     """
 
     top_k: int = 0

@@ -21,7 +21,8 @@ class State(NamedTuple):
       cache: keys and values of every slot.
       length: [B] computed columns of the cache; the position of the next token.
       token: [B] the last sampled id, whose keys and values are not in the cache yet.
-      limit: [B] tokens of prompt and completion together at which the row's turn must end.
+      limit: [B] tokens of prompt and completion together at which the row's turn must end: the
+        smallest of its budgets. The host knows which one that is.
       key: [B, 2] key data; the noise at each position is folded from it.
       status: [B] ``EMPTY``, ``RUNNING``, ``PAUSED`` (at a tool call), ``STOPPED`` (by a stop id) or
         ``AT_LIMIT``.
