@@ -48,19 +48,18 @@ def text_of(cell):
     return "".join(parts)
 
 
-def test_the_notebook_is_stored_with_the_outputs_of_the_quickstart():
-    """So that a reader without a runtime sees its plots, table and episodes."""
+def test_the_notebook_is_stored_whole_or_without_outputs():
+    """With outputs it is one run of all cells, of the committed quickstart's numbers."""
     notebook = nbformat.read(PATH, as_version=4)
     assert parameters(notebook).source == 'PRESET = "quick"'
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    if not any(cell.outputs for cell in code):
+        assert {cell.execution_count for cell in code} == {None}
+        return
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
-    kinds = [o.output_type for cell in code for o in cell.outputs]
-    assert "error" not in kinds
-    plotted = [c for c in code if any("image/png" in o.get("data", {}) for o in c.outputs)]
-    assert len(plotted) >= 5
+    assert "error" not in [o.output_type for cell in code for o in cell.outputs]
     (cell,) = (c for c in code if "write_results(run" in c.source)
-    committed = json.loads((RESULTS / "results.json").read_text())
-    for row in committed["rows"]:
+    for row in json.loads((RESULTS / "results.json").read_text())["rows"]:
         line = re.search(rf"^\W*{re.escape(row['name'])} .*$", text_of(cell), re.M)[0]
         assert f"{row['ndcg@10']:.3f}" in line, row["name"]
 

@@ -151,20 +151,19 @@ def test_a_tool_that_does_not_answer_is_named_with_its_reason(outcome, reason, d
     assert Toolbox([_Faulty("x" * 20_000)]).call("view", "echo", {}).ok
 
 
-def test_the_tool_of_the_readme_works(log, examples):
+def test_the_tool_of_the_guide_works(log, examples):
     """A new tool is one class: the documented one is run as it stands."""
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    (code,) = [
-        block for block in re.findall(r"```python\n(.*?)```", readme, re.S) if "view" in block
-    ]
+    guide = Path(__file__).parents[2] / "docs" / "howto" / "own_tool.md"
+    blocks = re.findall(r"```python\n(.*?)```", guide.read_text(encoding="utf-8"), re.S)
     namespace = {}
-    exec(code, namespace)
+    exec(blocks[0], namespace)
+    toolbox = Toolbox([namespace["CountBrands"]()])
     for example in examples[:9]:
         view = AsOfView(log, example)
         brands = {log.items.brand[item] for item in view.own_items if log.items.brand[item]}
-        seen = namespace["toolbox"].call(view, "count_brands", {})
+        seen = toolbox.call(view, "count_brands", {})
         assert seen == Observation(f"brands bought: {len(brands)}", True)
-    assert not namespace["toolbox"].call(view, "count_brands", {"most": 3}).ok
+    assert not toolbox.call(view, "count_brands", {"most": 3}).ok
 
 
 def test_two_tools_of_one_name_are_refused():
