@@ -41,9 +41,17 @@ class Rollout:
     origin: np.ndarray
 
 
-@cache
 def policy(config: Qwen3Config = CONFIG) -> tuple[nnx.GraphDef, nnx.State]:
-    """Returns a policy whose weights make attention and probabilities far from uniform."""
+    """Returns a policy whose weights make attention and probabilities far from uniform.
+
+    The arrays are the caller's own, to be donated to an update.
+    """
+    graphdef, params = _policy(config)
+    return graphdef, jax.tree.map(jnp.copy, params)
+
+
+@cache
+def _policy(config: Qwen3Config) -> tuple[nnx.GraphDef, nnx.State]:
     graphdef, params = nnx.split(Qwen3(config, rngs=nnx.Rngs(1)))
     flat = [
         (path, v if path[-1] == "scale" else v.replace(8 * v.get_value()))

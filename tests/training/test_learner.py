@@ -80,7 +80,7 @@ def one_micro_batch(config=CONFIG):
     return two_updates(batches, *updater(config=config), config=config)
 
 
-@pytest.mark.parametrize("members", [3, 1])
+@pytest.mark.parametrize("members", [pytest.param(3, marks=pytest.mark.slow), 1])
 def test_results_do_not_depend_on_the_micro_batches(members):
     """Micro-batches of one group (or member) and an odd chunk; one trace serves all of a shape."""
     traces = []
@@ -118,7 +118,9 @@ EVERYTHING = for_batch(
 )
 
 
-@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean"])
+@pytest.mark.parametrize(
+    "aggregation", [pytest.param("token_mean", marks=pytest.mark.slow), "sequence_mean"]
+)
 def test_with_every_option_results_do_not_depend_on_the_micro_batches(aggregation):
     """Weights made once for all groups; whole groups in one micro-batch, or each member alone."""
     rollouts = [group.completions for group in GROUPS]

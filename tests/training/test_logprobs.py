@@ -98,7 +98,7 @@ def oracle():
     ("chunk", "changes"),
     [
         pytest.param(1024, {}, marks=pytest.mark.slow),
-        (9, {"remat": "full"}),
+        pytest.param(9, {"remat": "full"}, marks=pytest.mark.slow),
         (40, {"scan_layers": True}),
     ],
 )

@@ -54,6 +54,7 @@ def test_the_policy_leaves_its_reference_and_is_penalized(penalized, single):
     assert abs(second["gradient_norm"] / single.lines[1]["gradient_norm"] - 1) > 1e-3
 
 
+@pytest.mark.slow
 def test_a_mild_penalty_draws_the_policy_back(single, tmp_path):
     """Less distance from the first weights than without it (the strong one overshoots)."""
     pieces = scored(loss_fn=MILD)

@@ -35,7 +35,7 @@ def split(mesh=None, **options):
 
 
 @pytest.mark.usefixtures("optimized")
-@pytest.mark.parametrize("scan_layers", [False, True])
+@pytest.mark.parametrize("scan_layers", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_logits_and_gradients_of_an_adapter_of_peft_equal_its_own(scan_layers, tmp_path):
     graphdef, adapters, base = split(scan_layers=scan_layers)
     oracle = load_file(ADAPTER / "oracle.safetensors")

@@ -31,8 +31,8 @@ def test_a_kernel_of_four_outputs_in_two_panels():
     ("scan", "tied", "width"),
     [
         (False, False, 64),
-        (False, True, 64),
-        (True, False, 64),
+        pytest.param(False, True, 64, marks=pytest.mark.slow),
+        pytest.param(True, False, 64, marks=pytest.mark.slow),
         (True, True, 64),
         (False, True, 16),
         (True, False, 16),
