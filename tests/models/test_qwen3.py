@@ -287,7 +287,8 @@ def test_the_program_of_scanned_layers_does_not_grow_with_depth():
     shallow = program(4, True)
     deep = program(12, True)
     unrolled = program(4, False)
-    assert " while(" in deep and " while(" not in unrolled
+    # A scatter may be a loop too; the scanned layers add one forward and one backward.
+    assert deep.count(" while(") == shallow.count(" while(") == unrolled.count(" while(") + 2
     assert len(deep.splitlines()) <= 1.02 * len(shallow.splitlines())
     assert len(shallow.splitlines()) < len(unrolled.splitlines())
 
