@@ -15,13 +15,15 @@ from agenticrec_jax.types import SAMPLED
 def rollout_metrics(groups: Sequence[Sequence[Trajectory]]) -> dict[str, tuple[float, float]]:
     """Returns sums and counts over all trajectories that were rolled out.
 
-    Each count is the number of trajectories:
+    Each count is the number of trajectories, but for ``positive_with_tools``:
 
     - ``reward``: total reward; its terms are ``reward/ranking``, ``reward/format`` and
       ``reward/tool_bonus``;
     - ``valid``: share of trajectories with a valid answer;
     - ``hit@1``, ``ndcg@10``: of the target's rank; 0 for an invalid ranking;
     - ``tool_calls``: calls of a trajectory;
+    - ``positive_with_tools``: share of the trajectories with a reward above 0 that called a tool, as
+      AgenticRec (arXiv:2603.21613) plots it; NaN without such trajectories;
     - ``calls/<tool>``: calls that this tool answered;
     - ``calls/refused``: calls that were answered by an error, of any tool or of none;
     - ``calls/failed/timeout``, ``calls/failed/raised``, ``calls/failed/junk``: calls that a tool
@@ -34,6 +36,7 @@ def rollout_metrics(groups: Sequence[Sequence[Trajectory]]) -> dict[str, tuple[f
     """
     flat = [trajectory for group in groups for trajectory in group]
     n = float(len(flat))
+    positive = [trajectory for trajectory in flat if trajectory.reward.total > 0]
     metrics = {
         "reward": (sum(t.reward.total for t in flat), n),
         "reward/ranking": (sum(t.reward.ranking for t in flat), n),
@@ -43,6 +46,7 @@ def rollout_metrics(groups: Sequence[Sequence[Trajectory]]) -> dict[str, tuple[f
         "hit@1": (float(sum(t.rank == 1 for t in flat)), n),
         "ndcg@10": (float(sum(1 / np.log2(t.rank + 1) for t in flat if t.rank)), n),
         "tool_calls": (float(sum(len(t.calls) for t in flat)), n),
+        "positive_with_tools": (float(sum(bool(t.calls) for t in positive)), float(len(positive))),
         "tokens": (float(sum(len(t.ids) for t in flat)), n),
         "sampled_tokens": (float(sum((t.origin == SAMPLED).sum() for t in flat)), n),
     }

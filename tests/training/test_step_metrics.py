@@ -88,6 +88,7 @@ def test_what_the_policy_did_is_sums_and_counts():
             "hit@1": 1 / 4,
             "ndcg@10": (1.0 + 0.5) / 4,
             "tool_calls": 5 / 4,
+            "positive_with_tools": 2 / 2,
             "tokens": (4 + 2 + 1 + 3) / 4,
             "sampled_tokens": (2 + 1 + 1 + 3) / 4,
             "calls/similar": 2 / 4,
@@ -97,7 +98,19 @@ def test_what_the_policy_did_is_sums_and_counts():
             "invalid/none": 1 / 4,
         }
     )
+    assert actual.pop("positive_with_tools") == (2.0, 2.0)
     assert {count for _, count in actual.values()} == {4.0}
+
+
+def test_tools_of_positive_trajectories_are_counted_among_these_alone():
+    """Of three with a reward above 0 one called a tool; the miss that called one counts nowhere."""
+    call = [("profile", True, None)]
+    plain = trajectory((0.25, 0.0, 0.0), rank=5)
+    miss = trajectory((-0.5, 0.0, 0.0), call)
+    groups = [[trajectory((0.5, 0.0, 0.0), call), plain], [miss, plain]]
+    assert rollout_metrics(groups)["positive_with_tools"] == (1.0, 3.0)
+    none = rollout_metrics([[trajectory((-1.0, 0.0, 0.0), call)]])["positive_with_tools"]
+    assert math.isnan(mean_of(none))
 
 
 def test_the_time_of_a_step_is_shared_out():
