@@ -4,6 +4,7 @@ Colors are CSS classes (``s0`` to ``s7``, ``grid``, ``axis``). The page defines 
 dark mode.
 """
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -36,7 +37,12 @@ def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
 
 
 def line_chart(
-    series: Mapping[str, Points], *, title: str, x_label: str = "step", zero: bool = False
+    series: Mapping[str, Points],
+    *,
+    title: str,
+    x_label: str = "step",
+    zero: bool = False,
+    breaks: Mapping[float, str] | None = None,
 ) -> Markup:
     """Draws one line per series over common axes; points that are None or not finite are left out.
 
@@ -45,16 +51,19 @@ def line_chart(
       title: text of the figure for a screen reader.
       x_label: text below the x axis.
       zero: whether the y axis must reach 0.
+      breaks: x positions with the name of what begins there, each drawn as a dashed line. Points on
+        its two sides are not joined.
     """
+    breaks = breaks or {}
     clean = {name: _finite(points) for name, points in series.items()}
     points = [point for line in clean.values() for point in line]
     if not points:
         return Markup('<p class="none">no values</p>')
     ys = [y for _, y in points] + ([0.0] if zero else [])
     frame = _Frame.around([x for x, _ in points], ys, names=clean if len(clean) > 1 else {})
-    body = frame.axes(x_label)
+    body = frame.axes(x_label) + frame.breaks(breaks)
     for index, (name, line) in enumerate(clean.items()):
-        body += _line(frame, line, name, f"s{index % COLORS}")
+        body += _line(frame, line, name, f"s{index % COLORS}", breaks)
     body += _end_labels(frame, clean) if len(clean) > 1 else Markup()
     return Markup(
         '<svg class="chart" viewBox="0 0 {} {}" role="img"><title>{}</title>{}</svg>'
@@ -125,6 +134,15 @@ class _Frame:
         middle = (_LEFT + self.right) / 2
         return svg + _text(middle, HEIGHT - 3, x_label, "middle", "label")
 
+    def breaks(self, names: Mapping[float, str]) -> Markup:
+        svg = Markup()
+        for x, name in names.items():
+            svg += Markup('<line class="break" x1="{x}" x2="{x}" y1="{}" y2="{}"/>').format(
+                _TOP, HEIGHT - _BOTTOM, x=self.x(x)
+            )
+            svg += _text(self.x(x), _TOP - 3, name, "middle")
+        return svg
+
     def _x_ticks(self) -> list[float]:
         low, high = self.xs
         if low == high:
@@ -136,9 +154,19 @@ def _finite(points: Points) -> list[tuple[float, float]]:
     return [(x, float(y)) for x, y in points if y is not None and math.isfinite(y)]
 
 
-def _line(frame: _Frame, points: Sequence[tuple[float, float]], name: str, color: str) -> Markup:
-    path = " ".join(f"{frame.x(x)},{frame.y(y)}" for x, y in points)
-    svg = Markup('<polyline class="{}" points="{}"/>').format(color, path)
+def _line(
+    frame: _Frame,
+    points: Sequence[tuple[float, float]],
+    name: str,
+    color: str,
+    breaks: Mapping[float, str],
+) -> Markup:
+    svg = Markup()
+    limits = [-math.inf, *sorted(breaks), math.inf]
+    for low, high in itertools.pairwise(limits):
+        path = " ".join(f"{frame.x(x)},{frame.y(y)}" for x, y in points if low <= x < high)
+        if path:
+            svg += Markup('<polyline class="{}" points="{}"/>').format(color, path)
     radius = 2.6 if len(points) <= 40 else 1.2
     for x, y in points:
         svg += Markup(

@@ -20,6 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from agenticrec_jax.evaluation import charts
+from agenticrec_jax.evaluation.dynamics import dynamics_figures
+from agenticrec_jax.metrics.significance import Difference
 
 METRICS = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "invalid_rate", "mean_tool_calls")
 FEWER_METRICS = ("hr@1", "ndcg@10", "invalid_rate", "mean_tool_calls")
@@ -32,8 +34,11 @@ ROW_NOTES = {
     "cooccurrence": "by training co-occurrence with the history, then by popularity",
     "sasrec": "the sequential recommender of the tools, without an agent",
     "scripted_agent": "the best fixed plan of tools, chosen on validation samples",
+    "best_fusion": "the best fixed weights of the tools' orders, chosen on validation samples",
+    "linear_combination": "a linear model of the tools' orders, fitted on policy samples",
     "warm_start_no_tools": "the supervised policy without tools",
     "warm_start": "the supervised policy, before any reinforcement learning",
+    "trained_no_tools": "stage one without a tool, the same settings and steps",
     "rta": "after stage one, list-wise GRPO",
     "rta_ppr": "after stage two, preference refinement",
 }
@@ -97,10 +102,29 @@ def print_table(results: Mapping, console: Console | None = None) -> None:
     console.print(table)
 
 
+def comparison_sentence(comparison: Mapping) -> str:
+    """Returns a paired difference in words.
+
+    Args:
+      comparison: ``a``, ``b``, ``metric``, ``difference`` (a minus b) and its 95% ``interval``.
+
+    Example:
+      >>> comparison_sentence({"a": "rta", "b": "sasrec", "metric": "ndcg@10",
+      ...     "difference": 0.012, "interval": [0.004, 0.02]})
+      'rta is above sasrec in ndcg@10: +0.0120 [+0.0040, +0.0200]'
+    """
+    difference = Difference(comparison["difference"], *comparison["interval"])
+    return (
+        f"{comparison['a']} is {difference.relation} {comparison['b']} in "
+        f"{comparison['metric']}: {difference.mean:+.4f} "
+        f"[{difference.low:+.4f}, {difference.high:+.4f}]"
+    )
+
+
 def write_report(
     path: str | os.PathLike,
     results: Mapping,
-    curves: Sequence[Mapping],
+    curves: Mapping[int, Sequence[Mapping]],
     trajectories: Sequence[Mapping],
     *,
     seed: int = 0,
@@ -111,7 +135,8 @@ def write_report(
     Args:
       path: path of the HTML file.
       results: content of ``results.json``: rows, protocol, phases, comparisons, gate, config.
-      curves: lines of ``metrics.jsonl``, each with ``stage``, ``step`` and its values.
+      curves: lines of ``metrics.jsonl`` by seed, each with ``stage``, ``step`` and its values. The
+        dynamics show every seed, the figures of the stages the first one.
       trajectories: lines of ``trajectories.jsonl``.
       seed: seed of the choice of trajectories; see `choose_trajectories`.
       num_trajectories: number of trajectories on the page.
@@ -122,11 +147,15 @@ def write_report(
         rows=_rows(results["rows"]),
         metrics=[(name, LABELS.get(name, name)) for name in METRICS],
         best=_best(results["rows"]),
-        comparisons=results.get("comparisons", []),
+        comparisons=[
+            dict(c) | {"relation": Difference(c["difference"], *c["interval"]).relation}
+            for c in results.get("comparisons", [])
+        ],
         phases=results.get("phases", []),
         gate=results.get("gate") or {},
         config=json.dumps(results.get("config", {}), indent=2, ensure_ascii=False),
-        stages=_stages(curves),
+        dynamics=dynamics_figures(curves),
+        stages=_stages(next(iter(curves.values()), [])),
         cards=[_card(trajectory) for trajectory in chosen],
         total=len(trajectories),
         outcomes=Counter(outcome(t) for t in trajectories),

@@ -23,6 +23,18 @@ class Difference(NamedTuple):
     low: float
     high: float
 
+    @property
+    def relation(self) -> str:
+        """``above`` or ``below`` where the interval excludes 0, else ``not told apart from``.
+
+        Example:
+          >>> Difference(0.02, 0.01, 0.03).relation, Difference(0.02, -0.01, 0.05).relation
+          ('above', 'not told apart from')
+        """
+        if self.low > 0:
+            return "above"
+        return "below" if self.high < 0 else "not told apart from"
+
 
 def bootstrap_means(
     values: Sequence[float], users: Sequence, *, seed: int, resamples: int = 2000

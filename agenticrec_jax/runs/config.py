@@ -169,9 +169,12 @@ class EvaluationConfig:
 
     examples: int = Field(500, ge=0, description="Test examples of the quickstart.")
     validation_examples: int = Field(
-        0, ge=0, description="Valid examples of validation and of the best plan."
+        0, ge=0, description="Valid examples of validation, of the best plan and the best fusion."
     )
     fitting_examples: int = Field(0, ge=0, description="Policy examples of linear_combination.")
+    trained_no_tools: bool = Field(
+        False, description="Also train rta without tools in each seed, for the row of that name."
+    )
 
 
 @configuration

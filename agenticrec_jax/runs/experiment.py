@@ -14,7 +14,7 @@ from agenticrec_jax.agent.transcripts import transcript
 from agenticrec_jax.bundled import resolve
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.evaluation.evaluator import summary_row
-from agenticrec_jax.evaluation.report import print_table, write_report
+from agenticrec_jax.evaluation.report import comparison_sentence, print_table, write_report
 from agenticrec_jax.metrics.ranking import hr_values, ndcg_values
 from agenticrec_jax.metrics.significance import paired_difference
 from agenticrec_jax.runs.baselines import baseline_rows
@@ -32,16 +32,22 @@ from agenticrec_jax.runs.stages import train
 from agenticrec_jax.runtime.metric_logging import read_metrics
 from agenticrec_jax.runtime.phases import phase, phase_records, resume_phases
 
+TRAINED_NO_TOOLS = "trained_no_tools"
 COMPARED = (
     ("rta", "warm_start"),
     ("rta", "warm_start_no_tools"),
+    ("rta", TRAINED_NO_TOOLS),
     ("rta", "single_tool_mean"),
+    ("rta", "scripted_agent"),
     ("rta_ppr", "rta"),
     ("rta_ppr", "warm_start"),
     ("rta_ppr", "scripted_agent"),
+    ("rta_ppr", "best_fusion"),
     ("rta_ppr", "linear_combination"),
     ("rta_ppr_blanked", "warm_start_no_tools"),
+    ("rta_ppr_blanked", TRAINED_NO_TOOLS),
     ("rta_ppr_permuted", "warm_start_no_tools"),
+    ("rta_ppr_permuted", TRAINED_NO_TOOLS),
 )
 COMPARED_BY = {"ndcg@10": partial(ndcg_values, k=10), "hr@1": partial(hr_values, k=1)}
 
@@ -82,6 +88,10 @@ def run_experiment(config: RunConfig, workdir: str | Path, seeds: Sequence[int])
     The workdir gets ``results.json``, ``trajectories.jsonl``, ``report.html`` and a directory for
     each seed. A run that was stopped resumes.
 
+    The policy's rows are the chain of AgenticRec's Table 2 (arXiv:2603.21613): frozen without tools
+    and with them, trained without tools (with ``config.evaluation.trained_no_tools``), after RTA
+    and after PPR. The control without tools trains in ``seed_<n>/no_tools``.
+
     Args:
       config: of the run.
       workdir: of one experiment; one of other settings is refused.
@@ -105,6 +115,13 @@ def run_experiment(config: RunConfig, workdir: str | Path, seeds: Sequence[int])
     evaluate_row(run, results, "warm_start", policy, run.workdir)
     for seed in seeds:
         directory = run.workdir / f"seed_{seed}"
+        if config.evaluation.trained_no_tools:
+            control = directory / "no_tools"
+            with phase(f"{TRAINED_NO_TOOLS}, seed {seed}"):
+                trained = train(
+                    run, "rta", policy.copy(), directory=control, seed=seed, use_tools=False
+                )
+            evaluate_row(run, results, "trained", trained, control, observations="none")
         with phase(f"rta, seed {seed}"):
             rta = train(run, "rta", policy.copy(), directory=directory, seed=seed)
         evaluate_row(run, results, "rta", rta, directory)
@@ -165,8 +182,13 @@ def evaluate_row(
 def compare_rows(results: EvaluationResults) -> list[dict]:
     """Returns paired differences over the same examples, with 95% intervals; NDCG@10 first.
 
-    The pairs of rows are `COMPARED`; ``single_tool_mean`` is the mean over the fixed plans of one
-    tool. A row of one seed is compared with every seed of the other.
+    The pairs of rows are those of `COMPARED` that the results have. ``single_tool_mean`` is the
+    mean over the fixed plans of one tool. A row of one seed is compared with every seed of the
+    other.
+
+    Returns:
+      For each pair and metric a dict with ``a``, ``b``, ``metric``, ``difference`` (a minus b),
+      ``interval`` and ``sentence``, the same in words.
     """
     users = [example.user for example in results.examples]
     compared = []
@@ -175,19 +197,20 @@ def compare_rows(results: EvaluationResults) -> list[dict]:
         single = [values[f"scripted:{label}"] for label in LABELS]
         values["single_tool_mean"] = np.mean(single, axis=0)
         for a, b in COMPARED:
+            if not {a, b} <= values.keys():
+                continue
             seeds = max(len(values[a]), len(values[b])) // len(users)
             first = np.tile(values[a], len(users) * seeds // len(values[a]))
             second = np.tile(values[b], len(users) * seeds // len(values[b]))
             difference = paired_difference(first, second, users * seeds)
-            compared.append(
-                {
-                    "a": a,
-                    "b": b,
-                    "metric": metric,
-                    "difference": difference.mean,
-                    "interval": [difference.low, difference.high],
-                }
-            )
+            comparison = {
+                "a": a,
+                "b": b,
+                "metric": metric,
+                "difference": difference.mean,
+                "interval": [difference.low, difference.high],
+            }
+            compared.append(comparison | {"sentence": comparison_sentence(comparison)})
     return compared
 
 
@@ -201,7 +224,8 @@ def write_results(run: Run, results: EvaluationResults, seeds: Sequence[int]) ->
         "gate": _gate(run.config.policy.directory),
         "config": dataclasses.asdict(run.config),
     }
-    log, tokenizer = run.data.log, run.policy.tokenizer
+    log = run.data.log
+    tokenizer = run.policy.tokenizer
     count = len(results.examples)
     transcripts = [
         transcript(trajectory, example, log, tokenizer, name)
@@ -215,16 +239,12 @@ def write_results(run: Run, results: EvaluationResults, seeds: Sequence[int]) ->
     lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in transcripts)
     (workdir / "trajectories.jsonl").write_text(lines, encoding="utf-8")
     (workdir / "results.json").write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
-    curves = read_metrics(workdir / f"seed_{seeds[0]}" / "metrics.jsonl")
+    curves = {seed: read_metrics(workdir / f"seed_{seed}" / "metrics.jsonl") for seed in seeds}
     last = [record for record in transcripts if record["stage"] == "rta_ppr"]
     write_report(workdir / "report.html", written, curves, last, seed=seeds[0])
     print_table(written)
-    for row in written["comparisons"]:
-        low, high = row["interval"]
-        print(
-            f"{row['a']} - {row['b']}, {row['metric']}: {row['difference']:+.4f} "
-            f"[{low:+.4f}, {high:+.4f}]"
-        )
+    for comparison in written["comparisons"]:
+        print(comparison["sentence"])
     print(f"report: {workdir / 'report.html'}")
     return written
 

@@ -87,6 +87,7 @@ def train(
     *,
     directory: str | Path | None = None,
     seed: int | None = None,
+    use_tools: bool = True,
 ) -> Policy:
     """Trains a policy in one stage and writes it to ``<directory>/<stage>/policy``.
 
@@ -96,6 +97,8 @@ def train(
       policy: to start from; its parameters are consumed. None for the run's.
       directory: of checkpoints, metrics and the policy; None for the run's workdir.
       seed: of the order of examples and of sampling; None for the config's.
+      use_tools: whether rollouts and validation of ``rta`` offer tools. Without them the stage is
+        the paper's control: the same settings, with reasoning alone (AgenticRec, Table 2).
 
     Returns:
       The trained policy.
@@ -105,6 +108,7 @@ def train(
       Terminated: SIGTERM came; what is done is saved, and the same call resumes.
     """
     check_stage(run.config, stage)
+    expect(use_tools or stage == "rta", "use_tools", use_tools, f"True in stage {stage}")
     policy = run.policy if policy is None else policy
     directory = Path(directory or run.workdir)
     seed = run.config.seed if seed is None else seed
@@ -124,11 +128,14 @@ def train(
             pad_id=policy.tokenizer.pad_id,
             seed=seed,
         )
-        with _services(run, stage, settings, directory, {"seed": seed}) as services:
+        record = {"seed": seed}
+        if not use_tools:
+            record["use_tools"] = False
+        with _services(run, stage, settings, directory, record, use_tools) as services:
             state = loop.reinforce(
                 resolved.loop,
                 init_state(policy.params, resolved.optimizer, run.mesh),
-                agent=run.training_agent,
+                agent=dataclasses.replace(run.training_agent, use_tools=use_tools),
                 engine=run.engine,
                 update=resolved.update,
                 tasks_at=tasks_at,
@@ -298,7 +305,12 @@ class Services:
 
 @contextlib.contextmanager
 def _services(
-    run: Run, name: str, settings: GrpoConfig | PairsConfig, directory: Path, record: dict
+    run: Run,
+    name: str,
+    settings: GrpoConfig | PairsConfig,
+    directory: Path,
+    record: dict,
+    use_tools: bool = True,
 ) -> Iterator[Services]:
     """Opens the services of a stage; a resumed run must agree with its settings and ``record``."""
     record = {
@@ -316,9 +328,10 @@ def _services(
             count = run.config.evaluation.validation_examples
             examples = evenly_spread(run.data.examples["valid"], count)
             best = Checkpoints(directory / "best_checkpoint", record, max_to_keep=None)
+            agent = dataclasses.replace(run.evaluation_agent, use_tools=use_tools)
             validation = Validation(
                 every=settings.validate_every,
-                score=ndcg_scorer(run.evaluation_agent, run.engine, examples),
+                score=ndcg_scorer(agent, run.engine, examples),
                 best=stack.enter_context(best),
             )
         writer = stack.enter_context(MetricsWriter(directory.parent, jax.process_index()))

@@ -22,8 +22,8 @@ def rollout_metrics(groups: Sequence[Sequence[Trajectory]]) -> dict[str, tuple[f
     - ``valid``: share of trajectories with a valid answer;
     - ``hit@1``, ``ndcg@10``: of the target's rank; 0 for an invalid ranking;
     - ``tool_calls``: calls of a trajectory;
-    - ``positive_with_tools``: share of the trajectories with a reward above 0 that called a tool, as
-      AgenticRec (arXiv:2603.21613) plots it; NaN without such trajectories;
+    - ``positive_with_tools``: share of the trajectories with a reward above 0 that called a tool,
+      as AgenticRec (arXiv:2603.21613) plots it; NaN without such trajectories;
     - ``calls/<tool>``: calls that this tool answered;
     - ``calls/refused``: calls that were answered by an error, of any tool or of none;
     - ``calls/failed/timeout``, ``calls/failed/raised``, ``calls/failed/junk``: calls that a tool

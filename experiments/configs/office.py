@@ -19,7 +19,7 @@ def get_config(preset: str = "quick") -> ConfigDict:
     if preset == "full":
         config.rta.update({"steps": 60, "prompts": 32})
         config.ppr.update({"steps": 16, "prompts": 32, "mining_examples": 1024})
-        config.evaluation.examples = 0
+        config.evaluation.update({"examples": 0, "trained_no_tools": True})
     if preset == "smoke":
         _shrink(config)
     return config

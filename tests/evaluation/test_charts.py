@@ -47,6 +47,15 @@ def test_missing_values_are_left_out_and_not_drawn_as_zero():
     assert "no values" in charts.line_chart({"a": [(1, None)]}, title="t")
 
 
+def test_a_line_is_broken_where_a_stage_begins():
+    points = [(1, 1.0), (2, 2.0), (3, 5.0), (4, 6.0)]
+    svg = charts.line_chart({"a": points}, title="t", breaks={2.5: "<ppr>"})
+    first, second = points_of(svg)
+    assert [len(first), len(second)] == [2, 2] and first[-1][0] < second[0][0]
+    x = float(re.search(r'class="break" x1="([\d.]+)"', svg)[1])
+    assert first[-1][0] < x < second[0][0] and "&lt;ppr&gt;" in svg and "<ppr>" not in svg
+
+
 def test_a_single_point_is_drawn():
     svg = charts.line_chart({"a": [(1, 2.0)]}, title="t")
     assert "<circle" in svg and "nan" not in svg

@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from agenticrec_jax.evaluation import report
+from agenticrec_jax.testing.errors import assert_names
 
 ROWS = {
     "chance": 0.227,
@@ -27,6 +28,7 @@ ROWS = {
 }
 TOOLS = ("get_user_profile", "candidates_analyze", "get_similar_items", "get_similar_users")
 NOUNS = ("Binder", "Gel Pens", "Label Tape", "Toner Cartridge", "Desk Lamp", "Index Cards")
+SEEDS = (0, 7)
 HOSTILE = "<script>alert('x')</script> & <b>Pens</b>"
 
 
@@ -75,8 +77,8 @@ def example_results():
     }
 
 
-def example_curves():
-    rng = np.random.default_rng(0)
+def example_curves(seed=0):
+    rng = np.random.default_rng(seed)
     lines = []
     for stage, steps in (("rta", 15), ("ppr", 8)):
         for step in range(1, steps + 1):
@@ -86,6 +88,8 @@ def example_curves():
             for i, tool in enumerate(TOOLS):
                 if rng.random() > 0.1:  # a tool without calls has no value in that step
                     line[f"calls/{tool}"] = abs(0.2 + 0.2 * i + 0.05 * rng.normal())
+            line["groups_all_equal"] = 0.05 * step
+            line["positive_with_tools"] = None if step == 1 else 1 - 0.5 / step
             lines.append(line | {"loss": float(rng.normal()), "entropy": 0.4 - 0.01 * step})
     lines[3]["loss"] = None
     return lines
@@ -176,7 +180,8 @@ class Page(html.parser.HTMLParser):
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     path = tmp_path_factory.mktemp("report") / "report.html"
-    report.write_report(path, example_results(), example_curves(), example_trajectories(), seed=3)
+    curves = {seed: example_curves(seed) for seed in SEEDS}
+    report.write_report(path, example_results(), curves, example_trajectories(), seed=3)
     assert [file.name for file in path.parent.iterdir()] == ["report.html"]
     return path.read_text(encoding="utf-8")
 
@@ -200,13 +205,53 @@ def test_the_table_shows_each_row_with_its_interval(page):
     assert "9f2c6b0a41d7e835" in page and "0.981" in page
 
 
-def test_the_interval_decides_the_conclusion_of_a_comparison(page):
+def test_the_interval_decides_what_a_comparison_says(page):
     table = page[page.index("Paired differences") : page.index("<h2>Training")]
-    assert re.findall(r'<td class="left">([^<]+)</td></tr>', table) == [
-        "above",
-        "no significant difference",
-        "below",
+    rows = [re.sub("<[^>]+>", "", row) for row in re.findall(r'<td class="words">.*?</td>', table)]
+    assert rows == [
+        "rta is above warm_start",
+        "rta_ppr is not told apart from rta",
+        "rta_ppr is below scripted_agent",
     ]
+
+
+@pytest.mark.parametrize(
+    ("interval", "relation"),
+    [((0.004, 0.02), "above"), ((-0.02, -0.001), "below"), ((0.0, 0.02), "not told apart from")],
+)
+def test_a_comparison_in_words_has_its_numbers(interval, relation):
+    sentence = report.comparison_sentence(comparison("rta", "sasrec", 0.012, interval))
+    assert f"rta is {relation} sasrec" in sentence
+    low, high = interval
+    assert_names(sentence, "ndcg@10", "+0.0120", f"{low:+.4f}", f"{high:+.4f}")
+
+
+def test_the_dynamics_show_every_seed_over_both_stages(page):
+    """Each line of 15 and 8 steps is broken where the second stage begins."""
+    dynamics = page[page.index("Dynamics") : page.index("Stage <code>rta</code>")]
+    figures = re.findall(r"<figure><figcaption>(.*?)</figcaption>(.*?)</figure>", dynamics, re.S)
+    titles = [title for title, _ in figures]
+    assert len(titles) == 6 and [t[-6:] for t in titles[4:]] == [f"seed {seed}" for seed in SEEDS]
+    for title, svg in figures:
+        lines = [len(points.split()) for points in re.findall(r'points="([^"]+)"', svg)]
+        names = re.findall(r'<text class="t\d"[^>]*>([^<]+)</text>', svg)
+        if title in titles[4:]:
+            assert sorted(names) == sorted(TOOLS) and lines == [15, 8] * len(TOOLS)
+        else:
+            assert sorted(names) == [f"seed {seed}" for seed in SEEDS]
+            first = 1 if "positive" in title else 0  # step 1 has no positive trajectory
+            assert lines == [15 - first, 8 - first] * len(SEEDS)
+        assert svg.count('class="break"') == 1 and ">ppr</text>" in svg
+
+
+def test_a_metric_that_an_older_run_lacks_has_no_panel(tmp_path):
+    lines = example_curves()
+    for line in lines:
+        del line["positive_with_tools"]
+    report.write_report(tmp_path / "page.html", example_results(), {0: lines}, [])
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    dynamics = text[text.index("Dynamics") : text.index("Stage <code>rta</code>")]
+    assert dynamics.count("<figure>") == 4 and "positive" not in dynamics
 
 
 def test_curves_of_every_stage_are_drawn_with_all_steps(page):
@@ -266,7 +311,7 @@ def test_text_from_data_stays_text(tmp_path, field):
         bad["calls"][0]["arguments"] = {"item_name": HOSTILE}
     else:
         results["rows"][0]["name"] = HOSTILE
-    report.write_report(tmp_path / "page.html", results, example_curves(), [bad])
+    report.write_report(tmp_path / "page.html", results, {0: example_curves()}, [bad])
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "script" not in Page(text).tags
     assert text.count("&lt;script&gt;alert(") >= 2  # the configuration and the field
@@ -363,7 +408,7 @@ def test_a_run_without_training_or_trajectories_still_has_a_page(tmp_path):
     results = example_results()
     results["rows"][0]["ndcg@10_interval"] = None
     bare = {"rows": results["rows"], "protocol": results["protocol"]}
-    report.write_report(tmp_path / "page.html", bare, [], [])
+    report.write_report(tmp_path / "page.html", bare, {}, [])
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "no training stage" in text and "No trajectories" in text and Page(text).open == []
 
@@ -374,16 +419,15 @@ def test_a_failing_page_leaves_the_old_one(tmp_path):
     broken = example_trajectory(1)
     del broken["reward"]["format"]
     with pytest.raises(Exception, match="format"):
-        report.write_report(path, example_results(), example_curves(), [broken])
+        report.write_report(path, example_results(), {0: example_curves()}, [broken])
     assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
 
 
 def test_results_survive_their_json_file(tmp_path):
     loaded = json.loads(json.dumps(example_results()))
-    report.write_report(tmp_path / "a.html", loaded, example_curves(), example_trajectories())
-    report.write_report(
-        tmp_path / "b.html", example_results(), example_curves(), example_trajectories()
-    )
+    curves = {0: example_curves()}
+    report.write_report(tmp_path / "a.html", loaded, curves, example_trajectories())
+    report.write_report(tmp_path / "b.html", example_results(), curves, example_trajectories())
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
 
 

@@ -23,6 +23,7 @@ from agenticrec_jax.testing.errors import assert_names
 ROOT = Path(__file__).parents[2]
 NAMED = [
     *("chance", "popularity", "brand_popularity", "cooccurrence", "sasrec", "scripted_agent"),
+    *("best_fusion", "linear_combination"),
     *("warm_start_no_tools", "warm_start", "rta", "rta_ppr"),
 ]
 FIELDS = {
@@ -36,8 +37,8 @@ CONFIG = run_config(load_config("office:smoke"))
 def finished(program, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("quickstart") / "run"
     cache = tmp_path_factory.getbasetemp() / "xla"
-    flags = ["--preset=smoke", f"--workdir={workdir}", f"--compilation_cache={cache}"]
-    ended = program("quickstart", *flags)
+    flags = ["--preset=smoke", f"--workdir={workdir}"]
+    ended = program("quickstart", *flags, f"--compilation_cache={cache}")
     assert ended.returncode == 0, ended.stderr
     return workdir, ended.stdout
 
@@ -91,11 +92,11 @@ def test_the_terminal_shows_the_table_and_the_comparisons(finished, results):
         line = re.search(rf"^│ {re.escape(row['name'])} .*$", finished[1], re.M)[0]
         assert f"{row['ndcg@10']:.3f}" in line
     assert results["protocol"]["candidate_hash"] in finished[1]
+    printed = finished[1].splitlines()
     for pair in results["comparisons"]:
-        assert (
-            f"{pair['a']} - {pair['b']}, {pair['metric']}: {pair['difference']:+.4f} ["
-            in finished[1]
-        )
+        assert pair["sentence"] in printed
+        assert pair["sentence"].startswith(f"{pair['a']} is ") and pair["b"] in pair["sentence"]
+        assert f"{pair['difference']:+.4f} [" in pair["sentence"]
 
 
 def test_rows_and_comparisons_are_those_of_the_trajectories(finished, results):

@@ -7,14 +7,18 @@ import numpy as np
 import pytest
 
 from agenticrec_jax.agent.scripted import LABELS
+from agenticrec_jax.evaluation.report import comparison_sentence
 from agenticrec_jax.metrics.ranking import ndcg_values
 from agenticrec_jax.runs import RunConfig, experiment
+from agenticrec_jax.runs.config import EvaluationConfig
 from agenticrec_jax.runs.experiment import COMPARED, EvaluationResults, compare_rows, write_results
 
 RANKS = {  # of two examples; trained policies have two seeds
     "warm_start": [2, 0],
     "warm_start_no_tools": [0, 5],
     "scripted_agent": [1, 3],
+    "best_fusion": [1, 2],
+    "trained_no_tools": [6, 0, 0, 2],
     "linear_combination": [3, 1],
     "rta": [1, 0, 2, 4],
     "rta_ppr": [1, 1, 1, 2],
@@ -46,6 +50,80 @@ def test_a_row_of_one_seed_is_compared_with_every_seed():
         assert row["difference"] == pytest.approx(expected, abs=1e-12), (a, b, metric)
         low, high = row["interval"]
         assert low <= row["difference"] <= high
+        assert row["sentence"] == comparison_sentence(row)
+
+
+def test_the_control_without_tools_is_compared_where_it_was_trained():
+    results = results_of_two_seeds()
+    del results.ranks["trained_no_tools"]
+    pairs = [(c["a"], c["b"]) for c in compare_rows(results) if c["metric"] == "ndcg@10"]
+    assert pairs == [pair for pair in COMPARED if "trained_no_tools" not in pair]
+    assert len(pairs) == len(COMPARED) - 3
+
+
+def test_the_chain_of_the_paper_is_trained_and_evaluated_in_order(tmp_path, monkeypatch):
+    """Each seed trains from the first policy; a run that was stopped reads what was evaluated."""
+    calls = []
+
+    def train(run, stage, policy, *, directory, seed, use_tools=True):
+        calls.append((stage, policy.name, directory, seed, use_tools))
+        return NamedPolicy(f"{policy.name}>{stage}{'' if use_tools else '-'}{seed}")
+
+    def evaluate_policy(run, policy, examples, *, observations):
+        return [SimpleNamespace(label=f"{policy.name} {observations}") for _ in examples]
+
+    run = SimpleNamespace(
+        config=RunConfig(evaluation=EvaluationConfig(trained_no_tools=True)),
+        workdir=tmp_path,
+        policy=NamedPolicy("first"),
+        artifacts_a=None,
+        artifacts_b=None,
+        data=SimpleNamespace(examples={"test": [SimpleNamespace(user=4)]}),
+    )
+    finished = {}
+    monkeypatch.setattr(experiment, "open_run", lambda config, workdir: run)
+    monkeypatch.setattr(experiment, "baseline_rows", lambda run, examples: [])
+    monkeypatch.setattr(experiment, "train", train)
+    monkeypatch.setattr(experiment, "evaluate_policy", evaluate_policy)
+    monkeypatch.setattr(
+        experiment,
+        "write_trajectories",
+        lambda path, trajectories: path.write_text(json.dumps([t.label for t in trajectories])),
+    )
+    monkeypatch.setattr(experiment, "read_trajectories", lambda path: json.loads(path.read_text()))
+    monkeypatch.setattr(EvaluationResults, "add_policy_rows", lambda self: None)
+    monkeypatch.setattr(
+        experiment,
+        "write_results",
+        lambda run, results, seeds: finished.update(results.trajectories),
+    )
+    experiment.run_experiment(run.config, tmp_path, [3, 5])
+    assert list(finished) == [
+        *("warm_start_no_tools", "warm_start", "trained_no_tools"),
+        *("rta", "rta_ppr", "rta_ppr_blanked", "rta_ppr_permuted"),
+    ]
+    assert finished["trained_no_tools"] == ["first>rta-3 none", "first>rta-5 none"]
+    assert finished["rta_ppr"] == ["first>rta3>ppr3 as_they_are", "first>rta5>ppr5 as_they_are"]
+    seeds = [(tmp_path / f"seed_{seed}", seed) for seed in (3, 5)]
+    assert calls == [
+        call
+        for directory, seed in seeds
+        for call in (
+            ("rta", "first", directory / "no_tools", seed, False),
+            ("rta", "first", directory, seed, True),
+            ("ppr", f"first>rta{seed}", directory, seed, True),
+        )
+    ]
+
+
+class NamedPolicy:
+    """A policy that is only its name."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def copy(self):
+        return NamedPolicy(self.name)
 
 
 def values(ranks, metric):

@@ -1,6 +1,11 @@
-"""Baselines that read the tools' observations only: fixed plans and a linear combination."""
+"""Baselines that read the tools' observations only: fixed plans, fixed weights, a linear model.
 
-from collections.abc import Sequence
+Axes: ``examples``, C candidates, F features, ``labels`` of the orders (`LABELS`).
+"""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +21,8 @@ from agenticrec_jax.tools.artifacts import Artifacts
 from agenticrec_jax.tools.base import AsOfView, Toolbox
 
 Evidence = list[dict[str, tuple[int, ...]]]
+MAX_WEIGHT = 3  # of an order in a fusion
+_LONGEST_IN_INT64 = 40  # lcm(2, ..., 41) is 2.2e17; twelve times that fits in 63 bits
 
 
 def gather_evidence(
@@ -56,6 +63,102 @@ def best_plan(
 ) -> Plan:
     """Returns the plan with the highest mean NDCG@10 on ``examples``, those of valid."""
     return max(plans, key=lambda plan: ndcg_at_k(plan_ranks(plan, evidence, examples), 10))
+
+
+def fused_ranking(
+    orders: Mapping[str, Sequence[int]],
+    weights: Mapping[str, int],
+    candidates: int,
+    length: int = 10,
+) -> tuple[int, ...]:
+    """Ranks the candidates by a weighted sum of their reciprocal places in several orders.
+
+    The score of a candidate is the sum of ``weight / (2 + place)`` over the orders that have it,
+    with places from 0: reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009) with the
+    constant 1 for ranks from 1, and with weights. Equal scores are ordered by number.
+
+    Args:
+      orders: candidate numbers by label, best first.
+      weights: of the labels; 0 for a label that is absent.
+      candidates: number of candidates; those in no order come last, by number.
+      length: length of the ranking.
+
+    Example: candidate 1 scores 2/3 + 1/2, candidate 3 scores 2/2, candidate 2 scores 1/3.
+
+      >>> orders = {"similar": (3, 1), "popular": (1, 2)}
+      >>> fused_ranking(orders, {"similar": 2, "popular": 1}, candidates=5)
+      (1, 3, 2, 4, 5)
+    """
+    labels = list(orders)
+    terms = fusion_terms([dict(orders)], candidates, labels)[0]
+    scores = terms @ np.array([weights.get(label, 0) for label in labels], np.int64)
+    # A stable sort keeps candidates of equal scores in the order of their numbers.
+    return tuple((np.argsort(-scores, kind="stable")[:length] + 1).tolist())
+
+
+def fusion_terms(
+    evidence: Evidence, candidates: int = 20, labels: Sequence[str] = LABELS
+) -> Int[np.ndarray, "examples C labels"]:
+    """Returns ``1 / (2 + place)`` of each candidate in each label's order, 0 where it is absent.
+
+    The terms are whole multiples of 1 / lcm(2, ..., longest order + 1). Sums of them are exact, so
+    that candidates of equal scores tie: 3 / 6 and 1 / 2 are no longer a rounding error apart.
+
+    Example: in units of 1 / lcm(2, 3) = 1 / 6 the first place counts 3 and the second one 2.
+
+      >>> fusion_terms([{"similar": (3, 1)}], candidates=3, labels=["similar"])[0, :, 0]
+      array([2, 0, 3])
+    """
+    longest = max((len(order) for orders in evidence for order in orders.values()), default=0)
+    unit = math.lcm(*range(2, longest + 2))
+    # Longer orders need Python's integers, which are slower and never overflow.
+    dtype = np.int64 if longest <= _LONGEST_IN_INT64 else object
+    terms = np.zeros((len(evidence), candidates, len(labels)), dtype)
+    for i, orders in enumerate(evidence):
+        for j, label in enumerate(labels):
+            for place, number in enumerate(orders.get(label, ())):
+                terms[i, number - 1, j] = unit // (2 + place)
+    return terms
+
+
+def fusion_ranks(
+    terms: Int[np.ndarray, "examples C labels"],
+    weights: Int[np.ndarray, "labels"],
+    targets: Int[np.ndarray, "examples"],
+) -> Int[np.ndarray, "examples"]:
+    """Returns the rank of each target in the order of `fused_ranking`, without its cut.
+
+    Args:
+      terms: of `fusion_terms`.
+      weights: of the labels.
+      targets: column of each target, from 0.
+    """
+    scores = terms @ weights
+    target_scores = np.take_along_axis(scores, targets[:, None], axis=1)
+    lower_number = np.arange(scores.shape[1]) < targets[:, None]
+    before = (scores > target_scores) | ((scores == target_scores) & lower_number)
+    return 1 + before.sum(axis=1)
+
+
+def best_fusion(
+    evidence: Evidence, examples: Sequence[RankingExample], max_weight: int = MAX_WEIGHT
+) -> dict[str, int]:
+    """Returns the whole weights with the highest mean NDCG@10 on ``examples``, those of valid.
+
+    Every weighting with weights from 0 to ``max_weight`` is tried, (1 + 3) ** 4 for four labels.
+    The first one of equally good ones is taken, which has the smaller weights.
+
+    Args:
+      evidence: of the examples.
+      examples: by which the weights are chosen.
+      max_weight: highest weight of a label.
+    """
+    terms = fusion_terms(evidence, len(examples[0].candidates))
+    targets = np.array([example.target_number - 1 for example in examples])
+    weightings = np.array(list(itertools.product(range(max_weight + 1), repeat=len(LABELS))))
+    scores = [ndcg_at_k(fusion_ranks(terms, weights, targets), 10) for weights in weightings]
+    best = weightings[int(np.argmax(scores))]
+    return dict(zip(LABELS, best.tolist(), strict=True))
 
 
 def evidence_features(
