@@ -73,6 +73,7 @@ setup(
             "regex>=2024.5",
             *NOTEBOOK,
         ],
+        "benchmarks": ["lightgbm>=4.5"],
         "docs": ["sphinx>=8.0", "myst-parser>=4.0", "furo>=2024.8"],
         "demo": ["jupyterlab>=4.0", "gguf>=0.19", *NOTEBOOK],
     },

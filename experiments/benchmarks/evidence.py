@@ -1,0 +1,282 @@
+"""Measures how much the evidence about 20 candidates is worth: linear models and boosted trees.
+
+``python -m experiments.benchmarks.evidence --workdir=DIR --json=FILE`` ranks the test samples of
+``--config``. It needs the extra ``benchmarks``. Beside the rows of ``runs.baselines`` stand three
+models:
+
+- ``boosted_trees`` reads what ``linear_combination`` reads: the place of each candidate in each of
+  the tools' orders;
+- ``linear_raw`` and ``boosted_trees_raw`` also read the numbers behind the orders and what no tool
+  shows (`raw_features`), such as the words that a candidate's title shares with the history.
+
+The last two thus say how much is left to win beyond any use of the tools' orders. All models are
+fitted on policy samples. The size of the trees is chosen on valid ones, by NDCG@10. Trees are
+LightGBM's, with LambdaRank (Burges, "From RankNet to LambdaRank to LambdaMART", 2010).
+"""
+
+import itertools
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from absl import flags
+from jaxtyping import Float, Int
+from rich.table import Table
+
+from agenticrec_jax.cli import app
+from agenticrec_jax.cli.configs import load_config
+from agenticrec_jax.data.examples import RankingExample
+from agenticrec_jax.data.interactions import InteractionLog
+from agenticrec_jax.evaluation.baselines import scripted
+from agenticrec_jax.evaluation.baselines.cooccurrence import cooccurrence_scores
+from agenticrec_jax.evaluation.baselines.popularity import (
+    brand_popularity_scores,
+    candidate_codes,
+    popularity_scores,
+)
+from agenticrec_jax.evaluation.baselines.sasrec import sasrec_scores
+from agenticrec_jax.metrics.ranking import ndcg_at_k, ndcg_values, rank_of_target, summarize
+from agenticrec_jax.metrics.significance import paired_difference
+from agenticrec_jax.runs import Run, run_config
+from agenticrec_jax.runs.baselines import baseline_rows
+from agenticrec_jax.runtime.console import print_wide
+from agenticrec_jax.tools.artifacts import Artifacts
+from experiments.benchmarks.figures import publish
+
+BASE = "linear_combination"  # the row that every other one is compared with
+LEAVES = (4, 7, 15)
+TREES = (50, 100, 200, 400)
+RECENT = (0.1, 0.03)  # shares of the fitted events, the newest ones, that count as recent
+
+Features = Float[np.ndarray, "examples C F"]
+Targets = Int[np.ndarray, "examples"]  # columns of the targets, from 0
+
+
+def title_words(title: str) -> frozenset[str]:
+    """Returns the words of a title in lower case.
+
+    Example:
+      >>> sorted(title_words("Gel Pens, 12 Pack (Gel)"))
+      ['gel', 'pack', 'pens']
+    """
+    return frozenset(re.findall(r"[a-z]+", title.lower()))
+
+
+def title_overlaps(titles: Sequence[str], examples: Sequence[RankingExample]) -> Features:
+    """Returns the rarity of the words that each candidate's title shares with the history.
+
+    A word that n of the N titles have counts ln(N / n). The first feature is the largest sum over
+    the items of the history, the second one is that of the newest item.
+
+    Args:
+      titles: of all items.
+      examples: with candidates.
+    """
+    words = [title_words(title) for title in titles]
+    having = Counter(word for each in words for word in each)
+    rarity = {word: np.log(len(words) / count) for word, count in having.items()}
+
+    def shared(a: int, b: int) -> float:
+        return sum(rarity[word] for word in words[a] & words[b])
+
+    overlaps = [
+        [[shared(candidate, item) for item in example.history] for candidate in example.candidates]
+        for example in examples
+    ]
+    return np.array([[[max(row), row[-1]] for row in rows] for rows in overlaps])
+
+
+def brand_matches(brands: Sequence[str | None], examples: Sequence[RankingExample]) -> Features:
+    """Returns how often a candidate's brand is in the history, and whether the newest item has it.
+
+    Args:
+      brands: of all items; None matches no brand.
+      examples: with candidates.
+    """
+
+    def same(a: int, b: int) -> bool:
+        return brands[a] is not None and brands[a] == brands[b]
+
+    matches = [
+        [[same(candidate, item) for item in example.history] for candidate in example.candidates]
+        for example in examples
+    ]
+    return np.array([[[sum(row), row[-1]] for row in rows] for rows in matches], float)
+
+
+def raw_features(
+    log: InteractionLog, artifacts: Artifacts, examples: Sequence[RankingExample]
+) -> Features:
+    """Returns ten features of each candidate, each with mean 0 and deviation 1 over the candidates.
+
+    They are log popularity (of all fitted events, and of the recent ones), co-occurrence with the
+    history, brand before popularity, SASRec's score, `title_overlaps` and `brand_matches`.
+
+    Raises:
+      InputError: an example lies inside the artifacts' fit range.
+    """
+    fit_range = artifacts.fit_range
+    columns = [
+        np.log1p(popularity_scores(log, fit_range, examples)),
+        cooccurrence_scores(log, fit_range, examples),
+        brand_popularity_scores(log, fit_range, examples),
+        sasrec_scores(artifacts, examples),
+    ]
+    fitted = log.item[: fit_range.events]
+    for share in RECENT:
+        recent = fitted[len(fitted) - int(share * len(fitted)) :]
+        counts = np.bincount(recent, minlength=log.num_items)
+        columns.append(np.log1p(counts[candidate_codes(examples)]))
+    features = np.concatenate(
+        [
+            np.stack(columns, axis=-1),
+            title_overlaps(log.items.title, examples),
+            brand_matches(log.items.brand, examples),
+        ],
+        axis=-1,
+    )
+    deviation = features.std(axis=1, keepdims=True)
+    return (features - features.mean(axis=1, keepdims=True)) / (deviation + 1e-6)
+
+
+def fit_trees(features: Features, targets: Targets, leaves: int, trees: int):
+    """Returns LightGBM's boosted trees, fitted by LambdaRank on one list for each example."""
+    import lightgbm  # an extra, which the other functions do not need
+
+    relevance = np.zeros(features.shape[:2])
+    relevance[np.arange(len(targets)), targets] = 1
+    examples, candidates, width = features.shape
+    data = lightgbm.Dataset(
+        features.reshape(-1, width), relevance.ravel(), group=[candidates] * examples
+    )
+    settings = {"objective": "lambdarank", "num_leaves": leaves, "learning_rate": 0.05}
+    settings |= {"min_data_in_leaf": 50, "verbose": -1, "seed": 0}
+    settings |= {"num_threads": 1, "deterministic": True, "force_row_wise": True}
+    return lightgbm.train(settings, data, num_boost_round=trees)
+
+
+def tree_scores(booster, features: Features, trees: int) -> Float[np.ndarray, "examples C"]:
+    """Returns the candidates' scores by the first ``trees`` trees."""
+    flat = features.reshape(-1, features.shape[-1])
+    return booster.predict(flat, num_iteration=trees).reshape(features.shape[:2])
+
+
+def chosen_trees(
+    features: dict[str, Features], targets: dict[str, Targets]
+) -> tuple[Float[np.ndarray, "examples C"], dict]:
+    """Fits trees on ``policy``, chooses their size on ``valid`` and scores ``test``.
+
+    Returns:
+      The scores, and the settings with their NDCG@10 on ``valid``.
+    """
+    trials = []
+    for leaves in LEAVES:
+        booster = fit_trees(features["policy"], targets["policy"], leaves, max(TREES))
+        for trees in TREES:
+            scores = tree_scores(booster, features["valid"], trees)
+            ndcg = ndcg_at_k(rank_of_target(scores, targets["valid"]), 10)
+            trials.append((ndcg, leaves, trees, booster))
+    ndcg, leaves, trees, booster = max(trials, key=lambda trial: trial[0])
+    settings = {"leaves": leaves, "trees": trees, "valid_ndcg@10": round(ndcg, 4)}
+    return tree_scores(booster, features["test"], trees), settings
+
+
+def linear_scores(
+    features: dict[str, Features], targets: dict[str, Targets]
+) -> Float[np.ndarray, "examples C"]:
+    """Fits a linear combination on ``policy`` and scores ``test``."""
+    weights = scripted.fit_linear(features["policy"], targets["policy"])
+    return scripted.linear_scores(features["test"], weights)
+
+
+def measure(run: Run) -> list[dict]:
+    """Returns a row for each method, with its paired difference to `BASE`."""
+    examples = run.data.examples
+    orders = {}
+    raw = {}
+    for split, artifacts in (
+        ("policy", run.artifacts_a),
+        ("valid", run.artifacts_b),
+        ("test", run.artifacts_b),
+    ):
+        evidence = scripted.gather_evidence(
+            run.data.log, run.toolbox(artifacts), artifacts, examples[split]
+        )
+        orders[split] = scripted.evidence_features(evidence, len(examples[split][0].candidates))
+        numbers = raw_features(run.data.log, artifacts, examples[split])
+        raw[split] = np.concatenate([orders[split], numbers], axis=-1)
+    targets = {s: np.array([e.target_number - 1 for e in examples[s]]) for s in orders}
+
+    fixed = [(row, ranks) for row, ranks in baseline_rows(run, examples["test"])]
+    ranks = {row["name"]: ranks for row, ranks in fixed if row["name"] != "chance"}
+    settings = {row["name"]: row["plan"] for row, _ in fixed if "plan" in row}
+    for name, features in (("boosted_trees", orders), ("boosted_trees_raw", raw)):
+        scores, settings[name] = chosen_trees(features, targets)
+        ranks[name] = rank_of_target(scores, targets["test"])
+    ranks["linear_raw"] = rank_of_target(linear_scores(raw, targets), targets["test"])
+    return [
+        result_row(name, ranks, examples["test"], settings.get(name))
+        for name in sorted(ranks, key=lambda name: ndcg_at_k(ranks[name], 10))
+    ]
+
+
+def result_row(
+    name: str, ranks: dict[str, np.ndarray], examples: Sequence[RankingExample], settings
+) -> dict:
+    """Returns the row of a method.
+
+    Args:
+      name: of the method.
+      ranks: of the targets by method.
+      examples: that were ranked.
+      settings: that were chosen on valid; None for none.
+    """
+    users = [example.user for example in examples]
+    row = summarize(ranks[name], users=users)
+    difference = paired_difference(
+        ndcg_values(ranks[name], 10), ndcg_values(ranks[BASE], 10), users
+    )
+    low, high = row["ndcg@10_interval"]
+    return {
+        "name": name,
+        "hr@1": round(row["hr@1"], 4),
+        "ndcg@10": round(row["ndcg@10"], 4),
+        "interval": [round(low, 4), round(high, 4)],
+        "n": row["n"],
+        f"difference to {BASE}": [round(float(x), 4) for x in difference],
+        "relation": "" if name == BASE else difference.relation,
+        "chosen_on_valid": settings,
+    }
+
+
+def show(rows: list[dict]) -> None:
+    """Prints one row for each method, the best one last."""
+    table = Table()
+    for column in ("method", "hr@1", "ndcg@10", f"difference to {BASE}", "chosen on valid"):
+        table.add_column(column)
+    for row in rows:
+        mean, low, high = row[f"difference to {BASE}"]
+        table.add_row(
+            row["name"],
+            f"{row['hr@1']:.4f}",
+            f"{row['ndcg@10']:.4f}",
+            f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]",
+            str(row["chosen_on_valid"] or ""),
+        )
+    print_wide(table)
+
+
+def main(argv) -> None:
+    del argv
+    run = Run(run_config(load_config(_CONFIG.value)), _WORKDIR.value)
+    settings = {"config": _CONFIG.value, "candidates": run.data.candidate_hash}
+    settings |= {"trees": list(itertools.product(LEAVES, TREES)), "learning_rate": 0.05}
+    publish(lambda: measure(run), _JSON.value, show, packages=["lightgbm"], settings=settings)
+
+
+if __name__ == "__main__":
+    _CONFIG = flags.DEFINE_string("config", "office:full", "Configuration of the log.")
+    _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the artifacts.", required=True)
+    _JSON = flags.DEFINE_string("json", "", "File to write the rows to; empty for none.")
+    app.run(main)

@@ -1,0 +1,99 @@
+"""The benchmark on evidence: features by hand, the choice on valid, and the committed rows."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from agenticrec_jax.metrics.ranking import rank_of_target
+from agenticrec_jax.testing.world import tiny_world
+from experiments.benchmarks import evidence
+
+
+def example(history, candidates):
+    return SimpleNamespace(history=history, candidates=candidates)
+
+
+def test_shared_words_count_by_their_rarity():
+    """Of four titles "pen" is in three, "gel" in two and "blue" in two."""
+    titles = ["Gel pen", "Blue PEN 12", "tape", "blue gel pen"]
+    pen = np.log(4 / 3)
+    rare = np.log(2)
+    features = evidence.title_overlaps(titles, [example((0, 1), (3, 2))])
+    # Candidate 3 shares gel and pen with item 0, and blue and pen with item 1, the newest.
+    np.testing.assert_allclose(features, [[[rare + pen, rare + pen], [0, 0]]])
+    features = evidence.title_overlaps(titles, [example((3, 2), (0, 1))])
+    np.testing.assert_allclose(features, [[[rare + pen, 0], [rare + pen, 0]]])
+
+
+def test_brands_are_counted_in_the_history_and_none_matches_nothing():
+    brands = ["a", "b", "a", None, None]
+    features = evidence.brand_matches(
+        brands, [example((0, 2, 1), (2, 1, 3)), example((3,), (4,) * 3)]
+    )
+    assert features[0].tolist() == [[2, 0], [1, 1], [0, 0]] and not features[1].any()
+
+
+def test_raw_features_are_standardized_over_the_candidates():
+    world = tiny_world()
+    features = evidence.raw_features(world.log, world.artifacts, world.examples[:6])
+    assert features.shape == (6, 20, 10) and np.isfinite(features).all()
+    np.testing.assert_allclose(features.mean(axis=1), 0, atol=1e-6)
+    deviation = features.std(axis=1)
+    assert ((abs(deviation - 1) < 1e-3) | (deviation < 1e-6)).all()
+    numbers = np.argsort(-features[:, :, 0], axis=1)
+    counts = np.bincount(world.log.item[: world.artifacts.fit_range.events], minlength=99)
+    for row, drawn in zip(numbers, world.examples[:6], strict=True):
+        popularity = counts[np.array(drawn.candidates)[row]]
+        assert (np.diff(popularity) <= 0).all()
+
+
+def planted(rng, examples):
+    """Features of which two decide by their product, as no linear combination can."""
+    features = rng.choice([-1.0, 1.0], size=(examples, 6, 2)) + rng.normal(0, 0.1, (examples, 6, 2))
+    targets = np.argmax(features[:, :, 0] * features[:, :, 1], axis=1)
+    return features, targets
+
+
+def test_the_size_of_the_trees_is_chosen_on_valid(monkeypatch):
+    """Trees of 7 leaves rank the valid targets first after 100 rounds, and are used on test."""
+    targets = {split: np.arange(4) for split in ("policy", "valid", "test")}
+    features = {split: np.full((4, 6, 1), i) for i, split in enumerate(targets)}
+    fitted = []
+
+    def scores(booster, features, trees):
+        good = booster == 7 and trees == 100
+        return np.eye(4, 6) * (1 if good else -1) + features[0, 0, 0]
+
+    monkeypatch.setattr(
+        evidence,
+        "fit_trees",
+        lambda features, targets, leaves, trees: (
+            fitted.append((features[0, 0, 0], trees)) or leaves
+        ),
+    )
+    monkeypatch.setattr(evidence, "tree_scores", scores)
+    result, settings = evidence.chosen_trees(features, targets)
+    assert settings == {"leaves": 7, "trees": 100, "valid_ndcg@10": 1.0}
+    assert result.tolist() == (np.eye(4, 6) + 2).tolist()
+    assert fitted == [(0, max(evidence.TREES))] * len(evidence.LEAVES)
+
+
+@pytest.mark.peer
+def test_trees_learn_what_a_linear_combination_cannot():
+    rng = np.random.default_rng(0)
+    splits = {
+        name: planted(rng, count)
+        for name, count in (("policy", 800), ("valid", 100), ("test", 200))
+    }
+    features = {name: pair[0] for name, pair in splits.items()}
+    targets = {name: pair[1] for name, pair in splits.items()}
+    scores, _ = evidence.chosen_trees(features, targets)
+    high = features["test"][:, :, 0] * features["test"][:, :, 1]
+    best = np.take_along_axis(high, scores.argmax(axis=1)[:, None], axis=1)
+    assert (best > 0.5).mean() > 0.95  # a candidate whose two features have one sign
+    linear = evidence.linear_scores(features, targets)
+    trees = rank_of_target(scores, targets["test"]).mean()
+    assert trees < rank_of_target(linear, targets["test"]).mean() - 1
+    again, _ = evidence.chosen_trees(features, targets)
+    np.testing.assert_array_equal(scores, again)
