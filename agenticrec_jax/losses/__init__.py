@@ -11,6 +11,7 @@ from agenticrec_jax.losses.grpo import (
 )
 from agenticrec_jax.losses.ppr import bidirectional_logistic_loss
 from agenticrec_jax.losses.preferences import dpo_preference_loss, logistic_preference_loss
+from agenticrec_jax.losses.prefix_tree import branch_values
 from agenticrec_jax.losses.reductions import LossFn, Metrics, for_batch, masked, metric
 from agenticrec_jax.losses.sft import sft_loss
 
@@ -18,6 +19,7 @@ __all__ = [
     "LossFn",
     "Metrics",
     "bidirectional_logistic_loss",
+    "branch_values",
     "dpo_preference_loss",
     "for_batch",
     "group_advantages",

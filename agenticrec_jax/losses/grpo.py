@@ -26,13 +26,14 @@ KL_ESTIMATORS = ("k1", "k2", "k3")
 
 
 def policy_gradient_objective(
-    logprobs: Float[Array, "P G T"], advantages: Float[Array, "P G"]
+    logprobs: Float[Array, "P G T"],
+    advantages: Float[Array, "P G"] | Float[Array, "P G T"],
 ) -> Float[Array, "P G T"]:
     """Returns ``A_pg * log pi_pgt`` of every token: AgenticRec's Eq. 6 (arXiv:2603.21613).
 
     Args:
       logprobs: log-probs of the completion tokens under the policy.
-      advantages: advantage of each member, a constant.
+      advantages: advantage of each member, or of each token; a constant.
 
     Returns:
       the objective of each token, to be maximized.
@@ -42,7 +43,12 @@ def policy_gradient_objective(
       >>> print(policy_gradient_objective(logprobs, jnp.array([[2.0]])).round(2))
       [[[-1.39 -2.77]]]
     """
-    return advantages[..., None] * logprobs
+    return _of_tokens(advantages) * logprobs
+
+
+def _of_tokens(advantages: Array) -> Array:
+    """Returns advantages [P, G, T], or [P, G, 1] for those of members."""
+    return advantages if advantages.ndim == 3 else advantages[..., None]
 
 
 def objective_loss(
@@ -113,7 +119,7 @@ def kl_divergence(
 def grpo_loss(
     logprobs: Float[Array, "P G T"],
     sampled: Bool[Array, "P G T"],
-    advantages: Float[Array, "P G"],
+    advantages: Float[Array, "P G"] | Float[Array, "P G T"],
     weights: Float[Array, "P G"],
     behavior_logprobs: Float[Array, "P G T"],
     reference_logprobs: Float[Array, "P G T"] | None = None,
@@ -140,7 +146,7 @@ def grpo_loss(
       logprobs: log-probs of the completion tokens under the policy.
       sampled: m, the tokens that the policy sampled. Observations and padding are False and have no
         gradient.
-      advantages: A, advantage of each member, a constant.
+      advantages: A, advantage of each member, or of each token (`prefix_tree`); a constant.
       weights: w, share of each member in the batch, see `aggregation.member_weights`; 0 for
         padding.
       behavior_logprobs: log-probs of the same tokens when they were sampled.
@@ -182,9 +188,10 @@ def grpo_loss(
       >>> round(float(loss), 4), float(metrics["clip_fraction"][0])
       (-1.3, 1.0)
     """
-    chex.assert_rank([logprobs, advantages], [3, 2])
+    chex.assert_rank([logprobs, advantages, weights], [3, {2, 3}, 2])
     chex.assert_equal_shape([logprobs, sampled, behavior_logprobs])
-    chex.assert_equal_shape([advantages, weights, sampled[..., 0]])
+    chex.assert_shape(advantages, sampled.shape[: advantages.ndim])
+    chex.assert_equal_shape([weights, sampled[..., 0]])
     _check_clipping(ratio, clip_low, clip_high, dual_clip, correction_cap)
     _check_penalties(kl_coef, kl_estimator, reference_logprobs, entropy_coef, entropy)
 
@@ -197,7 +204,7 @@ def grpo_loss(
         clipped = jnp.zeros_like(ratios)
     else:
         objective, clipped = clipped_surrogate(
-            ratios, advantages[..., None], clip_low, clip_high, dual_clip
+            ratios, _of_tokens(advantages), clip_low, clip_high, dual_clip
         )
     metrics = {
         "ratio": metric(ratios, sampled),

@@ -156,7 +156,12 @@ def _micro_batches(
     shapes = list(micro_batches([[longest] * groups_per_host], packing))
     groups, prompt, completion = shapes[0]
     return len(shapes), abstract_batch(
-        groups * hosts, members, prompt, completion, settings.uses_reference
+        groups * hosts,
+        members,
+        prompt,
+        completion,
+        settings.uses_reference,
+        packing.token_advantages,
     )
 
 

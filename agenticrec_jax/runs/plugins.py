@@ -157,7 +157,14 @@ def grpo_stage_loss(config: GrpoConfig, max_tokens: int, key: str) -> LossFn:
       InputError: two options exclude each other, or a loss of your own cannot be called with
         ``(logprobs, batch)`` or does not return ``(loss, metrics)``.
     """
-    batch = abstract_batch(2, config.members, 3, 5, reference=config.uses_reference)
+    batch = abstract_batch(
+        2,
+        config.members,
+        3,
+        5,
+        reference=config.uses_reference,
+        token_advantages=config.groups.tree_values,
+    )
     if config.loss_fn:
         return _custom_loss(config, batch, key)
     normalizer = length_normalizer(config.groups.aggregation, max_tokens)

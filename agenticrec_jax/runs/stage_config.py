@@ -141,6 +141,12 @@ class GrpoConfig(TrainingConfig):
     )
     groups: GroupWeighting = GroupWeighting()
     oversample: int = Field(0, ge=0, description="Most further rounds that replace dropped groups.")
+    stop_spread: float = Field(
+        0.0,
+        ge=0,
+        description="The stage ends early once advantage_spread has stayed below it. 0: never.",
+    )
+    stop_steps: int = Field(5, ge=1, description="Steps in a row below stop_spread that end it.")
     loss: GrpoLossConfig = GrpoLossConfig()
     loss_fn: str = Field("", description="Loss of your own: package.module:function.")
     reference: bool = Field(
@@ -165,6 +171,12 @@ class GrpoConfig(TrainingConfig):
             "oversample",
             self.oversample,
             "0 where groups.drop_negative and groups.drop_equal are off",
+        )
+        expect(
+            self.stop_spread > 0 or self.stop_steps == 5,
+            "stop_steps",
+            self.stop_steps,
+            "5 where stop_spread is 0",
         )
         at_once = min(self.members_at_once, self.members)
         expect(

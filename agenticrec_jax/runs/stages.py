@@ -227,10 +227,13 @@ def grpo_stage(
                 group_multiple=multihost.row_shards(mesh),
                 members_at_once=settings.members_at_once,
                 pad_id=pad_id,
+                token_advantages=settings.groups.tree_values,
             ),
             save_every=settings.save_every,
             weighting=settings.groups,
             oversample=settings.oversample,
+            stop_spread=settings.stop_spread,
+            stop_steps=settings.stop_steps,
         ),
         optimizer=optimizer,
         update=make_update(

@@ -3,7 +3,7 @@
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn, Self
 
 import jax
@@ -63,7 +63,13 @@ class Termination:
         return any(allgather(self._received))
 
 
-def save_and_end(name: str, step: int, state: Any, checkpoints: Checkpoints | None) -> NoReturn:
+def save_and_end(
+    name: str,
+    step: int,
+    state: Any,
+    checkpoints: Checkpoints | None,
+    host: Mapping[str, Any] | None = None,
+) -> NoReturn:
     """Commits a state and ends the stage.
 
     Args:
@@ -71,12 +77,13 @@ def save_and_end(name: str, step: int, state: Any, checkpoints: Checkpoints | No
       step: updates done in ``state``; with 0 there is nothing to save.
       state: pytree of arrays.
       checkpoints: to save to; None for nowhere.
+      host: see `Checkpoints.save`.
 
     Raises:
       Terminated: always; names the step that is saved.
     """
     if checkpoints and step:
-        checkpoints.save(step, state)
+        checkpoints.save(step, state, host)
         checkpoints.wait()
     saved = f"step {step} is saved" if checkpoints and step else "nothing was there to save"
     raise Terminated(f"stage {name}: stopped by SIGTERM, {saved}; the same command resumes it")

@@ -1,4 +1,4 @@
-"""Early warning of a stage whose rewards, entropy or answers collapse."""
+"""Early warning of a stage whose rewards, entropy or answers collapse, and its early end."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -34,6 +34,32 @@ def collapses(lines: Sequence[Mapping[str, float]]) -> dict[str, str]:
         if last < share * first:
             sentences[name] = f"{name} fell from {first:.3g} to {last:.3g}: {meaning}"
     return sentences
+
+
+def lost_signal(lines: Sequence[Mapping[str, float]], spread: float, steps: int) -> str | None:
+    """Returns a sentence if the advantage spread was below ``spread`` in the last ``steps`` steps.
+
+    From there on a policy gradient is noise: the members of a group earn the same (RAGEN-2,
+    arXiv:2604.06268, finds runs beyond this point to get worse).
+
+    Args:
+      lines: of one stage, as in ``metrics.jsonl``, from its first step on.
+      spread: bound of ``advantage_spread``, in units of the reward.
+      steps: that must all be below it. A step without a number is not.
+
+    Example:
+      >>> lines = [{"advantage_spread": spread} for spread in (0.3, 0.04, 0.03)]
+      >>> lost_signal(lines, spread=0.05, steps=2)
+      'the signal is lost: advantage_spread was below 0.05 in the last 2 steps, 0.03 in the last'
+      >>> lost_signal(lines, spread=0.05, steps=3)
+    """
+    last = [line.get("advantage_spread") for line in lines[-steps:]]
+    if len(last) < steps or not all(_is_number(value) and value < spread for value in last):
+        return None
+    return (
+        f"the signal is lost: advantage_spread was below {spread:g} in the last {steps} steps, "
+        f"{last[-1]:.3g} in the last"
+    )
 
 
 def _is_number(value: float | None) -> bool:

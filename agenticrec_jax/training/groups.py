@@ -8,14 +8,20 @@ denominator while it costs no work.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.errors import expect
-from agenticrec_jax.losses import Metrics, group_advantages, keep_groups, member_weights
+from agenticrec_jax.losses import (
+    Metrics,
+    branch_values,
+    group_advantages,
+    keep_groups,
+    member_weights,
+)
 from agenticrec_jax.parallel.multihost import allgather
 from agenticrec_jax.training.types import Completion, Demonstration, Group, Rollouts
 from agenticrec_jax.types import SAMPLED
@@ -29,6 +35,8 @@ class GroupWeighting:
       baseline, scale: see `losses.group_advantages`.
       drop_negative, drop_equal: see `losses.keep_groups`.
       aggregation: see `losses.member_weights`.
+      tree_values: whether a token at which members part also gets the rise of the value there
+        (TEMPO, see `losses.branch_values`). Then advantages are those of tokens.
     """
 
     baseline: str = "mean"
@@ -36,6 +44,7 @@ class GroupWeighting:
     drop_negative: bool = True
     drop_equal: bool = True
     aggregation: str = "constant"
+    tree_values: bool = False
 
 
 def make_groups(rollouts: Rollouts, weighting: GroupWeighting) -> tuple[list[Group], Metrics]:
@@ -80,7 +89,11 @@ def weighted_groups(
 
     Returns:
       The groups in the order of their prompts, and as metrics those of `losses.keep_groups` and
-      ``advantage_spread``: the mean absolute advantage of a member, dropped groups included.
+
+      - ``advantage_spread``: the mean absolute advantage of a member, dropped groups included;
+      - ``logprob_positive``: the mean log-prob of a sampled token of members with an advantage
+        above 0, when it was sampled, in nats. It should not fall: GRPO can make even right answers
+        less likely (lazy likelihood displacement, arXiv:2512.04220).
 
     Example: the second of two groups is dropped, and still counts among the 4 members.
 
@@ -105,8 +118,26 @@ def weighted_groups(
     groups = [
         Group(prompts[p], completions[p], advantages[p], weights[p]) for p in np.flatnonzero(keep)
     ]
+    if weighting.tree_values:
+        # Rewards on the scale of the advantages; their shift does not matter.
+        scaled = np.asarray(group_advantages(rewards, None, scale=weighting.scale))
+        groups = [
+            replace(group, advantages=_with_branches(group, scaled[p]))
+            for group, p in zip(groups, np.flatnonzero(keep), strict=True)
+        ]
     metrics["advantage_spread"] = (np.abs(advantages).sum(), np.float32(rewards.size))
+    positive = [completions[p][g] for p, g in np.argwhere(advantages > 0)]
+    logprobs = [c.logprobs[np.asarray(c.origin) == SAMPLED] for c in positive]
+    metrics["logprob_positive"] = (
+        float(sum(each.sum() for each in logprobs)),
+        float(sum(map(len, logprobs))),
+    )
     return groups, metrics
+
+
+def _with_branches(group: Group, rewards: Float[np.ndarray, "G"]) -> Float[np.ndarray, "G T"]:
+    rises = branch_values([completion.ids for completion in group.completions], rewards)
+    return group.advantages[:, None] + rises
 
 
 def demonstration_groups(

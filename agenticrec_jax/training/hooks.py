@@ -2,15 +2,18 @@
 
 import contextlib
 import math
-from collections.abc import Iterator
-from typing import Self
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Self
 
 import jax
+import rich
 from absl import logging
 
 from agenticrec_jax.errors import Diverged
 from agenticrec_jax.models.lora import split_learned
+from agenticrec_jax.parallel.multihost import allgather, is_main
 from agenticrec_jax.runtime.checkpoints import Checkpoints
+from agenticrec_jax.runtime.console import print_line
 from agenticrec_jax.runtime.finite import expect_finite
 from agenticrec_jax.runtime.metric_logging import Metric, MetricsWriter, mean_of
 from agenticrec_jax.runtime.progress import Progress
@@ -18,6 +21,8 @@ from agenticrec_jax.runtime.termination import Dropped, Termination, save_and_en
 from agenticrec_jax.training.collapse import collapses
 from agenticrec_jax.training.learner import TrainState
 from agenticrec_jax.training.validation import Validation
+
+_ENDED = "ended"  # the key of the sentence in ``carried``
 
 
 class StepHooks:
@@ -42,6 +47,13 @@ class StepHooks:
       checkpoints: to resume from and to save to; None for neither.
       validation: scores the state on its schedule; None for never.
       warn_of_collapse: whether a collapse of the stage's metrics (`collapse.THRESHOLDS`) is logged.
+      stop: a function of the stage's lines of metrics that returns why the stage ends early, or
+        None; without it a stage runs all its steps.
+
+    Attributes:
+      carried: JSON values that every checkpoint stores beside the arrays, and that a resumed run
+        gets back: what later steps need of earlier ones. Change them in ``after_step`` alone, or
+        between it and the next step, so that a dropped step leaves them as they were.
     """
 
     def __init__(
@@ -54,6 +66,7 @@ class StepHooks:
         checkpoints: Checkpoints | None = None,
         validation: Validation | None = None,
         warn_of_collapse: bool = False,
+        stop: Callable[[Sequence[Mapping[str, float]]], str | None] | None = None,
     ):
         self._stage = stage
         self._steps = steps
@@ -62,16 +75,25 @@ class StepHooks:
         self._checkpoints = checkpoints
         self._validation = validation
         self._warn_of_collapse = warn_of_collapse
+        self._stop = stop
         self._warned: set[str] = set()
+        self.carried: dict[str, Any] = {}
+
+    @property
+    def ended(self) -> bool:
+        """Whether ``stop`` has ended the stage, in this run or in the one that it resumes."""
+        return _ENDED in self.carried
 
     def resume(self, state: TrainState) -> tuple[TrainState, int]:
-        """Returns the state to continue from and the number of updates done.
+        """Returns the state to continue from and the number of the next step (from 0).
 
-        Both are of the newest checkpoint; without one they are ``state`` and 0. Metrics and best
-        checkpoints of later steps are deleted, since these steps will be repeated.
+        Both are of the newest checkpoint; without one they are ``state`` and 0. If the stage has
+        ended early, the next step is behind the last one. Metrics and best checkpoints of later
+        steps are deleted, since these steps will be repeated.
         """
         restored = self._checkpoints.restore(state) if self._checkpoints else None
         state, start = (restored.state, restored.step) if restored else (state, 0)
+        self.carried = dict(restored.host) if restored else {}
         if self._validation:
             self._validation.resume(start)
         self._writer.resume(self._stage, start)
@@ -79,7 +101,9 @@ class StepHooks:
         self._progress = Progress(
             self._stage, self._steps, done=start, process_index=jax.process_index()
         )
-        return state, start
+        if self.ended:
+            self._print_end()
+        return state, self._steps if self.ended else start
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
@@ -102,7 +126,7 @@ class StepHooks:
             with self._termination.dropping():
                 yield
         except Dropped:
-            save_and_end(self._stage, step, state, self._checkpoints)
+            save_and_end(self._stage, step, state, self._checkpoints, self.carried)
 
     def after_step(
         self, step: int, state: TrainState, metrics: dict[str, Metric], note: str = ""
@@ -125,7 +149,10 @@ class StepHooks:
         if not math.isfinite(loss):
             raise Diverged(f"{where}: found loss {loss}, expected a finite number")
         expect_finite(split_learned(state.params)[0], where)
-        if self._validation and self._validation.due(step, self._steps):
+        if reason := self._reason_to_end(metrics):
+            self.carried[_ENDED] = f"stage {self._stage} ended at step {step}: {reason}"
+        last = step == self._steps or self.ended
+        if self._validation and (last or self._validation.due(step, self._steps)):
             resumable = self._checkpoints.steps if self._checkpoints else ()
             metrics = metrics | self._validation(step, state, resumable)
         # Metrics before the checkpoint: a kill between the two leaves a line that ``resume`` cuts.
@@ -137,8 +164,22 @@ class StepHooks:
                 if name not in self._warned:
                     logging.warning("stage %s, step %d: %s", self._stage, step, sentence)
                     self._warned.add(name)
-        if self._checkpoints and (step % self._save_every == 0 or step == self._steps):
-            self._checkpoints.save(step, state)
+        if self.ended:
+            self._print_end()
+        if self._checkpoints and (step % self._save_every == 0 or last):
+            self._checkpoints.save(step, state, self.carried)
         # Asked in every step on every process, since the answer is exchanged between them.
         if self._termination.due():
-            save_and_end(self._stage, step, state, self._checkpoints)
+            save_and_end(self._stage, step, state, self._checkpoints, self.carried)
+
+    def _reason_to_end(self, metrics: Mapping[str, Metric]) -> str | None:
+        """Returns why the stage ends with a step of these metrics; None if it goes on."""
+        if self._stop is None:
+            return None
+        line = {name: mean_of(metric) for name, metric in metrics.items()}
+        # Lines of earlier steps are on process 0 alone. All take its answer, or one would go on.
+        return allgather(self._stop([*self._lines, line]))[0]
+
+    def _print_end(self) -> None:
+        if is_main():
+            print_line(rich.get_console(), self.carried[_ENDED])

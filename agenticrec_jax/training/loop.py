@@ -15,11 +15,13 @@ from agenticrec_jax.generation.engine import Engine
 from agenticrec_jax.parallel.multihost import nonempty_local_items
 from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.runtime.metric_logging import MetricsWriter
+from agenticrec_jax.training.collapse import lost_signal
 from agenticrec_jax.training.dynamic_sampling import DynamicSampling
 from agenticrec_jax.training.groups import GroupWeighting, make_groups
 from agenticrec_jax.training.hooks import StepHooks
 from agenticrec_jax.training.learner import TrainState, Update
 from agenticrec_jax.training.packing import Packing, pack
+from agenticrec_jax.training.plans import plan_counts, plan_metrics
 from agenticrec_jax.training.references import ReferencePolicy, Scorer
 from agenticrec_jax.training.step_metrics import (
     engine_metrics,
@@ -48,6 +50,8 @@ class Stage:
       weighting: turns rewards into advantages and weights, and drops groups.
       oversample: most further rounds of a step that replace dropped groups (`dynamic_sampling`);
         0 for none.
+      stop_spread: the stage ends early if the advantage spread stays below it; 0 for never.
+      stop_steps: steps in a row that must be below it.
     """
 
     name: str
@@ -59,6 +63,8 @@ class Stage:
     save_every: int = 5
     weighting: GroupWeighting = GroupWeighting()
     oversample: int = 0
+    stop_spread: float = 0.0
+    stop_steps: int = 5
 
 
 def reinforce(
@@ -78,7 +84,8 @@ def reinforce(
 
     Each step's metrics are written under the stage's name, with the number of updates done as the
     step: 1 for the first. SIGTERM drops a rollout, or lets an update finish; then the state is
-    saved. A collapse of the stage (`collapse.THRESHOLDS`) is warned of once.
+    saved. A collapse of the stage (`collapse.THRESHOLDS`) is warned of once. A stage that has lost
+    its signal (`collapse.lost_signal`) ends early, is saved, and stays ended in a later run.
 
     Args:
       stage: settings.
@@ -126,6 +133,7 @@ def reinforce(
         )
     # The first update donates the arrays in ``state``, so the reference policy copies them now.
     reference = ReferencePolicy(score, state.params, update.mesh, update.rules) if score else None
+    stop = functools.partial(lost_signal, spread=stage.stop_spread, steps=stage.stop_steps)
     hooks = StepHooks(
         stage.name,
         steps=stage.steps,
@@ -134,6 +142,7 @@ def reinforce(
         checkpoints=checkpoints,
         validation=validation,
         warn_of_collapse=True,
+        stop=stop if stage.stop_spread else None,
     )
     state, start = hooks.resume(state)
     with hooks:
@@ -161,6 +170,7 @@ def reinforce(
             updated = time.perf_counter()
 
             metrics = rollout_metrics(rollouts.trajectories) | group_metrics
+            metrics |= plan_metrics(plan_counts(rollouts.trajectories))
             metrics = sum_over_processes(metrics | engine_metrics(rollouts.telemetry))
             metrics |= learner_metrics
             metrics |= time_metrics(
@@ -170,4 +180,6 @@ def reinforce(
                 sampled=metrics["sampled_tokens"][0],
             )
             hooks.after_step(step + 1, state, metrics, note=progress_note(metrics))
+            if hooks.ended:
+                break
     return state

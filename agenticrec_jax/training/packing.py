@@ -35,6 +35,8 @@ class Packing:
       members_at_once: most members of a group in a micro-batch, see `groups.split_groups`; 0 for
         all of them.
       pad_id: token id of padding.
+      token_advantages: whether batches have an advantage of each token in place of each member.
+        Processes must agree on it even where one has no groups.
     """
 
     token_budget: int
@@ -43,6 +45,7 @@ class Packing:
     group_multiple: int = 1
     members_at_once: int = 0
     pad_id: int = 0
+    token_advantages: bool = False
 
 
 def pack(groups: Sequence[Group], packing: Packing) -> list[RolloutBatch]:
@@ -105,7 +108,7 @@ def pack_groups(
     batches = []
     for count, prompt_length, completion_length in micro_batches(queues, packing):
         shape = (count, *sizes, completion_length)
-        batches.append(_pad(waiting[:count], shape, prompt_length, packing.pad_id))
+        batches.append(_pad(waiting[:count], shape, prompt_length, packing))
         waiting = waiting[count:]
     return batches
 
@@ -167,18 +170,18 @@ def bucket_length(length: int, buckets: int | tuple[int, ...], what: str = "sequ
 
 
 def _pad(
-    groups: Sequence[Group], shape: tuple[int, int, int], prompt_length: int, pad_id: int
+    groups: Sequence[Group], shape: tuple[int, int, int], prompt_length: int, packing: Packing
 ) -> RolloutBatch:
     """Returns the groups in arrays of shape [P, G, T], filled up with empty groups."""
-    count, members, _ = shape
+    count, members, longest = shape
     batch = RolloutBatch(
-        prompts=np.full((count, prompt_length), pad_id, np.int32),
+        prompts=np.full((count, prompt_length), packing.pad_id, np.int32),
         prompt_valid=np.zeros((count, prompt_length), bool),
-        completions=np.full(shape, pad_id, np.int32),
+        completions=np.full(shape, packing.pad_id, np.int32),
         valid=np.zeros(shape, bool),
         sampled=np.zeros(shape, bool),
         behavior_logprobs=np.zeros(shape, np.float32),
-        advantages=np.zeros((count, members), np.float32),
+        advantages=np.zeros(shape if packing.token_advantages else shape[:2], np.float32),
         weights=np.zeros((count, members), np.float32),
     )
     # An empty group attends to one token: a softmax over no key would be NaN.
@@ -186,7 +189,13 @@ def _pad(
     for p, group in enumerate(groups):
         batch.prompts[p, : len(group.prompt)] = group.prompt
         batch.prompt_valid[p, : len(group.prompt)] = True
-        batch.advantages[p] = group.advantages
+        if group.advantages.ndim == 2:
+            # A split group may be shorter than the whole one that its advantages are as long as.
+            advantages = group.advantages[:, :longest]
+            batch.advantages[p, :, : advantages.shape[1]] = advantages
+        else:
+            # [G], or [T, G], over whose tokens the members' advantages are broadcast.
+            batch.advantages[p].T[:] = group.advantages
         batch.weights[p] = group.weights
         for g, completion in enumerate(group.completions):
             row = np.s_[p, g, : len(completion.ids)]
@@ -199,11 +208,17 @@ def _pad(
 
 
 def abstract_batch(
-    groups: int, members: int, prompt: int, completion: int, reference: bool = False
+    groups: int,
+    members: int,
+    prompt: int,
+    completion: int,
+    reference: bool = False,
+    token_advantages: bool = False,
 ) -> RolloutBatch:
     """Returns the shapes of a micro-batch of P groups, G members, Tp and T tokens, without numbers.
 
-    With ``reference`` it has log-probs of a reference policy.
+    With ``reference`` it has log-probs of a reference policy, with ``token_advantages`` an
+    advantage of each token.
     """
 
     def array(dtype, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
@@ -217,7 +232,7 @@ def abstract_batch(
         valid=array(bool, tokens),
         sampled=array(bool, tokens),
         behavior_logprobs=array(np.float32, tokens),
-        advantages=array(np.float32, (groups, members)),
+        advantages=array(np.float32, tokens if token_advantages else tokens[:2]),
         weights=array(np.float32, (groups, members)),
         reference_logprobs=array(np.float32, tokens) if reference else None,
     )

@@ -68,13 +68,13 @@ class Group:
     Attributes:
       prompt: token ids.
       completions: the members.
-      advantages: of each member, float32.
+      advantages: of each member, or of each token of the longest completion; float32.
       weights: share of each member in the whole batch's loss, float32.
     """
 
     prompt: Sequence[int]
     completions: Sequence[Completion]
-    advantages: Float[np.ndarray, "G"]
+    advantages: Float[np.ndarray, "G"] | Float[np.ndarray, "G T"]
     weights: Float[np.ndarray, "G"]
 
     @property
@@ -96,7 +96,7 @@ class RolloutBatch:
       sampled: True for the tokens that the policy sampled. Only these are scored and get a
         gradient.
       behavior_logprobs: log-probs of sampled tokens when they were sampled; 0 elsewhere.
-      advantages: of each member.
+      advantages: of each member, or of each token (`packing.Packing.token_advantages`).
       weights: share of each member in the whole batch; 0 for padding groups.
       reference_logprobs: log-probs of sampled tokens under the reference policy, for losses that
         use one.
@@ -110,7 +110,7 @@ class RolloutBatch:
     valid: Bool[Array, "P G T"]
     sampled: Bool[Array, "P G T"]
     behavior_logprobs: Float[Array, "P G T"]
-    advantages: Float[Array, "P G"]
+    advantages: Float[Array, "P G"] | Float[Array, "P G T"]
     weights: Float[Array, "P G"]
     reference_logprobs: Float[Array, "P G T"] | None = None
     entropy: Float[Array, "P G T"] | None = None

@@ -214,3 +214,34 @@ def test_options_that_would_be_without_effect_are_refused(options, named):
     with pytest.raises(ValueError) as caught:
         loss_of(**options)
     assert_names(caught.value, *named)
+
+
+TOKENS = jnp.array([[[2.0, 7.0, -1.0], [-1.0, 0.5, 7.0]]])
+
+
+@pytest.mark.parametrize("options", [{}, CLIP, {"correction_cap": 1.2}])
+def test_advantages_of_tokens_that_are_a_members_are_its_advantage(options):
+    behavior = behavior_at([[[1.5, 7.0, 0.5], [5.0, 0.2, 7.0]]])
+    of_members = grpo_loss(
+        LOGPROBS, SAMPLED, ADVANTAGES, WEIGHTS, behavior, normalizer=4.0, **options
+    )
+    same = jnp.broadcast_to(ADVANTAGES[..., None], LOGPROBS.shape)
+    of_tokens = grpo_loss(LOGPROBS, SAMPLED, same, WEIGHTS, behavior, normalizer=4.0, **options)
+    assert float(of_members[0]) == float(of_tokens[0])
+
+
+def test_advantages_of_tokens_by_hand():
+    """The plain objective, and a clipped one: ratios 1.5 (counts 1.3), .5 and, where bad, 2."""
+    loss, _ = grpo_loss(LOGPROBS, SAMPLED, TOKENS, WEIGHTS, LOGPROBS, normalizer=4.0)
+    logs = np.log([0.5, 0.9, 0.2, 0.8])
+    expected = -0.5 * (2.0 * logs[0] - logs[1] - logs[2] + 0.5 * logs[3]) / 4.0
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    behavior = behavior_at([[[1.5, 7.0, 0.5], [2.0, 1.0, 7.0]]])
+    loss, _ = grpo_loss(LOGPROBS, SAMPLED, TOKENS, WEIGHTS, behavior, normalizer=4.0, **CLIP)
+    expected = -0.5 * (2.0 * 1.3 - 0.9 - 2.0 + 0.5) / 4.0
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+def test_advantages_of_another_shape_are_refused():
+    with pytest.raises(AssertionError):
+        grpo_loss(LOGPROBS, SAMPLED, TOKENS[..., :2], WEIGHTS, LOGPROBS, normalizer=4.0)

@@ -88,6 +88,14 @@ def test_options_reach_the_loss_by_name(options):
     assert abs(found - by_hand(288.0)) > 1e-4
 
 
+def test_tree_values_reach_the_batch():
+    """The loss is tried on advantages of tokens, and the stage packs them."""
+    config = config_with(groups={"tree_values": True})
+    load_plugins(config)
+    stage = grpo_stage("rta", config.rta, loss_fn=None, graphdef=policy()[0], mesh=None)
+    assert stage.loop.packing.token_advantages and stage.loop.weighting.tree_values
+
+
 def test_options_reach_the_groups_and_the_length():
     config = config_with(groups={"scale": "std", "aggregation": "token_mean", "drop_equal": False})
     expected = GroupWeighting(scale="std", aggregation="token_mean", drop_equal=False)

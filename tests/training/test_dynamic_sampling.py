@@ -33,7 +33,15 @@ def group_of(task, teaches):
         origin = np.array([SAMPLED] * length + [OBSERVATION], np.uint8)
         ids = np.full(length + 1, task)
         rewarded = SimpleNamespace(total=reward)
-        members.append(SimpleNamespace(prompt=(task,), ids=ids, origin=origin, reward=rewarded))
+        members.append(
+            SimpleNamespace(
+                prompt=(task,),
+                ids=ids,
+                logprobs=np.where(origin == SAMPLED, -0.5, 0.0),
+                origin=origin,
+                reward=rewarded,
+            )
+        )
     return members
 
 

@@ -4,10 +4,12 @@ import doctest
 
 import pytest
 
-from agenticrec_jax.training import groups, learner, logprobs
+from agenticrec_jax.training import collapse, groups, learner, logprobs, plans
+
+MODULES = [collapse, groups, learner, logprobs, plans]
 
 
-@pytest.mark.parametrize("module", [groups, learner, logprobs], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("module", MODULES, ids=lambda m: m.__name__)
 def test_examples_give_what_they_show(module):
     failed, tried = doctest.testmod(module)
     assert tried > 0 and failed == 0

@@ -1,6 +1,7 @@
 """Groups: advantages, weights over the whole batch, dropped and split groups."""
 
 import numpy as np
+import pytest
 
 from agenticrec_jax.testing.groups import Rollout
 from agenticrec_jax.training.groups import (
@@ -93,6 +94,41 @@ def test_demonstrations_weigh_by_the_tokens_to_imitate():
     np.testing.assert_allclose(batch.weights, 1 / 4)
     assert batch.sampled.sum() == 4
     np.testing.assert_array_equal(batch.advantages, 1.0)
+
+
+@pytest.mark.parametrize("scale", ["none", "std"])
+def test_tree_values_are_added_to_the_advantages_where_members_part(scale):
+    """Members share token 5; then the first two share 6, an observation, and part at the last.
+
+    The rewards' mean is 0; the values are .5 after 6 and -1 after 7. Their deviation is 1.
+    """
+    ids = [[5, 6, 9, 1], [5, 6, 9, 2], [5, 7, 8]]
+    origins = [[SAMPLED, SAMPLED, OBSERVATION, SAMPLED]] * 2 + [[SAMPLED] * 3]
+    members = [
+        Rollout(np.array(row), np.zeros(len(row), np.float32), np.array(origin, np.uint8))
+        for row, origin in zip(ids, origins, strict=True)
+    ]
+    weighting = GroupWeighting(tree_values=True, scale=scale)
+    rewards = [[0.5, 0.5, 0.5], [1.0, 0.0, -1.0]]
+    (group,), metrics = weighted_groups([(1,), (2,)], [members] * 2, rewards, weighting)
+    expected = [[1, 1.5, 1, 1.5], [0, 0.5, 0, -0.5], [-1, -2, -1, -1]]
+    assert group.prompt == (2,)
+    np.testing.assert_allclose(group.advantages, expected, atol=1e-3)
+    assert float(metrics["advantage_spread"][0]) == pytest.approx(2, abs=1e-3)  # of members
+
+
+def test_the_log_prob_of_positive_members_is_that_of_their_sampled_tokens():
+    """By hand: of members 0 and 3, without the observation of member 0; a tie has none."""
+    logprobs = [[-1.0, 0.0, -2.0], [-5.0], [-7.0], [-0.5]]
+    origins = [[SAMPLED, OBSERVATION, SAMPLED], [SAMPLED], [SAMPLED], [SAMPLED]]
+    members = [
+        Rollout(np.arange(len(row)), np.array(row, np.float32), np.array(origin, np.uint8))
+        for row, origin in zip(logprobs, origins, strict=True)
+    ]
+    _, metrics = weighted_groups([(1,), (2,)], [members[:2], members[2:]], [[1, 0], [0, 0.2]])
+    assert metrics["logprob_positive"] == (-3.5, 3.0)
+    _, metrics = weighted_groups([(1,)], [members[:2]], [[1, 1]])
+    assert metrics["logprob_positive"] == (0.0, 0.0)
 
 
 def test_weights_count_the_prompts_of_other_processes():

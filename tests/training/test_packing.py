@@ -1,5 +1,7 @@
 """Packing of rollouts: nothing lost, nothing padded into meaning, few shapes."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -184,3 +186,32 @@ def test_split_groups_keep_every_member_and_put_like_lengths_together():
     assert members(smaller) == members(groups)
     assert split_groups(groups, 0) == groups and len(split_groups(groups, 8)) == 2
     assert_names(refused(split_groups, groups, 3), "members_at_once: found 3", "4 members")
+
+
+def test_advantages_of_tokens_stand_at_their_tokens_whole_or_split():
+    """Of a group of 3, 9, 5 and 4 tokens, and of one whose advantages are those of members."""
+    rng = np.random.default_rng(5)
+    whole = group(rng, 4, [3, 9, 5, 4])
+    of_tokens = rng.normal(size=(4, 9)).astype(np.float32)
+    groups = [dataclasses.replace(whole, advantages=of_tokens), group(rng, 4, [2, 2, 2, 2])]
+    packing = Packing(1000, 8, 4, token_advantages=True)
+    for members in (0, 2):
+        rows = {}
+        for batch in pack_groups(split_groups(groups, members), packing):
+            assert batch.advantages.shape == batch.completions.shape
+            for p, g in np.argwhere(batch.weights > 0):
+                ids = tuple(batch.completions[p, g][batch.valid[p, g]].tolist())
+                rows[ids] = batch.advantages[p, g][batch.valid[p, g]].tolist()
+        for index, expected in enumerate(of_tokens):
+            ids = tuple(whole.completions[index].ids.tolist())
+            assert rows[ids] == expected[: len(ids)].tolist()
+        for completion, advantage in zip(groups[1].completions, groups[1].advantages, strict=True):
+            assert rows[tuple(completion.ids.tolist())] == [advantage] * 2
+    assert pack_groups(groups[1:], Packing(1000))[0].advantages.shape == (1, 4)
+
+
+def test_shapes_of_batches_with_advantages_of_tokens_are_those_of_packed_groups():
+    rng = np.random.default_rng(5)
+    packed = pack_groups([group(rng, 4, [3, 4])], Packing(1000, 8, 4, token_advantages=True))
+    shapes = abstract_batch(1, 2, 8, 4, token_advantages=True)
+    assert jax.tree.map(np.shape, packed[0]) == jax.tree.map(lambda x: x.shape, shapes)
