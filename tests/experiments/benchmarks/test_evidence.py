@@ -1,5 +1,7 @@
 """The benchmark on evidence: features by hand, the choice on valid, and the committed rows."""
 
+import json
+import pathlib
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,6 +10,9 @@ import pytest
 from agenticrec_jax.metrics.ranking import rank_of_target
 from agenticrec_jax.testing.world import tiny_world
 from experiments.benchmarks import evidence
+from experiments.benchmarks.evidence import BASE
+
+COMMITTED = pathlib.Path(evidence.__file__).parent / "results" / "evidence.json"
 
 
 def example(history, candidates):
@@ -97,3 +102,30 @@ def test_trees_learn_what_a_linear_combination_cannot():
     assert trees < rank_of_target(linear, targets["test"]).mean() - 1
     again, _ = evidence.chosen_trees(features, targets)
     np.testing.assert_array_equal(scores, again)
+
+
+def test_a_row_has_its_difference_to_the_linear_combination():
+    """NDCG@10 of ranks 1 and 3 is 1 and 1 / 2, of ranks 3 and a miss 1 / 2 and 0."""
+    ranks = {"boosted_trees": np.array([1, 3]), BASE: np.array([3, 11])}
+    examples = [SimpleNamespace(user=user) for user in (4, 9)]
+    row = evidence.result_row("boosted_trees", ranks, examples, {"leaves": 7})
+    assert (row["ndcg@10"], row["hr@1"], row["n"]) == (0.75, 0.5, 2)
+    assert row[f"difference to {BASE}"] == [0.5, 0.5, 0.5] and row["relation"] == "above"
+    assert row["chosen_on_valid"] == {"leaves": 7}
+    assert evidence.result_row(BASE, ranks, examples, None)["relation"] == ""
+
+
+def test_the_committed_rows_say_how_much_there_is_to_win():
+    """The documentation states the same: trees add nothing to the orders, raw features do."""
+    committed = json.loads(COMMITTED.read_text())
+    assert committed["settings"]["config"] == "office:full"
+    rows = {row["name"]: row for row in committed["rows"]}
+    assert {row["n"] for row in rows.values()} == {1806}
+    relations = {name: row["relation"] for name, row in rows.items() if name != BASE}
+    assert relations.pop("boosted_trees") == "not told apart from"
+    assert relations.pop("linear_raw") == relations.pop("boosted_trees_raw") == "above"
+    assert set(relations.values()) == {"below"} and "best_fusion" in relations
+    for row in rows.values():
+        mean, low, high = row[f"difference to {BASE}"]
+        expected = row["ndcg@10"] - rows[BASE]["ndcg@10"]
+        assert abs(mean - expected) < 2e-4 and low <= mean <= high
