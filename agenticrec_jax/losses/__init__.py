@@ -3,6 +3,7 @@
 from agenticrec_jax.losses.advantages import group_advantages, keep_groups
 from agenticrec_jax.losses.aggregation import length_normalizer, member_weights
 from agenticrec_jax.losses.dpo import sequence_logprobs, softmax_dpo_loss
+from agenticrec_jax.losses.exploration import imitation_shares, keep_variance, rarity
 from agenticrec_jax.losses.grpo import (
     grpo_loss,
     kl_divergence,
@@ -24,7 +25,9 @@ __all__ = [
     "for_batch",
     "group_advantages",
     "grpo_loss",
+    "imitation_shares",
     "keep_groups",
+    "keep_variance",
     "kl_divergence",
     "length_normalizer",
     "logistic_preference_loss",
@@ -33,6 +36,7 @@ __all__ = [
     "metric",
     "objective_loss",
     "policy_gradient_objective",
+    "rarity",
     "sequence_logprobs",
     "sft_loss",
     "softmax_dpo_loss",

@@ -165,6 +165,15 @@ class GrpoConfig(TrainingConfig):
         ):
             value = getattr(groups, name)
             expect(value in known, f"groups.{name}", value, f"one of {', '.join(known)}")
+        for name in ("plan_bonus", "imitation"):
+            expect(getattr(groups, name) >= 0, f"groups.{name}", getattr(groups, name), "0 or more")
+        share = groups.keep_variance
+        expect(0 < share <= 1, "groups.keep_variance", share, "above 0 and up to 1")
+        cap = groups.imitation_cap
+        expect(cap >= 1, "groups.imitation_cap", cap, "1 or more")
+        expect(
+            groups.imitation > 0 or cap == 2, "groups.imitation_cap", cap, "2 where imitation is 0"
+        )
         drops = self.groups.drop_negative or self.groups.drop_equal
         expect(
             drops or not self.oversample,

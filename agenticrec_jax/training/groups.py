@@ -7,7 +7,7 @@ depend on how groups are spread over micro-batches, and a dropped group keeps it
 denominator while it costs no work.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,6 +23,7 @@ from agenticrec_jax.losses import (
     member_weights,
 )
 from agenticrec_jax.parallel.multihost import allgather
+from agenticrec_jax.training.credit import Credit, credit_of
 from agenticrec_jax.training.types import Completion, Demonstration, Group, Rollouts
 from agenticrec_jax.types import SAMPLED
 
@@ -37,6 +38,13 @@ class GroupWeighting:
       aggregation: see `losses.member_weights`.
       tree_values: whether a token at which members part also gets the rise of the value there
         (TEMPO, see `losses.branch_values`). Then advantages are those of tokens.
+      keep_variance: groups with this share of the sum of reward variances are learned from (see
+        `losses.keep_variance`); 1 for all.
+      plan_bonus: weight of a bonus for rare plans (see `losses.rarity`). It falls in a line: the
+        first step has the whole, the last one 1 / steps of it. 0 for none.
+      imitation: weight of the imitation of each group's best member (see
+        `losses.imitation_shares`), which falls alike. 0 for none.
+      imitation_cap: most imitated members of a plan in a step.
     """
 
     baseline: str = "mean"
@@ -45,24 +53,54 @@ class GroupWeighting:
     drop_equal: bool = True
     aggregation: str = "constant"
     tree_values: bool = False
+    keep_variance: float = 1.0
+    plan_bonus: float = 0.0
+    imitation: float = 0.0
+    imitation_cap: int = 2
 
 
-def make_groups(rollouts: Rollouts, weighting: GroupWeighting) -> tuple[list[Group], Metrics]:
+def make_groups(
+    rollouts: Rollouts,
+    weighting: GroupWeighting,
+    *,
+    remaining: float = 1.0,
+    counts: Mapping[str, int] | None = None,
+) -> tuple[list[Group], Metrics]:
     """Returns this process's groups of a step's batch that teach something, and their metrics.
 
     The denominators count the groups of all processes: every process must call this.
+
+    Args:
+      rollouts: of a step.
+      weighting: how rewards become advantages and weights.
+      remaining: share of the weights of bonus and imitation that is left, 1 in the first step.
+      counts: of each plan in the run so far, this step included; needed by a bonus.
     """
     batch = [rollouts.trajectories[i] for i in rollouts.batch]
+    rewards = rewards_of(rollouts.trajectories)[rollouts.batch]
+    credit = None
+    credit_metrics: Metrics = {}
+    if weighting.plan_bonus or weighting.imitation or weighting.keep_variance < 1:
+        credit, credit_metrics = credit_of(
+            batch,
+            rewards,
+            plan_bonus=remaining * weighting.plan_bonus,
+            counts=counts,
+            imitation=remaining * weighting.imitation,
+            imitation_cap=weighting.imitation_cap,
+            variance_share=weighting.keep_variance,
+        )
     groups, metrics = weighted_groups(
         prompts=[group[0].prompt for group in batch],
         completions=batch,
-        rewards=rewards_of(rollouts.trajectories)[rollouts.batch],
+        rewards=rewards,
         weighting=weighting,
+        credit=credit,
         total_prompts=rollouts.prompts,
         # Only counts are exchanged. Each process weighs its own groups as one of all would.
         total_tokens=sum(allgather(int(sampled_tokens(batch).sum()))),
     )
-    return groups, metrics | rollouts.metrics
+    return groups, metrics | credit_metrics | rollouts.metrics
 
 
 def weighted_groups(
@@ -71,6 +109,7 @@ def weighted_groups(
     rewards: Float[np.ndarray, "P G"],
     weighting: GroupWeighting = GroupWeighting(),
     *,
+    credit: Credit | None = None,
     total_prompts: int | None = None,
     total_tokens: int | None = None,
 ) -> tuple[list[Group], Metrics]:
@@ -84,13 +123,15 @@ def weighted_groups(
       completions: [P][G].
       rewards: of each completion.
       weighting: how rewards become advantages and weights.
+      credit: beside the reward, see `credit.credit_of`; None for none.
       total_prompts: P where other processes hold more of the batch's prompts; else those given.
       total_tokens: sampled tokens of all P prompts' members, likewise.
 
     Returns:
       The groups in the order of their prompts, and as metrics those of `losses.keep_groups` and
 
-      - ``advantage_spread``: the mean absolute advantage of a member, dropped groups included;
+      - ``advantage_spread``: the mean absolute advantage of a member, dropped groups included and
+        without credit beside the reward;
       - ``logprob_positive``: the mean log-prob of a sampled token of members with an advantage
         above 0, when it was sampled, in nats. It should not fall: GRPO can make even right answers
         less likely (lazy likelihood displacement, arXiv:2512.04220).
@@ -109,6 +150,21 @@ def weighted_groups(
     rewards = np.asarray(rewards, np.float32)
     keep, metrics = keep_groups(rewards, None, weighting.drop_negative, weighting.drop_equal)
     advantages = np.asarray(group_advantages(rewards, None, weighting.baseline, weighting.scale))
+    metrics["advantage_spread"] = (np.abs(advantages).sum(), np.float32(rewards.size))
+    positive = [completions[p][g] for p, g in np.argwhere(advantages > 0)]
+    logprobs = [c.logprobs[np.asarray(c.origin) == SAMPLED] for c in positive]
+    metrics["logprob_positive"] = (
+        float(sum(each.sum() for each in logprobs)),
+        float(sum(map(len, logprobs))),
+    )
+    if credit:
+        # From here on a bonus counts as reward: equal rewards of different plans teach something.
+        rewards = rewards + credit.bonus
+        keep, _ = keep_groups(rewards, None, weighting.drop_negative, weighting.drop_equal)
+        keep = np.asarray(keep) & credit.keep
+        metrics["groups_dropped"] = (np.float32((~keep).sum()), np.float32(len(keep)))
+        advantages = group_advantages(rewards, None, weighting.baseline, weighting.scale)
+        advantages = np.asarray(advantages) + credit.imitation
     weights = member_weights(
         sampled_tokens(completions).reshape(rewards.shape),
         weighting.aggregation,
@@ -125,13 +181,6 @@ def weighted_groups(
             replace(group, advantages=_with_branches(group, scaled[p]))
             for group, p in zip(groups, np.flatnonzero(keep), strict=True)
         ]
-    metrics["advantage_spread"] = (np.abs(advantages).sum(), np.float32(rewards.size))
-    positive = [completions[p][g] for p, g in np.argwhere(advantages > 0)]
-    logprobs = [c.logprobs[np.asarray(c.origin) == SAMPLED] for c in positive]
-    metrics["logprob_positive"] = (
-        float(sum(each.sum() for each in logprobs)),
-        float(sum(map(len, logprobs))),
-    )
     return groups, metrics
 
 

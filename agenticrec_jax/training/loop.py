@@ -8,6 +8,7 @@ micro-batches by exchanging the lengths of their groups; no trajectory leaves it
 import dataclasses
 import functools
 import time
+from collections import Counter
 
 from agenticrec_jax.agent.episodes import Agent, run_episodes
 from agenticrec_jax.errors import InputError
@@ -162,7 +163,15 @@ def reinforce(
                         telemetry=dict(engine.telemetry),
                     )
             sampled = time.perf_counter()
-            groups, group_metrics = make_groups(rollouts, stage.weighting)
+            plans = plan_counts(rollouts.trajectories)
+            if stage.weighting.plan_bonus:
+                hooks.carried["plans"] = sum(plans, Counter(hooks.carried.get("plans", {})))
+            groups, group_metrics = make_groups(
+                rollouts,
+                stage.weighting,
+                remaining=1 - step / stage.steps,
+                counts=hooks.carried.get("plans"),
+            )
             batches = pack(groups, stage.packing)
             if reference:
                 batches = [reference(batch) for batch in batches]
@@ -170,7 +179,7 @@ def reinforce(
             updated = time.perf_counter()
 
             metrics = rollout_metrics(rollouts.trajectories) | group_metrics
-            metrics |= plan_metrics(plan_counts(rollouts.trajectories))
+            metrics |= plan_metrics(plans)
             metrics = sum_over_processes(metrics | engine_metrics(rollouts.telemetry))
             metrics |= learner_metrics
             metrics |= time_metrics(

@@ -24,6 +24,7 @@ from agenticrec_jax.rewards import Reward
 from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.runtime.metric_logging import read_metrics
 from agenticrec_jax.testing.stages import refilling, tiny_stage
+from agenticrec_jax.training.groups import GroupWeighting
 from agenticrec_jax.training.logprobs import make_scorer
 from agenticrec_jax.training.packing import abstract_batch
 from agenticrec_jax.training.self_augmentation import RULES
@@ -57,13 +58,15 @@ def entry(name: str) -> str | None:
 
 @pytest.fixture(scope="module")
 def names_of_a_run(tmp_path_factory) -> set[str]:
-    """Names that a small stage writes, with refilled groups, a reference and validation."""
+    """Names that a small stage writes: refilled groups, a reference, validation, and credit."""
     directory = tmp_path_factory.mktemp("run")
     stage = tiny_stage()
     score = make_scorer(stage.graphdef, temperature=stage.stage.temperature)
     with Checkpoints(directory / "best", {}, max_to_keep=None) as best:
         validation = Validation(1, lambda params: 0.5, best)
         lines = refilling(stage, score).run(directory, validation=validation).lines
+    credit = GroupWeighting(plan_bonus=0.1, imitation=0.1, keep_variance=0.9)
+    lines += stage.run(directory / "credit", steps=1, weighting=credit).lines
     return {name for line in lines for name in line}
 
 

@@ -88,6 +88,14 @@ def test_options_reach_the_loss_by_name(options):
     assert abs(found - by_hand(288.0)) > 1e-4
 
 
+def test_credit_and_the_early_end_reach_the_loop():
+    groups = {"plan_bonus": 0.1, "imitation": 0.2, "imitation_cap": 3, "keep_variance": 0.9}
+    config = config_with(groups=groups, stop_spread=0.05, stop_steps=4)
+    stage = grpo_stage("rta", config.rta, loss_fn=None, graphdef=policy()[0], mesh=None).loop
+    assert {name: getattr(stage.weighting, name) for name in groups} == groups
+    assert (stage.stop_spread, stage.stop_steps) == (0.05, 4)
+
+
 def test_tree_values_reach_the_batch():
     """The loss is tried on advantages of tokens, and the stage packs them."""
     config = config_with(groups={"tree_values": True})
@@ -145,6 +153,14 @@ def refusal_of(changes, stage="rta", preset="office:smoke"):
         ({"loss": {"correction_cap": 2.0} | CLIP}, ["config.rta.loss", "correction_cap", 2.0]),
         ({"loss": {"kl_estimator": "k1"}}, ["config.rta.loss.kl_estimator", "'k1'", "kl_coef"]),
         ({"groups": {"bias": 1}}, ["config.rta.groups.bias"]),
+        ({"groups": {"plan_bonus": -0.1}}, ["config.rta.groups.plan_bonus", -0.1]),
+        ({"groups": {"imitation": -1.0}}, ["config.rta.groups.imitation", -1.0]),
+        ({"groups": {"imitation_cap": 3}}, ["config.rta.groups.imitation_cap", 3, "imitation"]),
+        ({"groups": {"imitation_cap": 0}}, ["config.rta.groups.imitation_cap", 0]),
+        ({"groups": {"keep_variance": 0.0}}, ["config.rta.groups.keep_variance", 0.0]),
+        ({"groups": {"keep_variance": 1.5}}, ["config.rta.groups.keep_variance", 1.5]),
+        ({"stop_steps": 3}, ["config.rta.stop_steps", 3, "stop_spread"]),
+        ({"stop_spread": -1.0}, ["config.rta.stop_spread", -1.0]),
         ({"groups": {"baseline": "max"}}, ["config.rta.groups", "baseline", "'max'"]),
         ({"groups": {"scale": "iqr"}}, ["config.rta.groups", "scale", "'iqr'"]),
         ({"groups": {"aggregation": "sum"}}, ["config.rta.groups", "aggregation", "'sum'"]),
