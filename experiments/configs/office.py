@@ -40,4 +40,4 @@ def _shrink(config: ConfigDict) -> None:
     config.pairs.update({"prompt_buckets": (320,), "token_budget": 1472})
     config.warm_start.update({"lessons": ((("short",), 1), ((6,), 2)), "prompts": 2, "members": 2})
     counts = {"examples": 12, "validation_examples": 12, "fitting_examples": 12}
-    config.evaluation.update(counts)
+    config.evaluation.update(counts | {"trained_no_tools": True})

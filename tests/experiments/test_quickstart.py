@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 NAMED = [
     *("chance", "popularity", "brand_popularity", "cooccurrence", "sasrec", "scripted_agent"),
     *("best_fusion", "linear_combination"),
-    *("warm_start_no_tools", "warm_start", "rta", "rta_ppr"),
+    *("warm_start_no_tools", "warm_start", "trained_no_tools", "rta", "rta_ppr"),
 ]
 FIELDS = {
     *("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10"),
@@ -59,6 +59,7 @@ def test_every_row_has_its_fields_over_the_same_examples(results):
         assert row["hr@1"] <= row["hr@5"] <= row["hr@10"]
     assert rows["chance"]["ndcg@10"] == pytest.approx(0.2272, abs=5e-5)
     assert rows["warm_start_no_tools"]["mean_tool_calls"] == 0
+    assert rows["trained_no_tools"]["mean_tool_calls"] == 0
     assert rows["warm_start"]["mean_tool_calls"] > 0.5
     assert rows["warm_start"]["invalid_rate"] < 0.5
 
@@ -149,6 +150,9 @@ def test_both_stages_leave_curves_and_policies(finished):
     steps = {s: [m["step"] for m in metrics if m["stage"] == s] for s in ("rta", "ppr")}
     assert steps == {s: list(range(1, getattr(CONFIG, s).steps + 1)) for s in ("rta", "ppr")}
     assert all(np.isfinite(line["reward"]) for line in metrics)
+    control = read_metrics(directory / "no_tools" / "metrics.jsonl")
+    assert [line["step"] for line in control] == steps["rta"]
+    assert {line["tool_calls"] for line in control} == {0.0}
     assert (directory / "ppr" / "pairs.jsonl").read_text().count("\n") > 0
     for stage in ("rta", "ppr"):
         for name in ("config.json", "model.safetensors", "tokenizer.model"):
