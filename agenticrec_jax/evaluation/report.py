@@ -134,7 +134,8 @@ def write_report(
 
     Args:
       path: path of the HTML file.
-      results: content of ``results.json``: rows, protocol, phases, comparisons, gate, config.
+      results: content of ``results.json``: rows, protocol, phases, comparisons, preferences,
+        gate, config.
       curves: lines of ``metrics.jsonl`` by seed, each with ``stage``, ``step`` and its values. The
         dynamics show every seed, the figures of the stages the first one.
       trajectories: lines of ``trajectories.jsonl``.
@@ -147,10 +148,8 @@ def write_report(
         rows=_rows(results["rows"]),
         metrics=[(name, LABELS.get(name, name)) for name in METRICS],
         best=_best(results["rows"]),
-        comparisons=[
-            dict(c) | {"relation": Difference(c["difference"], *c["interval"]).relation}
-            for c in results.get("comparisons", [])
-        ],
+        comparisons=_with_relation(results.get("comparisons", [])),
+        preferences=_with_relation(results.get("preferences", [])),
         phases=results.get("phases", []),
         gate=results.get("gate") or {},
         config=json.dumps(results.get("config", {}), indent=2, ensure_ascii=False),
@@ -228,6 +227,14 @@ def _rows(rows: Sequence[Mapping]) -> list[dict]:
             ),
         }
         for row in rows
+    ]
+
+
+def _with_relation(differences: Sequence[Mapping]) -> list[dict]:
+    """Returns the differences with what their intervals say, as ``relation``."""
+    return [
+        dict(d) | {"relation": Difference(d["difference"], *d["interval"]).relation}
+        for d in differences
     ]
 
 

@@ -26,6 +26,7 @@ from agenticrec_jax.runs.evaluations import (
     read_trajectories,
     write_trajectories,
 )
+from agenticrec_jax.runs.heldout import preference_rows
 from agenticrec_jax.runs.policy import Policy
 from agenticrec_jax.runs.run import Run
 from agenticrec_jax.runs.stages import train
@@ -220,6 +221,7 @@ def write_results(run: Run, results: EvaluationResults, seeds: Sequence[int]) ->
         "rows": results.rows,
         "protocol": run.protocol("test", seeds),
         "comparisons": compare_rows(results),
+        "preferences": preference_rows(run, seeds),
         "phases": phase_records(),
         "gate": _gate(run.config.policy.directory),
         "config": dataclasses.asdict(run.config),
@@ -245,6 +247,8 @@ def write_results(run: Run, results: EvaluationResults, seeds: Sequence[int]) ->
     print_table(written)
     for comparison in written["comparisons"]:
         print(comparison["sentence"])
+    for row in written["preferences"]:
+        print(row["sentence"])
     print(f"report: {workdir / 'report.html'}")
     return written
 

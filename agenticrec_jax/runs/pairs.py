@@ -1,53 +1,189 @@
 """Preference pairs of a run: mined with its policy or read from a file."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import jax
+
+from agenticrec_jax.agent.episodes import run_episodes
+from agenticrec_jax.agent.scripted import orders_of
+from agenticrec_jax.agent.tasks import Task
+from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.bundled import resolve
-from agenticrec_jax.evaluation.evaluator import evaluate
 from agenticrec_jax.parallel import multihost
-from agenticrec_jax.runs.data import evenly_spread
+from agenticrec_jax.runs.data import evenly_spread, store_settings
 from agenticrec_jax.runs.policy import Policy
 from agenticrec_jax.runs.run import Run
-from agenticrec_jax.runs.stage_config import SOFTMAX_DPO
+from agenticrec_jax.runs.stage_config import SOFTMAX_DPO, MiningConfig
+from agenticrec_jax.runtime.metric_logging import MetricsWriter
 from agenticrec_jax.runtime.phases import phase
-from agenticrec_jax.training.mining import HardPair, mine_pairs, read_pairs, write_pairs
+from agenticrec_jax.tools.base import AsOfView
+from agenticrec_jax.training.mining import (
+    UNIFORM,
+    HardPair,
+    Order,
+    draw_pairs,
+    held_out_ids,
+    pair_metrics,
+    read_pairs,
+    violated_pairs,
+    visible_orders,
+    write_lines,
+    write_pairs,
+)
 from agenticrec_jax.training.preferences import Preferences, choice_questions, first_rank_questions
+from agenticrec_jax.training.self_augmentation import read_groups
+
+HELDOUT = "heldout.jsonl"  # file of the pairs that are not trained on
 
 
 def mined_pairs(
-    run: Run, policy: Policy, directory: Path, *, count: int, seed: int
+    run: Run,
+    policy: Policy,
+    directory: Path,
+    *,
+    settings: MiningConfig,
+    seed: int,
+    heldout: float = 0.0,
 ) -> list[HardPair]:
-    """Returns hard pairs from the policy's greedy rankings, stored in ``pairs.jsonl``.
+    """Returns hard pairs from the policy's own rankings, stored in ``pairs.jsonl``.
+
+    The rankings are stored in ``mining``, in chunks; a resumed run ranks only what is missing. With
+    ``heldout`` the pairs of a share of the violated examples go to ``heldout.jsonl`` instead. These
+    are drawn uniformly, whatever the rule, so runs of several rules are measured on the same pairs.
+    The mined pairs are described by a line of ``metrics.jsonl``, stage ``<stage>_mining``.
 
     Args:
       run: log, tools and engine.
       policy: that ranks.
-      directory: of ``pairs.jsonl``; a file that is there is read instead.
-      count: policy examples to rank; 0 for all.
-      seed: of the draw of negatives.
+      directory: of the stage's files; a ``pairs.jsonl`` that is there is read instead.
+      settings: of mining.
+      seed: of sampling, of the draw of negatives and of the held-out examples.
+      heldout: share of the violated examples that are held out.
+
+    Raises:
+      InputError: the directory has rankings of other settings.
     """
+    names = [field.name for field in dataclasses.fields(MiningConfig)]
+    record = {name: getattr(settings, name) for name in names} | {"heldout": heldout, "seed": seed}
+    record |= {"candidates": run.data.candidate_hash, "start": str(run.policy_directory)}
+    with multihost.main_writes("mining directory") as writes:
+        if writes:
+            (directory / "mining").mkdir(parents=True, exist_ok=True)
+    multihost.check_on_main(lambda: store_settings(directory / "mining", record))
     path = directory / "pairs.jsonl"
     by_id = run.data.by_id("policy")
-    if not multihost.allgather(path.exists())[0]:
-        examples = evenly_spread(run.data.examples["policy"], count)
+    # Process 0 decides for all: the others may not see its new files yet.
+    if multihost.allgather(path.exists())[0]:
+        return read_pairs(path, by_id)
+    examples = evenly_spread(run.data.examples["policy"], settings.mining_examples)
+    chunk = settings.mining_chunk or len(examples)
+    rankings = []
+    for number, first in enumerate(range(0, len(examples), chunk)):
         with phase("mining"):
-            ranked = evaluate(
-                run.training_agent,
-                run.engine,
-                policy.params,
-                multihost.nonempty_local_items(examples),
+            groups = stored_episodes(
+                run,
+                policy,
+                directory / "mining" / f"{number:05d}.jsonl",
+                [Task(example) for example in examples[first : first + chunk]],
+                members=settings.mining_members,
+                temperature=settings.mining_temperature if settings.mining_members > 1 else 0.0,
+                seed=seed,
             )
-        mined = mine_pairs(ranked, by_id, seed)
-        shares = multihost.allgather([dataclasses.astuple(pair) for pair in mined])
-        pairs = [HardPair(*fields) for share in shares for fields in share]
-        pairs.sort(key=lambda pair: pair.example_id)
-        with multihost.main_writes("pairs") as writes:
+        rankings += [trajectory for group in groups for trajectory in group]
+    with multihost.main_writes("pairs") as writes:
+        if writes:
+            orders = evidence_orders(run, policy, rankings)
+            pools = dict(sorted(violated_pairs(rankings, by_id, orders).items()))
+            aside = held_out_ids(pools, heldout, seed)
+            training = {i: pool for i, pool in pools.items() if i not in aside}
+            measured = {i: pool for i, pool in pools.items() if i in aside}
+            pairs = draw_pairs(training, settings.pair_rule, seed)
+            heldout_pairs = draw_pairs(measured, UNIFORM, seed)
+            metrics = {"violated": (float(len(pools)), float(len(examples)))}
+            metrics |= {"pairs": float(len(pairs)), "heldout": float(len(heldout_pairs))}
+            metrics |= pair_metrics([pair for pool in training.values() for pair in pool], "pool")
+            metrics |= pair_metrics(pairs, "pairs")
+            stage = f"{directory.name}_mining"
+            with MetricsWriter(directory.parent, jax.process_index()) as writer:
+                writer.resume(stage, 0)
+                writer.write(stage, 1, metrics)
+            if heldout:
+                write_pairs(directory / HELDOUT, heldout_pairs)
+            # Last, since a run that finds this file mines no more.
+            write_pairs(path, pairs)
+    pairs = read_pairs(path, by_id)
+    print(f"{len(pairs)} hard pairs from {len(rankings)} rankings")
+    return pairs
+
+
+def stored_episodes(
+    run: Run,
+    policy: Policy,
+    path: Path,
+    tasks: Sequence[Task],
+    *,
+    members: int,
+    temperature: float,
+    seed: int,
+) -> list[list[Trajectory]]:
+    """Returns [tasks][members] trajectories of a file; without it they are sampled and written.
+
+    An illegal call gives the policy an error observation, after which it continues. Each process
+    samples its own share of the tasks.
+
+    Args:
+      run: log, tools and engine.
+      policy: that is sampled.
+      path: of the file of JSON lines.
+      tasks: of policy examples.
+      members: trajectories of each task.
+      temperature: of sampling; 0 is greedy.
+      seed: of sampling.
+    """
+    if not multihost.allgather(path.exists())[0]:
+        groups = run_episodes(
+            dataclasses.replace(run.training_agent, stop_on_illegal=False),
+            run.engine,
+            policy.params,
+            multihost.local_items(tasks),
+            members=members,
+            temperature=temperature,
+            seed=seed,
+        )
+        shares = multihost.allgather([[t.to_json() for t in group] for group in groups])
+        with multihost.main_writes(path.name) as writes:
             if writes:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_pairs(path, pairs)
-        print(f"{len(pairs)} hard pairs from {len(examples)} rankings")
-    return read_pairs(path, by_id)
+                lines = (line for group in multihost.interleaved(shares) for line in group)
+                write_lines(path, lines)
+    return read_groups(path, members)
+
+
+def evidence_orders(
+    run: Run, policy: Policy, trajectories: Sequence[Trajectory]
+) -> Mapping[int, list[Order]]:
+    """Returns the orders that the policy could see for each example, by its id.
+
+    These are the orders of its trajectories' observations, the drafts of their thoughts, and the
+    orders of all tools as the scripted agent calls them.
+
+    Args:
+      run: log and tools.
+      policy: whose tokenizer reads the thoughts.
+      trajectories: of the examples.
+    """
+    by_id = run.data.by_id("policy")
+    agent = run.training_agent
+    views = {
+        example_id: AsOfView(run.data.log, by_id[example_id])
+        for example_id in dict.fromkeys(t.example_id for t in trajectories)
+    }
+    agent.toolbox.prepare(list(views.values()))
+    orders = {i: list(orders_of(view, agent.toolbox).values()) for i, view in views.items()}
+    for trajectory in trajectories:
+        orders[trajectory.example_id] += visible_orders(trajectory, policy.tokenizer.decode)
+    return orders
 
 
 def stage_pairs(run: Run, policy: Policy, directory: Path, seed: int) -> list[HardPair]:
@@ -55,7 +191,7 @@ def stage_pairs(run: Run, policy: Policy, directory: Path, seed: int) -> list[Ha
     settings = run.config.pairs
     if settings.file:
         return read_pairs(resolve(settings.file), run.data.by_id("policy"))
-    return mined_pairs(run, policy, directory / "pairs", count=settings.mining_examples, seed=seed)
+    return mined_pairs(run, policy, directory / "pairs", settings=settings, seed=seed)
 
 
 def questions(run: Run, pairs: list[HardPair], seed: int) -> Preferences:

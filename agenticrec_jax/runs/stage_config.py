@@ -12,12 +12,16 @@ from agenticrec_jax.losses.advantages import BASELINES, SCALES
 from agenticrec_jax.losses.aggregation import AGGREGATIONS
 from agenticrec_jax.runs.validation import configuration
 from agenticrec_jax.training.groups import GroupWeighting
+from agenticrec_jax.training.mining import PairRule
 from agenticrec_jax.training.self_augmentation import Rules
 
 Buckets = int | tuple[int, ...]
 PROMPT_BUCKETS = (64, 256, 320, 512)
 COMPLETION_BUCKETS = (64, 128, 192, 288)
-LOGISTIC, DPO, SOFTMAX_DPO = PAIR_OBJECTIVES = ("logistic", "dpo", "sdpo")
+LOGISTIC = "logistic"
+DPO = "dpo"
+SOFTMAX_DPO = "sdpo"
+MINING_BAND = (0.2, 0.8)
 BETAS = {DPO: 0.1, SOFTMAX_DPO: 1.0}  # of the papers
 
 
@@ -202,23 +206,88 @@ class GrpoConfig(TrainingConfig):
 
 
 @configuration
-class PprConfig(GrpoConfig):
+class MiningConfig:
+    """Mining of hard pairs from the policy's rankings; the defaults are AgenticRec's."""
+
+    mining_examples: int = Field(256, ge=0, description="Policy examples that are mined; 0: all.")
+    mining_members: int = Field(
+        1, ge=1, description="Rankings of an example: one is greedy, several are sampled."
+    )
+    mining_temperature: float = Field(1.0, gt=0, description="Of several rankings.")
+    mining_chunk: int = Field(
+        0, ge=0, description="Examples between two saves of rankings; 0: one save of all."
+    )
+    mining_rule: Literal["uniform", "uncertain", "decidable", "both"] = Field(
+        "uniform",
+        description="Pairs to draw from: all violated ones, those with a violation in mining_band, "
+        "those that a visible order decides, or those of both kinds.",
+    )
+    mining_band: tuple[float, float] = Field(
+        MINING_BAND,
+        description="Least and greatest share of rankings that violate an uncertain pair.",
+    )
+
+    def __post_init__(self):
+        low, high = self.mining_band
+        expect(0 <= low <= high <= 1, "mining_band", self.mining_band, "0 <= low <= high <= 1")
+        sampled = self.mining_members > 1
+        expect(
+            sampled or not self.uses_band,
+            "mining_rule",
+            self.mining_rule,
+            "uniform or decidable where mining_members is 1: every violation is 1 then",
+        )
+        expect(
+            self.uses_band or self.mining_band == MINING_BAND,
+            "mining_band",
+            self.mining_band,
+            f"{MINING_BAND} with mining_rule {self.mining_rule}",
+        )
+        expect(
+            sampled or self.mining_temperature == 1,
+            "mining_temperature",
+            self.mining_temperature,
+            "1 where mining_members is 1, which is greedy",
+        )
+
+    @property
+    def uses_band(self) -> bool:
+        """Whether the violation of a pair decides if it is taken."""
+        return self.mining_rule in ("uncertain", "both")
+
+    @property
+    def pair_rule(self) -> PairRule:
+        """The rule for the pairs to draw from."""
+        low, high = self.mining_band if self.uses_band else (0.0, 1.0)
+        return PairRule(low, high, decidable=self.mining_rule in ("decidable", "both"))
+
+
+@configuration
+class PprConfig(MiningConfig, GrpoConfig):
     """Stage ``ppr``: progressive preference refinement on mined hard pairs."""
 
     steps: int = Field(8, ge=1, description="Updates.")
     learning_rate: float = Field(3e-5, gt=0, description="Peak rate of AdamW.")
-    mining_examples: int = Field(256, ge=0, description="Policy examples that are mined; 0: all.")
     rank_share: float = Field(
         0.25, ge=0, lt=1, description="Share of ranking tasks among the questions."
     )
+    heldout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of the violated examples whose pairs only measure, before and after.",
+    )
+
+    def __post_init__(self):
+        GrpoConfig.__post_init__(self)
+        MiningConfig.__post_init__(self)
 
 
 @configuration
-class PairsConfig(TrainingConfig):
+class PairsConfig(MiningConfig, TrainingConfig):
     """Stage ``pairs``: preference losses on pairs without rollouts."""
 
     file: str = Field("", description="Pairs to read; none: mined with the stage's first policy.")
-    mining_examples: int = Field(256, ge=0, description="Policy examples that are mined; 0: all.")
     objective: Literal["logistic", "dpo", "sdpo"] = Field(
         LOGISTIC, description="PPR's logistic form, DPO or S-DPO."
     )
@@ -236,6 +305,7 @@ class PairsConfig(TrainingConfig):
 
     def __post_init__(self):
         TrainingConfig.__post_init__(self)
+        MiningConfig.__post_init__(self)
         used = self.beta is None or self.objective != LOGISTIC
         expect(used, "beta", self.beta, f"None with objective {LOGISTIC}, which has no reference")
         enough = self.negatives == 1 or self.objective == SOFTMAX_DPO

@@ -27,6 +27,7 @@ from agenticrec_jax.runs import imitation
 from agenticrec_jax.runs import pairs as run_pairs
 from agenticrec_jax.runs.config import RunConfig
 from agenticrec_jax.runs.data import evenly_spread
+from agenticrec_jax.runs.heldout import AFTER, BEFORE, ask_heldout
 from agenticrec_jax.runs.policy import Policy, save_policy
 from agenticrec_jax.runs.run import Run
 from agenticrec_jax.runs.stage_config import (
@@ -114,7 +115,7 @@ def train(
     seed = run.config.seed if seed is None else seed
     if stage not in REINFORCEMENT:
         trained = _SUPERVISED[stage](run, policy, directory, seed)
-    elif (tasks_at := _stage_tasks(run, stage, policy, directory, seed)) is None:
+    elif (tasks_at := stage_tasks(run, stage, policy, directory, seed)) is None:
         print("no hard pairs: the policy stays as it is")
         trained = policy
     else:
@@ -146,23 +147,26 @@ def train(
             )
             services.save_best(state, policy)
         trained = dataclasses.replace(policy, params=state.params)
+    if stage == "ppr":
+        ask_heldout(run, trained, directory / stage, AFTER, seed=seed)
     save_policy(trained, directory / stage / "policy")
     return trained
 
 
-def _stage_tasks(
-    run: Run, stage: str, policy: Policy, directory: Path, seed: int
-) -> TasksAt | None:
+def stage_tasks(run: Run, stage: str, policy: Policy, directory: Path, seed: int) -> TasksAt | None:
     """Returns the tasks of each step of a stage of reinforcement; None if there are none."""
     examples = run.data.examples["policy"]
     if stage == "rta":
         return ranking_tasks(examples, run.config.rta.prompts, seed)
     settings = run.config.ppr
     pairs = run_pairs.mined_pairs(
-        run, policy, directory / "ppr", count=settings.mining_examples, seed=seed
+        run, policy, directory / "ppr", settings=settings, seed=seed, heldout=settings.heldout
     )
+    held_out = ask_heldout(run, policy, directory / "ppr", BEFORE, seed=seed)
     if not pairs:
         return None
+    # A ranking task rewards the target of its example, which is the answer to a held-out question.
+    examples = [example for example in examples if example.example_id not in held_out]
     return refinement_tasks(pairs, examples, settings.prompts, settings.rank_share, seed)
 
 

@@ -27,13 +27,17 @@ def refinement_tasks(
     rank_share: float,
     seed: int,
 ) -> TasksAt:
-    """Returns batches of preference questions, with ranking tasks against forgetting.
+    """Returns batches of preference questions, with ranking tasks as an anchor against forgetting.
+
+    The ranking tasks go over the examples in shuffled passes of their own. A step rolls them out
+    anew, and each is a group of its own with the reward of stage one, so its advantages do not
+    depend on the questions in the batch.
 
     Args:
-      pairs: to ask about.
+      pairs: of the questions.
       examples: of the pairs, and to rank.
       prompts: tasks in a batch.
-      rank_share: share of ranking tasks in a batch, 0 to 1.
+      rank_share: share of ranking tasks in a batch, 0 to 1, rounded to whole tasks.
       seed: of the order of tasks, and of A and B in a question.
     """
     questions = preference_tasks(pairs, {e.example_id: e for e in examples}, seed)

@@ -21,11 +21,13 @@ from agenticrec_jax.losses import (
     sft_loss,
 )
 from agenticrec_jax.rewards import Reward
+from agenticrec_jax.runs.heldout import accuracy_metrics
 from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.runtime.metric_logging import read_metrics
 from agenticrec_jax.testing.stages import refilling, tiny_stage
 from agenticrec_jax.training.groups import GroupWeighting
 from agenticrec_jax.training.logprobs import make_scorer
+from agenticrec_jax.training.mining import HardPair, pair_metrics
 from agenticrec_jax.training.packing import abstract_batch
 from agenticrec_jax.training.self_augmentation import RULES
 from agenticrec_jax.training.step_metrics import rollout_metrics
@@ -37,6 +39,10 @@ OF_STEPS, OF_RESULTS = PAGE.split("## results.json")
 RESULTS = ROOT / "experiments" / "results"
 OLDER = {"invalid/budget"}  # which the page names below the table
 WRITTEN_ELSEWHERE = {"kept", *(f"dropped/{rule}" for rule in RULES)}  # `self_sft_filter`
+WRITTEN_ELSEWHERE |= {"violated", "pairs", "heldout"}  # `ppr_mining`
+PAIRS = [HardPair(1, 5, 6, 1.0, True), HardPair(2, 5, 6, 0.5, False)]
+WRITTEN_ELSEWHERE |= {*pair_metrics(PAIRS, "pool"), *pair_metrics(PAIRS, "pairs")}
+WRITTEN_ELSEWHERE |= {"invalid", *accuracy_metrics(np.ones(4), PAIRS, [0, 1])}  # `ppr_heldout`
 
 
 def documented(page: str) -> set[str]:
@@ -149,5 +155,6 @@ def test_fields_of_the_committed_results_are_documented():
         results = json.loads(file.read_text(encoding="utf-8"))
         objects = [results, results["protocol"], results["gate"], *results["gate"].values()]
         objects += [*results["rows"], *results["comparisons"], *results["phases"]]
+        objects += results.get("preferences", [])
         fields = itertools.chain.from_iterable(each for each in objects if isinstance(each, dict))
         assert not set(fields) - named, file

@@ -42,6 +42,19 @@ def comparison(a, b, difference, interval):
     return {"a": a, "b": b} | values
 
 
+def preference(pairs, before, after, interval):
+    return {
+        "pairs": pairs,
+        "questions": 74,
+        "before": before,
+        "before_interval": [before - 0.05, before + 0.05],
+        "after": after,
+        "after_interval": [after - 0.06, after + 0.06],
+        "difference": after - before,
+        "interval": interval,
+    }
+
+
 def example_results():
     return {
         "rows": [example_row(name, value) for name, value in ROWS.items()],
@@ -60,6 +73,10 @@ def example_results():
             comparison("rta", "warm_start", 0.046, [0.021, 0.07]),
             comparison("rta_ppr", "rta", 0.006, [-0.008, 0.019]),
             comparison("rta_ppr", "scripted_agent", -0.02, [-0.03, -0.01]),
+        ],
+        "preferences": [
+            preference("all", 0.2, 0.4, [0.11, 0.29]),
+            preference("undecidable", 0.31, 0.3, [-0.06, 0.04]),
         ],
         "gate": {"copy_accuracy": 0.981, "passed": True},
         "config": {"rta": {"steps": 15, "learning_rate": 1e-4}, "note": HOSTILE},

@@ -107,6 +107,15 @@ def test_the_dynamics_stand_before_the_stages_of_the_first_seed(page):
     assert "seed 7" not in page[page.index("Stage <code>rta</code>") :]
 
 
+def test_accuracy_on_held_out_pairs_stands_with_its_intervals(page):
+    table = page.split("Preference accuracy on held-out pairs")[1].split("</table>")[0]
+    rows = [re.sub(r"<[^>]+>", " ", row).split() for row in table.split("<tr>")[2:]]
+    before, after = ["0.200", "0.150–0.250"], ["0.400", "0.340–0.460"]
+    difference = ["+0.200", "+0.110", "to", "+0.290"]
+    assert rows[0] == ["all", *before, *after, *difference, "above", "74"]
+    assert rows[1][0] == "undecidable" and "told" in rows[1] and rows[1][-1] == "74"
+
+
 def test_curves_of_every_stage_are_drawn_with_all_steps(page):
     assert "Stage <code>rta</code>, 15 steps" in page and "Stage <code>ppr</code>, 8 steps" in page
     start = page.index("Stage <code>rta</code>")

@@ -149,10 +149,12 @@ def test_both_stages_leave_curves_and_policies(finished):
     metrics = read_metrics(directory / "metrics.jsonl")
     steps = {s: [m["step"] for m in metrics if m["stage"] == s] for s in ("rta", "ppr")}
     assert steps == {s: list(range(1, getattr(CONFIG, s).steps + 1)) for s in ("rta", "ppr")}
-    assert all(np.isfinite(line["reward"]) for line in metrics)
+    assert all(np.isfinite(line["reward"]) for line in metrics if line["stage"] in steps)
     control = read_metrics(directory / "no_tools" / "metrics.jsonl")
     assert [line["step"] for line in control] == steps["rta"]
     assert {line["tool_calls"] for line in control} == {0.0}
+    (mining,) = [line for line in metrics if line["stage"] == "ppr_mining"]
+    assert mining["pairs"] > 0 and 0 <= mining["pairs/decidable"] <= 1
     assert (directory / "ppr" / "pairs.jsonl").read_text().count("\n") > 0
     for stage in ("rta", "ppr"):
         for name in ("config.json", "model.safetensors", "tokenizer.model"):

@@ -15,6 +15,7 @@ from agenticrec_jax.runs import RunConfig, config_dict, default_config, run_conf
 from agenticrec_jax.runs.stage_config import GrpoConfig, PairsConfig
 from agenticrec_jax.runs.validation import parse
 from agenticrec_jax.testing.errors import assert_names, refused
+from agenticrec_jax.training.mining import PairRule
 
 
 def leaves(config, path=()):
@@ -89,6 +90,8 @@ def test_no_setting_but_one_takes_a_negative_number(path, value):
         ("rta", "prompt_buckets", ()),
         ("rta", "completion_buckets", (64, 32)),
         ("ppr", "rank_share", 1.0),
+        ("ppr", "heldout", 1.0),
+        ("ppr", "mining_members", 0),
         ("self_sft", "epochs", 0),
         ("pairs", "learning_rate", 0.0),
         ("warm_start", "lessons", ()),
@@ -112,10 +115,33 @@ def test_a_constructor_names_its_class_and_field():
         dataclasses.replace(GrpoConfig(), members=1)
 
 
+@pytest.mark.parametrize("stage", ["ppr", "pairs"])
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("mining_rule", {"mining_rule": "uncertain"}),  # one ranking: all violations are 1
+        ("mining_rule", {"mining_rule": "both"}),
+        ("mining_rule", {"mining_rule": "hard"}),
+        ("mining_band", {"mining_members": 4, "mining_band": (0.1, 0.9)}),  # no rule reads it
+        ("mining_band", {"mining_rule": "decidable", "mining_band": (0.1, 0.9)}),
+        (
+            "mining_band",
+            {"mining_members": 4, "mining_rule": "uncertain", "mining_band": (0.9, 0.1)},
+        ),
+        ("mining_band", {"mining_members": 4, "mining_rule": "both", "mining_band": (0.5, 1.5)}),
+        ("mining_temperature", {"mining_temperature": 0.7}),  # one ranking is greedy
+    ],
+)
+def test_a_setting_of_mining_without_effect_is_refused(stage, name, values):
+    assert_names(refused(parse, RunConfig, {stage: values}), f"config.{stage}.{name}", values[name])
+
+
 def test_flags_keep_the_types_of_the_fields():
     given = ["program", "--config.rta.steps=7", "--config.rta.learning_rate=1"]
     given += ["--config.rta.prompt_buckets=(32,64)", "--config.pairs.beta=0.3"]
     given += ["--config.pairs.objective=dpo", "--config.engine.deterministic=false"]
+    given += ["--config.ppr.mining_members=4", "--config.ppr.mining_rule=uncertain"]
+    given += ["--config.ppr.mining_band=(0.3,0.6)"]
     values = flags.FlagValues()
     config_flags.DEFINE_config_dict("config", default_config(), flag_values=values, sys_argv=given)
     values(given)
@@ -123,3 +149,4 @@ def test_flags_keep_the_types_of_the_fields():
     assert (config.rta.steps, config.rta.learning_rate) == (7, 1.0)
     assert config.rta.prompt_buckets == (32, 64) and config.pairs.beta == 0.3
     assert config.engine.deterministic is False
+    assert config.ppr.pair_rule == PairRule(0.3, 0.6)
