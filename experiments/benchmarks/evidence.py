@@ -10,13 +10,17 @@ models:
   shows (`raw_features`), such as the words that a candidate's title shares with the history.
 
 The last two thus say how much is left to win beyond any use of the tools' orders. All models are
-fitted on policy samples. The size of the trees is chosen on valid ones, by NDCG@10. Trees are
+fitted on policy samples.
+
+Two rows show what reading the titles would give an agent. ``title_match`` ranks by the words and
+brands that a candidate shares with the history (`baselines.titles`), with weights of the fit range.
+``fusion_with_titles`` is ``best_fusion`` over the tools' orders and that one.
+
+The size of the trees and the weights of a fusion are chosen on valid samples, by NDCG@10. Trees are
 LightGBM's, with LambdaRank (Burges, "From RankNet to LambdaRank to LambdaMART", 2010).
 """
 
 import itertools
-import re
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,6 +28,8 @@ from absl import flags
 from jaxtyping import Float, Int
 from rich.table import Table
 
+from agenticrec_jax.agent.protocol import RANKED
+from agenticrec_jax.agent.scripted import LABELS
 from agenticrec_jax.cli import app
 from agenticrec_jax.cli.configs import load_config
 from agenticrec_jax.data.examples import RankingExample
@@ -36,79 +42,35 @@ from agenticrec_jax.evaluation.baselines.popularity import (
     popularity_scores,
 )
 from agenticrec_jax.evaluation.baselines.sasrec import sasrec_scores
+from agenticrec_jax.evaluation.baselines.titles import (
+    brand_matches,
+    fit_title_match,
+    title_match_scores,
+    title_overlaps,
+)
 from agenticrec_jax.metrics.ranking import ndcg_at_k, ndcg_values, rank_of_target, summarize
 from agenticrec_jax.metrics.significance import paired_difference
 from agenticrec_jax.runs import Run, run_config
 from agenticrec_jax.runs.baselines import baseline_rows
 from agenticrec_jax.runtime.console import print_wide
 from agenticrec_jax.tools.artifacts import Artifacts
+from agenticrec_jax.tools.text import ranked
 from experiments.benchmarks.figures import publish
 
 BASE = "linear_combination"  # the row that every other one is compared with
 LEAVES = (4, 7, 15)
 TREES = (50, 100, 200, 400)
+TITLES = "titles"  # label of the order by title match
 RECENT = (0.1, 0.03)  # shares of the fitted events, the newest ones, that count as recent
 
 Features = Float[np.ndarray, "examples C F"]
 Targets = Int[np.ndarray, "examples"]  # columns of the targets, from 0
 
 
-def title_words(title: str) -> frozenset[str]:
-    """Returns the words of a title in lower case.
-
-    Example:
-      >>> sorted(title_words("Gel Pens, 12 Pack (Gel)"))
-      ['gel', 'pack', 'pens']
-    """
-    return frozenset(re.findall(r"[a-z]+", title.lower()))
-
-
-def title_overlaps(titles: Sequence[str], examples: Sequence[RankingExample]) -> Features:
-    """Returns the rarity of the words that each candidate's title shares with the history.
-
-    A word that n of the N titles have counts ln(N / n). The first feature is the largest sum over
-    the items of the history, the second one is that of the newest item.
-
-    Args:
-      titles: of all items.
-      examples: with candidates.
-    """
-    words = [title_words(title) for title in titles]
-    having = Counter(word for each in words for word in each)
-    rarity = {word: np.log(len(words) / count) for word, count in having.items()}
-
-    def shared(a: int, b: int) -> float:
-        return sum(rarity[word] for word in words[a] & words[b])
-
-    overlaps = [
-        [[shared(candidate, item) for item in example.history] for candidate in example.candidates]
-        for example in examples
-    ]
-    return np.array([[[max(row), row[-1]] for row in rows] for rows in overlaps])
-
-
-def brand_matches(brands: Sequence[str | None], examples: Sequence[RankingExample]) -> Features:
-    """Returns how often a candidate's brand is in the history, and whether the newest item has it.
-
-    Args:
-      brands: of all items; None matches no brand.
-      examples: with candidates.
-    """
-
-    def same(a: int, b: int) -> bool:
-        return brands[a] is not None and brands[a] == brands[b]
-
-    matches = [
-        [[same(candidate, item) for item in example.history] for candidate in example.candidates]
-        for example in examples
-    ]
-    return np.array([[[sum(row), row[-1]] for row in rows] for rows in matches], float)
-
-
 def raw_features(
     log: InteractionLog, artifacts: Artifacts, examples: Sequence[RankingExample]
 ) -> Features:
-    """Returns ten features of each candidate, each with mean 0 and deviation 1 over the candidates.
+    """Returns eleven features of each candidate, of mean 0 and deviation 1 over the candidates.
 
     They are log popularity (of all fitted events, and of the recent ones), co-occurrence with the
     history, brand before popularity, SASRec's score, `title_overlaps` and `brand_matches`.
@@ -190,9 +152,40 @@ def linear_scores(
     return scripted.linear_scores(features["test"], weights)
 
 
+def fusion_with_titles(
+    run: Run, evidence: dict[str, scripted.Evidence], match: Float[np.ndarray, "5"]
+) -> tuple[Int[np.ndarray, "examples"], str]:
+    """Fuses the tools' orders and the order by title match; weights are chosen on ``valid``.
+
+    Args:
+      run: log and examples.
+      evidence: the tools' orders by split.
+      match: weights of `fit_title_match`.
+
+    Returns:
+      The ranks of the targets of ``test``, and the weights.
+    """
+    labels = [*LABELS, TITLES]
+    orders = {}
+    for split in ("valid", "test"):
+        scores = title_match_scores(run.data.log.items, match, run.data.examples[split])
+        orders[split] = [
+            known | {TITLES: ranked(row, np.zeros(len(row)), positive=True)[:RANKED]}
+            for known, row in zip(evidence[split], scores, strict=True)
+        ]
+    weights = scripted.best_fusion(orders["valid"], run.data.examples["valid"], labels=labels)
+    examples = run.data.examples["test"]
+    terms = scripted.fusion_terms(orders["test"], len(examples[0].candidates), labels)
+    targets = np.array([example.target_number - 1 for example in examples])
+    chosen = np.array([weights[label] for label in labels])
+    words = " + ".join(f"{weight} {label}" for label, weight in weights.items() if weight)
+    return scripted.fusion_ranks(terms, chosen, targets), words
+
+
 def measure(run: Run) -> list[dict]:
     """Returns a row for each method, with its paired difference to `BASE`."""
     examples = run.data.examples
+    evidence = {}
     orders = {}
     raw = {}
     for split, artifacts in (
@@ -200,10 +193,11 @@ def measure(run: Run) -> list[dict]:
         ("valid", run.artifacts_b),
         ("test", run.artifacts_b),
     ):
-        evidence = scripted.gather_evidence(
+        evidence[split] = scripted.gather_evidence(
             run.data.log, run.toolbox(artifacts), artifacts, examples[split]
         )
-        orders[split] = scripted.evidence_features(evidence, len(examples[split][0].candidates))
+        candidates = len(examples[split][0].candidates)
+        orders[split] = scripted.evidence_features(evidence[split], candidates)
         numbers = raw_features(run.data.log, artifacts, examples[split])
         raw[split] = np.concatenate([orders[split], numbers], axis=-1)
     targets = {s: np.array([e.target_number - 1 for e in examples[s]]) for s in orders}
@@ -215,6 +209,12 @@ def measure(run: Run) -> list[dict]:
         scores, settings[name] = chosen_trees(features, targets)
         ranks[name] = rank_of_target(scores, targets["test"])
     ranks["linear_raw"] = rank_of_target(linear_scores(raw, targets), targets["test"])
+    match = fit_title_match(run.data.log, run.data.splits.fit)
+    by_title = title_match_scores(run.data.log.items, match, examples["test"])
+    ranks["title_match"] = rank_of_target(by_title, targets["test"])
+    ranks["fusion_with_titles"], settings["fusion_with_titles"] = fusion_with_titles(
+        run, evidence, match
+    )
     return [
         result_row(name, ranks, examples["test"], settings.get(name))
         for name in sorted(ranks, key=lambda name: ndcg_at_k(ranks[name], 10))

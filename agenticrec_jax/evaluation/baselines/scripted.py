@@ -141,7 +141,10 @@ def fusion_ranks(
 
 
 def best_fusion(
-    evidence: Evidence, examples: Sequence[RankingExample], max_weight: int = MAX_WEIGHT
+    evidence: Evidence,
+    examples: Sequence[RankingExample],
+    max_weight: int = MAX_WEIGHT,
+    labels: Sequence[str] = LABELS,
 ) -> dict[str, int]:
     """Returns the whole weights with the highest mean NDCG@10 on ``examples``, those of valid.
 
@@ -152,13 +155,14 @@ def best_fusion(
       evidence: of the examples.
       examples: by which the weights are chosen.
       max_weight: highest weight of a label.
+      labels: of the orders to fuse.
     """
-    terms = fusion_terms(evidence, len(examples[0].candidates))
+    terms = fusion_terms(evidence, len(examples[0].candidates), labels)
     targets = np.array([example.target_number - 1 for example in examples])
-    weightings = np.array(list(itertools.product(range(max_weight + 1), repeat=len(LABELS))))
+    weightings = np.array(list(itertools.product(range(max_weight + 1), repeat=len(labels))))
     scores = [ndcg_at_k(fusion_ranks(terms, weights, targets), 10) for weights in weightings]
     best = weightings[int(np.argmax(scores))]
-    return dict(zip(LABELS, best.tolist(), strict=True))
+    return dict(zip(labels, best.tolist(), strict=True))
 
 
 def evidence_features(

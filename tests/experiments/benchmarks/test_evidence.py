@@ -15,34 +15,10 @@ from experiments.benchmarks.evidence import BASE
 COMMITTED = pathlib.Path(evidence.__file__).parent / "results" / "evidence.json"
 
 
-def example(history, candidates):
-    return SimpleNamespace(history=history, candidates=candidates)
-
-
-def test_shared_words_count_by_their_rarity():
-    """Of four titles "pen" is in three, "gel" in two and "blue" in two."""
-    titles = ["Gel pen", "Blue PEN 12", "tape", "blue gel pen"]
-    pen = np.log(4 / 3)
-    rare = np.log(2)
-    features = evidence.title_overlaps(titles, [example((0, 1), (3, 2))])
-    # Candidate 3 shares gel and pen with item 0, and blue and pen with item 1, the newest.
-    np.testing.assert_allclose(features, [[[rare + pen, rare + pen], [0, 0]]])
-    features = evidence.title_overlaps(titles, [example((3, 2), (0, 1))])
-    np.testing.assert_allclose(features, [[[rare + pen, 0], [rare + pen, 0]]])
-
-
-def test_brands_are_counted_in_the_history_and_none_matches_nothing():
-    brands = ["a", "b", "a", None, None]
-    features = evidence.brand_matches(
-        brands, [example((0, 2, 1), (2, 1, 3)), example((3,), (4,) * 3)]
-    )
-    assert features[0].tolist() == [[2, 0], [1, 1], [0, 0]] and not features[1].any()
-
-
 def test_raw_features_are_standardized_over_the_candidates():
     world = tiny_world()
     features = evidence.raw_features(world.log, world.artifacts, world.examples[:6])
-    assert features.shape == (6, 20, 10) and np.isfinite(features).all()
+    assert features.shape == (6, 20, 11) and np.isfinite(features).all()
     np.testing.assert_allclose(features.mean(axis=1), 0, atol=1e-6)
     deviation = features.std(axis=1)
     assert ((abs(deviation - 1) < 1e-3) | (deviation < 1e-6)).all()
@@ -115,6 +91,20 @@ def test_a_row_has_its_difference_to_the_linear_combination():
     assert evidence.result_row(BASE, ranks, examples, None)["relation"] == ""
 
 
+def test_titles_are_fused_where_they_tell_more_than_the_orders():
+    """The target alone has the newest item's words; the one order of a tool puts it last."""
+    items = SimpleNamespace(title=["gel pen", "tape", "gel pen red", "desk"], brand=[None] * 4)
+    examples = [SimpleNamespace(history=(1, 0), candidates=(3, 1, 2), target_number=3)] * 4
+    data = SimpleNamespace(
+        log=SimpleNamespace(items=items), examples={"valid": examples, "test": examples}
+    )
+    orders = [{"taken": (1, 2, 3)}] * 4
+    ranks, words = evidence.fusion_with_titles(
+        SimpleNamespace(data=data), {"valid": orders, "test": orders}, np.array([0, 1.0, 0, 0, 0])
+    )
+    assert ranks.tolist() == [1] * 4 and words == "1 titles"
+
+
 def test_the_committed_rows_say_how_much_there_is_to_win():
     """The documentation states the same: trees add nothing to the orders, raw features do."""
     committed = json.loads(COMMITTED.read_text())
@@ -123,6 +113,7 @@ def test_the_committed_rows_say_how_much_there_is_to_win():
     assert {row["n"] for row in rows.values()} == {1806}
     relations = {name: row["relation"] for name, row in rows.items() if name != BASE}
     assert relations.pop("boosted_trees") == "not told apart from"
+    assert relations.pop("fusion_with_titles") == "above"
     assert relations.pop("linear_raw") == relations.pop("boosted_trees_raw") == "above"
     assert set(relations.values()) == {"below"} and "best_fusion" in relations
     for row in rows.values():
