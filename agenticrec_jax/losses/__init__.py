@@ -3,6 +3,7 @@
 from agenticrec_jax.losses.advantages import group_advantages, keep_groups
 from agenticrec_jax.losses.aggregation import length_normalizer, member_weights
 from agenticrec_jax.losses.dpo import sequence_logprobs, softmax_dpo_loss
+from agenticrec_jax.losses.entropy import entropy_coefficient
 from agenticrec_jax.losses.exploration import imitation_shares, keep_variance, rarity
 from agenticrec_jax.losses.grpo import (
     grpo_loss,
@@ -22,6 +23,7 @@ __all__ = [
     "bidirectional_logistic_loss",
     "branch_values",
     "dpo_preference_loss",
+    "entropy_coefficient",
     "for_batch",
     "group_advantages",
     "grpo_loss",

@@ -124,6 +124,8 @@ def grpo_loss(
     behavior_logprobs: Float[Array, "P G T"],
     reference_logprobs: Float[Array, "P G T"] | None = None,
     entropy: Float[Array, "P G T"] | None = None,
+    decisions: Bool[Array, "P G T"] | None = None,
+    decision_coef: Float[Array, "P"] | None = None,
     *,
     normalizer: float,
     ratio: str = "token",
@@ -154,6 +156,8 @@ def grpo_loss(
         penalty.
       entropy: entropy of the policy at each sampled token, in nats, with its gradient; required by
         an entropy bonus.
+      decisions: tokens that get an entropy bonus of their own; required by ``decision_coef``.
+      decision_coef: weight of that bonus for each prompt, a constant; see `losses.entropy`.
       normalizer: L, a constant length: that of the longest completion allowed, or 1 if the weights
         already divide by lengths.
       ratio: ``token`` or ``sequence``, see `surrogates.log_ratio`; the latter needs clip bounds.
@@ -171,7 +175,8 @@ def grpo_loss(
       loss, and metrics over sampled tokens: ``ratio``, ``ratio_spread`` (mean distance from 1),
       ``clip_fraction``, ``logprob_difference`` (mean absolute difference of sampler and learner, in
       nats), ``kl`` if there is a reference, ``correction`` and ``correction_capped`` if there is a
-      cap.
+      cap; and ``decision_entropy``, the mean entropy of sampled decision tokens in nats, if there
+      are ``decisions``.
 
     Raises:
       ValueError: an option has no such value, or lacks another option or an array that it needs.
@@ -225,6 +230,10 @@ def grpo_loss(
         objective = objective - kl_coef * kl
     if entropy_coef:
         objective = objective + entropy_coef * masked(entropy, sampled)
+    if decisions is not None:
+        decided = sampled & decisions
+        metrics["decision_entropy"] = metric(entropy, decided)
+        objective = objective + decision_coef[:, None, None] * masked(entropy, decided)
     return objective_loss(objective, sampled, weights, normalizer), metrics
 
 

@@ -162,6 +162,7 @@ def _micro_batches(
         completion,
         settings.uses_reference,
         packing.token_advantages,
+        settings.entropy_target > 0,
     )
 
 

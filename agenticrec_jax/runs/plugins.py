@@ -164,6 +164,7 @@ def grpo_stage_loss(config: GrpoConfig, max_tokens: int, key: str) -> LossFn:
         5,
         reference=config.uses_reference,
         token_advantages=config.groups.tree_values,
+        decisions=config.entropy_target > 0,
     )
     if config.loss_fn:
         return _custom_loss(config, batch, key)

@@ -151,6 +151,14 @@ class GrpoConfig(TrainingConfig):
         description="The stage ends early once advantage_spread has stayed below it. 0: never.",
     )
     stop_steps: int = Field(5, ge=1, description="Steps in a row below stop_spread that end it.")
+    entropy_target: float = Field(
+        0.0,
+        ge=0,
+        description="Mean entropy of decision tokens, in nats, that a bonus aims at; 0: no bonus.",
+    )
+    entropy_rate: float = Field(
+        0.01, gt=0, description="Rise of the bonus's coefficient in a step for a lack of 1 nat."
+    )
     loss: GrpoLossConfig = GrpoLossConfig()
     loss_fn: str = Field("", description="Loss of your own: package.module:function.")
     reference: bool = Field(
@@ -190,6 +198,18 @@ class GrpoConfig(TrainingConfig):
             "stop_steps",
             self.stop_steps,
             "5 where stop_spread is 0",
+        )
+        expect(
+            self.entropy_target > 0 or self.entropy_rate == 0.01,
+            "entropy_rate",
+            self.entropy_rate,
+            "0.01 where entropy_target is 0",
+        )
+        expect(
+            not self.entropy_target or not self.loss_fn,
+            "entropy_target",
+            self.entropy_target,
+            "0 beside a loss_fn, since the bonus is that of grpo_loss",
         )
         at_once = min(self.members_at_once, self.members)
         expect(

@@ -238,6 +238,8 @@ def grpo_stage(
             oversample=settings.oversample,
             stop_spread=settings.stop_spread,
             stop_steps=settings.stop_steps,
+            entropy_target=settings.entropy_target,
+            entropy_rate=settings.entropy_rate,
         ),
         optimizer=optimizer,
         update=make_update(

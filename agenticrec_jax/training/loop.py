@@ -17,6 +17,7 @@ from agenticrec_jax.parallel.multihost import nonempty_local_items
 from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.runtime.metric_logging import MetricsWriter
 from agenticrec_jax.training.collapse import lost_signal
+from agenticrec_jax.training.decisions import EntropyTarget
 from agenticrec_jax.training.dynamic_sampling import DynamicSampling
 from agenticrec_jax.training.groups import GroupWeighting, make_groups
 from agenticrec_jax.training.hooks import StepHooks
@@ -53,6 +54,8 @@ class Stage:
         0 for none.
       stop_spread: the stage ends early if the advantage spread stays below it; 0 for never.
       stop_steps: steps in a row that must be below it.
+      entropy_target: mean entropy of decision tokens that a bonus tends to, in nats; 0 for none.
+      entropy_rate: see `losses.entropy_coefficient`.
     """
 
     name: str
@@ -66,6 +69,8 @@ class Stage:
     oversample: int = 0
     stop_spread: float = 0.0
     stop_steps: int = 5
+    entropy_target: float = 0.0
+    entropy_rate: float = 0.01
 
 
 def reinforce(
@@ -134,6 +139,11 @@ def reinforce(
         )
     # The first update donates the arrays in ``state``, so the reference policy copies them now.
     reference = ReferencePolicy(score, state.params, update.mesh, update.rules) if score else None
+    entropy_target = None
+    if stage.entropy_target:
+        entropy_target = EntropyTarget(
+            agent.prompts.tokenizer, stage.entropy_target, stage.entropy_rate
+        )
     stop = functools.partial(lost_signal, spread=stage.stop_spread, steps=stage.stop_steps)
     hooks = StepHooks(
         stage.name,
@@ -175,7 +185,11 @@ def reinforce(
             batches = pack(groups, stage.packing)
             if reference:
                 batches = [reference(batch) for batch in batches]
+            if entropy_target:
+                batches = entropy_target.mark(batches, hooks.carried)
             state, learner_metrics = update(state, batches)
+            if entropy_target:
+                learner_metrics |= entropy_target.adjust(hooks.carried, learner_metrics)
             updated = time.perf_counter()
 
             metrics = rollout_metrics(rollouts.trajectories) | group_metrics

@@ -214,11 +214,12 @@ def abstract_batch(
     completion: int,
     reference: bool = False,
     token_advantages: bool = False,
+    decisions: bool = False,
 ) -> RolloutBatch:
     """Returns the shapes of a micro-batch of P groups, G members, Tp and T tokens, without numbers.
 
     With ``reference`` it has log-probs of a reference policy, with ``token_advantages`` an
-    advantage of each token.
+    advantage of each token, and with ``decisions`` marks of decision tokens.
     """
 
     def array(dtype, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
@@ -235,4 +236,6 @@ def abstract_batch(
         advantages=array(np.float32, tokens if token_advantages else tokens[:2]),
         weights=array(np.float32, (groups, members)),
         reference_logprobs=array(np.float32, tokens) if reference else None,
+        decisions=array(bool, tokens) if decisions else None,
+        decision_coef=array(np.float32, tokens[:1]) if decisions else None,
     )

@@ -102,6 +102,9 @@ class RolloutBatch:
         use one.
       entropy: of the policy at each sampled token. The learner fills it in before it calls the
         loss.
+      decisions: True for decision tokens (`training.decisions`), where the stage has a target of
+        their entropy.
+      decision_coef: weight of the bonus on their entropy, the same for all prompts.
     """
 
     prompts: Int[Array, "P Tp"]
@@ -114,3 +117,5 @@ class RolloutBatch:
     weights: Float[Array, "P G"]
     reference_logprobs: Float[Array, "P G T"] | None = None
     entropy: Float[Array, "P G T"] | None = None
+    decisions: Bool[Array, "P G T"] | None = None
+    decision_coef: Float[Array, "P"] | None = None

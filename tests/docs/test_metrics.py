@@ -72,7 +72,8 @@ def names_of_a_run(tmp_path_factory) -> set[str]:
         validation = Validation(1, lambda params: 0.5, best)
         lines = refilling(stage, score).run(directory, validation=validation).lines
     credit = GroupWeighting(plan_bonus=0.1, imitation=0.1, keep_variance=0.9)
-    lines += stage.run(directory / "credit", steps=1, weighting=credit).lines
+    options = {"weighting": credit, "entropy_target": 0.5}
+    lines += stage.run(directory / "credit", steps=1, **options).lines
     return {name for line in lines for name in line}
 
 

@@ -245,3 +245,22 @@ def test_advantages_of_tokens_by_hand():
 def test_advantages_of_another_shape_are_refused():
     with pytest.raises(AssertionError):
         grpo_loss(LOGPROBS, SAMPLED, TOKENS[..., :2], WEIGHTS, LOGPROBS, normalizer=4.0)
+
+
+def test_the_bonus_of_decisions_by_hand():
+    """Sampled decision tokens have entropies 2 and 3; the observation between them has no bonus."""
+    decisions = jnp.array([[[False, True, True], [True, False, True]]])
+    marks = {"entropy": ENTROPY, "decisions": decisions}
+    plain, _ = loss_of(entropy=ENTROPY)
+    loss, metrics = loss_of(decision_coef=jnp.array([0.3]), **marks)
+    np.testing.assert_allclose(plain - loss, 0.5 * 0.3 * (2.0 + 3.0) / 4.0, rtol=1e-5)
+    assert [float(x) for x in metrics["decision_entropy"]] == [5.0, 2.0]
+    off, metrics = loss_of(decision_coef=jnp.array([0.0]), **marks)
+    assert float(off) == float(plain) and float(metrics["decision_entropy"][0]) == 5.0
+
+    def of_entropy(values):
+        marks = {"entropy": values, "decisions": decisions}
+        return loss_of(decision_coef=jnp.array([0.3]), **marks)[0]
+
+    expected = [[[0, 0, -0.5 * 0.3 / 4], [-0.5 * 0.3 / 4, 0, 0]]]
+    np.testing.assert_allclose(jax.grad(of_entropy)(ENTROPY), expected, rtol=1e-5)

@@ -4,9 +4,9 @@ import doctest
 
 import pytest
 
-from agenticrec_jax.training import collapse, groups, learner, logprobs, plans
+from agenticrec_jax.training import collapse, decisions, groups, learner, logprobs, plans
 
-MODULES = [collapse, groups, learner, logprobs, plans]
+MODULES = [collapse, decisions, groups, learner, logprobs, plans]
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda m: m.__name__)
