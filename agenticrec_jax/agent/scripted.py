@@ -9,6 +9,7 @@ import dataclasses
 import itertools
 import re
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 
 import numpy as np
 
@@ -24,6 +25,7 @@ ORDERS = {
     "get_similar_users": ("taken",),
 }
 LABELS = tuple(label for labels in ORDERS.values() for label in labels)
+MAX_WEIGHT = 3  # of an order in a fused list
 _ORDER = re.compile(r"([a-z][a-z ]*):((?:\d+,)+)")
 _INTENT = {
     "get_user_profile": "who is the user",
@@ -43,15 +45,28 @@ class Plan:
     Attributes:
       tools: names of the tools to call, in order.
       priority: labels of the orders to follow, most trusted first.
+      weights: whole weight of each label; the orders are then fused (`fused_ranking`). Without
+        weights they are concatenated (`follow`).
     """
 
     tools: tuple[str, ...]
     priority: tuple[str, ...]
+    weights: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
         """The labels, as the report lists the plan."""
+        if self.weights:
+            pairs = zip(self.weights, self.priority, strict=True)
+            return " + ".join(f"{weight} {label}" for weight, label in pairs)
         return " > ".join(self.priority) or "no evidence"
+
+    def rank(self, orders: Mapping[str, Sequence[int]], candidates: int) -> tuple[int, ...]:
+        """Returns the plan's list of the candidates."""
+        if self.weights:
+            weights = dict(zip(self.priority, self.weights, strict=True))
+            return fused_ranking(orders, weights, candidates)
+        return follow(orders, self.priority, candidates)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,19 +129,55 @@ def follow(
     return tuple(dict.fromkeys(chain))[: min(length, candidates)]
 
 
+def fused_ranking(
+    orders: Mapping[str, Sequence[int]],
+    weights: Mapping[str, int],
+    candidates: int,
+    length: int = 10,
+) -> tuple[int, ...]:
+    """Ranks the candidates by a weighted sum of their reciprocal places in several orders.
+
+    The score of a candidate is the sum of ``weight / (2 + place)`` over the orders that have it,
+    with places from 0: reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009) with the
+    constant 1 for ranks from 1, and with weights. Sums are exact, so that candidates of equal
+    scores tie; they are ordered by number.
+
+    Args:
+      orders: candidate numbers by label, best first.
+      weights: of the labels; 0 for a label that is absent.
+      candidates: number of candidates; those in no order come last, by number.
+      length: length of the ranking.
+
+    Example: candidate 1 scores 2/3 + 1/2, candidate 3 scores 2/2, candidate 2 scores 1/3.
+
+      >>> orders = {"similar": (3, 1), "popular": (1, 2)}
+      >>> fused_ranking(orders, {"similar": 2, "popular": 1}, candidates=5)
+      (1, 3, 2, 4, 5)
+    """
+    scores = dict.fromkeys(range(1, candidates + 1), Fraction(0))
+    for label, weight in weights.items():
+        for place, number in enumerate(orders.get(label, ())):
+            scores[number] += Fraction(weight, 2 + place)
+    # A stable sort keeps candidates of equal scores in the order of their numbers.
+    return tuple(sorted(scores, key=lambda number: -scores[number])[:length])
+
+
 def fixed_plans(max_orders: int = 3) -> list[Plan]:
     """Returns every sequence of up to ``max_orders`` labels, each with the fewest tools for it."""
     sequences = (p for n in range(1, max_orders + 1) for p in itertools.permutations(LABELS, n))
     return [Plan(_tools_with(priority), priority) for priority in sequences]
 
 
-def draw_plan(rng: np.random.Generator, tools: Sequence[str], max_calls: int = 3) -> Plan:
+def draw_plan(
+    rng: np.random.Generator, tools: Sequence[str], max_calls: int = 3, fused: float = 0.0
+) -> Plan:
     """Draws a random subset of the tools in random order, and a random sequence of their orders.
 
     Args:
       rng: the source of randomness.
       tools: names of the available tools. The script knows AgenticRec's only and calls no other.
       max_calls: most tools of the plan.
+      fused: share of plans with orders that fuse them, by random weights from 1 to `MAX_WEIGHT`.
     """
     tools = [name for name in tools if name in _INTENT]
     if not tools:
@@ -134,7 +185,11 @@ def draw_plan(rng: np.random.Generator, tools: Sequence[str], max_calls: int = 3
     calls = rng.permutation(tools)[: rng.integers(1, max_calls + 1)].tolist()
     labels = [label for tool in calls for label in ORDERS.get(tool, ())]
     size = rng.integers(1, len(labels) + 1) if labels else 0
-    return Plan(tuple(calls), tuple(rng.permutation(labels)[:size].tolist()) if labels else ())
+    priority = tuple(rng.permutation(labels)[:size].tolist()) if labels else ()
+    weights: tuple[int, ...] = ()
+    if fused and priority and rng.random() < fused:
+        weights = tuple(rng.integers(1, MAX_WEIGHT + 1, size=len(priority)).tolist())
+    return Plan(tuple(calls), priority, weights)
 
 
 def demonstrate(
@@ -161,7 +216,7 @@ def demonstrate(
         observed = read_orders(text)
         orders |= observed
         thought = _reading(name, observed)
-    numbers = follow(orders, plan.priority, len(view.candidates))
+    numbers = plan.rank(orders, len(view.candidates))
     turns.append(
         (SAMPLED, f"<think>{thought}{decision(plan, orders)}</think>{_answer(numbers, task)}")
     )
@@ -193,11 +248,28 @@ def decision(plan: Plan, orders: Mapping[str, Sequence[int]]) -> str:
 
     With the number beside the label the answer begins with a number that stands just before it. A
     small policy that must find the label's order from the answer often begins with another order.
+    A fused list begins with no order's first number, so there each label has its weight.
+
+    Example:
+      >>> orders = {"similar": (7, 3), "taken": (3, 5)}
+      >>> decision(Plan((), ("taken", "similar")), orders)
+      ' rank by taken:3,… then similar:7,…'
+      >>> decision(Plan((), ("taken", "similar", "popular"), (2, 1, 3)), orders)
+      ' rank by taken:×2 similar:×1'
     """
+    if plan.weights:
+        pairs = zip(plan.priority, plan.weights, strict=True)
+        terms = [f"{label}:{weight_word(weight)}" for label, weight in pairs if label in orders]
+        return f" rank by {' '.join(terms)}" if terms else " no evidence."
     followed = [
         f"{label}:{orders[label][0]},{ELLIPSIS}" for label in plan.priority if label in orders
     ]
     return f" rank by {' then '.join(followed)}" if followed else " no evidence."
+
+
+def weight_word(weight: int) -> str:
+    """Returns ``×2``, the weight of an order in the thought."""
+    return f"×{weight}"
 
 
 def _answer(numbers: Sequence[int], task: str) -> str:

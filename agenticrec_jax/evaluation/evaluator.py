@@ -78,11 +78,15 @@ class CopyReport:
 
     Attributes:
       followed: share of ranks with the expected candidate.
+      first: share of answers with the expected first candidate.
+      overlap: mean share of the expected candidates that the answer has, in any order.
       invalid: share of answers that are no valid list.
       n: number of examples.
     """
 
     followed: float
+    first: float
+    overlap: float
     invalid: float
     n: int
 
@@ -114,6 +118,8 @@ def copy_accuracy(
         expected.append(numbers)
     groups = engine.generate(params, requests, _no_calls, temperature=0.0, seed=0)
     equal = []
+    first = []
+    overlap = []
     invalid = 0
     for (rollout,), numbers in zip(groups, expected, strict=True):
         text = agent.prompts.tokenizer.decode(rollout.ids)
@@ -122,8 +128,17 @@ def copy_accuracy(
         except protocol.ProtocolError:
             invalid += 1
             answer = ()
-        equal += [i < len(answer) and answer[i] == number for i, number in enumerate(numbers)]
-    return CopyReport(float(np.mean(equal)), invalid / len(examples), len(examples))
+        hits = [i < len(answer) and answer[i] == number for i, number in enumerate(numbers)]
+        equal += hits
+        first.append(hits[0])
+        overlap.append(len(set(answer) & set(numbers)) / len(numbers))
+    return CopyReport(
+        followed=float(np.mean(equal)),
+        first=float(np.mean(first)),
+        overlap=float(np.mean(overlap)),
+        invalid=invalid / len(examples),
+        n=len(examples),
+    )
 
 
 def _up_to_answer(

@@ -69,7 +69,7 @@ def warm_start(
     source = WarmStart(
         agent,
         examples,
-        curriculum(settings.lessons),
+        curriculum(settings.lessons, settings.fused),
         settings.prompts,
         settings.members,
         seed,

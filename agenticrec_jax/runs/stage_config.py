@@ -51,6 +51,9 @@ class WarmStartConfig:
         ),
         description="Exercises in turn, and steps; a number is the title tokens of episodes.",
     )
+    fused: float = Field(
+        0.0, ge=0, le=1, description="Share of demonstrated plans that fuse orders by weights."
+    )
     prompts: int = Field(8, ge=1, description="Prompts a step.")
     members: int = Field(4, ge=1, description="Demonstrations a prompt.")
     token_budget: int = Field(16384, ge=1, description="Padded tokens in a micro-batch.")

@@ -52,7 +52,7 @@ def make_tiny_policy(config: RunConfig, workdir: str | Path, output: str | Path)
     with phase("data and tools"):
         artifacts, examples = run.artifacts_a, run.data.examples["policy"]
     toolbox = run.toolbox(artifacts)
-    tokenizer = fit_tokenizer(run.data, toolbox, artifacts.fit_range, config.warm_start.vocab_size)
+    tokenizer = fit_tokenizer(run.data, toolbox, artifacts.fit_range, config.warm_start)
     prompts = CompactPrompts(tokenizer, run.data.log.items, config.policy.title_tokens)
     agent = Agent(run.data.log, toolbox, artifacts, prompts)
     graphdef, params = nnx.split(random_policy(config.warm_start, tokenizer.vocab_size))
@@ -90,7 +90,8 @@ def gate(run: Run, count: int = 400) -> dict:
 
     Returns:
       ``single``: how well greedy lists follow one shown order; ``merged``: the same for decisions
-      that name several; ``greedy``: the policy's row of the results table;
+      that name several; ``fused``: the same for weighted orders, where the policy was taught to
+      fuse; ``greedy``: the policy's row of the results table;
       ``demonstrator_ndcg@10``: of the random plans that it was taught with.
     """
     agent, params = run.evaluation_agent, run.policy.params
@@ -101,8 +102,11 @@ def gate(run: Run, count: int = 400) -> dict:
     trajectories = evaluate(agent, run.engine, params, examples)
     evidence = scripted_rows.gather_evidence(run.data.log, agent.toolbox, run.artifacts_b, examples)
     rng = np.random.default_rng(run.config.seed)
+    share = run.config.warm_start.fused
     random_ranks = [
-        scripted_rows.plan_ranks(scripted.draw_plan(rng, agent.toolbox.names), [orders], [example])
+        scripted_rows.plan_ranks(
+            scripted.draw_plan(rng, agent.toolbox.names, fused=share), [orders], [example]
+        )
         for orders, example in zip(evidence, examples, strict=True)
         for _ in range(20)
     ]
@@ -110,22 +114,27 @@ def gate(run: Run, count: int = 400) -> dict:
     def follow(some_plans: list[scripted.Plan]) -> dict[str, Any]:
         return dataclasses.asdict(copy_accuracy(agent, run.engine, params, examples, some_plans))
 
-    return {
-        "single": follow(single),
-        "merged": follow(merged),
+    report = {"single": follow(single), "merged": follow(merged)}
+    if share:
+        weights = [tuple(rng.integers(1, scripted.MAX_WEIGHT + 1, len(p.priority))) for p in merged]
+        fused = [dataclasses.replace(p, weights=w) for p, w in zip(merged, weights, strict=True)]
+        report["fused"] = follow(fused)
+    return report | {
         "greedy": summary_row("greedy", trajectories, examples),
         "demonstrator_ndcg@10": ndcg_at_k(np.concatenate(random_ranks), 10),
     }
 
 
 def fit_tokenizer(
-    data: RunData, toolbox: Toolbox, fit_range: FitRange, vocab_size: int
+    data: RunData, toolbox: Toolbox, fit_range: FitRange, settings: WarmStartConfig
 ) -> CompactTokenizer:
     """Returns a tokenizer fitted on titles inside the fit range and on the demonstrator's words."""
-    lines = [*_titles(data.log, fit_range), *_demonstrations(data, toolbox)]
+    lines = [*_titles(data.log, fit_range), *_demonstrations(data, toolbox, settings.fused)]
     labels = [f"{label}:" for label in scripted.LABELS]
     symbols = [*toolbox.names, *labels, *JSON_SYMBOLS, *QUOTES]
-    return train_tokenizer(lines, vocab_size, symbols)
+    if settings.fused:
+        symbols += [scripted.weight_word(w) for w in range(1, scripted.MAX_WEIGHT + 1)]
+    return train_tokenizer(lines, settings.vocab_size, symbols)
 
 
 def _titles(log: InteractionLog, fit_range: FitRange) -> Iterator[str]:
@@ -134,10 +143,12 @@ def _titles(log: InteractionLog, fit_range: FitRange) -> Iterator[str]:
         yield f" {log.items.brand[item] or 'no brand'}"
 
 
-def _demonstrations(data: RunData, toolbox: Toolbox, count: int = 600) -> Iterator[str]:
+def _demonstrations(
+    data: RunData, toolbox: Toolbox, fused: float, count: int = 600
+) -> Iterator[str]:
     rng = np.random.default_rng(0)
     for example in data.examples["policy"][:count]:
-        plan = scripted.draw_plan(rng, toolbox.names)
+        plan = scripted.draw_plan(rng, toolbox.names, fused=fused)
         for _, text in scripted.demonstrate(plan, AsOfView(data.log, example), toolbox).turns:
             yield from text.replace(">", "<").split("<")
 

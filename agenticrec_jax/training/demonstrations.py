@@ -46,6 +46,7 @@ class Mixture:
       blank: share of demonstrations whose observations are blank.
       preference: share of preference questions, half MORE and half LESS; the others are rankings.
       max_calls: most tool calls of a plan.
+      fused: share of plans that fuse their orders by weights; the others concatenate them.
     """
 
     title_tokens: int
@@ -53,6 +54,7 @@ class Mixture:
     blank: float = 0.05
     preference: float = 0.2
     max_calls: int = 3
+    fused: float = 0.0
 
     def __str__(self) -> str:
         return f"titles-{self.title_tokens}"
@@ -65,7 +67,9 @@ def drill_group(
 
     In ``short`` and ``copy`` an observation has an order, such as ``popular:3,1,2,``, and the
     answer repeats it. In ``merge`` it has several; the thought names some of them, and the answer
-    is their concatenation without repeats.
+    is their concatenation without repeats. In ``fuse`` the thought gives the orders weights, and
+    the answer is the fused list (`scripted.fused_ranking`); several decisions follow one
+    observation.
     """
     exercise, count = DRILLS[kind]
     rows = [
@@ -97,7 +101,7 @@ def episode_group(
     view = AsOfView(agent.log, example)
     rows = []
     for _ in range(members):
-        plan = scripted.draw_plan(rng, tools, mixture.max_calls)
+        plan = scripted.draw_plan(rng, tools, mixture.max_calls, mixture.fused)
         blank = BLANK if rng.random() < mixture.blank else None
         demonstration = scripted.demonstrate(plan, view, agent.toolbox, kind, blank)
         rows.append(prompts.turns(demonstration.turns))
@@ -120,6 +124,24 @@ def _copy(rng: np.random.Generator, longest: int) -> list[tuple[int, str]]:
     ]
 
 
+def _fuse(rng: np.random.Generator) -> list[tuple[int, str]]:
+    """Returns an observation of one to four orders that agree in part, and three decisions."""
+    worth = rng.normal(size=20)
+    labels = rng.permutation(scripted.LABELS)[: rng.integers(1, len(scripted.LABELS) + 1)].tolist()
+    orders = {}
+    for label in labels:
+        seen = worth * rng.uniform(0.2, 1.2) + rng.normal(size=20)
+        orders[label] = (np.argsort(-seen)[: rng.choice([2, 4, 7, 10, 10])] + 1).tolist()
+    turns = [(OBSERVATION, "; ".join(_order(label, numbers) for label, numbers in orders.items()))]
+    for _ in range(3):
+        used = tuple(rng.permutation(labels)[: rng.integers(1, len(labels) + 1)].tolist())
+        weights = tuple(rng.integers(1, scripted.MAX_WEIGHT + 1, size=len(used)).tolist())
+        plan = scripted.Plan((), used, weights)
+        thought = f"<think>{scripted.decision(plan, orders)}</think>"
+        turns.append((SAMPLED, thought + protocol.render_ranking(plan.rank(orders, 20))))
+    return turns
+
+
 def _merge(rng: np.random.Generator) -> list[tuple[int, str]]:
     labels = rng.permutation(scripted.LABELS)[: rng.integers(1, 4)].tolist()
     lengths = [rng.choice([0, 1, 2, 3, 10]) for _ in labels]
@@ -129,7 +151,7 @@ def _merge(rng: np.random.Generator) -> list[tuple[int, str]]:
     }
     plan = scripted.Plan((), tuple(rng.permutation(labels)[: rng.integers(1, 4)].tolist()))
     nonempty = {label: numbers for label, numbers in orders.items() if numbers}
-    ranking = scripted.follow(nonempty, plan.priority, 20)
+    ranking = plan.rank(nonempty, 20)
     thought = f"<think>{scripted.decision(plan, nonempty)}</think>"
     return [
         (OBSERVATION, "; ".join(_order(label, numbers) for label, numbers in orders.items())),
@@ -145,4 +167,5 @@ DRILLS = {  # exercise, and how many of them a demonstration has
     "short": (functools.partial(_copy, longest=5), 8),
     "copy": (functools.partial(_copy, longest=10), 5),
     "merge": (_merge, 3),
+    "fuse": (_fuse, 2),
 }

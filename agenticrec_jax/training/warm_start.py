@@ -37,11 +37,14 @@ class Lesson:
     steps: int
 
 
-def curriculum(plan: Sequence[tuple[Sequence[str | int], int]]) -> tuple[Lesson, ...]:
+def curriculum(
+    plan: Sequence[tuple[Sequence[str | int], int]], fused: float = 0.0
+) -> tuple[Lesson, ...]:
     """Returns lessons of (exercises, steps) pairs.
 
     Args:
       plan: an exercise is the name of a drill, or the title tokens of episodes.
+      fused: share of the episodes' plans that fuse their orders by weights.
 
     Raises:
       InputError: an exercise is neither a kind of drill nor a number of tokens.
@@ -51,7 +54,9 @@ def curriculum(plan: Sequence[tuple[Sequence[str | int], int]]) -> tuple[Lesson,
         for name in names:
             known = isinstance(name, int) or name in DRILLS
             expect(known, "lesson", name, f"one of {', '.join(DRILLS)} or a title length")
-        exercises = tuple(Mixture(name) if isinstance(name, int) else name for name in names)
+        exercises = tuple(
+            Mixture(name, fused=fused) if isinstance(name, int) else name for name in names
+        )
         lessons.append(Lesson(exercises, steps))
     return tuple(lessons)
 

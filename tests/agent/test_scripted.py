@@ -82,6 +82,28 @@ def test_blank_observations_leave_no_evidence():
     assert episode.ranking == tuple(range(1, 11))
 
 
+def test_a_plan_with_weights_fuses_its_orders_and_says_how():
+    """7 scores 2/2, 5 scores 3/2 + 2/7, 17 scores 3/3: 7 and 17 tie, the lower number first."""
+    plan = Plan(("candidates_analyze",), ("popular", "brand bought"), (2, 3))
+    episode = scripted.demonstrate(plan, _View(), _Box())
+    assert plan.name == "2 popular + 3 brand bought"
+    assert episode.ranking[:4] == (5, 7, 17, 3)
+    thought, answer = episode.turns[-1][1].split("</think>")
+    assert thought.endswith(" rank by popular:×2 brand bought:×3")
+    assert tuple(protocol.parse_ranking(answer, 10, 20)) == episode.ranking
+
+
+def test_a_share_of_random_plans_has_weights_and_none_by_default():
+    rng = np.random.default_rng(3)
+    plans = [scripted.draw_plan(rng, tuple(SAID), fused=0.4) for _ in range(500)]
+    ordered = [plan for plan in plans if plan.priority]
+    fused = [plan for plan in ordered if plan.weights]
+    assert 0.3 < len(fused) / len(ordered) < 0.5
+    assert all(len(plan.weights) == len(plan.priority) for plan in fused)
+    assert {w for plan in fused for w in plan.weights} == {1, 2, 3}
+    assert not any(scripted.draw_plan(rng, tuple(SAID)).weights for _ in range(100))
+
+
 @pytest.mark.parametrize(("task", "letter"), [("more", "B"), ("less", "A")])
 def test_preference_questions_follow_the_first_of_the_order(task, letter):
     class Pair(_View):

@@ -61,6 +61,20 @@ def test_copies_are_compared_rank_by_rank(agent):
     report = copy_accuracy(agent, Writer(agent.prompts.tokenizer, answers), None, examples, plans)
     assert report.n == 4 and report.invalid == 0.25
     assert report.followed == pytest.approx((10 + 8 + 0 + 8) / 40)
+    assert report.first == 0.25 and report.overlap == pytest.approx(3 / 4)
+
+
+def test_what_an_answer_has_of_the_expected_candidates_is_counted_in_any_order(agent):
+    example = tiny_world().examples[0]
+    orders = scripted.orders_of(AsOfView(agent.log, example), agent.toolbox)
+    expected = scripted.follow(orders, ("popular",), 20)
+    others = [n for n in range(1, 21) if n not in expected]
+    answer = [expected[0], *others[:3], *expected[6:0:-1]]
+    text = f"<answer>\\boxed{{[{','.join(map(str, answer))}]}}</answer>"
+    plans = [scripted.Plan(("candidates_analyze",), ("popular",))]
+    writer = Writer(agent.prompts.tokenizer, [text])
+    report = copy_accuracy(agent, writer, None, [example], plans)
+    assert (report.first, report.overlap, report.invalid) == (1.0, 0.7, 0.0)
 
 
 def test_the_best_plan_and_a_linear_fit_use_the_order_that_has_the_target():

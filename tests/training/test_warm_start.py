@@ -1,4 +1,6 @@
 import dataclasses
+import re
+from fractions import Fraction
 
 import jax
 import numpy as np
@@ -58,8 +60,46 @@ def test_drills_answer_from_what_is_shown(agent, kind):
             observation, answer = block.split("</observation>")
             named = [label for label in scripted.LABELS if f"{label}:" in observation]
             assert named and "\\boxed{[" in answer
-            if kind != "merge":
+            if kind in ("short", "copy"):
                 assert observation.split(":")[1] == answer.split("[")[1].split("]")[0]
+
+
+def test_fused_answers_are_the_weighted_sums_of_what_is_shown(agent):
+    """Each answer of the drill, computed from the text alone; several follow one observation."""
+    prompts = agent[0].prompts
+    group = demonstrations.drill_group(prompts, "fuse", np.random.default_rng(0), 6)
+    answers = several = 0
+    for ids in group.ids:
+        for block in prompts.tokenizer.decode(ids).split("<observation>")[1:]:
+            observation, *decisions = re.split("</observation>|</answer>", block)
+            orders = scripted.read_orders(observation)
+            for text in filter(None, decisions):
+                weights = dict(re.findall(r"([a-z][a-z ]*[a-z]):×(\d)", text.split("rank by ")[1]))
+                scores = {n: Fraction(0) for n in range(1, 21)}
+                for label, weight in weights.items():
+                    for place, number in enumerate(orders[label]):
+                        scores[number] += Fraction(int(weight), 2 + place)
+                ranking = sorted(scores, key=lambda n: (-scores[n], n))[:10]
+                assert list(protocol.parse_ranking(f"{text}</answer>", 10, 20)) == ranking
+                answers += 1
+                several += len(weights) > 1
+    assert answers == 6 * 2 * 3 and several > answers / 3
+
+
+def test_a_share_of_the_episodes_fuses_and_says_its_weights(agent):
+    agent, examples = agent
+    lessons = warm_start.curriculum((((4,), 1),), fused=1.0)
+    ((mixture,),) = [lesson.exercises for lesson in lessons]
+    mixture = dataclasses.replace(mixture, no_tools=0, blank=0, preference=0)
+    texts = []
+    for i in range(8):
+        group = demonstrations.episode_group(
+            agent, examples[i], np.random.default_rng(i), 3, mixture
+        )
+        texts += [agent.prompts.tokenizer.decode(ids) for ids in group.ids]
+    fused = [text for text in texts if "rank by" in text]
+    assert fused and all(":×" in text.split("rank by")[1] for text in fused)
+    assert not any(" then " in text for text in texts)
 
 
 def test_a_lesson_goes_round_its_practices():

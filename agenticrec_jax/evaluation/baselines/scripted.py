@@ -5,7 +5,7 @@ Axes: ``examples``, C candidates, F features, ``labels`` of the orders (`LABELS`
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from jaxtyping import Float, Int
 
-from agenticrec_jax.agent.scripted import LABELS, Plan, follow, orders_of
+from agenticrec_jax.agent.scripted import LABELS, MAX_WEIGHT, Plan, orders_of
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import InteractionLog
 from agenticrec_jax.metrics.ranking import ndcg_at_k
@@ -21,7 +21,6 @@ from agenticrec_jax.tools.artifacts import Artifacts
 from agenticrec_jax.tools.base import AsOfView, Toolbox
 
 Evidence = list[dict[str, tuple[int, ...]]]
-MAX_WEIGHT = 3  # of an order in a fusion
 _LONGEST_IN_INT64 = 40  # lcm(2, ..., 41) is 2.2e17; twelve times that fits in 63 bits
 
 
@@ -52,7 +51,7 @@ def plan_ranks(
     """Returns the rank of the target in the list that ``plan`` gives, 0 for a miss."""
     ranks = np.zeros(len(examples), np.int32)
     for i, (orders, example) in enumerate(zip(evidence, examples, strict=True)):
-        numbers = follow(orders, plan.priority, len(example.candidates))
+        numbers = plan.rank(orders, len(example.candidates))
         if example.target_number in numbers:
             ranks[i] = numbers.index(example.target_number) + 1
     return ranks
@@ -63,37 +62,6 @@ def best_plan(
 ) -> Plan:
     """Returns the plan with the highest mean NDCG@10 on ``examples``, those of valid."""
     return max(plans, key=lambda plan: ndcg_at_k(plan_ranks(plan, evidence, examples), 10))
-
-
-def fused_ranking(
-    orders: Mapping[str, Sequence[int]],
-    weights: Mapping[str, int],
-    candidates: int,
-    length: int = 10,
-) -> tuple[int, ...]:
-    """Ranks the candidates by a weighted sum of their reciprocal places in several orders.
-
-    The score of a candidate is the sum of ``weight / (2 + place)`` over the orders that have it,
-    with places from 0: reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009) with the
-    constant 1 for ranks from 1, and with weights. Equal scores are ordered by number.
-
-    Args:
-      orders: candidate numbers by label, best first.
-      weights: of the labels; 0 for a label that is absent.
-      candidates: number of candidates; those in no order come last, by number.
-      length: length of the ranking.
-
-    Example: candidate 1 scores 2/3 + 1/2, candidate 3 scores 2/2, candidate 2 scores 1/3.
-
-      >>> orders = {"similar": (3, 1), "popular": (1, 2)}
-      >>> fused_ranking(orders, {"similar": 2, "popular": 1}, candidates=5)
-      (1, 3, 2, 4, 5)
-    """
-    labels = list(orders)
-    terms = fusion_terms([dict(orders)], candidates, labels)[0]
-    scores = terms @ np.array([weights.get(label, 0) for label in labels], np.int64)
-    # A stable sort keeps candidates of equal scores in the order of their numbers.
-    return tuple((np.argsort(-scores, kind="stable")[:length] + 1).tolist())
 
 
 def fusion_terms(
