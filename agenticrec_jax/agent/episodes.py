@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from agenticrec_jax.agent import protocol
+from agenticrec_jax.agent.openings import forced_openings
 from agenticrec_jax.agent.prompts import PromptBuilder
 from agenticrec_jax.agent.rewards import RewardFn, agenticrec_reward, scored
 from agenticrec_jax.agent.tasks import LESS, MORE, RANK, Task
@@ -214,6 +215,7 @@ def run_episodes(
     seed: int,
     step: int = 0,
     filters: Filters = NO_FILTERS,
+    forced_calls: int = 0,
 ) -> list[list[Trajectory]]:
     """Samples a group of trajectories for each task and scores them.
 
@@ -230,6 +232,7 @@ def run_episodes(
       seed: seed of the sampling keys.
       step: step of the training, which is folded into the keys.
       filters: the ids that can be sampled; all of them by default.
+      forced_calls: members of each group whose first call is forced, see `openings`.
 
     Returns:
       [tasks][members] trajectories with their rewards.
@@ -259,12 +262,20 @@ def run_episodes(
     """
     prompts = [tuple(agent.prompt(task)) for task in tasks]
     episodes = _Episodes(agent, tasks, members)
+    openings = forced_openings(
+        agent.prompts,
+        agent.toolbox.names if forced_calls and agent.use_tools else (),
+        members=members,
+        forced=forced_calls,
+        step=step,
+    )
     requests = [
         Request(
             prompt,
             members,
             (step, task.example.example_id, _KIND_KEY[task.kind]),
             choices=len(task.example.candidates) if task.kind == RANK else 0,
+            openings=openings,
         )
         for prompt, task in zip(prompts, tasks, strict=True)
     ]

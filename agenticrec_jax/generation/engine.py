@@ -293,10 +293,19 @@ class Engine:
             expect(len(request.key) == count, where + "key", request.key, numbers)
             small = all(0 <= number < 2**32 for number in request.key)
             expect(small, where + "key", request.key, "numbers from 0 to 2**32 - 1")
+            openings = request.openings
+            each = f"none, or one for each of {request.members} members"
+            expect(len(openings) in (0, request.members), where + "openings", len(openings), each)
+            longest_opening = max(map(len, openings), default=0)
+            most = self.config.max_tokens - 1
+            fits = f"at most {most} ids, one less than max_tokens"
+            expect(longest_opening <= most, where + "openings", longest_opening, fits)
             if self.constraint:
+                expect(not any(openings), where + "openings", openings, "none with a constraint")
                 choices = f"0 (a free answer) to {MAX_NUMBER}"
                 in_range = 0 <= request.choices <= MAX_NUMBER
                 expect(in_range, where + "choices", request.choices, choices)
-            wrong = next((i for i in request.prompt if not 0 <= i < self.vocabulary), None)
             ids = f"ids from 0 to {self.vocabulary - 1}"
-            expect(wrong is None, where + "prompt", wrong, ids)
+            for name, text in [("prompt", request.prompt), *(("openings", o) for o in openings)]:
+                wrong = next((i for i in text if not 0 <= i < self.vocabulary), None)
+                expect(wrong is None, where + name, wrong, ids)

@@ -32,12 +32,15 @@ class Request:
         example; as many in every request of a call.
       choices: candidates, numbered from 1, of which a constrained answer is made; 0 for a free
         answer.
+      openings: ids that the completion of each member begins with, as observed ids; an empty one
+        for a member that samples its first id. Empty where no member has one.
     """
 
     prompt: tuple[int, ...]
     members: int
     key: tuple[int, ...]
     choices: int = 0
+    openings: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -170,6 +173,7 @@ class Row:
       slot: its slot within the shard; out of range while it has none.
       prompt: number of prompt tokens.
       budget: bounds on its tokens.
+      opening: ids that its completion has to begin with; empty for none, or once it has.
       ids: ids of the completion so far.
       logprobs: their log-probs, 0 where observed.
       origin: their origins.
@@ -186,6 +190,7 @@ class Row:
     slot: int
     prompt: int
     budget: Budget
+    opening: tuple[int, ...] = ()
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     origin: list[int] = field(default_factory=list)
@@ -201,6 +206,18 @@ class Row:
         self.ids.extend(ids)
         self.logprobs.extend(logprobs)
         self.origin.extend([SAMPLED] * len(ids))
+
+    def open(self) -> None:
+        """Begins with the opening, in place of the id that was sampled after the prompt."""
+        self.ids = list(self.opening)
+        self.logprobs = [0.0] * len(self.ids)
+        self.origin = [OBSERVATION] * len(self.ids)
+        self.pending = list(self.ids)
+        self.opening = ()
+        self.limit, self.limit_reason = self.budget.turn_limit(self.prompt, len(self.ids))
+        limit, reason = self.budget.row_limit(self.prompt)
+        if self.prompt + len(self.ids) >= limit:
+            self.finish = reason
 
     def add_reply(self, reply: Reply) -> None:
         """Accepts a reply if it fits; ends the row if it says so or leaves no room for a token."""

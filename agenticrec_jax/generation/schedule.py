@@ -85,6 +85,7 @@ class Schedule:
         shards = placement.shards
         self._slots = Slots(requests, shards, config.slots // shards, budget)
         self._running: list[Row] = []
+        self._opening: list[Row] = []
         self._waiting: list[tuple[Row, Call]] = []
         self.telemetry: dict[str, float] = dict.fromkeys(COUNTERS, 0)
 
@@ -97,7 +98,7 @@ class Schedule:
         compiled = self._programs.compilations()
         if self._compile_ahead and self._requests:
             state = self._compile_ahead(params, state, draw, self._requests)
-        while self._slots.pending or self._running or self._waiting:
+        while self._slots.pending or self._opening or self._running or self._waiting:
             # Free slots first: members of groups that have begun, then new groups. A row that ends
             # with its first token frees its slot for another, so this is tried again each time.
             if any(joining := self._slots.join()):
@@ -105,6 +106,9 @@ class Schedule:
             elif groups := self._slots.begin():
                 for batch in self._batches(groups):
                     state = self._prefill(state, batch)
+            elif opening := self._opening:
+                self._opening = []
+                state = self._splice(state, opening)
             elif due := self._due():
                 state = self._splice(state, self._accept(due))
             elif self._running:
@@ -348,10 +352,18 @@ class Schedule:
             n = int(count[i])
             row.add_sampled(ids[i, :n].tolist(), logprobs[i, :n].tolist())
             row.length += n if cached else 0
-            self._count(sampled_tokens=n)
+            self._count(sampled_tokens=0 if row.opening else n)
             if not self._slots.has_slot(row):  # its first token waits for ``join``
                 continue
-            if status[i] == RUNNING:
+            if row.opening:
+                # The prompt's programs sample an id in every row. Here it is dropped: the opening
+                # is spliced behind the prompt, which sets the row's token and status again.
+                row.open()
+                if row.finish:
+                    self._slots.release(row)
+                else:
+                    self._opening.append(row)
+            elif status[i] == RUNNING:
                 self._running.append(row)
             elif status[i] == PAUSED or (status[i] == AT_LIMIT and row.limit_reason == TURN_BUDGET):
                 call = self._threads.submit(row.request, row.member, list(row.ids))

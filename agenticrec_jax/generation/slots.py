@@ -63,6 +63,7 @@ class Slots:
                     slot=slot,
                     prompt=len(request.prompt),
                     budget=self._budget,
+                    opening=request.openings[member] if request.openings else (),
                 )
                 for member, slot in enumerate(slots)
             ]

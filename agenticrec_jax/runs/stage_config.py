@@ -162,6 +162,11 @@ class GrpoConfig(TrainingConfig):
     entropy_rate: float = Field(
         0.01, gt=0, description="Rise of the bonus's coefficient in a step for a lack of 1 nat."
     )
+    forced_calls: int = Field(
+        0,
+        ge=0,
+        description="Members of a group whose first call is forced, each to another tool in turn.",
+    )
     loss: GrpoLossConfig = GrpoLossConfig()
     loss_fn: str = Field("", description="Loss of your own: package.module:function.")
     reference: bool = Field(
@@ -213,6 +218,12 @@ class GrpoConfig(TrainingConfig):
             "entropy_target",
             self.entropy_target,
             "0 beside a loss_fn, since the bonus is that of grpo_loss",
+        )
+        expect(
+            self.forced_calls <= self.members,
+            "forced_calls",
+            self.forced_calls,
+            f"at most members {self.members}",
         )
         at_once = min(self.members_at_once, self.members)
         expect(

@@ -240,6 +240,7 @@ def grpo_stage(
             stop_steps=settings.stop_steps,
             entropy_target=settings.entropy_target,
             entropy_rate=settings.entropy_rate,
+            forced_calls=settings.forced_calls,
         ),
         optimizer=optimizer,
         update=make_update(

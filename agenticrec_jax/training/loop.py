@@ -56,6 +56,7 @@ class Stage:
       stop_steps: steps in a row that must be below it.
       entropy_target: mean entropy of decision tokens that a bonus tends to, in nats; 0 for none.
       entropy_rate: see `losses.entropy_coefficient`.
+      forced_calls: members of a group whose first call is forced (`agent.openings`).
     """
 
     name: str
@@ -71,6 +72,7 @@ class Stage:
     stop_steps: int = 5
     entropy_target: float = 0.0
     entropy_rate: float = 0.01
+    forced_calls: int = 0
 
 
 def reinforce(
@@ -127,6 +129,7 @@ def reinforce(
         members=stage.members,
         temperature=stage.temperature,
         seed=stage.seed,
+        forced_calls=stage.forced_calls,
     )
     dynamic_sampling = None
     if stage.oversample:

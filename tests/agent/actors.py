@@ -22,13 +22,15 @@ class Actor:
 
     def generate(self, params, requests, respond, *, temperature, seed, filters, on_failure):
         return [
-            [self._play(i, m, respond) for m in range(request.members)]
+            [self._play(i, m, respond, self._opening(request, m)) for m in range(request.members)]
             for i, request in enumerate(requests)
         ]
 
-    def _play(self, request, member, respond):
-        ids = []
-        origin = []
+    def _opening(self, request, member):
+        return list(request.openings[member]) if request.openings else []
+
+    def _play(self, request, member, respond, ids):
+        origin = [OBSERVATION] * len(ids)
         finish = "token_budget"
         for turn in self.scripts[member]:
             written = self.tokenizer.encode_markup(turn)
@@ -59,11 +61,11 @@ def tiny_agent(**options):
     return Agent(world.log, world.toolbox, world.artifacts, prompts, **options)
 
 
-def play(agent, *scripts, task=None):
+def play(agent, *scripts, task=None, **options):
     """One trajectory of the first example, or of ``task``, for each script."""
     task = task or Task(tiny_world().examples[0])
     actor = Actor(agent.prompts.tokenizer, *scripts)
-    options = {"members": len(scripts), "temperature": 1.0, "seed": 0}
+    options = {"members": len(scripts), "temperature": 1.0, "seed": 0} | options
     (group,) = run_episodes(agent, actor, None, [task], **options)
     return group
 

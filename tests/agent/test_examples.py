@@ -5,7 +5,7 @@ import importlib
 
 import pytest
 
-MODULES = ("episodes", "protocol", "scripted")
+MODULES = ("episodes", "openings", "protocol", "scripted")
 
 
 @pytest.mark.parametrize("name", MODULES)

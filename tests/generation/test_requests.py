@@ -99,3 +99,21 @@ def test_a_reply_of_numpys_integers_is_one():
     assert reply_failure(Reply(tuple(np.arange(5))), 40, 10) is None
     assert reply_failure(Reply(), 40, 10) is None
     assert reply_failure(Reply((1,) * 11), 40, None) is None
+
+
+def test_an_opening_takes_the_place_of_the_sampled_id_and_waits_to_be_spliced():
+    row = Row(0, 0, shard=0, slot=3, prompt=5, budget=Budget(10, 6, 100), opening=(7, 8, 9))
+    row.add_sampled([4], [-0.5])
+    row.open()
+    assert (row.ids, row.pending, row.opening) == ([7, 8, 9], [7, 8, 9], ())
+    assert row.finish is None and (row.limit, row.limit_reason) == (5 + 3 + 6, "turn_budget")
+    row.add_sampled([1], [-1.0])
+    rollout = row.rollout()
+    assert rollout.origin.tolist() == [2, 2, 2, 1] and rollout.logprobs.tolist() == [0, 0, 0, -1]
+
+
+def test_an_opening_that_leaves_no_room_ends_the_row():
+    row = Row(0, 0, shard=0, slot=3, prompt=5, budget=Budget(10, 0, 8), opening=(7, 8, 9))
+    row.add_sampled([4], [-0.5])
+    row.open()
+    assert row.finish == "context_limit"

@@ -90,13 +90,13 @@ def test_options_reach_the_loss_by_name(options):
 
 def test_credit_and_the_early_end_reach_the_loop():
     groups = {"plan_bonus": 0.1, "imitation": 0.2, "imitation_cap": 3, "keep_variance": 0.9}
-    entropy = {"entropy_target": 0.5, "entropy_rate": 0.2}
-    config = config_with(groups=groups, stop_spread=0.05, stop_steps=4, **entropy)
+    others = {"entropy_target": 0.5, "entropy_rate": 0.2, "forced_calls": 3}
+    config = config_with(groups=groups, stop_spread=0.05, stop_steps=4, **others)
     load_plugins(config)
     stage = grpo_stage("rta", config.rta, loss_fn=None, graphdef=policy()[0], mesh=None).loop
     assert {name: getattr(stage.weighting, name) for name in groups} == groups
     assert (stage.stop_spread, stage.stop_steps) == (0.05, 4)
-    assert {name: getattr(stage, name) for name in entropy} == entropy
+    assert {name: getattr(stage, name) for name in others} == others
 
 
 def test_tree_values_reach_the_batch():
@@ -167,6 +167,7 @@ def refusal_of(changes, stage="rta", preset="office:smoke"):
             {"entropy_target": 0.7, "loss_fn": "my:loss"},
             ["config.rta.entropy_target", 0.7, "loss_fn"],
         ),
+        ({"forced_calls": 99}, ["config.rta.forced_calls", 99, "members"]),
         ({"stop_steps": 3}, ["config.rta.stop_steps", 3, "stop_spread"]),
         ({"stop_spread": -1.0}, ["config.rta.stop_spread", -1.0]),
         ({"groups": {"baseline": "max"}}, ["config.rta.groups", "baseline", "'max'"]),

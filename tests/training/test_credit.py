@@ -16,7 +16,7 @@ from agenticrec_jax.training import credit
 from agenticrec_jax.training.credit import Credit, credit_of
 from agenticrec_jax.training.groups import GroupWeighting, make_groups, weighted_groups
 from agenticrec_jax.training.types import Demonstration, Rollouts
-from agenticrec_jax.types import SAMPLED
+from agenticrec_jax.types import OBSERVATION, SAMPLED
 
 
 def trajectory(plan, reward, valid=True):
@@ -177,3 +177,22 @@ def test_a_stage_carries_the_counts_of_its_plans_and_resumes_bit_for_bit(pieces,
 
 class Killed(Exception):
     """The end of a run in the middle of a step."""
+
+
+def test_forced_calls_reach_the_rollouts_of_a_stage(pieces, tmp_path):
+    """Two of four members begin with a forced call; their other ids and the free members learn."""
+    agent = dataclasses.replace(pieces.agent, use_tools=True)
+    packing = dataclasses.replace(pieces.stage.packing, token_budget=4000, prompt_buckets=512)
+    stage = dataclasses.replace(
+        pieces, agent=agent, stage=dataclasses.replace(pieces.stage, packing=packing)
+    )
+    tokenizer = agent.prompts.tokenizer
+    run = stage.run(tmp_path, steps=1, forced_calls=2)
+    for t in run.trajectories:
+        names = agent.toolbox.names[:2]
+        forced = f'<think></think><tool_call>{{"name":"{names[t.member % 2]}'
+        opening = tokenizer.encode_markup(forced) if t.member < 2 else []
+        assert t.ids[: len(opening)].tolist() == opening
+        assert (t.origin[: len(opening)] == OBSERVATION).all()
+        assert t.origin[len(opening)] == SAMPLED
+    assert run.lines[0]["logprob_difference"] < 1e-4 and run.lines[0]["updates_skipped"] == 0
