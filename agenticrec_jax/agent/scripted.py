@@ -165,7 +165,7 @@ def fused_ranking(
 def fixed_plans(max_orders: int = 3) -> list[Plan]:
     """Returns every sequence of up to ``max_orders`` labels, each with the fewest tools for it."""
     sequences = (p for n in range(1, max_orders + 1) for p in itertools.permutations(LABELS, n))
-    return [Plan(_tools_with(priority), priority) for priority in sequences]
+    return [Plan(tools_with(priority), priority) for priority in sequences]
 
 
 def draw_plan(
@@ -223,9 +223,10 @@ def demonstrate(
     return ScriptedEpisode(tuple(turns), numbers, plan)
 
 
-def _tools_with(priority: Sequence[str]) -> tuple[str, ...]:
+def tools_with(priority: Sequence[str]) -> tuple[str, ...]:
+    """Returns the fewest tools that show the orders; a label of no tool needs none."""
     tool_of = {label: tool for tool, labels in ORDERS.items() for label in labels}
-    return tuple(dict.fromkeys(tool_of[label] for label in priority))
+    return tuple(dict.fromkeys(tool_of[label] for label in priority if label in tool_of))
 
 
 def _arguments(name: str, view: AsOfView) -> dict:

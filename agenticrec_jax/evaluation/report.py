@@ -96,9 +96,12 @@ def print_table(results: Mapping, console: Console | None = None) -> None:
     table.add_column("ndcg@10 95%", justify="right", no_wrap=True)
     table.add_column("n", justify="right", no_wrap=True)
     for row in results["rows"]:
-        cells = [row["name"], *(format_value(row.get(name)) for name in metrics)]
-        cells += [format_interval(row.get("ndcg@10_interval")), str(row.get("n", ""))]
-        table.add_row(*cells)
+        table.add_row(
+            row["name"],
+            *(format_value(row.get(name)) for name in metrics),
+            format_interval(row.get("ndcg@10_interval")),
+            str(row.get("n", "")),
+        )
     console.print(table)
 
 

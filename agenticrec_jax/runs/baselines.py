@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from agenticrec_jax.agent.scripted import LABELS, ORDERS, Plan, fixed_plans
+from agenticrec_jax.agent.scripted import Plan, fixed_plans
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.evaluation.baselines import scripted
 from agenticrec_jax.evaluation.baselines.cooccurrence import cooccurrence_scores
@@ -53,8 +53,8 @@ def baseline_rows(run: Run, examples: Sequence[RankingExample]) -> Iterator[Row]
     valid_evidence = scripted.gather_evidence(log, tools, artifacts, valid)
     best = scripted.best_plan(fixed_plans(), valid_evidence, valid)
     yield _plan_row("scripted_agent", best, evidence, examples)
-    weights = scripted.best_fusion(valid_evidence, valid)
-    yield _fusion_row("best_fusion", weights, evidence, examples)
+    fusion = scripted.best_fusion(valid_evidence, valid)
+    yield _plan_row("best_fusion", fusion, evidence, examples)
     for plan in fixed_plans(max_orders=1):
         yield _plan_row(f"scripted:{plan.name}", plan, evidence, examples)
 
@@ -79,19 +79,3 @@ def _plan_row(name: str, plan: Plan, evidence: Sequence, examples: Sequence[Rank
     calls = np.full(len(examples), len(plan.tools))
     row = summarize(ranks, tool_calls=calls, users=[e.user for e in examples])
     return {"name": name, **row, "plan": plan.name}, ranks
-
-
-def _fusion_row(
-    name: str, weights: dict[str, int], evidence: Sequence, examples: Sequence[RankingExample]
-) -> Row:
-    ranks = scripted.fusion_ranks(
-        scripted.fusion_terms(evidence, len(examples[0].candidates)),
-        np.array([weights[label] for label in LABELS]),
-        np.array([example.target_number - 1 for example in examples]),
-    )
-    needed = sum(any(weights[label] for label in labels) for labels in ORDERS.values())
-    row = summarize(
-        ranks, tool_calls=np.full(len(examples), needed), users=[e.user for e in examples]
-    )
-    plan = " + ".join(f"{weight} {label}" for label, weight in weights.items() if weight)
-    return {"name": name, **row, "plan": plan or "no evidence"}, ranks

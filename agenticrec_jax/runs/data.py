@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from agenticrec_jax.bundled import resolve
 from agenticrec_jax.data.candidates import (
@@ -32,6 +33,7 @@ from agenticrec_jax.sequential.sasrec import SasrecConfig
 from agenticrec_jax.sequential.training import SequentialTraining
 from agenticrec_jax.tools.artifacts import Artifacts, fit_artifacts
 
+T = TypeVar("T")
 SPLIT_NAMES = ("policy", "valid", "test")
 _SPLITS = {"chronological": chronological_splits, "leave_one_out": leave_one_out}
 
@@ -193,8 +195,8 @@ def store_settings(workdir: Path, settings: dict) -> None:
             )
 
 
-def evenly_spread(examples: Sequence[RankingExample], count: int) -> list[RankingExample]:
-    """Returns ``count`` examples evenly spread over time; all of them for 0."""
+def evenly_spread(examples: Sequence[T], count: int) -> list[T]:
+    """Returns ``count`` of the examples or samples, evenly spread over time; all of them for 0."""
     if not count or count >= len(examples):
         return list(examples)
     return [examples[i * len(examples) // count] for i in range(count)]

@@ -350,15 +350,16 @@ def planned(
     """
     with tempfile.TemporaryDirectory() as dumps:
         compiler = functools.partial(plan_for, directory=dumps)
-        return run_in_process(rows, config, stage, model, topology, label, compiler, None)
+        work = functools.partial(rows, config, stage, model, topology, label, compiler, None)
+        return run_in_process(work)
 
 
-def run_in_process(work: Callable, *arguments: Any) -> Any:
-    """Returns ``work(*arguments)``, computed in a process of its own that is killed afterwards."""
+def run_in_process(work: Callable[[], Any]) -> Any:
+    """Returns ``work()``, computed in a process of its own that is killed afterwards."""
     others = multiprocessing.active_children()
     pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
     try:
-        return pool.submit(work, *arguments).result()
+        return pool.submit(work).result()
     finally:
         for process in multiprocessing.active_children():
             if process not in others:

@@ -19,11 +19,11 @@ from agenticrec_jax.metrics.significance import (
     paired_difference,
 )
 from agenticrec_jax.parallel import multihost
-from agenticrec_jax.runs.pairs import HELDOUT, stored_episodes
+from agenticrec_jax.runs.pairs import HELDOUT, lenient_agent
 from agenticrec_jax.runs.policy import Policy
+from agenticrec_jax.runs.rollouts import stored_episodes
 from agenticrec_jax.runs.run import Run
 from agenticrec_jax.runtime.metric_logging import Metric, MetricsWriter
-from agenticrec_jax.runtime.phases import phase
 from agenticrec_jax.training.mining import HardPair, preference_tasks, read_pairs
 from agenticrec_jax.training.self_augmentation import read_groups
 
@@ -37,7 +37,7 @@ def ask_heldout(
     """Asks the MORE and the LESS question of each held-out pair, greedily and with tools.
 
     The answers are stored in ``heldout_<moment>.jsonl``, and a file that is there is read instead.
-    A line of ``metrics.jsonl``, stage ``<stage>_heldout``, has their accuracy: step 0 before the
+    A line of ``metrics.jsonl``, stage ``ppr_heldout``, has their accuracy: step 0 before the
     stage, its last step after it. Nothing is asked where `pairs.mined_pairs` held no pair out.
 
     Args:
@@ -54,21 +54,22 @@ def ask_heldout(
     if not pairs:
         return frozenset()
     tasks = preference_tasks(pairs, run.data.by_id("policy"), seed)
-    with phase(f"held-out pairs {moment}"):
-        groups = stored_episodes(
-            run,
-            policy,
-            directory / f"heldout_{moment}.jsonl",
-            tasks,
-            members=1,
-            temperature=0.0,
-            seed=seed,
-        )
+    groups = stored_episodes(
+        directory / f"heldout_{moment}.jsonl",
+        lenient_agent(run),
+        run.engine,
+        policy,
+        tasks,
+        members=1,
+        temperature=0.0,
+        seed=seed,
+        name=f"held-out pairs {moment}",
+    )
     answers = [group[0] for group in groups]
     metrics = accuracy_metrics(right_answers(answers, tasks), pairs, _users(run, pairs))
     metrics["invalid"] = (float(sum(not t.valid for t in answers)), float(len(answers)))
-    stage = f"{directory.name}_heldout"
-    step = 0 if moment == BEFORE else getattr(run.config, directory.name).steps
+    stage = "ppr_heldout"
+    step = 0 if moment == BEFORE else run.config.ppr.steps
     with MetricsWriter(directory.parent, jax.process_index()) as writer:
         writer.resume(stage, step - 1)
         writer.write(stage, step, metrics)
@@ -109,13 +110,12 @@ def accuracy_metrics(
     return metrics
 
 
-def preference_rows(run: Run, seeds: Sequence[int], stage: str = "ppr") -> list[dict]:
-    """Returns the accuracy on held-out pairs before and after a stage, over all seeds.
+def preference_rows(run: Run, seeds: Sequence[int]) -> list[dict]:
+    """Returns the accuracy on held-out pairs before and after ``ppr``, over all seeds.
 
     Args:
       run: of the experiment, with a directory for each seed.
       seeds: of training.
-      stage: that holds pairs out.
 
     Returns:
       a row for all pairs, and for the decidable and the undecidable ones if there are any, as
@@ -124,7 +124,7 @@ def preference_rows(run: Run, seeds: Sequence[int], stage: str = "ppr") -> list[
     pairs: list[HardPair] = []
     right: dict[str, list[np.ndarray]] = {BEFORE: [], AFTER: []}
     for seed in seeds:
-        directory = run.workdir / f"seed_{seed}" / stage
+        directory = run.workdir / f"seed_{seed}" / "ppr"
         held_out = _held_out_pairs(run, directory)
         if not held_out:
             continue

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from agenticrec_jax.agent.episodes import Agent, run_episodes
+from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.agent.tasks import Task
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.data.examples import RankingExample
@@ -22,12 +22,10 @@ from agenticrec_jax.runs.run import Run
 from agenticrec_jax.runs.stage_config import SelfSftConfig, WarmStartConfig
 from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.runtime.metric_logging import MetricsWriter
-from agenticrec_jax.runtime.phases import phase
 from agenticrec_jax.training import supervised
 from agenticrec_jax.training.learner import init_state, make_optimizer, make_update
-from agenticrec_jax.training.mining import write_lines
 from agenticrec_jax.training.packing import Packing
-from agenticrec_jax.training.self_augmentation import RULES, Imitation, read_groups, select
+from agenticrec_jax.training.self_augmentation import RULES, Imitation, select
 from agenticrec_jax.training.warm_start import WarmStart, curriculum
 
 
@@ -176,34 +174,21 @@ def sampled_trajectories(
     trajectories = []
     dropped = Counter()
     for chunk, first in enumerate(range(0, len(examples), settings.chunk)):
-        path = rollouts / f"{chunk:05d}.jsonl"
-        # Process 0 decides for all: the others may not see its new files yet.
-        if not multihost.allgather(path.exists())[0]:
-            _sample_chunk(run, policy, path, examples[first : first + settings.chunk], seed)
-        groups, counts = select(read_groups(path, settings.members), settings.rules)
+        groups = stored_episodes(
+            rollouts / f"{chunk:05d}.jsonl",
+            run.training_agent,
+            run.engine,
+            policy,
+            [Task(example) for example in examples[first : first + settings.chunk]],
+            members=settings.members,
+            temperature=settings.temperature,
+            seed=seed,
+            name=f"rollouts {chunk:05d}",
+        )
+        groups, counts = select(groups, settings.rules)
         trajectories += [trajectory for group in groups for trajectory in group]
         dropped += counts
     total = float(len(examples) * settings.members)
     metrics = {"kept": (float(len(trajectories)), total)}
     metrics |= {f"dropped/{rule}": (float(dropped[rule]), total) for rule in RULES}
     return trajectories, metrics
-
-
-def _sample_chunk(
-    run: Run, policy: Policy, path: Path, examples: Sequence[RankingExample], seed: int
-) -> None:
-    settings = run.config.self_sft
-    with phase(f"rollouts {path.stem}"):
-        groups = run_episodes(
-            run.training_agent,
-            run.engine,
-            policy.params,
-            [Task(example) for example in multihost.local_items(examples)],
-            members=settings.members,
-            temperature=settings.temperature,
-            seed=seed,
-        )
-    shares = multihost.allgather([[t.to_json() for t in group] for group in groups])
-    with multihost.main_writes("chunk") as writes:
-        if writes:
-            write_lines(path, (line for group in multihost.interleaved(shares) for line in group))

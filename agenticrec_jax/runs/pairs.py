@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jax
 
-from agenticrec_jax.agent.episodes import run_episodes
+from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.agent.scripted import orders_of
 from agenticrec_jax.agent.tasks import Task
 from agenticrec_jax.agent.trajectories import Trajectory
@@ -14,10 +14,10 @@ from agenticrec_jax.bundled import resolve
 from agenticrec_jax.parallel import multihost
 from agenticrec_jax.runs.data import evenly_spread, store_settings
 from agenticrec_jax.runs.policy import Policy
+from agenticrec_jax.runs.rollouts import stored_episodes
 from agenticrec_jax.runs.run import Run
 from agenticrec_jax.runs.stage_config import SOFTMAX_DPO, MiningConfig
 from agenticrec_jax.runtime.metric_logging import MetricsWriter
-from agenticrec_jax.runtime.phases import phase
 from agenticrec_jax.tools.base import AsOfView
 from agenticrec_jax.training.mining import (
     UNIFORM,
@@ -29,11 +29,9 @@ from agenticrec_jax.training.mining import (
     read_pairs,
     violated_pairs,
     visible_orders,
-    write_lines,
     write_pairs,
 )
 from agenticrec_jax.training.preferences import Preferences, choice_questions, first_rank_questions
-from agenticrec_jax.training.self_augmentation import read_groups
 
 HELDOUT = "heldout.jsonl"  # file of the pairs that are not trained on
 
@@ -81,16 +79,17 @@ def mined_pairs(
     chunk = settings.mining_chunk or len(examples)
     rankings = []
     for number, first in enumerate(range(0, len(examples), chunk)):
-        with phase("mining"):
-            groups = stored_episodes(
-                run,
-                policy,
-                directory / "mining" / f"{number:05d}.jsonl",
-                [Task(example) for example in examples[first : first + chunk]],
-                members=settings.mining_members,
-                temperature=settings.mining_temperature if settings.mining_members > 1 else 0.0,
-                seed=seed,
-            )
+        groups = stored_episodes(
+            directory / "mining" / f"{number:05d}.jsonl",
+            lenient_agent(run),
+            run.engine,
+            policy,
+            [Task(example) for example in examples[first : first + chunk]],
+            members=settings.mining_members,
+            temperature=settings.mining_temperature if settings.mining_members > 1 else 0.0,
+            seed=seed,
+            name="mining",
+        )
         rankings += [trajectory for group in groups for trajectory in group]
     with multihost.main_writes("pairs") as writes:
         if writes:
@@ -118,46 +117,9 @@ def mined_pairs(
     return pairs
 
 
-def stored_episodes(
-    run: Run,
-    policy: Policy,
-    path: Path,
-    tasks: Sequence[Task],
-    *,
-    members: int,
-    temperature: float,
-    seed: int,
-) -> list[list[Trajectory]]:
-    """Returns [tasks][members] trajectories of a file; without it they are sampled and written.
-
-    An illegal call gives the policy an error observation, after which it continues. Each process
-    samples its own share of the tasks.
-
-    Args:
-      run: log, tools and engine.
-      policy: that is sampled.
-      path: of the file of JSON lines.
-      tasks: of policy examples.
-      members: trajectories of each task.
-      temperature: of sampling; 0 is greedy.
-      seed: of sampling.
-    """
-    if not multihost.allgather(path.exists())[0]:
-        groups = run_episodes(
-            dataclasses.replace(run.training_agent, stop_on_illegal=False),
-            run.engine,
-            policy.params,
-            multihost.local_items(tasks),
-            members=members,
-            temperature=temperature,
-            seed=seed,
-        )
-        shares = multihost.allgather([[t.to_json() for t in group] for group in groups])
-        with multihost.main_writes(path.name) as writes:
-            if writes:
-                lines = (line for group in multihost.interleaved(shares) for line in group)
-                write_lines(path, lines)
-    return read_groups(path, members)
+def lenient_agent(run: Run) -> Agent:
+    """Returns the training agent, which continues after an illegal call with an error to read."""
+    return dataclasses.replace(run.training_agent, stop_on_illegal=False)
 
 
 def evidence_orders(

@@ -52,8 +52,8 @@ class StepHooks:
 
     Attributes:
       carried: JSON values that every checkpoint stores beside the arrays, and that a resumed run
-        gets back: what later steps need of earlier ones. Change them in ``after_step`` alone, or
-        between it and the next step, so that a dropped step leaves them as they were.
+        gets back: what later steps need of earlier ones. A step changes them after its rollouts,
+        since a step that is dropped while it rolls out must leave them as they were.
     """
 
     def __init__(

@@ -25,6 +25,7 @@ from agenticrec_jax.types import SAMPLED
 Order = tuple[int, ...]  # candidate numbers, best first; it may be cut
 Examples = Mapping[int, RankingExample]  # by their id
 DRAFT = "draft"  # label of the policy's own order in its thought
+_IS_DRAFT = re.compile(rf"\b{DRAFT}$")  # words before the label belong to the thought
 _SHARES = (0.25, 0.5, 0.75, 1.0)  # upper bounds of the histogram of violations
 
 
@@ -224,9 +225,6 @@ def visible_orders(trajectory: Trajectory, decode: Callable[[Sequence[int]], str
             written = read_orders(decode(ids))
             orders += [order for label, order in written.items() if _IS_DRAFT.search(label)]
     return orders
-
-
-_IS_DRAFT = re.compile(rf"\b{DRAFT}$")  # words before the label belong to the thought
 
 
 def pair_metrics(pairs: Sequence[HardPair], prefix: str) -> dict[str, tuple[float, float]]:

@@ -52,6 +52,7 @@ from agenticrec_jax.metrics.ranking import ndcg_at_k, ndcg_values, rank_of_targe
 from agenticrec_jax.metrics.significance import paired_difference
 from agenticrec_jax.runs import Run, run_config
 from agenticrec_jax.runs.baselines import baseline_rows
+from agenticrec_jax.runs.data import evenly_spread
 from agenticrec_jax.runtime.console import print_wide
 from agenticrec_jax.tools.artifacts import Artifacts
 from agenticrec_jax.tools.text import ranked
@@ -61,6 +62,7 @@ BASE = "linear_combination"  # the row that every other one is compared with
 LEAVES = (4, 7, 15)
 TREES = (50, 100, 200, 400)
 TITLES = "titles"  # label of the order by title match
+FITTED = 2000  # samples of the fit range for the weights of title match
 RECENT = (0.1, 0.03)  # shares of the fitted events, the newest ones, that count as recent
 
 Features = Float[np.ndarray, "examples C F"]
@@ -173,13 +175,8 @@ def fusion_with_titles(
             known | {TITLES: ranked(row, np.zeros(len(row)), positive=True)[:RANKED]}
             for known, row in zip(evidence[split], scores, strict=True)
         ]
-    weights = scripted.best_fusion(orders["valid"], run.data.examples["valid"], labels=labels)
-    examples = run.data.examples["test"]
-    terms = scripted.fusion_terms(orders["test"], len(examples[0].candidates), labels)
-    targets = np.array([example.target_number - 1 for example in examples])
-    chosen = np.array([weights[label] for label in labels])
-    words = " + ".join(f"{weight} {label}" for label, weight in weights.items() if weight)
-    return scripted.fusion_ranks(terms, chosen, targets), words
+    plan = scripted.best_fusion(orders["valid"], run.data.examples["valid"], labels=labels)
+    return scripted.plan_ranks(plan, orders["test"], run.data.examples["test"]), plan.name
 
 
 def measure(run: Run) -> list[dict]:
@@ -209,7 +206,7 @@ def measure(run: Run) -> list[dict]:
         scores, settings[name] = chosen_trees(features, targets)
         ranks[name] = rank_of_target(scores, targets["test"])
     ranks["linear_raw"] = rank_of_target(linear_scores(raw, targets), targets["test"])
-    match = fit_title_match(run.data.log, run.data.splits.fit)
+    match = fit_title_match(run.data.log, evenly_spread(run.data.splits.fit, FITTED))
     by_title = title_match_scores(run.data.log.items, match, examples["test"])
     ranks["title_match"] = rank_of_target(by_title, targets["test"])
     ranks["fusion_with_titles"], settings["fusion_with_titles"] = fusion_with_titles(

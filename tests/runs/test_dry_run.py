@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -130,7 +131,7 @@ def long_work(name):
 
 
 def test_work_apart_is_ended_when_its_result_is_there():
-    name, process = dry_run.run_in_process(long_work, "done")
+    name, process = dry_run.run_in_process(partial(long_work, "done"))
     assert name == "done" and process != os.getpid()
     with pytest.raises(ProcessLookupError):
         os.kill(process, 0)
@@ -140,7 +141,7 @@ def test_work_apart_is_ended_when_its_result_is_there():
 @pytest.mark.slow
 def test_an_error_of_work_apart_is_raised_and_ends_it():
     with pytest.raises(InputError, match="found refused"):
-        dry_run.run_in_process(long_work, "refused")
+        dry_run.run_in_process(partial(long_work, "refused"))
     assert not multiprocessing.active_children()
 
 

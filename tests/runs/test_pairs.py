@@ -16,6 +16,7 @@ from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.parallel import multihost
 from agenticrec_jax.rewards import Reward
 from agenticrec_jax.runs import heldout, pairs
+from agenticrec_jax.runs import rollouts as stored_rollouts
 from agenticrec_jax.runs.config import RunConfig
 from agenticrec_jax.runs.data import RunData
 from agenticrec_jax.runs.stage_config import PprConfig
@@ -91,7 +92,7 @@ class Rollouts:
 @pytest.fixture
 def rollouts(monkeypatch):
     fake = Rollouts()
-    monkeypatch.setattr(pairs, "run_episodes", fake)
+    monkeypatch.setattr(stored_rollouts, "run_episodes", fake)
     return fake
 
 

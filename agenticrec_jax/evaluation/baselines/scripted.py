@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from jaxtyping import Float, Int
 
-from agenticrec_jax.agent.scripted import LABELS, MAX_WEIGHT, Plan, orders_of
+from agenticrec_jax.agent.scripted import LABELS, MAX_WEIGHT, Plan, orders_of, tools_with
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import InteractionLog
 from agenticrec_jax.metrics.ranking import ndcg_at_k
@@ -113,11 +113,12 @@ def best_fusion(
     examples: Sequence[RankingExample],
     max_weight: int = MAX_WEIGHT,
     labels: Sequence[str] = LABELS,
-) -> dict[str, int]:
-    """Returns the whole weights with the highest mean NDCG@10 on ``examples``, those of valid.
+) -> Plan:
+    """Returns the fusing plan with the highest mean NDCG@10 on ``examples``, those of valid.
 
     Every weighting with weights from 0 to ``max_weight`` is tried, (1 + 3) ** 4 for four labels.
-    The first one of equally good ones is taken, which has the smaller weights.
+    The first one of equally good ones is taken, which has the smaller weights. Labels of weight 0
+    are left out of the plan.
 
     Args:
       evidence: of the examples.
@@ -129,8 +130,9 @@ def best_fusion(
     targets = np.array([example.target_number - 1 for example in examples])
     weightings = np.array(list(itertools.product(range(max_weight + 1), repeat=len(labels))))
     scores = [ndcg_at_k(fusion_ranks(terms, weights, targets), 10) for weights in weightings]
-    best = weightings[int(np.argmax(scores))]
-    return dict(zip(labels, best.tolist(), strict=True))
+    best = weightings[int(np.argmax(scores))].tolist()
+    weights = {label: weight for label, weight in zip(labels, best, strict=True) if weight}
+    return Plan(tools_with(list(weights)), tuple(weights), tuple(weights.values()))
 
 
 def evidence_features(

@@ -18,8 +18,6 @@ from agenticrec_jax.data.interactions import InteractionLog, Items
 from agenticrec_jax.data.splits import Sample
 from agenticrec_jax.evaluation.baselines.scripted import fit_linear
 
-FITTED = 2000  # samples of the fit range that the weights are fitted on
-
 
 def title_words(title: str) -> frozenset[str]:
     """Returns the words of a title in lower case.
@@ -91,22 +89,20 @@ def title_features(
 
 
 def fit_title_match(
-    log: InteractionLog, fit: Sequence[Sample], *, negatives: int = 19, seed: int = 0
+    log: InteractionLog, samples: Sequence[Sample], *, negatives: int = 19, seed: int = 0
 ) -> Float[np.ndarray, "5"]:
     """Fits the weights of `title_features` to the next items of the fit range.
 
     Args:
       log: of the samples.
-      fit: samples of the fit range; `FITTED` of them, evenly spread over time, are used.
+      samples: of the fit range; some thousand are enough for five weights.
       negatives: candidates that are drawn beside each target.
       seed: of the draw.
 
     Raises:
       InputError: the catalog has too few items outside a user's history.
     """
-    step = max(len(fit) / FITTED, 1)
-    spread = [fit[int(i * step)] for i in range(min(len(fit), FITTED))]
-    examples = draw_candidates(log, spread, negatives, seed=seed, split="fit")
+    examples = draw_candidates(log, samples, negatives, seed=seed, split="fit")
     targets = np.array([example.target_number - 1 for example in examples])
     return fit_linear(title_features(log.items, examples).astype(np.float32), targets)
 

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agenticrec_jax.agent.scripted import LABELS, fused_ranking
+from agenticrec_jax.agent.scripted import LABELS, Plan, fused_ranking
 from agenticrec_jax.evaluation.baselines import scripted
 from agenticrec_jax.metrics.ranking import ndcg_at_k
 
@@ -80,10 +80,11 @@ def planted(rng, examples):
 def test_the_best_fusion_finds_planted_weights():
     """No single order has the target first; the fusion does, and beats every other weighting."""
     evidence, examples = planted(np.random.default_rng(0), examples=12)
-    weights = scripted.best_fusion(evidence, examples)
-    rankings = [fused_ranking(orders, weights, 20) for orders in evidence]
+    plan = scripted.best_fusion(evidence, examples)
+    rankings = [plan.rank(orders, 20) for orders in evidence]
     assert all(r[0] == e.target_number for r, e in zip(rankings, examples, strict=True))
-    assert min(weights["taken"], weights["similar"]) > 0 and weights["popular"] == 0
+    assert set(plan.priority) == {"taken", "similar"} and min(plan.weights) > 0
+    assert set(plan.tools) == {"get_similar_users", "get_similar_items"}
 
 
 @given(st.integers(0, 2**31))
@@ -103,9 +104,10 @@ def test_the_best_fusion_is_the_best_of_all_weightings(seed):
 
     best = scripted.best_fusion(evidence, examples, max_weight=1)
     expected = max(itertools.product(range(2), repeat=len(LABELS)), key=ndcg)
-    assert tuple(best.values()) == expected and tuple(best) == LABELS
+    weights = dict(zip(best.priority, best.weights, strict=True))
+    assert tuple(weights.get(label, 0) for label in LABELS) == expected and 0 not in best.weights
 
 
 def test_weights_without_evidence_are_zero():
     example = SimpleNamespace(target_number=3, candidates=range(7))
-    assert set(scripted.best_fusion([{}], [example]).values()) == {0}
+    assert scripted.best_fusion([{}], [example]) == Plan((), ())

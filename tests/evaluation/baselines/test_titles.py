@@ -67,22 +67,13 @@ def test_weights_follow_the_newest_item_where_it_alone_tells(monkeypatch):
     assert weights[1] > 3 * max(weights[0], weights[2], 0.1)
     scores = titles.title_match_scores(named, weights, examples)
     ndcg = ndcg_at_k(rank_of_target(scores, np.zeros(len(examples), int)), 10)
-    assert ndcg > 0.5 > 2 * 0.227
+    assert ndcg > 0.5  # chance is .227
 
 
-def test_no_more_than_the_fit_range_is_read(monkeypatch):
-    """Samples are spread over the fit range, and their targets are drawn among its negatives."""
+def test_weights_are_fitted_on_candidates_drawn_beside_the_targets_of_the_samples():
     world = tiny_world()
-    seen = []
-    draw = titles.draw_candidates
-    monkeypatch.setattr(titles, "FITTED", 7)
-
-    def recording(log, samples, *args, **kwargs):
-        seen.extend(samples)
-        return draw(log, samples, *args, **kwargs)
-
-    monkeypatch.setattr(titles, "draw_candidates", recording)
     fit = chronological_splits(prediction_samples(world.log)).fit
-    weights = titles.fit_title_match(world.log, fit, negatives=5)
-    assert weights.shape == (5,) and np.isfinite(weights).all()
-    assert len(seen) == 7 and seen[0] == fit[0] and set(seen) <= set(fit)
+    weights = titles.fit_title_match(world.log, fit[:40], negatives=5)
+    assert weights.shape == (5,) and np.isfinite(weights).all() and weights.any()
+    others = titles.fit_title_match(world.log, fit[:40], negatives=5, seed=1)
+    assert not np.allclose(weights, others)
