@@ -1,11 +1,13 @@
 """The project as a whole: its commands, what is committed, how long files are, who imports whom."""
 
 import ast
+import builtins
 import importlib.util
 import os
 import pathlib
 import re
 import subprocess
+import symtable
 
 import pytest
 
@@ -136,6 +138,32 @@ def test_python_files_are_short_and_leave_nothing_open():
         text = path.read_text(encoding="utf-8")
         assert text.count("\n") <= LONGEST_FILE, f"{path}: {text.count(chr(10))} lines"
         assert not [mark for mark in marks if mark in text], path
+
+
+def undefined_names(code):
+    """Returns the names that a module or its functions read and that nothing in it defines."""
+    module = symtable.symtable(code, "module", "exec")
+    scopes = [module]
+    for scope in scopes:  # grows while it is read
+        scopes += scope.get_children()
+    written = set()
+    read = set()
+    for scope in scopes:
+        for symbol in scope.get_symbols():
+            defines = symbol.is_assigned() or symbol.is_imported() or symbol.is_namespace()
+            if defines and (scope is module or symbol.is_declared_global()):
+                written.add(symbol.get_name())
+            if symbol.is_referenced() and (scope is module or symbol.is_global()):
+                read.add(symbol.get_name())
+    return read - written - set(dir(builtins)) - {"__file__"}
+
+
+def test_every_name_is_defined():
+    """Ruff's own rule is off, since it takes the shapes of jaxtyping for names."""
+    planted = "import a\ndef f(x):\n    y = x\n    return [(missing, z, a) for z in y]\n"
+    assert undefined_names(planted) == {"missing"}
+    undefined = {str(path): undefined_names(path.read_text("utf-8")) for path in files("*.py")}
+    assert {path: names for path, names in undefined.items() if names} == {}
 
 
 @pytest.mark.parametrize("part", [PACKAGE, "experiments", "tools_data"])

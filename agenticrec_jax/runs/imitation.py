@@ -18,6 +18,7 @@ from agenticrec_jax.parallel import multihost
 from agenticrec_jax.runs.config import RunConfig
 from agenticrec_jax.runs.data import evenly_spread, store_settings
 from agenticrec_jax.runs.policy import Policy
+from agenticrec_jax.runs.rollouts import stored_episodes
 from agenticrec_jax.runs.run import Run
 from agenticrec_jax.runs.stage_config import SelfSftConfig, WarmStartConfig
 from agenticrec_jax.runtime.checkpoints import Checkpoints

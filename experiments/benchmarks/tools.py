@@ -277,7 +277,7 @@ def compiled_bytes(size: int) -> int:
     chip = SingleDeviceSharding(slice_devices(SLICE)[0])
     queries = jax.ShapeDtypeStruct((SEARCHED, WIDTH), jnp.float32, sharding=chip)
     table = jax.ShapeDtypeStruct((size, WIDTH), jnp.float32, sharding=chip)
-    exclude = jax.ShapeDtypeStruct((SEARCHED, 1), jnp.int32, sharding=where)
+    exclude = jax.ShapeDtypeStruct((SEARCHED, 1), jnp.int32, sharding=chip)
     memory = top_k.lower(queries, table, NEIGHBORS, exclude, RECALL).compile().memory_analysis()
     return memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
 

@@ -161,7 +161,7 @@ def test_the_policy_learns_to_ask_the_tool_that_knows(tmp_path, seed, holder):
     blanked = evaluate(world.agent(tokenizer, blanked=True), engine, params, world.held_out)
     for name, actual in {"before": before, "after": after, "blanked": blanked}.items():
         calling = share_calling(actual, holder)
-        print(f"seed {seed}, {name}: ndcg@10 {ndcg(found):.4f}, {holder} {calling:.3f}")
+        print(f"seed {seed}, {name}: ndcg@10 {ndcg(actual):.4f}, {holder} {calling:.3f}")
     assert len(world.held_out) == HELD_OUT
     assert ndcg(before) < 0.5 and share_calling(before, holder) < 0.5
     assert ndcg(after) >= 0.9 and share_calling(after, holder) > 0.95
