@@ -259,6 +259,10 @@ def _stages(curves: Sequence[Mapping]) -> list[dict]:
 
 
 def _stage(name: str, lines: Sequence[Mapping]) -> dict:
+    """Returns the figures of a stage; of a stage of one line, such as mining, its numbers."""
+    if len(lines) == 1:
+        numbers = [(key, value) for key, value in lines[0].items() if key not in ("stage", "step")]
+        return {"name": name, "steps": 1, "numbers": numbers, "figures": [], "more": []}
     lines = sorted(lines, key=lambda line: line["step"])
     keys = list(dict.fromkeys(key for line in lines for key in line))
     tools = {key: key.removeprefix("calls/") for key in keys if key.startswith("calls/")}
@@ -271,7 +275,8 @@ def _stage(name: str, lines: Sequence[Mapping]) -> dict:
     if not figures:  # a stage without rewards or calls, such as supervised training
         figures = more[:3]
         more = more[3:]
-    return {"name": name, "steps": len(lines), "figures": figures, "more": more}
+    steps = len(lines)
+    return {"name": name, "steps": steps, "numbers": [], "figures": figures, "more": more}
 
 
 def _figure(

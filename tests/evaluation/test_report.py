@@ -275,6 +275,22 @@ def test_a_run_without_training_or_trajectories_still_has_a_page(tmp_path):
     assert "no training stage" in text and "No trajectories" in text and Page(text).open == []
 
 
+def test_a_stage_of_one_line_shows_its_numbers_and_no_figure(tmp_path):
+    mined = {"stage": "ppr_mining", "step": 1, "violated": 0.676, "pairs": 173.0, "share": None}
+    curves = {0: [*example_curves(), mined]}
+    report.write_report(tmp_path / "page.html", example_results(), curves, [])
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    section = text.split("Stage <code>ppr_mining</code>, 1 step</h3>")[1].split("<h2")[0]
+    rows = [re.sub(r"<[^>]+>", " ", row).split() for row in section.split("<tr>")[2:]]
+    assert [row[:2] for row in rows] == [
+        ["violated", "0.676"],
+        ["pairs", "173.000"],
+        ["share", "–"],
+    ]
+    assert "<figure>" not in section
+    assert "Metric</th><th>value" not in text.split("Stage <code>rta</code>")[1].split("<h3>")[0]
+
+
 def test_a_failing_page_leaves_the_old_one(tmp_path):
     path = tmp_path / "page.html"
     path.write_text("old")
