@@ -262,13 +262,11 @@ def run_episodes(
     """
     prompts = [tuple(agent.prompt(task)) for task in tasks]
     episodes = _Episodes(agent, tasks, members)
-    openings = forced_openings(
-        agent.prompts,
-        agent.toolbox.names if forced_calls and agent.use_tools else (),
-        members=members,
-        forced=forced_calls,
-        step=step,
-    )
+    openings: tuple[tuple[int, ...], ...] = ()
+    if forced_calls and agent.use_tools:
+        openings = forced_openings(
+            agent.prompts, agent.toolbox.names, members=members, forced=forced_calls, step=step
+        )
     requests = [
         Request(
             prompt,
