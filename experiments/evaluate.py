@@ -79,10 +79,17 @@ def main(argv: Sequence[str]) -> None:
             trajectories = evaluate_policy(
                 run, policy, examples, observations=kind, engine=engine, sampling=sampling
             )
-        row = evaluation_row(_NAME.value + OBSERVATIONS[kind], trajectories, examples)
+        name = _NAME.value + OBSERVATIONS[kind]
+        row = evaluation_row(name, trajectories, examples, seeds=[config.seed])
         rows.append(row)
-        path = run.workdir / f"evaluation_{row['name']}_{split}.json"
-        write_trajectories(path.with_suffix(".jsonl"), trajectories)
+        path = run.workdir / f"evaluation_{name}_{split}.json"
+        write_trajectories(
+            path.with_suffix(".jsonl"),
+            trajectories,
+            examples=examples,
+            log=run.data.log,
+            seed=config.seed,
+        )
         path.write_text(json.dumps({"rows": [row], "protocol": protocol}, indent=1) + "\n")
         print(f"row written to {path}, trajectories beside it")
     print_table({"rows": rows, "protocol": protocol})

@@ -30,7 +30,7 @@ from agenticrec_jax.ingest.prepare import (
 )
 from agenticrec_jax.ingest.report import data_report
 from agenticrec_jax.ingest.summary import summarize
-from agenticrec_jax.runtime.console import print_wide
+from agenticrec_jax.runtime.console import print_whole
 from agenticrec_jax.runtime.phases import phase, phase_records
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -109,7 +109,7 @@ def main(argv: Sequence[str]) -> None:
         if isinstance(line, str):
             print(line)
         else:
-            print_wide(line)
+            print_whole(line)
     print(f"wrote {interactions} and {items}")
     print(f"train_sasrec takes --prepared={output}, others --config.dataset.prepared={output}")
 

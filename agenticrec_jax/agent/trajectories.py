@@ -83,8 +83,9 @@ class Trajectory:
 
     @classmethod
     def from_json(cls, line: str) -> "Trajectory":
-        """Reads a line that ``to_json`` wrote."""
-        fields = json.loads(line)
+        """Reads a line that ``to_json`` wrote; keys beside its own are ignored."""
+        written = json.loads(line)
+        fields = {f.name: written[f.name] for f in dataclasses.fields(cls)}
         for name, dtype in (
             ("prompt", np.int32),
             ("ids", np.int32),

@@ -18,6 +18,7 @@ def transcript(
     log: InteractionLog,
     tokenizer: Tokenizer,
     stage: str,
+    seed: int | None = None,
 ) -> dict:
     """Returns one record of ``trajectories.jsonl``, ready for JSON.
 
@@ -27,14 +28,16 @@ def transcript(
       log: the log of the example, for ids and titles.
       tokenizer: the policy's.
       stage: name of the report's row that the trajectory belongs to.
+      seed: of the policy's training; None for a policy that no seed trained.
     """
     title = log.items.title
     reward = trajectory.reward
     return {
         "example_id": trajectory.example_id,
         "split": example.split,
-        "user": log.user_ids[example.user],
         "stage": stage,
+        "seed": seed,
+        **ids_of(example, log),
         "task": trajectory.task,
         "history": [title[item] for item in example.history],
         "candidates": [title[item] for item in example.candidates],
@@ -50,6 +53,16 @@ def transcript(
         "rank": trajectory.rank,
         "reward": {"total": reward.total, **reward.components()},
         "finish": trajectory.finish,
+    }
+
+
+def ids_of(example: RankingExample, log: InteractionLog) -> dict:
+    """Returns the user of an example and its items by their ids in the log, ready for JSON."""
+    item_id = log.items.item_id
+    return {
+        "user": log.user_ids[example.user],
+        "history_ids": [item_id[item] for item in example.history],
+        "candidate_ids": [item_id[item] for item in example.candidates],
     }
 
 

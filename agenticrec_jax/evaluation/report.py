@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 
 import jinja2
 import numpy as np
-import rich
 from markupsafe import Markup, escape
 from rich.console import Console
 from rich.table import Table
@@ -22,10 +21,9 @@ from rich.table import Table
 from agenticrec_jax.evaluation import charts
 from agenticrec_jax.evaluation.dynamics import dynamics_figures
 from agenticrec_jax.metrics.significance import Difference
+from agenticrec_jax.runtime.console import print_whole
 
 METRICS = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "invalid_rate", "mean_tool_calls")
-FEWER_METRICS = ("hr@1", "ndcg@10", "invalid_rate", "mean_tool_calls")
-TABLE_WIDTH = 113  # columns that the table takes with all metrics
 LABELS = {"invalid_rate": "invalid", "mean_tool_calls": "calls"}
 ROW_NOTES = {
     "chance": "a uniformly random order, computed exactly",
@@ -83,26 +81,24 @@ def outcome(trajectory: Mapping) -> str:
 def print_table(results: Mapping, console: Console | None = None) -> None:
     """Prints the methods with their intervals, below the protocol of the measurement.
 
-    A narrow terminal gets fewer metrics. A file or a pipe always gets all of them.
+    All columns are printed: on a narrow terminal in several blocks (`console.print_whole`).
     """
-    console = console or rich.get_console()
-    if console.width < TABLE_WIDTH and not console.is_terminal:
-        console = Console(file=console.file, width=TABLE_WIDTH)
-    metrics = METRICS if console.width >= TABLE_WIDTH else FEWER_METRICS
     table = Table(title=_protocol_line(results["protocol"]), title_justify="left")
     table.add_column("method", no_wrap=True)
-    for name in metrics:
+    for name in METRICS:
         table.add_column(LABELS.get(name, name), justify="right", no_wrap=True)
     table.add_column("ndcg@10 95%", justify="right", no_wrap=True)
     table.add_column("n", justify="right", no_wrap=True)
+    table.add_column("seeds", justify="right")
     for row in results["rows"]:
         table.add_row(
             row["name"],
-            *(format_value(row.get(name)) for name in metrics),
+            *(format_value(row.get(name)) for name in METRICS),
             format_interval(row.get("ndcg@10_interval")),
             str(row.get("n", "")),
+            format_seeds(row.get("seeds")),
         )
-    console.print(table)
+    print_whole(table, console)
 
 
 def comparison_sentence(comparison: Mapping) -> str:
@@ -158,6 +154,7 @@ def write_report(
         config=json.dumps(results.get("config", {}), indent=2, ensure_ascii=False),
         dynamics=dynamics_figures(curves),
         stages=_stages(next(iter(curves.values()), [])),
+        stage_seed=next(iter(curves), None),
         cards=[_card(trajectory) for trajectory in chosen],
         total=len(trajectories),
         outcomes=Counter(outcome(t) for t in trajectories),
@@ -182,6 +179,11 @@ def format_interval(interval: Sequence[float] | None, sign: str = "") -> str:
     return separator.join(f"{value:{sign}.3f}" for value in interval)
 
 
+def format_seeds(seeds: Sequence[int] | None) -> str:
+    """Returns the seeds of a row, or a dash for a row that no seed changes."""
+    return ", ".join(map(str, seeds or ())) or "–"
+
+
 def trajectory_page(trajectory: Mapping) -> str:
     """Returns a page with one trajectory as the report shows it, such as for a notebook's frame.
 
@@ -199,7 +201,12 @@ def _template(name: str) -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"value": format_value, "interval": format_interval, "order": mark_order}
+    environment.filters |= {
+        "value": format_value,
+        "interval": format_interval,
+        "seeds": format_seeds,
+        "order": mark_order,
+    }
     return environment.get_template(name)
 
 
@@ -219,7 +226,7 @@ def _rows(rows: Sequence[Mapping]) -> list[dict]:
     low = min(values + limits, default=0.0)
     high = max(values + limits, default=1.0)
     mark = next((row["ndcg@10"] for row in rows if row["name"] == "chance"), low)
-    empty = dict.fromkeys((*METRICS, "n", "ndcg@10_interval"))
+    empty = dict.fromkeys((*METRICS, "n", "seeds", "ndcg@10_interval"))
     return [
         empty
         | dict(row)

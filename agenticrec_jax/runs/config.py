@@ -7,6 +7,7 @@ its inverse.
 """
 
 import dataclasses
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ml_collections import ConfigDict
@@ -33,7 +34,7 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 class DatasetConfig:
     """The interaction log, its split and its candidates."""
 
-    name: str = Field("office_sample", description="Name of the log in results.")
+    name: str = Field("", description="Name of the log in results; none: that of its files.")
     interactions: str = Field(
         "tools_data/office_sample/interactions.csv.gz", description="Table of events."
     )
@@ -47,6 +48,27 @@ class DatasetConfig:
     )
     negatives: int = Field(19, ge=1, description="Candidates of an example beside the target.")
     candidate_seed: int = Field(0, ge=0, description="Seed of the draw of candidates.")
+
+    @property
+    def label(self) -> str:
+        """Name of the log in results: ``name``, or else that of its files.
+
+        A file ``interactions``, as `prepare_data` writes it, is named by its directory.
+
+        >>> DatasetConfig().label
+        'office_sample'
+        >>> DatasetConfig(interactions="logs/beauty.csv.gz").label
+        'beauty'
+        >>> DatasetConfig(prepared="logs/movies").label
+        'movies'
+        """
+        if self.name:
+            return self.name
+        if self.prepared:
+            return Path(self.prepared).resolve().name
+        table = Path(self.interactions)
+        stem = Path(table.name.removesuffix(".gz")).stem
+        return table.resolve().parent.name if stem == "interactions" else stem
 
 
 @configuration

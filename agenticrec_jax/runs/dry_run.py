@@ -43,7 +43,7 @@ from agenticrec_jax.runs.policy import model_config
 from agenticrec_jax.runs.run import device_mesh
 from agenticrec_jax.runs.stage_config import GrpoConfig
 from agenticrec_jax.runs.stages import REINFORCEMENT, grpo_stage
-from agenticrec_jax.runtime.console import print_wide
+from agenticrec_jax.runtime.console import print_whole
 from agenticrec_jax.training.learner import abstract_state
 from agenticrec_jax.training.packing import Packing, abstract_batch, micro_batches
 from agenticrec_jax.training.types import RolloutBatch
@@ -290,7 +290,7 @@ def show(rows: list[dict]) -> None:
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*_cells(row), end_section=row["name"].endswith(": update"))
-    print_wide(table)
+    print_whole(table)
 
 
 def _cells(row: dict) -> list[str]:

@@ -1,6 +1,7 @@
 """Evaluation of policies on the examples of a run, with and without their observations."""
 
 import dataclasses
+import json
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -9,7 +10,9 @@ from typing import Any
 
 from agenticrec_jax.agent.interventions import blank, permute
 from agenticrec_jax.agent.trajectories import Trajectory
+from agenticrec_jax.agent.transcripts import ids_of
 from agenticrec_jax.data.examples import RankingExample
+from agenticrec_jax.data.interactions import InteractionLog
 from agenticrec_jax.evaluation.evaluator import evaluate, summary_row
 from agenticrec_jax.generation.engine import Engine
 from agenticrec_jax.generation.sampling import NO_FILTERS, Filters
@@ -82,20 +85,43 @@ def evaluate_policy(
 
 
 def evaluation_row(
-    name: str, trajectories: Sequence[Trajectory], examples: Sequence[RankingExample]
+    name: str,
+    trajectories: Sequence[Trajectory],
+    examples: Sequence[RankingExample],
+    seeds: Sequence[int] = (),
 ) -> dict:
-    """Returns the table's row, with the counts of invalid outputs by reason."""
+    """Returns the table's row, with its seeds and the counts of invalid outputs by reason."""
     reasons = Counter(t.invalid_reason for t in trajectories if not t.valid)
     row = summary_row(name, trajectories, examples)
-    return row | {"invalid_reasons": dict(sorted(reasons.items()))}
+    return row | {"seeds": list(seeds), "invalid_reasons": dict(sorted(reasons.items()))}
 
 
-def write_trajectories(path: str | Path, trajectories: Sequence[Trajectory]) -> None:
-    """Writes one JSON line a trajectory; the file appears whole or not at all."""
+def write_trajectories(
+    path: str | Path,
+    trajectories: Sequence[Trajectory],
+    *,
+    examples: Sequence[RankingExample],
+    log: InteractionLog,
+    seed: int | None,
+) -> None:
+    """Writes one JSON line a trajectory; the file appears whole or not at all.
+
+    A line has the fields of `Trajectory`, the seed, and the ids of the user and of the items, so
+    that it can be read without the log and the candidates of its run.
+
+    Args:
+      path: path of the file.
+      trajectories: to write.
+      examples: of the trajectories.
+      log: of the examples.
+      seed: of the policy's training or of its sampling; None for neither.
+    """
     path = Path(path)
     partial_file = path.with_suffix(".part")
-    lines = "".join(f"{trajectory.to_json()}\n" for trajectory in trajectories)
-    partial_file.write_text(lines, encoding="utf-8")
+    with open(partial_file, "w", encoding="utf-8") as file:
+        for trajectory, example in zip(trajectories, examples, strict=True):
+            line = json.loads(trajectory.to_json()) | {"seed": seed} | ids_of(example, log)
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
     partial_file.replace(path)
 
 

@@ -63,23 +63,25 @@ class EvaluationResults:
       ranks: of the target by row, int [examples], or [seeds * examples] for trained policies; 0 for
         a miss or an invalid list.
       trajectories: of each policy's row, the seeds one after another.
+      seeds: of training of each policy's row; none for a policy that no seed trained.
     """
 
     examples: list[RankingExample]
     rows: list[dict] = dataclasses.field(default_factory=list)
     ranks: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     trajectories: dict[str, list[Trajectory]] = dataclasses.field(default_factory=dict)
+    seeds: dict[str, list[int]] = dataclasses.field(default_factory=dict)
 
     def add(self, row: dict, ranks: np.ndarray) -> None:
-        """Adds a row of the table."""
-        self.rows.append(row)
+        """Adds a row of the table, with the seeds of its policy."""
+        self.rows.append(row | {"seeds": self.seeds.get(row["name"], [])})
         self.ranks[row["name"]] = ranks
 
     def add_policy_rows(self) -> None:
         """Adds a row for each policy that was evaluated, over all its seeds."""
         for name, trajectories in self.trajectories.items():
-            seeds = len(trajectories) // len(self.examples)
-            row = summary_row(name, trajectories, self.examples * seeds)
+            times = len(trajectories) // len(self.examples)
+            row = summary_row(name, trajectories, self.examples * times)
             self.add(row, np.array([t.rank or 0 for t in trajectories]))
 
 
@@ -122,15 +124,14 @@ def run_experiment(config: RunConfig, workdir: str | Path, seeds: Sequence[int])
                 trained = train(
                     run, "rta", policy.copy(), directory=control, seed=seed, use_tools=False
                 )
-            evaluate_row(run, results, "trained", trained, control, observations="none")
+            evaluate_row(run, results, "trained", trained, control, seed, observations="none")
         with phase(f"rta, seed {seed}"):
             rta = train(run, "rta", policy.copy(), directory=directory, seed=seed)
-        evaluate_row(run, results, "rta", rta, directory)
+        evaluate_row(run, results, "rta", rta, directory, seed)
         with phase(f"ppr, seed {seed}"):
             ppr = train(run, "ppr", rta.copy(), directory=directory, seed=seed)
-        evaluate_row(run, results, "rta_ppr", ppr, directory)
-        evaluate_row(run, results, "rta_ppr", ppr, directory, observations="blank")
-        evaluate_row(run, results, "rta_ppr", ppr, directory, observations="permute")
+        for observations in ("as_they_are", "blank", "permute"):
+            evaluate_row(run, results, "rta_ppr", ppr, directory, seed, observations=observations)
     results.add_policy_rows()
     return write_results(run, results, seeds)
 
@@ -158,6 +159,7 @@ def evaluate_row(
     row: str,
     policy: Policy,
     directory: Path,
+    seed: int | None = None,
     observations: str = "as_they_are",
 ) -> None:
     """Ranks the test examples, or reads the trajectories that an earlier call wrote.
@@ -168,6 +170,7 @@ def evaluate_row(
       row: name of the row, to which the observations add a suffix.
       policy: that ranks.
       directory: of ``<row>.jsonl``.
+      seed: that trained the policy; None for none.
       observations: one of `OBSERVATIONS`.
     """
     name = row + OBSERVATIONS[observations]
@@ -176,7 +179,10 @@ def evaluate_row(
         with phase(f"evaluating {name}"):
             trajectories = evaluate_policy(run, policy, results.examples, observations=observations)
         directory.mkdir(parents=True, exist_ok=True)
-        write_trajectories(path, trajectories)
+        write_trajectories(
+            path, trajectories, examples=results.examples, log=run.data.log, seed=seed
+        )
+    results.seeds.setdefault(name, []).extend([] if seed is None else [seed])
     results.trajectories.setdefault(name, []).extend(read_trajectories(path))
 
 
@@ -229,14 +235,17 @@ def write_results(run: Run, results: EvaluationResults, seeds: Sequence[int]) ->
     log = run.data.log
     tokenizer = run.policy.tokenizer
     count = len(results.examples)
-    transcripts = [
-        transcript(trajectory, example, log, tokenizer, name)
-        for i in range(len(seeds))  # a policy that no seed trained has trajectories for i = 0 only
-        for name, trajectories in results.trajectories.items()
-        for trajectory, example in zip(
-            trajectories[i * count : (i + 1) * count], results.examples, strict=False
-        )
-    ]
+    transcripts = []
+    for i in range(len(seeds)):
+        for name, trajectories in results.trajectories.items():
+            trained = results.seeds.get(name, [])
+            seed = trained[i] if i < len(trained) else None
+            # A policy that no seed trained has trajectories for i = 0 only.
+            share = trajectories[i * count : (i + 1) * count]
+            transcripts += [
+                transcript(trajectory, example, log, tokenizer, name, seed)
+                for trajectory, example in zip(share, results.examples, strict=False)
+            ]
     workdir = run.workdir
     lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in transcripts)
     (workdir / "trajectories.jsonl").write_text(lines, encoding="utf-8")

@@ -203,7 +203,7 @@ class Run:
         """Returns the facts that every number of this run is reported with."""
         dataset = self.config.dataset
         return {
-            "dataset": dataset.name,
+            "dataset": dataset.label,
             "split": split,
             "negatives": dataset.negatives,
             "candidate_hash": self.data.candidate_hash,

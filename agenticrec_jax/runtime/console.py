@@ -1,14 +1,95 @@
 """Printing to the terminal or to a log."""
 
-import sys
+import dataclasses
+from collections.abc import Sequence
 
+import rich
 from rich.console import Console
-from rich.table import Table
+from rich.measure import Measurement
+from rich.table import Column, Table
 
 
-def print_wide(table: Table) -> None:
-    """Prints a table as wide as the terminal, or 150 columns wide into a log."""
-    Console(width=None if sys.stdout.isatty() else 150).print(table)
+def print_whole(table: Table, console: Console | None = None) -> None:
+    """Prints every column of a table, whatever the width of the terminal.
+
+    A table that is too wide for the terminal is printed in blocks, each with the first column, and
+    a line says so. A log is as wide as the table.
+
+    Args:
+      table: without a footer.
+      console: prints; by default rich's own.
+
+    Example:
+      >>> import sys
+      >>> from rich import box
+      >>> table = Table("method", "hr@1", "ndcg@10", box=box.ASCII)
+      >>> table.add_row("chance", "0.050", "0.227")
+      >>> terminal = {"width": 20, "force_terminal": True, "color_system": None}
+      >>> print_whole(table, Console(file=sys.stdout, **terminal))
+      The table is wider than 20 columns: it is printed in 2 blocks.
+      +----------------+
+      | method | hr@1  |
+      |--------+-------|
+      | chance | 0.050 |
+      +----------------+
+      +------------------+
+      | method | ndcg@10 |
+      |--------+---------|
+      | chance | 0.227   |
+      +------------------+
+    """
+    console = console or rich.get_console()
+    blocks = column_blocks(table, console) if console.is_terminal else [table]
+    if len(blocks) > 1:
+        wider = f"The table is wider than {console.width} columns"
+        print_line(console, f"{wider}: it is printed in {len(blocks)} blocks.")
+    for block in blocks:
+        measured = _measured(block, console)
+        # Narrower than the words of two columns, rich would leave one of them out.
+        needed = measured.minimum if console.is_terminal else measured.maximum
+        wide = Console(
+            file=console.file,
+            width=max(needed, console.width),
+            force_terminal=console.is_terminal,
+            color_system=console.color_system,
+            no_color=console.no_color,
+        )
+        wide.print(block)
+    console.file.flush()
+
+
+def column_blocks(table: Table, console: Console) -> list[Table]:
+    """Returns tables that fit the console, each with the first column and some of the others.
+
+    The columns keep their order. Only the first block has the title.
+    """
+    first, *others = table.columns
+    blocks: list[list[Column]] = [[first]]
+    for column in others:
+        width = _measured(_of_columns(table, [*blocks[-1], column]), console).maximum
+        if width > console.width and len(blocks[-1]) > 1:
+            blocks.append([first])
+        blocks[-1].append(column)
+    tables = [_of_columns(table, columns) for columns in blocks]
+    tables[0].title = table.title
+    return tables
+
+
+def _measured(table: Table, console: Console) -> Measurement:
+    """Returns the least and the greatest width of a table where there is room for all of it."""
+    return console.measure(table, options=console.options.update(max_width=10_000))
+
+
+def _of_columns(table: Table, columns: Sequence[Column]) -> Table:
+    """Returns a table of some columns of another, in which a long word is folded, not cut."""
+    block = Table(box=table.box, title_justify=table.title_justify)
+    for index, column in enumerate(columns):
+        block.columns.append(
+            dataclasses.replace(column, _index=index, _cells=[], overflow="fold", no_wrap=False)
+        )
+    for cells in zip(*(column.cells for column in columns), strict=True):
+        block.add_row(*cells)
+    return block
 
 
 def print_line(console: Console, text: str) -> None:

@@ -53,7 +53,7 @@ from agenticrec_jax.metrics.significance import paired_difference
 from agenticrec_jax.runs import Run, run_config
 from agenticrec_jax.runs.baselines import baseline_rows
 from agenticrec_jax.runs.data import evenly_spread
-from agenticrec_jax.runtime.console import print_wide
+from agenticrec_jax.runtime.console import print_whole
 from agenticrec_jax.tools.artifacts import Artifacts
 from agenticrec_jax.tools.text import ranked
 from experiments.benchmarks.figures import publish
@@ -261,7 +261,7 @@ def show(rows: list[dict]) -> None:
             f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]",
             str(row["chosen_on_valid"] or ""),
         )
-    print_wide(table)
+    print_whole(table)
 
 
 def main(argv) -> None:

@@ -12,7 +12,7 @@ import jax
 from rich.table import Table
 
 from agenticrec_jax.errors import expect
-from agenticrec_jax.runtime.console import print_wide
+from agenticrec_jax.runtime.console import print_whole
 
 
 def figure(
@@ -48,7 +48,7 @@ def show(rows: list[dict]) -> None:
         table.add_column(column)
     for row in rows:
         table.add_row(*("" if row[key] is None else str(row[key]) for key in columns))
-    print_wide(table)
+    print_whole(table)
 
 
 def publish(

@@ -41,7 +41,7 @@ from agenticrec_jax.evaluation.baselines.cooccurrence import cooccurrence_scores
 from agenticrec_jax.evaluation.baselines.popularity import candidate_codes, popularity_scores
 from agenticrec_jax.metrics.ranking import ndcg_at_k, ndcg_values, rank_of_target
 from agenticrec_jax.metrics.significance import paired_difference
-from agenticrec_jax.runtime.console import print_wide
+from agenticrec_jax.runtime.console import print_whole
 from agenticrec_jax.sequential.evaluation import draw_unseen, sampled_ranks
 from agenticrec_jax.sequential.fit import train_sasrec
 from agenticrec_jax.sequential.model import candidate_scores, user_states
@@ -211,7 +211,7 @@ def show(rows: list[dict]) -> None:
             "yes" if row["above"] else "no",
             str(row["fit"]["seconds"]),
         )
-    print_wide(table)
+    print_whole(table)
 
 
 def measure(data: str, logs: list[str], most: int, seed: int) -> list[dict]:

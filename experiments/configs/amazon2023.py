@@ -20,7 +20,6 @@ def get_config(category: str = "CDs_and_Vinyl") -> ConfigDict:
         raise ValueError(f"category: found {category!r}, expected one of {', '.join(PAPER_COUNTS)}")
     config = load_config("qwen3")
     output = f"workdir/amazon2023/{category}"
-    config.dataset.name = category
     config.dataset.interactions = f"{output}/{PREPARED_INTERACTIONS}"
     config.dataset["items"] = f"{output}/{PREPARED_ITEMS}"
     config.preparation = ConfigDict(

@@ -42,7 +42,7 @@ def _on_set(config: ConfigDict, name: str) -> ConfigDict:
     """Of each user the last 8 events as in AgentCF's sets; valid and test are the last two."""
     log, draw = name.split("_")
     source, output = LOGS[log], f"workdir/recthinker/{name}"
-    config.dataset.update({"name": name, "split": "leave_one_out"})
+    config.dataset.split = "leave_one_out"
     config.dataset.interactions = f"{output}/{PREPARED_INTERACTIONS}"
     config.dataset["items"] = f"{output}/{PREPARED_ITEMS}"
     rules = dataclasses.replace(

@@ -219,7 +219,11 @@ def test_trajectories_survive_their_json_and_read_as_transcripts(agent):
     (played,) = play(agent, [LOOK, list_with_target_at(2)])
     again = Trajectory.from_json(played.to_json())
     assert again.to_json() == played.to_json() and np.array_equal(again.ids, played.ids)
-    record = transcript(again, world.examples[0], world.log, world.tokenizer, "rta")
+    record = transcript(again, world.examples[0], world.log, world.tokenizer, "rta", seed=3)
+    ids = world.log.items.item_id
+    assert record["seed"] == 3
+    assert record["history_ids"] == [ids[item] for item in world.examples[0].history]
+    assert record["candidate_ids"] == [ids[item] for item in world.examples[0].candidates]
     assert [s["origin"] for s in record["segments"]] == ["sampled", "observation", "sampled"]
     assert (
         record["candidates"][record["target_number"] - 1]

@@ -5,6 +5,7 @@ from absl import flags
 
 from agenticrec_jax.bundled import ROOT
 from agenticrec_jax.cli.configs import complete, config_path, define_config, load_config, names
+from agenticrec_jax.runs import run_config
 from agenticrec_jax.testing.errors import assert_names, refused
 
 OWN = "from ml_collections import ConfigDict\ndef get_config(size='small'):\n"
@@ -23,7 +24,7 @@ def test_a_preset_changes_the_configuration():
     slice_config = load_config("qwen3:v5e_16")
     assert slice_config.mesh.to_dict() == {"data": 1, "fsdp": 4, "tensor": 4}
     assert (slice_config.engine.slots, slice_config.rta.members_at_once) == (8, 2)
-    assert load_config("amazon2023:Video_Games").dataset.name == "Video_Games"
+    assert run_config(load_config("amazon2023:Video_Games")).dataset.label == "Video_Games"
 
 
 def test_a_file_of_ones_own_wins_over_a_name(tmp_path, monkeypatch):

@@ -129,6 +129,7 @@ def example_trajectory(example_id, kind="hit", stage="rta_ppr"):
         "split": "test",
         "user": f"u{example_id % 50:05d}",
         "stage": stage,
+        "seed": 12,
         "history": [example_title(rng) for _ in range(3)],
         "candidates": [example_title(rng) for _ in range(20)],
         "target_number": target,

@@ -116,6 +116,22 @@ def test_accuracy_on_held_out_pairs_stands_with_its_intervals(page):
     assert rows[1][0] == "undecidable" and "told" in rows[1] and rows[1][-1] == "74"
 
 
+def test_rows_curves_and_trajectories_say_their_seeds(tmp_path):
+    results = example_results()
+    results["rows"][-1]["seeds"] = [7, 12]
+    curves = {7: example_curves(7), 12: example_curves(12)}
+    report.write_report(tmp_path / "page.html", results, curves, example_trajectories(2))
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    rows = re.findall(r"<tr>\s*<td><code>(\w+)</code>.*?<td>([^<]*)</td>\s*</tr>", text, re.S)
+    assert dict(rows) == dict.fromkeys(ROWS, "–") | {"rta_ppr": "7, 12"}
+    assert re.findall(r"<h3>Stage <code>(\w+)</code>, \d+ steps?, seed (\d+)</h3>", text) == [
+        ("rta", "7"),
+        ("ppr", "7"),
+    ]
+    assert {"seed 7", "seed 12"} <= set(re.findall(r">(seed \d+)</text>", text))
+    assert text.count("policy <code>rta_ppr</code>, seed 12</span>") == 4
+
+
 def test_curves_of_every_stage_are_drawn_with_all_steps(page):
     assert "Stage <code>rta</code>, 15 steps" in page and "Stage <code>ppr</code>, 8 steps" in page
     start = page.index("Stage <code>rta</code>")
@@ -280,7 +296,7 @@ def test_a_stage_of_one_line_shows_its_numbers_and_no_figure(tmp_path):
     curves = {0: [*example_curves(), mined]}
     report.write_report(tmp_path / "page.html", example_results(), curves, [])
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
-    section = text.split("Stage <code>ppr_mining</code>, 1 step</h3>")[1].split("<h2")[0]
+    section = text.split("Stage <code>ppr_mining</code>, 1 step, seed 0</h3>")[1].split("<h2")[0]
     rows = [re.sub(r"<[^>]+>", " ", row).split() for row in section.split("<tr>")[2:]]
     assert [row[:2] for row in rows] == [
         ["violated", "0.676"],
@@ -324,10 +340,19 @@ def test_a_narrow_table_keeps_its_numbers_whole(terminal):
     console = Console(file=io.StringIO(), width=80, force_terminal=terminal, color_system=None)
     results = example_results()
     results["rows"] = [dict(row, n=1806) for row in results["rows"]]
+    results["rows"][-1]["seeds"] = [3, 14]
     report.print_table(results, console)
     printed = console.file.getvalue()
-    table = printed[printed.index("┏") :]
-    assert "…" not in table and ("hr@5" in table) == (not terminal)
-    assert max(map(len, table.splitlines())) <= (80 if terminal else report.TABLE_WIDTH)
-    for value in ROWS.values():
-        assert f"{value:.3f}" in table and f"{value - 0.028:.3f}–" in table
+    said, *blocks = re.split("^┏", printed, flags=re.M)
+    assert len(blocks) == (2 if terminal else 1) and ("2 blocks" in said) == terminal
+    assert "…" not in printed
+    assert max(map(len, printed.splitlines())) <= (80 if terminal else 120)
+    headers = [line for line in printed.splitlines() if line.startswith("┃ method")]
+    names = [name for header in headers for name in header.strip("┃").split("┃")[1:]]
+    labels = [report.LABELS.get(name, name) for name in report.METRICS]
+    assert [name.strip() for name in names] == [*labels, "ndcg@10 95%", "n", "seeds"]
+    for name, value in ROWS.items():
+        lines = [line for line in printed.splitlines() if line.startswith(f"│ {name} ")]
+        assert len(lines) == len(blocks)
+        assert f"{value:.3f}" in "".join(lines) and f"{value - 0.028:.3f}–" in "".join(lines)
+    assert "3, 14 │" in lines[-1]

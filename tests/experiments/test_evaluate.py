@@ -110,10 +110,19 @@ def test_both_rows_are_judged_alike(evaluated):
         assert row["invalid_reasons"] == {"too_many_calls": COUNT}
         assert row["mean_tool_calls"] == calls
         protocol = results["protocol"]
+        assert protocol["dataset"] == "log" and row["seeds"] == [0]
         assert protocol["candidate_hash"] == candidate_hash(workdir / "candidates.jsonl.gz")
         assert protocol["policy"]["directory"].endswith("policy") and protocol["split"] == "valid"
         assert re.search(rf"^│ {name} +│", table, re.M), table
-        trajectories = read_trajectories(workdir / f"evaluation_{name}_valid.jsonl")
+        path = workdir / f"evaluation_{name}_valid.jsonl"
+        trajectories = read_trajectories(path)
+        examples = {e.example_id: e for e in frozen if e.split == "valid"}
+        ids = log.items.item_id
+        for line in map(json.loads, path.read_text().splitlines()):
+            example = examples[line["example_id"]]
+            assert line["seed"] == 0 and line["user"] == log.user_ids[example.user]
+            assert line["candidate_ids"] == [ids[item] for item in example.candidates]
+            assert line["history_ids"] == [ids[item] for item in example.history]
         assert {t.example_id for t in trajectories} <= {
             e.example_id for e in frozen if e.split == "valid"
         }

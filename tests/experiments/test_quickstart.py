@@ -135,6 +135,9 @@ def test_trajectories_record_the_whole_episode(finished):
         assert example.split == record["split"] == "test"
         assert record["candidates"] == [log.items.title[item] for item in example.candidates]
         assert record["target_number"] == example.target_number
+        ids = log.items.item_id
+        assert record["candidate_ids"] == [ids[item] for item in example.candidates]
+        assert record["seed"] == (None if record["stage"].startswith("warm_start") else 0)
         observations = [s["text"] for s in record["segments"] if s["origin"] == "observation"]
         assert len(observations) == len(record["calls"])
         if record["valid"]:

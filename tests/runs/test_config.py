@@ -12,6 +12,7 @@ from ml_collections import config_flags
 from agenticrec_jax.cli.configs import load_config, names
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.runs import RunConfig, config_dict, default_config, run_config
+from agenticrec_jax.runs.config import DatasetConfig
 from agenticrec_jax.runs.stage_config import GrpoConfig, PairsConfig
 from agenticrec_jax.runs.validation import parse
 from agenticrec_jax.testing.errors import assert_names, refused
@@ -150,3 +151,19 @@ def test_flags_keep_the_types_of_the_fields():
     assert config.rta.prompt_buckets == (32, 64) and config.pairs.beta == 0.3
     assert config.engine.deterministic is False
     assert config.ppr.pair_rule == PairRule(0.3, 0.6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "label"),
+    [
+        ({}, "office_sample"),
+        ({"interactions": "logs/beauty.csv.gz"}, "beauty"),
+        ({"interactions": "logs/beauty 2023.10.jsonl"}, "beauty 2023.10"),
+        ({"interactions": "logs/toys/interactions.parquet"}, "toys"),
+        ({"prepared": "logs/movies/"}, "movies"),
+        ({"prepared": "logs/movies", "name": "mine"}, "mine"),
+    ],
+    ids=str,
+)
+def test_a_log_is_named_by_its_files_unless_it_has_a_name(settings, label):
+    assert DatasetConfig(**settings).label == label

@@ -78,9 +78,10 @@ def test_the_chain_of_the_paper_is_trained_and_evaluated_in_order(tmp_path, monk
         policy=NamedPolicy("first"),
         artifacts_a=None,
         artifacts_b=None,
-        data=SimpleNamespace(examples={"test": [SimpleNamespace(user=4)]}),
+        data=SimpleNamespace(examples={"test": [SimpleNamespace(user=4)]}, log=None),
     )
     finished = {}
+    trained_by = {}
     monkeypatch.setattr(experiment, "open_run", lambda config, workdir: run)
     monkeypatch.setattr(experiment, "baseline_rows", lambda run, examples: [])
     monkeypatch.setattr(experiment, "train", train)
@@ -88,22 +89,35 @@ def test_the_chain_of_the_paper_is_trained_and_evaluated_in_order(tmp_path, monk
     monkeypatch.setattr(
         experiment,
         "write_trajectories",
-        lambda path, trajectories: path.write_text(json.dumps([t.label for t in trajectories])),
+        lambda path, trajectories, *, examples, log, seed: path.write_text(
+            json.dumps([f"{t.label} {seed}" for t in trajectories])
+        ),
     )
     monkeypatch.setattr(experiment, "read_trajectories", lambda path: json.loads(path.read_text()))
     monkeypatch.setattr(EvaluationResults, "add_policy_rows", lambda self: None)
     monkeypatch.setattr(
         experiment,
         "write_results",
-        lambda run, results, seeds: finished.update(results.trajectories),
+        lambda run, results, seeds: (
+            finished.update(results.trajectories),
+            trained_by.update(results.seeds),
+        ),
     )
     experiment.run_experiment(run.config, tmp_path, [3, 5])
     assert list(finished) == [
         *("warm_start_no_tools", "warm_start", "trained_no_tools"),
         *("rta", "rta_ppr", "rta_ppr_blanked", "rta_ppr_permuted"),
     ]
-    assert finished["trained_no_tools"] == ["first>rta-3 none", "first>rta-5 none"]
-    assert finished["rta_ppr"] == ["first>rta3>ppr3 as_they_are", "first>rta5>ppr5 as_they_are"]
+    assert finished["trained_no_tools"] == ["first>rta-3 none 3", "first>rta-5 none 5"]
+    assert finished["rta_ppr"] == [
+        "first>rta3>ppr3 as_they_are 3",
+        "first>rta5>ppr5 as_they_are 5",
+    ]
+    assert finished["warm_start"] == ["first as_they_are None"]
+    assert trained_by == {name: [3, 5] for name in finished} | {
+        "warm_start_no_tools": [],
+        "warm_start": [],
+    }
     seeds = [(tmp_path / f"seed_{seed}", seed) for seed in (3, 5)]
     assert calls == [
         call
@@ -136,14 +150,16 @@ def test_transcripts_are_written_seed_by_seed(tmp_path, monkeypatch):
     results.trajectories = {"warm_start": ["w0", "w1"]}
     for name in ("rta", "rta_ppr"):
         results.trajectories[name] = [f"{name}{i}" for i in range(4)]
+        results.seeds[name] = [3, 5]
     report = {}
     monkeypatch.setattr(experiment, "print_table", lambda written: None)
     monkeypatch.setattr(experiment, "read_metrics", lambda path: [])
     monkeypatch.setattr(
         experiment,
         "transcript",
-        lambda trajectory, example, log, tokenizer, stage: {
+        lambda trajectory, example, log, tokenizer, stage, seed: {
             "stage": stage,
+            "seed": seed,
             "id": trajectory,
             "user": example.user,
         },
@@ -167,6 +183,7 @@ def test_transcripts_are_written_seed_by_seed(tmp_path, monkeypatch):
     seeds += ["rta2", "rta3", "rta_ppr2", "rta_ppr3"]
     assert [record["id"] for record in records] == seeds
     assert [record["user"] for record in records] == [4, 9] * 5
+    assert [record["seed"] for record in records] == [None, None, *[3] * 4, *[5] * 4]
     assert [record["id"] for record in report["last"]] == [f"rta_ppr{i}" for i in range(4)]
     assert report["seed"] == 3
     written = json.loads((tmp_path / "results.json").read_text())

@@ -12,7 +12,7 @@ def test_programs_read_where_prepare_data_writes():
     given = config.preparation
     assert run_config(config).preparation == given.to_dict()
     assert (given.format, given.category) == ("amazon2023", "Video_Games")
-    assert config.dataset.name == "Video_Games"
+    assert run_config(config).dataset.label == "Video_Games"
     assert config.dataset.interactions == f"{given.output}/interactions.parquet"
     assert config.dataset["items"] == f"{given.output}/items.parquet"
     rules = dataclasses.asdict(PRESETS["amazon2023"])

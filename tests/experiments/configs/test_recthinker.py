@@ -1,5 +1,6 @@
 import pytest
 
+from agenticrec_jax.runs import run_config
 from experiments.configs import qwen3, recthinker
 
 
@@ -8,7 +9,7 @@ def test_each_of_the_papers_sets_has_a_hundred_users_eight_events_and_ten_candid
     for name in recthinker.SETS:
         config = recthinker.get_config(name)
         given = config.preparation
-        assert f"{config.dataset.name.split('_')[0]}_{given.sampling}" == name
+        assert run_config(config).dataset.label == name and name.endswith(f"_{given.sampling}")
         assert (given.users, given.last_events, given.own_order) == (100, 8, True)
         assert (config.dataset.split, config.dataset.negatives) == ("leave_one_out", 9)
         assert config.dataset.interactions == f"{given.output}/interactions.parquet"
@@ -16,6 +17,7 @@ def test_each_of_the_papers_sets_has_a_hundred_users_eight_events_and_ten_candid
 
 
 def test_without_a_name_it_is_the_office_log_and_an_unknown_name_is_refused():
-    assert recthinker.get_config().dataset.name == qwen3.get_config().dataset.name
+    of_office = run_config(qwen3.get_config()).dataset.label
+    assert run_config(recthinker.get_config()).dataset.label == of_office == "office_sample"
     with pytest.raises(ValueError, match="found 'cds', expected one of movielens_sparse"):
         recthinker.get_config("cds")

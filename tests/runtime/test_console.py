@@ -1,0 +1,44 @@
+"""Tables on terminals of any width and in logs."""
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from agenticrec_jax.runtime.console import print_whole
+
+HEADERS = ["method", *(f"long metric {i}" for i in range(9))]
+
+
+def printed(width, terminal):
+    table = Table(*HEADERS, title="a title of six words, no less")
+    table.add_row("chance", *(f"0.{i}00" for i in range(9)))
+    file = io.StringIO()
+    console = Console(file=file, width=width, force_terminal=terminal, color_system=None)
+    print_whole(table, console)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("width", [3, 20, 44, 80, 110, 200])
+def test_every_column_is_on_the_terminal_and_blocks_are_announced(width):
+    text = printed(width, terminal=True)
+    for i in range(9):
+        assert len(re.findall(rf"0\.{i}00\b", text)) == 1
+    blocks = text.count("┏")
+    assert len(re.findall(r"\bchance\b", text)) == blocks
+    announced = re.findall(r"wider than (\d+) columns: it is printed in (\d+) blocks", text)
+    assert announced == ([(str(width), str(blocks))] if blocks > 1 else [])
+    assert blocks == {3: 9, 20: 9, 44: 5, 80: 3, 110: 2, 200: 1}[width]
+    if width >= 20:
+        assert max(map(len, text.splitlines()[1:])) <= width
+    assert "…" not in text and " ".join(text.split()).count("a title") == 1
+
+
+@pytest.mark.parametrize("width", [3, 80])
+def test_a_log_gets_one_table_of_whole_lines(width):
+    text = printed(width, terminal=False)
+    assert text.count("┏") == 1 and "blocks" not in text and "\x1b" not in text
+    (row,) = [line for line in text.splitlines() if "chance" in line]
+    assert [f"0.{i}00" for i in range(9)] == re.findall(r"0\.\d00", row)
