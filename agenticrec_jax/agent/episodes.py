@@ -216,6 +216,7 @@ def run_episodes(
     step: int = 0,
     filters: Filters = NO_FILTERS,
     forced_calls: int = 0,
+    on_trajectory: Callable[[Trajectory], None] | None = None,
 ) -> list[list[Trajectory]]:
     """Samples a group of trajectories for each task and scores them.
 
@@ -233,6 +234,8 @@ def run_episodes(
       step: step of the training, which is folded into the keys.
       filters: the ids that can be sampled; all of them by default.
       forced_calls: members of each group whose first call is forced, see `openings`.
+      on_trajectory: called with each trajectory as it ends, in any order and without its reward:
+        for progress.
 
     Returns:
       [tasks][members] trajectories with their rewards.
@@ -277,6 +280,12 @@ def run_episodes(
         )
         for prompt, task in zip(prompts, tasks, strict=True)
     ]
+
+    def end(request: int, member: int, rollout: Rollout) -> None:
+        if on_trajectory:
+            episode = episodes.current[request, member]
+            on_trajectory(unscored_trajectory(episode, prompts[request], member, rollout))
+
     rollouts = engine.generate(
         params,
         requests,
@@ -285,7 +294,9 @@ def run_episodes(
         seed=seed,
         filters=filters,
         on_failure=episodes.fail,
+        on_rollout=end,
     )
+    # Scored here, in the order of the tasks: a reward of a user's own may count its calls.
     return [
         [
             finished_trajectory(episodes.current[i, m], prompts[i], member=m, rollout=rollout)
@@ -339,6 +350,15 @@ def finished_trajectory(
     Raises:
       InputError: the agent's reward function returns no finite `Reward`.
     """
+    trajectory = unscored_trajectory(episode, prompt, member, rollout)
+    trajectory.reward = scored(episode.agent.reward, trajectory, episode.task)
+    return trajectory
+
+
+def unscored_trajectory(
+    episode: Episode, prompt: Sequence[int], member: int, rollout: Rollout
+) -> Trajectory:
+    """Returns the trajectory of a finished rollout, with its answer parsed and no reward."""
     trajectory = Trajectory(
         example_id=episode.task.example.example_id,
         member=member,
@@ -353,7 +373,6 @@ def finished_trajectory(
     # Only the last turn is parsed: an answer in an observation is not the policy's.
     last_turn = episode.agent.prompts.tokenizer.decode(rollout.ids[episode.read :])
     _parse_answer(trajectory, episode.task, last_turn)
-    trajectory.reward = scored(episode.agent.reward, trajectory, episode.task)
     return trajectory
 
 

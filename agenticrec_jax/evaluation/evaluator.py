@@ -7,6 +7,7 @@ import numpy as np
 
 from agenticrec_jax.agent import protocol, scripted
 from agenticrec_jax.agent.episodes import Agent, run_episodes
+from agenticrec_jax.agent.progress import episode_progress
 from agenticrec_jax.agent.tasks import RANK, Task
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.data.examples import RankingExample
@@ -26,6 +27,7 @@ def evaluate(
     temperature: float = 0.0,
     seed: int = 0,
     filters: Filters = NO_FILTERS,
+    name: str = "evaluation",
 ) -> list[Trajectory]:
     """Runs the policy once on each example.
 
@@ -40,22 +42,25 @@ def evaluate(
       temperature: of sampling; 0 is greedy.
       seed: seed of sampling.
       filters: top-k, top-p and min-p of sampling.
+      name: of the progress.
 
     Returns:
       One trajectory for each example, in their order.
     """
     agent = dataclasses.replace(agent, stop_on_illegal=False)
     tasks = [Task(example) for example in examples]
-    groups = run_episodes(
-        agent,
-        engine,
-        params,
-        tasks,
-        members=1,
-        temperature=temperature,
-        seed=seed,
-        filters=filters,
-    )
+    with episode_progress(name, len(tasks)) as on_trajectory:
+        groups = run_episodes(
+            agent,
+            engine,
+            params,
+            tasks,
+            members=1,
+            temperature=temperature,
+            seed=seed,
+            filters=filters,
+            on_trajectory=on_trajectory,
+        )
     return [group[0] for group in groups]
 
 

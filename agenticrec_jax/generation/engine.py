@@ -44,6 +44,7 @@ from agenticrec_jax.generation.requests import (
     Budget,
     Failure,
     OnFailure,
+    OnRollout,
     Reply,
     Request,
     Respond,
@@ -61,6 +62,7 @@ __all__ = [
     "EngineConfig",
     "Failure",
     "OnFailure",
+    "OnRollout",
     "Reply",
     "Request",
     "Respond",
@@ -171,6 +173,7 @@ class Engine:
         seed: int,
         filters: Filters = NO_FILTERS,
         on_failure: OnFailure | None = None,
+        on_rollout: OnRollout | None = None,
     ) -> list[list[Rollout]]:
         """Samples every member of every request.
 
@@ -186,6 +189,8 @@ class Engine:
           filters: restrictions of the ids that can be sampled.
           on_failure: called in the thread of this call where ``respond`` raised, took too long or
             gave a malformed reply; returns the reply in its place.
+          on_rollout: called in the thread of this call with the request's index, the member and the
+            rollout as each one ends, in any order: for progress. None for no call.
 
         Returns:
           Rollouts, [requests][members].
@@ -218,6 +223,7 @@ class Engine:
                 budget=Budget(config.max_tokens, config.turn_tokens, context),
                 threads=threads,
                 on_failure=on_failure,
+                on_rollout=on_rollout,
                 compile_ahead=self.compile_ahead if config.compile_ahead else None,
             )
             self.telemetry = schedule.telemetry

@@ -85,6 +85,10 @@ OnFailure = Callable[[int, int, list[int], Failure], Reply]
 """(request index, member, completion ids so far, failure of ``Respond``) -> Reply in its place."""
 
 
+OnRollout = Callable[[int, int, "Rollout"], None]
+"""(request index, member, rollout that has ended)."""
+
+
 def reply_failure(reply: Any, vocabulary: int, longest: int | None) -> Failure | None:
     """Returns the failure of a malformed reply, None for a well-formed one.
 

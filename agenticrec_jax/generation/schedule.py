@@ -19,6 +19,7 @@ from agenticrec_jax.generation.requests import (
     Budget,
     Failure,
     OnFailure,
+    OnRollout,
     Reply,
     Request,
     RespondError,
@@ -52,6 +53,7 @@ class Schedule:
       budget: bounds on the tokens of a row.
       threads: host threads that answer the rows that pause.
       on_failure: returns the reply in place of an answer that failed; None raises `RespondError`.
+      on_rollout: called with request, member and rollout as each row ends; None for no call.
       compile_ahead: (params, state, draw, requests) -> state; compiles all shapes before the first
         dispatch. None compiles each where it is first met.
 
@@ -71,6 +73,7 @@ class Schedule:
         budget: Budget,
         threads: HostThreads,
         on_failure: OnFailure | None,
+        on_rollout: OnRollout | None,
         compile_ahead: Callable[..., State] | None,
     ):
         self._requests = requests
@@ -81,6 +84,7 @@ class Schedule:
         self._vocabulary = vocabulary
         self._threads = threads
         self._on_failure = on_failure
+        self._on_rollout = on_rollout
         self._compile_ahead = compile_ahead
         shards = placement.shards
         self._slots = Slots(requests, shards, config.slots // shards, budget)
@@ -311,7 +315,7 @@ class Schedule:
             row.add_reply(self._reply(row, call))
             self._count(calls=1, observed_tokens=len(row.ids) - before)
             if row.finish:
-                self._slots.release(row)
+                self._end(row)
         return [row for row, _ in due if not row.finish]
 
     def _reply(self, row: Row, call: Call) -> Reply:
@@ -360,7 +364,7 @@ class Schedule:
                 # is spliced behind the prompt, which sets the row's token and status again.
                 row.open()
                 if row.finish:
-                    self._slots.release(row)
+                    self._end(row)
                 else:
                     self._opening.append(row)
             elif status[i] == RUNNING:
@@ -370,7 +374,12 @@ class Schedule:
                 self._waiting.append((row, call))
             else:
                 row.finish = STOP if status[i] == STOPPED else row.limit_reason
-                self._slots.release(row)
+                self._end(row)
+
+    def _end(self, row: Row) -> None:
+        self._slots.release(row)
+        if self._on_rollout:
+            self._on_rollout(row.request, row.member, row.rollout())
 
     def _count(self, **counts: int) -> None:
         for name, count in counts.items():

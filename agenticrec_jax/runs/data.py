@@ -163,7 +163,7 @@ def load_artifacts(
                 dropout=settings.dropout,
             )
             training = SequentialTraining(epochs=settings.epochs, seed=settings.seed)
-            with Progress(f"sasrec {directory.name}", training.epochs, unit="epochs") as progress:
+            with Progress(directory.name, training.epochs, unit="epochs") as progress:
                 fitted = fit_artifacts(
                     data.log,
                     fit_range,

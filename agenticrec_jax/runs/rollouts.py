@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agenticrec_jax.agent.episodes import Agent, run_episodes
+from agenticrec_jax.agent.progress import episode_progress
 from agenticrec_jax.agent.tasks import Task
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.generation.engine import Engine
@@ -43,15 +44,17 @@ def stored_episodes(
     """
     # Process 0 decides for all: the others may not see its new files yet.
     if not multihost.allgather(path.exists())[0]:
-        with phase(name):
+        share = multihost.local_items(tasks)
+        with phase(name), episode_progress(name, len(share) * members) as on_trajectory:
             groups = run_episodes(
                 agent,
                 engine,
                 policy.params,
-                multihost.local_items(tasks),
+                share,
                 members=members,
                 temperature=temperature,
                 seed=seed,
+                on_trajectory=on_trajectory,
             )
         shares = multihost.allgather([[t.to_json() for t in group] for group in groups])
         with multihost.main_writes(path.name) as writes:

@@ -1,4 +1,4 @@
-"""Metric logging: one line of metrics.jsonl per step, TensorBoard, and lines on the terminal.
+"""Metric logging: one line of metrics.jsonl per step, and TensorBoard.
 
 A line is ``{"stage": "rta", "step": 3, "loss": 0.12, ...}``. Only process 0 writes. A resumed run
 first cuts the lines after its last committed step, so a replayed step stands in the file once.
@@ -8,16 +8,11 @@ import json
 import math
 import os
 import pathlib
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Self
 
 import numpy as np
-import rich
-from rich.console import Console
 from tensorboardX import SummaryWriter
-
-from agenticrec_jax.runtime.console import print_line
 
 Metric = float | tuple[float, float]  # a value, or (sum, count) that stands for its mean
 
@@ -50,37 +45,20 @@ class MetricsWriter:
     Args:
       workdir: directory; ``metrics.jsonl`` and ``tensorboard/<stage>/`` are made in it.
       process_index: of this process among those of the run.
-      console: prints the lines; by default rich's own, so that bars and lines go together.
-      echo_every_s: least seconds between two steps that are printed; the first step of a stage and
-        the last one always are.
-      clock: seconds.
 
     Example:
-      >>> import io, pathlib, tempfile
+      >>> import pathlib, tempfile
       >>> directory = tempfile.mkdtemp()
-      >>> with MetricsWriter(directory, console=Console(file=io.StringIO())) as writer:
+      >>> with MetricsWriter(directory) as writer:
       ...     _ = writer.write("rta", 1, {"loss": 0.5, "reward": (3.0, 4)})
       >>> read_metrics(pathlib.Path(directory) / FILE_NAME)
       [{'stage': 'rta', 'step': 1, 'loss': 0.5, 'reward': 0.75}]
     """
 
-    def __init__(
-        self,
-        workdir: str | os.PathLike,
-        process_index: int = 0,
-        *,
-        console: Console | None = None,
-        echo_every_s: float = 5.0,
-        clock: Callable[[], float] = time.monotonic,
-    ):
+    def __init__(self, workdir: str | os.PathLike, process_index: int = 0):
         self._active = process_index == 0
         self._path = pathlib.Path(workdir) / FILE_NAME
-        self._console = console or rich.get_console()
-        self._echo_every_s = echo_every_s
-        self._clock = clock
         self._boards: dict[str, SummaryWriter] = {}
-        self._echoed: dict[str, float] = {}
-        self._waiting: str | None = None
         if self._active:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             # Cuts off a last line that a kill left unfinished, before others are appended to it.
@@ -122,12 +100,10 @@ class MetricsWriter:
             file.write(_json_line(line := {"stage": stage, "step": int(step)} | values))
         for name, value in values.items():
             self._board(stage).add_scalar(name, value, int(step))
-        self._echo(stage, step, values)
         return line
 
     def close(self) -> None:
-        """Prints the last step if it was not printed, and flushes TensorBoard."""
-        self._flush_echo()
+        """Flushes TensorBoard."""
         for board in self._boards.values():
             board.close()
         self._boards.clear()
@@ -152,21 +128,6 @@ class MetricsWriter:
             self._boards[stage] = SummaryWriter(str(directory), purge_step=purge_step)
         return self._boards[stage]
 
-    def _echo(self, stage: str, step: int, values: Mapping[str, float]) -> None:
-        now = self._clock()
-        line = f"{stage} {step}  " + "  ".join(f"{n} {_short(v)}" for n, v in values.items())
-        if stage not in self._echoed:
-            self._flush_echo()
-        self._waiting = line
-        if now - self._echoed.get(stage, -math.inf) >= self._echo_every_s:
-            self._echoed[stage] = now
-            self._flush_echo()
-
-    def _flush_echo(self) -> None:
-        if self._waiting is not None:
-            print_line(self._console, self._waiting)
-        self._waiting = None
-
 
 def _json_line(values: Mapping) -> str:
     finite = {
@@ -174,7 +135,3 @@ def _json_line(values: Mapping) -> str:
         for name, value in values.items()
     }
     return json.dumps(finite) + "\n"
-
-
-def _short(value: float) -> str:
-    return f"{value:.4g}" if not abs(value) >= 1e4 else f"{value:.0f}"

@@ -99,7 +99,11 @@ class StepHooks:
         self._writer.resume(self._stage, start)
         self._lines = self._writer.lines(self._stage)
         self._progress = Progress(
-            self._stage, self._steps, done=start, process_index=jax.process_index()
+            self._stage,
+            self._steps,
+            done=start,
+            process_index=jax.process_index(),
+            every_s=0.0,  # steps are long, and their metrics stand in a file only
         )
         if self.ended:
             self._print_end()

@@ -138,20 +138,6 @@ def sum_over_processes(
 
 
 def progress_note(metrics: Mapping[str, tuple[float, float]]) -> str:
-    """Returns the step in a few words, for the line of progress."""
-    means = {name: mean_of(metrics[name]) for name in ("reward", "valid", "tool_calls")}
-    policy = ", ".join(f"{name} {mean:.3f}" for name, mean in means.items())
-    speed = f"{mean_of(metrics['tokens_per_s']):.0f} tok/s in all"
-    return f"{policy}, {speed}, {engine_note(metrics)}"
-
-
-def engine_note(metrics: Mapping[str, tuple[float, float]]) -> str:
-    """Returns `engine_metrics` in a few words."""
-    prefix = "engine/"
-    means = {n.removeprefix(prefix): mean_of(metrics[n]) for n in metrics if prefix in n}
-    speeds = "/".join(f"{means[f'{n}_tokens_per_s']:.0f}" for n in ("prefill", "decode", "splice"))
-    return (
-        f"prefill/decode/splice {speeds} tok/s, occupancy {means['occupancy']:.2f}, "
-        f"{means['dispatches_per_token']:.3f} dispatches/tok, "
-        f"tools {means['tool_wait_s']:.1f} s, compiled {means['compilations']:.0f}"
-    )
+    """Returns the three numbers of a step that stand beside its progress."""
+    reward, valid, calls = (mean_of(metrics[name]) for name in ("reward", "valid", "tool_calls"))
+    return f"reward {reward:.3f} valid {valid:.3f} calls {calls:.2f}"

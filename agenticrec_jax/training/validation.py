@@ -76,7 +76,8 @@ def ndcg_scorer(
     """
 
     def score(params: Any) -> float:
-        ranks = [t.rank for t in evaluate(agent, engine, params, nonempty_local_items(examples))]
+        share = nonempty_local_items(examples)
+        ranks = [t.rank for t in evaluate(agent, engine, params, share, name="validation")]
         gains = [1 / math.log2(rank + 1) for rank in ranks if rank and rank <= 10]
         return math.fsum(sum(shares) for shares in allgather(gains)) / len(examples)
 

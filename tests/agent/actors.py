@@ -20,11 +20,17 @@ class Actor:
         self.tokenizer = tokenizer
         self.scripts = scripts
 
-    def generate(self, params, requests, respond, *, temperature, seed, filters, on_failure):
-        return [
+    def generate(
+        self, params, requests, respond, *, temperature, seed, filters, on_failure, on_rollout
+    ):
+        groups = [
             [self._play(i, m, respond, self._opening(request, m)) for m in range(request.members)]
             for i, request in enumerate(requests)
         ]
+        for i, group in enumerate(groups):
+            for m, rollout in enumerate(group):
+                on_rollout(i, m, rollout)
+        return groups
 
     def _opening(self, request, member):
         return list(request.openings[member]) if request.openings else []

@@ -1,12 +1,15 @@
+from functools import partial
+
 import numpy as np
 import pytest
 
-from agenticrec_jax.agent import scripted
+from agenticrec_jax.agent import progress, scripted
 from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.agent.prompts import CompactPrompts
 from agenticrec_jax.evaluation.baselines import scripted as rows
 from agenticrec_jax.evaluation.evaluator import copy_accuracy, evaluate, summary_row
 from agenticrec_jax.generation.engine import Rollout
+from agenticrec_jax.runtime.progress import Progress
 from agenticrec_jax.testing.world import tiny_world
 from agenticrec_jax.tools.base import AsOfView
 from agenticrec_jax.types import SAMPLED
@@ -19,10 +22,12 @@ class Writer:
         self.tokenizer = tokenizer
         self.answers = answers
 
-    def generate(
-        self, params, requests, respond, *, temperature, seed, filters=None, on_failure=None
-    ):
-        return [[self._row(answer)] for answer in self.answers]
+    def generate(self, params, requests, respond, *, temperature, seed, **options):
+        rows = [self._row(answer) for answer in self.answers]
+        if on_rollout := options.get("on_rollout"):
+            for i, row in enumerate(rows):
+                on_rollout(i, 0, row)
+        return [[row] for row in rows]
 
     def _row(self, text):
         ids = np.array(self.tokenizer.encode_markup(text), np.int32)
@@ -47,6 +52,23 @@ def test_invalid_answers_stay_in_the_row(agent):
     row = summary_row("policy", trajectories, examples)
     assert row["n"] == 3 and row["hr@1"] == pytest.approx(1 / 3)
     assert row["invalid_rate"] == pytest.approx(2 / 3) and row["ndcg@10"] == pytest.approx(1 / 3)
+
+
+def test_an_evaluation_says_how_far_it_is_and_how_good_so_far(agent, capsys, monkeypatch):
+    """Three numbers of the episodes that have ended: after two of three, 1/2 and not 1/3."""
+    monkeypatch.setattr(progress, "Progress", partial(Progress, every_s=0.0))
+    examples = tiny_world().examples[:3]
+    target = examples[0].target_number
+    ten = [target, *(n for n in range(1, 21) if n != target)][:10]
+    answers = [f"<answer>\\boxed{{[{','.join(map(str, ten))}]}}</answer>", "no", "<answer>"]
+    evaluate(agent, Writer(agent.prompts.tokenizer, answers), None, examples, name="judging")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(",")[0] for line in lines] == [f"judging: {i}/3 episodes" for i in range(4)]
+    assert [line.split("  ")[1] for line in lines[1:]] == [
+        "ndcg@10 1.000 valid 1.000 calls 0.00",
+        "ndcg@10 0.500 valid 0.500 calls 0.00",
+        "ndcg@10 0.333 valid 0.333 calls 0.00",
+    ]
 
 
 def test_copies_are_compared_rank_by_rank(agent):

@@ -135,3 +135,28 @@ def test_no_slot_is_empty_while_a_row_has_none(policy, small_engine, monkeypatch
     assert sum(started) == 48 == len(sum(out, []))
     steady = [rows for last, rows in full if not last]
     assert steady == [slots] * len(steady) and len(steady) > 3
+
+
+def test_every_rollout_is_announced_once_as_it_ends(policy, small_engine):
+    """With more members than slots the first ones end before the last ones call."""
+    members = [3, 1, 4, 2]
+    events = []
+    announced = {}
+
+    def answer(*call):
+        events.append("call")
+        return respond(*call)
+
+    def announce(request, member, rollout):
+        events.append((request, member))
+        announced[request, member] = rollout
+
+    out = small_engine.generate(
+        policy[2], make_requests(members), answer, on_rollout=announce, **SAMPLING
+    )
+    order = [event for event in events if event != "call"]
+    assert sorted(order) == [(i, m) for i, count in enumerate(members) for m in range(count)]
+    assert events.index(order[0]) < len(events) - events[::-1].index("call") - 1
+    for (i, m), rollout in announced.items():
+        np.testing.assert_array_equal(rollout.ids, out[i][m].ids)
+        assert rollout.finish == out[i][m].finish != ""

@@ -11,7 +11,7 @@ from agenticrec_jax.rewards import Reward
 from agenticrec_jax.runtime.metric_logging import mean_of
 from agenticrec_jax.training.step_metrics import (
     engine_metrics,
-    engine_note,
+    progress_note,
     rollout_metrics,
     time_metrics,
 )
@@ -145,11 +145,8 @@ def test_processes_are_weighed_by_their_time_and_steps():
 def test_a_program_that_never_ran_has_no_speed():
     actual = engine_metrics(TOLD | {"spliced_tokens": 0, "splice_seconds": 0})
     assert math.isnan(mean_of(actual["engine/splice_tokens_per_s"]))
-    assert "1200/300/nan tok/s" in engine_note(actual)
 
 
-def test_the_line_of_progress_has_them_all():
-    assert engine_note(engine_metrics(TOLD) | {"reward": (1.0, 2.0)}) == (
-        "prefill/decode/splice 1200/300/800 tok/s, occupancy 0.75, 0.040 dispatches/tok, "
-        "tools 1.5 s, compiled 4"
-    )
+def test_the_note_of_progress_is_three_numbers():
+    metrics = {"reward": (3.0, 8.0), "valid": (7.0, 8.0), "tool_calls": (20.0, 8.0), "loss": 1.0}
+    assert progress_note(metrics) == "reward 0.375 valid 0.875 calls 2.50"

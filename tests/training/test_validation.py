@@ -98,7 +98,7 @@ def test_the_score_is_ndcg_over_all_examples_invalid_ones_too(monkeypatch):
     ranks = [1, None, 3, 10, None]
     calls = []
 
-    def evaluate(agent, engine, params, examples):
+    def evaluate(agent, engine, params, examples, name):
         calls.append((agent, engine, params, examples))
         return [types.SimpleNamespace(rank=rank) for rank in ranks]
 
