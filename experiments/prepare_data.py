@@ -5,7 +5,8 @@
 
 ``--format`` is ``columns`` (tables of one's own: CSV, JSON lines, either gzipped, or Parquet),
 ``amazon2023``, ``amazon2018``, ``amazon2014`` or ``movielens1m``, as they are downloaded. Each has
-its own rules for what is kept; a flag replaces a rule. The output directory gets
+its own rules for what is kept; a flag replaces a rule, and so does a setting of its name in the
+``preparation`` of a ``--config``. The output directory gets
 ``interactions.parquet``, ``items.parquet`` and ``report.json``, and with ``--samples`` shards of
 prediction samples for ``agenticrec_jax.data.loader``.
 """
@@ -16,9 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
 from agenticrec_jax.cli import app
+from agenticrec_jax.cli.configs import define_config
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.ingest.layouts import EVENT_COLUMNS, ITEM_COLUMNS, find_raw_log
 from agenticrec_jax.ingest.prepare import (
@@ -33,9 +34,7 @@ from agenticrec_jax.ingest.summary import summarize
 from agenticrec_jax.runtime.console import print_whole
 from agenticrec_jax.runtime.phases import phase, phase_records
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "A configuration whose ``preparation`` gives what no flag does."
-)
+_CONFIG = define_config(None)  # whose ``preparation`` gives what no flag does
 _FORMAT = flags.DEFINE_enum("format", None, list(PRESETS), "Layout of the files; columns if none.")
 _INTERACTIONS = flags.DEFINE_string("interactions", None, "Table of events, or ml-1m.zip.")
 _ITEMS = flags.DEFINE_string("items", None, "Table of items; without one ids are titles.")

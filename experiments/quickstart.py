@@ -3,7 +3,8 @@
     python -m experiments.quickstart --workdir=DIR [--preset=quick|full|smoke] [--seeds=0,1,2]
 
 The workdir gets ``results.json``, ``trajectories.jsonl``, ``metrics.jsonl`` of each seed and
-``report.html``. A run that was stopped resumes from its newest checkpoint.
+``report.html``. A run that was stopped resumes from its newest checkpoint. The settings are those
+of ``--config=office:PRESET``; ``train_policy --help --config=office:PRESET`` lists them.
 """
 
 from collections.abc import Sequence

@@ -16,6 +16,7 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from agenticrec_jax.cli.configs import complete
+from agenticrec_jax.cli.help import help_text, requested_help
 from agenticrec_jax.errors import InputError, Terminated
 
 BAD_INPUT = 2
@@ -77,10 +78,13 @@ def use_compilation_cache(directory: str) -> None:
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
     try:
+        if requested := requested_help(argv):
+            print(help_text(argv, full=requested == "helpfull"))
+            raise SystemExit
         rest = flags.FLAGS(complete(list(argv)))
         _check_config_files()
         return rest
-    except SystemExit:  # --help and its kin have printed their text
+    except SystemExit:  # --help, or absl's --helpxml and the like, has printed its text
         sys.exit(0)
     except (flags.Error, InputError, AttributeError, KeyError, TypeError, ValueError) as error:
         _end(_flag_sentence(error))

@@ -78,6 +78,21 @@ def define_config(
     return holder
 
 
+def chosen_config(argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) -> str | None:
+    """Returns the value of the last ``--config`` of a command line, or else the default's name.
+
+    None for a program without the flag, or without a default.
+    """
+    if "config" not in flag_values:
+        return None
+    chosen = _DEFAULTS.get(id(flag_values))
+    for i, argument in enumerate(argv):
+        flag, equals, value = argument.partition("=")
+        if flag in ("--config", "-config"):
+            chosen = value if equals else (argv[i + 1] if i + 1 < len(argv) else chosen)
+    return chosen
+
+
 _DEFAULTS: dict[int, str | None] = {}  # configuration of a registry without the flag
 
 
