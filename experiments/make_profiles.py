@@ -35,6 +35,7 @@ def main(argv: Sequence[str]) -> None:
     config = run_config(_CONFIG.value)
     model = config.profiles.model or config.policy.directory
     run = Run(config, _WORKDIR.value, policy_directory=model)
+    app.print_devices()
     write_run_profiles(run, splits, _EXAMPLES.value)
 
 

@@ -25,7 +25,9 @@ _SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds of training, separated by comm
 def main(argv: Sequence[str]) -> None:
     del argv
     config = run_config(load_config(f"office:{_PRESET.value}"))
-    run_experiment(config, _WORKDIR.value, parse_seeds(_SEEDS.value))
+    seeds = parse_seeds(_SEEDS.value)
+    app.print_devices()
+    run_experiment(config, _WORKDIR.value, seeds)
 
 
 def parse_seeds(names: Sequence[str]) -> list[int]:

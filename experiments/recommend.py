@@ -41,6 +41,7 @@ def main(argv: Sequence[str]) -> None:
     users = requested_users(_USER.value, _USERS.value)
     candidates = listed_ids("candidates", _CANDIDATES.value) if _CANDIDATES.value else None
     run = Run(run_config(_CONFIG.value), _WORKDIR.value, policy_directory=_POLICY.value)
+    app.print_devices()
     records = recommend(run, users, candidates, constrained=_CONSTRAINED.value)
     print("".join(f"\n{describe(record)}" for record in records))
     if _JSON.value:

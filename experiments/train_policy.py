@@ -74,6 +74,7 @@ def main(argv: Sequence[str]) -> None:
     run = Run(config, workdir, policy_directory=start)
     settings = {"config": dataclasses.asdict(config), "stage": stage}
     multihost.check_same(settings, "the configuration")
+    app.print_devices()
     with phase("policy, data and tools"):
         _ = run.policy, run.data, run.artifacts_a
     with phase(stage):

@@ -60,8 +60,10 @@ def main(argv: Sequence[str]) -> None:
     if _PREPARED.value:
         tables = prepared_tables(_PREPARED.value)
     interactions, items = tables
+    log = read_log(interactions, items)
+    app.print_devices()
     fit_and_evaluate_artifacts(
-        read_log(interactions, items),
+        log,
         Path(_WORKDIR.value),
         training=training,
         negatives=_NEGATIVES.value,

@@ -40,6 +40,7 @@ def main(argv: Sequence[str]) -> None:
         objective=Objective(_LOSS.value),
         save_every=_SAVE.value,
     )
+    app.print_devices()
     fit_on_shards(
         Path(_PREPARED.value), Path(_WORKDIR.value), training=training, evaluated=_JUDGED.value
     )

@@ -18,6 +18,7 @@ from ml_collections import config_flags
 from agenticrec_jax.cli.configs import complete
 from agenticrec_jax.cli.help import help_text, requested_help
 from agenticrec_jax.errors import InputError, Terminated
+from agenticrec_jax.runtime.devices import device_line
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -51,6 +52,17 @@ def run(main: Callable[[Sequence[str]], object]) -> NoReturn:
 
     absl_app.run(guarded, flags_parser=_parse_flags)
     sys.exit(0)
+
+
+def print_devices() -> None:
+    """Prints the devices that JAX computes on; process 0 for all.
+
+    Several processes have to be joined before, since this starts JAX's backend.
+    """
+    import jax
+
+    if jax.process_index() == 0:
+        print(device_line(), flush=True)
 
 
 def use_compilation_cache(directory: str) -> None:

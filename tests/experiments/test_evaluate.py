@@ -127,6 +127,10 @@ def test_both_rows_are_judged_alike(evaluated):
             e.example_id for e in frozen if e.split == "valid"
         }
     assert table.count("candidates (hash") == 1  # one table
+    assert len(re.findall("^devices: 1 x cpu", table, re.M)) == 1
+    assert re.search(
+        rf"^evaluation: {COUNT}/{COUNT} episodes, .* valid 0.000 calls 10.00$", table, re.M
+    )
 
 
 def test_only_the_row_with_tools_is_offered_and_given_any(evaluated):

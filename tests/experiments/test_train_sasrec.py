@@ -53,7 +53,7 @@ def test_both_artifacts_are_fitted_and_evaluated_side_by_side(tables, tmp_path):
     log = read_log(tables[0], tables[1])
     lines = ended.stdout.splitlines()
     digest = candidate_hash(tmp_path / "out" / "candidates.jsonl.gz")
-    assert f"candidates {digest}" in lines[0]
+    assert lines[0].startswith("devices: 1 x ") and f"candidates {digest}" in lines[1]
     table = {line[:20].strip(): line[20:].split() for line in lines[-9:]}
     assert lines[-9] == "NDCG@10 among 20 candidates"
     assert lines[-4] == "NDCG@10 among all 50 items"
