@@ -6,6 +6,7 @@ import polars as pl
 
 from agenticrec_jax.data.loader import read_manifest
 from agenticrec_jax.errors import InputError
+from agenticrec_jax.paths import is_file, local_path
 
 PREPARED_INTERACTIONS = "interactions.parquet"
 PREPARED_ITEMS = "items.parquet"
@@ -18,9 +19,10 @@ def prepared_tables(directory: str | Path) -> tuple[Path, Path]:
     Raises:
       InputError: one is missing.
     """
-    tables = (Path(directory) / PREPARED_INTERACTIONS, Path(directory) / PREPARED_ITEMS)
+    directory = local_path(directory)
+    tables = (directory / PREPARED_INTERACTIONS, directory / PREPARED_ITEMS)
     for table in tables:
-        if not table.is_file():
+        if not is_file(table):
             raise InputError(f"{table}: no such file, expected a log that prepare_data wrote")
     return tables
 
@@ -32,12 +34,12 @@ def sampled_items(directory: str | Path) -> tuple[Path, tuple[str, ...]]:
       InputError: a file is missing, or the samples are of another log.
     """
     interactions, items = prepared_tables(directory)
-    samples = Path(directory) / PREPARED_SAMPLES
+    samples = interactions.parent / PREPARED_SAMPLES
     events = read_manifest(samples)["events"]
-    expected = pl.scan_parquet(interactions).select(pl.len()).collect().item()
+    expected = pl.scan_parquet(interactions, glob=False).select(pl.len()).collect().item()
     if expected != events:
         raise InputError(
             f"{samples}: found samples of a log of {events} events, expected {expected} as in "
             f"{interactions}: prepare it with --samples"
         )
-    return samples, tuple(pl.read_parquet(items, columns=["item_id"])["item_id"])
+    return samples, tuple(pl.read_parquet(items, columns=["item_id"], glob=False)["item_id"])

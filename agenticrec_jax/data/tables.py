@@ -16,7 +16,10 @@ from jaxtyping import Bool, Float, Int64
 from agenticrec_jax.data.formats.blocks import read_blocks
 from agenticrec_jax.data.formats.files import TableFile, require_columns, table_file
 from agenticrec_jax.data.formats.rows import BrokenRow, Kind, split_list
+from agenticrec_jax.data.formats.times import seconds
 from agenticrec_jax.errors import InputError
+
+LARGEST = float(np.finfo(np.float32).max)  # columns are stored as float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,13 +44,13 @@ class Table:
         return InputError(f"{where}: found {found}, expected {expected}")
 
     def text(self, column: str, expected: str) -> list[str]:
-        """Returns a required text column.
+        """Returns a required text column, without blanks around the text.
 
         Raises:
           InputError: at the first row where the cell is absent or blank.
         """
-        cells = self.frame[column]
-        missing = (cells.is_null() | (cells.str.strip_chars() == "")).to_numpy()
+        cells = self.frame[column].str.strip_chars()
+        missing = (cells.is_null() | (cells == "")).to_numpy()
         self._refuse(missing, column, lambda row: "nothing", expected)
         return cells.to_list()
 
@@ -64,7 +67,7 @@ class Table:
         return [split_list(cell) for cell in self.frame[column].to_list()]
 
     def numbers(self, column: str, expected: str, required: bool) -> Float[np.ndarray, "rows"]:
-        """Returns a column of finite float64 numbers, NaN where an optional cell is absent.
+        """Returns a column of float64 numbers of at most 3e38, NaN where a cell is absent.
 
         Raises:
           InputError: at the first cell that is no finite number, or absent though required.
@@ -74,8 +77,19 @@ class Table:
         cells = self.frame[column].str.strip_chars()
         values = cells.cast(pl.Float64, strict=False).fill_null(np.nan).to_numpy()
         absent = (cells.is_null() | (cells == "")).to_numpy()
-        bad = ~np.isfinite(values) & (required | ~absent)
+        bad = ~(np.abs(values) <= LARGEST) & (required | ~absent)
         self._refuse(bad, column, lambda row: _quoted(cells[row]), expected)
+        return values
+
+    def times(self, column: str, expected: str) -> Float[np.ndarray, "rows"]:
+        """Returns a column of `times.seconds`.
+
+        Raises:
+          InputError: at the first cell that is absent, or neither a finite number nor a date.
+        """
+        cells = self.frame[column]
+        values = seconds(cells).fill_null(np.nan).to_numpy()
+        self._refuse(~np.isfinite(values), column, lambda row: _quoted(cells[row]), expected)
         return values
 
     def refuse(

@@ -5,7 +5,6 @@ it: items without a numeric price, and items without a title, with markup in it 
 """
 
 import html
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -15,8 +14,9 @@ import polars as pl
 from jaxtyping import Bool, UInt32
 
 from agenticrec_jax.data.formats.files import TableFile, require_columns
-from agenticrec_jax.data.formats.rows import LIST_SEPARATOR, Block
+from agenticrec_jax.data.formats.rows import LIST_SEPARATOR, Block, parsed_list
 from agenticrec_jax.data.interactions import is_year
+from agenticrec_jax.data.tables import LARGEST
 from agenticrec_jax.ingest.events import IdCodes, is_first
 from agenticrec_jax.ingest.row_errors import RowErrors
 
@@ -36,6 +36,7 @@ SCHEMA = {
     "description": pl.String,
     "year": pl.Int32,
 }
+_THOUSANDS = r"^\d{1,3}(,\d{3})+(\.\d*)?$"
 _TAG = re.compile(r"<[^>]+>")
 
 
@@ -190,9 +191,11 @@ def _first_value(frame: pl.DataFrame, names: Sequence[str], parse: Callable) -> 
 def _numbers(frame: pl.DataFrame, names: Sequence[str]) -> pl.Series:
     values = pl.Series([None] * frame.height, dtype=pl.Float64)
     for name in names:
-        text = frame[name].str.strip_chars().str.strip_prefix("$").str.replace_all(",", "")
-        number = text.cast(pl.Float64, strict=False)
-        number = number.set(~number.is_finite() | (number < 0), None)
+        text = frame[name].str.strip_chars().str.strip_prefix("$")
+        # Commas only between thousands: 12,50 is not 1250.
+        text = text.set(text.str.contains(",") & ~text.str.contains(_THOUSANDS), None)
+        number = text.str.replace_all(",", "").cast(pl.Float64, strict=False)
+        number = number.set(~(number <= LARGEST) | (number < 0), None)
         values = values.zip_with(values.is_not_null(), number)
     return values
 
@@ -221,24 +224,14 @@ def _cleaned_line(cell: str) -> str | None:
     return " ".join(_TAG.sub("", html.unescape(cell)).split()) or None
 
 
-def _parsed(cell: str) -> object:
-    """Returns a cell's list if it is one in JSON, else the cell."""
-    if not cell.startswith("["):
-        return cell
-    try:
-        return json.loads(cell)
-    except ValueError:
-        return cell
-
-
 def _joined(cell: str) -> str | None:
-    value = _parsed(cell)
+    value = parsed_list(cell)
     texts = value if isinstance(value, list) else [value]
     return " ".join(text.strip() for text in texts if isinstance(text, str)).strip() or None
 
 
 def _names(cell: str) -> list[str] | None:
-    value = _parsed(cell)
+    value = parsed_list(cell)
     if isinstance(value, str):
         value = value.split(LIST_SEPARATOR)
     if value and isinstance(value[0], list):  # the 2014 release lists several paths

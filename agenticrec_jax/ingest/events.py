@@ -13,7 +13,9 @@ from jaxtyping import Bool, Float32, Float64, Int64, Shaped, UInt32, UInt64
 
 from agenticrec_jax.data.formats.files import TableFile, require_columns
 from agenticrec_jax.data.formats.rows import Block
-from agenticrec_jax.data.interactions import LATEST_TIME
+from agenticrec_jax.data.formats.times import seconds
+from agenticrec_jax.data.interactions import LATEST_TIME, as_days
+from agenticrec_jax.data.tables import LARGEST
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.ingest.row_errors import RowErrors, first_reason
 
@@ -158,7 +160,14 @@ def read_events(file: TableFile, columns: EventColumns, row_errors: RowErrors) -
     rows = len(events) + row_errors.total - errors_before
     events, notes = _in_seconds(file, columns.time, events, row_errors)
     if not len(events):
-        raise InputError(f"{file.path}: found no good row among {rows}, expected at least one")
+        reason = row_errors.first()
+        raise InputError(f"{file.path}: found no good row among {rows}{reason}, expected one")
+    if as_days(events.time).any():
+        place = file.place(int(events.row_number[0]))
+        raise InputError(
+            f"{file.path}, {place}, column {columns.time}: found {events.time[0]:.0f} and only "
+            "such times, expected 2024-03-31 for a day written 20240331"
+        )
     return EventTable(events, rows, notes)
 
 
@@ -167,14 +176,11 @@ def _good_rows(
 ) -> Block:
     """Returns the good rows with numbers in columns #time and #rating; counts the others."""
     text = block.frame.select(pl.all().str.strip_chars().replace("", None))
-    time = pl.col(columns.time)
     rating = pl.col(columns.rating) if columns.rating else pl.lit(None, pl.String)
     frame = text.with_columns(
-        time.cast(pl.Float64, strict=False).alias("#time"),
+        seconds(text[columns.time]).alias("#time"),
         rating.cast(pl.Float64, strict=False).fill_null(np.nan).alias("#rating"),
     )
-    if frame["#time"].null_count() > text[columns.time].null_count():
-        frame = frame.with_columns(pl.col("#time").fill_null(_date_seconds(time)))
     checks = _checks(columns, text, frame)
     quoted_column = {reason: name for reason, _, name in checks}
     bad = np.zeros(frame.height, bool)
@@ -185,11 +191,6 @@ def _good_rows(
     if bad.any():
         return Block(frame.filter(~bad), block.row_numbers[~bad])
     return Block(frame, block.row_numbers)
-
-
-def _date_seconds(text: pl.Expr) -> pl.Expr:
-    date = text.str.to_datetime(time_unit="ms", time_zone="UTC", strict=False)
-    return date.dt.epoch("ms").cast(pl.Float64) / 1000
 
 
 def _checks(
@@ -207,7 +208,7 @@ def _checks(
         (FAR_TIME, time >= LATEST_MILLISECONDS, columns.time),
     ]
     if columns.rating:
-        finite = np.isfinite(frame["#rating"].to_numpy())
+        finite = np.abs(frame["#rating"].to_numpy()) <= LARGEST
         given = text[columns.rating].is_not_null().to_numpy()
         checks.append((NO_RATING, given & ~finite, columns.rating))
     return checks

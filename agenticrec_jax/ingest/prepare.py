@@ -189,7 +189,8 @@ def _catalog(
     table = read_catalog(raw.items, raw.item_columns, item_ids, item_errors, requested)
     _count_unknown(raw, item_ids, mentions, table.listed, row_errors)
     if not table.items.height:
-        raise InputError(f"{raw.items.path}: found no item of the log, expected at least one")
+        reason = item_errors.first()
+        raise InputError(f"{raw.items.path}: found no item of the log{reason}, expected one")
     item_rows = ItemRowCounts(table.rows, item_errors, mentions)
     if requested:
         listed = np.flatnonzero(table.listed).astype(np.uint32)

@@ -92,6 +92,13 @@ class RowErrors:
         """The number of bad rows."""
         return sum(counted.count for counted in self._counts.values())
 
+    def first(self) -> str:
+        """Returns the first reason with its first row in brackets, or nothing, for an error."""
+        for counted in self._counts.values():
+            place, found = counted.first[0]
+            return f" ({place}: {counted.reason}, {found})"
+        return ""
+
     def records(self) -> list[dict]:
         """Returns each reason with its count and first rows, in the order of occurrence."""
         return [counted.record() for counted in self._counts.values()]

@@ -71,7 +71,7 @@ def test_a_mark_that_none_closes_in_the_header_is_refused(tmp_path, rows):
         (b'1,a\n2,5" x\n3,6" b\n', ("line 3", "quotation mark")),
         (b'1,a\n2,"x" y\n', ("line 3", "no valid CSV")),
         (b'1,a\n\n2,"x\nx\n', ("line 4", "no valid CSV")),
-        (b'1,"' + b"x\n" * 2**17, ("line 2", "no valid CSV", "field larger")),
+        (b'1,"' + b"x\n" * 2**17, ("line 2", "no valid CSV")),
     ],
 )
 def test_what_is_no_csv_is_refused_with_its_line(tmp_path, rows, named):

@@ -10,7 +10,7 @@ which counts broken rows.
 from collections.abc import Callable, Iterator, Mapping
 
 from agenticrec_jax.data.formats.csv_rows import CsvParser
-from agenticrec_jax.data.formats.files import TableFile, column_names
+from agenticrec_jax.data.formats.files import TableFile, column_names, refuse_repeats
 from agenticrec_jax.data.formats.json_rows import LineParser
 from agenticrec_jax.data.formats.parquet_rows import parquet_blocks
 from agenticrec_jax.data.formats.rows import Block, BrokenRow, Kind
@@ -36,14 +36,16 @@ def read_blocks(
         unless another one follows in that cell; else such a mark is a character.
 
     Raises:
-      InputError: the file cannot be read or unzipped to its end, has no header, or is CSV or
-        Parquet without any of ``columns``; or what ``on_broken`` raises.
+      InputError: the file cannot be read or unzipped to its end, has no header, names one of
+        ``columns`` twice, or is CSV or Parquet without any of them; or what ``on_broken`` raises.
     """
     names = column_names(file)
     if names is not None and not set(columns) & set(names):
         where = file.path if file.format == "parquet" else f"{file.path}, line 1"
         expected = " or ".join(columns)
         raise InputError(f"{where}: found columns {', '.join(names)}, expected {expected}")
+    if names is not None:
+        refuse_repeats(file, names, columns)
     if file.format == "parquet":
         return parquet_blocks(file, columns)
     if file.format == "csv":

@@ -2,17 +2,25 @@
 
 import csv
 import io
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
-from agenticrec_jax.data.formats.files import TableFile, line_count, read_pieces, record_bytes
+from agenticrec_jax.data.formats.files import (
+    LONGEST_RECORD,
+    TableFile,
+    line_count,
+    read_pieces,
+    record_bytes,
+)
 from agenticrec_jax.data.formats.rows import Block, BrokenRow, has_empty_row
 from agenticrec_jax.errors import InputError
 
 NOT_UTF8 = "bytes that are not UTF-8"
+_LONE_CR = re.compile(rb"\r(?!\n)")
 CELLS = "a row of another number of cells than the header"
 
 
@@ -40,7 +48,7 @@ class CsvParser:
         return self.file.separator if self.file.is_quoted else "\t"
 
     def blocks(self, columns: Iterable[str]) -> Iterator[Block]:
-        """Yields the named columns: of equal names the first, nulls for an absent one."""
+        """Yields the named columns, each at most once in the header; nulls for an absent one."""
         cells = [
             pl.col(f"c{self.names.index(name)}").alias(name)
             if name in self.names
@@ -77,6 +85,8 @@ class CsvParser:
             piece = piece.decode(self.file.encoding).encode()
         if not self.file.is_quoted:
             piece = piece.replace(self.file.separator.encode(), b"\t")
+        if _LONE_CR.search(piece):  # polars takes it for a character, also outside quotation marks
+            return self.by_record(piece, first)
         count = line_count(piece)
         header = self._separator.join(self._columns).encode()
         try:
@@ -114,7 +124,7 @@ class CsvParser:
 
     def _records(self, piece: bytes, first: int) -> Iterator[tuple[int, list[str]]]:
         """Yields (number of its first line, cells) of each record; blank lines have no cells."""
-        text = io.StringIO(piece.decode("utf-8", "surrogateescape"), newline="")
+        text = io.StringIO(piece.decode("utf-8", "surrogateescape"), newline="\n")
         lines = []  # of the record that is being read
 
         def recorded() -> Iterator[str]:
@@ -122,6 +132,7 @@ class CsvParser:
                 lines.append(line)
                 yield line
 
+        csv.field_size_limit(LONGEST_RECORD)  # a long cell is read here as it is by polars
         reader = csv.reader(
             recorded(),
             delimiter=self._separator,

@@ -10,7 +10,7 @@ import gzip
 import io
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import BinaryIO
 import polars as pl
 
 from agenticrec_jax.errors import InputError
+from agenticrec_jax.paths import is_file, local_path
 
 PIECE_BYTES = 16 * 2**20
 LONGEST_RECORD = 4 * PIECE_BYTES  # more between two quotation marks is a mark that was not closed
@@ -27,6 +28,7 @@ HEADER_BYTES = 2**16
 _JSON = (".jsonl", ".ndjson", ".json")
 _FORMATS = dict.fromkeys(_JSON, "json") | {".csv": "csv", ".parquet": "parquet"}
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # marks of the encodings of spreadsheets' "Unicode text"
 _UNREADABLE = (OSError, EOFError, ValueError, zlib.error, zipfile.BadZipFile)
 
 
@@ -75,8 +77,8 @@ def table_file(path: str | Path, content: str = "a table") -> TableFile:
     Raises:
       InputError: there is no such file, or the suffix is of no format.
     """
-    path = Path(path)
-    if not path.is_file():
+    path = local_path(path)
+    if not is_file(path):
         raise InputError(f"{path}: no such file, expected {content}")
     suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
     if suffix not in _FORMATS or path.name.endswith(".parquet.gz"):
@@ -111,12 +113,24 @@ def require_columns(file: TableFile, required: Sequence[str]) -> list[str] | Non
     return names
 
 
+def refuse_repeats(file: TableFile, names: Sequence[str], columns: Iterable[str]) -> None:
+    """Raises InputError if one of ``columns`` is named twice in a header; other names may be."""
+    for name in columns:
+        if names.count(name) > 1:
+            count = names.count(name)
+            raise InputError(f"{file.path}, line 1: found column {name} {count} times, expected 1")
+
+
 def _header_names(file: TableFile) -> list[str]:
     with _opened(file) as stream:
-        head = _read(file, stream, HEADER_BYTES).removeprefix(_BYTE_ORDER_MARK)
+        head = _read(file, stream, HEADER_BYTES)
+    _check_start(file, head)
+    head = head.removeprefix(_BYTE_ORDER_MARK)
     if not head.strip():
         raise InputError(f"{file.path}, line 1: found an empty file, expected a header line")
     head = head[: record_bytes(head)].decode(file.encoding, "replace")
+    if "\r" in head.rstrip("\r\n"):
+        raise InputError(f"{file.path}, line 1: found a line end of CR alone, expected LF or CRLF")
     if not file.is_quoted:
         names = head.split(file.separator)
     else:
@@ -132,7 +146,8 @@ def scan_parquet(file: TableFile) -> pl.LazyFrame:
     Raises:
       InputError: it is no Parquet file.
     """
-    frame = pl.scan_parquet(file.path)
+    # The path is no pattern: it may hold brackets and stars.
+    frame = pl.scan_parquet(file.path, glob=False)
     try:
         frame.collect_schema()
     except (pl.exceptions.PolarsError, OSError) as error:
@@ -159,6 +174,7 @@ def read_pieces(file: TableFile) -> Iterator[tuple[int, bytes]]:
             reading = ahead.submit(_read, file, stream, PIECE_BYTES)
             rest += data
             if at_start:
+                _check_start(file, rest)
                 rest = rest.removeprefix(_BYTE_ORDER_MARK)
                 at_start = False
             cut = end(rest) if len(rest) < LONGEST_RECORD else _newline_end(rest)
@@ -169,6 +185,19 @@ def read_pieces(file: TableFile) -> Iterator[tuple[int, bytes]]:
                 line += piece.count(b"\n")
         if rest.strip():
             yield line, rest
+
+
+def _check_start(file: TableFile, start: bytes) -> None:
+    """Refuses what would be read as one bad row: another encoding, or one array of all objects."""
+    if start.startswith(_UTF_16):
+        raise InputError(f"{file.path}, line 1: found UTF-16, expected UTF-8")
+    first = start.removeprefix(_BYTE_ORDER_MARK).lstrip()
+    line = first.split(b"\n", 1)[0].strip()
+    if file.format == "json" and (line == b"[" or line.startswith(b"[{")):
+        raise InputError(
+            f"{file.path}, line 1: found a JSON array, expected an object a line without brackets "
+            "and commas around the objects (JSON lines)"
+        )
 
 
 def line_count(piece: bytes) -> int:

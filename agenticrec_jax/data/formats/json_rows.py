@@ -3,6 +3,7 @@
 import ast
 import io
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,24 @@ import numpy as np
 import polars as pl
 
 from agenticrec_jax.data.formats.files import TableFile, line_count, read_pieces
-from agenticrec_jax.data.formats.rows import Block, BrokenRow, Kind, has_empty_row, split_list
+from agenticrec_jax.data.formats.rows import (
+    Block,
+    BrokenRow,
+    Kind,
+    has_empty_row,
+    spelled,
+    split_list,
+)
 from agenticrec_jax.errors import InputError
 
 SEARCHED_LINES = 64  # pieces of at most so many lines are searched for broken lines one by one
 INVALID_JSON = "invalid JSON"
 
 _TYPES = {"text": (str, int), "number": (str, int, float), "list": (str, list)}
+# Half of a pair of surrogates: not a character, so no UTF-8 holds it. polars reads it as NUL.
+_HIGH = rb"\\u[dD][89abAB][0-9a-fA-F]{2}"
+_LOW = rb"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+_HALF = re.compile(_HIGH + b"(?!" + _LOW + b")|(?<!" + _HIGH + b")" + _LOW)
 _EXPECTED = {"text": "text", "number": "a number", "list": "a list of text"}
 
 
@@ -56,6 +68,8 @@ class LineParser:
         return Block(pl.concat([block.frame for block in blocks]), row_numbers)
 
     def _whole(self, piece: bytes, rows: int) -> pl.DataFrame | None:
+        if _HALF.search(piece):
+            return None
         try:
             frame = pl.read_ndjson(io.BytesIO(piece), schema=self._schema, ignore_errors=True)
         except pl.exceptions.PolarsError:
@@ -92,7 +106,7 @@ class LineParser:
     def _record(self, number: int, line: bytes) -> dict | None:
         """Returns the record of a line, or None after a report of what is wrong with it."""
         try:
-            record = json.loads(line) if self.file.format == "json" else _literal(line)
+            record = _json(line) if self.file.format == "json" else _literal(line)
         except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
             return self._report(number, line, f"{INVALID_JSON} ({error})", "a JSON object a line")
         if not isinstance(record, dict):
@@ -110,6 +124,11 @@ class LineParser:
         self.on_broken(BrokenRow(number, INVALID_JSON, text, found, expected, column))
 
 
+def _json(line: bytes) -> object:
+    # Of a key that is there twice the first counts, as for polars.
+    return json.loads(line, object_pairs_hook=lambda pairs: dict(reversed(pairs)))
+
+
 def _literal(line: bytes) -> object:
     return ast.literal_eval(line.decode().strip())
 
@@ -125,10 +144,21 @@ def _has_kind(value: object, kind: Kind) -> bool:
 
 def _cell(value: object, kind: Kind) -> str | list[str] | None:
     if kind == "list":
-        return list(split_list(value))
-    if value is None or isinstance(value, str):
-        return value
-    return json.dumps(value, ensure_ascii=False) if kind == "any" else str(value)
+        return [_without_halves(name) for name in split_list(value)]
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return _without_halves(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return spelled(value)
+    return _without_halves(json.dumps(value, ensure_ascii=False))
+
+
+def _without_halves(text: str) -> str:
+    """Returns text with U+FFFD in place of each half of a pair of surrogates."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def json_record(path: Path, number: int, line: str | bytes) -> dict:

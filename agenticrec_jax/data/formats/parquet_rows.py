@@ -6,19 +6,22 @@ import numpy as np
 import polars as pl
 
 from agenticrec_jax.data.formats.files import TableFile, scan_parquet
-from agenticrec_jax.data.formats.rows import LIST_SEPARATOR, Block, Kind
+from agenticrec_jax.data.formats.rows import Block, Kind
 from agenticrec_jax.errors import InputError
 
 BLOCK_ROWS = 2**18
+NESTED = "v"  # any name: polars writes only structs as JSON
+LARGEST_WHOLE = 2**63  # floats below it are whole numbers of 64 bits if they have no fraction
 
 
 def parquet_blocks(file: TableFile, columns: Mapping[str, Kind]) -> Iterator[Block]:
     """Yields blocks of `BLOCK_ROWS` rows.
 
-    In columns of ``any`` lists are joined by ``|`` and dates become unix seconds.
+    Numbers are text without a point if they are whole, dates are unix seconds (UTC if they have no
+    zone), and in columns of ``any`` nested values are JSON text.
 
     Raises:
-      InputError: a column is of another type than its kind.
+      InputError: a column is of another type than its kind, or a value of it cannot be read.
     """
     frame = scan_parquet(file)
     schema = frame.collect_schema()
@@ -27,29 +30,44 @@ def parquet_blocks(file: TableFile, columns: Mapping[str, Kind]) -> Iterator[Blo
     ]
     rows = frame.select(pl.len()).collect().item()
     for start in range(0, rows, BLOCK_ROWS):
-        block = frame.slice(start, BLOCK_ROWS).select(cells).collect()
+        try:
+            block = frame.slice(start, BLOCK_ROWS).select(cells).collect()
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{file.path}: found rows that cannot be read ({reason})") from error
         yield Block(block, np.arange(start + 1, start + 1 + block.height))
 
 
 def _cell(file: TableFile, name: str, dtype: pl.DataType | None, kind: Kind) -> pl.Expr:
-    if dtype is None:
-        return pl.lit(None, pl.String)
-    if kind != "any":
-        _check_type(file, name, dtype, kind)
-        return pl.col(name) if dtype == pl.List(pl.String) else pl.col(name).cast(pl.String)
-    if isinstance(dtype, pl.List):
-        return pl.col(name).cast(pl.List(pl.String)).list.join(LIST_SEPARATOR)
-    if isinstance(dtype, pl.Datetime | pl.Date):
-        seconds = pl.col(name).cast(pl.Datetime("ms")).dt.epoch("ms") / 1000
-        return seconds.cast(pl.String)
-    return pl.col(name).cast(pl.String)
-
-
-def _check_type(file: TableFile, name: str, dtype: pl.DataType, kind: Kind) -> None:
-    fits = {
-        "text": dtype in (pl.String, pl.Categorical) or dtype.is_integer(),
-        "number": dtype == pl.String or dtype.is_numeric(),
-        "list": dtype in (pl.String, pl.List(pl.String)),
-    }[kind]
-    if not fits and dtype != pl.Null:
+    if dtype is None or dtype == pl.Null:
+        return pl.lit(None, pl.List(pl.String) if kind == "list" and dtype else pl.String)
+    column = pl.col(name)
+    if kind != "any" and not _fits(dtype, kind):
         raise InputError(f"{file.path}, column {name}: found type {dtype}, expected {kind}")
+    if isinstance(dtype, pl.List | pl.Array | pl.Struct):
+        if kind == "list":
+            return column.cast(pl.List(pl.String))
+        prefix = '{"' + NESTED + '":'
+        text = pl.struct(column.alias(NESTED)).struct.json_encode()
+        text = text.str.strip_prefix(prefix).str.strip_suffix("}")
+        return pl.when(column.is_not_null()).then(text)
+    if isinstance(dtype, pl.Datetime | pl.Date):
+        return (column.dt.epoch("us") / 1_000_000).cast(pl.String)
+    if dtype.is_float():
+        whole = (column == column.floor()) & (column.abs() < LARGEST_WHOLE)
+        digits = column.cast(pl.Int64, strict=False).cast(pl.String)
+        number = pl.when(whole).then(digits).otherwise(column.cast(pl.String))
+        return pl.when(column.is_not_nan()).then(number)
+    return column.cast(pl.String)
+
+
+def _fits(dtype: pl.DataType, kind: Kind) -> bool:
+    """Whether a column's type is one that exports use for a kind."""
+    is_text = dtype in (pl.String, pl.Categorical, pl.Binary) or isinstance(dtype, pl.Enum)
+    if kind == "list" and isinstance(dtype, pl.List | pl.Array):
+        inner = dtype.inner
+        return inner in (pl.String, pl.Categorical, pl.Null) or isinstance(inner, pl.Enum)
+    if kind == "number":
+        return is_text or dtype.is_numeric() or isinstance(dtype, pl.Datetime | pl.Date)
+    is_whole = dtype.is_integer() or (isinstance(dtype, pl.Decimal) and dtype.scale == 0)
+    return is_text or (kind == "text" and is_whole)

@@ -1,5 +1,8 @@
 """Rows of a table as a reader yields them: blocks of columns, and the rows that do not parse."""
 
+import ast
+import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -45,9 +48,43 @@ class BrokenRow:
 
 
 def split_list(cell: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Returns the names in a cell of a list column; text is split at ``|``."""
-    names = cell.split(LIST_SEPARATOR) if isinstance(cell, str) else cell or ()
-    return tuple(name.strip() for name in names if name and name.strip())
+    """Returns the names in a cell of a list column; text is a list in brackets or split at ``|``.
+
+    Example:
+      >>> split_list("pens | ink"), split_list("['a|b', 'c']")
+      (('pens', 'ink'), ('a|b', 'c'))
+    """
+    value = parsed_list(cell) if isinstance(cell, str) else cell or ()
+    names = value.split(LIST_SEPARATOR) if isinstance(value, str) else value
+    return tuple(name.strip() for name in names if isinstance(name, str) and name.strip())
+
+
+def parsed_list(text: str) -> list | str:
+    """Returns the list that text holds as JSON or as Python writes it; any other text as it is."""
+    if not text.lstrip().startswith("["):
+        return text
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            value = parse(text.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(value, list):
+            return value
+    return text
+
+
+def spelled(number: int | float) -> str:
+    """Returns a number of JSON or Parquet as text, such that an id is the same in each format.
+
+    A whole number has no point: programs that know no missing integer write 7 as 7.0.
+
+    Example:
+      >>> spelled(7), spelled(7.0), spelled(1e3), spelled(2.5)
+      ('7', '7', '1000', '2.5')
+    """
+    if isinstance(number, float) and math.isfinite(number) and number.is_integer():
+        number = int(number)
+    return str(number)
 
 
 def has_empty_row(frame: pl.DataFrame) -> bool:

@@ -112,7 +112,7 @@ def test_parquet_rows_are_text_with_their_numbers(tmp_path, monkeypatch):
     file = table_file(tmp_path / "t.parquet")
     assert file.place(3) == "row 3" and column_names(file) == ["a", "l", "t"]
     rows, row_numbers, _ = read(file, ["a", "l", "t"])
-    assert [(a, names) for a, names, _ in rows] == [("1", "x|y"), ("2", ""), ("3", None)]
+    assert [(a, names) for a, names, _ in rows] == [("1", '["x","y"]'), ("2", "[]"), ("3", None)]
     assert {float(time) for _, _, time in rows} == {1600000000} and row_numbers == [1, 2, 3]
 
 
@@ -144,9 +144,12 @@ def test_a_header_without_the_columns_is_refused(tmp_path, text, named):
     assert_names(refused(read, table_file(path), ["a", "b"]), path, *named)
 
 
-def test_of_columns_with_the_same_name_the_first_is_read(tmp_path):
-    (tmp_path / "t.csv").write_text("a,a,b\n1,2,3\n")
-    assert read(table_file(tmp_path / "t.csv"), ["b", "a"]) == ([("3", "1")], [2], {})
+def test_a_column_that_is_read_is_named_once(tmp_path):
+    """Other names may be there twice, or be empty as under the trailing commas of a spreadsheet."""
+    path = tmp_path / "t.csv"
+    path.write_text("a,x,x,b,,\n1,2,2,3,,\n")
+    assert read(table_file(path), ["b", "a"]) == ([("3", "1")], [2], {})
+    assert_names(refused(read, table_file(path), ["b", "x"]), path, "line 1", "column x", "2 times")
 
 
 @pytest.mark.parametrize("text", ["a,b\n1,x\n", '{"a": "1", "b": "x"}\n'])

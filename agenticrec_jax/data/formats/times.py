@@ -1,0 +1,38 @@
+"""Times as people write them: unix seconds, or a date in ISO 8601."""
+
+import polars as pl
+
+_DATE = (
+    r"^(?<day>\d{4}-\d{2}-\d{2})"
+    r"(?:[T ]+(?<hour>\d{2}):(?<minute>\d{2})(?::(?<second>\d{2})(?<fraction>[.,]\d+)?)?"
+    r"\s*(?<zone>[Zz]|UTC|GMT|[+-]\d{2}(?::?\d{2})?)?)?$"
+)
+
+
+def seconds(text: pl.Series) -> pl.Series:
+    """Returns unix seconds as float64: of numbers themselves, of ISO 8601 dates, else null.
+
+    A date that names no zone is in UTC. Each cell is read alone, so that it means the same in any
+    order and beside any other. ``01/02/2021`` is no date here: it may be of January or February.
+
+    Example:
+      >>> seconds(pl.Series(["86400", "1970-01-02", "1970-01-02 02:00+02:00", "2/1/70"])).to_list()
+      [86400.0, 86400.0, 86400.0, None]
+    """
+    text = text.str.strip_chars()
+    numbers = text.cast(pl.Float64, strict=False)
+    if numbers.null_count() == text.null_count():
+        return numbers
+    fields = text.str.extract_groups(_DATE).struct.unnest()
+    midnight = fields["day"].str.to_date("%Y-%m-%d", strict=False).dt.epoch("s")
+    hour, minute, second = (
+        fields[name].cast(pl.Int64).fill_null(0) for name in ("hour", "minute", "second")
+    )
+    zone = fields["zone"].fill_null("")
+    east = zone.str.slice(1, 2).cast(pl.Int64, strict=False).fill_null(0) * 60
+    east += zone.str.slice(3).str.strip_prefix(":").cast(pl.Int64, strict=False).fill_null(0)
+    east *= 1 - 2 * zone.str.starts_with("-").cast(pl.Int64)
+    fraction = ("0" + fields["fraction"].str.replace(",", ".", literal=True)).cast(pl.Float64)
+    time = midnight + (hour * 60 + minute - east) * 60 + second + fraction.fill_null(0)
+    valid = (hour < 24) & (minute < 60) & (second < 60) & (east.abs() < 24 * 60)
+    return numbers.zip_with(numbers.is_not_null(), time.set(~valid, None))
