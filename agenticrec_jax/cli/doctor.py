@@ -32,12 +32,14 @@ def report(cache: str, *, devices: bool = True) -> Iterator[str]:
     """
     yield f"agenticrec-jax {agenticrec_jax.__version__} in {ROOT}"
     yield f"python {platform.python_version()} in {sys.prefix}, {platform.platform(terse=True)}"
-    yield "versions: " + ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
+    yield "versions:"
+    for name in PACKAGES:
+        yield f"  {name} {metadata.version(name)}"
     yield f"host: {os.cpu_count()} CPU cores, {_host_memory()}"
     yield cache_line(cache)
     yield "extras:"
     for name, extra in json.loads(_EXTRAS.read_text(encoding="utf-8")).items():
-        yield f"  {extra_line(name, extra['for'], extra['requires'])}"
+        yield from (f"  {line}" for line in extra_lines(name, extra["for"], extra["requires"]))
     if not devices:
         return
     yield device_line()
@@ -45,8 +47,10 @@ def report(cache: str, *, devices: bool = True) -> Iterator[str]:
         yield f"  {device}: {_device_memory(device)}"
 
 
-def extra_line(name: str, purpose: str, requires: list[str]) -> str:
+def extra_lines(name: str, purpose: str, requires: list[str]) -> list[str]:
     """Returns whether an extra is installed, or what it lacks and the command that brings it.
+
+    The command has a line of its own, to be copied.
 
     Args:
       name: of the extra.
@@ -55,8 +59,8 @@ def extra_line(name: str, purpose: str, requires: list[str]) -> str:
     """
     lacking = [lack for requirement in requires for lack in missing(requirement)]
     if not lacking:
-        return f"{name} (for {purpose}): installed"
-    return f"{name} (for {purpose}): missing {', '.join(lacking)}; {install_command(name)}"
+        return [f"{name} (for {purpose}): installed"]
+    return [f"{name} (for {purpose}): missing {', '.join(lacking)}", f"  {install_command(name)}"]
 
 
 def install_command(extra: str) -> str:

@@ -58,7 +58,10 @@ def _docstring(text: str) -> str:
     if not sys.stdout.isatty():
         return text
     paragraphs = text.split("\n\n")
-    return "\n\n".join(p if p.startswith(" ") else flags.text_wrap(p) for p in paragraphs)
+    return "\n\n".join(
+        paragraph if paragraph.startswith(" ") else flags.text_wrap(" ".join(paragraph.split()))
+        for paragraph in paragraphs
+    )
 
 
 def _without_heading(text: str) -> str:

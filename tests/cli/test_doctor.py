@@ -42,12 +42,14 @@ def test_a_requirement_lacks_what_is_absent_too_old_or_behind_an_extra(installed
 def test_an_extra_stands_with_the_command_that_brings_it(installed, tmp_path, monkeypatch):
     installed("planted-here", "1.0")
     lines = {
-        "full": doctor.extra_line("full", "tests", ["planted-here"]),
-        "part": doctor.extra_line("part", "docs", ["planted-here", "planted-away>=2"]),
+        "full": doctor.extra_lines("full", "tests", ["planted-here"]),
+        "part": doctor.extra_lines("part", "docs", ["planted-here", "planted-away>=2"]),
     }
-    assert lines["full"] == "full (for tests): installed"
-    assert "missing planted-away; " in lines["part"]
-    assert lines["part"].endswith(f'pip install -e "{ROOT}[part]"')
+    assert lines["full"] == ["full (for tests): installed"]
+    assert lines["part"] == [
+        "part (for docs): missing planted-away",
+        f'  pip install -e "{ROOT}[part]"',
+    ]
     monkeypatch.setattr(doctor, "ROOT", tmp_path)
     assert doctor.install_command("part") == 'pip install "agenticrec-jax[part]"'
 
@@ -56,7 +58,7 @@ def test_the_report_names_devices_versions_memory_cache_and_all_extras(tmp_path)
     (tmp_path / "program").write_bytes(b"x" * 2**20)
     lines = list(doctor.report(str(tmp_path)))
     text = "\n".join(lines)
-    assert f"jax {jax.__version__}" in text and f"python {sys.version.split()[0]}" in text
+    assert f"  jax {jax.__version__}" in lines and f"python {sys.version.split()[0]}" in text
     count = len(jax.devices())
     assert f"devices: {count} x {jax.devices()[0].device_kind} ({jax.default_backend()})" in lines
     assert f"compilation cache: {tmp_path}, 1 files, 0.00 GiB" in lines
@@ -83,7 +85,7 @@ def test_a_platform_without_devices_is_told_last_in_one_sentence():
     )
     assert ended.returncode == app.BAD_INPUT and "Traceback" not in ended.stderr
     assert "tpux" in ended.stderr.splitlines()[-1]
-    assert "versions: jax" in ended.stdout and "extras:" in ended.stdout
+    assert "versions:\n  jax" in ended.stdout and "extras:" in ended.stdout
 
 
 def test_a_program_says_its_devices(capsys):
