@@ -57,7 +57,8 @@ _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Run as one of several pr
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    stage, workdir = _STAGE.value, workdir_path(_WORKDIR.value)
+    stage = _STAGE.value
+    workdir = workdir_path(_WORKDIR.value)
     # JAX has to know of the other processes, or of the slice, before it is asked for devices.
     if _DRY_RUN.value and _DRY_RUN_TOPOLOGY.value:
         slice_devices(_DRY_RUN_TOPOLOGY.value)

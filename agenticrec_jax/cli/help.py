@@ -40,17 +40,19 @@ def help_text(argv: Sequence[str], full: bool) -> str:
     Raises:
       InputError: there is no such configuration.
     """
-    parts = [_docstring((sys.modules["__main__"].__doc__ or "").strip())]
-    parts.append("flags:\n" + _without_heading(flags.FLAGS.main_module_help()))
-    parts.append("flags of every program:\n" + _without_heading(flags.FLAGS.module_help(SHARED)))
+    blocks = [_docstring((sys.modules["__main__"].__doc__ or "").strip())]
+    blocks.append("flags:\n" + _without_heading(flags.FLAGS.main_module_help()))
+    blocks.append("flags of every program:\n" + _without_heading(flags.FLAGS.module_help(SHARED)))
     if config := chosen_config(argv):
-        parts.append(_settings(config))
+        blocks.append(_settings(config))
     if full:
         for module in ABSL:
-            parts.append(f"flags of {module}:\n{_without_heading(flags.FLAGS.module_help(module))}")
+            blocks.append(
+                f"flags of {module}:\n{_without_heading(flags.FLAGS.module_help(module))}"
+            )
     else:
-        parts.append("--helpfull also lists the flags of absl.")
-    return "\n\n".join(parts)
+        blocks.append("--helpfull also lists the flags of absl.")
+    return "\n\n".join(blocks)
 
 
 def _docstring(text: str) -> str:

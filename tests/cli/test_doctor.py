@@ -75,7 +75,7 @@ def test_the_cache_is_there_or_said_not_to_be(tmp_path):
     assert doctor.cache_line(str(tmp_path / "no")).endswith("no, not there yet")
 
 
-def test_a_platform_without_devices_is_told_last_in_one_sentence():
+def test_a_platform_without_devices_is_reported_last_in_one_sentence():
     ended = subprocess.run(
         [sys.executable, "-m", "experiments.doctor", "--compilation_cache="],
         cwd=ROOT,
