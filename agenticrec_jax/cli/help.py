@@ -4,6 +4,7 @@
 flags of absl, without those that other imported libraries define.
 """
 
+import re
 import sys
 from collections.abc import Sequence
 
@@ -46,10 +47,10 @@ def help_text(argv: Sequence[str], full: bool) -> str:
     if config := chosen_config(argv):
         blocks.append(_settings(config))
     if full:
+        everything = flags.FLAGS.get_help()
         for module in ABSL:
-            blocks.append(
-                f"flags of {module}:\n{_without_heading(flags.FLAGS.module_help(module))}"
-            )
+            section = re.search(rf"^{module}:\n(.*?)(?=^\S|\Z)", everything, re.M | re.S)
+            blocks.append(f"flags of {module}:\n{section[1].rstrip()}")
     else:
         blocks.append("--helpfull also lists the flags of absl.")
     return "\n\n".join(blocks)

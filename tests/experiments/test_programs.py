@@ -110,7 +110,7 @@ def test_help_of_every_program_shows_its_docstring_and_flags(python):
     assert explained["rta.steps"] == ("Updates.", "2") and set(explained) == set(SETTINGS)
     modules = re.findall(r"^flags of (.*):$", everything, re.M)
     assert modules == ["every program", "absl.app", "absl.flags", "absl.logging"]
-    assert "run_with_pdb" in everything and "verbosity" in everything
+    assert all(f in everything for f in ("run_with_pdb", "verbosity", "flagfile"))
     assert not re.search("chex|grain|orbax|array_record|absltest", everything)
 
 
