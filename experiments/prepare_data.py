@@ -31,6 +31,7 @@ from agenticrec_jax.ingest.prepare import (
 )
 from agenticrec_jax.ingest.report import data_report
 from agenticrec_jax.ingest.summary import summarize
+from agenticrec_jax.runs import run_config
 from agenticrec_jax.runtime.console import print_whole
 from agenticrec_jax.runtime.phases import phase, phase_records
 
@@ -76,7 +77,7 @@ flags.DEFINE_boolean("own_order", None, "Times become positions in users' orders
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    config = _CONFIG.value.preparation.to_dict() if _CONFIG.value else {}
+    config = (run_config(_CONFIG.value).preparation if _CONFIG.value else None) or {}
     layout = _FORMAT.value or config.get("format", "columns")
     category = _CATEGORY.value or config.get("category")
     output = _OUTPUT.value or config.get("output")

@@ -4,14 +4,17 @@ A file defines ``get_config(preset)`` and returns an ``ml_collections.ConfigDict
 with the package lie in ``experiments/configs``.
 """
 
+import importlib.machinery
 import importlib.util
 from pathlib import Path
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
-from agenticrec_jax.bundled import ROOT
-from agenticrec_jax.errors import InputError
+from agenticrec_jax.bundled import ROOT, resolve
+from agenticrec_jax.cli.overrides import Setting, apply_settings, split_settings
+from agenticrec_jax.errors import InputError, expect
+from agenticrec_jax.runs import default_config
 
 flags.disclaim_key_flags()  # --config belongs to the program that defines it, and to its --help
 
@@ -28,29 +31,48 @@ def config_path(name: str) -> str:
 
     Args:
       name: such as ``qwen3``, ``qwen3:v5e_16`` (with a preset), or a path; a file wins over a name.
+        ``experiments/configs/qwen3.py`` is found from any directory.
     """
     stem, colon, preset = name.partition(":")
     if stem in names() and not Path(stem).is_file():
         return f"{DIRECTORY / stem}.py{colon}{preset}"
+    if stem.startswith("experiments/configs/") and resolve(stem).is_file():
+        return f"{resolve(stem)}{colon}{preset}"
     return name
 
 
 def load_config(name: str) -> ConfigDict:
     """Returns the configuration of a name such as ``office:smoke``, or of a file.
 
+    Settings that the file leaves out have their defaults.
+
     Raises:
-      InputError: there is no such file, or it has no such preset.
+      InputError: names the file that is missing, cannot be run, has no such preset or returns no
+        ``ConfigDict``.
     """
     path, _, preset = config_path(name).partition(":")
     if not Path(path).is_file():
-        raise InputError(f"configuration: found {name!r}, expected a file or one of {names()}")
-    spec = importlib.util.spec_from_file_location(f"config_{Path(path).stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+        raise InputError(
+            f"configuration: found no file {path!r}, expected a Python file with get_config(), or "
+            f"one of {', '.join(names())}"
+        )
+    loader = importlib.machinery.SourceFileLoader(f"config_{Path(path).stem}", path)
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+    # A configuration is a program of the user's, which may raise anything.
     try:
-        return module.get_config(preset) if preset else module.get_config()
-    except ValueError as error:
+        loader.exec_module(module)
+        values = module.get_config(preset) if preset else module.get_config()
+    except InputError as error:
         raise InputError(f"configuration {name}: {error}") from error
+    except (Exception, SystemExit) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(
+            f"configuration {name}: found a file that cannot be run ({reason}), expected "
+            "get_config() to return a ConfigDict"
+        ) from error
+    expected = "a ConfigDict that get_config() returns"
+    expect(isinstance(values, ConfigDict), f"configuration {name}", values, expected)
+    return values
 
 
 def define_config(
@@ -59,23 +81,18 @@ def define_config(
     """Defines the flag ``--config`` of a program.
 
     ``--config=NAME`` or ``--config=FILE``, each with ``:PRESET``, chooses the configuration;
-    ``--config.KEY=VALUE`` changes a setting.
+    ``--config.KEY=VALUE`` changes a setting, see `cli.overrides`.
 
     Args:
       default: name of the configuration without the flag, which `complete` adds; None for none.
       flag_values: registry of flags.
     """
     default_text = f" (default: {default})" if default else ""
-    # A default of the flag itself would be read, and changed settings looked up in it, as the flag
-    # is defined: a misspelled setting would end the import of the program in a traceback.
-    holder = config_flags.DEFINE_config_file(
-        "config",
-        None,
+    flag = ConfigFlag(
+        default,
         f"Configuration: a file or one of {', '.join(names())}, with :PRESET{default_text}.",
-        flag_values=flag_values,
     )
-    _DEFAULTS[id(flag_values)] = default
-    return holder
+    return flags.DEFINE_flag(flag, flag_values)
 
 
 def chosen_config(argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) -> str | None:
@@ -85,7 +102,7 @@ def chosen_config(argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) 
     """
     if "config" not in flag_values:
         return None
-    chosen = _DEFAULTS.get(id(flag_values))
+    chosen = getattr(flag_values["config"], "default_name", None)
     for i, argument in enumerate(argv):
         flag, equals, value = argument.partition("=")
         if flag in ("--config", "-config"):
@@ -93,22 +110,58 @@ def chosen_config(argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) 
     return chosen
 
 
-_DEFAULTS: dict[int, str | None] = {}  # configuration of a registry without the flag
+class ConfigFlag(flags.Flag):
+    """The flag ``--config``, whose value is a ``ConfigDict``.
+
+    Attributes:
+      default_name: of the configuration without the flag, None for none.
+      settings: changed by ``--config.KEY=VALUE``.
+    """
+
+    def __init__(self, default_name: str | None, help_string: str):
+        self.default_name = default_name
+        self.settings: list[Setting] = []
+        parser = flags.ArgumentParser()
+        super().__init__(parser, flags.ArgumentSerializer(), "config", None, help_string)
+
+    def _parse(self, argument: str) -> ConfigDict:
+        try:
+            config = load_config(argument)
+        except InputError as error:
+            raise InputError(f"flag --config: {error}") from error
+        _add_defaults(config, default_config())
+        apply_settings(config, self.settings)
+        return config
+
+
+def _add_defaults(config: ConfigDict, defaults: ConfigDict) -> None:
+    """Adds the settings that a configuration leaves out, in place."""
+    with config.unlocked():
+        for name, value in defaults.items():
+            if name not in config:
+                config[name] = value
+            elif isinstance(value, ConfigDict) and isinstance(config[name], ConfigDict):
+                _add_defaults(config[name], value)
 
 
 def complete(argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[str]:
-    """Returns a command line whose ``--config`` is a file: the one of its name, or the default."""
-    completed = list(argv)
-    given = False
-    for i, argument in enumerate(argv):
-        flag, equals, value = argument.partition("=")
-        if flag in ("--config", "-config"):
-            given = True
-            if equals:
-                completed[i] = f"{flag}={config_path(value)}"
-            elif i + 1 < len(argv):
-                completed[i + 1] = config_path(argv[i + 1])
-    default = _DEFAULTS.get(id(flag_values))
-    if default and not given:
-        completed.insert(1, f"--config={config_path(default)}")
-    return completed
+    """Prepares a command line for absl: ``--config`` stands on it, its settings do not.
+
+    The settings are stored in the flag, which applies them to its configuration.
+
+    Raises:
+      InputError: names a setting that does not exist, has no value or has no configuration.
+    """
+    flag = flag_values["config"] if "config" in flag_values else None
+    if not isinstance(flag, ConfigFlag):
+        return list(argv)
+    expanded = flag_values.read_flags_from_files(argv[1:], force_gnu=False)
+    rest, flag.settings = split_settings(expanded)
+    options = rest[: rest.index("--")] if "--" in rest else rest
+    if any(argument.partition("=")[0] in ("--config", "-config") for argument in options):
+        return [*argv[:1], *rest]
+    if flag.default_name is not None:
+        return [*argv[:1], f"--config={flag.default_name}", *rest]
+    for key, _ in flag.settings:
+        raise InputError(f"flag --config.{key}: found no --config beside it, expected one")
+    return [*argv[:1], *rest]

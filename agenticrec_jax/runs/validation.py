@@ -7,16 +7,21 @@ frozen and strict (no ``"3"`` for 3), and turns its report into one `InputError`
 import dataclasses
 import difflib
 import functools
+import math
+import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+import numpy as np
 import pydantic
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from pydantic.dataclasses import is_pydantic_dataclass
 
-from agenticrec_jax.errors import InputError
+from agenticrec_jax.errors import InputError, expect, shown
 
 Config = TypeVar("Config")
+_TINY = float(np.finfo(np.float32).tiny)
+_HUGE = float(np.finfo(np.float32).max)
 _RULES = pydantic.ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
@@ -32,7 +37,10 @@ def configuration(cls: type[Config]) -> type[Config]:
     @functools.wraps(construct)
     def init(self, *args: Any, **values: Any) -> None:
         try:
+            _expect_representable(values)
             construct(self, *args, **values)
+        except InputError as error:
+            raise InputError(_prefixed(error, cls.__name__)) from None
         except pydantic.ValidationError as error:
             raise InputError(_sentence(error, cls.__name__)) from None
 
@@ -59,7 +67,7 @@ def parse(
         and what was expected.
     """
     if not isinstance(values, Mapping):
-        raise InputError(f"{key}: found {values!r}, expected settings by name")
+        raise InputError(f"{key}: found {shown(values)}, expected settings by name")
     types = {field.name: field.type for field in dataclasses.fields(cls)}
     for name in values:
         if name not in types:
@@ -74,6 +82,7 @@ def parse(
             value = parse(types[name], value, f"{key}.{name}", fields[name])
         fields[name] = value
     try:
+        _expect_representable(fields)
         if is_pydantic_dataclass(cls):
             instance = cls.__new__(cls)
             cls.__init__.__wrapped__(
@@ -87,6 +96,24 @@ def parse(
         raise InputError(_sentence(error, key)) from None
     except InputError as error:
         raise InputError(_prefixed(error, key)) from None
+
+
+def _expect_representable(fields: Mapping[str, Any]) -> None:
+    """Checks that arrays can hold every number and that files can hold every text.
+
+    Arrays have int32 and float32. A rate of 1e-300 would be 0 there, a size of 2 ** 31 negative.
+    """
+    for name, value in fields.items():
+        for element in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(element, str):
+                surrogates = re.search("[\ud800-\udfff]", element)
+                expected = "text without NUL that UTF-8 can encode"
+                expect(not surrogates and "\0" not in element, name, element, expected)
+            elif isinstance(element, int):
+                expect(abs(element) < 2**31, name, element, "a number between -2 ** 31 and 2 ** 31")
+            elif isinstance(element, float) and math.isfinite(element):
+                held = element == 0 or _TINY <= abs(element) <= _HUGE
+                expect(held, name, element, f"a number that is 0, or {_TINY:.1e} to {_HUGE:.1e}")
 
 
 def _check_type(expected: Any, value: Any, name: str) -> Any:
@@ -107,7 +134,7 @@ def _sentence(error: pydantic.ValidationError, key: str) -> str:
     if fault["type"] == "unexpected_keyword_argument":
         return f"{where}: found a setting that does not exist"
     expected = fault["msg"].removeprefix("Input should be ").removeprefix("a valid ")
-    return f"{where}: found {fault['input']!r}, expected {expected}"
+    return f"{where}: found {shown(fault['input'])}, expected {expected}"
 
 
 def _prefixed(error: Exception, key: str) -> str:

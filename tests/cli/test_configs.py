@@ -1,11 +1,13 @@
 """Configurations by name, by file, and with presets."""
 
+import dataclasses
+
 import pytest
 from absl import flags
 
 from agenticrec_jax.bundled import ROOT
 from agenticrec_jax.cli.configs import complete, config_path, define_config, load_config, names
-from agenticrec_jax.runs import run_config
+from agenticrec_jax.runs import RunConfig, run_config
 from agenticrec_jax.testing.errors import assert_names, refused
 
 OWN = "from ml_collections import ConfigDict\ndef get_config(size='small'):\n"
@@ -40,18 +42,82 @@ def test_a_file_of_ones_own_wins_over_a_name(tmp_path, monkeypatch):
 FORMS = [["--config=office:smoke"], ["--config", "office:smoke"], []]
 
 
-@pytest.mark.parametrize("form", FORMS, ids=str)
-def test_the_flag_takes_names_and_changed_settings(form, monkeypatch):
+def configured(*arguments, default="office:smoke"):
+    """The configuration that a program gets from its command line."""
     values = flags.FlagValues()
-    define_config("office:smoke", flag_values=values)
-    given = complete(["program", *form, "--config.rta.steps=9"], values)
-    monkeypatch.setattr("sys.argv", given)
-    values(given)
-    assert (values.config.rta.steps, values.config.rta.members) == (9, 4)
+    holder = define_config(default, flag_values=values)
+    values(complete(["program", *arguments], values))
+    return holder.value
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_the_flag_takes_names_and_changed_settings(form):
+    config = configured(*form, "--config.rta.steps=9")
+    assert (config.rta.steps, config.rta.members) == (9, 4)
+    assert configured("--config.rta.steps=9", *form).rta.steps == 9
 
 
 def test_other_arguments_stay_as_they_are():
     values = flags.FlagValues()
     define_config(None, flag_values=values)
-    given = ["program", "--stage=rta", "--config.policy.directory=office", "office"]
+    given = ["program", "--stage=rta", "--policy=office", "office", "--", "--config.seed=1"]
     assert complete(given, values) == given
+
+
+def test_a_flag_file_has_settings_too(tmp_path):
+    (tmp_path / "flags").write_text("--config=office:smoke\n--config.seed=7\n")
+    config = configured(f"--flagfile={tmp_path / 'flags'}", "--config.rta.steps=3", default=None)
+    assert (config.seed, config.rta.steps, config.rta.members) == (7, 3, 4)
+
+
+def test_a_configuration_of_few_settings_has_the_defaults_of_the_others(tmp_path):
+    own = "from ml_collections import ConfigDict\n"
+    own += "def get_config(): return ConfigDict({'rta': {'steps': 3}, 'seed': 2})\n"
+    (tmp_path / "few.py").write_text(own)
+    config = run_config(configured(f"--config={tmp_path / 'few.py'}", "--config.ppr.steps=4"))
+    expected = dataclasses.replace(RunConfig(), seed=2)
+    expected = dataclasses.replace(expected, rta=dataclasses.replace(expected.rta, steps=3))
+    assert config == dataclasses.replace(expected, ppr=dataclasses.replace(expected.ppr, steps=4))
+
+
+BROKEN = {
+    "import": ("import nothere\n", "nothere"),
+    "syntax": ("def get_config(:\n", "SyntaxError"),
+    "bytes": (b"x = '\xff'\n", "SyntaxError"),
+    "nothing": ("def get_config(): pass\n", "None"),
+    "a_dict": ("def get_config(): return {'seed': 1}\n", "seed"),
+    "no_function": ("seed = 1\n", "get_config"),
+    "key": ("def get_config(): return {}['absent']\n", "KeyError: 'absent'"),
+    "exit": ("import sys\ndef get_config(): sys.exit(3)\n", "SystemExit"),
+    "lines": ("def get_config(): raise RuntimeError('first\\nsecond')\n", "first second"),
+    "no_section": (
+        "from ml_collections import ConfigDict\ndef get_config(): return ConfigDict({'rta': 3})\n",
+        "config.rta",
+    ),
+}
+
+
+@pytest.mark.parametrize("settings", [[], ["--config.rta.steps=1"]], ids=["alone", "with_setting"])
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_file_that_makes_no_configuration_is_refused_by_its_name(name, settings, tmp_path):
+    path = tmp_path / f"{name}.py"
+    content, named = BROKEN[name]
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+    def run():
+        run_config(configured(f"--config={path}", *settings))
+
+    sentence = refused(run)
+    assert_names(sentence, named)
+    assert str(path) in sentence or name == "no_section"
+
+
+def test_a_missing_file_and_a_directory_are_refused_with_a_setting_beside_them(tmp_path):
+    for name in ("nofile.py", str(tmp_path)):
+        sentence = refused(configured, f"--config={name}", "--config.seed=1")
+        assert_names(sentence, "--config", name, "office")
+
+
+def test_the_bundled_files_are_found_from_any_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert configured("--config=experiments/configs/office.py:smoke", "--config.seed=1").seed == 1
