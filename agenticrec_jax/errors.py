@@ -4,8 +4,12 @@
 class InputError(ValueError):
     """Bad input: one sentence naming the file, line, field or flag, what was found and expected.
 
-    Programs print the sentence and exit with status 2.
+    Programs print the sentence and exit with status 2. Line breaks in it, which a name in a file or
+    the reason of another library may have, become blanks.
     """
+
+    def __init__(self, sentence: object = ""):
+        super().__init__(" ".join(line.strip() for line in str(sentence).splitlines()))
 
 
 def expect(ok: bool, where: str, found: object, expected: str) -> None:
@@ -14,17 +18,17 @@ def expect(ok: bool, where: str, found: object, expected: str) -> None:
     Args:
       ok: whether the input is as expected.
       where: the file with its line, the field, the flag or the configuration key.
-      found: the value, of which `shown` is printed.
+      found: the value, printed as `shorten` gives it.
       expected: what would have been accepted, such as ``"a number above 0"``.
 
     Example:
       >>> expect(rounds >= 0, "config.rta.oversample", rounds, "0 or above")
     """
     if not ok:
-        raise InputError(f"{where}: found {shown(found)}, expected {expected}")
+        raise InputError(f"{where}: found {shorten(found)}, expected {expected}")
 
 
-def shown(value: object) -> str:
+def shorten(value: object) -> str:
     """Returns the ``repr`` of a value for an error, cut to 300 characters with a ``…``.
 
     A value that is nested too deeply to be printed is named by its type.
@@ -33,8 +37,6 @@ def shown(value: object) -> str:
         text = repr(value)
     except (RecursionError, ValueError):  # Python prints no int of more than 4300 digits
         text = f"a {type(value).__name__} that is too large to print"
-    # A repr of another library's object may have several lines.
-    text = " ".join(text.split()) if "\n" in text else text
     return text if len(text) <= 300 else text[:299] + "…"
 
 

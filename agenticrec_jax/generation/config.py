@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from agenticrec_jax.dtypes import dtype_name
 from agenticrec_jax.errors import expect
 
 CACHE_DTYPES = ("", "float32", "bfloat16", "int8")
@@ -77,8 +78,8 @@ class EngineConfig:
         in_time = 0 < self.tool_timeout <= threading.TIMEOUT_MAX
         seconds = f"above 0 and at most {threading.TIMEOUT_MAX:.0f} s"
         expect(in_time, "tool_timeout", self.tool_timeout, seconds)
-        dtypes = f"one of {', '.join(CACHE_DTYPES[1:])}, or an empty string"
-        expect(self.cache_dtype in CACHE_DTYPES, "cache_dtype", self.cache_dtype, dtypes)
+        name = dtype_name(self.cache_dtype, "cache_dtype", CACHE_DTYPES)
+        object.__setattr__(self, "cache_dtype", name)
         share = 0 < self.wait_fraction <= 1
         expect(share, "wait_fraction", self.wait_fraction, "above 0 and at most 1")
         steps = 1 <= self.least_steps <= self.decode_steps

@@ -35,8 +35,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Float32, Int, Int8, UInt16
 
+from agenticrec_jax.dtypes import named
 from agenticrec_jax.models.masks import KV, Context
 
 _LARGEST = 127  # of int8; symmetric, -128 stays unused
@@ -133,7 +135,7 @@ def widen(x: Stored, dtype: str, zero: Array | float = 0.0) -> Array:
     return x.astype(dtype)
 
 
-def allocate(abstract: KV, slots: int, columns: int, dtype: str = "") -> Cache:
+def allocate(abstract: KV, slots: int, columns: int, dtype: DTypeLike = "") -> Cache:
     """Returns a cache of zeros for ``slots`` x ``columns``.
 
     Args:
@@ -146,7 +148,7 @@ def allocate(abstract: KV, slots: int, columns: int, dtype: str = "") -> Cache:
 
     def zeros(x: jax.ShapeDtypeStruct, width: int, *shape: int) -> Stored:
         lead = (*x.shape[:-4], slots)  # after the layers axis of a model that scans its layers
-        stored = dtype or x.dtype
+        stored = named(dtype or x.dtype)
         if stored == "int8":
             one = (1 if axis == width else size for axis, size in enumerate(shape))
             return Quantized(jnp.zeros((*lead, *shape), stored), jnp.zeros((*lead, *one)))

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from agenticrec_jax.dtypes import dtype_name
 from agenticrec_jax.errors import InputError, expect
+from agenticrec_jax.models.fields import Fields
 from agenticrec_jax.models.rope import RopeScaling, read_rope, write_rope
 
 _ARCHITECTURES = {
@@ -17,7 +18,12 @@ _ARCHITECTURES = {
 }
 REMAT = ("none", "full", "dots")
 ATTENTION = ("auto", "xla", "cudnn", "splash")
-_DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "bfloat16", "float16")
+_MOST_LAYERS = 1024
+_SIZES = (
+    "vocab_size hidden_size intermediate_size num_layers num_heads num_kv_heads head_dim "
+    "max_position_embeddings"
+).split()
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,9 @@ class Qwen3Config:
 
     def __post_init__(self):
         for field in ("dtype", "param_dtype"):
-            object.__setattr__(self, field, _dtype_name(getattr(self, field), field))
+            object.__setattr__(self, field, dtype_name(getattr(self, field), field, DTYPES))
+        for field in _SIZES:
+            expect(getattr(self, field) >= 1, field, getattr(self, field), "1 or above")
         for field, names in (("remat", REMAT), ("attention", ATTENTION)):
             value = getattr(self, field)
             expect(value in names, field, value, f"one of {', '.join(names)}")
@@ -126,25 +134,28 @@ class Qwen3Config:
           InputError: names ``source`` and the field that is missing, not supported or would be
             ignored.
         """
-        kind = _architecture(raw, source)
-        _refuse_unsupported(raw, source)
-        bias = bool(raw.get("attention_bias", False))
-        heads = _need(raw, "num_attention_heads", source)
-        hidden = _need(raw, "hidden_size", source)
-        dtype = _dtype(raw, source)
+        given = Fields(raw, source)
+        kind = _architecture(given)
+        _refuse_unsupported(given)
+        bias = given.switch("attention_bias")
+        heads = given.count("num_attention_heads")
+        hidden = given.count("hidden_size")
+        dtype = _dtype(given)
         theta, scaling = read_rope(raw, source)
         fields = {
-            "vocab_size": _need(raw, "vocab_size", source),
+            "vocab_size": given.count("vocab_size"),
             "hidden_size": hidden,
-            "intermediate_size": _need(raw, "intermediate_size", source),
-            "num_layers": _need(raw, "num_hidden_layers", source),
+            "intermediate_size": given.count("intermediate_size"),
+            "num_layers": given.count("num_hidden_layers", most=_MOST_LAYERS),
             "num_heads": heads,
-            "num_kv_heads": raw.get("num_key_value_heads") or heads,
-            "head_dim": raw.get("head_dim") or (128 if kind == "qwen3" else hidden // heads),
+            "num_kv_heads": given.count("num_key_value_heads", default=heads),
+            "head_dim": given.count(
+                "head_dim", default=128 if kind == "qwen3" else hidden // heads
+            ),
             "rope_theta": theta,
-            "rms_norm_eps": float(_need(raw, "rms_norm_eps", source)),
-            "tie_word_embeddings": bool(raw.get("tie_word_embeddings", False)),
-            "max_position_embeddings": _need(raw, "max_position_embeddings", source),
+            "rms_norm_eps": given.positive("rms_norm_eps"),
+            "tie_word_embeddings": given.switch("tie_word_embeddings"),
+            "max_position_embeddings": given.count("max_position_embeddings"),
             "qk_norm": kind == "qwen3",
             "qkv_bias": bias or kind == "qwen2",
             "o_bias": bias and kind != "qwen2",
@@ -202,49 +213,42 @@ class Qwen3Config:
         )
 
 
-def _need(raw: Mapping[str, Any], field: str, source: str) -> Any:
-    if raw.get(field) is None:
-        raise InputError(f"{source}: field {field} is missing")
-    return raw[field]
-
-
-def _architecture(raw: Mapping[str, Any], source: str) -> str:
-    names = raw.get("architectures") or []
+def _architecture(given: Fields) -> str:
+    names = given.texts("architectures") or []
     for name in names:
         if name in _ARCHITECTURES:
             return _ARCHITECTURES[name]
-    if not names and raw.get("model_type") in _ARCHITECTURES.values():
-        return raw["model_type"]
-    given = ", ".join(names) or raw.get("model_type")
-    raise InputError(
-        f"{source}: architectures: found {given}, expected one of {', '.join(_ARCHITECTURES)}"
+    kind = given.text("model_type", "")
+    if not names and kind in _ARCHITECTURES.values():
+        return kind
+    expected = f"one of {', '.join(_ARCHITECTURES)}"
+    expect(False, given.where("architectures"), ", ".join(names) or kind, expected)
+
+
+def _refuse_unsupported(given: Fields) -> None:
+    for field in ("num_experts", "num_local_experts"):
+        value = given.value(field)
+        expect(value is None or value == 0, given.where(field), value, "no experts")
+    layers = given.texts("layer_types") or []
+    full = all(kind == "full_attention" for kind in layers)
+    expect(full, given.where("layer_types"), layers, "full_attention in every layer")
+    for field, expected in (
+        ("use_sliding_window", "no sliding window attention"),
+        ("mlp_bias", "no biases there"),
+    ):
+        expect(not given.switch(field), given.where(field), True, expected)
+    activation = given.text("hidden_act", "silu")
+    expect(activation == "silu", given.where("hidden_act"), activation, "'silu'")
+    quantization = given.value("quantization_config")
+    expect(
+        quantization in (None, {}),
+        given.where("quantization_config"),
+        quantization,
+        "unquantized weights",
     )
 
 
-def _refuse_unsupported(raw: Mapping[str, Any], source: str) -> None:
-    for field in ("num_experts", "num_local_experts"):
-        expect(not raw.get(field), f"{source}: {field}", raw.get(field), "no experts")
-    for field in ("use_sliding_window", "layer_types"):
-        value = raw.get(field)
-        full = "sliding_attention" not in value if isinstance(value, list) else not value
-        expect(full, f"{source}: {field}", value, "no sliding window attention")
-    activation = raw.get("hidden_act", "silu")
-    expect(activation == "silu", f"{source}: hidden_act", activation, "'silu'")
-    expect(not raw.get("mlp_bias"), f"{source}: mlp_bias", raw.get("mlp_bias"), "no biases there")
-    quantization = raw.get("quantization_config")
-    expect(not quantization, f"{source}: quantization_config", quantization, "unquantized weights")
-
-
-def _dtype(raw: Mapping[str, Any], source: str) -> str:
-    name = str(raw.get("dtype") or raw.get("torch_dtype") or "float32").removeprefix("torch.")
-    return _dtype_name(name, f"{source}: dtype")
-
-
-def _dtype_name(dtype: DTypeLike, where: str) -> str:
-    """Returns the name of a dtype, such as ``"bfloat16"`` for ``jnp.bfloat16``."""
-    try:
-        name = jnp.dtype(dtype).name
-    except TypeError:
-        name = dtype
-    expect(dtype is not None and name in _DTYPES, where, dtype, f"one of {', '.join(_DTYPES)}")
+def _dtype(given: Fields) -> str:
+    name = given.text("dtype", given.text("torch_dtype", "float32")).removeprefix("torch.")
+    expect(name in DTYPES, given.where("dtype"), name, f"one of {', '.join(DTYPES)}")
     return name

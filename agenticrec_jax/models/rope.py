@@ -13,7 +13,7 @@ Axis letters: B rows, T tokens, N heads, H head width.
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from agenticrec_jax.errors import InputError, expect
+from agenticrec_jax.models.fields import Fields
 
 _LENGTH = "original_max_position_embeddings"
 
@@ -166,20 +167,30 @@ def read_rope(raw: Mapping[str, Any], source: str) -> tuple[float, RopeScaling |
       InputError: a scaling is not supported, lacks a field or has one that would be ignored, or the
         two spellings differ.
     """
-    given = [name for name in ("rope_scaling", "rope_parameters") if raw.get(name)]
-    scalings = {_scaling(raw, name, f"{source}: {name}") for name in given}
+    given = Fields(raw, source)
+    names = ("rope_scaling", "rope_parameters")
+    for name in names:
+        value = given.value(name)
+        expect(value is None or isinstance(value, dict), given.where(name), value, "a JSON object")
+    scalings = {_scaling(given, name) for name in names if given.value(name)}
     if len(scalings) > 1:
         raise InputError(
             f"{source}: rope_scaling and rope_parameters: found different ones, expected the same"
         )
-    parameters = raw.get("rope_parameters") or {}
-    partial = raw.get("partial_rotary_factor", parameters.get("partial_rotary_factor"))
-    expect(partial in (None, 1.0), f"{source}: partial_rotary_factor", partial, "1.0")
-    # Old and new readers may have written either place; theta has no default that would be right.
-    thetas = {float(t) for t in (raw.get("rope_theta"), parameters.get("rope_theta")) if t}
+    parameters = Fields(given.value("rope_parameters") or {}, given.where("rope_parameters"))
+    # Old and new readers may have written either; theta has no default that would be right.
+    thetas = set()
+    for fields_of in (given, parameters):
+        partial = fields_of.value("partial_rotary_factor")
+        expect(partial in (None, 1), fields_of.where("partial_rotary_factor"), partial, "1.0")
+        if fields_of.value("rope_theta") is not None:
+            thetas.add(fields_of.positive("rope_theta"))
     expected = "one value in rope_theta or rope_parameters"
     expect(len(thetas) == 1, f"{source}: rope_theta", sorted(thetas), expected)
-    return thetas.pop(), scalings.pop() if scalings else None
+    theta = thetas.pop()
+    # YaRN divides by the logarithm of theta, and frequencies fall only above 1.
+    expect(theta > 1, f"{source}: rope_theta", theta, "a number above 1")
+    return theta, scalings.pop() if scalings else None
 
 
 def write_rope(theta: float, scaling: RopeScaling | None) -> dict[str, Any]:
@@ -195,56 +206,75 @@ def write_rope(theta: float, scaling: RopeScaling | None) -> dict[str, Any]:
     }
 
 
-def _scaling(raw: Mapping[str, Any], field: str, where: str) -> RopeScaling | None:
-    if not isinstance(raw[field], Mapping):
-        raise InputError(f"{where}: found {raw[field]!r}, expected a JSON object")
+def _scaling(config: Fields, field: str) -> RopeScaling | None:
+    where = config.where(field)
     # A field that is null is as good as missing: transformers writes some of them.
-    given = {name: value for name, value in raw[field].items() if value is not None}
+    given = {name: value for name, value in config.value(field).items() if value is not None}
     # `type` is the old name of `rope_type`.
     kind = given.pop("rope_type", given.get("type", "default"))
     for name in ("type", "rope_theta", "partial_rotary_factor"):
         given.pop(name, None)
     if kind == "default":
         return None
-    expect(kind in _KINDS, f"{where}: type", kind, f"one of default, {', '.join(_KINDS)}")
+    known = isinstance(kind, str) and kind in _KINDS
+    expect(known, f"{where}: type", kind, f"one of default, {', '.join(_KINDS)}")
     # The order in which transformers looks for it.
-    length = raw.get(_LENGTH) or given.get(_LENGTH) or raw.get("max_position_embeddings")
-    given[_LENGTH] = length
+    inner = Fields(given, where)
+    if config.value(_LENGTH) is not None:
+        given[_LENGTH] = config.count(_LENGTH)
+    elif given.get(_LENGTH) is not None:
+        given[_LENGTH] = inner.count(_LENGTH)
+    else:
+        given[_LENGTH] = config.count("max_position_embeddings")
     if kind == "yarn":
-        _resolve_attention_factor(given)
-    _check(kind, given, where)
-    return _KINDS[kind](**given)
+        _resolve_attention_factor(given, where)
+    return _checked(kind, given, where)
 
 
-def _resolve_attention_factor(given: dict[str, Any]) -> None:
+def _resolve_attention_factor(given: dict[str, Any], where: str) -> None:
     """Replaces YaRN's ``mscale`` and ``mscale_all_dim`` by the attention factor that they define.
 
     For a factor of 4 and neither of them it is 0.1 ln 4 + 1 = 1.139.
     """
-    numerator = given.pop("mscale", None)
-    denominator = given.pop("mscale_all_dim", None)
-    if "attention_factor" in given or not isinstance(given.get("factor"), int | float):
+    fields = Fields(dict(given), where)
+    scales = [given.pop(name, None) for name in ("mscale", "mscale_all_dim")]
+    if "attention_factor" in given:
         return
-    stretch = 0.1 * math.log(max(given["factor"], 1.0))
-    if not (numerator and denominator):
-        numerator = 1.0
-        denominator = 0.0
+    stretch = 0.1 * math.log(max(fields.positive("factor"), 1.0))
+    numerator = 1.0
+    denominator = 0.0
+    # transformers takes 0 as missing.
+    if all(scale is not None and scale != 0 for scale in scales):
+        numerator = fields.positive("mscale")
+        denominator = fields.positive("mscale_all_dim")
     given["attention_factor"] = (numerator * stretch + 1.0) / (denominator * stretch + 1.0)
 
 
-def _check(kind: str, given: dict[str, Any], where: str) -> None:
+def _checked(kind: str, given: dict[str, Any], where: str) -> RopeScaling:
     known = fields(_KINDS[kind])
     # A field that is ignored would give other logits than the model's, and no error.
     for name in sorted(set(given) - {field.name for field in known}):
         raise InputError(
             f"{where}: found field {name}, expected only fields that type {kind} is known to have"
         )
+    inner = Fields(given, where)
+    values = {}
     for field in known:
-        value = given.get(field.name, field.default)
-        if not isinstance(value, int | float) or (field.name != "truncate" and value <= 0):
-            value = value if field.name in given else None
-            expect(False, f"{where}: {field.name}", value, "a number above 0")
+        if field.default is not MISSING and field.name not in given:
+            continue
+        if field.name == "truncate":
+            values[field.name] = inner.switch(field.name)
+        elif field.name == _LENGTH:
+            values[field.name] = inner.count(field.name)
+        else:
+            values[field.name] = inner.positive(field.name)
     if kind == "llama3":
-        low = given["low_freq_factor"]
-        high = given["high_freq_factor"]
+        low = values["low_freq_factor"]
+        high = values["high_freq_factor"]
         expect(low < high, f"{where}: low_freq_factor", low, f"below high_freq_factor {high}")
+    else:
+        scaling = _KINDS[kind](**values)
+        slow = scaling.beta_slow
+        fast = f"at most beta_fast {scaling.beta_fast}"
+        expect(slow <= scaling.beta_fast, f"{where}: beta_slow", slow, fast)
+    return _KINDS[kind](**values)

@@ -12,8 +12,9 @@ from typing import Any, Literal, get_args
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from agenticrec_jax.dtypes import named
 from agenticrec_jax.errors import expect
 from agenticrec_jax.generation.config import EngineConfig
 from agenticrec_jax.models.lora import LoraConfig
@@ -156,6 +157,11 @@ class PolicyConfig:
         "auto", description="Implementation; auto: the device's own."
     )
     lora: LoraSettings = LoraSettings()
+
+    @field_validator("dtype", "param_dtype", mode="before")
+    @classmethod
+    def _by_name(cls, dtype: Any) -> Any:
+        return named(dtype)
 
     def computation(self) -> dict[str, Any]:
         """Returns how the policy is computed: options of ``load_policy``."""

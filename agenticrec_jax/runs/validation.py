@@ -17,7 +17,7 @@ import pydantic
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from pydantic.dataclasses import is_pydantic_dataclass
 
-from agenticrec_jax.errors import InputError, expect, shown
+from agenticrec_jax.errors import InputError, expect, shorten
 
 Config = TypeVar("Config")
 _TINY = float(np.finfo(np.float32).tiny)
@@ -67,7 +67,7 @@ def parse(
         and what was expected.
     """
     if not isinstance(values, Mapping):
-        raise InputError(f"{key}: found {shown(values)}, expected settings by name")
+        raise InputError(f"{key}: found {shorten(values)}, expected settings by name")
     types = {field.name: field.type for field in dataclasses.fields(cls)}
     for name in values:
         if name not in types:
@@ -112,8 +112,13 @@ def _expect_representable(fields: Mapping[str, Any]) -> None:
             elif isinstance(element, int):
                 expect(abs(element) < 2**31, name, element, "a number between -2 ** 31 and 2 ** 31")
             elif isinstance(element, float) and math.isfinite(element):
-                held = element == 0 or _TINY <= abs(element) <= _HUGE
-                expect(held, name, element, f"a number that is 0, or {_TINY:.1e} to {_HUGE:.1e}")
+                representable = element == 0 or _TINY <= abs(element) <= _HUGE
+                expect(
+                    representable,
+                    name,
+                    element,
+                    f"a number that is 0, or {_TINY:.1e} to {_HUGE:.1e}",
+                )
 
 
 def _check_type(expected: Any, value: Any, name: str) -> Any:
@@ -134,7 +139,7 @@ def _sentence(error: pydantic.ValidationError, key: str) -> str:
     if fault["type"] == "unexpected_keyword_argument":
         return f"{where}: found a setting that does not exist"
     expected = fault["msg"].removeprefix("Input should be ").removeprefix("a valid ")
-    return f"{where}: found {shown(fault['input'])}, expected {expected}"
+    return f"{where}: found {shorten(fault['input'])}, expected {expected}"
 
 
 def _prefixed(error: Exception, key: str) -> str:

@@ -2,6 +2,7 @@
 
 import threading
 
+import jax.numpy as jnp
 import pytest
 
 from agenticrec_jax.generation.config import EngineConfig
@@ -46,3 +47,8 @@ def test_a_bad_size_is_refused(change, expected):
     sentence = refused(EngineConfig, **{**SIZES, **change})
     assert sentence.startswith(f"{field}: found {value!r}, ")
     assert_names(sentence, *expected)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.dtype("bfloat16"), "bfloat16"], ids=str)
+def test_the_dtype_of_the_cache_is_whatever_jax_takes_as_one(dtype):
+    assert EngineConfig(**SIZES, cache_dtype=dtype).cache_dtype == "bfloat16"

@@ -151,8 +151,12 @@ def load_policy(
         attention=attention,
     )
     reader = Reader(directory)
+    # First what is the last in a model: one of too many layers would be built before it is refused.
+    last = f"model.layers.{config.num_layers - 1}"
+    reader.expect(f"{last}.input_layernorm.weight", (config.hidden_size,))
+    reader.expect("model.embed_tokens.weight", (config.vocab_size, config.hidden_size))
     model = read_parameters(reader, config, mesh, rules)
-    _check_all_read(reader)
+    _check_all_read(reader, tied=config.tie_word_embeddings)
     return model
 
 
@@ -177,16 +181,23 @@ def read_parameters(
     return nnx.merge(graphdef, nnx.from_flat_state(placed))
 
 
-def _check_all_read(reader: Reader) -> None:
+def _check_all_read(reader: Reader, *, tied: bool) -> None:
     """Checks that the model has a parameter for every tensor: otherwise it is another model.
 
-    A copy of the tied head and rotary frequencies (which come from theta) are allowed.
+    Two are allowed: a head that equals the embedding that it is tied to, and rotary frequencies,
+    which come from theta.
     """
     for path, name in reader.unread():
-        if name != "lm_head.weight" and not name.endswith("rotary_emb.inv_freq"):
+        if name.endswith("rotary_emb.inv_freq"):
+            continue
+        if tied and name == "lm_head.weight":
+            if reader.equal(name, "model.embed_tokens.weight"):
+                continue
             raise InputError(
-                f"{path}: found tensor {name}, expected only those of config.json's model"
+                f"{path}: found tensor {name} that differs from model.embed_tokens.weight, "
+                "expected the same, since tie_word_embeddings of config.json is true"
             )
+        raise InputError(f"{path}: found tensor {name}, expected only those of config.json's model")
 
 
 def _read_parameter(

@@ -18,6 +18,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from agenticrec_jax.errors import InputError, expect
+from agenticrec_jax.models.fields import Fields
 from agenticrec_jax.models.io.huggingface import module_name, staged, write_json
 from agenticrec_jax.models.io.safetensors import Reader, Spec, read_json, write_weight_files
 from agenticrec_jax.models.lora import LoraConfig, LoraParam, add_lora, lora_config
@@ -103,10 +104,15 @@ def load_adapters(
       InputError: names the file and the field or tensor that is missing, unfit or not supported.
     """
     directory = Path(directory)
-    config = _from_peft(read_json(directory / _CONFIG), str(directory / _CONFIG))
+    config = read_adapter_config(directory)
+    reader = Reader(directory, _STEM, _CONFIG)
+    # On a scratch copy of the structure: adapters that do not fit leave the model as it was, and
+    # those of a wrong rank are refused before they have memory.
+    abstract = nnx.eval_shape(lambda: add_lora(nnx.clone(model), config, rngs=nnx.Rngs(0)))
+    for factor in _factors(dict(nnx.to_flat_state(nnx.state(abstract, LoraParam)))):
+        reader.expect(factor.name, factor.hf_shape)
     add_lora(model, config, rngs=nnx.Rngs(0))
     state = dict(nnx.to_flat_state(nnx.state(model, LoraParam)))
-    reader = Reader(directory, _STEM, _CONFIG)
     layers = {path: [] for path in state}
     for factor in _factors(state):
         shape = state[factor.path].get_value().shape[0 if factor.layer is None else 1 :]
@@ -164,19 +170,27 @@ def _to_peft(config: LoraConfig, base_model: str | None) -> dict[str, Any]:
     }
 
 
-def _from_peft(raw: dict[str, Any], source: str) -> LoraConfig:
+def read_adapter_config(directory: str | os.PathLike) -> LoraConfig:
+    """Reads the ``adapter_config.json`` of a PEFT directory.
+
+    Raises:
+      InputError: names the file and the field that is missing, of another type or not supported.
+    """
+    source = str(Path(directory) / _CONFIG)
+    raw = read_json(Path(directory) / _CONFIG)
+    given = Fields(raw, source)
     kind = raw.get("peft_type")
     expect(kind == "LORA", f"{source}: peft_type", kind, "'LORA'")
     for field, value in raw.items():
         neutral = _NEUTRAL.get(field, (None, False, [], {}))
-        supported = field in _KNOWN or value in neutral
-        expect(supported, f"{source}: {field}", value, f"one of {neutral}")
-    targets = raw.get("target_modules")
-    expect(isinstance(targets, list), f"{source}: target_modules", targets, "a list of names")
-    for field in ("r", "lora_alpha"):
-        value = raw.get(field)
-        expect(isinstance(value, int | float), f"{source}: {field}", value, "a number")
+        # 0 equals False in Python, and is another type in JSON.
+        supported = any(value == x and type(value) is type(x) for x in neutral)
+        expect(supported or field in _KNOWN, f"{source}: {field}", value, f"one of {neutral}")
+    targets = given.texts("target_modules")
+    expect(targets is not None, f"{source}: target_modules", targets, "a list of names")
+    rank = given.count("r")
+    alpha = given.positive("lora_alpha")
     try:
-        return LoraConfig(raw["r"], raw["lora_alpha"], tuple(targets))
+        return LoraConfig(rank, alpha, tuple(targets))
     except InputError as error:
         raise InputError(f"{source}: {error}") from None

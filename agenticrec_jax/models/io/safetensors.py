@@ -9,6 +9,7 @@ files and an index that names the file of each tensor.
 
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,8 @@ from safetensors import SafetensorError, safe_open
 from agenticrec_jax.errors import InputError, expect
 
 _DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+_WEIGHTS = ("F64", "F32", "BF16", "F16")
+_ROWS = 4096  # compared at once
 
 
 class Spec(NamedTuple):
@@ -120,32 +123,78 @@ class Reader:
         self._config = config
         self._single_file = directory / f"{stem}.safetensors"
         self._index = directory / f"{stem}.safetensors.index.json"
+        self._shard_name = re.compile(re.escape(stem) + r"-\d+-of-\d+\.safetensors")
         self._names: dict[Path, set[str]] = {}
-        self._read: set[str] = set()
+        self._read: set[tuple[Path, str]] = set()
         self._weight_map = None if self._single_file.exists() else self._read_index()
 
     def read(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         """Reads one tensor.
 
         Raises:
-          InputError: names file and tensor, if it is missing or has another shape.
+          InputError: names file and tensor, if it is missing, or has another shape or a dtype that
+            weights do not have.
         """
-        path = self._single_file if self._weight_map is None else self._locate(name)
+        path = self._locate(name)
         # Opened for each tensor: an open file would keep every page that was read.
         with _opened(path, name) as file:
-            names = self._names.setdefault(path, set(file.keys()))
-            if name not in names:
-                raise InputError(f"{path}: tensor {name} is missing")
-            stored = tuple(file.get_slice(name).get_shape())
-            expected = f"{shape} as {self._config} has it"
-            expect(stored == shape, f"{path}: shape of tensor {name}", stored, expected)
-            self._read.add(name)
+            self._check(path, file, name, shape)
+            self._read.add((path, name))
             return file.get_tensor(name)
 
+    def expect(self, name: str, shape: tuple[int, ...]) -> None:
+        """Checks name, shape and dtype of a tensor without reading it; InputError as in `read`."""
+        path = self._locate(name)
+        with _opened(path, name) as file:
+            self._check(path, file, name, shape)
+
+    def equal(self, name: str, other: str) -> bool:
+        """Whether two tensors have the same values, compared a block of rows at a time."""
+        with _opened(self._locate(name)) as file, _opened(self._locate(other)) as others:
+            a = file.get_slice(name)
+            b = others.get_slice(other)
+            if a.get_shape() != b.get_shape() or a.get_dtype() != b.get_dtype():
+                return False
+            rows = a.get_shape()[0]
+            blocks = (slice(i, min(i + _ROWS, rows)) for i in range(0, rows, _ROWS))
+            return all(np.array_equal(a[block], b[block]) for block in blocks)
+
     def unread(self) -> Iterator[tuple[Path, str]]:
-        """Yields file and name of every tensor that was not read, of the files that were opened."""
-        for path, names in self._names.items():
-            yield from ((path, name) for name in sorted(names - self._read))
+        """Yields file and name of every tensor that was not read, of every file of the weights.
+
+        These are the files that the index names, and shard files beside them that it does not name.
+        """
+        for path in self._files():
+            yield from (
+                (path, n) for n in sorted(self._names_of(path)) if (path, n) not in self._read
+            )
+
+    def _check(self, path: Path, file, name: str, shape: tuple[int, ...]) -> None:
+        names = self._names.setdefault(path, set(file.keys()))
+        if name not in names:
+            raise InputError(f"{path}: tensor {name} is missing")
+        stored = file.get_slice(name)
+        stored_shape = tuple(stored.get_shape())
+        expected = f"{shape} as {self._config} has it"
+        expect(stored_shape == shape, f"{path}: shape of tensor {name}", stored_shape, expected)
+        dtype = stored.get_dtype()
+        known = f"one of {', '.join(_WEIGHTS)}, as weights have"
+        expect(dtype in _WEIGHTS, f"{path}: dtype of tensor {name}", dtype, known)
+
+    def _files(self) -> list[Path]:
+        if self._weight_map is None:
+            return [self._single_file]
+        named = {self._directory / name for name in self._weight_map.values()}
+        beside = {
+            path for path in self._directory.iterdir() if self._shard_name.fullmatch(path.name)
+        }
+        return sorted(named | beside)
+
+    def _names_of(self, path: Path) -> set[str]:
+        if path not in self._names:
+            with _opened(path) as file:
+                self._names[path] = set(file.keys())
+        return self._names[path]
 
     def _read_index(self) -> dict[str, str]:
         if not self._index.exists():
@@ -154,11 +203,17 @@ class Reader:
                 f"{self._index.name}"
             )
         weight_map = read_json(self._index).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise InputError(f"{self._index}: field weight_map is missing")
+        where = f"{self._index}: weight_map"
+        expect(isinstance(weight_map, dict), where, weight_map, "a file for each tensor")
+        for name, file in weight_map.items():
+            is_name = isinstance(file, str) and re.fullmatch(r"[\w.-]+\.safetensors", file)
+            expected = "the name of a safetensors file beside it"
+            expect(bool(is_name), f"{where}: tensor {name}", file, expected)
         return weight_map
 
     def _locate(self, name: str) -> Path:
+        if self._weight_map is None:
+            return self._single_file
         if name not in self._weight_map:
             raise InputError(f"{self._index}: tensor {name} is missing")
         path = self._directory / self._weight_map[name]
@@ -167,12 +222,13 @@ class Reader:
         return path
 
 
-def _opened(path: Path, name: str):
+def _opened(path: Path, name: str = ""):
+    tensor = f"tensor {name}" if name else "tensors"
     try:
         return safe_open(path, framework="np")
     except (SafetensorError, OSError) as error:
         raise InputError(
-            f"{path}: tensor {name} cannot be read, not a readable safetensors file: {error}"
+            f"{path}: {tensor} cannot be read, not a readable safetensors file: {error}"
         ) from None
 
 
@@ -182,7 +238,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} is missing; expected a Hugging Face model directory") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise InputError(f"{path} cannot be read as JSON: {error}") from None
     expect(isinstance(raw, dict), str(path), type(raw).__name__, "a JSON object")
     return raw
