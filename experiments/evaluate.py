@@ -12,7 +12,6 @@ row the workdir gets ``evaluation_<row>_<split>.json`` and the trajectories (``.
 """
 
 import dataclasses
-import json
 import re
 from collections.abc import Sequence
 
@@ -32,6 +31,7 @@ from agenticrec_jax.runs.evaluations import (
     evaluation_row,
     write_trajectories,
 )
+from agenticrec_jax.runtime import strict_json
 from agenticrec_jax.runtime.phases import phase
 
 _CONFIG = define_config()
@@ -91,7 +91,7 @@ def main(argv: Sequence[str]) -> None:
             log=run.data.log,
             seed=config.seed,
         )
-        path.write_text(json.dumps({"rows": [row], "protocol": protocol}, indent=1) + "\n")
+        path.write_text(strict_json.dumps({"rows": [row], "protocol": protocol}, indent=1) + "\n")
         print(f"row written to {path}, trajectories beside it")
     print_table({"rows": rows, "protocol": protocol})
 

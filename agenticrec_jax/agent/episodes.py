@@ -95,7 +95,8 @@ def turn_finish(tokenizer: Tokenizer, last: int, text: str) -> str:
     """
     if last != tokenizer.pause_id:
         return TURN_BUDGET
-    return STOP if last in tokenizer.stop_ids and protocol.CALL_OPEN not in text else CALLED
+    calls = protocol.CALL_OPEN in protocol.outside_thoughts(text)
+    return STOP if last in tokenizer.stop_ids and not calls else CALLED
 
 
 @dataclasses.dataclass(frozen=True)

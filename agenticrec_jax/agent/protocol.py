@@ -4,12 +4,29 @@ A turn is ``<think>..</think><tool_call>{"name":..,"arguments":{..}}</tool_call>
 ends in ``<answer>\\boxed{[8,3,15,..]}</answer>`` over candidate numbers, or in
 ``<answer>\\boxed{A}</answer>`` for a preference question. Only text that the policy sampled is
 parsed, never an observation.
+
+A tag that a closed thought names decides nothing: `outside_thoughts` is what is parsed. A thought
+that is not closed is none, so its tags count. The rollout engine pauses at the id of
+``</tool_call>`` wherever it stands, and what stands before it is the turn.
+
+A call is a JSON object with ``name`` and ``arguments``. Accepted beside that form, since servers of
+Qwen accept it:
+
+- ``parameters`` in place of ``arguments``;
+- arguments as a JSON string of an object;
+- an ``id``, text or a number, and ``"type": "function"``, which are dropped;
+- a code fence around the object.
+
+Anything else is a malformed call: another key, both or neither of ``arguments`` and ``parameters``,
+NaN or an infinite number, half of a surrogate pair.
 """
 
 import dataclasses
 import json
 import re
 
+THINK_OPEN = "<think>"
+THINK_CLOSE = "</think>"
 CALL_OPEN = "<tool_call>"
 CALL_CLOSE = "</tool_call>"
 ANSWER_OPEN = "<answer>"
@@ -18,6 +35,9 @@ MAX_CALLS = 10  # tool calls in a trajectory
 RANKED = 10  # candidates in an answer
 
 _RANKING = re.compile(r"\\boxed\{\[([^\]]*)\]\}")
+_THOUGHT = re.compile(f"{THINK_OPEN}.*?{THINK_CLOSE}", re.S)
+_FENCE = re.compile(r"\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*", re.S)
+_IGNORED = {"id", "type"}
 _CHOICE = re.compile(r"\\boxed\{([AB])\}")
 
 
@@ -75,19 +95,52 @@ def parse_tool_call(turn: str) -> ToolCall:
       >>> parse_tool_call('<think>hm</think><tool_call>{"name":"look","arguments":{}}</tool_call>')
       ToolCall(name='look', arguments={})
     """
+    turn = outside_thoughts(turn)
     if turn.count(CALL_OPEN) != 1 or turn.count(CALL_CLOSE) != 1 or ANSWER_OPEN in turn:
         raise ProtocolError("malformed_call")
     body = turn[turn.index(CALL_OPEN) + len(CALL_OPEN) : turn.index(CALL_CLOSE)]
+    if fence := _FENCE.fullmatch(body):
+        body = fence[1]
     try:
         call = json.loads(body)
-        json.dumps(call, ensure_ascii=False).encode()  # no half of a surrogate pair
+        if not isinstance(call, dict):
+            raise ProtocolError("malformed_call")
+        arguments = call.get("arguments", call.get("parameters"))
+        if isinstance(arguments, str):
+            arguments = json.loads(arguments)
+        # No half of a surrogate pair and no NaN: a trajectory is stored as JSON.
+        json.dumps([call, arguments], ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
         raise ProtocolError("malformed_call") from error
-    if not isinstance(call, dict) or set(call) != {"name", "arguments"}:
+    call_id = call.get("id", "")
+    well_formed = (
+        set(call) - _IGNORED in ({"name", "arguments"}, {"name", "parameters"})
+        and isinstance(call["name"], str)
+        and isinstance(arguments, dict)
+        and isinstance(call_id, str | int)
+        and call.get("type", "function") == "function"
+    )
+    if not well_formed:
         raise ProtocolError("malformed_call")
-    if not isinstance(call["name"], str) or not isinstance(call["arguments"], dict):
-        raise ProtocolError("malformed_call")
-    return ToolCall(call["name"], call["arguments"])
+    return ToolCall(call["name"], arguments)
+
+
+def outside_thoughts(turn: str) -> str:
+    """Returns the text of a turn with each closed thought replaced by a NUL.
+
+    A turn may begin inside a thought that the prompt or the turn before has opened. The NUL keeps
+    the text on both sides from joining to a tag.
+
+    >>> outside_thoughts("<think>an <answer> is due</think><answer>x")
+    '\\x00<answer>x'
+    >>> outside_thoughts("so a <tool_call> it is</think>y<think>z")
+    '\\x00y<think>z'
+    """
+    opened = turn.find(THINK_OPEN)
+    closed = turn.find(THINK_CLOSE)
+    if closed >= 0 and not 0 <= opened < closed:
+        turn = "\0" + turn[closed + len(THINK_CLOSE) :]
+    return _THOUGHT.sub("\0", turn)
 
 
 def parse_ranking(turn: str, length: int = RANKED, candidates: int = 20) -> tuple[int, ...]:
@@ -135,6 +188,7 @@ def parse_choice(turn: str) -> str:
 
 
 def _answer_body(turn: str) -> str:
+    turn = outside_thoughts(turn)
     if turn.count(ANSWER_OPEN) != 1 or turn.count(ANSWER_CLOSE) != 1:
         raise ProtocolError("no_answer")
     start = turn.index(ANSWER_OPEN) + len(ANSWER_OPEN)

@@ -6,6 +6,7 @@ import json
 import numpy as np
 
 from agenticrec_jax.rewards import Reward
+from agenticrec_jax.runtime import strict_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Trajectory:
             fields[name] = fields[name].tolist()
         fields["calls"] = [dataclasses.asdict(call) for call in self.calls]
         fields["reward"] = dataclasses.asdict(self.reward) if self.reward else None
-        return json.dumps(fields, ensure_ascii=False)
+        return strict_json.dumps(fields, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, line: str) -> "Trajectory":

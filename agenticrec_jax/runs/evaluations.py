@@ -18,6 +18,7 @@ from agenticrec_jax.generation.engine import Engine
 from agenticrec_jax.generation.sampling import NO_FILTERS, Filters
 from agenticrec_jax.runs.policy import Policy
 from agenticrec_jax.runs.run import Run
+from agenticrec_jax.runtime import strict_json
 
 # What the policy can read, and the suffix of such a row's name.
 OBSERVATIONS = {
@@ -121,7 +122,7 @@ def write_trajectories(
     with open(partial_file, "w", encoding="utf-8") as file:
         for trajectory, example in zip(trajectories, examples, strict=True):
             line = json.loads(trajectory.to_json()) | {"seed": seed} | ids_of(example, log)
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.write(strict_json.dumps(line, ensure_ascii=False) + "\n")
     partial_file.replace(path)
 
 

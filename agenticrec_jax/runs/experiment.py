@@ -30,6 +30,7 @@ from agenticrec_jax.runs.heldout import preference_rows
 from agenticrec_jax.runs.policy import Policy
 from agenticrec_jax.runs.run import Run
 from agenticrec_jax.runs.stages import train
+from agenticrec_jax.runtime import strict_json
 from agenticrec_jax.runtime.metric_logging import read_metrics
 from agenticrec_jax.runtime.phases import phase, phase_records, resume_phases
 
@@ -247,9 +248,10 @@ def write_results(run: Run, results: EvaluationResults, seeds: Sequence[int]) ->
                 for trajectory, example in zip(share, results.examples, strict=False)
             ]
     workdir = run.workdir
-    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in transcripts)
+    lines = "".join(strict_json.dumps(record, ensure_ascii=False) + "\n" for record in transcripts)
     (workdir / "trajectories.jsonl").write_text(lines, encoding="utf-8")
-    (workdir / "results.json").write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+    text = strict_json.dumps(written, indent=1) + "\n"
+    (workdir / "results.json").write_text(text, encoding="utf-8")
     curves = {seed: read_metrics(workdir / f"seed_{seed}" / "metrics.jsonl") for seed in seeds}
     last = [record for record in transcripts if record["stage"] == "rta_ppr"]
     write_report(workdir / "report.html", written, curves, last, seed=seeds[0])

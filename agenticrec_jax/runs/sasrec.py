@@ -3,7 +3,6 @@
 Both jobs print their results and write them to a working directory.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +19,7 @@ from agenticrec_jax.data.splits import FitRange, chronological_splits, predictio
 from agenticrec_jax.evaluation.baselines.popularity import popularity_scores
 from agenticrec_jax.evaluation.baselines.sasrec import sasrec_scores, serving_model
 from agenticrec_jax.metrics.ranking import expected_metrics, ndcg_at_k, rank_of_target
+from agenticrec_jax.runtime import strict_json
 from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.runtime.phases import phase, phase_records
 from agenticrec_jax.runtime.progress import Progress
@@ -88,7 +88,7 @@ def fit_and_evaluate_artifacts(
         "training": asdict(training),
         "phases": phase_records(),
     }
-    (workdir / "sasrec.json").write_text(json.dumps(record, indent=1) + "\n")
+    (workdir / "sasrec.json").write_text(strict_json.dumps(record, indent=1) + "\n")
     return record
 
 
@@ -186,5 +186,5 @@ def fit_on_shards(
         among = f"among {len(item_ids)} items, seen ones kept"
         print(f"{split}: NDCG@10 {value:.4f} of {ranked} samples {among}")
     metrics = {"ndcg@10": ndcg, "training": record, "phases": phase_records()}
-    (workdir / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    (workdir / "metrics.json").write_text(strict_json.dumps(metrics, indent=1) + "\n")
     return ndcg

@@ -14,6 +14,8 @@ from typing import Self
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from agenticrec_jax.runtime import strict_json
+
 Metric = float | tuple[float, float]  # a value, or (sum, count) that stands for its mean
 
 FILE_NAME = "metrics.jsonl"
@@ -130,8 +132,4 @@ class MetricsWriter:
 
 
 def _json_line(values: Mapping) -> str:
-    finite = {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in values.items()
-    }
-    return json.dumps(finite) + "\n"
+    return strict_json.dumps(values) + "\n"

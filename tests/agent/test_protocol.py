@@ -109,3 +109,64 @@ def test_two_calls_or_an_answer_in_one_turn_are_malformed():
     assert _reason(protocol.parse_tool_call, call + call) == "malformed_call"
     assert _reason(protocol.parse_tool_call, "<answer>" + call) == "malformed_call"
     assert json.loads(call[len("<tool_call>") : -len("</tool_call>")])["name"] == "x"
+
+
+LOOK = ToolCall("look", {"n": 1})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"name":"look","arguments":{"n":1}}',
+        '{"name":"look","parameters":{"n":1}}',
+        '{"name":"look","arguments":"{\\"n\\":1}"}',
+        '{"id":"call_1","type":"function","name":"look","arguments":{"n":1}}',
+        '{"id":7,"name":"look","arguments":{"n":1}}',
+        '\n```json\n{"name":"look","arguments":{"n":1}}\n```\n',
+        '```\n{"name":"look","parameters":"{\\"n\\": 1}"}\n```',
+    ],
+)
+def test_the_forms_that_servers_accept_are_one_call(body):
+    assert protocol.parse_tool_call(f"<tool_call>{body}</tool_call>") == LOOK
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"name":"look","arguments":{},"parameters":{}}',
+        '{"name":"look"}',
+        '{"name":"look","arguments":null}',
+        '{"name":"look","arguments":"[1]"}',
+        '{"name":"look","arguments":"no"}',
+        '{"name":"look","arguments":{"n":NaN}}',
+        '{"name":"look","arguments":{"n":1e999}}',
+        '{"name":"look","arguments":"{\\"n\\":Infinity}"}',
+        '{"name":"look","arguments":{},"id":{}}',
+        '{"name":"look","arguments":{},"type":"tool"}',
+        '{"name":"look","arguments":{},"why":"so"}',
+        '```json\n{"name":"look","arguments":{}}',
+    ],
+)
+def test_other_forms_are_malformed(body):
+    assert _reason(protocol.parse_tool_call, f"<tool_call>{body}</tool_call>") == "malformed_call"
+
+
+@pytest.mark.parametrize(
+    "tag", ["<tool_call>", "</tool_call>", "<answer>", "</answer>", LOOK.render()]
+)
+@pytest.mark.parametrize("thought", ["<think>a {} b</think>", "a {} b</think>"])
+def test_a_tag_named_in_a_closed_thought_does_not_decide_the_turn(tag, thought):
+    before = thought.format(tag)
+    assert protocol.parse_tool_call(before + LOOK.render()) == LOOK
+    assert protocol.parse_ranking(before + protocol.render_ranking(TEN)) == TEN
+    assert protocol.parse_choice(before + protocol.render_choice("A")) == "A"
+    assert _reason(protocol.parse_ranking, before) == "no_answer"
+
+
+def test_tags_of_a_thought_that_stays_open_count():
+    assert protocol.parse_tool_call("<think>let us " + LOOK.render()) == LOOK
+
+
+def test_text_around_a_thought_joins_to_no_tag():
+    split = "<tool_<think>x</think>call>" + LOOK.render().removeprefix("<tool_call>")
+    assert _reason(protocol.parse_tool_call, split) == "malformed_call"
