@@ -195,7 +195,8 @@ def reinforce(
                 learner_metrics |= entropy_target.adjust(hooks.carried, learner_metrics)
             updated = time.perf_counter()
 
-            metrics = rollout_metrics(rollouts.trajectories) | group_metrics
+            tools = agent.toolbox.names if agent.use_tools else ()
+            metrics = rollout_metrics(rollouts.trajectories, tools) | group_metrics
             metrics |= plan_metrics(plans)
             metrics = sum_over_processes(metrics | engine_metrics(rollouts.telemetry))
             metrics |= learner_metrics

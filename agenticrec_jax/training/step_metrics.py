@@ -12,7 +12,9 @@ from agenticrec_jax.training.learner import add_metrics
 from agenticrec_jax.types import SAMPLED
 
 
-def rollout_metrics(groups: Sequence[Sequence[Trajectory]]) -> dict[str, tuple[float, float]]:
+def rollout_metrics(
+    groups: Sequence[Sequence[Trajectory]], tools: Sequence[str] = ()
+) -> dict[str, tuple[float, float]]:
     """Returns sums and counts over all trajectories that were rolled out.
 
     Each count is the number of trajectories, but for ``positive_with_tools``:
@@ -32,7 +34,8 @@ def rollout_metrics(groups: Sequence[Sequence[Trajectory]]) -> dict[str, tuple[f
     - ``sampled_tokens``: completion tokens that the policy sampled;
     - ``invalid/<reason>``: share of trajectories that are invalid for this reason.
 
-    ``calls/`` and ``invalid/`` metrics are there only for what occurs.
+    A tool of ``tools``, those that the agent offers, has 0 calls where it was not called. All other
+    ``calls/`` and the ``invalid/`` metrics are there only for what occurs.
     """
     flat = [trajectory for group in groups for trajectory in group]
     n = float(len(flat))
@@ -50,7 +53,8 @@ def rollout_metrics(groups: Sequence[Sequence[Trajectory]]) -> dict[str, tuple[f
         "tokens": (float(sum(len(t.ids) for t in flat)), n),
         "sampled_tokens": (float(sum((t.origin == SAMPLED).sum() for t in flat)), n),
     }
-    calls = Counter(_outcome(call) for t in flat for call in t.calls)
+    calls = Counter(dict.fromkeys(tools, 0))
+    calls.update(_outcome(call) for t in flat for call in t.calls)
     reasons = Counter(t.invalid_reason for t in flat if not t.valid)
     metrics |= {f"calls/{name}": (float(count), n) for name, count in sorted(calls.items())}
     return metrics | {f"invalid/{name}": (float(c), n) for name, c in sorted(reasons.items())}

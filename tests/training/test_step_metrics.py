@@ -150,3 +150,10 @@ def test_a_program_that_never_ran_has_no_speed():
 def test_the_note_of_progress_is_three_numbers():
     metrics = {"reward": (3.0, 8.0), "valid": (7.0, 8.0), "tool_calls": (20.0, 8.0), "loss": 1.0}
     assert progress_note(metrics) == "reward 0.375 valid 0.875 calls 2.50"
+
+
+def test_a_tool_that_was_not_called_has_calls_of_0():
+    called = trajectory((0.5, 0.0, 0.0), [("profile", True, None)], (SAMPLED,), 3)
+    metrics = rollout_metrics([[called, called]], ["profile", "items"])
+    assert metrics["calls/profile"] == (2.0, 2.0) and metrics["calls/items"] == (0.0, 2.0)
+    assert "calls/items" not in rollout_metrics([[called]])
