@@ -1,6 +1,6 @@
 """Writes users' long-term profiles with the policy's base model, for ``get_user_profile``.
 
-    python -m experiments.make_profiles --config=NAME|FILE --workdir=DIR \
+    python -m experiments.make_profiles --config=NAME|FILE --workdir=DIR
         [--parts=policy,valid,test]
 
 For every example of the parts the model of ``config.profiles.model``, or else the config's policy,

@@ -1,8 +1,9 @@
 """Trains a policy, stage by stage.
 
-    python -m experiments.train_policy --config=NAME|FILE --workdir=DIR \
-        --stage=sft|self_sft|rta|ppr|pairs \
-        [--config.mesh.data=N --config.mesh.fsdp=N --config.mesh.tensor=N] [--distributed]
+    python -m experiments.train_policy --config=NAME|FILE --workdir=DIR
+        --stage=sft|self_sft|rta|ppr|pairs
+        [--config.mesh.data=N --config.mesh.fsdp=N --config.mesh.tensor=N]
+        [--distributed]
 
 ``sft`` continues the warm start of the config's policy directory, ``self_sft`` imitates the best of
 the policy's own trajectories, ``rta`` is list-wise GRPO on NDCG, ``ppr`` mines hard pairs with the

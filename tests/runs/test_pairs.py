@@ -3,6 +3,7 @@
 The rollouts are drawn by this file's `episodes` in place of a policy; the tools are real.
 """
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -68,12 +69,16 @@ class Rollouts:
         self.right = lambda example_id: False
         self.calls = []
 
-    def __call__(self, agent, engine, params, tasks, *, members, temperature, seed):
+    def __call__(self, agent, engine, params, tasks, *, members, temperature, seed, on_trajectory):
         assert agent.use_tools and not agent.stop_on_illegal
         self.calls.append((len(tasks), members, temperature))
-        return [
+        groups = [
             [self.trajectory(task, member, seed) for member in range(members)] for task in tasks
         ]
+        for group in groups:
+            for trajectory in group:
+                on_trajectory(trajectory)
+        return groups
 
     def trajectory(self, task, member, seed):
         right = correct_choice(task)
@@ -124,6 +129,14 @@ def mine(workdir, **ppr):
 def metrics_of(workdir, stage):
     lines = read_metrics(workdir / "metrics.jsonl")
     return {line["step"]: line for line in lines if line["stage"] == stage}
+
+
+def test_mining_says_how_far_it_is(tmp_path, rollouts, capsys):
+    mine(tmp_path)
+    printed = capsys.readouterr().out
+    count = sum(tasks * members for tasks, members, _ in rollouts.calls)
+    ends = re.findall(r"^mining: (\d+)/(\d+) episodes, .*  ndcg@10 [\d.]+ valid ", printed, re.M)
+    assert sum(int(total) for _, total in ends) == count and all(a == b for a, b in ends)
 
 
 def test_one_ranking_of_an_example_is_greedy_and_one_batch(tmp_path, rollouts):
