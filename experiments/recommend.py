@@ -21,6 +21,7 @@ from absl import flags
 from agenticrec_jax.cli import app
 from agenticrec_jax.cli.configs import define_config
 from agenticrec_jax.errors import InputError
+from agenticrec_jax.paths import is_file, local_path
 from agenticrec_jax.runs import Run, run_config
 from agenticrec_jax.runs.recommendation import describe, recommend
 
@@ -38,8 +39,12 @@ _JSON = flags.DEFINE_string("json", None, "File for the answers as JSON lines.")
 
 def main(argv: Sequence[str]) -> None:
     del argv
+    if _JSON.value and (Path(_JSON.value).is_dir() or not Path(_JSON.value).parent.is_dir()):
+        raise InputError(
+            f"flag --json: found {_JSON.value!r}, expected a file in a directory that is there"
+        )
     users = requested_users(_USER.value, _USERS.value)
-    candidates = listed_ids("candidates", _CANDIDATES.value) if _CANDIDATES.value else None
+    candidates = listed("candidates", _CANDIDATES.value) if _CANDIDATES.value else None
     run = Run(run_config(_CONFIG.value), _WORKDIR.value, policy_directory=_POLICY.value)
     app.print_devices()
     records = recommend(run, users, candidates, constrained=_CONSTRAINED.value)
@@ -53,22 +58,25 @@ def requested_users(user: str | None, file: str | None) -> dict[str, str]:
     """Returns the ids of --user or --users, each with its origin for errors."""
     if (user is None) == (file is None):
         raise InputError("flags --user and --users: expected one of them")
-    return {user: "flag --user"} if file is None else ids_of_file("users", file)
+    return {user: "flag --user"} if file is None else lines("users", file)
 
 
-def listed_ids(flag: str, value: str) -> dict[str, str]:
+def listed(flag: str, value: str) -> dict[str, str]:
     """Returns ids that a flag lists, separated by commas or in a file, each with its origin."""
-    if Path(value).is_file():
-        return ids_of_file(flag, value)
+    if is_file(value):
+        return lines(flag, value)
     return _unique([(name.strip(), f"flag --{flag}") for name in value.split(",")])
 
 
-def ids_of_file(flag: str, path: str | Path) -> dict[str, str]:
+def lines(flag: str, path: str | Path) -> dict[str, str]:
     """Returns the ids of a file, one a line, each with its file and line."""
-    path = Path(path)
-    if not path.is_file():
+    path = local_path(path, f"flag --{flag}")
+    if not is_file(path):
         raise InputError(f"flag --{flag}: found no file {str(path)!r}, expected one of ids")
-    text = path.read_text(encoding="utf-8").splitlines()
+    try:
+        text = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: found bytes that are not UTF-8, expected ids in it") from error
     ids = [(line.strip(), f"{path}, line {i}") for i, line in enumerate(text, 1) if line.strip()]
     if not ids:
         raise InputError(f"{path}: found no ids, expected one a line")

@@ -18,10 +18,17 @@ from ml_collections import config_flags
 from agenticrec_jax.cli.configs import complete
 from agenticrec_jax.cli.help import help_text, requested_help
 from agenticrec_jax.errors import InputError, Terminated
+from agenticrec_jax.paths import local_path
 from agenticrec_jax.runtime.devices import device_line
 
 BAD_INPUT = 2
 INTERRUPTED = 130
+
+# Flags that name a file or a directory: ``~`` in them is the home, and no bucket is one of them.
+PATH_FLAGS = (
+    *("workdir", "output", "interactions", "items", "prepared", "policy", "downloads", "users"),
+    *("json", "wheel", "directory", "compilation_cache"),
+)
 
 _COMPILATION_CACHE = flags.DEFINE_string(
     "compilation_cache",
@@ -45,6 +52,10 @@ def run(main: Callable[[Sequence[str]], object]) -> NoReturn:
             main(argv)
         except InputError as error:
             _end(str(error))
+        except OSError as error:  # a file in the place of a directory, no space, no permission
+            if error.filename is None or error.strerror is None:
+                raise
+            _end(f"{error.filename}: cannot be read or written ({error.strerror}).")
         except Terminated as ended:
             print(ended, flush=True)
         except KeyboardInterrupt:
@@ -69,7 +80,8 @@ def use_compilation_cache(directory: str) -> None:
     """Keeps compiled programs in ``directory`` between runs; an empty string keeps none.
 
     Raises:
-      InputError: the directory cannot be made.
+      InputError: the directory cannot be made, though the flag names it. Without its default
+        directory, as in a container, a run is only slower and says so.
     """
     if not directory:
         return
@@ -77,6 +89,10 @@ def use_compilation_cache(directory: str) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        if not _COMPILATION_CACHE.present and directory == _COMPILATION_CACHE.default:
+            reason = f"{path} cannot be made: {error.strerror}"
+            print(f"no cache of compiled programs ({reason})", file=sys.stderr, flush=True)
+            return
         raise InputError(
             f"flag --compilation_cache: found {directory!r}, expected a directory that can be "
             f"made and written ({error.strerror})."
@@ -95,11 +111,19 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
             raise SystemExit
         rest = flags.FLAGS(complete(list(argv)))
         _check_config_files()
+        _expand_paths()
         return rest
     except SystemExit:  # --help, or absl's --helpxml and the like, has printed its text
         sys.exit(0)
     except (flags.Error, InputError, AttributeError, KeyError, TypeError, ValueError) as error:
         _end(_flag_sentence(error))
+
+
+def _expand_paths() -> None:
+    for name in PATH_FLAGS:
+        if name in flags.FLAGS and flags.FLAGS[name].value:
+            flag = flags.FLAGS[name]
+            flag.value = str(local_path(flag.value, f"flag --{name}"))
 
 
 def _check_config_files() -> None:

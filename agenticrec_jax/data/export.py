@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 
 from agenticrec_jax.data.interactions import InteractionLog, Items
+from agenticrec_jax.paths import make_directory
 
 INTERACTIONS_CSV = "interactions.csv.gz"
 ITEMS_JSONL = "items.jsonl.gz"
@@ -24,8 +25,7 @@ def log_files(log: InteractionLog) -> dict[str, bytes]:
 
 def write_log(log: InteractionLog, directory: str | Path) -> tuple[Path, Path]:
     """Writes the log's two files into a directory; returns their paths, interactions first."""
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
+    directory = make_directory(directory)
     for name, data in log_files(log).items():
         (directory / name).write_bytes(data)
     return directory / INTERACTIONS_CSV, directory / ITEMS_JSONL

@@ -16,6 +16,7 @@ from jaxtyping import Int32, Int64, Shaped
 
 from agenticrec_jax.data.splits import FitRange, chronological_cuts
 from agenticrec_jax.errors import InputError, expect
+from agenticrec_jax.paths import make_directory
 
 MANIFEST = "samples.json"
 FORMAT = "agenticrec-samples"
@@ -60,8 +61,7 @@ def write_samples(
     Raises:
       InputError: a split would be empty.
     """
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
+    directory = make_directory(directory)
     windows = _Windows(user, item, time, max_history)
     targets = np.flatnonzero(windows.index > windows.start[user])
     cuts = (0, *chronological_cuts(len(targets)), len(targets))

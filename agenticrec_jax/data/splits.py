@@ -198,4 +198,9 @@ def _policy_start(train: int, policy_share: float) -> int:
 
 def _range_before(served: Sequence[Sample]) -> FitRange:
     first = min(served, key=lambda sample: sample.time)
+    if not first.earlier:
+        raise InputError(
+            f"splits: found no event before time {first.time} of the first sample to predict, "
+            "expected some to fit on (a large share of the log has one time)"
+        )
     return FitRange(end_time=first.time, events=first.earlier)

@@ -36,6 +36,7 @@ from agenticrec_jax.ingest.filters import (
 )
 from agenticrec_jax.ingest.row_errors import RowErrors
 from agenticrec_jax.ingest.sources import RawLog
+from agenticrec_jax.paths import make_directory
 
 EARLIEST_DATE = 10**8  # seconds, of 1973: a log whose times are all earlier counts positions
 UNKNOWN_ITEM = "an interaction with an item that is not in the table of items"
@@ -269,11 +270,7 @@ def write_prepared(prepared: PreparedLog, directory: str | Path) -> tuple[Path, 
     Raises:
       InputError: the directory cannot be made.
     """
-    directory = Path(directory)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{directory}: cannot be made ({error.strerror})") from error
+    directory = make_directory(directory)
     events = prepared.events
     frame = pl.LazyFrame(
         {

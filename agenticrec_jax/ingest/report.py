@@ -121,7 +121,7 @@ def _missing(prepared: PreparedLog) -> dict:
     missing = {}
     for name, needed in COLUMN_USES.items():
         column = items[name]
-        absent = (column.list.len() == 0) if name == "categories" else column.is_null()
+        absent = column.list.len().fill_null(0) == 0 if name == "categories" else column.is_null()
         missing[name] = {"share": float(absent.mean()), "needed_by": needed}
     missing["title"] = {
         "share": float(items["title"].is_null().mean()),

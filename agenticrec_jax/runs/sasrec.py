@@ -19,6 +19,7 @@ from agenticrec_jax.data.splits import FitRange, chronological_splits, predictio
 from agenticrec_jax.evaluation.baselines.popularity import popularity_scores
 from agenticrec_jax.evaluation.baselines.sasrec import sasrec_scores, serving_model
 from agenticrec_jax.metrics.ranking import expected_metrics, ndcg_at_k, rank_of_target
+from agenticrec_jax.paths import make_directory
 from agenticrec_jax.runtime import strict_json
 from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.runtime.phases import phase, phase_records
@@ -60,9 +61,9 @@ def fit_and_evaluate_artifacts(
     Returns:
       The content of ``sasrec.json``.
     """
+    workdir = make_directory(workdir, "flag --workdir")
     splits = chronological_splits(prediction_samples(log))
     examples = draw_split_candidates(log, splits, negatives, seed=candidate_seed)
-    workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / "candidates.jsonl.gz"
     digest = write_candidates(path, log, examples, seed=candidate_seed)
     print(f"{len(log)} events, {log.num_users} users, {log.num_items} items; candidates {digest}")
@@ -159,6 +160,7 @@ def fit_on_shards(
       InputError: ``prepared`` has no samples, or those of another log.
     """
     samples, item_ids = sampled_items(prepared)
+    workdir = make_directory(workdir, "flag --workdir")
     manifest = read_manifest(samples)
     fit_range = train_range(samples)
     counts = manifest["counts"]

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from agenticrec_jax.data.splits import FitRange
 from agenticrec_jax.errors import InputError, expect
+from agenticrec_jax.paths import make_directory
 from agenticrec_jax.sequential.model import SequentialModel
 
 
@@ -32,8 +33,7 @@ def save_model(
     directory: str | Path, model: SequentialModel, item_ids: Sequence[str], fit_range: FitRange
 ) -> None:
     """Writes a model as two files that are named after ``model.name``."""
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
+    directory = make_directory(directory)
     _, state = nnx.split(model)
     arrays = {
         _array_name(path): np.asarray(leaf.get_value()) for path, leaf in nnx.to_flat_state(state)

@@ -37,12 +37,12 @@ def test_ids_are_listed_by_commas_or_lines(call, tmp_path):
     path.write_text("a\n\n b \n")
     empty.write_text("\n")
     of_flag, of_file, by_commas, again, missing, none = call(
-        ("listed_ids", "candidates", str(path)),
-        ("ids_of_file", "users", str(path)),
-        ("listed_ids", "candidates", "a, b"),
-        ("listed_ids", "candidates", "a,b,a"),
-        ("ids_of_file", "users", "nowhere"),
-        ("ids_of_file", "users", str(empty)),
+        ("listed", "candidates", str(path)),
+        ("lines", "users", str(path)),
+        ("listed", "candidates", "a, b"),
+        ("listed", "candidates", "a,b,a"),
+        ("lines", "users", "nowhere"),
+        ("lines", "users", str(empty)),
     )
     assert of_flag == of_file == {"a": f"{path}, line 1", "b": f"{path}, line 3"}
     assert by_commas == dict.fromkeys("ab", "flag --candidates")
