@@ -5,7 +5,6 @@ flag that does not parse, ends it with one sentence on stderr and exit status 2.
 """
 
 import os
-import pathlib
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -27,7 +26,7 @@ INTERRUPTED = 130
 # Flags that name a file or a directory: ``~`` in them is the home, and no bucket is one of them.
 PATH_FLAGS = (
     *("workdir", "output", "interactions", "items", "prepared", "policy", "downloads", "users"),
-    *("json", "wheel", "directory", "compilation_cache"),
+    *("json", "wheel", "directory"),
 )
 
 _COMPILATION_CACHE = flags.DEFINE_string(
@@ -85,7 +84,7 @@ def use_compilation_cache(directory: str) -> None:
     """
     if not directory:
         return
-    path = pathlib.Path(directory).expanduser()
+    path = local_path(directory, "flag --compilation_cache")
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -61,9 +61,9 @@ def program(tmp_path_factory):
     return directory
 
 
-def start(program, *arguments):
+def start(program, *arguments, **variables):
     root = pathlib.Path(app.__file__).parents[2]
-    environment = os.environ | {"PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {"PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu"} | variables
     return subprocess.run(
         [sys.executable, "counts.py", *arguments],
         cwd=program,
@@ -117,6 +117,14 @@ def test_help_says_what_the_program_does_and_succeeds(program):
     ended = start(program, "--help")
     assert ended.returncode == 0
     assert "Counts to a number." in ended.stdout and "--preset" in ended.stdout
+
+
+def test_a_default_cache_that_cannot_be_made_only_slows_a_run(program):
+    """As in a container, whose home may be read only; a directory that the flag names is needed."""
+    ended = start(program, HOME="/proc")
+    assert ended.returncode == 0 and "no cache" in ended.stderr and "/proc" in ended.stderr
+    ended = start(program, "--compilation_cache=/proc/none")
+    assert ended.returncode == 2 and "--compilation_cache" in ended.stderr
 
 
 def test_the_compilation_cache_is_filled(program, tmp_path):
