@@ -95,8 +95,8 @@ class RowErrors:
     def first(self) -> str:
         """Returns the first reason with its first row in brackets, or nothing, for an error."""
         for counted in self._counts.values():
-            place, found = counted.first[0]
-            return f" ({place}: {counted.reason}, {found})"
+            place, quote = counted.first[0]
+            return f" ({place}: {counted.reason}, {quote})"
         return ""
 
     def records(self) -> list[dict]:
