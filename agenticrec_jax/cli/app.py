@@ -120,8 +120,9 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
 
 def _expand_paths() -> None:
     for name in PATH_FLAGS:
-        if name in flags.FLAGS and flags.FLAGS[name].value:
-            flag = flags.FLAGS[name]
+        # A name can be a path in one program and a number in another, as ``--users`` is.
+        flag = flags.FLAGS[name] if name in flags.FLAGS else None
+        if flag is not None and isinstance(flag.value, str) and flag.value:
             flag.value = str(local_path(flag.value, f"flag --{name}"))
 
 

@@ -50,7 +50,7 @@ def batch():
 def in_float64(monkeypatch):
     """All that the package computes in float32 is float64."""
     monkeypatch.setattr(jnp, "float32", jnp.float64)
-    monkeypatch.setattr(config, "_DTYPES", ("float64",))
+    monkeypatch.setattr(config, "DTYPES", ("float64",))
     with jax.enable_x64(True):
         yield
 
