@@ -37,4 +37,4 @@ def test_any_text_is_a_path_or_one_sentence(text):
     except InputError as error:
         assert_names(error, "path", "expected")
     else:
-        assert is_file(path) in (True, False)
+        assert not is_file(path) or path.is_file()

@@ -1,13 +1,13 @@
 """Progress of episodes that take long: evaluation, validation, mining."""
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator
 
 import jax
 
 from agenticrec_jax.agent.tasks import RANK
 from agenticrec_jax.agent.trajectories import Trajectory
+from agenticrec_jax.metrics.ranking import ndcg_at_k
 from agenticrec_jax.runtime.progress import Progress
 
 
@@ -33,15 +33,11 @@ def episode_progress(name: str, total: int) -> Iterator[Callable[[Trajectory], N
             nonlocal ended
             ended += 1
             ranked = trajectory.task == RANK
-            sums["value"] += _ndcg(trajectory.rank) if ranked else len(trajectory.ids)
+            sums["value"] += ndcg_at_k([trajectory.rank], 10) if ranked else len(trajectory.ids)
             sums["valid"] += trajectory.valid
             sums["calls"] += len(trajectory.calls)
-            value, valid, calls = (total / ended for total in sums.values())
+            value, valid, calls = (added / ended for added in sums.values())
             first = f"ndcg@10 {value:.3f}" if ranked else f"tokens {value:.0f}"
             progress.advance(note=f"{first} valid {valid:.3f} calls {calls:.2f}")
 
         yield count
-
-
-def _ndcg(rank: int | None) -> float:
-    return 1 / math.log2(rank + 1) if rank and rank <= 10 else 0.0

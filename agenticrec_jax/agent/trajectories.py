@@ -73,14 +73,18 @@ class Trajectory:
         """Whether the output obeys the protocol."""
         return self.invalid_reason is None
 
-    def to_json(self) -> str:
-        """Returns one JSON line, from which ``from_json`` makes an equal trajectory."""
+    def record(self) -> dict:
+        """Returns the fields as lists, dicts and numbers, ready for JSON."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         for name in ("prompt", "ids", "logprobs", "origin"):
             fields[name] = fields[name].tolist()
         fields["calls"] = [dataclasses.asdict(call) for call in self.calls]
         fields["reward"] = dataclasses.asdict(self.reward) if self.reward else None
-        return strict_json.dumps(fields, ensure_ascii=False)
+        return fields
+
+    def to_json(self) -> str:
+        """Returns one JSON line, from which ``from_json`` makes an equal trajectory."""
+        return strict_json.dumps(self.record(), ensure_ascii=False)
 
     @classmethod
     def from_json(cls, line: str) -> "Trajectory":

@@ -17,7 +17,7 @@ from ml_collections import config_flags
 from agenticrec_jax.cli.configs import complete
 from agenticrec_jax.cli.help import help_text, requested_help
 from agenticrec_jax.errors import InputError, Terminated
-from agenticrec_jax.paths import local_path
+from agenticrec_jax.paths import local_path, make_directory
 from agenticrec_jax.runtime.devices import device_line
 
 BAD_INPUT = 2
@@ -84,18 +84,13 @@ def use_compilation_cache(directory: str) -> None:
     """
     if not directory:
         return
-    path = local_path(directory, "flag --compilation_cache")
     try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        if not _COMPILATION_CACHE.present and directory == _COMPILATION_CACHE.default:
-            reason = f"{path} cannot be made: {error.strerror}"
-            print(f"no cache of compiled programs ({reason})", file=sys.stderr, flush=True)
-            return
-        raise InputError(
-            f"flag --compilation_cache: found {directory!r}, expected a directory that can be "
-            f"made and written ({error.strerror})."
-        ) from error
+        path = make_directory(directory, "flag --compilation_cache")
+    except InputError as error:
+        if _COMPILATION_CACHE.present or directory != _COMPILATION_CACHE.default:
+            raise
+        print(f"no cache of compiled programs ({error})", file=sys.stderr, flush=True)
+        return
     import jax
 
     jax.config.update("jax_compilation_cache_dir", str(path))

@@ -12,7 +12,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from agenticrec_jax.bundled import ROOT, resolve
-from agenticrec_jax.cli.overrides import Setting, apply_settings, split_settings
+from agenticrec_jax.cli.overrides import Override, apply_settings, split_settings
 from agenticrec_jax.errors import InputError, expect
 from agenticrec_jax.runs import default_config
 
@@ -120,7 +120,7 @@ class ConfigFlag(flags.Flag):
 
     def __init__(self, default_name: str | None, help_string: str):
         self.default_name = default_name
-        self.settings: list[Setting] = []
+        self.settings: list[Override] = []
         parser = flags.ArgumentParser()
         super().__init__(parser, flags.ArgumentSerializer(), "config", None, help_string)
 

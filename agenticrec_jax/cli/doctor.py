@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 
 import agenticrec_jax
 from agenticrec_jax.bundled import ROOT
+from agenticrec_jax.paths import local_path
 from agenticrec_jax.runtime.devices import device_line
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
@@ -96,10 +97,14 @@ def missing(requirement: str) -> list[str]:
 
 
 def cache_line(directory: str) -> str:
-    """Returns the state of the directory of compiled programs."""
+    """Returns the state of the directory of compiled programs.
+
+    Raises:
+      InputError: the directory is the address of a bucket, or of an unknown user's home.
+    """
     if not directory:
         return "compilation cache: none"
-    path = Path(directory).expanduser()
+    path = local_path(directory, "flag --compilation_cache")
     if not path.is_dir():
         return f"compilation cache: {path}, not there yet"
     if not os.access(path, os.W_OK):
@@ -111,14 +116,11 @@ def cache_line(directory: str) -> str:
 def _host_memory() -> str:
     page = os.sysconf("SC_PAGE_SIZE")
     total = f"{os.sysconf('SC_PHYS_PAGES') * page / GIB:.1f} GiB of memory"
-    for line in _lines(Path("/proc/meminfo")):
+    meminfo = Path("/proc/meminfo")  # of Linux
+    for line in meminfo.read_text().splitlines() if meminfo.exists() else ():
         if line.startswith("MemAvailable:"):
             return f"{total}, {int(line.split()[1]) * 1024 / GIB:.1f} GiB available"
     return total
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.exists() else []
 
 
 def _device_memory(device: jax.Device) -> str:

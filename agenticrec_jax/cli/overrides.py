@@ -27,8 +27,8 @@ _SETTING = re.compile(r"--?(no)?config\.([^=]*)(=(?s:.*))?")
 _BOOLEANS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 
 
-class Setting(NamedTuple):
-    """One setting of a command line.
+class Override(NamedTuple):
+    """One setting that a command line changes.
 
     Attributes:
       key: such as ``rta.steps``.
@@ -39,11 +39,11 @@ class Setting(NamedTuple):
     texts: tuple[str, ...]
 
 
-def split_settings(argv: Sequence[str]) -> tuple[list[str], list[Setting]]:
+def split_settings(argv: Sequence[str]) -> tuple[list[str], list[Override]]:
     """Splits a command line into its other arguments and its settings.
 
     >>> split_settings(["train", "--config.rta.steps", "9", "--stage=rta"])
-    (['train', '--stage=rta'], [Setting(key='rta.steps', texts=('9',))])
+    (['train', '--stage=rta'], [Override(key='rta.steps', texts=('9',))])
 
     Raises:
       InputError: names a setting that does not exist or has no value.
@@ -73,10 +73,10 @@ def split_settings(argv: Sequence[str]) -> tuple[list[str], list[Setting]]:
         else:
             text = value[1:]
         texts.setdefault(key, []).append(text)
-    return rest, [Setting(key, tuple(given)) for key, given in texts.items()]
+    return rest, [Override(key, tuple(given)) for key, given in texts.items()]
 
 
-def apply_settings(config: ConfigDict, settings: Sequence[Setting]) -> None:
+def apply_settings(config: ConfigDict, settings: Sequence[Override]) -> None:
     """Changes settings of a configuration in place.
 
     Raises:
@@ -116,7 +116,7 @@ def setting_type(key: str) -> Any:
         if name not in fields:
             close = difflib.get_close_matches(name, fields, n=1) or fields
             raise InputError(
-                f"flag --config.{key}: found a setting that does not exist, expected {path}. and "
+                f"flag --config.{key}: found a setting that does not exist, expected in {path} "
                 f"one of {', '.join(close)}"
             )
         declared = fields[name]

@@ -220,11 +220,11 @@ def make_log(
 def read_log(interactions_path: str | Path, items_path: str | Path) -> InteractionLog:
     """Reads and validates a log: CSV or JSON lines (either gzipped) or Parquet, by suffix.
 
-    Interactions have columns user_id, item_id, timestamp (unix seconds, or a date in ISO 8601,
-    of UTC if it names no zone) and optionally rating;
-    items have item_id, title and optionally categories (a list, or text split at ``|``), price,
-    brand, average_rating, description, year. Other columns are ignored. Ids are text: leading
-    zeros stay. An item without a title gets its id for a title.
+    Interactions have columns user_id, item_id, timestamp (unix seconds, or a date in ISO 8601, of
+    UTC if it names no zone) and optionally rating. Items have item_id, title and optionally
+    categories (a list, or text split at ``|``), price, brand, average_rating, description, year.
+    Other columns are ignored. Ids are text: leading zeros stay. An item without a title gets its id
+    for a title.
 
     Raises:
       InputError: naming file, line and column, for a missing file or column, a missing id, a
@@ -237,8 +237,8 @@ def read_log(interactions_path: str | Path, items_path: str | Path) -> Interacti
     user_id = table.text("user_id", "a user id")
     item_id = table.text("item_id", "an item id")
     time = table.times("timestamp", "unix seconds or a date such as 2024-03-31")
-    dates = as_days(time)
-    table.refuse(dates, "timestamp", time.tolist(), "2024-03-31 for a day written 20240331")
+    days = np.full(len(time), are_days(time))
+    table.refuse(days, "timestamp", time.tolist(), "2024-03-31 for a day written 20240331")
     table.refuse(
         np.abs(time) >= LATEST_TIME, "timestamp", time.tolist(), "unix seconds, not milliseconds"
     )
@@ -269,8 +269,8 @@ def read_items(path: str | Path) -> Items:
     )
 
 
-def as_days(times: Float64[np.ndarray, "E"]) -> Bool[np.ndarray, "E"]:
-    """Returns a mask of all times if each is a day written as 20240331, else of none.
+def are_days(times: Float64[np.ndarray, "E"]) -> bool:
+    """Whether there are times and each is a day written as 20240331.
 
     As seconds they would all be of August 1970.
     """
@@ -278,7 +278,7 @@ def as_days(times: Float64[np.ndarray, "E"]) -> Bool[np.ndarray, "E"]:
     day = times % 100
     is_day = (times >= 19000101) & (times < 21000000) & (times % 1 == 0)
     is_day &= (month >= 1) & (month <= 12) & (day >= 1) & (day <= 31)
-    return np.full(len(times), len(times) > 0 and bool(is_day.all()))
+    return len(times) > 0 and bool(is_day.all())
 
 
 def _years(table: Table) -> list[int | None]:

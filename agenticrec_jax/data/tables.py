@@ -126,7 +126,7 @@ def read_table(path: str | Path, required: Sequence[str], kinds: Mapping[str, Ki
     def refuse(row: BrokenRow) -> NoReturn:
         column = f", column {row.column}" if row.column else ""
         where = f"{file.path}, {file.place(row.row_number)}{column}"
-        raise InputError(f"{where}: found {row.found}, expected {row.expected}")
+        raise InputError(f"{where}: found {row.actual}, expected {row.expected}")
 
     blocks = list(read_blocks(file, columns, refuse, strict_quotes=True))
     if file.format == "json" and not any(block.frame.height for block in blocks):

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float32, Float64, Int64, Shaped, UInt32, UInt64
 from agenticrec_jax.data.formats.files import TableFile, require_columns
 from agenticrec_jax.data.formats.rows import Block
 from agenticrec_jax.data.formats.times import seconds
-from agenticrec_jax.data.interactions import LATEST_TIME, as_days
+from agenticrec_jax.data.interactions import LATEST_TIME, are_days
 from agenticrec_jax.data.tables import LARGEST
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.ingest.row_errors import RowErrors, first_reason
@@ -162,7 +162,7 @@ def read_events(file: TableFile, columns: EventColumns, row_errors: RowErrors) -
     if not len(events):
         reason = row_errors.first()
         raise InputError(f"{file.path}: found no good row among {rows}{reason}, expected one")
-    if as_days(events.time).any():
+    if are_days(events.time):
         place = file.place(int(events.row_number[0]))
         raise InputError(
             f"{file.path}, {place}, column {columns.time}: found {events.time[0]:.0f} and only "

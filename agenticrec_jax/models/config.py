@@ -221,8 +221,10 @@ def _architecture(given: Fields) -> str:
     kind = given.text("model_type", "")
     if not names and kind in _ARCHITECTURES.values():
         return kind
-    expected = f"one of {', '.join(_ARCHITECTURES)}"
-    expect(False, given.where("architectures"), ", ".join(names) or kind, expected)
+    raise InputError(
+        f"{given.where('architectures')}: found {', '.join(names) or kind!r}, expected one of "
+        f"{', '.join(_ARCHITECTURES)}"
+    )
 
 
 def _refuse_unsupported(given: Fields) -> None:

@@ -44,7 +44,10 @@ class Fields:
         return value
 
     def count(self, name: str, *, default: int | None = None, most: int = _COUNT_END - 1) -> int:
-        """Returns a number of things, 1 to ``most``; InputError otherwise, or without a default."""
+        """Returns a whole number from 1 to ``most``; InputError for any other value.
+
+        A missing field has the default; without a default it is refused too.
+        """
         value = self.need(name) if default is None else self._raw.get(name)
         if value is None:
             return default

@@ -268,13 +268,13 @@ def _checked(kind: str, given: dict[str, Any], where: str) -> RopeScaling:
             values[field.name] = inner.count(field.name)
         else:
             values[field.name] = inner.positive(field.name)
+    scaling = _KINDS[kind](**values)
     if kind == "llama3":
-        low = values["low_freq_factor"]
-        high = values["high_freq_factor"]
+        low = scaling.low_freq_factor
+        high = scaling.high_freq_factor
         expect(low < high, f"{where}: low_freq_factor", low, f"below high_freq_factor {high}")
     else:
-        scaling = _KINDS[kind](**values)
         slow = scaling.beta_slow
-        fast = f"at most beta_fast {scaling.beta_fast}"
-        expect(slow <= scaling.beta_fast, f"{where}: beta_slow", slow, fast)
-    return _KINDS[kind](**values)
+        fast = scaling.beta_fast
+        expect(slow <= fast, f"{where}: beta_slow", slow, f"at most beta_fast {fast}")
+    return scaling

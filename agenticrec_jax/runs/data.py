@@ -26,6 +26,7 @@ from agenticrec_jax.data.splits import (
 )
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.parallel.multihost import main_writes
+from agenticrec_jax.paths import make_directory
 from agenticrec_jax.runs.config import DatasetConfig, SasrecSettings
 from agenticrec_jax.runtime.checkpoints import flat_settings
 from agenticrec_jax.runtime.progress import Progress
@@ -76,15 +77,7 @@ def make_workdir(path: str | Path | None) -> Path:
     Raises:
       InputError: no directory can be made there.
     """
-    directory = workdir_path(path)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"flag --workdir: found {str(path)!r}, expected a directory that can be made "
-            f"({error.strerror})"
-        ) from error
-    return directory
+    return make_directory(workdir_path(path), "flag --workdir")
 
 
 def load_data(config: DatasetConfig, workdir: str | Path) -> RunData:

@@ -1,7 +1,6 @@
 """Evaluation of policies on the examples of a run, with and without their observations."""
 
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -121,7 +120,7 @@ def write_trajectories(
     partial_file = path.with_suffix(".part")
     with open(partial_file, "w", encoding="utf-8") as file:
         for trajectory, example in zip(trajectories, examples, strict=True):
-            line = json.loads(trajectory.to_json()) | {"seed": seed} | ids_of(example, log)
+            line = trajectory.record() | {"seed": seed} | ids_of(example, log)
             file.write(strict_json.dumps(line, ensure_ascii=False) + "\n")
     partial_file.replace(path)
 

@@ -34,8 +34,12 @@ def rollout_metrics(
     - ``sampled_tokens``: completion tokens that the policy sampled;
     - ``invalid/<reason>``: share of trajectories that are invalid for this reason.
 
-    A tool of ``tools``, those that the agent offers, has 0 calls where it was not called. All other
-    ``calls/`` and the ``invalid/`` metrics are there only for what occurs.
+    The ``invalid/`` metrics, and ``calls/`` of what is not in ``tools``, are there only for what
+    occurs.
+
+    Args:
+      groups: [tasks][members] trajectories.
+      tools: names of the tools that the agent offers; each has its metric, 0 if it was not called.
     """
     flat = [trajectory for group in groups for trajectory in group]
     n = float(len(flat))

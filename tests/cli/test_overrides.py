@@ -16,20 +16,16 @@ from agenticrec_jax.cli.overrides import (
 )
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.runs import RunConfig, default_config, run_config
+from agenticrec_jax.runtime.checkpoints import flat_settings
 from agenticrec_jax.testing.errors import assert_names, refused
 
 
-def keys(config, prefix=""):
-    """Every setting's key and default."""
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from keys(value, f"{prefix}{field.name}.")
-        else:
-            yield prefix + field.name, value
+def keys(config):
+    """Every setting's value by its key."""
+    return flat_settings(dataclasses.asdict(config))
 
 
-DEFAULTS = dict(keys(RunConfig()))
+DEFAULTS = keys(RunConfig())
 
 
 def config_of(*arguments):
@@ -155,7 +151,7 @@ def check_any_text_of_any_setting(key, texts):
         assert "\n" not in str(error) and len(str(error)) < 1000
         assert f"config.{section}" in str(error), name
         return
-    value = dict(keys(config))[key]
+    value = keys(config)[key]
     if isinstance(value, str):
         assert value == texts[-1]
     elif isinstance(value, bool):

@@ -9,21 +9,12 @@ import pytest
 
 from agenticrec_jax.cli.main import jobs
 from agenticrec_jax.runs import RunConfig
+from agenticrec_jax.runtime.checkpoints import flat_settings
 
 LONGEST = 150
 
 
-def settings(config, path=()):
-    """Yields every setting of a configuration by its key."""
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from settings(value, (*path, field.name))
-        else:
-            yield ".".join([*path, field.name]), value
-
-
-SETTINGS = dict(settings(RunConfig()))
+SETTINGS = flat_settings(dataclasses.asdict(RunConfig()))
 PROGRAMS = jobs()
 FLAGS = "DEFINE_"
 # Runs ``python -m experiments.NAME --help`` for each name, in one process, since most of a

@@ -34,7 +34,7 @@ class BrokenRow:
       row_number: the number of its first line.
       reason: one of a few, for counting.
       text: the row as it stands in the file.
-      found: what an error about this one row says was found.
+      actual: what an error about this one row says was found.
       expected: what such an error says was expected.
       column: the column of the faulty cell; None if the fault is of the whole row.
     """
@@ -42,7 +42,7 @@ class BrokenRow:
     row_number: int
     reason: str
     text: str
-    found: str
+    actual: str
     expected: str
     column: str | None = None
 
