@@ -1,4 +1,4 @@
-"""Makes the embedded tiny policy: tokenizer, random weights, warm start, gate.
+"""Makes the embedded tiny policy: tokenizer, random weights, pretraining, gate.
 
     python -m experiments.make_policy --workdir=DIR --output=tools_data/tiny_policy
 

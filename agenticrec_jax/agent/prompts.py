@@ -31,6 +31,8 @@ from agenticrec_jax.tokenizers.base import TURN_END, TURN_START, Tokenizer, enco
 from agenticrec_jax.types import OBSERVATION
 
 AUTO = "auto"
+# Pieces of compact prompts that a tokenizer can make one id each.
+COMPACT_PHRASES = (" history:", "; candidates:", "; rank; tools:", *(f"h{n}" for n in range(1, 11)))
 STYLES = {"compact": (INLINE,), "chat": (RESPONSE, INLINE)}  # observation styles, default first
 
 
@@ -41,7 +43,7 @@ class PromptBuilder(abc.ABC):
     Attributes:
       tokenizer: the policy's.
       items: the catalog, for titles.
-      title_tokens: longest title in ids; a longer one is cut and ends in the mark ``…``.
+      title_tokens: longest title in ids; a longer one is cut (with the mark ``…`` in a chat).
       observation_tokens: longest tool output in ids, cut alike; 0 for no limit.
     """
 
@@ -106,7 +108,8 @@ class PromptBuilder(abc.ABC):
             return self.tokenizer.encode_data(text + end)
         return encode_within(self.tokenizer, text, self.observation_tokens, end)
 
-    def _title(self, item: int) -> list[int]:
+    def title_ids(self, item: int) -> list[int]:
+        """Returns the ids by which prompts show the title of an item."""
         if item not in self._cache:
             self._cache[item] = self._encode_title(self.items.title[item])
         return self._cache[item]
@@ -118,18 +121,22 @@ class PromptBuilder(abc.ABC):
 class CompactPrompts(PromptBuilder):
     """The style of the compact tokenizer: one short turn, observations inline.
 
-    A prompt reads ``<user> history: h1 scotch tape; candidates:1 avery labels2 hp ink; rank;
+    A prompt reads ``<user> history: h1 scotch tape; candidates: avery labels1, hp ink2,; rank;
     tools:get_user_profile<assistant>``, an observation ``<observation>..</observation>``.
+
+    A candidate's number stands behind its title, so that a causal policy can gather at the number
+    what it has read of the title. It is the piece ``1,`` of which answers and orders consist.
+    Titles are cut without a mark: a small policy reads few tokens, and a mark would be one.
     """
 
     def build(self, history, candidates, tools, task=RANK):
         markup = self.tokenizer.encode_markup
         ids = markup("<user> history:")
         for number, item in enumerate(history, 1):
-            ids += markup(f" h{number}") + self._title(item)
+            ids += markup(f" h{number}") + self.title_ids(item)
         ids += markup("; candidates:")
         for number, item in enumerate(candidates, 1):
-            ids += markup(str(number)) + self._title(item)
+            ids += self.title_ids(item) + markup(f"{number},")
         ids += markup(f"; {_compact_question(task)}; tools:")
         for name in [tool["name"] for tool in tools] or ["none"]:
             ids += markup(name)
@@ -140,7 +147,7 @@ class CompactPrompts(PromptBuilder):
         markup = self.tokenizer.encode_markup
         ids = markup("<user> history:")
         for number, (item, rating) in enumerate(zip(items, ratings, strict=True), 1):
-            ids += markup(f" h{number}") + self._title(item) + markup(rated(rating))
+            ids += markup(f" h{number}") + self.title_ids(item) + markup(rated(rating))
         return ids + markup("; profile<assistant>")
 
     def drill(self):
@@ -154,9 +161,7 @@ class CompactPrompts(PromptBuilder):
         ]
 
     def _encode_title(self, title):
-        if not self.title_tokens:
-            return []
-        return self.tokenizer.encode_cut(f" {title}", self.title_tokens)
+        return self.tokenizer.encode_data(f" {title}")[: self.title_tokens]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,10 +195,10 @@ class ChatPrompts(PromptBuilder):
         ids = [*self.tokenizer.prefix, *markup(turn("system", system))]
         ids += markup(f"{TURN_START}user\nTaken before, oldest first:\n")
         for number, item in enumerate(history, 1):
-            ids += markup(f"h{number}.") + self._title(item)
+            ids += markup(f"h{number}.") + self.title_ids(item)
         ids += markup("Candidates:\n")
         for number, item in enumerate(candidates, 1):
-            ids += markup(f"{number}.") + self._title(item)
+            ids += markup(f"{number}.") + self.title_ids(item)
         return ids + markup(f"{question(task)}{TURN_END}\n{TURN_START}assistant\n")
 
     def profile(self, items, ratings, words):
@@ -201,7 +206,7 @@ class ChatPrompts(PromptBuilder):
         ids = [*self.tokenizer.prefix, *markup(turn("system", PROFILER))]
         ids += markup(f"{TURN_START}user\nTaken, oldest first:\n")
         for number, (item, rating) in enumerate(zip(items, ratings, strict=True), 1):
-            ids += markup(f"h{number}{rated(rating)}.") + self._title(item)
+            ids += markup(f"h{number}{rated(rating)}.") + self.title_ids(item)
         end = f"{profile_question(words)}{TURN_END}\n{TURN_START}assistant\n"
         return ids + markup(end)
 

@@ -25,6 +25,7 @@ ORDERS = {
     "get_similar_users": ("taken",),
 }
 LABELS = tuple(label for labels in ORDERS.values() for label in labels)
+DRAFT = "draft"  # label of the agent's own order, which it writes before it calls a tool
 MAX_WEIGHT = 3  # of an order in a fused list
 _ORDER = re.compile(r"([a-z][a-z ]*):((?:\d+,)+)")
 _INTENT = {
@@ -36,6 +37,12 @@ _INTENT = {
     "get_similar_items": "what is similar",
     "get_similar_users": "what similar users took",
 }
+PHRASES = (  # of the thoughts; a tokenizer can make each one piece
+    *(f" {intent}?" for intent in _INTENT.values()),
+    *(f" {label} {state}" for label in LABELS for state in ("puts ", "is empty,")),
+    *(" first,", " noted,", " rank by ", " then ", " no evidence.", f",{ELLIPSIS}"),
+    *(f"×{weight}" for weight in range(1, MAX_WEIGHT + 1)),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +52,7 @@ class Plan:
     Attributes:
       tools: names of the tools to call, in order.
       priority: labels of the orders to follow, most trusted first.
-      weights: whole weight of each label; the orders are then fused (`fused_ranking`). Without
+      weights: whole weight of each label; the orders are then fused (`fused_scores`). Without
         weights they are concatenated (`follow`).
     """
 
@@ -63,10 +70,22 @@ class Plan:
 
     def rank(self, orders: Mapping[str, Sequence[int]], candidates: int) -> tuple[int, ...]:
         """Returns the plan's list of the candidates."""
+        scores = self.scores(orders, candidates)
+        # A stable sort keeps candidates of equal scores in the order of their numbers.
+        ranked = sorted(range(1, candidates + 1), key=lambda number: -scores[number - 1])
+        return tuple(ranked[: protocol.RANKED])
+
+    def scores(self, orders: Mapping[str, Sequence[int]], candidates: int) -> list[Fraction]:
+        """Returns the score of each candidate, by which `rank` sorts.
+
+        Without weights it is a whole number, by the candidate's place in the concatenation.
+        """
         if self.weights:
             weights = dict(zip(self.priority, self.weights, strict=True))
-            return fused_ranking(orders, weights, candidates)
-        return follow(orders, self.priority, candidates)
+            return fused_scores(orders, weights, candidates)
+        ranking = follow(orders, self.priority, candidates, length=candidates)
+        places = {number: place for place, number in enumerate(ranking)}
+        return [Fraction(candidates - places[number]) for number in range(1, candidates + 1)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,11 +95,13 @@ class ScriptedEpisode:
     Attributes:
       turns: (origin, text) pairs, ``SAMPLED`` of the agent and ``OBSERVATION`` of the tools.
       ranking: the final candidate numbers, best first.
+      scores: of each candidate, by which the ranking is sorted.
       plan: the plan that was followed.
     """
 
     turns: tuple[tuple[int, str], ...]
     ranking: tuple[int, ...]
+    scores: tuple[Fraction, ...]
     plan: Plan
 
 
@@ -129,37 +150,31 @@ def follow(
     return tuple(dict.fromkeys(chain))[: min(length, candidates)]
 
 
-def fused_ranking(
-    orders: Mapping[str, Sequence[int]],
-    weights: Mapping[str, int],
-    candidates: int,
-    length: int = 10,
-) -> tuple[int, ...]:
-    """Ranks the candidates by a weighted sum of their reciprocal places in several orders.
+def fused_scores(
+    orders: Mapping[str, Sequence[int]], weights: Mapping[str, int], candidates: int
+) -> list[Fraction]:
+    """Scores the candidates by a weighted sum of their reciprocal places in several orders.
 
     The score of a candidate is the sum of ``weight / (2 + place)`` over the orders that have it,
     with places from 0: reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009) with the
-    constant 1 for ranks from 1, and with weights. Sums are exact, so that candidates of equal
-    scores tie; they are ordered by number.
+    constant 1 for ranks from 1, and with weights. Sums are exact, so that equal scores tie.
 
     Args:
       orders: candidate numbers by label, best first.
-      weights: of the labels; 0 for a label that is absent.
-      candidates: number of candidates; those in no order come last, by number.
-      length: length of the ranking.
+      weights: of the labels.
+      candidates: number of candidates; one in no order scores 0.
 
     Example: candidate 1 scores 2/3 + 1/2, candidate 3 scores 2/2, candidate 2 scores 1/3.
 
       >>> orders = {"similar": (3, 1), "popular": (1, 2)}
-      >>> fused_ranking(orders, {"similar": 2, "popular": 1}, candidates=5)
-      (1, 3, 2, 4, 5)
+      >>> [str(s) for s in fused_scores(orders, {"similar": 2, "popular": 1}, candidates=4)]
+      ['7/6', '1/3', '1', '0']
     """
-    scores = dict.fromkeys(range(1, candidates + 1), Fraction(0))
+    scores = [Fraction(0)] * candidates
     for label, weight in weights.items():
         for place, number in enumerate(orders.get(label, ())):
-            scores[number] += Fraction(weight, 2 + place)
-    # A stable sort keeps candidates of equal scores in the order of their numbers.
-    return tuple(sorted(scores, key=lambda number: -scores[number])[:length])
+            scores[number - 1] += Fraction(weight, 2 + place)
+    return scores
 
 
 def fixed_plans(max_orders: int = 3) -> list[Plan]:
@@ -169,7 +184,11 @@ def fixed_plans(max_orders: int = 3) -> list[Plan]:
 
 
 def draw_plan(
-    rng: np.random.Generator, tools: Sequence[str], max_calls: int = 3, fused: float = 0.0
+    rng: np.random.Generator,
+    tools: Sequence[str],
+    max_calls: int = 3,
+    fused: float = 0.0,
+    draft: bool = False,
 ) -> Plan:
     """Draws a random subset of the tools in random order, and a random sequence of their orders.
 
@@ -178,22 +197,36 @@ def draw_plan(
       tools: names of the available tools. The script knows AgenticRec's only and calls no other.
       max_calls: most tools of the plan.
       fused: share of plans with orders that fuse them, by random weights from 1 to `MAX_WEIGHT`.
+      draft: whether the agent has an order of its own to rank by.
     """
     tools = [name for name in tools if name in _INTENT]
-    if not tools:
-        return Plan((), ())
-    calls = rng.permutation(tools)[: rng.integers(1, max_calls + 1)].tolist()
+    calls = rng.permutation(tools)[: rng.integers(1, max_calls + 1)].tolist() if tools else []
     labels = [label for tool in calls for label in ORDERS.get(tool, ())]
-    size = rng.integers(1, len(labels) + 1) if labels else 0
-    priority = tuple(rng.permutation(labels)[:size].tolist()) if labels else ()
-    weights: tuple[int, ...] = ()
-    if fused and priority and rng.random() < fused:
+    if draft:
+        labels.append(DRAFT)
+    if not labels:
+        return Plan(tuple(calls), ())
+    return draw_decision(rng, labels, fused, tuple(calls))
+
+
+def draw_decision(
+    rng: np.random.Generator, labels: Sequence[str], fused: float = 0.0, tools: tuple[str, ...] = ()
+) -> Plan:
+    """Draws a random sequence of some of the labels, and for a share ``fused`` their weights."""
+    priority = rng.permutation(labels)[: rng.integers(1, len(labels) + 1)].tolist()
+    weights = ()
+    if fused and rng.random() < fused:
         weights = tuple(rng.integers(1, MAX_WEIGHT + 1, size=len(priority)).tolist())
-    return Plan(tuple(calls), priority, weights)
+    return Plan(tools, tuple(priority), weights)
 
 
 def demonstrate(
-    plan: Plan, view: AsOfView, toolbox: Toolbox, task: str = RANK, blank: str | None = None
+    plan: Plan,
+    view: AsOfView,
+    toolbox: Toolbox,
+    task: str = RANK,
+    blank: str | None = None,
+    draft: Sequence[int] = (),
 ) -> ScriptedEpisode:
     """Follows a plan and writes its episode in the protocol's format.
 
@@ -203,10 +236,14 @@ def demonstrate(
       toolbox: the tools.
       task: ``rank``, ``more`` or ``less``.
       blank: a text that replaces every observation, for episodes without evidence.
+      draft: the agent's own order of the candidates, best first, which it writes at the beginning.
     """
     turns: list[tuple[int, str]] = []
     orders: dict[str, tuple[int, ...]] = {}
     thought = ""
+    if draft:
+        orders[DRAFT] = tuple(draft)
+        thought = draft_text(draft)
     for name in plan.tools:
         arguments = _arguments(name, view)
         call = protocol.ToolCall(name, arguments)
@@ -216,11 +253,23 @@ def demonstrate(
         observed = read_orders(text)
         orders |= observed
         thought = _reading(name, observed)
-    numbers = plan.rank(orders, len(view.candidates))
+    candidates = len(view.candidates)
+    numbers = plan.rank(orders, candidates)
     turns.append(
         (SAMPLED, f"<think>{thought}{decision(plan, orders)}</think>{_answer(numbers, task)}")
     )
-    return ScriptedEpisode(tuple(turns), numbers, plan)
+    scores = tuple(plan.scores(orders, candidates))
+    return ScriptedEpisode(tuple(turns), numbers, scores, plan)
+
+
+def draft_text(draft: Sequence[int]) -> str:
+    """Returns `` draft:7,3,;``, the agent's own order as its first thought begins with it."""
+    return f" {order_text(DRAFT, draft)};"
+
+
+def order_text(label: str, numbers: Sequence[int]) -> str:
+    """Returns ``similar:7,3,``, an order as tools show it."""
+    return f"{label}:{''.join(f'{number},' for number in numbers)}"
 
 
 def tools_with(priority: Sequence[str]) -> tuple[str, ...]:

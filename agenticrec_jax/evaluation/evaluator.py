@@ -81,6 +81,8 @@ def summary_row(
 class CopyReport:
     """Agreement of answers with the lists that the observations imply.
 
+    Candidates of equal scores may change places.
+
     Attributes:
       followed: share of ranks with the expected candidate.
       first: share of answers with the expected first candidate.
@@ -102,6 +104,7 @@ def copy_accuracy(
     params,
     examples: Sequence[RankingExample],
     plans: Sequence[scripted.Plan],
+    drafts: Sequence[Sequence[int]] | None = None,
 ) -> CopyReport:
     """Compares the policy's answers after scripted trajectories with the answers of the scripts.
 
@@ -114,29 +117,34 @@ def copy_accuracy(
       params: parameters of the policy.
       examples: candidate lists.
       plans: example i takes plan i modulo their number.
+      drafts: of each example, the order that its trajectory begins with; None for none.
     """
     requests = []
     expected = []
     for i, example in enumerate(examples):
-        ids, numbers = _up_to_answer(agent, example, plans[i % len(plans)])
+        draft = drafts[i] if drafts else ()
+        ids, episode = _up_to_answer(agent, example, plans[i % len(plans)], draft)
         requests.append(Request(tuple(ids), 1, (example.example_id,)))
-        expected.append(numbers)
+        expected.append(episode)
     groups = engine.generate(params, requests, _no_calls, temperature=0.0, seed=0)
     equal = []
     first = []
     overlap = []
     invalid = 0
-    for (rollout,), numbers in zip(groups, expected, strict=True):
+    for (rollout,), episode in zip(groups, expected, strict=True):
         text = agent.prompts.tokenizer.decode(rollout.ids)
+        length = len(episode.ranking)
         try:
-            answer = protocol.parse_ranking(text, len(numbers))
+            answer = protocol.parse_ranking(text, length)
         except protocol.ProtocolError:
             invalid += 1
             answer = ()
-        hits = [i < len(answer) and answer[i] == number for i, number in enumerate(numbers)]
+        scores = [episode.scores[number - 1] for number in episode.ranking]
+        given = [episode.scores[number - 1] for number in answer]
+        hits = [i < len(given) and given[i] == score for i, score in enumerate(scores)]
         equal += hits
         first.append(hits[0])
-        overlap.append(len(set(answer) & set(numbers)) / len(numbers))
+        overlap.append(sum(score >= scores[-1] for score in given) / length)
     return CopyReport(
         followed=float(np.mean(equal)),
         first=float(np.mean(first)),
@@ -147,17 +155,18 @@ def copy_accuracy(
 
 
 def _up_to_answer(
-    agent: Agent, example: RankingExample, plan: scripted.Plan
-) -> tuple[list[int], Sequence[int]]:
-    """Returns the ids of a scripted trajectory before its answer, and the answer's numbers."""
+    agent: Agent, example: RankingExample, plan: scripted.Plan, draft: Sequence[int]
+) -> tuple[list[int], scripted.ScriptedEpisode]:
+    """Returns the ids of a scripted trajectory before its answer, and its episode."""
     agent.artifacts.check(example)
     tools = agent.toolbox.schemas() if plan.tools else ()
     prompt = agent.prompts.build(example.history, example.candidates, tools, RANK)
-    demonstration = scripted.demonstrate(plan, AsOfView(agent.log, example), agent.toolbox)
-    *before, (_, last) = demonstration.turns
+    view = AsOfView(agent.log, example)
+    episode = scripted.demonstrate(plan, view, agent.toolbox, draft=draft)
+    *before, (_, last) = episode.turns
     decision = last[: last.index(protocol.ANSWER_OPEN)]
     ids, _ = agent.prompts.turns([*before, (SAMPLED, decision)])
-    return [*prompt, *ids], demonstration.ranking
+    return [*prompt, *ids], episode
 
 
 def _no_calls(request: int, member: int, ids: Sequence[int]) -> Reply:

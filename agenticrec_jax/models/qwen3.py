@@ -229,13 +229,45 @@ class Qwen3(nnx.Module):
             states are then [B, 1, D]. The last layer computes keys and values of the other tokens
             and nothing else (a scanned model computes the rest too and drops it).
         """
+        x, kv = self._layers(ids, positions, valid, context, segments, query_index)
+        return self.norm(x), kv
+
+    def forward_layers(
+        self,
+        ids: Int[Array, "B T"],
+        positions: Int[Array, "B T"],
+        valid: Bool[Array, "B T"],
+        context: Context | None = None,
+    ) -> tuple[list[Float[Array, "B T D"]], Float[Array, "B T D"], KV]:
+        """Returns the output of every layer, and what ``forward`` returns for the same arguments.
+
+        Raises:
+          ValueError: the layers are scanned, so their outputs are not at hand.
+        """
+        if self.config.scan_layers:
+            raise ValueError("forward_layers needs a model with scan_layers=False")
+        outputs: list[Array] = []
+        x, kv = self._layers(ids, positions, valid, context, outputs=outputs)
+        return outputs, self.norm(x), kv
+
+    def _layers(
+        self,
+        ids: Array,
+        positions: Array,
+        valid: Array,
+        context: Context | None,
+        segments: Array | None = None,
+        query_index: Array | None = None,
+        outputs: list[Array] | None = None,
+    ) -> tuple[Float[Array, "B T D"], KV]:
+        """Returns the output of the last layer; that of each is appended to ``outputs``."""
         config = self.config
         tables = rope_tables(positions, config.head_dim, config.rope_theta, config.rope_scaling)
         masks = Masks(valid, segments, None if context is None else context.valid)
         x = self._embed(ids)  # [B, T, D]
-        run = self._scan if self.config.scan_layers else self._unroll
-        x, kv = run(x, tables, masks, context, query_index)
-        return self.norm(x), kv
+        if config.scan_layers:
+            return self._scan(x, tables, masks, context, query_index)
+        return self._unroll(x, tables, masks, context, query_index, outputs)
 
     def _embed(self, ids):
         """Returns the embeddings [B, T, D] of token ids."""
@@ -247,7 +279,15 @@ class Qwen3(nnx.Module):
         x = table[ids].astype(self.config.dtype)
         return constrain(x, ("batch", None, None), "embedded tokens")
 
-    def _unroll(self, x, tables, masks: Masks, context: Context | None, query_index: Array | None):
+    def _unroll(
+        self,
+        x,
+        tables,
+        masks: Masks,
+        context: Context | None,
+        query_index: Array | None,
+        outputs: list[Array] | None,
+    ):
         keys, values = [], []
         for i, block in enumerate(self.layers):
             past = None if context is None else context.view(context.kv.k[i], context.kv.v[i], x)
@@ -257,6 +297,8 @@ class Qwen3(nnx.Module):
             x, (k, v) = self._recomputed(block.__call__)(x, tables, masks, past)
             keys.append(k)
             values.append(v)
+            if outputs is not None:
+                outputs.append(x)
         return x, KV(tuple(keys), tuple(values))
 
     def _scan(self, x, tables, masks: Masks, context: Context | None, query_index: Array | None):

@@ -22,6 +22,7 @@ from agenticrec_jax.runs.stage_config import (
     GrpoConfig,
     PairsConfig,
     PprConfig,
+    PretrainingConfig,
     SelfSftConfig,
     WarmStartConfig,
 )
@@ -224,6 +225,7 @@ class RunConfig:
         prompt_buckets=(64, 128, 256, 320, 512),
         splice_buckets=(16, 48),
     )
+    pretraining: PretrainingConfig = PretrainingConfig()
     warm_start: WarmStartConfig = WarmStartConfig()
     self_sft: SelfSftConfig = SelfSftConfig()
     reward: str = Field(

@@ -34,6 +34,7 @@ MARKERS = (
     "A",
     "B",
 )
+_BLANK = "\u2581"  # a space, as sentencepiece writes it in its pieces
 NUMBERS = tuple(str(n) for n in range(1, 21))
 LISTED = tuple(f"{n}," for n in NUMBERS)  # a list of numbers is one id per number
 
@@ -70,11 +71,6 @@ class CompactTokenizer(Tokenizer):
             ids += [self._markers[piece]] if piece in self._markers else self._pieces.encode(piece)
         return ids
 
-    def encode_cut(self, text: str, budget: int) -> list[int]:
-        """Returns at most ``budget`` ids of data, and ``…`` after them if text is cut off."""
-        ids = self.encode_data(text)
-        return ids if len(ids) <= budget else ids[:budget] + self._pieces.encode(CUT)
-
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of ids with markers spelled out, without padding."""
         return decode_around(ids, self._pieces.decode, self._spelled.get)
@@ -92,7 +88,8 @@ def train_tokenizer(
     Args:
       lines: the text to train on.
       vocab_size: number of ids; a small corpus may give fewer.
-      symbols: strings that get one id each, beside the numbers 1 to 20.
+      symbols: strings that get one id each, beside the numbers 1 to 20. They are matched after
+        normalization, so they must be lower case; one with a leading space is a word's beginning.
     """
     out = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
@@ -107,7 +104,7 @@ def train_tokenizer(
         add_dummy_prefix=False,
         remove_extra_whitespaces=False,  # a leading space is part of a word
         control_symbols=list(MARKERS),
-        user_defined_symbols=[*NUMBERS, *LISTED, CUT, *symbols],
+        user_defined_symbols=[*NUMBERS, *LISTED, CUT, *(s.replace(" ", _BLANK) for s in symbols)],
         pad_id=0,
         pad_piece=PAD,
         unk_id=1,

@@ -68,7 +68,7 @@ def drill_group(
     In ``short`` and ``copy`` an observation has an order, such as ``popular:3,1,2,``, and the
     answer repeats it. In ``merge`` it has several; the thought names some of them, and the answer
     is their concatenation without repeats. In ``fuse`` the thought gives the orders weights, and
-    the answer is the fused list (`scripted.fused_ranking`); several decisions follow one
+    the answer is the fused list (`scripted.fused_scores`); several decisions follow one
     observation.
     """
     exercise, count = DRILLS[kind]
@@ -160,7 +160,7 @@ def _merge(rng: np.random.Generator) -> list[tuple[int, str]]:
 
 
 def _order(label: str, numbers) -> str:
-    return f"{label}:{''.join(f'{n},' for n in numbers) or 'none'}"
+    return scripted.order_text(label, numbers) if len(numbers) else f"{label}:none"
 
 
 DRILLS = {  # exercise, and how many of them a demonstration has

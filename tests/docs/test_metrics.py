@@ -30,6 +30,7 @@ from agenticrec_jax.training.logprobs import make_scorer
 from agenticrec_jax.training.mining import HardPair, pair_metrics
 from agenticrec_jax.training.packing import abstract_batch
 from agenticrec_jax.training.self_augmentation import RULES
+from agenticrec_jax.training.skill_rows import Episodes, Fusing, Reading
 from agenticrec_jax.training.step_metrics import rollout_metrics
 from agenticrec_jax.training.validation import Validation
 from tests.docs.pages import DOCS, ROOT
@@ -92,6 +93,17 @@ def names_of_losses() -> set[str]:
     return {name for loss in losses for name in jax.eval_shape(loss, tokens, batch)[1]}
 
 
+def names_of_pretraining() -> set[str]:
+    """Names of each skill's metrics: its readouts, and those that all skills have."""
+    sources = {"fusing": Fusing, "reading": Reading, "episodes": Episodes}
+    common = ("nll", "first", "places")
+    return {
+        f"{skill}/{name}"
+        for skill, source in sources.items()
+        for name in (*common, *(readout.name for readout in source.readouts))
+    }
+
+
 def names_of_endings() -> set[str]:
     """Names that trajectories of every reason, and calls of every outcome, give."""
     source = pathlib.Path(protocol.__file__).read_text(encoding="utf-8")
@@ -129,11 +141,13 @@ def names_of_endings() -> set[str]:
 
 def test_every_metric_of_a_run_is_documented(names_of_a_run):
     names = names_of_a_run | names_of_losses() | names_of_endings() | WRITTEN_ELSEWHERE
+    names |= names_of_pretraining()
     assert not [name for name in sorted(names) if entry(name) is None]
 
 
 def test_every_documented_metric_is_written(names_of_a_run):
     names = names_of_a_run | names_of_losses() | names_of_endings() | WRITTEN_ELSEWHERE
+    names |= names_of_pretraining()
     assert not NAMES - {entry(name) for name in names}
 
 

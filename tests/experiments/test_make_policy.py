@@ -1,20 +1,79 @@
 """The committed policy passes its gate; one that has learned nothing is refused."""
 
+import copy
+import json
+
+import numpy as np
 import pytest
 
+from agenticrec_jax.bundled import ROOT
 from agenticrec_jax.cli.configs import load_config
 from agenticrec_jax.runs import Run, run_config
-from agenticrec_jax.runs.tiny_policy import FOLLOWED, INVALID, gate
+from agenticrec_jax.runs.tiny_policy import (
+    LEAST,
+    LEAST_ENTROPY,
+    MOST_INVALID,
+    decision_entropy,
+    gate,
+    gate_failures,
+)
 from agenticrec_jax.testing.errors import assert_names
+from agenticrec_jax.testing.world import tiny_world
+from agenticrec_jax.types import OBSERVATION, SAMPLED
+
+MADE = ROOT / "tools_data" / "tiny_policy" / "made.json"
+
+
+def test_the_committed_record_passes_every_bar():
+    assert gate_failures(json.loads(MADE.read_text())["gate"]) == []
+
+
+@pytest.mark.parametrize(
+    ("skill", "name", "value"),
+    [
+        ("single", "followed", 0.969),
+        ("merged", "first", 0.89),
+        ("merged", "overlap", 0.94),
+        ("fused", "first", 0.5),
+        ("fused", "invalid", 0.02),
+    ],
+)
+def test_each_bar_alone_can_fail(skill, name, value):
+    passing = {skill: {**bars, "invalid": MOST_INVALID} for skill, bars in LEAST.items()}
+    passing["decision_entropy"] = LEAST_ENTROPY
+    assert gate_failures(passing) == []
+    missed = copy.deepcopy(passing)
+    missed[skill][name] = value
+    (failure,) = gate_failures(missed)
+    assert_names(failure, f"{skill}.{name}", f"{value:.3f}")
+    (failure,) = gate_failures({**passing, "decision_entropy": 0.99})
+    assert_names(failure, "decision_entropy", 0.99, 1.0)
+
+
+def test_the_entropy_of_decisions_leaves_out_the_numbers_of_lists():
+    tokenizer = tiny_world().tokenizer
+    written = "<think> draft:7,3,;</think><answer>\\boxed{[3,7,]}</answer>"
+    seen = "<observation>taken:3,</observation>"
+    ids = np.array(tokenizer.encode_markup(written) + tokenizer.encode_markup(seen))
+    length = len(tokenizer.encode_markup(written))
+    origin = np.array([SAMPLED] * length + [OBSERVATION] * (len(ids) - length))
+    numbers = [i for i in range(length) if tokenizer.decode([ids[i]]) in ("3,", "7,")]
+    assert len(numbers) == 4
+    logprobs = np.full(len(ids), -0.5)
+    logprobs[numbers] = -100.0
+    logprobs[numbers[2]] = -2.0  # the first number of the answer counts
+    trajectory = type("T", (), {"ids": ids, "origin": origin, "logprobs": logprobs})
+    expected = 0.5 * (length - 4) + 2.0
+    assert decision_entropy([trajectory, trajectory], tokenizer) == pytest.approx(expected)
 
 
 @pytest.mark.slow
 def test_the_committed_policy_passes_its_gate(tmp_path):
     report = gate(Run(run_config(load_config("office")), tmp_path))
-    assert report["single"]["followed"] >= FOLLOWED
-    assert report["single"]["invalid"] <= INVALID
-    assert abs(report["greedy"]["ndcg@10"] - report["demonstrator_ndcg@10"]) <= 0.03
-    assert report["merged"]["followed"] > 0.5
+    assert gate_failures(report) == []
+    # It was taught random plans, to which its drafts add.
+    assert report["greedy"]["ndcg@10"] > report["demonstrator_ndcg@10"]
+    assert report["no_tools"]["mean_tool_calls"] == 0
 
 
 @pytest.mark.slow
@@ -26,5 +85,5 @@ def test_a_policy_that_has_learned_nothing_is_refused(program, tmp_path):
     flags += [f"--config.engine.{name}={size}" for name, size in sizes.items()]
     ended = program("make_policy", *flags)
     assert ended.returncode == 2
-    assert_names(ended.stderr, f"error: {output}: ", "'followed'", FOLLOWED, INVALID)
+    assert_names(ended.stderr, f"error: {output}: ", "single.followed", 0.97)
     assert (output / "made.json").exists() and (output / "model.safetensors").exists()

@@ -63,11 +63,12 @@ def test_padding_disappears_in_text(tokenizer):
     assert tokenizer.decode([*ids, tokenizer.pad_id, tokenizer.pad_id]) == "pen"
 
 
-def test_a_cut_is_visible_and_only_where_text_is_lost(tokenizer):
-    whole = tokenizer.encode_data(TITLES[0])
-    cut = tokenizer.encode_cut(TITLES[0], 4)
-    assert cut[:4] == whole[:4] and tokenizer.decode(cut).endswith("…") and len(cut) == 5
-    assert tokenizer.encode_cut(TITLES[0], len(whole)) == whole
+def test_symbols_are_one_piece_also_with_blanks():
+    tokenizer = train_tokenizer(TITLES, 420, [" rank by ", " pen"])
+    ids = tokenizer.encode_markup("so rank by pens pen")
+    pieces = [tokenizer.decode([i]) for i in ids]
+    assert pieces.count(" rank by ") == 1 and pieces.count(" pen") == 1
+    assert tokenizer.decode(ids) == "so rank by pens pen"
 
 
 def test_training_is_deterministic_and_saving_keeps_it(tokenizer, tmp_path):

@@ -94,7 +94,7 @@ def fusion_ranks(
     weights: Int[np.ndarray, "labels"],
     targets: Int[np.ndarray, "examples"],
 ) -> Int[np.ndarray, "examples"]:
-    """Returns the rank of each target in the order of `fused_ranking`, without its cut.
+    """Returns the rank of each target in the order of `Plan.rank` with weights, without its cut.
 
     Args:
       terms: of `fusion_terms`.

@@ -125,7 +125,7 @@ def load_policy(
     >>> import jax.numpy as jnp
     >>> policy = load_policy("tools_data/tiny_policy", dtype=jnp.float32)
     >>> policy.config.num_layers, policy.config.dtype
-    (4, 'float32')
+    (6, 'float32')
     >>> ids = jnp.array([[5, 6, 7, 8]])
     >>> policy(ids).shape == (1, 4, policy.config.vocab_size)
     True

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agenticrec_jax.agent.scripted import LABELS, Plan, fused_ranking
+from agenticrec_jax.agent.scripted import LABELS, Plan
 from agenticrec_jax.evaluation.baselines import scripted
 from agenticrec_jax.metrics.ranking import ndcg_at_k
 
@@ -38,8 +38,9 @@ def cases(draw):
 def test_a_fusion_is_that_of_exact_fractions(case):
     orders, weights, size = case
     expected = by_fractions(orders, weights, size)
-    assert fused_ranking(orders, weights, size) == expected[:10]
-    assert fused_ranking(orders, weights, size, length=3) == expected[:3]
+    plan = Plan((), tuple(weights), tuple(weights.values()))
+    # A plan without any label has no weights either: it ranks by number.
+    assert plan.rank(orders, size) == expected[:10]
     terms = scripted.fusion_terms([orders] * size, size)
     ranks = scripted.fusion_ranks(
         terms, np.array([weights[label] for label in LABELS]), np.arange(size)
@@ -51,7 +52,8 @@ def test_equal_scores_are_ordered_by_number():
     """Candidate 9 scores 1 / 2 and candidate 4 scores 3 / 6, which are different sums of floats."""
     orders = {"taken": (9,), "popular": (1, 2, 3, 5, 4)}
     weights = {"taken": 1, "popular": 3}
-    assert fused_ranking(orders, weights, candidates=9) == (1, 2, 3, 5, 4, 9, 6, 7, 8)
+    plan = Plan((), tuple(weights), tuple(weights.values()))
+    assert plan.rank(orders, candidates=9) == (1, 2, 3, 5, 4, 9, 6, 7, 8)
 
 
 def planted(rng, examples):

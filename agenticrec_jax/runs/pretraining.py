@@ -1,0 +1,207 @@
+"""Pretraining of the tiny policy: skills from dense labels, before any reinforcement."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from optax.contrib import MuonDimensionNumbers
+
+from agenticrec_jax.agent.episodes import Agent
+from agenticrec_jax.data.candidates import draw_candidates
+from agenticrec_jax.runs.config import RunConfig
+from agenticrec_jax.runs.data import RunData
+from agenticrec_jax.runs.policy import Policy
+from agenticrec_jax.runs.stage_config import PretrainingConfig
+from agenticrec_jax.runtime.checkpoints import Checkpoints
+from agenticrec_jax.runtime.metric_logging import MetricsWriter, mean_of
+from agenticrec_jax.training.hooks import StepHooks
+from agenticrec_jax.training.judge import fit_judge
+from agenticrec_jax.training.learner import TrainState
+from agenticrec_jax.training.skill_rows import (
+    Episodes,
+    Fusing,
+    Reading,
+    SkillSource,
+    number_ids,
+    pack_skills,
+)
+from agenticrec_jax.training.skills import SkillBatch, skill_loss
+
+STAGE = "pretraining"
+_SHARED = ("loss", "gradient_norm")  # metrics of every skill
+
+
+def skill_sources(
+    agent: Agent, data: RunData, config: RunConfig, seed: int = 0
+) -> dict[str, SkillSource]:
+    """Returns the sources of the lessons: ``fusing``, ``reading`` and ``episodes``.
+
+    Reading is about the samples that the agent's artifacts are fitted on, with candidates drawn as
+    for all splits. Episodes are about the policy's samples, since tools refuse earlier ones.
+
+    Args:
+      agent: with the tools of artifacts A, and the prompts of the policy.
+      data: of the run.
+      config: of the run.
+      seed: of the candidates.
+    """
+    fit = draw_candidates(
+        data.log, data.splits.fit, config.dataset.negatives, seed=seed, split="fit"
+    )
+    prompts = agent.prompts
+    judge = fit_judge(
+        data.log, fit, agent.artifacts.fit_range, lambda item: tuple(prompts.title_ids(item))
+    )
+    sharpness = config.pretraining.sharpness
+    return {
+        "fusing": Fusing(prompts),
+        "reading": Reading(agent, judge, fit, sharpness),
+        "episodes": Episodes(agent, judge, data.examples["policy"], sharpness=sharpness),
+    }
+
+
+def pretrain(
+    policy: Policy,
+    sources: Mapping[str, SkillSource],
+    settings: PretrainingConfig,
+    directory: str | Path,
+    seed: int = 0,
+) -> Policy:
+    """Trains a policy on ``settings.lessons``, on one device; returns the trained policy.
+
+    Args:
+      policy: to start from; its parameters are consumed.
+      sources: of the lessons' skills, by name.
+      settings: lessons, batch and optimizer.
+      directory: of metrics, and of checkpoints in ``pretraining``; the run resumes from them.
+      seed: of the rows.
+    """
+    names = [name for lesson, steps in settings.lessons for name in _turns(lesson, steps)]
+    readouts = {
+        readout.name: readout for name in dict.fromkeys(names) for readout in sources[name].readouts
+    }
+    model = nnx.merge(policy.graphdef, policy.params)
+    width = model.config.hidden_size
+    params = {
+        "policy": policy.params,
+        "readouts": {name: readout.init(width) for name, readout in readouts.items()},
+    }
+    optimizer = make_muon(settings, len(names))
+    state = TrainState(params, jax.jit(optimizer.init)(params), jnp.zeros((), jnp.int32))
+    ids = number_ids(policy.tokenizer)
+    update = {
+        name: _make_update(policy.graphdef, sources[name], ids, optimizer)
+        for name in dict.fromkeys(names)
+    }
+    record = {"pretraining": dataclasses.asdict(settings), "seed": seed}
+    directory = Path(directory)
+    with (
+        Checkpoints(directory / STAGE / "checkpoints", record) as checkpoints,
+        MetricsWriter(directory, jax.process_index()) as writer,
+    ):
+        hooks = StepHooks(
+            STAGE,
+            steps=len(names),
+            save_every=settings.save_every,
+            writer=writer,
+            checkpoints=checkpoints,
+        )
+        state, start = hooks.resume(state)
+        with hooks:
+            for step in range(start, len(names)):
+                name = names[step]
+                began = time.perf_counter()
+                rng = np.random.default_rng((seed, step))
+                source = sources[name]
+                prompts, members = getattr(settings, name)
+                groups = [source.group(rng, members) for _ in range(prompts)]
+                state, metrics = update[name](state, pack_skills(groups, source, policy.tokenizer))
+                metrics = {
+                    key if key in ("loss", "gradient_norm") else f"{name}/{key}": (
+                        float(a),
+                        float(b),
+                    )
+                    for key, (a, b) in jax.device_get(metrics).items()
+                }
+                tokens = sum(len(row.ids) for group in groups for row in group.rows)
+                metrics["tokens_per_s"] = (tokens, time.perf_counter() - began)
+                first = mean_of(metrics[f"{name}/first"])
+                note = f"{name}, nll {mean_of(metrics[f'{name}/nll']):.3f}, first {first:.2f}"
+                hooks.after_step(step + 1, state, metrics, note=note)
+    return dataclasses.replace(policy, params=state.params["policy"])
+
+
+def _turns(lesson: Sequence[str], steps: int) -> list[str]:
+    """Returns the skill of each step of a lesson, one after the other in turn."""
+    return [lesson[step % len(lesson)] for step in range(steps)]
+
+
+def make_muon(settings: PretrainingConfig, steps: int) -> optax.GradientTransformation:
+    """Returns Muon for matrices, and Adam for embeddings, norms and readouts.
+
+    Muon (Jordan et al., 2024) moves all directions of a matrix alike; its step is scaled to that of
+    AdamW (Liu et al., arXiv:2502.16982). The rate rises over ``settings.warmup_steps``, and falls
+    in a line over the last part of the steps.
+
+    Args:
+      settings: rates.
+      steps: of the whole training.
+    """
+
+    def rate(peak: float) -> Callable:
+        def at(step):
+            rise = jnp.minimum(1.0, (step + 1) / max(settings.warmup_steps, 1))
+            left = (steps - step) / max(settings.decay * steps, 1)
+            return peak * rise * jnp.clip(left, 0.02, 1.0)
+
+        return at
+
+    return optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.contrib.muon(
+            rate(settings.learning_rate),
+            adam_learning_rate=rate(settings.embedding_rate),
+            adam_b2=0.98,
+            consistent_rms=0.2,
+            muon_weight_dimension_numbers=_dimension_numbers,
+        ),
+    )
+
+
+def _dimension_numbers(params: Any) -> Any:
+    def numbers(path: tuple, leaf: jax.Array) -> MuonDimensionNumbers | None:
+        names = [str(getattr(key, "key", getattr(key, "name", key))) for key in path]
+        if names[0] != "policy" or "kernel" not in names or leaf.ndim < 2:
+            return None
+        if "o" in names:
+            return MuonDimensionNumbers((0, 1), 2)
+        return MuonDimensionNumbers(0, tuple(range(1, leaf.ndim)))
+
+    return jax.tree_util.tree_map_with_path(numbers, params)
+
+
+def _make_update(
+    graphdef: nnx.GraphDef,
+    source: SkillSource,
+    ids: np.ndarray,
+    optimizer: optax.GradientTransformation,
+) -> Callable[[TrainState, SkillBatch], tuple[TrainState, dict]]:
+    def loss_of(params: Any, batch: SkillBatch) -> tuple[jax.Array, dict]:
+        model = nnx.merge(graphdef, params["policy"])
+        return skill_loss(model, params["readouts"], batch, source.readouts, ids)
+
+    def update(state: TrainState, batch: SkillBatch) -> tuple[TrainState, dict]:
+        (loss, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params, batch)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics |= {"loss": (loss, 1.0), "gradient_norm": (optax.global_norm(gradients), 1.0)}
+        return TrainState(params, opt_state, state.step + 1), metrics
+
+    return jax.jit(update, donate_argnums=0)

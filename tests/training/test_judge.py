@@ -1,0 +1,90 @@
+"""The judge finds what makes targets likely, and its parts add up."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from agenticrec_jax.data.candidates import draw_candidates
+from agenticrec_jax.data.splits import chronological_splits, prediction_samples
+from agenticrec_jax.testing.world import tiny_world
+from agenticrec_jax.training.judge import FEATURES, Titles, fit_judge
+
+# Items of two words: a brand and a kind.
+WORDS = ((1, 10), (1, 11), (2, 10), (2, 12), (3, 13))
+POPULARITY = np.array([0, 1, 3, 7, 15])
+
+
+@pytest.fixture
+def titles():
+    return Titles(lambda item: WORDS[item], POPULARITY)
+
+
+def test_features_by_hand(titles):
+    """History: item 1 (1, 11), then item 2 (2, 10), the newest."""
+    features, tokens = titles.features((1, 2), (0, 3, 4))
+    brand = np.log(5 / 2) / 4  # words 1, 2 and 10 are in two titles of five
+    both = np.log(2)  # of a word in one title of the history
+    expected = [
+        # popularity, overlap, newest overlap, repeated overlap, first word, newest first word
+        [np.log(1), 2 * brand, brand, 2 * brand * both, 1, 0],
+        [np.log(8), brand, brand, brand * both, 1, 1],
+        [np.log(16), 0, 0, 0, 0, 0],
+    ]
+    np.testing.assert_allclose(features, expected, atol=1e-12)
+    np.testing.assert_allclose(tokens[0][:, 2], [0, brand])
+    assert features.shape == (3, len(FEATURES))
+
+
+def test_a_repeated_word_counts_once_and_the_target_does_not_count_itself(titles):
+    doubled = dataclasses.replace(titles, words=lambda item: WORDS[item] * 2)
+    once, _ = titles.features((0,), (1, 2))
+    twice, _ = doubled.features((0,), (1, 2))
+    np.testing.assert_allclose(once, twice)
+    features, _ = titles.features((0,), (1, 2), target=2)
+    assert features[:, 0].tolist() == np.log1p([1, 2]).tolist()
+    unseen, _ = titles.features((0,), (0, 1), target=0)
+    assert unseen[0, 0] == 0.0
+
+
+def test_the_fit_recovers_planted_weights():
+    """Targets drawn by a softmax over weights 1.5 on popularity and 2 on the first word."""
+    rng = np.random.default_rng(0)
+    log = tiny_world().log
+    examples = draw_candidates(
+        log, chronological_splits(prediction_samples(log)).fit, seed=0, split="fit"
+    )
+    brands = {brand: i for i, brand in enumerate(dict.fromkeys(log.items.brand))}
+
+    def words(item):
+        return (brands[log.items.brand[item]], 100 + item)
+
+    fit_range = tiny_world().artifacts.fit_range
+    planted = fit_judge(log, examples, fit_range, words)
+    planted = dataclasses.replace(planted, weights=np.array([1.5, 0, 0, 0, 2.0, 0]))
+    drawn = []
+    for example in examples * 4:
+        chosen = np.argmax(planted.scores(example) + rng.gumbel(size=20))
+        # The drawn target is counted like every item: it was not an event of the log.
+        drawn.append(dataclasses.replace(example, target=example.candidates[chosen]))
+    popularity = planted.titles.popularity
+    assert popularity.sum() == fit_range.events
+    fitted = fit_judge(log, drawn, fit_range, words, decay=1e-6)
+    # Less its one event an item is a little less popular, so the weight is near, not equal.
+    assert fitted.weights[4] + fitted.weights[5] == pytest.approx(2.0, abs=0.4)
+    assert fitted.weights[0] == pytest.approx(1.5, abs=0.3)
+
+
+def test_scores_are_those_of_the_tokens_and_of_popularity(titles):
+    example = tiny_world().examples[0]
+    judge = fit_judge(
+        tiny_world().log,
+        tiny_world().examples[:50],
+        tiny_world().artifacts.fit_range,
+        lambda item: (item % 7, 10 + item % 5),
+    )
+    parts = np.array([part.sum() for part in judge.token_scores(example)])
+    popular = np.log1p(judge.titles.popularity[list(example.candidates)]) * judge.weights[0]
+    np.testing.assert_allclose(judge.scores(example), parts + popular)
+    other = dataclasses.replace(example, target=example.candidates[0])
+    assert judge.scores(other).tolist() == judge.scores(example).tolist()
