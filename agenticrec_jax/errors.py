@@ -28,6 +28,12 @@ def expect(ok: bool, where: str, found: object, expected: str) -> None:
         raise InputError(f"{where}: found {shorten(found)}, expected {expected}")
 
 
+def import_path_of(function: object) -> str:
+    """Returns ``module:name`` of a function for an error; the ``repr`` of one without a name."""
+    module = getattr(function, "__module__", "")
+    return f"{module}:{getattr(function, '__qualname__', function)}"
+
+
 def shorten(value: object) -> str:
     """Returns the ``repr`` of a value for an error, cut to 300 characters with a ``…``.
 

@@ -35,7 +35,7 @@ import numpy as np
 from agenticrec_jax.agent import protocol
 from agenticrec_jax.agent.tasks import RANK, Task, correct_choice
 from agenticrec_jax.agent.trajectories import Trajectory
-from agenticrec_jax.errors import expect
+from agenticrec_jax.errors import expect, import_path_of
 from agenticrec_jax.rewards import (
     Reward,
     efficient_ranking_reward,
@@ -77,8 +77,7 @@ def scored(reward: RewardFn, trajectory: Trajectory, task: Task) -> Reward:
       InputError: it is no `Reward`, or a component is no finite number; the error names the
         function.
     """
-    name = f"{getattr(reward, '__module__', '')}:{getattr(reward, '__qualname__', reward)}"
-    where = f"reward {name} of example {trajectory.example_id}"
+    where = f"reward {import_path_of(reward)} of example {trajectory.example_id}"
     returned = reward(trajectory, task)
     expect(isinstance(returned, Reward), where, returned, "a Reward")
     for component, value in returned.components().items():

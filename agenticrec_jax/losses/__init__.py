@@ -1,6 +1,6 @@
 """Losses and advantages: arrays in, a number and its metrics out. No model, no config."""
 
-from agenticrec_jax.losses.advantages import group_advantages, keep_groups
+from agenticrec_jax.losses.advantages import AdvantageFn, group_advantages, keep_groups
 from agenticrec_jax.losses.aggregation import length_normalizer, member_weights
 from agenticrec_jax.losses.dpo import sequence_logprobs, softmax_dpo_loss
 from agenticrec_jax.losses.entropy import entropy_coefficient
@@ -18,6 +18,7 @@ from agenticrec_jax.losses.reductions import LossFn, Metrics, for_batch, masked,
 from agenticrec_jax.losses.sft import sft_loss
 
 __all__ = [
+    "AdvantageFn",
     "LossFn",
     "Metrics",
     "bidirectional_logistic_loss",

@@ -5,6 +5,8 @@ without a standard deviation; DeepSeekMath (arXiv:2402.03300) for the division b
 (arXiv:2402.14740) for the leave-one-out baseline; DAPO (arXiv:2503.14476) for dynamic sampling.
 """
 
+from collections.abc import Callable
+
 import chex
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -13,6 +15,9 @@ from agenticrec_jax.losses.reductions import Metrics
 
 BASELINES = ("mean", "leave_one_out")
 SCALES = ("none", "std")
+
+# From rewards and mask [P, G] to advantages [P, G], as `group_advantages` computes them.
+AdvantageFn = Callable[[Float[Array, "P G"], Bool[Array, "P G"]], Float[Array, "P G"]]
 
 
 def group_advantages(

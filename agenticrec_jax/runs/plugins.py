@@ -1,12 +1,13 @@
-"""Tools, rewards and losses of your own, named in the configuration by import path.
+"""Tools, rewards, losses and advantages of your own, named in the configuration by import path.
 
 - ``config.tools.extra=my_tools:CountBrands,my_tools:Other`` adds tools to the agent's. Parameters
   of a class are filled by name from what the agent's own tools get (`TOOL_ARGUMENTS`).
 - ``config.reward=my_rewards:diverse`` replaces the reward.
 - ``config.rta.loss_fn=my_losses:better_half`` replaces a stage's loss.
+- ``config.rta.advantage_fn=my_advantages:upper_half`` replaces a stage's advantages.
 
-`load_plugins` imports all of them and tries them on shapes, so that a run refuses a bad one before
-it loads anything.
+`load_plugins` imports all of them and tries them on shapes (advantages on a few rewards), so that a
+run refuses a bad one before it loads anything.
 """
 
 import dataclasses
@@ -16,10 +17,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from agenticrec_jax.agent.rewards import REWARDS, RewardFn
 from agenticrec_jax.errors import InputError, expect
 from agenticrec_jax.losses import (
+    AdvantageFn,
     LossFn,
     dpo_preference_loss,
     for_batch,
@@ -37,6 +40,7 @@ from agenticrec_jax.runs.stage_config import (
 )
 from agenticrec_jax.tools.base import Tool, Toolbox
 from agenticrec_jax.tools.checks import tool_fault
+from agenticrec_jax.training.groups import GroupWeighting, advantages_of
 from agenticrec_jax.training.packing import abstract_batch
 from agenticrec_jax.training.types import RolloutBatch
 
@@ -51,11 +55,14 @@ class Plugins:
     Attributes:
       reward: ``(trajectory, task) -> Reward``.
       losses: ``(logprobs, batch) -> (loss, metrics)`` of the stages ``rta``, ``ppr`` and ``pairs``.
+      advantages: ``(rewards, mask) -> advantages`` of the stages ``rta`` and ``ppr``; None for
+        `losses.group_advantages`.
       tools: import paths of extra tools, each with its class.
     """
 
     reward: RewardFn
     losses: Mapping[str, LossFn]
+    advantages: Mapping[str, AdvantageFn | None]
     tools: tuple[tuple[str, Callable[..., Tool]], ...]
 
     def extend(self, toolbox: Toolbox, arguments: Mapping[str, Any]) -> Toolbox:
@@ -94,6 +101,10 @@ def load_plugins(config: RunConfig) -> Plugins:
             "rta": grpo_stage_loss(config.rta, config.engine.max_tokens, "config.rta"),
             "ppr": grpo_stage_loss(config.ppr, config.engine.max_tokens, "config.ppr"),
             "pairs": pairs_loss(config.pairs),
+        },
+        advantages={
+            "rta": stage_advantages(config.rta, "config.rta"),
+            "ppr": stage_advantages(config.ppr, "config.ppr"),
         },
         tools=tuple((path, _tool_class(path)) for path in paths),
     )
@@ -216,6 +227,45 @@ def _is_loss(returned: Any) -> bool:
         return False
     loss, metrics = returned
     return is_number(loss) and isinstance(metrics, dict) and all(map(is_pair, metrics.values()))
+
+
+def stage_advantages(config: GrpoConfig, key: str) -> AdvantageFn | None:
+    """Returns the advantages of your own of a stage; None for `losses.group_advantages`.
+
+    Args:
+      config: of the stage.
+      key: name of the stage in errors, such as ``config.rta``.
+
+    Raises:
+      InputError: an option of `losses.group_advantages` is set too, or the function cannot be
+        called with ``(rewards, mask)`` or does not return finite numbers in the rewards' shape.
+    """
+    path = config.advantage_fn
+    if not path:
+        return None
+    for name in ("baseline", "scale", "tree_values"):
+        value = getattr(config.groups, name)
+        default = getattr(GroupWeighting(), name)
+        if value != default:
+            raise InputError(
+                f"{key}.groups.{name}: found {value!r} beside {key}.advantage_fn={path}, expected "
+                f"{default!r}, since the option belongs to group_advantages"
+            )
+    function = _function(path, f"{key}.advantage_fn", "(rewards, mask)")
+    # A group of different rewards, and two of equal ones, whose deviation is 0.
+    spread = np.linspace(-1, 1.1, config.members)
+    rewards = np.stack([spread, np.full_like(spread, 0.5), np.full_like(spread, -1)])
+    try:
+        advantages_of(rewards.astype(np.float32), config.groups, function)
+    except InputError as error:
+        raise InputError(f"{key}.advantage_fn: found {path} ({error})") from error
+    except Exception as error:  # a function of the user's may raise anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(
+            f"{key}.advantage_fn: found {path} to raise {reason}, expected advantages of rewards "
+            f"{list(rewards.shape)}"
+        ) from error
+    return function
 
 
 def pairs_loss(config: PairsConfig) -> LossFn:

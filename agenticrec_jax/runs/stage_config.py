@@ -196,6 +196,7 @@ class GrpoConfig(TrainingConfig):
     )
     loss: GrpoLossConfig = GrpoLossConfig()
     loss_fn: str = Field("", description="Loss of your own: package.module:function.")
+    advantage_fn: str = Field("", description="Advantages of your own: package.module:function.")
     reference: bool = Field(
         False, description="Give the loss reference_logprobs; with a kl_coef always."
     )

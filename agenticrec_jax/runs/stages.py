@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 
 from agenticrec_jax.agent.chat import AGENTICREC
 from agenticrec_jax.errors import expect
-from agenticrec_jax.losses import LossFn
+from agenticrec_jax.losses import AdvantageFn, LossFn
 from agenticrec_jax.parallel import multihost
 from agenticrec_jax.runs import imitation
 from agenticrec_jax.runs import pairs as run_pairs
@@ -124,6 +124,7 @@ def train(
             stage,
             settings,
             loss_fn=run.plugins.losses[stage],
+            advantage_fn=run.plugins.advantages[stage],
             graphdef=policy.graphdef,
             mesh=run.mesh,
             pad_id=policy.tokenizer.pad_id,
@@ -192,6 +193,7 @@ def grpo_stage(
     settings: GrpoConfig,
     *,
     loss_fn: LossFn,
+    advantage_fn: AdvantageFn | None = None,
     graphdef: nnx.GraphDef,
     mesh: Mesh | None,
     pad_id: int = 0,
@@ -203,6 +205,7 @@ def grpo_stage(
       name: in metrics, progress and errors.
       settings: of the stage.
       loss_fn: of `plugins.load_plugins`.
+      advantage_fn: likewise; None for `losses.group_advantages`.
       graphdef: the policy's static half.
       mesh: of the learner; None for one device.
       pad_id: of the tokenizer.
@@ -235,6 +238,7 @@ def grpo_stage(
             ),
             save_every=settings.save_every,
             weighting=settings.groups,
+            advantage_fn=advantage_fn,
             oversample=settings.oversample,
             stop_spread=settings.stop_spread,
             stop_steps=settings.stop_steps,

@@ -14,8 +14,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from agenticrec_jax.agent.trajectories import Trajectory
-from agenticrec_jax.errors import expect
+from agenticrec_jax.errors import InputError, expect, import_path_of, shorten
 from agenticrec_jax.losses import (
+    AdvantageFn,
     Metrics,
     branch_values,
     group_advantages,
@@ -63,6 +64,7 @@ def make_groups(
     rollouts: Rollouts,
     weighting: GroupWeighting,
     *,
+    advantage_fn: AdvantageFn | None = None,
     remaining: float = 1.0,
     counts: Mapping[str, int] | None = None,
 ) -> tuple[list[Group], Metrics]:
@@ -73,6 +75,7 @@ def make_groups(
     Args:
       rollouts: of a step.
       weighting: how rewards become advantages and weights.
+      advantage_fn: see `advantages_of`.
       remaining: share of the weights of bonus and imitation that is left, 1 in the first step.
       counts: of each plan in the run so far, this step included; needed by a bonus.
     """
@@ -95,6 +98,7 @@ def make_groups(
         completions=batch,
         rewards=rewards,
         weighting=weighting,
+        advantage_fn=advantage_fn,
         credit=credit,
         total_prompts=rollouts.prompts,
         # Only counts are exchanged. Each process weighs its own groups as one of all would.
@@ -109,6 +113,7 @@ def weighted_groups(
     rewards: Float[np.ndarray, "P G"],
     weighting: GroupWeighting = GroupWeighting(),
     *,
+    advantage_fn: AdvantageFn | None = None,
     credit: Credit | None = None,
     total_prompts: int | None = None,
     total_tokens: int | None = None,
@@ -123,6 +128,7 @@ def weighted_groups(
       completions: [P][G].
       rewards: of each completion.
       weighting: how rewards become advantages and weights.
+      advantage_fn: see `advantages_of`.
       credit: beside the reward, see `credit.credit_of`; None for none.
       total_prompts: P where other processes hold more of the batch's prompts; else those given.
       total_tokens: sampled tokens of all P prompts' members, likewise.
@@ -149,7 +155,7 @@ def weighted_groups(
     """
     rewards = np.asarray(rewards, np.float32)
     keep, metrics = keep_groups(rewards, None, weighting.drop_negative, weighting.drop_equal)
-    advantages = np.asarray(group_advantages(rewards, None, weighting.baseline, weighting.scale))
+    advantages = advantages_of(rewards, weighting, advantage_fn)
     metrics["advantage_spread"] = (np.abs(advantages).sum(), np.float32(rewards.size))
     positive = [completions[p][g] for p, g in np.argwhere(advantages > 0)]
     logprobs = [c.logprobs[np.asarray(c.origin) == SAMPLED] for c in positive]
@@ -163,8 +169,7 @@ def weighted_groups(
         keep, _ = keep_groups(rewards, None, weighting.drop_negative, weighting.drop_equal)
         keep = np.asarray(keep) & credit.keep
         metrics["groups_dropped"] = (np.float32((~keep).sum()), np.float32(len(keep)))
-        advantages = group_advantages(rewards, None, weighting.baseline, weighting.scale)
-        advantages = np.asarray(advantages) + credit.imitation
+        advantages = advantages_of(rewards, weighting, advantage_fn) + credit.imitation
     weights = member_weights(
         sampled_tokens(completions).reshape(rewards.shape),
         weighting.aggregation,
@@ -182,6 +187,47 @@ def weighted_groups(
             for group, p in zip(groups, np.flatnonzero(keep), strict=True)
         ]
     return groups, metrics
+
+
+def advantages_of(
+    rewards: Float[np.ndarray, "P G"],
+    weighting: GroupWeighting,
+    advantage_fn: AdvantageFn | None = None,
+) -> Float[np.ndarray, "P G"]:
+    """Returns the advantages of groups whose members are all valid.
+
+    Args:
+      rewards: total reward of every member, float32.
+      weighting: its baseline and scale are those of `losses.group_advantages`.
+      advantage_fn: of ``(rewards, mask)`` in place of `losses.group_advantages`; None for that. It
+        is called with this process's groups, if there are any.
+
+    Raises:
+      InputError: ``advantage_fn`` returns no array of numbers, another shape, or a number that is
+        not finite; the error names the function.
+    """
+    if advantage_fn is None:
+        return np.asarray(group_advantages(rewards, None, weighting.baseline, weighting.scale))
+    if not rewards.size:
+        return np.zeros(rewards.shape, np.float32)
+    where = f"advantages of {import_path_of(advantage_fn)}"
+    # A copy, since the rewards are still needed and a function may work in place.
+    returned = advantage_fn(rewards.copy(), np.ones(rewards.shape, bool))
+    try:
+        with np.errstate(over="ignore"):  # a float64 can become infinite, which is refused below
+            advantages = np.asarray(returned, np.float32)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{where}: found {shorten(returned)}, expected an array of numbers"
+        ) from error
+    expected = f"{rewards.shape}, that of the rewards"
+    expect(advantages.shape == rewards.shape, f"{where}, shape", advantages.shape, expected)
+    for p, g in np.argwhere(~np.isfinite(advantages))[:1]:
+        raise InputError(
+            f"{where}: found {advantages[p, g]} for member {g} of rewards {rewards[p].tolist()}, "
+            "expected finite numbers"
+        )
+    return advantages
 
 
 def _with_branches(group: Group, rewards: Float[np.ndarray, "G"]) -> Float[np.ndarray, "G T"]:

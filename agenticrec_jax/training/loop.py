@@ -13,6 +13,7 @@ from collections import Counter
 from agenticrec_jax.agent.episodes import Agent, run_episodes
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.generation.engine import Engine
+from agenticrec_jax.losses import AdvantageFn
 from agenticrec_jax.parallel.multihost import nonempty_local_items
 from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.runtime.metric_logging import MetricsWriter
@@ -50,6 +51,7 @@ class Stage:
       packing: of the micro-batches.
       save_every: steps between checkpoints; the last step is saved always.
       weighting: turns rewards into advantages and weights, and drops groups.
+      advantage_fn: computes the advantages in place of the weighting (`groups.advantages_of`).
       oversample: most further rounds of a step that replace dropped groups (`dynamic_sampling`);
         0 for none.
       stop_spread: the stage ends early if the advantage spread stays below it; 0 for never.
@@ -67,6 +69,7 @@ class Stage:
     packing: Packing
     save_every: int = 5
     weighting: GroupWeighting = GroupWeighting()
+    advantage_fn: AdvantageFn | None = None
     oversample: int = 0
     stop_spread: float = 0.0
     stop_steps: int = 5
@@ -182,6 +185,7 @@ def reinforce(
             groups, group_metrics = make_groups(
                 rollouts,
                 stage.weighting,
+                advantage_fn=stage.advantage_fn,
                 remaining=1 - step / stage.steps,
                 counts=hooks.carried.get("plans"),
             )

@@ -1,19 +1,24 @@
-"""Tools of one's own: named by the config, offered in prompts, called in episodes."""
+"""Tools and advantages of one's own: named by the config, in prompts and episodes, in a stage."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
+from flax import nnx
 
 from agenticrec_jax.agent.episodes import Episode
 from agenticrec_jax.agent.tasks import Task
 from agenticrec_jax.cli.configs import load_config
-from agenticrec_jax.runs import Run, run_config
+from agenticrec_jax.losses import group_advantages
+from agenticrec_jax.runs import Run, run_config, stages
 from agenticrec_jax.runs.data import RunData
 from agenticrec_jax.runs.plugins import load_plugins
 from agenticrec_jax.runs.policy import Policy
+from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.testing.chat import chat_tokenizer
 from agenticrec_jax.testing.errors import assert_names, refused
+from agenticrec_jax.testing.models import tiny_qwen3
 from agenticrec_jax.testing.world import tiny_world
 from agenticrec_jax.tools.base import AsOfView
 from agenticrec_jax.training.demonstrations import Mixture, episode_group
@@ -167,3 +172,116 @@ def test_what_is_no_class_is_refused_before_the_log_is_read(named, extra, named_
 def test_what_is_no_tool_or_has_anothers_name_is_refused(named, names, named_values, tmp_path):
     sentence = refused(agent_of, named(*names), tmp_path)
     assert_names(sentence, "config.tools.extra: ", *named_values)
+
+
+ADVANTAGES = """
+import jax.numpy as jnp
+import numpy as np
+
+
+def raw(rewards, mask):
+    return jnp.where(mask, rewards, 0.0)
+
+
+def of_one(rewards):
+    return rewards
+
+
+def of_prompts(rewards, mask):
+    return rewards.mean(axis=1)
+
+
+def scaled(rewards, mask):
+    with np.errstate(all="ignore"):
+        return (rewards - rewards.mean(1, keepdims=True)) / rewards.std(1, keepdims=True)
+
+
+def absent_key(rewards, mask):
+    return {}["of a user"]
+"""
+
+
+@pytest.fixture
+def advantages(tmp_path, monkeypatch):
+    """Makes a config that names a function of a module of one's own in a stage."""
+    (tmp_path / "advantages_of_mine.py").write_text(ADVANTAGES)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def config_with(path, stage="rta", **groups):
+        config = load_config("office:smoke")
+        config[stage].advantage_fn = path
+        config[stage].groups.update(groups)
+        return run_config(config)
+
+    return config_with
+
+
+def of_mine(name):
+    return f"advantages_of_mine:{name}"
+
+
+@pytest.mark.parametrize("stage", ["rta", "ppr"])
+def test_advantages_named_by_import_path_reach_the_stage_and_its_checkpoints(
+    advantages, stage, tmp_path, monkeypatch
+):
+    world = tiny_world()
+    policy = Policy(*nnx.split(tiny_qwen3(vocab_size=420)), world.tokenizer, "")
+    data = RunData(world.log, None, {"policy": world.examples}, "")
+    run = Run(advantages(of_mine("raw"), stage), tmp_path, data=data, policy=policy)
+    run.artifacts_a = run.artifacts_b = world.artifacts
+    reached = []
+
+    def reinforce(settings, state, *, checkpoints, **_):
+        reached.append((settings.advantage_fn, checkpoints))
+        checkpoints.save(1, {"step": np.zeros(1)})
+        return state
+
+    monkeypatch.setattr(stages.loop, "reinforce", reinforce)
+    monkeypatch.setattr(stages, "stage_tasks", lambda *_: lambda step: [])
+    monkeypatch.setattr(stages, "ask_heldout", lambda *_, **__: None)
+    stages.train(run, stage, policy.copy())
+    ((function, _),) = reached
+    rewards = np.array([[1.0, -0.5]], np.float32)
+    np.testing.assert_array_equal(function(rewards, np.ones((1, 2), bool)), rewards)
+
+    other = "rta" if stage == "ppr" else "ppr"
+    assert load_plugins(advantages(of_mine("raw"), stage)).advantages[other] is None
+    record = {stage: dataclasses.asdict(getattr(run.config, stage)), "candidates": "", "seed": 0}
+    for path, same in ((of_mine("raw"), True), ("", False)):
+        record[stage]["advantage_fn"] = path
+        with Checkpoints(tmp_path / stage / "checkpoints", record) as checkpoints:
+            if same:
+                assert checkpoints.restore({"step": np.zeros(1)}).step == 1
+            else:
+                sentence = refused(checkpoints.restore, {"step": np.zeros(1)})
+                assert_names(sentence, f"{stage}.advantage_fn", of_mine("raw"))
+
+
+def test_the_packages_own_advantages_can_be_named(advantages):
+    config = advantages("agenticrec_jax.losses:group_advantages")
+    assert load_plugins(config).advantages["rta"] is group_advantages
+
+
+@pytest.mark.parametrize(
+    ("path", "groups", "named_values"),
+    [
+        ("advantages_of_mine", {}, ["'advantages_of_mine'", "package.module:function"]),
+        ("advantages_of_yours:raw", {}, ["'advantages_of_yours:raw'", "module"]),
+        (of_mine("absent"), {}, ["absent", "advantages_of_mine"]),
+        (of_mine("of_one"), {}, [of_mine("of_one"), "(rewards, mask)"]),
+        (of_mine("of_prompts"), {}, [of_mine("of_prompts"), "(3,)", "(3, 4)"]),
+        (of_mine("scaled"), {}, [of_mine("scaled"), "nan", "[0.5, 0.5, 0.5, 0.5]"]),
+        (of_mine("absent_key"), {}, [of_mine("absent_key"), "KeyError", "of a user", "[3, 4]"]),
+        (of_mine("raw"), {"scale": "std"}, ["groups.scale", "'std'", of_mine("raw"), "'none'"]),
+        (of_mine("raw"), {"baseline": "leave_one_out"}, ["groups.baseline", "'mean'"]),
+        (of_mine("raw"), {"tree_values": True}, ["groups.tree_values", "True"]),
+    ],
+)
+@pytest.mark.parametrize("stage", ["rta", "ppr"])
+def test_advantages_that_cannot_be_are_refused_before_the_log_is_read(
+    advantages, path, groups, named_values, stage, tmp_path
+):
+    config = advantages(path, stage, **groups)
+    sentence = refused(lambda: Run(config, tmp_path / "run").data)
+    assert_names(sentence, f"config.{stage}.", "advantage_fn", *named_values)
+    assert not (tmp_path / "run").exists()

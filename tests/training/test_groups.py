@@ -3,9 +3,13 @@
 import numpy as np
 import pytest
 
+from agenticrec_jax.losses import group_advantages
+from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.testing.groups import Rollout
+from agenticrec_jax.training.credit import Credit
 from agenticrec_jax.training.groups import (
     GroupWeighting,
+    advantages_of,
     demonstration_groups,
     sampled_tokens,
     weighted_groups,
@@ -137,3 +141,71 @@ def test_weights_count_the_prompts_of_other_processes():
     rewards = np.array([[0.0, 1.0]] * 3)
     groups, _ = weighted_groups([(1,)] * 3, rollouts, rewards, total_prompts=12)
     assert {float(w) for g in groups for w in g.weights} == {np.float32(1 / 24)}
+
+
+def doubled(rewards, mask):
+    assert rewards.dtype == np.float32 and mask.dtype == bool and mask.all()
+    return [[2 * reward for reward in group] for group in rewards.tolist()]
+
+
+def in_place(rewards, mask):
+    rewards *= 2
+    return rewards
+
+
+@pytest.mark.parametrize("function", [doubled, in_place])
+def test_advantages_of_ones_own_take_the_place_of_the_baseline(function):
+    """Groups are dropped by their rewards, and a bonus is added before the function."""
+    rollouts = [[rollout(np.random.default_rng(1), 3)] * 2] * 3
+    prompts, rewards = [(7,), (8,), (9,)], [[1.0, 0.25], [-1.0, -0.5], [0.5, 0.5]]
+    groups, metrics = weighted_groups(prompts, rollouts, rewards, advantage_fn=function)
+    assert [(g.prompt, g.advantages.tolist()) for g in groups] == [((7,), [2.0, 0.5])]
+    assert [float(x) for x in metrics["advantage_spread"]] == [2.5 + 3 + 2, 6]
+    assert metrics["logprob_positive"][1] == sum(
+        4 * (member.origin == SAMPLED).sum() for member in rollouts[0][:1]
+    )
+    credit = Credit(
+        bonus=np.array([[0.25, 0.0], [0.0, 0.0], [0.25, 0.0]], np.float32),
+        imitation=np.array([[0.5, 0.0], [0.0, 0.0], [0.0, 0.0]], np.float32),
+        keep=np.ones(3, bool),
+    )
+    groups, _ = weighted_groups(prompts, rollouts, rewards, advantage_fn=function, credit=credit)
+    assert [g.advantages.tolist() for g in groups] == [[3.0, 0.5], [1.5, 1.0]]
+
+
+def test_the_advantages_of_the_package_are_a_function_like_any_other():
+    rewards = np.random.default_rng(2).normal(size=(5, 4)).astype(np.float32)
+    expected = advantages_of(rewards, GroupWeighting())
+    np.testing.assert_array_equal(
+        advantages_of(rewards, GroupWeighting(), group_advantages), expected
+    )
+    assert advantages_of(rewards[:0], GroupWeighting(), refuse_all).shape == (0, 4)
+
+
+def refuse_all(rewards, mask):
+    raise AssertionError("called without a group")
+
+
+@pytest.mark.parametrize(
+    ("returned", "named"),
+    [
+        (np.zeros((2, 2)), ["(2, 2)", "(2, 3)"]),
+        (np.zeros(2), ["(2,)", "(2, 3)"]),
+        (0.5, ["()", "(2, 3)"]),
+        (None, ["(2, 3)"]),
+        ({"a": 1}, ["{'a': 1}", "numbers"]),
+        ([[1, 2, 3], [4, 5]], ["[[1, 2, 3], [4, 5]]", "numbers"]),
+        ("ab", ["'ab'", "numbers"]),
+        (np.array([[0, 0, 0], [0, np.nan, 0]]), ["nan", "member 1", "[0.5, 0.5, 0.25]"]),
+        (np.array([[0, 0, -np.inf], [0, 0, 0]]), ["-inf", "member 2", "[1.0, 0.0, -1.0]"]),
+        (np.full((2, 3), 1e300), ["inf", "member 0"]),
+    ],
+    ids=str,
+)
+def test_advantages_that_cannot_be_are_refused_by_the_functions_name(returned, named):
+    def of_a_user(rewards, mask):
+        return returned
+
+    rewards = np.array([[1.0, 0.0, -1.0], [0.5, 0.5, 0.25]], np.float32)
+    sentence = refused(advantages_of, rewards, GroupWeighting(), of_a_user)
+    assert_names(sentence, f"{__name__}:", "of_a_user", *named)

@@ -12,6 +12,7 @@ import pytest
 
 from agenticrec_jax.agent.answers import ranking_constraint
 from agenticrec_jax.agent.episodes import Agent
+from agenticrec_jax.losses import group_advantages
 from agenticrec_jax.parallel.mesh import make_mesh
 from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.runtime.metric_logging import MetricsWriter
@@ -46,6 +47,20 @@ def test_the_metrics_are_those_of_the_trajectories(single):
         seconds = line["seconds/rollout"] + line["seconds/update"]
         assert line["tokens_per_s"] * seconds == pytest.approx(sampled)
         assert {"loss", "entropy", "ratio", "ratio_spread", "gradient_norm"} <= set(line)
+
+
+def test_advantages_of_ones_own_reach_the_update_of_every_step(pieces, single, tmp_path):
+    """The paper's as a function train the same weights; twice as large, they double a gradient."""
+    same = pieces.run(tmp_path / "same", advantage_fn=group_advantages)
+    for leaf, other in zip(same.params, single.params, strict=True):
+        np.testing.assert_array_equal(leaf, other)
+
+    def doubled(rewards, mask):
+        return 2 * group_advantages(rewards, mask)
+
+    (line,) = pieces.run(tmp_path / "doubled", steps=1, advantage_fn=doubled).lines
+    assert line["gradient_norm"] == pytest.approx(2 * single.lines[0]["gradient_norm"], rel=1e-4)
+    assert line["advantage_spread"] == pytest.approx(2 * single.lines[0]["advantage_spread"])
 
 
 def test_a_step_is_one_short_line_and_the_rest_of_it_is_in_the_file(pieces, tmp_path, capsys):
