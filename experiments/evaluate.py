@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from agenticrec_jax import strict_json
 from agenticrec_jax.cli import app
 from agenticrec_jax.cli.configs import define_config
 from agenticrec_jax.errors import InputError
@@ -31,7 +32,6 @@ from agenticrec_jax.runs.evaluations import (
     evaluation_row,
     write_trajectories,
 )
-from agenticrec_jax.runtime import strict_json
 from agenticrec_jax.runtime.phases import phase
 
 _CONFIG = define_config()

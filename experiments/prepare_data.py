@@ -12,12 +12,12 @@ prediction samples for ``agenticrec_jax.data.loader``.
 """
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 
+from agenticrec_jax import strict_json
 from agenticrec_jax.cli import app
 from agenticrec_jax.cli.configs import define_config
 from agenticrec_jax.errors import InputError
@@ -104,7 +104,7 @@ def main(argv: Sequence[str]) -> None:
         report = data_report(prepared)
     report = {"format": layout, "category": category} | report
     report |= {"settings": dataclasses.asdict(rules), "phases": phase_records()}
-    (Path(output) / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    (Path(output) / "report.json").write_text(strict_json.dumps(report, indent=1) + "\n")
     for line in summarize(report):
         if isinstance(line, str):
             print(line)

@@ -12,12 +12,12 @@ become a valid ranking. The tools' artifacts are those of the test split, fitted
 ``--json=FILE`` writes the same as JSON lines.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 
+from agenticrec_jax import strict_json
 from agenticrec_jax.cli import app
 from agenticrec_jax.cli.configs import define_config
 from agenticrec_jax.errors import InputError
@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> None:
     records = recommend(run, users, candidates, constrained=_CONSTRAINED.value)
     print("".join(f"\n{describe(record)}" for record in records))
     if _JSON.value:
-        text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        text = "".join(strict_json.dumps(record, ensure_ascii=False) + "\n" for record in records)
         Path(_JSON.value).write_text(text, encoding="utf-8")
 
 

@@ -3,10 +3,10 @@
 `agenticrec_jax.agent.prompts.ChatPrompts` makes token ids of it.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from agenticrec_jax import strict_json
 from agenticrec_jax.agent import protocol
 from agenticrec_jax.agent.tasks import MORE, RANK
 from agenticrec_jax.tokenizers.base import TURN_END, TURN_START
@@ -100,7 +100,7 @@ def profile_question(words: int) -> str:
 
 def tools_section(tools: Sequence[Mapping[str, Any]]) -> str:
     """Returns the section of the system turn that lists the tools, as Qwen3's template has it."""
-    return _TOOLS.format(schemas="\n".join(json.dumps(s, ensure_ascii=False) for s in tools))
+    return _TOOLS.format(schemas="\n".join(strict_json.dumps(s, ensure_ascii=False) for s in tools))
 
 
 def function_schemas(tools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

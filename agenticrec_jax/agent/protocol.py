@@ -25,6 +25,8 @@ import dataclasses
 import json
 import re
 
+from agenticrec_jax import strict_json
+
 THINK_OPEN = "<think>"
 THINK_CLOSE = "</think>"
 CALL_OPEN = "<tool_call>"
@@ -63,7 +65,8 @@ class ToolCall:
 
     def render(self) -> str:
         """Returns ``<tool_call>{"name":..,"arguments":{..}}</tool_call>``."""
-        body = json.dumps(dataclasses.asdict(self), separators=(",", ":"), ensure_ascii=False)
+        call = dataclasses.asdict(self)
+        body = strict_json.dumps(call, separators=(",", ":"), ensure_ascii=False)
         return f"{CALL_OPEN}{body}{CALL_CLOSE}"
 
 

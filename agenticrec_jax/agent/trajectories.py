@@ -5,8 +5,8 @@ import json
 
 import numpy as np
 
+from agenticrec_jax import strict_json
 from agenticrec_jax.rewards import Reward
-from agenticrec_jax.runtime import strict_json
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,6 @@ seed. A draw depends on (seed, position) alone, not on the other samples.
 
 import gzip
 import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from agenticrec_jax import strict_json
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.formats.files import read_bytes
 from agenticrec_jax.data.formats.json_rows import json_record
@@ -113,7 +113,7 @@ def write_candidates(
         "log": log.fingerprint,
     }
     lines = [header, *(_record(log, example) for example in examples)]
-    data = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
+    data = "".join(strict_json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
     if path.suffix == ".gz":
         data = gzip.compress(data, mtime=0)
     # A rename is atomic: a reader never sees half a file.

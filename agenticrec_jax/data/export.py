@@ -3,10 +3,10 @@
 import csv
 import gzip
 import io
-import json
 import math
 from pathlib import Path
 
+from agenticrec_jax import strict_json
 from agenticrec_jax.data.interactions import InteractionLog, Items
 from agenticrec_jax.paths import make_directory
 
@@ -56,7 +56,7 @@ def _items_jsonl(items: Items) -> str:
             "year": items.year[code],
         }
         known = {name: value for name, value in record.items() if _is_known(value)}
-        lines.append(json.dumps(known, ensure_ascii=False) + "\n")
+        lines.append(strict_json.dumps(known, ensure_ascii=False) + "\n")
     return "".join(lines)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from array_record.python import array_record_module
 from jaxtyping import Int32, Int64, Shaped
 
+from agenticrec_jax import strict_json
 from agenticrec_jax.data.splits import FitRange, chronological_cuts
 from agenticrec_jax.errors import InputError, expect
 from agenticrec_jax.paths import make_directory
@@ -82,7 +83,7 @@ def write_samples(
             shards[name].append(shard)
     manifest = {"format": FORMAT, "version": VERSION, "max_history": max_history}
     manifest |= {"events": len(user), "counts": counts, "shards": shards}
-    (directory / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+    (directory / MANIFEST).write_text(strict_json.dumps(manifest, indent=1) + "\n")
     return manifest
 
 

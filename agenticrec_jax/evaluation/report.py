@@ -5,7 +5,6 @@ or of the policy is escaped. The origin of a trajectory's segments decides its s
 inside an observation can look like a turn.
 """
 
-import json
 import os
 import pathlib
 import re
@@ -18,6 +17,7 @@ from markupsafe import Markup, escape
 from rich.console import Console
 from rich.table import Table
 
+from agenticrec_jax import strict_json
 from agenticrec_jax.evaluation import charts
 from agenticrec_jax.evaluation.dynamics import dynamics_figures
 from agenticrec_jax.metrics.significance import Difference
@@ -62,7 +62,7 @@ def choose_trajectories(trajectories: Sequence[Mapping], seed: int, n: int) -> l
     """
     if n < 2:
         raise ValueError(f"n: found {n}, expected at least 2 to show a miss and an invalid one")
-    known = sorted(trajectories, key=lambda t: (t["example_id"], t["stage"], json.dumps(t)))
+    known = sorted(trajectories, key=lambda t: (t["example_id"], t["stage"], strict_json.dumps(t)))
     order = [known[i] for i in np.random.default_rng(seed).permutation(len(known))]
     needed = [next((t for t in order if outcome(t) == kind), None) for kind in ("miss", "invalid")]
     needed = [t for t in needed if t is not None]
@@ -151,7 +151,7 @@ def write_report(
         preferences=_with_relation(results.get("preferences", [])),
         phases=results.get("phases", []),
         gate=results.get("gate") or {},
-        config=json.dumps(results.get("config", {}), indent=2, ensure_ascii=False),
+        config=strict_json.dumps(results.get("config", {}), indent=2, ensure_ascii=False),
         dynamics=dynamics_figures(curves),
         stages=_stages(next(iter(curves.values()), [])),
         stage_seed=next(iter(curves), None),
@@ -344,7 +344,10 @@ def turns_of(trajectory: Mapping) -> list[dict]:
 def _call_text(call: Mapping) -> str | None:
     if not call["name"].isidentifier():
         return None
-    arguments = (f"{k}={json.dumps(v, ensure_ascii=False)}" for k, v in call["arguments"].items())
+    arguments = [
+        f"{name}={strict_json.dumps(value, ensure_ascii=False)}"
+        for name, value in call["arguments"].items()
+    ]
     return f"{call['name']}({', '.join(arguments)})"
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from agenticrec_jax import strict_json
 from agenticrec_jax.bundled import resolve
 from agenticrec_jax.data.candidates import (
     candidate_hash,
@@ -144,7 +145,7 @@ def load_artifacts(
     """
     stamp = directory / "made.json"
     record = {"log": data.log.fingerprint, "sasrec": dataclasses.asdict(settings)}
-    stamped = json.dumps(record | {"format": Artifacts.FORMAT})
+    stamped = strict_json.dumps(record | {"format": Artifacts.FORMAT})
     with main_writes(directory.name) as writes:
         if writes and not (stamp.exists() and stamp.read_text() == stamped):
             model = SasrecConfig(
@@ -176,9 +177,9 @@ def store_settings(workdir: Path, settings: dict) -> None:
       InputError: names the first setting in which the directory's run differs from this one.
     """
     path = workdir / "settings.json"
-    given = json.loads(json.dumps(settings))
+    given = json.loads(strict_json.dumps(settings))
     if not path.exists():
-        path.write_text(json.dumps(given, indent=1) + "\n")
+        path.write_text(strict_json.dumps(given, indent=1) + "\n")
     stored, given = flat_settings(json.loads(path.read_text())), flat_settings(given)
     for name in sorted(stored.keys() | given.keys()):
         if stored.get(name) != given.get(name):

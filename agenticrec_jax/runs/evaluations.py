@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from agenticrec_jax import strict_json
 from agenticrec_jax.agent.interventions import blank, permute
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.agent.transcripts import ids_of
@@ -17,7 +18,6 @@ from agenticrec_jax.generation.engine import Engine
 from agenticrec_jax.generation.sampling import NO_FILTERS, Filters
 from agenticrec_jax.runs.policy import Policy
 from agenticrec_jax.runs.run import Run
-from agenticrec_jax.runtime import strict_json
 
 # What the policy can read, and the suffix of such a row's name.
 OBSERVATIONS = {

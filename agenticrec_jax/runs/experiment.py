@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from agenticrec_jax import strict_json
 from agenticrec_jax.agent.scripted import LABELS
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.agent.transcripts import transcript
@@ -30,7 +31,6 @@ from agenticrec_jax.runs.heldout import preference_rows
 from agenticrec_jax.runs.policy import Policy
 from agenticrec_jax.runs.run import Run
 from agenticrec_jax.runs.stages import train
-from agenticrec_jax.runtime import strict_json
 from agenticrec_jax.runtime.metric_logging import read_metrics
 from agenticrec_jax.runtime.phases import phase, phase_records, resume_phases
 

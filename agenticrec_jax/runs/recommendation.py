@@ -1,9 +1,9 @@
 """Rankings for users of the log, with the evidence that the policy read."""
 
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
+from agenticrec_jax import strict_json
 from agenticrec_jax.agent.transcripts import recommendation
 from agenticrec_jax.data.examples import RankingExample, next_item_example
 from agenticrec_jax.errors import InputError
@@ -98,7 +98,7 @@ def describe(record: dict) -> str:
         lines.append(f"  no ranking: {record['invalid_reason']}")
     lines.append(f"  evidence, {len(record['calls'])} calls:")
     for call in record["calls"]:
-        arguments = json.dumps(call["arguments"], ensure_ascii=False)
+        arguments = strict_json.dumps(call["arguments"], ensure_ascii=False)
         first_line = next(iter(call["observation"].splitlines()), "")
         lines.append(f"    {call['name']} {arguments} -> {first_line}")
     return "\n".join([*lines, f"  ended: {record['finish']}", ""])

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from flax import nnx
 
+from agenticrec_jax import strict_json
 from agenticrec_jax.data.candidates import draw_split_candidates, write_candidates
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import InteractionLog
@@ -20,7 +21,6 @@ from agenticrec_jax.evaluation.baselines.popularity import popularity_scores
 from agenticrec_jax.evaluation.baselines.sasrec import sasrec_scores, serving_model
 from agenticrec_jax.metrics.ranking import expected_metrics, ndcg_at_k, rank_of_target
 from agenticrec_jax.paths import make_directory
-from agenticrec_jax.runtime import strict_json
 from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.runtime.phases import phase, phase_records
 from agenticrec_jax.runtime.progress import Progress

@@ -21,6 +21,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from jaxtyping import Array, Int
 
+from agenticrec_jax import strict_json
 from agenticrec_jax.errors import expect
 
 FORMAT_VERSION = 1
@@ -86,7 +87,7 @@ class Checkpoints:
           max_to_keep: number of newest checkpoints that stay; None for all but dropped ones.
         """
         self._directory = epath.Path(directory).resolve()
-        self._config = json.loads(json.dumps(dict(config)))
+        self._config = json.loads(strict_json.dumps(dict(config)))
         options = ocp.CheckpointManagerOptions(
             max_to_keep=max_to_keep, cleanup_tmp_directories=True
         )

@@ -14,7 +14,7 @@ from typing import Self
 import numpy as np
 from tensorboardX import SummaryWriter
 
-from agenticrec_jax.runtime import strict_json
+from agenticrec_jax import strict_json
 
 Metric = float | tuple[float, float]  # a value, or (sum, count) that stands for its mean
 

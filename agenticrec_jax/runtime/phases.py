@@ -10,6 +10,8 @@ import threading
 import time
 from collections.abc import Iterator
 
+from agenticrec_jax import strict_json
+
 _records: list[dict] = []
 _records_file: pathlib.Path | None = None
 
@@ -63,14 +65,15 @@ def resume_phases(path: str | os.PathLike) -> None:
     if _records_file.exists():
         lines = _records_file.read_text(encoding="utf-8").splitlines(keepends=True)
         _records[:0] = [json.loads(line) for line in lines if line.endswith("\n")]
-    _records_file.write_text("".join(f"{json.dumps(r)}\n" for r in _records), encoding="utf-8")
+    text = "".join(strict_json.dumps(record) + "\n" for record in _records)
+    _records_file.write_text(text, encoding="utf-8")
 
 
 def _append(record: dict) -> None:
     _records.append(record)
     if _records_file:
         with open(_records_file, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(strict_json.dumps(record) + "\n")
 
 
 class _PeakMemory:

@@ -15,6 +15,7 @@ from flax import nnx
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from agenticrec_jax import strict_json
 from agenticrec_jax.data.splits import FitRange
 from agenticrec_jax.errors import InputError, expect
 from agenticrec_jax.paths import make_directory
@@ -44,7 +45,7 @@ def save_model(
         "fit_range": asdict(fit_range),
         "item_ids": list(item_ids),
     }
-    text = json.dumps(record, ensure_ascii=False)
+    text = strict_json.dumps(record, ensure_ascii=False)
     (directory / f"{model.name}.json").write_text(text, encoding="utf-8")
 
 

@@ -1,7 +1,6 @@
 """A small tokenizer in the format of Qwen3's: byte-level BPE, its added tokens, a chat template."""
 
 import functools
-import json
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,6 +9,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from tokenizers import pre_tokenizers as pre
 from tokenizers.trainers import BpeTrainer
 
+from agenticrec_jax import strict_json
 from agenticrec_jax.agent.chat import function_schemas, instructions, question, tools_section
 from agenticrec_jax.agent.tasks import RANK
 from agenticrec_jax.testing.world import tiny_world
@@ -85,7 +85,7 @@ def write_chat_tokenizer(directory: str | Path, lines: Iterable[str], vocab_size
         "clean_up_tokenization_spaces": False,
         "chat_template": TEMPLATE,
     }
-    (directory / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    (directory / "tokenizer_config.json").write_text(strict_json.dumps(config), encoding="utf-8")
     return tokenizer.get_vocab_size()
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import tokenizers
 
+from agenticrec_jax import strict_json
 from agenticrec_jax.errors import InputError, expect
 from agenticrec_jax.tokenizers.base import TURN_END, ChatTokenizer, join_at, literals, neutralize
 
@@ -61,7 +62,7 @@ class HFTokenizer(ChatTokenizer):
         raw = _object(files[FILE], source)
         self._added = {token["content"]: token["id"] for token in raw.get("added_tokens", ())}
         self._full = _built(files[FILE], source)
-        self._data = _built(json.dumps(stripped(raw)).encode(), source)
+        self._data = _built(strict_json.dumps(stripped(raw), ensure_ascii=False).encode(), source)
         self._literals = literals(self._added)
         self._broken = self._data.encode("\ufffd").ids
         self.vocab_size = 1 + max(self._full.get_vocab(with_added_tokens=True).values())

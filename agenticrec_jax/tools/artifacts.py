@@ -7,7 +7,6 @@ Axes: I items, U users with events in the range, E distinct (user, item) pairs, 
 neighbors.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -20,6 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from safetensors.numpy import save_file
 
+from agenticrec_jax import strict_json
 from agenticrec_jax.data.interactions import InteractionLog
 from agenticrec_jax.data.splits import FitRange
 from agenticrec_jax.errors import InputError, expect
@@ -254,7 +254,7 @@ class Artifacts(Fitted[CollaborativeData]):
         save_file(arrays, directory / "artifacts.safetensors")
         record = {"format": self.FORMAT, "fit_range": asdict(self.fit_range)}
         record |= {"user_ids": list(log.user_ids)}
-        text = json.dumps(record, ensure_ascii=False)
+        text = strict_json.dumps(record, ensure_ascii=False)
         (directory / "artifacts.json").write_text(text, encoding="utf-8")
 
     @classmethod

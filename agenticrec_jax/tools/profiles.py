@@ -8,12 +8,12 @@ bytes.
 """
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from agenticrec_jax import strict_json
 from agenticrec_jax.data.formats.json_rows import json_record
 from agenticrec_jax.errors import InputError, expect
 
@@ -145,7 +145,7 @@ def write_profiles(
     ordered = sorted(profiles, key=lambda profile: profile.example_id)
     records += [dataclasses.asdict(profile) for profile in ordered]
     partial = path.with_name(path.name + ".part")
-    text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    text = "".join(strict_json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from agenticrec_jax import strict_json
 from agenticrec_jax.agent.scripted import read_orders
 from agenticrec_jax.agent.tasks import LESS, MORE, Task
 from agenticrec_jax.agent.trajectories import Trajectory
@@ -271,7 +272,7 @@ def preference_tasks(pairs: Sequence[HardPair], examples: Examples, seed: int) -
 
 def write_pairs(path: str | Path, pairs: Sequence[HardPair]) -> None:
     """Writes one JSON line a pair; the file appears whole or not at all."""
-    write_lines(path, (json.dumps(_known_fields(pair)) for pair in pairs))
+    write_lines(path, (strict_json.dumps(_known_fields(pair)) for pair in pairs))
 
 
 def _known_fields(pair: HardPair) -> dict:

@@ -5,11 +5,11 @@ rules of its filter. The rules here judge outcomes alone, not what a text claims
 """
 
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from agenticrec_jax import strict_json
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.errors import expect
 from agenticrec_jax.training.epochs import Epochs
@@ -52,7 +52,8 @@ class Rules:
     def broken(self, trajectory: Trajectory) -> str | None:
         """Returns the first of ``RULES`` that a trajectory breaks by itself; None for none."""
         calls = [
-            (call.name, json.dumps(call.arguments, sort_keys=True)) for call in trajectory.calls
+            (call.name, strict_json.dumps(call.arguments, sort_keys=True))
+            for call in trajectory.calls
         ]
         broken = {
             INVALID: not trajectory.valid,

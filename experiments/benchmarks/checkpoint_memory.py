@@ -28,6 +28,7 @@ from absl import flags
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
+from agenticrec_jax import strict_json
 from agenticrec_jax.cli import app
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.models.io.huggingface import load_policy, save_policy
@@ -129,7 +130,7 @@ def _in_process(name: str, directory: pathlib.Path) -> float:
 def main(argv) -> None:
     del argv
     if _WORK.value:
-        print(json.dumps(work(_WORK.value, pathlib.Path(_DIRECTORY.value))))
+        print(strict_json.dumps(work(_WORK.value, pathlib.Path(_DIRECTORY.value))))
         return
     publish(measure, _JSON.value)
 

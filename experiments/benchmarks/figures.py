@@ -1,6 +1,5 @@
 """Output of every benchmark: the machine, and rows of figures beside a peer's and a bound."""
 
-import json
 import os
 import pathlib
 import platform
@@ -11,6 +10,7 @@ from typing import Any
 import jax
 from rich.table import Table
 
+from agenticrec_jax import strict_json
 from agenticrec_jax.errors import expect
 from agenticrec_jax.runtime.console import print_whole
 
@@ -76,5 +76,6 @@ def publish(
     rows = measure()
     show(rows)
     if path:
-        text = json.dumps({"machine": before, "settings": settings or {}, "rows": rows}, indent=1)
+        record = {"machine": before, "settings": settings or {}, "rows": rows}
+        text = strict_json.dumps(record, indent=1)
         pathlib.Path(path).write_text(text + "\n", encoding="utf-8")

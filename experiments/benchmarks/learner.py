@@ -29,7 +29,6 @@ alone. No compiled program is reused between runs.
 import contextlib
 import dataclasses
 import functools
-import json
 from typing import Any
 
 import jax
@@ -38,6 +37,7 @@ import numpy as np
 from absl import flags
 from flax import nnx
 
+from agenticrec_jax import strict_json
 from agenticrec_jax.cli import app
 from agenticrec_jax.dryrun import cost
 from agenticrec_jax.losses import for_batch, grpo_loss
@@ -237,9 +237,9 @@ def measure(tunix: str, repeats: int) -> list[dict]:
                 "tunix_python",
                 tunix,
                 "learner_tunix.py",
-                json.dumps(dataclasses.asdict(REFERENCE)),
-                json.dumps(WORKS[0].members),
-                json.dumps(RATE),
+                strict_json.dumps(dataclasses.asdict(REFERENCE)),
+                strict_json.dumps(WORKS[0].members),
+                strict_json.dumps(RATE),
             )
             stack.enter_context(peer)
         rows = timed(WORKS, Ours(REFERENCE), peer, repeats, rate)

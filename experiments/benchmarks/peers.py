@@ -5,6 +5,7 @@ import json
 import subprocess
 from pathlib import Path
 
+from agenticrec_jax import strict_json
 from agenticrec_jax.errors import InputError
 
 DIRECTORY = Path(__file__).parent
@@ -36,7 +37,7 @@ class Peer:
           InputError: the process ended; its stderr was passed on.
         """
         try:
-            print(json.dumps(request), file=self._process.stdin, flush=True)
+            print(strict_json.dumps(request), file=self._process.stdin, flush=True)
             return json.loads(self._process.stdout.readline())
         except (BrokenPipeError, ValueError):
             raise InputError(

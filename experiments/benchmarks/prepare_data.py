@@ -23,6 +23,7 @@ from pathlib import Path
 
 from absl import flags
 
+from agenticrec_jax import strict_json
 from agenticrec_jax.bundled import ROOT
 from agenticrec_jax.cli import app
 from agenticrec_jax.data.loader import read_manifest, sample_batches
@@ -138,7 +139,7 @@ def reading_rows(samples: Path) -> list[dict]:
     batches = sample_batches(samples, batch_size=BATCH, seed=0)
     for _ in range(BATCHES // 2):
         next(batches)
-    state = json.dumps(batches.get_state())
+    state = strict_json.dumps(batches.get_state())
     start = time.perf_counter()
     rest = [next(batches)["position"] for _ in range(BATCHES // 2)]
     seconds = time.perf_counter() - start

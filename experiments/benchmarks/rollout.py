@@ -24,7 +24,6 @@ import collections
 import contextlib
 import dataclasses
 import functools
-import json
 import os
 from collections.abc import Sequence
 
@@ -34,6 +33,7 @@ import numpy as np
 from absl import flags
 from flax import nnx
 
+from agenticrec_jax import strict_json
 from agenticrec_jax.cli import app
 from agenticrec_jax.generation.engine import Engine, EngineConfig, Reply, Request, Rollout
 from agenticrec_jax.generation.sampling import Filters
@@ -233,7 +233,7 @@ def measure(tunix: str, torch: str, repeats: int) -> list[dict]:
 
 def started(shape: Qwen3Config, tunix: str, torch: str) -> list[Peer]:
     """Starts the peers whose interpreters are given, Tunix first."""
-    fields = json.dumps(dataclasses.asdict(shape))
+    fields = strict_json.dumps(dataclasses.asdict(shape))
     cores = str(os.cpu_count())
     peers = [Peer("tunix_python", tunix, "rollout_tunix.py", fields)] if tunix else []
     if torch:

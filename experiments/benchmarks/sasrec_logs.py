@@ -23,13 +23,13 @@ reported beside it.
 """
 
 import dataclasses
-import json
 import pathlib
 
 import numpy as np
 from absl import flags
 from rich.table import Table
 
+from agenticrec_jax import strict_json
 from agenticrec_jax.cli import app
 from agenticrec_jax.data.candidates import draw_candidates
 from agenticrec_jax.data.examples import RankingExample
@@ -225,7 +225,7 @@ def measure(data: str, logs: list[str], most: int, seed: int) -> list[dict]:
     rows = []
     for name in logs:
         rows.append(row_of(pathlib.Path(data) / name, most, seed))
-        print(json.dumps(rows[-1]), flush=True)
+        print(strict_json.dumps(rows[-1]), flush=True)
     return rows
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from agenticrec_jax import strict_json
 from agenticrec_jax.data.formats.files import TableFile, line_count, read_pieces
 from agenticrec_jax.data.formats.rows import (
     Block,
@@ -144,21 +145,14 @@ def _has_kind(value: object, kind: Kind) -> bool:
 
 def _cell(value: object, kind: Kind) -> str | list[str] | None:
     if kind == "list":
-        return [_without_halves(name) for name in split_list(value)]
+        return [strict_json.without_halves(name) for name in split_list(value)]
     if value is None:
         return None
     if isinstance(value, str):
-        return _without_halves(value)
+        return strict_json.without_halves(value)
     if isinstance(value, int | float) and not isinstance(value, bool):
         return spelled(value)
-    return _without_halves(json.dumps(value, ensure_ascii=False))
-
-
-def _without_halves(text: str) -> str:
-    """Returns text with U+FFFD in place of each half of a pair of surrogates."""
-    if text.isascii():
-        return text
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return strict_json.dumps(value, ensure_ascii=False)
 
 
 def json_record(path: Path, number: int, line: str | bytes) -> dict:

@@ -7,7 +7,6 @@ index ``model.safetensors.index.json``.
 import collections
 import contextlib
 import functools
-import json
 import math
 import os
 import re
@@ -24,6 +23,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
+from agenticrec_jax import strict_json
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.models.io.safetensors import Reader, Spec, read_json, write_weight_files
 from agenticrec_jax.models.lora import BASE, adapters_by_path, merged
@@ -299,7 +299,7 @@ def _by_layer(model: Qwen3) -> Iterator[tuple[tuple, tuple[int, ...], Callable[[
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes a JSON object with sorted keys."""
-    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    path.write_text(strict_json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 @contextlib.contextmanager

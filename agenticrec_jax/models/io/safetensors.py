@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from agenticrec_jax import strict_json
 from agenticrec_jax.errors import InputError, expect
 
 _DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
@@ -66,7 +67,7 @@ def write_weight_files(
     if not single:
         total = sum(spec.bytes for spec in specs)
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        text = json.dumps(index, indent=2, sort_keys=True) + "\n"
+        text = strict_json.dumps(index, indent=2, sort_keys=True) + "\n"
         (directory / f"{stem}.safetensors.index.json").write_text(text, encoding="utf-8")
 
 
@@ -97,7 +98,7 @@ def _write_file(path: Path, specs: Sequence[Spec], values: Iterator[np.ndarray])
             "data_offsets": [start, start + spec.bytes],
         }
         start += spec.bytes
-    text = json.dumps(header, separators=(",", ":")).encode()
+    text = strict_json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the tensors start at a multiple of 8
     with open(path, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
