@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import jinja2
 import numpy as np
+import rich
 from markupsafe import Markup, escape
 from rich.console import Console
 from rich.table import Table
@@ -21,7 +22,7 @@ from agenticrec_jax import strict_json
 from agenticrec_jax.evaluation import charts
 from agenticrec_jax.evaluation.dynamics import dynamics_figures
 from agenticrec_jax.metrics.significance import Difference
-from agenticrec_jax.runtime.console import print_whole
+from agenticrec_jax.runtime.console import column_blocks, print_whole
 
 METRICS = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "invalid_rate", "mean_tool_calls")
 LABELS = {"invalid_rate": "invalid", "mean_tool_calls": "calls"}
@@ -81,24 +82,42 @@ def outcome(trajectory: Mapping) -> str:
 def print_table(results: Mapping, console: Console | None = None) -> None:
     """Prints the methods with their intervals, below the protocol of the measurement.
 
-    All columns are printed: on a narrow terminal in several blocks (`console.print_whole`).
+    All columns are printed. On a terminal that is too narrow for the table, heads and numbers are
+    shorter if that makes it fit, as at 110 columns; else it is printed in several blocks
+    (`console.print_whole`).
     """
+    console = console or rich.get_console()
+    table = _table(results)
+    short = _table(results, short=True)
+    fits = [len(column_blocks(each, console)) == 1 for each in (table, short)]
+    print_whole(short if console.is_terminal and fits == [False, True] else table, console)
+
+
+def _table(results: Mapping, short: bool = False) -> Table:
+    """Returns the table of results; short has ``.482`` for ``0.482`` and heads of two lines."""
+
+    def number(text: str) -> str:
+        return re.sub(r"\b0\.", ".", text) if short else text
+
     table = Table(title=_protocol_line(results["protocol"]), title_justify="left")
     table.add_column("method", no_wrap=True)
     for name in METRICS:
-        table.add_column(LABELS.get(name, name), justify="right", no_wrap=True)
-    table.add_column("ndcg@10 95%", justify="right", no_wrap=True)
+        head = LABELS.get(name, name)
+        head = head.replace("ndcg@", "ndcg\n@") if short else head
+        table.add_column(head, justify="right", no_wrap=True)
+    table.add_column("ndcg@10\n95%" if short else "ndcg@10 95%", justify="right", no_wrap=True)
     table.add_column("n", justify="right", no_wrap=True)
     table.add_column("seeds", justify="right")
     for row in results["rows"]:
+        seeds = format_seeds(row.get("seeds"))
         table.add_row(
             row["name"],
-            *(format_value(row.get(name)) for name in METRICS),
-            format_interval(row.get("ndcg@10_interval")),
+            *(number(format_value(row.get(name))) for name in METRICS),
+            number(format_interval(row.get("ndcg@10_interval"))),
             str(row.get("n", "")),
-            format_seeds(row.get("seeds")),
+            seeds.replace(" ", "") if short else seeds,
         )
-    print_whole(table, console)
+    return table
 
 
 def comparison_sentence(comparison: Mapping) -> str:

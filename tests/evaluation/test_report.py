@@ -356,3 +356,34 @@ def test_a_narrow_table_keeps_its_numbers_whole(terminal):
         assert len(lines) == len(blocks)
         assert f"{value:.3f}" in "".join(lines) and f"{value - 0.028:.3f}–" in "".join(lines)
     assert "3, 14 │" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("width", "terminal", "blocks", "short"),
+    [(80, True, 2, False), (105, True, 2, False), (110, True, 1, True), (116, True, 1, True)]
+    + [(117, True, 1, False), (200, True, 1, False), (110, False, 1, False)],
+)
+def test_the_usual_table_is_one_block_at_110_columns(width, terminal, blocks, short):
+    """The longest names, three seeds of 1806 examples each: 117 columns, 106 in short form."""
+    results = example_results()
+    rows = [dict(row, n=1806) for row in results["rows"]]
+    rows[5] |= {"name": "scripted:brand bought", "mean_tool_calls": 1.0}
+    rows[-1] |= {"n": 5418, "seeds": [0, 1, 2]}
+    console = Console(file=io.StringIO(), width=width, force_terminal=terminal, color_system=None)
+    report.print_table(results | {"rows": rows}, console)
+    printed = console.file.getvalue()
+    assert printed.count("┏") == blocks and max(map(len, printed.splitlines())) <= max(width, 117)
+    assert "…" not in printed
+    heads = set(re.split(r"[┃\s]+", "".join(re.findall("^┃.*", printed, re.M)))) - {""}
+    metrics = [report.LABELS.get(name, name) for name in report.METRICS]
+    if short:
+        metrics = [piece for name in metrics for piece in name.replace("ndcg@", "ndcg @").split()]
+    assert heads == {"method", *metrics, "ndcg@10", "95%", "n", "seeds"}
+    last = [re.findall(r"[^│\s]+", line) for line in printed.splitlines() if "rta_ppr" in line]
+    numbers = [".293", ".613", ".773", ".423", ".493", ".012", "2.400", ".465–.520", "5418"]
+    if short:
+        assert last == [["rta_ppr", *numbers, "0,1,2"]]
+    else:
+        numbers = [re.sub(r"(?<!\d)\.", "0.", number) for number in numbers]
+        expected = [*numbers, "0,", "1,", "2"]
+        assert [cell for line in last for cell in line[1:]] == expected
