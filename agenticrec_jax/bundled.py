@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from agenticrec_jax.paths import local_path
+
 _PACKAGE = Path(__file__).resolve().parent
 # In a clone ``experiments`` and ``tools_data`` lie beside the package, in a wheel inside it.
 ROOT = _PACKAGE if (_PACKAGE / "tools_data").is_dir() else _PACKAGE.parent
@@ -10,7 +12,10 @@ ROOT = _PACKAGE if (_PACKAGE / "tools_data").is_dir() else _PACKAGE.parent
 def resolve(path: str | Path) -> Path:
     """Returns a path as given if it is absolute or exists, else the bundled file of that name.
 
-    Bundled files are named as in a clone: ``tools_data/tiny_policy``.
+    ``~`` is the home directory. Bundled files are named as in a clone: ``tools_data/tiny_policy``.
+
+    Raises:
+      InputError: see `paths.local_path`.
     """
-    given = Path(path)
+    given = local_path(path)
     return given if given.is_absolute() or given.exists() else ROOT / given

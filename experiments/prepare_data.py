@@ -20,7 +20,7 @@ from absl import flags
 from agenticrec_jax import strict_json
 from agenticrec_jax.cli import app
 from agenticrec_jax.cli.configs import define_config
-from agenticrec_jax.errors import InputError
+from agenticrec_jax.errors import InputError, expect
 from agenticrec_jax.ingest.layouts import EVENT_COLUMNS, ITEM_COLUMNS, find_raw_log
 from agenticrec_jax.ingest.prepare import (
     PRESETS,
@@ -31,6 +31,7 @@ from agenticrec_jax.ingest.prepare import (
 )
 from agenticrec_jax.ingest.report import data_report
 from agenticrec_jax.ingest.summary import summarize
+from agenticrec_jax.paths import local_path
 from agenticrec_jax.runs import run_config
 from agenticrec_jax.runtime.console import print_whole
 from agenticrec_jax.runtime.phases import phase, phase_records
@@ -83,6 +84,9 @@ def main(argv: Sequence[str]) -> None:
     output = _OUTPUT.value or config.get("output")
     if not output:
         raise InputError("flag --output: found nothing, expected a directory to write to")
+    if not _OUTPUT.value:
+        expect(isinstance(output, str), "config.preparation.output", output, "a directory")
+        output = str(local_path(output, "config.preparation.output"))
     columns = {name: flags.FLAGS[f"{name}_col"] for name in EVENT_COLUMNS + ITEM_COLUMNS}
     raw = find_raw_log(
         layout,

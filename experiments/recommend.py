@@ -12,6 +12,7 @@ become a valid ranking. The tools' artifacts are those of the test split, fitted
 ``--json=FILE`` writes the same as JSON lines.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -63,8 +64,9 @@ def requested_users(user: str | None, file: str | None) -> dict[str, str]:
 
 def listed(flag: str, value: str) -> dict[str, str]:
     """Returns ids that a flag lists, separated by commas or in a file, each with its origin."""
-    if is_file(value):
-        return lines(flag, value)
+    path = os.path.expanduser(value)
+    if is_file(path):
+        return lines(flag, path)
     return _unique([(name.strip(), f"flag --{flag}") for name in value.split(",")])
 
 

@@ -6,6 +6,7 @@ with the package lie in ``experiments/configs``.
 
 import importlib.machinery
 import importlib.util
+import os
 from pathlib import Path
 
 from absl import flags
@@ -14,6 +15,7 @@ from ml_collections import ConfigDict
 from agenticrec_jax.bundled import ROOT, resolve
 from agenticrec_jax.cli.overrides import Override, apply_settings, split_settings
 from agenticrec_jax.errors import InputError, expect
+from agenticrec_jax.paths import local_path
 from agenticrec_jax.runs import default_config
 
 flags.disclaim_key_flags()  # --config belongs to the program that defines it, and to its --help
@@ -50,7 +52,9 @@ def load_config(name: str) -> ConfigDict:
       InputError: names the file that is missing, cannot be run, has no such preset or returns no
         ``ConfigDict``.
     """
+    local_path(name, "configuration")  # an address has a colon, as a preset has
     path, _, preset = config_path(name).partition(":")
+    path = os.path.expanduser(path)
     if not Path(path).is_file():
         raise InputError(
             f"configuration: found no file {path!r}, expected a Python file with get_config(), or "

@@ -27,7 +27,7 @@ from agenticrec_jax.data.splits import (
 )
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.parallel.multihost import main_writes
-from agenticrec_jax.paths import make_directory
+from agenticrec_jax.paths import local_path, make_directory
 from agenticrec_jax.runs.config import DatasetConfig, SasrecSettings
 from agenticrec_jax.runtime.checkpoints import flat_settings
 from agenticrec_jax.runtime.progress import Progress
@@ -65,11 +65,11 @@ def workdir_path(path: str | Path | None) -> Path:
     """Returns the path of the run's directory, which need not be there.
 
     Raises:
-      InputError: the path is empty.
+      InputError: the path is empty, or none on this machine.
     """
     if not path:  # Path("") would be the current directory
         raise InputError("flag --workdir: found nothing, expected a directory for the run's files")
-    return Path(path)
+    return local_path(path, "flag --workdir")
 
 
 def make_workdir(path: str | Path | None) -> Path:

@@ -40,7 +40,7 @@ from agenticrec_jax.parallel.multihost import local_mesh
 from agenticrec_jax.runs.config import RunConfig
 from agenticrec_jax.runs.plugins import grpo_stage_loss
 from agenticrec_jax.runs.policy import model_config
-from agenticrec_jax.runs.run import device_mesh
+from agenticrec_jax.runs.run import check_paths, device_mesh
 from agenticrec_jax.runs.stage_config import GrpoConfig
 from agenticrec_jax.runs.stages import REINFORCEMENT, grpo_stage
 from agenticrec_jax.runtime.console import print_whole
@@ -330,6 +330,7 @@ def compile_stage(config: RunConfig, stage: str, directory: str, topology: str =
     """
     if stage not in REINFORCEMENT:
         raise InputError(f"flag --dry_run: found --stage={stage}, expected rta or ppr")
+    check_paths(config)
     model = model_config(config.policy, directory)
     label = topology or "this machine"
     if topology:

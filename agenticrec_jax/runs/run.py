@@ -1,5 +1,6 @@
 """A run: everything that a configuration builds, each object once."""
 
+import operator
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -18,6 +19,7 @@ from agenticrec_jax.data.splits import FitRange
 from agenticrec_jax.generation.engine import Engine
 from agenticrec_jax.parallel.mesh import make_mesh
 from agenticrec_jax.parallel.multihost import local_mesh
+from agenticrec_jax.paths import local_path
 from agenticrec_jax.runs.config import MeshConfig, RunConfig
 from agenticrec_jax.runs.data import RunData, load_artifacts, load_data, workdir_path
 from agenticrec_jax.runs.plugins import load_plugins
@@ -28,12 +30,23 @@ from agenticrec_jax.tools.base import Toolbox
 from agenticrec_jax.tools.profiles import Profiles, read_profiles
 from agenticrec_jax.tools.registry import agenticrec_tools, recthinker_tools
 
+# Settings that hold a path. ``~`` in them is the home directory.
+PATH_SETTINGS = (
+    "dataset.interactions",
+    "dataset.items",
+    "dataset.prepared",
+    "policy.directory",
+    "profiles.file",
+    "profiles.model",
+    "pairs.file",
+)
+
 
 class Run:
     """Log, tools, policy, engine and agent of a configuration, each built on first use.
 
-    The constructor imports tools, reward and losses of your own, so that a bad one is refused
-    before anything is loaded.
+    The constructor checks the paths of the configuration and imports tools, reward, losses and
+    advantages of your own, so that a bad one is refused before anything is loaded or written.
 
     Example::
 
@@ -68,6 +81,7 @@ class Run:
         self.config = config
         self.workdir = workdir_path(workdir)
         self.policy_directory = policy_directory or config.policy.directory
+        check_paths(config)
         self.plugins = load_plugins(config)
         if data is not None:
             self.data = data
@@ -210,6 +224,17 @@ class Run:
             "candidate_seed": dataset.candidate_seed,
             "seeds": list(seeds),
         }
+
+
+def check_paths(config: RunConfig) -> None:
+    """Checks that every path of a configuration is one on this machine; it need not exist.
+
+    Raises:
+      InputError: names the first setting of `PATH_SETTINGS` that has the address of a bucket or the
+        home of an unknown user.
+    """
+    for name in PATH_SETTINGS:
+        local_path(operator.attrgetter(name)(config), f"config.{name}")
 
 
 def device_mesh(config: MeshConfig) -> Mesh | None:

@@ -39,6 +39,15 @@ def test_a_file_of_ones_own_wins_over_a_name(tmp_path, monkeypatch):
     assert_names(refused(load_config, "absent"), "'absent'", "qwen3")
 
 
+def test_a_file_may_lie_in_the_home_directory_and_none_in_a_bucket(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.py").write_text(OWN)
+    assert load_config("~/mine.py:big").size == "big"
+    assert_names(refused(load_config, "~/absent.py"), tmp_path / "absent.py")
+    for address in ("gs://bucket/mine.py", "s3://bucket/mine.py:big"):
+        assert_names(refused(load_config, address), "configuration", address)
+
+
 FORMS = [["--config=office:smoke"], ["--config", "office:smoke"], []]
 
 

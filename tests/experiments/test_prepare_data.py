@@ -180,6 +180,15 @@ def test_recthinkers_sets_are_drawn_from_a_download(tmp_path):
     assert len(log) == 24 and log.time.tolist() == sorted(list(range(8)) * 3)
 
 
+def test_the_output_of_a_configuration_is_a_path_on_this_machine(tmp_path):
+    command = [sys.executable, "-m", "experiments.prepare_data", f"{CONFIGS}/amazon2023.py"]
+    for output, named in (("gs://bucket/out", "gs://bucket/out"), ("3", "found 3")):
+        flags = [f"--config.preparation.output={output}", f"--downloads={tmp_path}/downloads"]
+        ended = subprocess.run([*command, *flags], cwd=ROOT, capture_output=True, text=True)
+        assert ended.returncode == 2 and not list(tmp_path.iterdir())
+        assert_names(ended.stderr, "config.preparation.output", named)
+
+
 def test_a_missing_download_ends_with_one_sentence_that_says_where_it_is(tmp_path):
     """In tests/ingest for every release."""
     sentence = refused(tmp_path, f"{CONFIGS}/recthinker.py:cds_sparse", files=DOWNLOADS)

@@ -32,11 +32,13 @@ def call(python):
     return results
 
 
-def test_ids_are_listed_by_commas_or_lines(call, tmp_path):
+def test_ids_are_listed_by_commas_or_lines(call, tmp_path, monkeypatch):
     path, empty = tmp_path / "ids.txt", tmp_path / "empty.txt"
     path.write_text("a\n\n b \n")
     empty.write_text("\n")
-    of_flag, of_file, by_commas, again, missing, none = call(
+    monkeypatch.setenv("HOME", str(tmp_path))
+    of_home, of_flag, of_file, by_commas, again, missing, none = call(
+        ("listed", "candidates", "~/ids.txt"),
         ("listed", "candidates", str(path)),
         ("lines", "users", str(path)),
         ("listed", "candidates", "a, b"),
@@ -44,7 +46,7 @@ def test_ids_are_listed_by_commas_or_lines(call, tmp_path):
         ("lines", "users", "nowhere"),
         ("lines", "users", str(empty)),
     )
-    assert of_flag == of_file == {"a": f"{path}, line 1", "b": f"{path}, line 3"}
+    assert of_home == of_flag == of_file == {"a": f"{path}, line 1", "b": f"{path}, line 3"}
     assert by_commas == dict.fromkeys("ab", "flag --candidates")
     assert_names(again, "flag --candidates: found 'a'", "once")
     assert_names(missing, "flag --users", "'nowhere'")

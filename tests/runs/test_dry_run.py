@@ -19,6 +19,7 @@ from agenticrec_jax.cli.configs import load_config
 from agenticrec_jax.dryrun.topology import compile_for
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.runs import dry_run, run_config
+from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.testing.models import TINY, tiny_qwen3
 from experiments.benchmarks.shapes import QWEN3
 
@@ -201,3 +202,10 @@ def test_a_bad_slice_ends_with_one_sentence(tmp_path, flags, said):
     done = dry(tmp_path, *flags)
     assert done.returncode == 2 and said in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_policy_in_a_bucket_is_refused_by_its_setting():
+    config = small_config()
+    config.policy.directory = "gs://bucket/policy"
+    sentence = refused(dry_run.compile_stage, run_config(config), "rta", "workdir/policy")
+    assert_names(sentence, "config.policy.directory", "gs://bucket/policy")

@@ -1,23 +1,32 @@
 """A run: mesh, policy, agent and data of a configuration, and a stage without programs."""
 
+import dataclasses
+import shutil
+import types
+from pathlib import Path
+
 import jax
 import pytest
 from flax import nnx
 
 from agenticrec_jax.agent.chat import RECTHINKER
+from agenticrec_jax.bundled import ROOT
 from agenticrec_jax.cli.configs import load_config
+from agenticrec_jax.cli.overrides import setting_type
 from agenticrec_jax.ingest.catalog import ItemColumns
 from agenticrec_jax.ingest.events import EventColumns
 from agenticrec_jax.ingest.prepare import Preparation, prepare_log, write_prepared
 from agenticrec_jax.ingest.sources import table_log
 from agenticrec_jax.models.io.huggingface import save_policy
 from agenticrec_jax.models.lora import LoraConfig, lora_config
-from agenticrec_jax.runs import Run, run_config
+from agenticrec_jax.runs import Run, RunConfig, data, run, run_config
+from agenticrec_jax.runs import pairs as run_pairs
 from agenticrec_jax.runs.config import MeshConfig
 from agenticrec_jax.runs.data import SPLIT_NAMES, RunData, load_data
 from agenticrec_jax.runs.policy import Policy, load_policy, model_config
 from agenticrec_jax.runs.policy import save_policy as save_policy_directory
-from agenticrec_jax.runs.run import device_mesh
+from agenticrec_jax.runs.run import PATH_SETTINGS, check_paths, device_mesh
+from agenticrec_jax.runtime.checkpoints import flat_settings
 from agenticrec_jax.testing.chat import chat_tokenizer
 from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.testing.models import tiny_qwen3
@@ -171,3 +180,96 @@ def test_recthinkers_sets_leave_the_last_event_of_everybody_out(tmp_path):
     config.dataset.split = "random"
     sentence = refused(run_config, config)
     assert_names(sentence, "config.dataset.split", "'random'", "chronological", "leave_one_out")
+
+
+def config_at(key, value, preset="office:smoke"):
+    """A configuration with one other setting, such as ``pairs.file``."""
+    config = load_config(preset)
+    section, _, name = key.rpartition(".")
+    config[section][name] = value
+    return run_config(config)
+
+
+@pytest.mark.parametrize("path", ["gs://bucket/log", "s3:/bucket", "~nobody-has-this-name/log"])
+@pytest.mark.parametrize("key", PATH_SETTINGS)
+def test_a_path_of_another_machine_is_refused_before_anything_is_written(
+    key, path, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert_names(refused(Run, config_at(key, path), "run"), f"config.{key}: ", repr(path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_setting_of_text_is_a_path_or_a_name():
+    """A new one has to be put into the one list or the other."""
+    names = {"dataset.name", "tools.extra", "reward", "engine.cache_dtype"}
+    for stage in ("rta", "ppr"):
+        names |= {f"{stage}.{name}" for name in ("loss_fn", "advantage_fn")}
+        names |= {f"{stage}.groups.{name}" for name in ("baseline", "scale", "aggregation")}
+    settings = flat_settings(dataclasses.asdict(RunConfig()))
+    assert {key for key in settings if setting_type(key) is str} == names | set(PATH_SETTINGS)
+    check_paths(RunConfig())
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """The home directory of the test, with the Office log and a policy's shape in it."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("interactions.csv.gz", "items.jsonl.gz"):
+        shutil.copy(ROOT / "tools_data" / "office_sample" / name, tmp_path)
+    (tmp_path / "policy").mkdir()
+    shutil.copy(ROOT / "tools_data" / "tiny_policy" / "config.json", tmp_path / "policy")
+    return tmp_path
+
+
+def test_the_home_directory_may_stand_in_every_path(home, monkeypatch):
+    """Each is handed on as the path below the home directory, where its file is read."""
+    paths = {}
+
+    def reader(name):
+        def read(*arguments, **_):
+            paths[name] = [path for path in arguments if isinstance(path, Path)]
+            raise EOFError(name)
+
+        return read
+
+    monkeypatch.setattr(data, "read_log", reader("log"))
+    monkeypatch.setattr(data, "prepared_tables", reader("prepared"))
+    monkeypatch.setattr(run, "read_profiles", reader("profiles"))
+    monkeypatch.setattr(run_pairs, "read_pairs", reader("pairs"))
+    config = load_config("office:smoke")
+    config.dataset.interactions = "~/interactions.csv.gz"
+    config.dataset["items"] = "~/items.jsonl.gz"
+    config.profiles.file = "~/profiles.jsonl"
+    config.pairs.file = "~/pairs.jsonl"
+    opened = Run(run_config(config), "~/run", data=types.SimpleNamespace(by_id=dict.fromkeys))
+    assert opened.workdir == home / "run"
+    prepared = config_at("dataset.prepared", "~/log").dataset
+    for read in (
+        lambda: load_data(opened.config.dataset, opened.workdir),
+        lambda: load_data(prepared, opened.workdir),
+        lambda: opened.profiles,
+        lambda: run_pairs.stage_pairs(opened, None, opened.workdir, seed=0),
+    ):
+        with pytest.raises(EOFError):
+            read()
+    assert paths == {
+        "log": [home / "interactions.csv.gz", home / "items.jsonl.gz"],
+        "prepared": [home / "log"],
+        "profiles": [home / "profiles.jsonl"],
+        "pairs": [home / "pairs.jsonl"],
+    }
+    assert model_config(config_at("policy.directory", "~/policy").policy).num_layers > 0
+    sentence = refused(load_policy, policy_config(), "~/absent")
+    assert_names(sentence, home / "absent")
+
+
+def test_a_model_of_profiles_may_lie_in_the_home_directory(home, monkeypatch):
+    """Its weights are compared with those that the file of profiles names."""
+    config = load_config("office:smoke")
+    config.profiles.update({"file": "~/profiles.jsonl", "model": "~/policy"})
+    stored = types.SimpleNamespace(expect=lambda *_: None)
+    monkeypatch.setattr(run, "read_profiles", lambda path: stored)
+    log = types.SimpleNamespace(log=types.SimpleNamespace(fingerprint=""))
+    sentence = refused(lambda: Run(run_config(config), "~/run", data=log).profiles)
+    assert_names(sentence, home / "policy", "*.safetensors")
