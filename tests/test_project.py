@@ -199,7 +199,7 @@ def under(name, *parents):
     return any(name == parent or name.startswith(parent + ".") for parent in parents)
 
 
-LEAVES = ("types", "errors", "dtypes", "bundled", "paths", "strict_json")
+LEAVES = ("types", "errors", "dtypes", "paths", "bundled", "strict_json")
 # From the lowest room to the highest: a room imports only rooms that stand before it.
 ROOMS = (
     *LEAVES,
