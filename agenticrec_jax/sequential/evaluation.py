@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from agenticrec_jax.errors import expect
+from agenticrec_jax.sequential.fields import whole
 from agenticrec_jax.sequential.sequences import pad_histories
 
 
@@ -41,8 +42,9 @@ def catalog_ranks(
       >>> catalog_ranks(np.ones((2, 1)), table, np.array([0, 2]), seen=[[1], [1]]).tolist()
       [2, 1]
     """
+    batch = whole("batch", batch)
     excluded = _padded([()] * len(targets) if seen is None else seen)
-    ranks = []
+    ranks = [np.zeros(0, np.int32)]  # of no target
     for start in range(0, len(targets), batch):
         rows = slice(start, start + batch)
         ranks.append(_catalog_ranks(states[rows], table, targets[rows], excluded[rows]))

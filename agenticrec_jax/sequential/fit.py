@@ -8,7 +8,7 @@ from flax import nnx
 
 from agenticrec_jax.data.interactions import InteractionLog
 from agenticrec_jax.data.splits import FitRange
-from agenticrec_jax.errors import InputError
+from agenticrec_jax.errors import InputError, expect
 from agenticrec_jax.sequential.recommender import Recommender
 from agenticrec_jax.sequential.sasrec import Sasrec, SasrecConfig
 from agenticrec_jax.sequential.sequences import fitted_sequences
@@ -35,7 +35,8 @@ def fit_sasrec(
       on_epoch: see `training.train_on_sequences`.
 
     Raises:
-      InputError: no user has three events.
+      InputError: no user has three events, or ``config`` has another number of items than the log.
+      Diverged: the training's loss or parameters are not finite.
 
     Example:
       >>> from agenticrec_jax.sequential.training import SequentialTraining
@@ -46,6 +47,7 @@ def fit_sasrec(
       >>> [score for _, score in ranked] == sorted((score for _, score in ranked), reverse=True)
       True
     """
+    expect(len(log) > 0, "events of the log", 0, "at least 3 of a user")
     fit_range = FitRange(int(log.time[-1]) + 1, len(log))
     config = config or SasrecConfig(log.num_items, embedding_norm=True)
     model = train_sasrec(log, fit_range, config=config, training=training, on_epoch=on_epoch)
@@ -70,13 +72,16 @@ def train_sasrec(
       on_epoch: see `training.train_on_sequences`.
 
     Raises:
-      InputError: the log does not fit the range, or no user has enough events inside it.
+      InputError: the log does not fit the range, no user has enough events inside it, or ``config``
+        has another number of items than the log.
+      Diverged: the training's loss or parameters are not finite.
     """
     sequences = list(fitted_sequences(log, fit_range).values())
     config = config or SasrecConfig(items=log.num_items)
+    expect(config.items == log.num_items, "items", config.items, f"the log's {log.num_items}")
     training = training or SequentialTraining()
     model = Sasrec(config, rngs=nnx.Rngs(training.seed))
     try:
         return train_on_sequences(model, sequences, training, on_epoch)
     except InputError as error:
-        raise InputError(f"fit range before time {fit_range.end_time}: {error}") from error
+        raise type(error)(f"fit range before time {fit_range.end_time}: {error}") from error

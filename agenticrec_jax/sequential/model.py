@@ -13,7 +13,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from agenticrec_jax.sequential.sequences import PAD, pad_histories
+from agenticrec_jax.sequential.fields import whole
+from agenticrec_jax.sequential.sequences import PAD, check_codes, pad_histories
 
 
 class SequentialConfig(Protocol):
@@ -76,9 +77,14 @@ def user_states(
       all_positions: whether the states of all positions are computed, as in training. They are
         equal but for rounding, and slower. The artifacts of tools are computed so: policies were
         trained with them.
+
+    Raises:
+      InputError: a history has a code that is no item of the model, or ``batch`` is not positive.
     """
+    batch = whole("batch", batch)
     graphdef, params = nnx.split(model)
     windows = pad_histories(histories, model.config.max_length)
+    check_codes(windows, model.config.items)
     states = []
     for start in range(0, len(windows), batch):
         rows = windows[start : start + batch]

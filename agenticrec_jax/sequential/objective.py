@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from agenticrec_jax.errors import expect
 from agenticrec_jax.losses.reductions import Metrics
+from agenticrec_jax.sequential.fields import number, set_fields, whole
 from agenticrec_jax.sequential.losses import (
     bce_loss,
     gbce_loss,
@@ -43,9 +44,11 @@ class Objective:
     calibration: float = 0.75
 
     def __post_init__(self):
-        expect(self.loss in LOSSES, "loss", self.loss, f"one of {', '.join(LOSSES)}")
-        expect(self.negatives >= 1, "negatives", self.negatives, "at least 1")
-        expect(0 <= self.calibration <= 1, "calibration", self.calibration, "0 to 1")
+        is_known = isinstance(self.loss, str) and self.loss in LOSSES
+        expect(is_known, "loss", self.loss, f"one of {', '.join(LOSSES)}")
+        calibration = number("calibration", self.calibration)
+        expect(calibration <= 1, "calibration", calibration, "0 to 1")
+        set_fields(self, negatives=whole("negatives", self.negatives), calibration=calibration)
 
     def __call__(
         self,
@@ -66,6 +69,9 @@ class Objective:
           key: draws the negatives.
           gather: whether ``softmax`` gathers the targets' scores from the logits, and does not
             compute them from embeddings. That is slower, and equal but for rounding.
+
+        Raises:
+          InputError: ``gbce`` or ``bce`` of a catalog of one item, which has no other to draw.
         """
         if self.loss == "softmax" and gather:
             return softmax_loss(states @ table.T, targets, weights)
@@ -78,6 +84,7 @@ class Objective:
             log_expected = jnp.log(self.negatives / len(table))
             negatives = states @ table[drawn].T
             return sampled_softmax_loss(positive, negatives, weights, valid, log_expected)
+        expect(len(table) > 1, f"items of a catalog with loss {self.loss}", len(table), "2 or more")
         drawn = draw_others(key, targets, self.negatives, len(table))
         negatives = jnp.einsum("...d,...md->...m", states, table[drawn])
         if self.loss == "bce":

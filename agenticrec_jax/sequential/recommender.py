@@ -10,6 +10,7 @@ import numpy as np
 
 from agenticrec_jax.data.splits import FitRange
 from agenticrec_jax.errors import expect
+from agenticrec_jax.sequential.fields import whole
 from agenticrec_jax.sequential.model import SequentialModel, user_states
 from agenticrec_jax.sequential.sasrec import Sasrec
 from agenticrec_jax.sequential.saving import load_model, save_model
@@ -19,11 +20,19 @@ from agenticrec_jax.sequential.sequences import pad_histories
 
 @dataclass(frozen=True, eq=False)
 class Recommender:
-    """A fitted model with the ids of its items, in the order of their codes."""
+    """A fitted model with the ids of its items, in the order of their codes.
+
+    Raises:
+      InputError: the model has another number of items.
+    """
 
     model: SequentialModel
     item_ids: tuple[str, ...]
     fit_range: FitRange
+
+    def __post_init__(self):
+        items = self.model.config.items
+        expect(len(self.item_ids) == items, "item ids", len(self.item_ids), f"the model's {items}")
 
     @cached_property
     def _code(self) -> dict[str, int]:
@@ -43,11 +52,16 @@ class Recommender:
           Pairs of an item id and its score, best first.
 
         Raises:
-          InputError: the history is empty or has an item that is not in the catalog.
+          InputError: the history is empty or has an item that is not in the catalog, or ``count``
+            is no whole number of at least 0.
         """
+        count = whole("count", count, least=0)
+        is_list = isinstance(history, Sequence | np.ndarray) and not isinstance(history, str)
+        expect(is_list, "history", history, "a list of items of the catalog")
         expect(len(history) > 0, "history", list(history), "at least one item of the catalog")
-        unknown = next((item for item in history if item not in self._code), None)
-        expect(unknown is None, "history", unknown, "items of the catalog")
+        for item in history:
+            known = isinstance(item, str) and item in self._code
+            expect(known, "history", item, "items of the catalog")
         codes = [self._code[item] for item in history]
         state = user_states(self.model, [codes], batch=1)
         exclude = None

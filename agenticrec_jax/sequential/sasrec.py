@@ -11,7 +11,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from agenticrec_jax.errors import expect
+from agenticrec_jax.sequential.fields import number, set_fields, switch, whole
 from agenticrec_jax.sequential.sequences import PAD
+
+_MOST_BLOCKS = 64
+_WIDEST = 2**16
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,9 @@ class SasrecConfig:
       embedding_norm: whether a LayerNorm follows the sum of an item's and its position's
         embedding, as in BERT4Rec's code. Without it the item's embedding is scaled by the root of
         ``width``, as in the paper's code.
+
+    Raises:
+      InputError: names the field that is of another type or out of its range.
     """
 
     items: int
@@ -37,6 +45,20 @@ class SasrecConfig:
     heads: int = 2
     dropout: float = 0.5
     embedding_norm: bool = False
+
+    def __post_init__(self):
+        set_fields(
+            self,
+            items=whole("items", self.items),
+            max_length=whole("max_length", self.max_length, most=_WIDEST),
+            width=whole("width", self.width, most=_WIDEST),
+            blocks=whole("blocks", self.blocks, least=0, most=_MOST_BLOCKS),
+            heads=whole("heads", self.heads, most=_WIDEST),
+            dropout=number("dropout", self.dropout, below=1),
+            embedding_norm=switch("embedding_norm", self.embedding_norm),
+        )
+        fits = self.width % self.heads == 0
+        expect(fits, "heads", self.heads, f"a divisor of width {self.width}")
 
 
 class Block(nnx.Module):

@@ -4,11 +4,12 @@ The JSON file has the model's sizes, its fit range and the item ids in the order
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -17,9 +18,9 @@ from safetensors.numpy import load_file, save_file
 
 from agenticrec_jax import strict_json
 from agenticrec_jax.data.splits import FitRange
-from agenticrec_jax.errors import InputError, expect
+from agenticrec_jax.errors import InputError, expect, shorten
 from agenticrec_jax.paths import make_directory
-from agenticrec_jax.sequential.model import SequentialModel
+from agenticrec_jax.sequential.model import SequentialConfig, SequentialModel
 
 
 class SavedModel(NamedTuple):
@@ -33,7 +34,13 @@ class SavedModel(NamedTuple):
 def save_model(
     directory: str | Path, model: SequentialModel, item_ids: Sequence[str], fit_range: FitRange
 ) -> None:
-    """Writes a model as two files that are named after ``model.name``."""
+    """Writes a model as two files that are named after ``model.name``.
+
+    Raises:
+      InputError: the model has another number of items than there are ids.
+    """
+    items = model.config.items
+    expect(len(item_ids) == items, "item ids", len(item_ids), f"the model's {items}")
     directory = make_directory(directory)
     _, state = nnx.split(model)
     arrays = {
@@ -62,22 +69,72 @@ def load_model(
       item_ids: ids of the catalog that the model has to be of; None accepts any catalog.
 
     Raises:
-      InputError: a file is missing or unreadable, or the model was fitted on another catalog. Item
-        codes index its embeddings, so the ids must be equal and in the same order.
+      InputError: a file is missing or unreadable, a field or an array is not what a saved model
+        has, or the model was fitted on another catalog. Item codes index its embeddings, so the ids
+        must be equal and in the same order.
     """
-    fields = ("config", "fit_range", "item_ids")
-    record, arrays = read_saved(directory, model_type.name, fields)
+    needed = ("config", "fit_range", "item_ids")
+    record, arrays = read_saved(directory, model_type.name, needed)
+    path = Path(directory) / f"{model_type.name}.json"
+    ids = record["item_ids"]
+    are_ids = isinstance(ids, list) and all(isinstance(item, str) for item in ids)
+    expect(are_ids and len(set(ids)) == len(ids), f"{path}: item_ids", ids, "different ids")
     if item_ids is not None:
-        path = Path(directory) / f"{model_type.name}.json"
-        _check_catalog(path, saved=record["item_ids"], catalog=item_ids)
-    model = model_type(model_type.config_type(**record["config"]), rngs=nnx.Rngs(0))
-    graphdef, state = nnx.split(model)
-    flat = [
-        (path, leaf.replace(jnp.asarray(arrays[_array_name(path)])))
-        for path, leaf in nnx.to_flat_state(state)
-    ]
+        _check_catalog(path, saved=ids, catalog=item_ids)
+    config = _read_config(path, record["config"], model_type)
+    expect(len(ids) == config.items, f"{path}: item_ids", len(ids), f"config.items {config.items}")
+    # Only shapes: sizes of a wrong record get no memory.
+    abstract = nnx.eval_shape(lambda: model_type(config, rngs=nnx.Rngs(0)))
+    graphdef, state = nnx.split(abstract)
+    leaves = nnx.to_flat_state(state)
+    expected = {_array_name(key): leaf.get_value() for key, leaf in leaves}
+    check_arrays(path.with_suffix(".safetensors"), arrays, expected)
+    flat = [(key, leaf.replace(jnp.asarray(arrays[_array_name(key)]))) for key, leaf in leaves]
     model = nnx.merge(graphdef, nnx.from_flat_state(flat))
-    return SavedModel(model, tuple(record["item_ids"]), FitRange(**record["fit_range"]))
+    fit_range = read_fit_range(path, record["fit_range"])
+    return SavedModel(model, tuple(ids), fit_range)
+
+
+def _read_config(path: Path, raw: Any, model_type: type[SequentialModel]) -> SequentialConfig:
+    names = [field.name for field in fields(model_type.config_type)]
+    is_known = isinstance(raw, dict) and all(name in names for name in raw)
+    expect(is_known, f"{path}: config", raw, f"an object with {', '.join(names)}")
+    try:
+        return model_type.config_type(**raw)
+    except InputError as error:
+        raise InputError(f"{path}: config: {error}") from None
+    except TypeError as error:  # a field without default is missing
+        raise InputError(f"{path}: config: found {shorten(raw)}, expected all fields") from error
+
+
+def read_fit_range(path: Path, raw: Any) -> FitRange:
+    """Returns the fit range in a file's record; InputError if it is none."""
+    counts = isinstance(raw, dict) and all(type(value) is int for value in raw.values())
+    names = {field.name for field in fields(FitRange)}
+    expected = f"an object with whole numbers {' and '.join(sorted(names))}"
+    expect(counts and set(raw) == names, f"{path}: fit_range", raw, expected)
+    return FitRange(**raw)
+
+
+def check_arrays(
+    path: Path, arrays: Mapping[str, np.ndarray], expected: Mapping[str, jax.ShapeDtypeStruct]
+) -> None:
+    """Checks that a file has the expected arrays and no other, all finite.
+
+    Raises:
+      InputError: names the file and the first array that is missing, too many or of another shape
+        or dtype, or that has a NaN or an infinity.
+    """
+    for name in sorted(expected.keys() | arrays.keys()):
+        where = f"{path}: array {name}"
+        expect(name in arrays, where, None, "an array")
+        expect(name in expected, where, "one", f"only those of {path.stem}.json's model")
+        array, like = arrays[name], expected[name]
+        found = f"{array.dtype}{list(array.shape)}"
+        fits = array.shape == like.shape and array.dtype == like.dtype
+        expect(fits, where, found, f"{like.dtype}{list(like.shape)}")
+        is_finite = array.dtype.kind != "f" or bool(np.isfinite(array).all())
+        expect(is_finite, where, "a NaN or an infinity", "finite numbers")
 
 
 def read_saved(
@@ -92,11 +149,14 @@ def read_saved(
     for name in (f"{stem}.json", f"{stem}.safetensors"):
         if not (directory / name).is_file():
             raise InputError(f"{directory}: found no {name}, expected a saved {stem}")
+    path = directory / f"{stem}.json"
     try:
-        record = json.loads((directory / f"{stem}.json").read_text(encoding="utf-8"))
-        arrays = load_file(directory / f"{stem}.safetensors")
-    except (ValueError, SafetensorError) as error:
-        raise InputError(f"{directory}: found an unreadable {stem} ({error})") from error
+        record = json.loads(path.read_text(encoding="utf-8"))
+        path = directory / f"{stem}.safetensors"
+        arrays = load_file(path)
+    # A dtype that numpy has not, such as one of 8 bits, is an AttributeError.
+    except (ValueError, OSError, RecursionError, SafetensorError, AttributeError) as error:
+        raise InputError(f"{path}: found an unreadable {stem} ({error})") from error
     for field in fields:
         if not isinstance(record, dict) or field not in record:
             raise InputError(f"{directory}/{stem}.json: found no field {field!r}, expected one")

@@ -11,7 +11,7 @@ from jaxtyping import Int
 
 from agenticrec_jax.data.interactions import InteractionLog
 from agenticrec_jax.data.splits import FitRange
-from agenticrec_jax.errors import expect
+from agenticrec_jax.errors import InputError, expect
 
 PAD = -1  # item code of an empty position
 
@@ -29,8 +29,21 @@ def fitted_sequences(log: InteractionLog, fit_range: FitRange) -> dict[int, np.n
     users = log.user[fitted]
     order = np.argsort(users, kind="stable")  # stable: events of a user stay in time order
     present, starts = np.unique(users[order], return_index=True)
-    pieces = np.split(log.item[fitted][order], starts[1:])
+    # Splitting at every start leaves an empty piece before the first, also where there is no user.
+    _, *pieces = np.split(log.item[fitted][order], starts)
     return {int(user): piece for user, piece in zip(present, pieces, strict=True)}
+
+
+def check_codes(codes: Int[np.ndarray, "*codes"], items: int) -> None:
+    """Refuses item codes outside of a catalog: an embedding table would read another row for them.
+
+    Raises:
+      InputError: a code is neither ``PAD`` nor one of ``items`` codes.
+    """
+    outside = codes[(codes < PAD) | (codes >= items)]
+    if len(outside):
+        expected = f"0 to {items - 1} of the model's {items} items"
+        raise InputError(f"item codes: found {outside[0]}, expected {expected}")
 
 
 def pad_histories(histories: Sequence[Sequence[int]], length: int) -> Int[np.ndarray, "B T"]:

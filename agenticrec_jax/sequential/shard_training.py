@@ -16,12 +16,23 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from agenticrec_jax.data.loader import TRAIN, first_samples, sample_batches, train_range
+from agenticrec_jax.data.loader import (
+    TRAIN,
+    first_samples,
+    read_manifest,
+    sample_batches,
+    train_range,
+)
+from agenticrec_jax.errors import expect
 from agenticrec_jax.metrics.ranking import ndcg_at_k
 from agenticrec_jax.runtime.checkpoints import Checkpoints
+from agenticrec_jax.runtime.finite import expect_finite
 from agenticrec_jax.sequential.evaluation import catalog_ranks
+from agenticrec_jax.sequential.fields import LARGEST_COUNT, number, set_fields, whole
 from agenticrec_jax.sequential.model import SequentialModel, user_states
 from agenticrec_jax.sequential.objective import Objective
+from agenticrec_jax.sequential.sequences import check_codes
+from agenticrec_jax.sequential.training import expect_finite_loss
 
 OnStep = Callable[[int, float], None]
 Step = Callable[[dict, Array, Array, Array, Array], tuple[dict, Array]]
@@ -39,6 +50,9 @@ class ShardTraining:
       seed: seed of the order of samples, dropout and negatives.
       objective: the loss; by default one that does not score every item of a large catalog.
       save_every: steps between checkpoints.
+
+    Raises:
+      InputError: names the field that is of another type or out of its range.
     """
 
     epochs: int = 1
@@ -48,6 +62,19 @@ class ShardTraining:
     seed: int = 0
     objective: Objective = field(default_factory=lambda: Objective("sampled_softmax"))
     save_every: int = 1000
+
+    def __post_init__(self):
+        is_objective = isinstance(self.objective, Objective)
+        expect(is_objective, "objective", self.objective, "an Objective")
+        set_fields(
+            self,
+            epochs=whole("epochs", self.epochs),
+            batch_size=whole("batch_size", self.batch_size),
+            learning_rate=number("learning_rate", self.learning_rate, above=0),
+            weight_decay=number("weight_decay", self.weight_decay),
+            seed=whole("seed", self.seed, least=0, most=LARGEST_COUNT),  # grain takes 32 bits
+            save_every=whole("save_every", self.save_every),
+        )
 
     def num_steps(self, samples: int) -> int:
         """Returns the steps of a training on so many samples."""
@@ -115,7 +142,14 @@ def train_on_shards(
       training: schedule and loss.
       checkpoints: parameters, moments and the position among the samples are saved there.
       on_step: called after each step with its number from 1 and its loss.
+
+    Raises:
+      InputError: the samples have longer histories than the model reads, or items that it has not.
+      Diverged: a loss that is saved or reported, or the trained parameters, are not finite.
     """
+    longest = read_manifest(samples)["max_history"]
+    length = model.config.max_length
+    expect(length >= longest, "max_length", length, f"{longest} or more, as {samples} has it")
     end_time = train_range(samples).end_time
     batches = sample_batches(
         samples,
@@ -136,6 +170,8 @@ def train_on_shards(
     key = jax.random.key(training.seed)
     for batch in batches:
         step += 1
+        for name in ("history", "target"):
+            check_codes(batch[name], model.config.items)
         weights = (batch["time"] < end_time).astype(np.float32)  # later samples are not learned
         state, loss = update(
             state,
@@ -147,7 +183,9 @@ def train_on_shards(
         if on_step is not None:
             on_step(step, float(loss))
         if step % training.save_every == 0:
+            expect_finite_loss(float(loss), f"step {step}", training.learning_rate)
             checkpoints.save(step, state, {"batches": batches.get_state()})
+    expect_finite(state["params"], f"step {step}")
     return nnx.merge(graphdef, state["params"])
 
 

@@ -4,6 +4,7 @@ One epoch is one jitted scan over its batches. With patience, training stops ear
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -14,12 +15,14 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from agenticrec_jax.errors import expect
+from agenticrec_jax.errors import Diverged, expect
 from agenticrec_jax.metrics.ranking import ndcg_at_k
+from agenticrec_jax.runtime.finite import expect_finite
 from agenticrec_jax.sequential.evaluation import catalog_ranks
+from agenticrec_jax.sequential.fields import LARGEST_SEED, number, set_fields, switch, whole
 from agenticrec_jax.sequential.model import SequentialModel, user_states
 from agenticrec_jax.sequential.objective import Objective, pack
-from agenticrec_jax.sequential.sequences import PAD, shuffled_batches, user_windows
+from agenticrec_jax.sequential.sequences import PAD, check_codes, shuffled_batches, user_windows
 
 OnEpoch = Callable[[int, float, Callable[[], SequentialModel]], None]
 VALIDATION_USERS = 5000  # at most so many are ranked after an epoch
@@ -47,6 +50,9 @@ class SequentialTraining:
       patience: with 1 or more, each user's last event is held out. Training stops after so many
         epochs without a better NDCG@10 of these events among all items, and returns the weights of
         the best epoch.
+
+    Raises:
+      InputError: names the field that is of another type or out of its range.
     """
 
     epochs: int = 25
@@ -58,6 +64,21 @@ class SequentialTraining:
     objective: Objective = field(default_factory=Objective)
     packed: bool = False
     patience: int = 0
+
+    def __post_init__(self):
+        is_objective = isinstance(self.objective, Objective)
+        expect(is_objective, "objective", self.objective, "an Objective")
+        set_fields(
+            self,
+            epochs=whole("epochs", self.epochs),
+            batch_size=whole("batch_size", self.batch_size),
+            learning_rate=number("learning_rate", self.learning_rate, above=0),
+            rate_decay=switch("rate_decay", self.rate_decay),
+            weight_decay=number("weight_decay", self.weight_decay),
+            seed=whole("seed", self.seed, least=0, most=LARGEST_SEED),
+            packed=switch("packed", self.packed),
+            patience=whole("patience", self.patience, least=0),
+        )
 
     def decay_steps(self, windows: int) -> int:
         """Returns the steps over which the rate falls with so many windows; 0 for none."""
@@ -176,9 +197,12 @@ def train_on_sequences(
       The trained model: of the last epoch, or with patience of the best one.
 
     Raises:
-      InputError: no user has two events to train on (with patience, and one more to hold out).
+      InputError: no user has two events to train on (with patience, and one more to hold out), or
+        a code is no item of the model.
+      Diverged: a loss or the trained parameters are not finite.
     """
     training = training or SequentialTraining()
+    check_codes(np.concatenate([*sequences, np.zeros(0, np.int32)]), model.config.items)
     held_out = []
     train_sequences = sequences
     if training.patience:
@@ -198,11 +222,22 @@ def train_on_sequences(
         batches = shuffled_batches(windows, training.batch_size, shuffle)
         epoch_key = jax.random.fold_in(key, epoch)
         params, opt_state, loss = epoch_fn(params, opt_state, batches, epoch_key)
+        expect_finite_loss(float(loss), f"epoch {epoch}", training.learning_rate)
         if on_epoch is not None:
             on_epoch(epoch, float(loss), lambda now=params: nnx.merge(graphdef, now))
         if stopping is not None and stopping.should_stop(graphdef, params):
             break
+    expect_finite(params, f"epoch {epoch}")
     return nnx.merge(graphdef, params if stopping is None else stopping.best)
+
+
+def expect_finite_loss(loss: float, where: str, learning_rate: float) -> None:
+    """Raises `Diverged` if a loss is NaN or infinite."""
+    if not math.isfinite(loss):
+        raise Diverged(
+            f"{where}: found a loss of {loss}, expected a finite one; "
+            f"learning_rate is {learning_rate:g}"
+        )
 
 
 class EarlyStopping:

@@ -26,13 +26,17 @@ from agenticrec_jax.errors import InputError, expect
 from agenticrec_jax.sequential.fit import train_sasrec
 from agenticrec_jax.sequential.model import user_states
 from agenticrec_jax.sequential.sasrec import Sasrec, SasrecConfig
-from agenticrec_jax.sequential.saving import load_model, read_saved, save_model
+from agenticrec_jax.sequential.saving import load_model, read_fit_range, read_saved, save_model
 from agenticrec_jax.sequential.search import SEARCHED, searched, unit_rows
 from agenticrec_jax.sequential.sequences import PAD, fitted_sequences, pad_histories
 from agenticrec_jax.sequential.training import OnEpoch, SequentialTraining
 
 RECENT = 10  # items of a neighbor that count as taken recently
 NEAREST = 16  # nearest items that the index stores for each item
+_ARRAYS = (
+    *("popularity", "mean_rating", "taken_user", "taken_item"),
+    *("users", "states", "recent", "nearest"),
+)
 
 Value = TypeVar("Value")
 Derived = TypeVar("Derived")
@@ -274,11 +278,15 @@ class Artifacts(Fitted[CollaborativeData]):
                 f"{directory}/artifacts.json: found other users than the log's, "
                 "expected artifacts fitted on this log"
             )
-        if FitRange(**record["fit_range"]) != fit_range:
+        path = Path(directory) / "artifacts.json"
+        if read_fit_range(path, record["fit_range"]) != fit_range:
             raise InputError(
                 f"{directory}: found statistics of {record['fit_range']} beside a "
                 f"SASRec of {fit_range}, expected one fit range"
             )
+        missing = [name for name in _ARRAYS if name not in arrays]
+        path = Path(directory) / "artifacts.safetensors"
+        expect(not missing, str(path), sorted(arrays), f"arrays {', '.join(missing)} among them")
         statistics = Statistics(
             popularity=arrays["popularity"],
             mean_rating=arrays["mean_rating"],

@@ -71,7 +71,7 @@ def test_packed_positions_are_those_under_the_mask():
     ("options", "named"),
     [
         ({"loss": "hinge"}, ("loss:", "found 'hinge'", "softmax, sampled_softmax, gbce, bce")),
-        ({"negatives": 0}, ("negatives:", "found 0", "at least 1")),
+        ({"negatives": 0}, ("negatives:", "found 0", "from 1")),
         ({"calibration": 1.5}, ("calibration:", "found 1.5", "0 to 1")),
     ],
 )

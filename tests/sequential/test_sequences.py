@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from agenticrec_jax.data.splits import FitRange
 from agenticrec_jax.sequential.sequences import (
     PAD,
+    check_codes,
     fitted_sequences,
     pad_histories,
     shuffled_batches,
@@ -66,3 +67,9 @@ def test_batches_have_every_window_once_and_another_order_each_time():
     assert first.shape == (3, 3, 2)
     assert sorted(first[first != PAD].tolist()) == list(range(14))
     assert (first != second).any()
+
+
+def test_codes_outside_of_the_catalog_are_refused():
+    check_codes(np.array([[PAD, 0], [2, 1]]), items=3)
+    for code in (3, -2, 2**40):
+        assert_names(refused(check_codes, np.array([0, code]), 3), "item codes", code, "0 to 2")

@@ -21,6 +21,7 @@ from agenticrec_jax.sequential.shard_training import (
     sample_loss,
     train_on_shards,
 )
+from agenticrec_jax.testing.errors import assert_names, refused
 
 ITEMS = 30
 CONFIG = SasrecConfig(ITEMS, max_length=4, width=16, blocks=1, dropout=0.2)
@@ -122,3 +123,24 @@ def test_the_loss_is_that_of_the_last_position_and_weight_0_leaves_a_sample_out(
     np.testing.assert_allclose(loss, softmax_loss(logits, target[:2], jnp.ones(2))[0] / 2, 1e-6)
     logs = jax.nn.log_softmax(logits)
     np.testing.assert_allclose(loss, -(logs[0, 6] + logs[1, 10]) / 2, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [({"items": ITEMS - 1}, ["item codes", ITEMS - 1]), ({"max_length": 3}, ["max_length", 3, 4])],
+)
+def test_samples_that_the_model_cannot_read_are_refused(written, tmp_path, changes, named):
+    samples, _ = written
+    model = Sasrec(dataclasses.replace(CONFIG, **changes), rngs=nnx.Rngs(0))
+    with Checkpoints(tmp_path, {}) as checkpoints:
+        sentence = refused(train_on_shards, model, samples, TRAINING, checkpoints)
+    assert_names(sentence, *named)
+
+
+def test_a_training_that_diverges_saves_nothing(written, tmp_path):
+    samples, _ = written
+    training = dataclasses.replace(TRAINING, learning_rate=1e30)
+    with Checkpoints(tmp_path, {}) as checkpoints:
+        model = Sasrec(CONFIG, rngs=nnx.Rngs(0))
+        assert_names(refused(train_on_shards, model, samples, training, checkpoints), "step 7")
+        assert not list(checkpoints.steps)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from agenticrec_jax.data.interactions import read_log
 from agenticrec_jax.data.splits import FitRange, chronological_splits, prediction_samples
@@ -201,3 +202,17 @@ def test_statistics_beside_a_model_of_another_range_are_refused(log, artifacts, 
     (tmp_path / "artifacts.json").write_text(json.dumps(record))
     sentence = refused(Artifacts.load, tmp_path, log)
     assert_names(sentence, tmp_path, FitRange(1, 2).end_time, artifacts.fit_range)
+
+
+def test_a_file_that_lacks_a_statistic_or_states_no_range_is_refused(log, artifacts, tmp_path):
+    artifacts.save(tmp_path, log)
+    arrays = load_file(tmp_path / "artifacts.safetensors")
+    del arrays["taken_item"]
+    save_file(arrays, tmp_path / "artifacts.safetensors")
+    sentence = refused(Artifacts.load, tmp_path, log)
+    assert_names(sentence, tmp_path / "artifacts.safetensors", "taken_item")
+    record = json.loads((tmp_path / "artifacts.json").read_text())
+    for value in (None, {}, {"end_time": "9", "events": 3}, [1, 2]):
+        (tmp_path / "artifacts.json").write_text(json.dumps(record | {"fit_range": value}))
+        sentence = refused(Artifacts.load, tmp_path, log)
+        assert_names(sentence, tmp_path / "artifacts.json", "fit_range", "end_time")
