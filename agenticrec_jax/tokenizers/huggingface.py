@@ -5,8 +5,9 @@ stripped of them all, for data. Disabling *special* tokens would not be enough: 
 Qwen3 is an added token that is not flagged special, and text that spells it would become its id.
 """
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,22 @@ _FILES = (
 )
 _TEXT_END = "<|endoftext|>"
 _CALL_CLOSE = "</tool_call>"
+_BROKEN = "\ufffd"  # three bytes in UTF-8
+_STEPS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
+_TRIED = 2000  # ids whose text is encoded before a tokenizer is taken
 
 
 def is_byte_level(raw: Mapping[str, Any]) -> bool:
     """Whether the contents of a ``tokenizer.json`` are byte-level BPE: any text, and no prefix."""
-    decoder = raw.get("decoder") or {}
-    kinds = {step.get("type") for step in (decoder, *decoder.get("decoders", ()))}
-    return (raw.get("model") or {}).get("type") == "BPE" and "ByteLevel" in kinds
+    decoder = raw.get("decoder")
+    steps = decoder.get("decoders") if isinstance(decoder, dict) else None
+    kinds = [kind_of(step) for step in (decoder, *(steps if isinstance(steps, list) else ()))]
+    return kind_of(raw.get("model")) == "BPE" and "ByteLevel" in kinds
+
+
+def kind_of(step: Any) -> Any:
+    """Returns the ``type`` of a part of a ``tokenizer.json``, None for what is no object."""
+    return step.get("type") if isinstance(step, dict) else None
 
 
 class HFTokenizer(ChatTokenizer):
@@ -56,22 +66,46 @@ class HFTokenizer(ChatTokenizer):
           source: path of ``tokenizer.json``, for errors.
 
         Raises:
-          InputError: the file holds no tokenizer, or none with an end of a turn.
+          InputError: the file holds no byte-level BPE tokenizer, or none with an end of a turn; a
+            field is of another type.
         """
         self._files = dict(files)
-        raw = _object(files[FILE], source)
-        self._added = {token["content"]: token["id"] for token in raw.get("added_tokens", ())}
+        raw = _object(files.get(FILE, b""), source)
+        expect(is_byte_level(raw), source, kind_of(raw.get("model")), "byte-level BPE")
+        for name in _STEPS:
+            step = raw.get(name)
+            expect(step is None or isinstance(step, dict), f"{source}: {name}", step, "an object")
+        self._added = _added_tokens(raw, source)
         self._full = _built(files[FILE], source)
         self._data = _built(strict_json.dumps(stripped(raw), ensure_ascii=False).encode(), source)
         self._literals = literals(self._added)
-        self._broken = self._data.encode("\ufffd").ids
-        self.vocab_size = 1 + max(self._full.get_vocab(with_added_tokens=True).values())
-        self.prefix = tuple(self._full.encode("").ids)
-        self._name_roles(_object(files.get(_CONFIG, b"{}"), source), source)
+        vocabulary = self._full.get_vocab(with_added_tokens=True)
+        self.vocab_size = 1 + max(vocabulary.values())
+        with _library(source):
+            self.prefix = tuple(self._full.encode("").ids)
+            self._broken = self._data.encode(_BROKEN).ids
+            whole = self._data.decode(self._broken) == _BROKEN
+            for tokenizer in (self._full, self._data):  # some files fail only here
+                tokenizer.encode(tokenizer.decode(range(min(self.vocab_size, _TRIED))))
+        expect(whole, f"{source}: model", "lost bytes of text", "pieces for every byte of text")
+        self._check_ids(vocabulary, source)
+        config_source = str(Path(source).with_name(_CONFIG))
+        self._name_roles(_object(files.get(_CONFIG, b"{}"), config_source), source, config_source)
 
-    def _name_roles(self, config: Mapping[str, Any], source: str) -> None:
-        end = _token(config, "eos_token")
-        pad = _token(config, "pad_token")
+    def _check_ids(self, vocabulary: Mapping[str, int], source: str) -> None:
+        """Refuses ids that differ from the library's, which takes others than the file's."""
+        for name, index in self._added.items():
+            used = vocabulary.get(name)
+            expect(used == index, f"{source}: added_tokens: id of {name}", index, f"{used}")
+        ids = len(set(vocabulary.values()))
+        expect(ids == len(vocabulary), f"{source}: different ids", ids, f"{len(vocabulary)}")
+        outside = [index for index in self.prefix if index >= self.vocab_size]
+        expected = f"ids below {self.vocab_size}"
+        expect(not outside, f"{source}: post_processor", outside, expected)
+
+    def _name_roles(self, config: Mapping[str, Any], source: str, config_source: str) -> None:
+        end = _token(config, "eos_token", config_source)
+        pad = _token(config, "pad_token", config_source)
         names = [n for n in dict.fromkeys((TURN_END, end, _TEXT_END)) if n in self._added]
         expected = f"an added token, or {TURN_END} among them"
         expect(bool(names), f"{source}: eos_token, which ends a turn", end, expected)
@@ -133,9 +167,12 @@ def read_hf_tokenizer(directory: str | Path) -> HFTokenizer:
     """Reads ``tokenizer.json`` of a directory and the files that belong to it.
 
     Raises:
-      InputError: it is missing or holds no byte-level BPE tokenizer.
+      InputError: it is missing or holds no byte-level BPE tokenizer, or a field of it or of
+        ``tokenizer_config.json`` is of another type.
     """
     paths = [Path(directory) / name for name in _FILES]
+    if not paths[0].is_file():
+        raise InputError(f"{paths[0]}: file not found, expected a tokenizer")
     files = {path.name: path.read_bytes() for path in paths if path.is_file()}
     return HFTokenizer(files, str(paths[0]))
 
@@ -143,27 +180,59 @@ def read_hf_tokenizer(directory: str | Path) -> HFTokenizer:
 def _object(content: bytes, source: str) -> dict[str, Any]:
     try:
         raw = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{source}: found no JSON ({error}), expected a tokenizer") from None
     expect(isinstance(raw, dict), source, type(raw).__name__, "a JSON object")
     return raw
 
 
-def _built(content: bytes, source: str) -> tokenizers.Tokenizer:
+def _added_tokens(raw: Mapping[str, Any], source: str) -> dict[str, int]:
+    """Returns the ids of the added tokens by their text; InputError if a field is of another type.
+
+    A tokenizer without any may lack the list.
+    """
+    tokens = raw.get("added_tokens", [])
+    expect(isinstance(tokens, list), f"{source}: added_tokens", tokens, "a list")
+    for i, token in enumerate(tokens):
+        where = f"{source}: added_tokens[{i}]"
+        expect(isinstance(token, dict), where, token, "an object")
+        name, index = token.get("content"), token.get("id")
+        expect(isinstance(name, str) and name, f"{where}.content", name, "text")
+        expect(type(index) is int and index >= 0, f"{where}.id", index, "a whole number")
+    return {token["content"]: token["id"] for token in tokens}
+
+
+@contextlib.contextmanager
+def _library(source: str) -> Iterator[None]:
+    """Turns what the tokenizers library raises into `InputError`."""
     try:
-        tokenizer = tokenizers.Tokenizer.from_buffer(content)
-    except Exception as error:  # the library raises nothing narrower
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    # A panic of its Rust code is no Exception, and errors are of no narrower class.
+    except BaseException as error:
         raise InputError(f"{source}: found no tokenizer that can be read ({error})") from None
-    # The file may ask for both, and either would change the ids of a prompt.
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
+
+
+def _built(content: bytes, source: str) -> tokenizers.Tokenizer:
+    with _library(source):
+        tokenizer = tokenizers.Tokenizer.from_buffer(content)
+        # The file may ask for both, and either would change the ids of a prompt.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
     return tokenizer
 
 
-def _token(config: Mapping[str, Any], role: str) -> str | None:
-    """Returns the text of a role's token in ``tokenizer_config.json``.
+def _token(config: Mapping[str, Any], role: str, source: str) -> str | None:
+    """Returns the text of a role's token in ``tokenizer_config.json``, None without one.
 
     It is written there as text or as an object with the text as its ``content``.
+
+    Raises:
+      InputError: the field is of another type.
     """
     token = config.get(role)
-    return token.get("content") if isinstance(token, dict) else token
+    name = token.get("content", token) if isinstance(token, dict) else token
+    is_token = token is None or isinstance(name, str)
+    expect(is_token, f"{source}: {role}", token, "text, or an object with text as its content")
+    return name

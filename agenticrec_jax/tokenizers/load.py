@@ -31,7 +31,7 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
         raw = read_json(json_path)
         if hf_tokenizer.is_byte_level(raw):
             return hf_tokenizer.read_hf_tokenizer(directory)
-        kind = (raw.get("model") or {}).get("type")
+        kind = hf_tokenizer.kind_of(raw.get("model"))
         expected = f"byte-level BPE, or a {FILE} beside it"
         expect(model_path.is_file(), f"{json_path}: tokenizer type", kind, expected)
     if not model_path.is_file():
