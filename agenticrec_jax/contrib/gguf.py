@@ -6,8 +6,10 @@ The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Needs the
 which is in the extra ``demo``.
 """
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -65,9 +67,12 @@ class GgufFile:
         if not self.path.is_file():
             raise InputError(f"{self.path}: file not found, expected a GGUF file")
         try:
-            reader = self._gguf.GGUFReader(self.path)
+            reader = _bounded_reader(self._gguf)(self.path)
             self.metadata = {name: field.contents() for name, field in reader.fields.items()}
-        except (ValueError, IndexError, KeyError, OverflowError, OSError) as error:
+        except (
+            *(ValueError, LookupError, ArithmeticError, TypeError),
+            *(OSError, RecursionError),
+        ) as error:
             reason = " ".join(str(error).split())
             raise InputError(f"{self.path}: not a whole GGUF file: {reason}") from None
         architecture = self.metadata.get("general.architecture")
@@ -76,12 +81,16 @@ class GgufFile:
         self._tensors = {tensor.name: tensor for tensor in reader.tensors}
         self._read: set[str] = set()
         layers = self.need("llama.block_count")
+        # The library makes a name for every tensor of every layer, and a layer has some tensors.
+        where = f"{self.path}: llama.block_count"
+        most = len(self._tensors)
+        expect(1 <= layers <= most, where, layers, f"1 to {most}, the number of tensors")
         self._names = self._gguf.get_tensor_name_map(self._gguf.MODEL_ARCH.LLAMA, layers)
 
     def need(self, key: str, kind: type = int) -> Any:
         """Returns the value of a metadata key; InputError unless it is there and of this kind."""
         value = self.metadata.get(key)
-        if not isinstance(value, kind):
+        if not isinstance(value, kind) or isinstance(value, bool):
             raise InputError(f"{self.path}: {key}: found {_short(value)}, expected {kind.__name__}")
         return value
 
@@ -92,7 +101,7 @@ class GgufFile:
         """Reads one tensor, dequantized to float32.
 
         Raises:
-          InputError: the tensor is missing or has another shape.
+          InputError: the tensor is missing, has another shape, or values that are no weights.
         """
         gguf_name = self._gguf_name(name)
         if gguf_name not in self._tensors:
@@ -101,7 +110,12 @@ class GgufFile:
         stored = tuple(int(size) for size in reversed(tensor.shape))
         expect(stored == shape, f"{self.path}: shape of tensor {gguf_name}", stored, str(shape))
         self._read.add(gguf_name)
-        value = self._gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+        try:
+            value = self._gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+        except (NotImplementedError, ValueError) as error:
+            kind = tensor.tensor_type.name
+            where = f"{self.path}: type of tensor {gguf_name}"
+            raise InputError(f"{where}: found {kind} ({error}), expected weights") from None
         # llama.cpp rotates neighboring pairs of a head where transformers rotates its halves. So
         # the rows of q and k are stored interleaved.
         for projection, heads in (("q_proj", "head_count"), ("k_proj", "head_count_kv")):
@@ -128,6 +142,23 @@ def _library():
     return gguf
 
 
+def _bounded_reader(gguf: ModuleType) -> type:
+    """Returns the library's reader, which stops where the file ends.
+
+    The library reads nothing there without an error. A count of 2**60 elements would take it as
+    many rounds.
+    """
+
+    class Reader(gguf.GGUFReader):
+        def _get(self, offset: int, dtype: np.dtype, count: int = 1, *order: Any, **named: Any):
+            end = int(offset) + np.dtype(dtype).itemsize * int(count)
+            if end > len(self.data):
+                raise ValueError(f"{end} bytes are named and {len(self.data)} are there")
+            return super()._get(offset, dtype, count, *order, **named)
+
+    return Reader
+
+
 def _halves(value: np.ndarray, heads: int) -> np.ndarray:
     """Reorders the rows of each head from pairs to halves: 0 1 2 3 4 5 to 0 2 4 1 3 5."""
     pairs = value.reshape(heads, -1, 2, value.shape[1])
@@ -145,21 +176,31 @@ def read_config(file: GgufFile) -> Qwen3Config:
         if key.startswith("llama.") and key not in known:
             raise InputError(f"{file.path}: {key}: found {_short(value)}, expected a file without")
     integers = {field: file.need(key) for key, field in _INTEGERS.items()}
+    theta, eps = (_shortest(file, key) for key in (_THETA, _EPS))
     for key in _HEAD_WIDTHS:
         width = file.metadata.get(key, integers["head_dim"])
         expected = f"llama.rope.dimension_count {integers['head_dim']}"
         expect(width == integers["head_dim"], f"{file.path}: {key}", width, expected)
-    return Qwen3Config(
-        **integers,
-        rope_theta=_shortest(file.need(_THETA, float)),
-        rms_norm_eps=_shortest(file.need(_EPS, float)),
-        tie_word_embeddings="lm_head.weight" not in file,
-        qk_norm=False,
-    )
+    try:
+        return Qwen3Config(
+            **integers,
+            rope_theta=theta,
+            rms_norm_eps=eps,
+            tie_word_embeddings="lm_head.weight" not in file,
+            qk_norm=False,
+        )
+    except InputError as error:
+        raise InputError(f"{file.path}: {error}") from None
 
 
-def _shortest(value: float) -> float:
-    """Returns the shortest decimal that is the same float32: 1e-05, not 9.999999747378752e-06."""
+def _shortest(file: GgufFile, key: str) -> float:
+    """Returns the shortest decimal that is the same float32: 1e-05, not 9.999999747378752e-06.
+
+    Raises:
+      InputError: the key is missing or no number above 0.
+    """
+    value = file.need(key, float)
+    expect(0 < value < math.inf, f"{file.path}: {key}", value, "a number above 0")
     return float(str(np.float32(value)))
 
 
@@ -226,7 +267,11 @@ def build_tokenizer(file: GgufFile) -> Tokenizer:
             f"{file.path}: found {len(set(tokens))} different {_TOKENIZER}tokens and {len(types)} "
             f"token types, expected llama.vocab_size {size} of both"
         )
-    merges = [tuple(pair.split(" ")) for pair in file.need(f"{_TOKENIZER}merges", list)]
+    merges = file.need(f"{_TOKENIZER}merges", list)
+    for name, texts in (("tokens", tokens), ("merges", merges)):
+        other = next((text for text in texts if not isinstance(text, str)), "")
+        expect(isinstance(other, str), f"{file.path}: {_TOKENIZER}{name}", other, "texts")
+    merges = [tuple(pair.split(" ")) for pair in merges]
     try:
         bpe = models.BPE({token: i for i, token in enumerate(tokens)}, merges)
     except Exception as error:  # the library raises nothing more special

@@ -9,13 +9,14 @@ import jax
 import numpy as np
 import pytest
 import regex
-from hypothesis import given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 
 from agenticrec_jax.contrib import smollm2, tiny_gguf
 from agenticrec_jax.contrib.gguf import GgufFile, build_tokenizer, read_policy, write_tokenizer
+from agenticrec_jax.errors import InputError
 from agenticrec_jax.models.io.huggingface import load_policy
 from agenticrec_jax.testing.errors import assert_names, refused
 
@@ -199,6 +200,16 @@ GG = "tokenizer.ggml."
         ({f"{GG}merges": ["q qq"]}, ["tokenizer.ggml.merges"]),
         ({f"{GG}token_type": [1, 1]}, ["2 token types", "llama.vocab_size", 274]),
         ({f"{GG}eos_token_id": 274}, ["eos_token", 274, "0 to 273"]),
+        # Of this many layers the names alone would fill the memory.
+        ({"llama.block_count": 2**31 - 1}, ["llama.block_count", 2**31 - 1, "1 to 20"]),
+        ({"llama.block_count": 0}, ["llama.block_count", "found 0"]),
+        ({"llama.block_count": 3}, ["blk.2."]),
+        ({"llama.vocab_size": 2**31 - 1}, ["token_embd.weight", 2**31 - 1]),
+        ({"llama.context_length": True}, ["llama.context_length", True, "int"]),
+        ({"llama.attention.head_count": 0}, ["num_heads", "found 0"]),
+        ({"llama.rope.freq_base": float("nan")}, ["llama.rope.freq_base", "nan"]),
+        ({f"{GG}tokens": list(range(274))}, ["tokenizer.ggml.tokens", "found 0"]),
+        ({f"{GG}merges": [1, 2]}, ["tokenizer.ggml.merges", "found 1"]),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -232,6 +243,66 @@ def test_a_file_cut_short_anywhere_is_refused(path, tmp_path):
     for size in sorted(cuts | set(range(30, len(whole), 997))):
         (tmp_path / "cut.gguf").write_bytes(whole[:size])
         assert_names(refused(GgufFile, tmp_path / "cut.gguf"), tmp_path / "cut.gguf")
+
+
+HUGE = (2**31, 2**60, 2**64 - 1)
+
+
+@pytest.mark.parametrize("count", HUGE)
+@pytest.mark.parametrize("offset", [8, 16], ids=["tensors", "metadata"])
+def test_a_count_beyond_the_file_is_refused(path, tmp_path, offset, count):
+    content = bytearray(path.read_bytes())
+    content[offset : offset + 8] = count.to_bytes(8, "little")
+    (tmp_path / "huge.gguf").write_bytes(content)
+    assert_names(refused(GgufFile, tmp_path / "huge.gguf"), tmp_path / "huge.gguf")
+
+
+@pytest.mark.parametrize("count", HUGE)
+@pytest.mark.parametrize(
+    ("key", "skipped"), [("tokenizer.ggml.token_type", 8), ("tokenizer.ggml.tokens", 8)]
+)
+def test_an_array_longer_than_the_file_is_refused(path, tmp_path, key, skipped, count):
+    """After the key stand two types, of the value and of its elements, and then the length."""
+    content = bytearray(path.read_bytes())
+    start = content.index(len(key).to_bytes(8, "little") + key.encode()) + 8 + len(key) + skipped
+    content[start : start + 8] = count.to_bytes(8, "little")
+    (tmp_path / "huge.gguf").write_bytes(content)
+    assert_names(refused(GgufFile, tmp_path / "huge.gguf"), tmp_path / "huge.gguf")
+
+
+def check_bytes(path, directory, places, value):
+    """A file with other bytes in its header gives a policy or one sentence, and soon."""
+    content = bytearray(path.read_bytes())
+    for place in places:
+        content[place : place + len(value)] = value
+    (directory / "other.gguf").write_bytes(content)
+    try:
+        convert(directory / "other.gguf", directory)
+    except InputError as error:
+        sentence = str(error)
+        assert sentence and "\n" not in sentence and "other.gguf" in sentence
+        assert len(sentence) < 1500
+
+
+HEADER = 12_000  # bytes before the tensors, most of them tokens
+DAMAGE = (
+    st.lists(st.integers(4, HEADER) | st.integers(4, 1500), min_size=1, max_size=3),
+    st.sampled_from([1, 4, 8]).flatmap(lambda size: st.binary(min_size=size, max_size=size)),
+)
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+@given(*DAMAGE)
+@example([8], (2**60).to_bytes(8, "little"))
+def test_other_bytes_in_the_header_give_a_policy_or_a_sentence(path, tmp_path_factory, at, value):
+    check_bytes(path, tmp_path_factory.getbasetemp(), at, value)
+
+
+@pytest.mark.slow
+@settings(max_examples=10_000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(*DAMAGE)
+def test_other_bytes_in_the_header_are_read_or_refused_often(path, tmp_path_factory, at, value):
+    check_bytes(path, tmp_path_factory.getbasetemp(), at, value)
 
 
 @pytest.mark.slow
