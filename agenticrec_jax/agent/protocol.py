@@ -139,11 +139,29 @@ def outside_thoughts(turn: str) -> str:
     >>> outside_thoughts("so a <tool_call> it is</think>y<think>z")
     '\\x00y<think>z'
     """
+    parts = []
+    end = 0
+    for start, thought_end in closed_thoughts(turn):
+        parts += [turn[end:start], "\0"]
+        end = thought_end
+    return "".join([*parts, turn[end:]])
+
+
+def closed_thoughts(turn: str) -> list[tuple[int, int]]:
+    """Returns where each closed thought of a turn starts and ends, its tags included.
+
+    >>> closed_thoughts("<think>who?</think>x<think>y")
+    [(0, 19)]
+    >>> closed_thoughts("who?</think>x")
+    [(0, 12)]
+    """
     opened = turn.find(THINK_OPEN)
     closed = turn.find(THINK_CLOSE)
+    spans = []
     if closed >= 0 and not 0 <= opened < closed:
-        turn = "\0" + turn[closed + len(THINK_CLOSE) :]
-    return _THOUGHT.sub("\0", turn)
+        spans = [(0, closed + len(THINK_CLOSE))]
+    after = spans[0][1] if spans else 0
+    return spans + [match.span() for match in _THOUGHT.finditer(turn, after)]
 
 
 def parse_ranking(turn: str, length: int = RANKED, candidates: int = 20) -> tuple[int, ...]:

@@ -1,12 +1,18 @@
-"""Decision tokens: the sampled tokens that choose tools, and those of the last thought.
+"""Decision tokens: the sampled tokens in which a policy chooses, in thoughts and tools' names.
 
 A mean over all tokens hides whether a policy still chooses: most tokens copy or keep a format. So
 an entropy target can be set for decisions alone (`losses.entropy`).
+
+A policy that writes ``<think> what is similar?</think><tool_call>{"name":"get_similar_items",..``
+makes its choice in the thought. The name after it is certain by then, so a target for names alone
+would act where nothing is left to choose. Where no thought stands before a call, the choice is in
+the name. Numbers of a list in a thought, as in ``draft:7,3,12,``, are an order that the policy
+copies or writes down. They are many, and their entropy would hide that of the choices.
 """
 
 import functools
 import re
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,8 +25,15 @@ from agenticrec_jax.runtime.metric_logging import Metric, mean_of
 from agenticrec_jax.tokenizers.base import Tokenizer
 from agenticrec_jax.training.types import RolloutBatch
 
-_NAME = re.compile(re.escape(protocol.CALL_OPEN) + r'[^<]*?"name"\s*:\s*"([^"]*)')
-_THOUGHT = re.compile(r"<think>(.*?)(?:</think>|$)", re.S)
+_OPEN_THOUGHT = re.compile(
+    f"{protocol.THINK_OPEN}(.*?)(?:{protocol.CALL_OPEN}|{protocol.ANSWER_OPEN}|\\Z)", re.S
+)
+_LIST = re.compile(r"(?<=:)(?:\s*\d+,)+(?:\s*\d+\b)?|\b\d+(?:,\s*\d+)+,?")
+_CALL = re.compile(
+    f"{protocol.CALL_OPEN}(.*?)(?={protocol.CALL_CLOSE}|{protocol.CALL_OPEN}|\0|\\Z)", re.S
+)
+_TEXT = r'(?:[^"\\]|\\.)*'  # inside the quotes of a JSON string, which may be cut off
+_JSON = re.compile(rf'"name"\s*:\s*"(?P<name>{_TEXT})"?|"{_TEXT}"|[{{}}\[\]]', re.S)
 _COEFFICIENT = "decision_coef"  # in the carried values and the metrics
 
 
@@ -29,11 +42,15 @@ def decision_tokens(
     sampled: Bool[np.ndarray, "T"],
     spelling: Callable[[int], str],
 ) -> Bool[np.ndarray, "T"]:
-    """Returns the sampled tokens of a completion that lie in a tool's name or the last thought.
+    """Returns the sampled tokens of a completion that lie in a thought or in a tool's name.
 
-    Names stand behind ``<tool_call>`` in a turn, thoughts in ``<think>..</think>``. Only sampled
-    text is read, so an observation that spells these markers decides nothing. A token that lies
-    inside in part counts.
+    Thoughts and calls are those of `protocol`: a name in a closed thought is part of the thought,
+    and no call. A thought that is not closed ends at a call, at an answer or with its turn. In a
+    thought the numbers of lists are left out: those after a colon that a comma follows, and two or
+    more with commas between them.
+
+    Only sampled text is read, so an observation that spells the tags decides nothing. A token with
+    any decided character counts.
 
     Args:
       ids: of the completion.
@@ -41,34 +58,58 @@ def decision_tokens(
       spelling: text of one id. A blank that it lacks at the start of a word does not matter.
 
     Example, a token a word:
-      >>> words = ["<think>", "who?", "</think>", "<tool_call>", '{"name":"', "users", '"}',
-      ...          "</tool_call>", "<think>5,3,", "<think>", "users", "first", "</think>", "[5]"]
-      >>> sampled = np.array([word != "<think>5,3," for word in words])
+      >>> words = ["<think>", "draft:", "5,", "3,", "who?", "</think>", "<tool_call>", '{"name":"',
+      ...          "users", '"}', "</tool_call>", "taken:5,", "<think>", "by", "taken", "</think>",
+      ...          "<answer>", "[5,3]"]
+      >>> sampled = np.array([word != "taken:5," for word in words])
       >>> chosen = decision_tokens(np.arange(len(words)), sampled, words.__getitem__)
       >>> [word for word, chosen in zip(words, chosen) if chosen]
-      ['users', 'users', 'first']
+      ['draft:', 'who?', 'users', 'by', 'taken']
     """
     decided = np.zeros(len(ids), bool)
-    thought: np.ndarray | None = None
-    # Turns are runs of sampled tokens; each has its own text, in which markers are found.
+    # Turns are runs of sampled tokens; each has its own text, in which tags are found.
     edges = np.flatnonzero(np.diff(np.concatenate([[0], sampled.astype(int), [0]])))
     for start, end in edges.reshape(-1, 2):
         pieces = [spelling(int(token)) for token in ids[start:end]]
-        ends = np.cumsum([len(piece) for piece in pieces])
-        begins = ends - [len(piece) for piece in pieces]
-
-        def tokens(span: tuple[int, int], begins=begins, ends=ends, start=start) -> np.ndarray:
-            inside = (begins < span[1]) & (ends > span[0]) & (ends > begins)
-            return start + np.flatnonzero(inside)
-
-        text = "".join(pieces)
-        for name in _NAME.finditer(text):
-            decided[tokens(name.span(1))] = True
-        for match in _THOUGHT.finditer(text):
-            thought = tokens(match.span(1))
-    if thought is not None:
-        decided[thought] = True
+        characters = _decided_characters("".join(pieces))
+        first = 0
+        for token, piece in enumerate(pieces, start):
+            decided[token] = characters[first : first + len(piece)].any()
+            first += len(piece)
     return decided
+
+
+def _decided_characters(turn: str) -> Bool[np.ndarray, "characters"]:
+    """Returns the characters of a turn that lie in a thought, lists left out, or a tool's name."""
+    decided = np.zeros(len(turn), bool)
+    outside = turn  # with closed thoughts blanked: every other character keeps its place
+    thoughts = []
+    for start, end in protocol.closed_thoughts(turn):
+        outside = f"{outside[:start]}{chr(0) * (end - start)}{outside[end:]}"
+        opened = turn.startswith(protocol.THINK_OPEN, start)
+        text_start = start + len(protocol.THINK_OPEN) if opened else start
+        thoughts.append((text_start, end - len(protocol.THINK_CLOSE)))
+    thoughts += [match.span(1) for match in _OPEN_THOUGHT.finditer(outside)]
+    for start, end in thoughts:
+        decided[start:end] = True
+        for numbers in _LIST.finditer(turn, start, end):
+            decided[slice(*numbers.span())] = False
+    for call in _CALL.finditer(outside):
+        for start, end in _names(outside, *call.span(1)):
+            decided[start:end] = True
+    return decided
+
+
+def _names(turn: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yields where the call between ``start`` and ``end`` has its name: not that of an argument."""
+    depth = 0
+    for match in _JSON.finditer(turn, start, end):
+        if match[0] in ("{", "["):
+            depth += 1
+        elif match[0] in ("}", "]"):
+            depth -= 1
+        elif depth == 1 and match["name"] is not None:
+            yield match.span("name")
 
 
 @dataclass(frozen=True)
