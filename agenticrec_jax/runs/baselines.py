@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from agenticrec_jax.agent.scripted import Plan, fixed_plans
+from agenticrec_jax.agent.scripted import LABELS, Plan, fixed_plans, tools_with
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.evaluation.baselines import scripted
 from agenticrec_jax.evaluation.baselines.cooccurrence import cooccurrence_scores
@@ -24,7 +24,8 @@ def baseline_rows(run: Run, examples: Sequence[RankingExample]) -> Iterator[Row]
     """Yields chance, simple recommenders, SASRec, fixed plans of tools and their combination.
 
     The best plan and the best fusion are chosen on valid examples, the linear combination is fitted
-    on policy examples.
+    on policy examples. A row's tool calls are those that its evidence takes: one of each tool whose
+    orders it reads, none of a recommender without tools.
 
     Args:
       run: log, tools and artifacts.
@@ -66,12 +67,17 @@ def baseline_rows(run: Run, examples: Sequence[RankingExample]) -> Iterator[Row]
         np.array([example.target_number - 1 for example in policy]),
     )
     scores = scripted.linear_scores(scripted.evidence_features(evidence), coefficients)
-    yield _score_row("linear_combination", scores, examples)
+    yield _score_row("linear_combination", scores, examples, tools=tools_with(LABELS))
 
 
-def _score_row(name: str, scores: np.ndarray, examples: Sequence[RankingExample]) -> Row:
+def _score_row(
+    name: str, scores: np.ndarray, examples: Sequence[RankingExample], tools: Sequence[str] = ()
+) -> Row:
+    """Returns the row of candidates' scores, with a call of each tool that they are made from."""
     ranks = rank_of_target(scores, np.array([e.target_number - 1 for e in examples]))
-    return {"name": name, **summarize(ranks, users=[e.user for e in examples])}, ranks
+    calls = np.full(len(examples), len(tools))
+    row = summarize(ranks, tool_calls=calls, users=[e.user for e in examples])
+    return {"name": name, **row}, ranks
 
 
 def _plan_row(name: str, plan: Plan, evidence: Sequence, examples: Sequence[RankingExample]) -> Row:
