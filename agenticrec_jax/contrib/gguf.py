@@ -112,7 +112,7 @@ class GgufFile:
         self._read.add(gguf_name)
         try:
             value = self._gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
-        except (NotImplementedError, ValueError) as error:
+        except (RuntimeError, ValueError) as error:  # a kind that it does not know, too
             kind = tensor.tensor_type.name
             where = f"{self.path}: type of tensor {gguf_name}"
             raise InputError(f"{where}: found {kind} ({error}), expected weights") from None
