@@ -17,7 +17,6 @@ ROOT = pathlib.Path(__file__).parents[1]
 ALLOWED = {
     "agenticrec_jax/parallel/multihost.py": "from process to process, where NaN has to stay NaN",
     "agenticrec_jax/data/formats/json_rows.py": "an error shows the cell as it is in the file",
-    "agenticrec_jax/runs/tiny_policy.py": "accuracies of the gate, which are means over examples",
     "experiments/benchmarks/peer_loop.py": "runs in environments without the package",
 }
 HALF = "\ud83d"

@@ -1,8 +1,8 @@
 """Making of the embedded tiny policy: tokenizer, random weights, pretraining, gate."""
 
 import dataclasses
+import functools
 import itertools
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from agenticrec_jax import strict_json
 from agenticrec_jax.agent import protocol, scripted
 from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.agent.prompts import COMPACT_PHRASES, CompactPrompts
@@ -34,7 +35,7 @@ from agenticrec_jax.runtime.phases import phase
 from agenticrec_jax.tokenizers.base import Tokenizer
 from agenticrec_jax.tokenizers.compact import CompactTokenizer, train_tokenizer
 from agenticrec_jax.tools.base import AsOfView, Toolbox
-from agenticrec_jax.training.skill_rows import number_ids
+from agenticrec_jax.training.decisions import decision_tokens
 from agenticrec_jax.types import SAMPLED
 
 JSON_SYMBOLS = ('{"name":"', '","arguments":{', "}}", '"item_name":"', '"}', "{", "}", '"', "_")
@@ -85,8 +86,8 @@ def make_tiny_policy(config: RunConfig, workdir: str | Path, output: str | Path)
         report = gate(Run(config, workdir, policy_directory=output))
     record = {"made_by": "python -m experiments.make_policy", "gate": report}
     record["config"] = dataclasses.asdict(config)
-    (Path(output) / "made.json").write_text(json.dumps(record, indent=1) + "\n")
-    print(json.dumps(report, indent=1))
+    (Path(output) / "made.json").write_text(strict_json.dumps(record, indent=1) + "\n")
+    print(strict_json.dumps(report, indent=1))
     if failures := gate_failures(report):
         raise InputError(f"{output}: {'; '.join(failures)}")
     return report
@@ -171,19 +172,19 @@ def gate(run: Run, count: int = 400) -> dict:
 def decision_entropy(trajectories: Sequence[Trajectory], tokenizer: Tokenizer) -> float:
     """Returns the mean entropy of a trajectory's decisions, in nats, estimated from samples.
 
-    It is the mean of the negative log-prob of all that the policy wrote but the numbers of lists,
-    and of the first number of the answer: which tools, which orders and weights, which candidate
-    first. What only keeps the format adds next to nothing.
+    It is the mean of the negative log-prob of the decision tokens (`training.decisions`) and of the
+    first number of the answer: which tools, which orders and weights, which candidate first.
 
     Args:
       trajectories: sampled at temperature 1.
       tokenizer: the policy's, in which a number of a list is one id.
     """
-    numbers = number_ids(tokenizer)
+    spelling = functools.cache(lambda token: tokenizer.decode([token]))
     total = 0.0
     for trajectory in trajectories:
         ids = np.asarray(trajectory.ids)
-        decides = (np.asarray(trajectory.origin) == SAMPLED) & ~np.isin(ids, numbers)
+        sampled = np.asarray(trajectory.origin) == SAMPLED
+        decides = decision_tokens(ids, sampled, spelling)
         opened = np.flatnonzero(ids == tokenizer.marker("\\boxed{["))
         if len(opened) and opened[-1] + 1 < len(ids):
             decides[opened[-1] + 1] = True

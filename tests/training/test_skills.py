@@ -77,7 +77,9 @@ def test_the_loss_is_that_of_each_row_alone(batch):
             for t in np.flatnonzero(batch.sampled[p, g]):
                 scored = logprobs[len(prompt) + t - 1]
                 label = batch.labels[p, g, t]
-                nll = -(label @ scored[NUMBER_IDS]) if label.any() else -scored[row[len(prompt) + t]]
+                nll = (
+                    -(label @ scored[NUMBER_IDS]) if label.any() else -scored[row[len(prompt) + t]]
+                )
                 total += float(nll)
                 count += 1
                 if t == 1:
