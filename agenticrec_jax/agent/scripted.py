@@ -189,6 +189,7 @@ def draw_plan(
     max_calls: int = 3,
     fused: float = 0.0,
     draft: bool = False,
+    thorough: float = 0.0,
 ) -> Plan:
     """Draws a random subset of the tools in random order, and a random sequence of their orders.
 
@@ -198,22 +199,46 @@ def draw_plan(
       max_calls: most tools of the plan.
       fused: share of plans with orders that fuse them, by random weights from 1 to `MAX_WEIGHT`.
       draft: whether the agent has an order of its own to rank by.
+      thorough: share of plans that call two or all of the tools with orders, in random order and
+        now and then another tool too, and fuse all orders.
     """
     tools = [name for name in tools if name in _INTENT]
+    if thorough and rng.random() < thorough:
+        calls = rng.permutation([name for name in tools if name in ORDERS]).tolist()
+        if rng.random() < 0.3:
+            calls = calls[:2]
+        others = [name for name in tools if name not in ORDERS]
+        if others and rng.random() < 0.2:
+            calls.insert(rng.integers(len(calls) + 1), str(rng.choice(others)))
+        labels = [label for tool in calls for label in ORDERS.get(tool, ())]
+        labels += [DRAFT] if draft else []
+        return draw_decision(rng, labels, 1.0, tuple(calls), least=len(labels))
     calls = rng.permutation(tools)[: rng.integers(1, max_calls + 1)].tolist() if tools else []
     labels = [label for tool in calls for label in ORDERS.get(tool, ())]
     if draft:
         labels.append(DRAFT)
-    if not labels:
-        return Plan(tuple(calls), ())
     return draw_decision(rng, labels, fused, tuple(calls))
 
 
 def draw_decision(
-    rng: np.random.Generator, labels: Sequence[str], fused: float = 0.0, tools: tuple[str, ...] = ()
+    rng: np.random.Generator,
+    labels: Sequence[str],
+    fused: float = 0.0,
+    tools: tuple[str, ...] = (),
+    least: int = 1,
 ) -> Plan:
-    """Draws a random sequence of some of the labels, and for a share ``fused`` their weights."""
-    priority = rng.permutation(labels)[: rng.integers(1, len(labels) + 1)].tolist()
+    """Draws a random sequence of some of the labels, and for a share ``fused`` their weights.
+
+    Args:
+      rng: the source of randomness.
+      labels: of orders that were read; none give a plan without evidence.
+      fused: share of plans with weights.
+      tools: of the plan.
+      least: fewest labels of the plan.
+    """
+    if not labels:
+        return Plan(tools, ())
+    priority = rng.permutation(labels)[: rng.integers(least, len(labels) + 1)].tolist()
     weights = ()
     if fused and rng.random() < fused:
         weights = tuple(rng.integers(1, MAX_WEIGHT + 1, size=len(priority)).tolist())

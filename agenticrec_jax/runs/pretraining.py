@@ -41,7 +41,11 @@ _SHARED = ("loss", "gradient_norm")  # metrics of every skill
 def skill_sources(
     agent: Agent, data: RunData, config: RunConfig, seed: int = 0
 ) -> dict[str, SkillSource]:
-    """Returns the sources of the lessons: ``fusing``, ``reading`` and ``episodes``.
+    """Returns the sources of the lessons, by the names that `PretrainingConfig` gives them.
+
+    ``weighing`` is ``fusing`` of long orders, two or more of them and always with weights.
+    ``choosing`` is ``episodes`` of which most rank by all that they can read: reinforcement then
+    starts from a policy that uses its evidence, and chooses how.
 
     Reading is about the samples that the agent's artifacts are fitted on, with candidates drawn as
     for all splits. Episodes are about the policy's samples, since tools refuse earlier ones.
@@ -60,10 +64,14 @@ def skill_sources(
         data.log, fit, agent.artifacts.fit_range, lambda item: tuple(prompts.title_ids(item))
     )
     sharpness = config.pretraining.sharpness
+    episodes = Episodes(agent, judge, data.examples["policy"], sharpness=sharpness)
+    weighing = Fusing(prompts, fused=1.0, orders=(2, 5), lengths=(10,), least=2, power=16.0)
     return {
         "fusing": Fusing(prompts),
+        "weighing": weighing,
         "reading": Reading(agent, judge, fit, sharpness),
-        "episodes": Episodes(agent, judge, data.examples["policy"], sharpness=sharpness),
+        "episodes": episodes,
+        "choosing": dataclasses.replace(episodes, thorough=0.7, power=16.0),
     }
 
 
@@ -93,7 +101,7 @@ def pretrain(
         "policy": policy.params,
         "readouts": {name: readout.init(width) for name, readout in readouts.items()},
     }
-    optimizer = make_muon(settings, len(names))
+    optimizer = make_muon(settings)
     state = TrainState(params, jax.jit(optimizer.init)(params), jnp.zeros((), jnp.int32))
     ids = number_ids(policy.tokenizer)
     update = {
@@ -143,22 +151,26 @@ def _turns(lesson: Sequence[str], steps: int) -> list[str]:
     return [lesson[step % len(lesson)] for step in range(steps)]
 
 
-def make_muon(settings: PretrainingConfig, steps: int) -> optax.GradientTransformation:
+def make_muon(settings: PretrainingConfig) -> optax.GradientTransformation:
     """Returns Muon for matrices, and Adam for embeddings, norms and readouts.
 
     Muon (Jordan et al., 2024) moves all directions of a matrix alike; its step is scaled to that of
-    AdamW (Liu et al., arXiv:2502.16982). The rate rises over ``settings.warmup_steps``, and falls
-    in a line over the last part of the steps.
+    AdamW (Liu et al., arXiv:2502.16982). In each lesson the rates rise over
+    ``settings.warmup_steps``, and fall in a line over the last part of its steps.
 
     Args:
-      settings: rates.
-      steps: of the whole training.
+      settings: rates and lessons.
     """
+    lengths = np.array([steps for _, steps in settings.lessons])
+    starts = np.cumsum(lengths) - lengths
 
     def rate(peak: float) -> Callable:
         def at(step):
-            rise = jnp.minimum(1.0, (step + 1) / max(settings.warmup_steps, 1))
-            left = (steps - step) / max(settings.decay * steps, 1)
+            lesson = jnp.searchsorted(starts, step, side="right") - 1
+            done = step - jnp.asarray(starts)[lesson]
+            steps = jnp.asarray(lengths)[lesson]
+            rise = jnp.minimum(1.0, (done + 1) / max(settings.warmup_steps, 1))
+            left = (steps - done) / jnp.maximum(settings.decay * steps, 1)
             return peak * rise * jnp.clip(left, 0.02, 1.0)
 
         return at

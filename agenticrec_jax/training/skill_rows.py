@@ -26,7 +26,7 @@ from agenticrec_jax.types import SAMPLED
 
 CANDIDATES = 20
 ORDERED = (*scripted.LABELS, scripted.DRAFT)  # labels that an order may have
-FUSED_POWER = 10.0  # worth of a candidate in a fused list: its score to this power
+CONCATENATED = 10.0  # log of the worth of a place in a concatenated list beside the next one's
 LEAST_SCORE = 0.01  # below every score of a candidate that some order has
 
 LABEL = Readout("order_label", 2, of_prompt=True, classes=len(ORDERED))
@@ -89,21 +89,30 @@ class Fusing:
     Attributes:
       prompts: of the policy.
       fused: share of decisions with weights; the others concatenate orders.
+      orders: fewest and most orders in a prompt.
+      lengths: of an order; one of them is drawn.
+      least: fewest orders that a decision names.
+      power: worth of a candidate in a fused list: its score to this power.
     """
 
     prompts: PromptBuilder
     fused: float = 0.7
+    orders: tuple[int, int] = (1, 4)
+    lengths: tuple[int, ...] = (2, 4, 7, 10, 10)
+    least: int = 1
+    power: float = 10.0
     prompt_bucket: int = 80
     completion_bucket: int = 40
     readouts = (LABEL, PLACE, WEIGHT, FUSED_SCORE)
 
     def group(self, rng: np.random.Generator, members: int) -> SkillGroup:
-        """Returns one to four orders that agree in part, and decisions about them."""
-        labels = rng.permutation(ORDERED)[: rng.integers(1, 5)].tolist()
+        """Returns orders that agree in part, and decisions about them."""
+        fewest, most = self.orders
+        labels = rng.permutation(ORDERED)[: rng.integers(fewest, most + 1)].tolist()
         worth = rng.normal(size=CANDIDATES)
         orders = {}
         for label in labels:
-            length = protocol.RANKED if label == scripted.DRAFT else rng.choice([2, 4, 7, 10, 10])
+            length = protocol.RANKED if label == scripted.DRAFT else rng.choice(self.lengths)
             seen = worth * rng.uniform(0.2, 1.2) + rng.normal(size=CANDIDATES)
             orders[label] = tuple((np.argsort(-seen)[:length] + 1).tolist())
         ids = list(self.prompts.drill())
@@ -125,7 +134,7 @@ class Fusing:
             if label != scripted.DRAFT:
                 add(self.prompts.observation(scripted.order_text(label, orders[label])), label)
         rows = [
-            self._row(scripted.draw_decision(rng, labels, self.fused), orders)
+            self._row(scripted.draw_decision(rng, labels, self.fused, least=self.least), orders)
             for _ in range(members)
         ]
         label_of, place_of = np.array(order_labels, np.int32).T
@@ -144,7 +153,7 @@ class Fusing:
             weights[before] = [of_label.get(label, 0) for label in ORDERED]
             fused = np.array([float(score) for score in plan.scores(orders, CANDIDATES)])
             scores[before] = (fused - fused.mean()) / max(fused.std(), 1e-6)
-        lists = [(log_worth(plan, plan.scores(orders, CANDIDATES)), ranking)]
+        lists = [(log_worth(plan, plan.scores(orders, CANDIDATES), self.power), ranking)]
         return SkillRow(ids, origin, lists, {WEIGHT.name: weights, FUSED_SCORE.name: scores})
 
 
@@ -227,7 +236,9 @@ class Episodes:
       blank: share of episodes whose observations are blank.
       preference: share of preference questions, half MORE and half LESS.
       max_calls: most tool calls of a plan.
+      thorough: share of plans that rank by all orders, see `scripted.draw_plan`.
       sharpness: see `Reading`.
+      power: see `Fusing`.
     """
 
     agent: Agent
@@ -238,7 +249,9 @@ class Episodes:
     blank: float = 0.05
     preference: float = 0.15
     max_calls: int = 3
+    thorough: float = 0.0
     sharpness: float = 2.0
+    power: float = 10.0
     prompt_bucket: int = 64
     completion_bucket: int = 32
     readouts = ()
@@ -270,14 +283,16 @@ class Episodes:
     ) -> SkillRow:
         agent = self.agent
         tools = agent.toolbox.names if use_tools else ()
-        plan = scripted.draw_plan(rng, tools, self.max_calls, self.fused, draft=True)
+        plan = scripted.draw_plan(
+            rng, tools, self.max_calls, self.fused, draft=True, thorough=self.thorough
+        )
         draft = draw_order(rng, worth)
         blank = BLANK if rng.random() < self.blank else None
         view = AsOfView(agent.log, example)
         episode = scripted.demonstrate(plan, view, agent.toolbox, task, blank, draft)
         lists = [(worth, draft)]
         if task == RANK:
-            lists.append((log_worth(plan, episode.scores), episode.ranking))
+            lists.append((log_worth(plan, episode.scores, self.power), episode.ranking))
         return SkillRow(*agent.prompts.turns(episode.turns), lists)
 
 
@@ -287,15 +302,16 @@ def draw_order(rng: np.random.Generator, log_worth: np.ndarray) -> tuple[int, ..
     return tuple((np.argsort(-drawn)[: protocol.RANKED] + 1).tolist())
 
 
-def log_worth(plan: scripted.Plan, scores: Sequence) -> Float[np.ndarray, "C"]:
+def log_worth(plan: scripted.Plan, scores: Sequence, power: float) -> Float[np.ndarray, "C"]:
     """Returns the log worth of each candidate in a plan's list by `Plan.scores`.
 
-    Without weights the places are exact: each is worth far more than the next.
+    With weights it is ``power`` times the log of the score. Without weights the places are exact:
+    each is worth far more than the next.
     """
     scores = np.array([float(score) for score in scores])
     if plan.weights:
-        return FUSED_POWER * np.log(np.maximum(scores, LEAST_SCORE))
-    return FUSED_POWER * scores
+        return power * np.log(np.maximum(scores, LEAST_SCORE))
+    return CONCATENATED * scores
 
 
 def pack_skills(

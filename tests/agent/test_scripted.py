@@ -129,6 +129,37 @@ def test_random_plans_call_subsets_and_follow_what_they_called():
     assert scripted.draw_plan(rng, ()) == scripted.draw_plan(rng, ("count_brands",)) == Plan((), ())
 
 
+def test_thorough_plans_rank_by_all_that_they_have_read():
+    rng = np.random.default_rng(3)
+    plans = [scripted.draw_plan(rng, tuple(SAID), draft=True, thorough=1.0) for _ in range(400)]
+    for plan in plans:
+        read = {label for tool in plan.tools for label in scripted.ORDERS.get(tool, ())}
+        assert set(plan.priority) == read | {scripted.DRAFT} and plan.weights
+        assert len(set(plan.tools)) == len(plan.tools)
+    shown = [sum(tool in scripted.ORDERS for tool in plan.tools) for plan in plans]
+    assert set(shown) == {2, 3} and 0.6 < np.mean(np.array(shown) == 3) < 0.8
+    others = np.mean([len(plan.tools) > n for plan, n in zip(plans, shown, strict=True)])
+    assert 0.1 < others < 0.3
+    assert len({plan.tools for plan in plans}) > 12 and len({plan.weights for plan in plans}) > 50
+    alone = scripted.draw_plan(rng, (), draft=True, thorough=1.0)
+    assert (alone.tools, alone.priority) == ((), (scripted.DRAFT,))
+    assert scripted.draw_plan(rng, (), thorough=1.0) == Plan((), ())
+
+
+def test_an_episode_with_a_draft_begins_with_it_and_can_rank_by_it():
+    draft = (9, 4, 2, 7, 1, 3, 5, 6, 8, 10)
+    plan = Plan(("get_similar_items",), (scripted.DRAFT, "similar"), (1, 3))
+    episode = scripted.demonstrate(plan, _View(), _Box(), draft=draft)
+    assert episode.turns[0][1].startswith("<think> draft:9,4,2,7,1,3,5,6,8,10,; what is similar?")
+    assert " rank by draft:×1 similar:×3</think>" in episode.turns[-1][1]
+    assert episode.ranking[:2] == (4, 9)  # 3/2 + 1/3, and 3/3 + 1/2
+    assert [str(episode.scores[n - 1]) for n in (4, 9)] == ["11/6", "3/2"]
+    alone = scripted.demonstrate(Plan((), (scripted.DRAFT,)), _View(), _Box(), draft=draft)
+    ((_, text),) = alone.turns
+    assert text.startswith("<think> draft:9,4,2,7,1,3,5,6,8,10,; rank by draft:9,…</think>")
+    assert alone.ranking == draft
+
+
 def test_tools_that_the_script_does_not_know_leave_its_plans_as_they_are():
     names = tuple(SAID)
     for seed in range(20):

@@ -95,7 +95,8 @@ def names_of_losses() -> set[str]:
 
 def names_of_pretraining() -> set[str]:
     """Names of each skill's metrics: its readouts, and those that all skills have."""
-    sources = {"fusing": Fusing, "reading": Reading, "episodes": Episodes}
+    sources = {"fusing": Fusing, "weighing": Fusing, "reading": Reading}
+    sources |= {"episodes": Episodes, "choosing": Episodes}
     common = ("nll", "first", "places")
     return {
         f"{skill}/{name}"

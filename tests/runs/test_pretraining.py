@@ -87,7 +87,7 @@ def test_a_matrix_moves_in_all_directions_alike_and_an_embedding_does_not():
     settings = small(((("fusing",), 10),), warmup_steps=1, decay=0.0)
     _, params = nnx.split(random_policy(settings, 50))
     params = {"policy": params, "readouts": {"place": {"kernel": jnp.zeros((32, 10))}}}
-    optimizer = make_muon(settings, 10)
+    optimizer = make_muon(settings)
     rng = np.random.default_rng(0)
     # Gradients near rank one: their smallest singular value is a hundredth of the largest or less.
     gradients = jax.tree.map(
@@ -109,6 +109,24 @@ def test_a_matrix_moves_in_all_directions_alike_and_an_embedding_does_not():
         sizes = np.abs(np.asarray(move))
         assert sizes.min() > settings.embedding_rate / 2
         np.testing.assert_allclose(sizes, sizes.mean(), rtol=1e-2)
+
+
+def test_the_rates_rise_and_fall_in_each_lesson():
+    """Steps 4 and 2, a rise of 2, a fall over the last half: factors 1/2, 1, 1, 1/2 and 1/2, 1."""
+    settings = small(((("fusing",), 4), (("reading",), 2)), warmup_steps=2, decay=0.5)
+    optimizer = make_muon(settings)
+    params = {"readouts": jnp.zeros(1)}  # Adam moves it by the rate while the gradient is constant
+    state = optimizer.init(params)
+    moves = []
+    for _ in range(6):
+        move, state = optimizer.update({"readouts": jnp.full(1, 1e-3)}, state, params)
+        moves.append(abs(float(move["readouts"][0])))
+    ratio = np.array(moves) / moves[1]
+    # Nesterov's momentum settles over the steps, so the sizes are near the factors.
+    assert ratio[2] == pytest.approx(1.0, abs=0.15)
+    assert ratio[3] == pytest.approx(0.5, abs=0.1)
+    assert ratio[4] == pytest.approx(0.5, abs=0.1)
+    assert ratio[5] == pytest.approx(1.0, abs=0.2)
 
 
 @pytest.mark.slow

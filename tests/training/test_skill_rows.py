@@ -13,7 +13,6 @@ from agenticrec_jax.agent.prompts import CompactPrompts
 from agenticrec_jax.testing.world import tiny_world
 from agenticrec_jax.training.judge import fit_judge
 from agenticrec_jax.training.skill_rows import (
-    FUSED_POWER,
     LEAST_SCORE,
     ORDERED,
     Episodes,
@@ -71,7 +70,7 @@ def test_fused_answers_are_the_weighted_sums_of_what_is_shown(agent):
                     for place, number in enumerate(orders[label]):
                         scores[number - 1] += Fraction(int(weight), 2 + place)
                 assert list(answer) == sorted(range(1, 21), key=lambda n: -scores[n - 1])[:10]
-                power = [max(float(score), LEAST_SCORE) ** FUSED_POWER for score in scores]
+                power = [max(float(score), LEAST_SCORE) ** 10.0 for score in scores]
                 np.testing.assert_allclose(np.exp(worth), power, rtol=1e-6)
                 several += len(weights) > 1
             else:
@@ -80,6 +79,25 @@ def test_fused_answers_are_the_weighted_sums_of_what_is_shown(agent):
                 assert list(answer) == list(dict.fromkeys([*chain, *range(1, 21)]))[:10]
                 merged += 1
     assert several > 10 and merged > 10
+
+
+def test_fusing_can_be_of_many_long_orders_with_weights_alone(agent):
+    source = Fusing(agent.prompts, fused=1.0, orders=(3, 5), lengths=(10,), least=2, power=16.0)
+    decode = agent.prompts.tokenizer.decode
+    counts = set()
+    for group in source_groups(source, 20):
+        orders = scripted.read_orders(decode(group.prompt))
+        counts.add(len(orders))
+        assert {len(numbers) for numbers in orders.values()} == {10}
+        for row in group.rows:
+            text = decode(row.ids)
+            assert text.count("×") >= 2
+            ((worth, listed),) = row.lists
+            # The best has 16 times the log of what it has over the second.
+            first, second = np.exp(np.sort(worth)[::-1][:2] / 16.0)
+            best = listed[0]
+            assert first == pytest.approx(np.exp(worth[best - 1] / 16.0)) and first >= second
+    assert counts == {3, 4, 5}
 
 
 def test_readouts_of_orders_name_label_place_and_weight(agent):
