@@ -1,4 +1,4 @@
-"""Fits the artifacts that tools read, and evaluates their SASRec.
+"""Fits the artifacts that tools read, or another sequential recommender, and evaluates the model.
 
     python -m experiments.train_sasrec --interactions=FILE --items=FILE --workdir=DIR
 
@@ -9,8 +9,11 @@ much more than those of popularity, an artifact was fitted on samples that it is
 more rows rank each target among all items: with the items that the user took before kept, and with
 them masked.
 
-``--loss`` selects the loss of SASRec. With ``--patience`` each user's last event before the end of
-the range is held out, and training stops by its rank.
+``--model`` fits another model on the two ranges, in place of the artifacts: ``METHOD_a`` and
+``METHOD_b`` in the workdir have it, and ``METHOD.json`` has the results on the same candidates.
+
+``--loss`` selects the loss, by default the model's. With ``--patience`` each user's last event
+before the end of the range is held out, and training stops by its rank.
 """
 
 from collections.abc import Sequence
@@ -23,6 +26,7 @@ from agenticrec_jax.data.interactions import read_log
 from agenticrec_jax.data.prepared import prepared_tables
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.runs.sasrec import fit_and_evaluate_artifacts
+from agenticrec_jax.sequential.methods import METHODS
 from agenticrec_jax.sequential.objective import LOSSES, SAMPLED_LOSSES, Objective
 from agenticrec_jax.sequential.training import SequentialTraining
 
@@ -34,7 +38,8 @@ flags.mark_flags_as_mutual_exclusive(["items", "prepared"], required=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the results.", required=True)
 _EPOCHS = flags.DEFINE_integer("epochs", SequentialTraining.epochs, "Passes.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of initialization, order and dropout.")
-_LOSS = flags.DEFINE_enum("loss", Objective.loss, LOSSES, "Loss of the next item.")
+_MODEL = flags.DEFINE_enum("model", "sasrec", list(METHODS), "Sequential recommender.")
+_LOSS = flags.DEFINE_enum("loss", None, LOSSES, "Loss of the next item; None: the model's.")
 _LOSS_NEGATIVES = flags.DEFINE_integer(
     "loss_negatives", None, "Items that a loss other than softmax draws.", lower_bound=1
 )
@@ -68,24 +73,27 @@ def main(argv: Sequence[str]) -> None:
         training=training,
         negatives=_NEGATIVES.value,
         candidate_seed=_CANDIDATE_SEED.value,
+        method=_MODEL.value,
     )
 
 
 def objective() -> Objective:
     """Returns the loss of the flags. InputError for a flag that the loss would ignore."""
-    options = {}
+    default = METHODS[_MODEL.value].objective
+    loss = _LOSS.value or default.loss
+    options = {"negatives": default.negatives} if loss == default.loss else {}
     for field, flag, losses in (
         ("negatives", _LOSS_NEGATIVES, SAMPLED_LOSSES),
         ("calibration", _CALIBRATION, ("gbce",)),
     ):
-        if flag.present and _LOSS.value not in losses:
+        if flag.present and loss not in losses:
             raise InputError(
-                f"flag --{flag.name}: found it with --loss={_LOSS.value}, "
+                f"flag --{flag.name}: found it with --loss={loss}, "
                 f"expected it with --loss={' or '.join(losses)} only"
             )
         if flag.present:
             options[field] = flag.value
-    return Objective(_LOSS.value, **options)
+    return Objective(loss, **options)
 
 
 if __name__ == "__main__":

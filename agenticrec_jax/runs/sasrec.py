@@ -1,4 +1,4 @@
-"""SASRec of a run: artifacts with the evaluation of their model, and a model fitted on shards.
+"""SASRec of a run and the other sequential rows: fitted, saved and evaluated; SASRec on shards.
 
 Both jobs print their results and write them to a working directory.
 """
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from flax import nnx
+from jaxtyping import Int
 
 from agenticrec_jax import strict_json
 from agenticrec_jax.data.candidates import draw_split_candidates, write_candidates
@@ -18,19 +19,22 @@ from agenticrec_jax.data.loader import TRAIN, read_manifest, train_range
 from agenticrec_jax.data.prepared import sampled_items
 from agenticrec_jax.data.splits import FitRange, chronological_splits, prediction_samples
 from agenticrec_jax.evaluation.baselines.popularity import popularity_scores
-from agenticrec_jax.evaluation.baselines.sasrec import sasrec_scores, serving_model
-from agenticrec_jax.metrics.ranking import expected_metrics, ndcg_at_k, rank_of_target
+from agenticrec_jax.evaluation.baselines.sasrec import fitted_sasrec
+from agenticrec_jax.evaluation.baselines.sequential import States, example_states
+from agenticrec_jax.metrics.ranking import expected_metrics, ndcg_at_k, rank_of_target, summarize
 from agenticrec_jax.paths import make_directory
 from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.runtime.phases import phase, phase_records
 from agenticrec_jax.runtime.progress import Progress
-from agenticrec_jax.sequential.evaluation import catalog_ranks
-from agenticrec_jax.sequential.model import user_states
+from agenticrec_jax.sequential.fit import train_model
+from agenticrec_jax.sequential.methods import make_model
+from agenticrec_jax.sequential.model import SequentialModel
 from agenticrec_jax.sequential.recommender import Recommender
 from agenticrec_jax.sequential.sasrec import Sasrec, SasrecConfig
+from agenticrec_jax.sequential.saving import save_model
 from agenticrec_jax.sequential.shard_training import ShardTraining, catalog_ndcg, train_on_shards
 from agenticrec_jax.sequential.training import SequentialTraining
-from agenticrec_jax.tools.artifacts import Artifacts, fit_artifacts
+from agenticrec_jax.tools.artifacts import Fitted, fit_artifacts
 
 SPLITS = ("policy", "valid", "test")
 EVALUATED_ON = {"a": ("policy",), "b": ("valid", "test")}  # splits of each artifacts' evaluation
@@ -45,21 +49,25 @@ def fit_and_evaluate_artifacts(
     training: SequentialTraining,
     negatives: int,
     candidate_seed: int,
+    method: str = "sasrec",
 ) -> dict:
-    """Fits artifacts A and B and evaluates the SASRec of both on the splits that they serve.
+    """Fits a sequential model on the ranges of artifacts A and B, and evaluates both.
 
-    Writes ``artifacts_a``, ``artifacts_b``, ``candidates.jsonl.gz`` and ``sasrec.json`` to
-    ``workdir``, and prints NDCG@10 among the candidates and among all items.
+    Writes ``artifacts_a`` and ``artifacts_b`` (of another method than ``sasrec``: ``METHOD_a`` and
+    ``METHOD_b``, which `sequential.saving.load_model` reads), ``candidates.jsonl.gz`` and
+    ``METHOD.json`` to ``workdir``, and prints NDCG@10 among the candidates and among all items.
 
     Args:
       log: the users' events.
       workdir: directory of the results; it is made.
-      training: schedule and loss of SASRec.
+      training: schedule and loss of the model.
       negatives: drawn candidates of an example.
       candidate_seed: seed of the candidates.
+      method: name of the model in `sequential.methods.METHODS`. The artifacts that tools read are
+        fitted with ``sasrec``.
 
     Returns:
-      The content of ``sasrec.json``.
+      The content of ``METHOD.json``.
     """
     workdir = make_directory(workdir, "flag --workdir")
     splits = chronological_splits(prediction_samples(log))
@@ -70,73 +78,95 @@ def fit_and_evaluate_artifacts(
     chance = expected_metrics(negatives + 1)["ndcg@10"]
     candidate_rows: Rows = {"chance": dict.fromkeys(SPLITS, chance)}
     catalog_rows: Rows = {}
+    summaries = {}
     for name, fit_range in (("a", splits.fit_range_a), ("b", splits.fit_range_b)):
-        with phase(f"artifacts {name.upper()} on {fit_range.events} events"):
-            artifacts = _fit(log, fit_range, training)
-        artifacts.save(workdir / f"artifacts_{name}", log)
+        fitted = _fit(log, fit_range, training, method, name, workdir)
         for split in EVALUATED_ON[name]:
             split_examples = [example for example in examples if example.split == split]
-            for row, ndcg in candidate_ndcg(log, artifacts, split_examples).items():
-                candidate_rows.setdefault(row, {})[split] = ndcg
-            for row, ndcg in all_items_ndcg(log, artifacts, split_examples).items():
+            states = example_states(fitted, split_examples)
+            ranks = candidate_ranks(log, fit_range, states, method, split_examples)
+            users = [example.user for example in split_examples]
+            summaries[split] = summarize(ranks[method], users=users)
+            for row, row_ranks in ranks.items():
+                candidate_rows.setdefault(row, {})[split] = ndcg_at_k(row_ranks, 10)
+            for row, ndcg in all_items_ndcg(log, states, method, split_examples).items():
                 catalog_rows.setdefault(row, {})[split] = ndcg
     _print_rows(f"among {negatives + 1} candidates", candidate_rows)
     _print_rows(f"among all {log.num_items} items", catalog_rows)
     record = {
         "ndcg@10": candidate_rows,
         "catalog_ndcg@10": catalog_rows,
+        "metrics": summaries,
         "candidates": digest,
         "training": asdict(training),
         "phases": phase_records(),
     }
-    (workdir / "sasrec.json").write_text(strict_json.dumps(record, indent=1) + "\n")
+    (workdir / f"{method}.json").write_text(strict_json.dumps(record, indent=1) + "\n")
     return record
 
 
-def _fit(log: InteractionLog, fit_range: FitRange, training: SequentialTraining) -> Artifacts:
-    with Progress("sasrec", training.epochs, unit="epochs") as progress:
-        return fit_artifacts(
-            log,
-            fit_range,
-            config=SasrecConfig(items=log.num_items),
-            training=training,
-            on_epoch=lambda epoch, loss, model: progress.advance(note=f"loss {loss:.3f}"),
-        )
+def _fit(
+    log: InteractionLog,
+    fit_range: FitRange,
+    training: SequentialTraining,
+    method: str,
+    name: str,
+    workdir: Path,
+) -> Fitted[SequentialModel]:
+    """Fits and saves artifacts for ``sasrec``, otherwise the model alone."""
+    events = f"on {fit_range.events} events"
+    with Progress(method, training.epochs, unit="epochs") as progress:
+
+        def on_epoch(epoch, loss, model):
+            progress.advance(note=f"loss {loss:.3f}")
+
+        if method == "sasrec":
+            config = SasrecConfig(items=log.num_items)
+            with phase(f"artifacts {name.upper()} {events}"):
+                artifacts = fit_artifacts(
+                    log, fit_range, config=config, training=training, on_epoch=on_epoch
+                )
+            artifacts.save(workdir / f"artifacts_{name}", log)
+            return fitted_sasrec(artifacts)
+        with phase(f"{method} {name.upper()} {events}"):
+            model = make_model(method, log, seed=training.seed)
+            model = train_model(model, log, fit_range, training=training, on_epoch=on_epoch)
+        save_model(workdir / f"{method}_{name}", model, log.items.item_id, fit_range)
+        return Fitted(model, fit_range, method)
 
 
-def candidate_ndcg(
-    log: InteractionLog, artifacts: Artifacts, examples: Sequence[RankingExample]
-) -> dict[str, float]:
-    """Returns NDCG@10 of popularity and of SASRec among the candidates of ``examples``."""
+def candidate_ranks(
+    log: InteractionLog,
+    fit_range: FitRange,
+    states: States,
+    method: str,
+    examples: Sequence[RankingExample],
+) -> dict[str, Int[np.ndarray, "examples"]]:
+    """Returns the target's rank among the candidates by popularity and by the fitted model."""
     target = np.array([example.target_number - 1 for example in examples])
     scores = {
-        "popularity": popularity_scores(log, artifacts.fit_range, examples),
-        "sasrec": sasrec_scores(artifacts, examples),
+        "popularity": popularity_scores(log, fit_range, examples),
+        method: states.candidate_scores(examples),
     }
-    return {name: ndcg_at_k(rank_of_target(s, target), 10) for name, s in scores.items()}
+    return {name: rank_of_target(s, target) for name, s in scores.items()}
 
 
 def all_items_ndcg(
-    log: InteractionLog, artifacts: Artifacts, examples: Sequence[RankingExample]
+    log: InteractionLog, states: States, method: str, examples: Sequence[RankingExample]
 ) -> dict[str, float]:
-    """Returns NDCG@10 of SASRec among all items, with the items seen before kept and masked."""
-    model = serving_model(artifacts, examples)
-    states = user_states(model, [example.history for example in examples])
-    targets = np.array([example.target for example in examples])
+    """Returns NDCG@10 of the model among all items, with the items seen before kept and masked."""
     seen = [log.item[log.events_before(e.user, e.position)] for e in examples]
-    kept_ranks = catalog_ranks(states, model.item_embeddings, targets)
-    masked_ranks = catalog_ranks(states, model.item_embeddings, targets, seen)
     return {
-        "sasrec, seen kept": ndcg_at_k(kept_ranks, 10),
-        "sasrec, seen masked": ndcg_at_k(masked_ranks, 10),
+        f"{method}, seen kept": ndcg_at_k(states.catalog_ranks(examples), 10),
+        f"{method}, seen masked": ndcg_at_k(states.catalog_ranks(examples, seen), 10),
     }
 
 
 def _print_rows(among: str, rows: Rows) -> None:
     print(f"NDCG@10 {among}")
-    print(f"{'':<20}{'policy (A)':>12}{'valid (B)':>12}{'test (B)':>12}")
+    print(f"{'':<24}{'policy (A)':>12}{'valid (B)':>12}{'test (B)':>12}")
     for name, row in rows.items():
-        print(f"{name:<20}" + "".join(f"{row[split]:>12.4f}" for split in SPLITS))
+        print(f"{name:<24}" + "".join(f"{row[split]:>12.4f}" for split in SPLITS))
 
 
 def fit_on_shards(

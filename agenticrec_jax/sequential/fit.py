@@ -1,4 +1,4 @@
-"""SASRec from a log in one call.
+"""SASRec from a log in one call, and any sequential model on a range of a log.
 
 model = fit_sasrec(log)
 model.recommend(["B00006B8F5", "B000FNFSPY"], count=10)
@@ -9,6 +9,7 @@ from flax import nnx
 from agenticrec_jax.data.interactions import InteractionLog
 from agenticrec_jax.data.splits import FitRange
 from agenticrec_jax.errors import InputError, expect
+from agenticrec_jax.sequential.model import SequentialModel
 from agenticrec_jax.sequential.recommender import Recommender
 from agenticrec_jax.sequential.sasrec import Sasrec, SasrecConfig
 from agenticrec_jax.sequential.sequences import fitted_sequences
@@ -76,12 +77,35 @@ def train_sasrec(
         has another number of items than the log.
       Diverged: the training's loss or parameters are not finite.
     """
-    sequences = list(fitted_sequences(log, fit_range).values())
     config = config or SasrecConfig(items=log.num_items)
     expect(config.items == log.num_items, "items", config.items, f"the log's {log.num_items}")
     training = training or SequentialTraining()
     model = Sasrec(config, rngs=nnx.Rngs(training.seed))
+    return train_model(model, log, fit_range, training=training, on_epoch=on_epoch)
+
+
+def train_model(
+    model: SequentialModel,
+    log: InteractionLog,
+    fit_range: FitRange,
+    *,
+    training: SequentialTraining,
+    on_epoch: OnEpoch | None = None,
+) -> SequentialModel:
+    """Trains any sequential model on the events of ``fit_range`` only.
+
+    Args:
+      model: the initialized model, such as one of `methods.make_model`; it is left as it is.
+      log: the users' events.
+      fit_range: the events that are learned.
+      training: schedule and loss.
+      on_epoch: see `training.train_on_sequences`.
+
+    Raises:
+      InputError: the log does not fit the range, or no user has enough events inside it.
+    """
+    sequences = fitted_sequences(log, fit_range)
     try:
-        return train_on_sequences(model, sequences, training, on_epoch)
+        return train_on_sequences(model, list(sequences.values()), training, on_epoch)
     except InputError as error:
         raise type(error)(f"fit range before time {fit_range.end_time}: {error}") from error

@@ -159,6 +159,37 @@ def bce_loss(
     return gbce_loss(positive, negatives, weights, valid, items=2, calibration=0.0)
 
 
+def bpr_loss(
+    positive: Float[Array, "*A"],
+    negatives: Float[Array, "*A M"],
+    weights: Float[Array, "*A"],
+) -> tuple[Float[Array, ""], Metrics]:
+    """Returns the loss of Bayesian personalized ranking, the mean over a position's negatives.
+
+    A position's loss is ``-1/M sum_m log s(pos - neg_m)`` with the logistic function s: BPR-Opt of
+    Rendle et al. (UAI 2009, arXiv:1205.2618, Sec. 4.1) with M = 1, and the BPR of GRU4Rec (Hidasi
+    et al., ICLR 2016, arXiv:1511.06939, Sec. 3.1.3) with more.
+
+    Args:
+      positive: score of the item that was taken.
+      negatives: scores of the drawn items.
+      weights: weight of each position.
+
+    Returns:
+      The loss, and the metrics ``bpr`` and ``first`` over positions of non-zero weight.
+
+    Example:
+      A target that scores 1 above its negative: -log s(1) = log(1 + 1/e) = .3133.
+
+      >>> loss, _ = bpr_loss(jnp.ones(1), jnp.zeros((1, 1)), jnp.ones(1))
+      >>> round(float(loss), 4)
+      0.3133
+    """
+    valid = _check_shapes(positive, negatives, weights, None)
+    losses = jax.nn.softplus(negatives - positive[..., None]).mean(axis=-1)
+    return _weighted_sum(losses, weights, bpr=losses, first=_is_first(positive, negatives, valid))
+
+
 def _check_shapes(positive, negatives, weights, valid) -> Bool[Array, "*A M"]:
     chex.assert_equal_shape([positive, weights, negatives[..., 0]])
     if valid is None:

@@ -90,7 +90,11 @@ def user_states(
         rows = windows[start : start + batch]
         filled = np.pad(rows, ((0, batch - len(rows)), (0, 0)), constant_values=PAD)
         states.append(np.asarray(_states(graphdef, params, filled, all_positions))[: len(rows)])
-    return np.concatenate(states) if states else np.zeros((0, model.config.width), np.float32)
+    return (
+        np.concatenate(states)
+        if states
+        else np.zeros((0, model.item_embeddings.shape[1]), np.float32)
+    )
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
@@ -116,7 +120,16 @@ def candidate_scores(
       chunk: histories whose candidates' embeddings are gathered at once.
     """
     states = user_states(model, histories)
-    table = np.asarray(model.item_embeddings)
+    return table_scores(states, np.asarray(model.item_embeddings), candidates, chunk)
+
+
+def table_scores(
+    states: Float[np.ndarray, "U D"],
+    table: Float[np.ndarray, "I D"],
+    candidates: Int[np.ndarray, "U C"],
+    chunk: int = 4096,
+) -> Float[np.ndarray, "U C"]:
+    """Returns the inner product of each state with its candidates' rows of a table."""
     scores = np.empty(candidates.shape, np.float32)
     for start in range(0, len(scores), chunk):
         rows = slice(start, start + chunk)

@@ -14,12 +14,14 @@ from agenticrec_jax.losses.reductions import Metrics
 from agenticrec_jax.sequential.fields import number, set_fields, whole
 from agenticrec_jax.sequential.losses import (
     bce_loss,
+    bpr_loss,
     gbce_loss,
     sampled_softmax_loss,
     softmax_loss,
 )
+from agenticrec_jax.sequential.sequences import PAD
 
-SAMPLED_LOSSES = ("sampled_softmax", "gbce", "bce")  # losses over drawn negatives
+SAMPLED_LOSSES = ("sampled_softmax", "gbce", "bce", "bpr")  # losses over drawn negatives
 LOSSES = ("softmax", *SAMPLED_LOSSES)
 
 
@@ -30,8 +32,8 @@ class Objective:
     Attributes:
       loss: ``softmax`` scores the whole catalog. ``sampled_softmax`` draws negatives uniformly with
         replacement, once a batch for all its positions, so that they are scored by one matrix
-        product. ``gbce`` and ``bce`` draw negatives of each position, uniformly with replacement
-        from the items but its target.
+        product. ``gbce``, ``bce`` and ``bpr`` draw negatives of each position, uniformly with
+        replacement from the items but its target.
       negatives: number of negatives M; not used by ``softmax``.
       calibration: of ``gbce``, from 0 (``bce``) to 1 (scores calibrated as those of a softmax).
 
@@ -89,6 +91,8 @@ class Objective:
         negatives = jnp.einsum("...d,...md->...m", states, table[drawn])
         if self.loss == "bce":
             return bce_loss(positive, negatives, weights)
+        if self.loss == "bpr":
+            return bpr_loss(positive, negatives, weights)
         return gbce_loss(
             positive, negatives, weights, items=len(table), calibration=self.calibration
         )
@@ -101,6 +105,22 @@ def draw_others(
     # Of I - 1 values, those from the target on move up by one: the target itself never comes.
     drawn = jax.random.randint(key, (*targets.shape, count), 0, items - 1)
     return drawn + (drawn >= targets[..., None])
+
+
+def next_items(
+    windows: Int[Array, "B W"],
+) -> tuple[Int[Array, "B T"], Int[Array, "B T"], Bool[Array, "B T"]]:
+    """Returns inputs, next items and the mask of positions with both, of training windows.
+
+    Example:
+      >>> inputs, targets, mask = next_items(jnp.array([[-1, 7, 3, 12]]))
+      >>> inputs.tolist(), targets.tolist(), mask.tolist()
+      ([[-1, 7, 3]], [[7, 3, 12]], [[False, True, True]])
+    """
+    inputs = windows[:, :-1]
+    targets = windows[:, 1:]
+    mask = (inputs != PAD) & (targets != PAD)
+    return inputs, jnp.maximum(targets, 0), mask  # PAD is no row of a table: the mask takes it out
 
 
 def pack(

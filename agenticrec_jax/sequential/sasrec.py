@@ -83,10 +83,16 @@ class Block(nnx.Module):
         last_only: bool = False,
     ) -> Float[Array, "B Q D"]:
         """Returns the states of all positions (Q is T), or of the last position alone (Q is 1)."""
-        keys = (None, None) if key is None else jax.random.split(key)
         queries = slice(-1 if last_only else None, None)  # positions that attend
         attended = self._attend(self.attention_norm(x), mask[:, :, queries], queries)
-        x = x[:, queries] + self._drop(attended, keys[0])
+        return self.after_attention(x[:, queries], attended, key)
+
+    def after_attention(
+        self, x: Float[Array, "B Q D"], attended: Float[Array, "B Q D"], key: Array | None
+    ) -> Float[Array, "B Q D"]:
+        """Returns the states from the block's inputs and what attention adds to them."""
+        keys = (None, None) if key is None else jax.random.split(key)
+        x = x + self._drop(attended, keys[0])
         hidden = nnx.gelu(self.feed_in(self.feed_norm(x)))
         return x + self._drop(self.feed_out(hidden), keys[1])
 
@@ -137,11 +143,20 @@ class Sasrec(nnx.Module):
           last_only: whether the last block computes the last position alone (Q is 1, otherwise T).
             Its state is equal but for rounding.
         """
-        length = windows.shape[1]
-        valid = windows != PAD
         keys = [None] * self.num_keys
         if key is not None:
             keys = list(jax.random.split(key, self.num_keys))
+        x, mask = self.embed(windows, keys[0])
+        for block, block_key in zip(self.blocks, keys[1:], strict=True):
+            x = block(x, mask, block_key, last_only and block is self.blocks[-1])
+        return self.norm(x)
+
+    def embed(
+        self, windows: Int[Array, "B T"], key: Array | None
+    ) -> tuple[Float[Array, "B T D"], Bool[Array, "B 1 T T"]]:
+        """Returns the inputs of the first block, and the causal mask of positions with an item."""
+        length = windows.shape[1]
+        valid = windows != PAD
         # PAD would index the last row: it reads row 0 instead, which the mask sets to zero.
         x = self.items(jnp.where(valid, windows, 0)) * valid[..., None]
         # A shorter window takes the last positions, so that the newest event is always at the end.
@@ -150,12 +165,9 @@ class Sasrec(nnx.Module):
             x = x * self.config.width**0.5 + positions
         else:
             x = self.embedding_norm(x + positions)
-        x = self.dropout(x, deterministic=key is None, rngs=keys[0])
+        x = self.dropout(x, deterministic=key is None, rngs=key)
         causal = jnp.tril(jnp.ones((length, length), bool))
-        mask = (causal & valid[:, None, :])[:, None]
-        for block, block_key in zip(self.blocks, keys[1:], strict=True):
-            x = block(x, mask, block_key, last_only and block is self.blocks[-1])
-        return self.norm(x)
+        return x, (causal & valid[:, None, :])[:, None]
 
     @property
     def num_keys(self) -> int:

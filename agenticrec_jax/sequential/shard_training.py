@@ -144,9 +144,12 @@ def train_on_shards(
       on_step: called after each step with its number from 1 and its loss.
 
     Raises:
-      InputError: the samples have longer histories than the model reads, or items that it has not.
+      InputError: the model has its own ``training_loss``, which needs whole windows, or the samples
+        have longer histories than the model reads, or items that it has not.
       Diverged: a loss that is saved or reported, or the trained parameters, are not finite.
     """
+    has_loss = hasattr(model, "training_loss")
+    expect(not has_loss, "model", model.name, "one without a loss of its own, such as sasrec")
     longest = read_manifest(samples)["max_history"]
     length = model.config.max_length
     expect(length >= longest, "max_length", length, f"{longest} or more, as {samples} has it")

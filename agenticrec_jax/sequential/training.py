@@ -21,7 +21,7 @@ from agenticrec_jax.runtime.finite import expect_finite
 from agenticrec_jax.sequential.evaluation import catalog_ranks
 from agenticrec_jax.sequential.fields import LARGEST_SEED, number, set_fields, switch, whole
 from agenticrec_jax.sequential.model import SequentialModel, user_states
-from agenticrec_jax.sequential.objective import Objective, pack
+from agenticrec_jax.sequential.objective import Objective, next_items, pack
 from agenticrec_jax.sequential.sequences import PAD, check_codes, shuffled_batches, user_windows
 
 OnEpoch = Callable[[int, float, Callable[[], SequentialModel]], None]
@@ -101,11 +101,8 @@ def next_item_loss(
       objective: the loss, by default the softmax over the catalog.
       capacity: with one, positions with a target are packed into so many rows before scoring.
     """
-    inputs = windows[:, :-1]
-    targets = windows[:, 1:]
-    mask = (inputs != PAD) & (targets != PAD)
+    inputs, targets, mask = next_items(windows)
     states = model(inputs, key)
-    targets = jnp.maximum(targets, 0)  # PAD is no row of the table; the mask takes it out again
     count = jnp.maximum(mask.sum(), 1)
     if capacity is not None:
         states, targets, mask = pack(states, targets, mask, capacity)
@@ -120,6 +117,23 @@ def next_item_loss(
         gather=capacity is None,
     )
     return loss / count
+
+
+def training_loss(
+    model: SequentialModel,
+    windows: Int[Array, "B W"],
+    key: Array | None,
+    objective: Objective | None = None,
+    capacity: int | None = None,
+) -> Float[Array, ""]:
+    """Returns the loss that a model is trained with: its own if it has one, or `next_item_loss`.
+
+    A model with another loss than that of one state of each position has a method
+    ``training_loss(windows, key, objective, capacity)``. Arguments are those of `next_item_loss`.
+    """
+    if hasattr(model, "training_loss"):
+        return model.training_loss(windows, key, objective or Objective(), capacity)
+    return next_item_loss(model, windows, key, objective, capacity)
 
 
 @functools.lru_cache(maxsize=8)
@@ -147,7 +161,7 @@ def make_epoch(
         key, step_key = jax.random.split(key)
 
         def loss_of(params):
-            return next_item_loss(nnx.merge(graphdef, params), batch, step_key, objective, capacity)
+            return training_loss(nnx.merge(graphdef, params), batch, step_key, objective, capacity)
 
         loss, grads = jax.value_and_grad(loss_of)(params)
         updates, opt_state = optimizer.update(grads, opt_state, params)
@@ -212,6 +226,27 @@ def train_on_sequences(
     needed = "three events, the last to be held out" if training.patience else "two events"
     expect(len(windows) > 0, f"users with at least {needed}", 0, "at least 1 to train on")
     stopping = EarlyStopping(training.patience, held_out, training.seed) if held_out else None
+    return train_on_windows(model, windows, training, stopping, on_epoch)
+
+
+def train_on_windows(
+    model: SequentialModel,
+    windows: Int[np.ndarray, "windows W"],
+    training: SequentialTraining,
+    stopping: "EarlyStopping | None" = None,
+    on_epoch: OnEpoch | None = None,
+    redraw: Callable[[np.random.Generator], Int[np.ndarray, "windows W"]] | None = None,
+) -> SequentialModel:
+    """Trains a model on windows; see `train_on_sequences`.
+
+    Args:
+      model: the initialized model; it is left as it is.
+      windows: rows that the model's loss reads.
+      training: schedule and loss.
+      stopping: ends the training and keeps its best parameters; None: all epochs.
+      on_epoch: see `train_on_sequences`.
+      redraw: draws the windows of each epoch, as many; None: they are those of ``windows``.
+    """
     graphdef, params = nnx.split(model)
     params = jax.tree.map(jnp.copy, params)  # an epoch takes the memory of its arguments
     optimizer, epoch_fn = epoch_for(windows, graphdef, training)
@@ -219,6 +254,8 @@ def train_on_sequences(
     shuffle = np.random.default_rng(training.seed)
     key = jax.random.key(training.seed)
     for epoch in range(1, training.epochs + 1):
+        if redraw is not None:
+            windows = redraw(shuffle)
         batches = shuffled_batches(windows, training.batch_size, shuffle)
         epoch_key = jax.random.fold_in(key, epoch)
         params, opt_state, loss = epoch_fn(params, opt_state, batches, epoch_key)
@@ -256,14 +293,18 @@ class EarlyStopping:
         self._patience = patience
         self._histories = [sequences[user][:-1] for user in users]
         self._targets = np.array([sequences[user][-1] for user in users])
+        self._seen = None  # all items are ranked
         self.best = None
         self.values: list[float] = []
+
+    def states(self, model: SequentialModel) -> Float[np.ndarray, "U D"]:
+        """Returns the states before the held-out events."""
+        return user_states(model, self._histories, batch=64)
 
     def should_stop(self, graphdef: nnx.GraphDef, params: nnx.State) -> bool:
         """Evaluates an epoch's parameters; True if ``patience`` epochs brought no better value."""
         model = nnx.merge(graphdef, params)
-        states = user_states(model, self._histories, batch=64)
-        ranks = catalog_ranks(states, model.item_embeddings, self._targets)
+        ranks = catalog_ranks(self.states(model), model.item_embeddings, self._targets, self._seen)
         self.values.append(ndcg_at_k(ranks, 10))
         best = int(np.argmax(self.values))
         if best == len(self.values) - 1:

@@ -54,7 +54,7 @@ def test_both_artifacts_are_fitted_and_evaluated_side_by_side(tables, tmp_path):
     lines = ended.stdout.splitlines()
     digest = candidate_hash(tmp_path / "out" / "candidates.jsonl.gz")
     assert lines[0].startswith("devices: 1 x ") and f"candidates {digest}" in lines[1]
-    table = {line[:20].strip(): line[20:].split() for line in lines[-9:]}
+    table = {line[:24].strip(): line[24:].split() for line in lines[-9:]}
     assert lines[-9] == "NDCG@10 among 20 candidates"
     assert lines[-4] == "NDCG@10 among all 50 items"
     assert table[""] == "policy (A) valid (B) test (B)".split()
@@ -106,8 +106,14 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(tables, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_flag_that_the_loss_would_ignore_is_refused(tables, tmp_path):
-    ended = train_sasrec(tables, tmp_path / "out", "--loss=bce", "--calibration=0.4")
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (("--loss=bce", "--calibration=0.4"), ("--calibration", "--loss=bce", "--loss=gbce")),
+    ],
+)
+def test_a_flag_that_the_loss_or_the_model_would_ignore_is_refused(tables, tmp_path, flags, named):
+    ended = train_sasrec(tables, tmp_path / "out", *flags)
     assert ended.returncode == 2
-    assert_names(ended.stderr, "--calibration", "--loss=bce", "--loss=gbce")
+    assert_names(ended.stderr, *named)
     assert ended.stderr.count("\n") == 1 and not (tmp_path / "out").exists()

@@ -5,7 +5,7 @@ import importlib
 
 import pytest
 
-MODULES = ("evaluation", "fit", "losses", "objective", "sasrec", "search", "sequences")
+MODULES = ("evaluation", "fit", "gru4rec", "losses", "objective", "sasrec", "search", "sequences")
 
 
 @pytest.mark.parametrize("name", MODULES)

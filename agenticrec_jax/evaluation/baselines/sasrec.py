@@ -6,20 +6,14 @@ import numpy as np
 from jaxtyping import Float
 
 from agenticrec_jax.data.examples import RankingExample
-from agenticrec_jax.evaluation.baselines.popularity import candidate_codes
-from agenticrec_jax.sequential.model import candidate_scores
+from agenticrec_jax.evaluation.baselines.sequential import model_scores
 from agenticrec_jax.sequential.sasrec import Sasrec
-from agenticrec_jax.tools.artifacts import Artifacts
+from agenticrec_jax.tools.artifacts import Artifacts, Fitted
 
 
-def serving_model(artifacts: Artifacts, examples: Sequence[RankingExample]) -> Sasrec:
-    """Returns the artifacts' SASRec for examples that lie after its fit range.
-
-    Raises:
-      InputError: an example lies inside the artifacts' fit range.
-    """
-    first = min(examples, key=lambda example: example.time)
-    return artifacts.as_of(first).sasrec_index.model
+def fitted_sasrec(artifacts: Artifacts) -> Fitted[Sasrec]:
+    """Returns the artifacts' SASRec, for examples that lie after its fit range."""
+    return artifacts.derive(lambda data: data.sasrec_index.model, "artifacts")
 
 
 def sasrec_scores(
@@ -30,6 +24,4 @@ def sasrec_scores(
     Raises:
       InputError: an example lies inside the artifacts' fit range.
     """
-    model = serving_model(artifacts, examples)
-    histories = [example.history for example in examples]
-    return candidate_scores(model, histories, candidate_codes(examples))
+    return model_scores(fitted_sasrec(artifacts), examples)
