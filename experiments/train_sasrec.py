@@ -81,6 +81,12 @@ def objective() -> Objective:
     """Returns the loss of the flags. InputError for a flag that the loss would ignore."""
     default = METHODS[_MODEL.value].objective
     loss = _LOSS.value or default.loss
+    for flag in (_LOSS, _LOSS_NEGATIVES):
+        if flag.present and _MODEL.value == "bpr":
+            raise InputError(
+                f"flag --{flag.name}: found it with --model=bpr, which has its own loss, "
+                "expected it with another model"
+            )
     options = {"negatives": default.negatives} if loss == default.loss else {}
     for field, flag, losses in (
         ("negatives", _LOSS_NEGATIVES, SAMPLED_LOSSES),

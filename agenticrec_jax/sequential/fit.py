@@ -9,6 +9,7 @@ from flax import nnx
 from agenticrec_jax.data.interactions import InteractionLog
 from agenticrec_jax.data.splits import FitRange
 from agenticrec_jax.errors import InputError, expect
+from agenticrec_jax.sequential.bpr import Bpr, train_bpr
 from agenticrec_jax.sequential.model import SequentialModel
 from agenticrec_jax.sequential.recommender import Recommender
 from agenticrec_jax.sequential.sasrec import Sasrec, SasrecConfig
@@ -106,6 +107,8 @@ def train_model(
     """
     sequences = fitted_sequences(log, fit_range)
     try:
+        if isinstance(model, Bpr):
+            return train_bpr(model, sequences, training, on_epoch)
         return train_on_sequences(model, list(sequences.values()), training, on_epoch)
     except InputError as error:
         raise type(error)(f"fit range before time {fit_range.end_time}: {error}") from error

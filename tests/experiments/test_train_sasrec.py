@@ -110,6 +110,7 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(tables, tmp_path):
     ("flags", "named"),
     [
         (("--loss=bce", "--calibration=0.4"), ("--calibration", "--loss=bce", "--loss=gbce")),
+        (("--model=bpr", "--loss=bce"), ("--loss", "--model=bpr")),
     ],
 )
 def test_a_flag_that_the_loss_or_the_model_would_ignore_is_refused(tables, tmp_path, flags, named):

@@ -1,5 +1,7 @@
 """A row of any sequential method: fitted on both ranges, ranked on frozen candidates, and saved."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -15,7 +17,7 @@ from agenticrec_jax.testing.synthetic import SyntheticConfig, synthetic_log
 from agenticrec_jax.tools.artifacts import Fitted
 
 
-@pytest.mark.parametrize("method", ["gru4rec"])
+@pytest.mark.parametrize("method", ["gru4rec", "bpr"])
 def test_a_method_has_a_row_and_a_model_that_ranks_again(method, tmp_path, capsys):
     log = synthetic_log(SyntheticConfig(users=60, items=50, brands=6), seed=1)
     record = fit_and_evaluate_artifacts(
@@ -28,7 +30,7 @@ def test_a_method_has_a_row_and_a_model_that_ranks_again(method, tmp_path, capsy
     )
     assert list(record["ndcg@10"]) == ["chance", "popularity", method]
     assert list(record["catalog_ndcg@10"]) == [f"{method}, seen kept", f"{method}, seen masked"]
-    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith(method)]
+    printed = re.findall(rf"^{method}\b.*(?: +0\.\d{{4}}){{3}}$", capsys.readouterr().out, re.M)
     assert len(printed) == 3 and (tmp_path / f"{method}.json").exists()
     examples = read_candidates(tmp_path / "candidates.jsonl.gz", log)
     test = [example for example in examples if example.split == "test"]

@@ -5,7 +5,17 @@ import importlib
 
 import pytest
 
-MODULES = ("evaluation", "fit", "gru4rec", "losses", "objective", "sasrec", "search", "sequences")
+MODULES = (
+    "bpr",
+    "evaluation",
+    "fit",
+    "gru4rec",
+    "losses",
+    "objective",
+    "sasrec",
+    "search",
+    "sequences",
+)
 
 
 @pytest.mark.parametrize("name", MODULES)

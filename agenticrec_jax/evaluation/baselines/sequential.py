@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.evaluation.baselines.popularity import candidate_codes
+from agenticrec_jax.sequential.bpr import Bpr
 from agenticrec_jax.sequential.evaluation import catalog_ranks
 from agenticrec_jax.sequential.model import SequentialModel, table_scores, user_states
 from agenticrec_jax.tools.artifacts import Fitted
@@ -39,6 +40,8 @@ class States(NamedTuple):
 def example_states(fitted: Fitted[SequentialModel], examples: Sequence[RankingExample]) -> States:
     """Returns the state of a fitted model before the target of each example.
 
+    That is the state after the example's history, or the vector of its user where the model is BPR.
+
     Args:
       fitted: the model, with the range that it was fitted on.
       examples: at least one, all after the range.
@@ -47,7 +50,10 @@ def example_states(fitted: Fitted[SequentialModel], examples: Sequence[RankingEx
       InputError: an example lies inside the model's fit range.
     """
     model = fitted.as_of(min(examples, key=lambda example: example.time))
-    states = user_states(model, [example.history for example in examples])
+    if isinstance(model, Bpr):
+        states = np.asarray(model.user_embeddings)[[example.user for example in examples]]
+    else:
+        states = user_states(model, [example.history for example in examples])
     return States(states, model.item_embeddings)
 
 
