@@ -8,6 +8,7 @@ from flax import nnx
 from agenticrec_jax.data.interactions import InteractionLog
 from agenticrec_jax.errors import expect
 from agenticrec_jax.sequential.bpr import Bpr
+from agenticrec_jax.sequential.caser import Caser
 from agenticrec_jax.sequential.gru4rec import Gru4Rec
 from agenticrec_jax.sequential.model import SequentialModel
 from agenticrec_jax.sequential.objective import Objective
@@ -31,6 +32,7 @@ METHODS = {
     # Kang and McAuley (ICDM 2018) draw one negative of each position.
     "sasrec_bce": Method(Sasrec, Objective("bce", negatives=1)),
     "gru4rec": Method(Gru4Rec),
+    "caser": Method(Caser),
     "bpr": Method(Bpr, Objective("bpr", negatives=1)),  # its loss, whatever the training's is
 }
 

@@ -7,6 +7,7 @@ import pytest
 
 MODULES = (
     "bpr",
+    "caser",
     "evaluation",
     "fit",
     "gru4rec",
