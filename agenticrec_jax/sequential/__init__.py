@@ -2,7 +2,7 @@
 
 - `sequences`: a log's events as item sequences, and sequences as padded windows;
 - `model`: the interface of a sequential model, with user states and candidate scores;
-- `sasrec`, `gru4rec`, `caser`: the networks; `bpr`: a vector of each user and item;
+- `sasrec`, `gru4rec`, `caser`, `rearec`: the networks; `bpr`: a vector of each user and item;
 - `methods`: the models by name, each with its loss;
 - `losses`, `objective`: losses of arrays, and a loss together with its draw of negatives;
 - `training`, `shard_training`: trainers on windows in memory and on sample shards on disk;

