@@ -21,6 +21,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from agenticrec_jax.errors import expect
+from agenticrec_jax.sequential.fields import WIDEST, set_fields, whole
 from agenticrec_jax.sequential.losses import bpr_loss
 from agenticrec_jax.sequential.objective import Objective
 from agenticrec_jax.sequential.sequences import PAD
@@ -41,6 +42,9 @@ class BprConfig:
       user_ids: ids of the users, in the order of their codes. A saved model thus says whose
         vectors it has.
       width: D of the vectors.
+
+    Raises:
+      InputError: names the field that is of another type or out of its range.
     """
 
     items: int
@@ -48,7 +52,15 @@ class BprConfig:
     width: int = 64
 
     def __post_init__(self):
-        object.__setattr__(self, "user_ids", tuple(self.user_ids))  # a JSON file has a list
+        ids = self.user_ids
+        are_ids = isinstance(ids, tuple | list) and all(isinstance(user, str) for user in ids)
+        expect(are_ids and len(ids) > 0, "user_ids", ids, "a list of ids of users")
+        set_fields(
+            self,
+            items=whole("items", self.items),
+            user_ids=tuple(ids),  # a JSON file has a list
+            width=whole("width", self.width, most=WIDEST),
+        )
 
 
 class Bpr(nnx.Module):

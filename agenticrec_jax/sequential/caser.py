@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from agenticrec_jax.sequential.fields import MOST_LAYERS, WIDEST, number, set_fields, whole
 from agenticrec_jax.sequential.sequences import PAD
 
 
@@ -36,6 +37,9 @@ class CaserConfig:
       horizontal: number of horizontal filters of each height.
       vertical: number of vertical filters.
       dropout: rate on the filters' outputs, from 0 to below 1.
+
+    Raises:
+      InputError: names the field that is of another type or out of its range.
     """
 
     items: int
@@ -45,6 +49,18 @@ class CaserConfig:
     horizontal: int = 16
     vertical: int = 4
     dropout: float = 0.5
+
+    def __post_init__(self):
+        set_fields(
+            self,
+            items=whole("items", self.items),
+            max_length=whole("max_length", self.max_length, most=WIDEST),
+            width=whole("width", self.width, most=WIDEST),
+            order=whole("order", self.order, most=MOST_LAYERS),
+            horizontal=whole("horizontal", self.horizontal, most=WIDEST),
+            vertical=whole("vertical", self.vertical, most=WIDEST),
+            dropout=number("dropout", self.dropout, below=1),
+        )
 
 
 class Caser(nnx.Module):

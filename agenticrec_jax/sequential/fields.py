@@ -10,6 +10,8 @@ from agenticrec_jax.errors import expect
 
 LARGEST_COUNT = 2**31 - 1  # arrays count in int32
 LARGEST_SEED = 2**63 - 1
+WIDEST = 2**16  # width of a layer
+MOST_LAYERS = 64  # layers of a network, or steps
 _LARGEST = 1e38  # of float32, rounded down
 
 

@@ -79,7 +79,6 @@ def train_sasrec(
       Diverged: the training's loss or parameters are not finite.
     """
     config = config or SasrecConfig(items=log.num_items)
-    expect(config.items == log.num_items, "items", config.items, f"the log's {log.num_items}")
     training = training or SequentialTraining()
     model = Sasrec(config, rngs=nnx.Rngs(training.seed))
     return train_model(model, log, fit_range, training=training, on_epoch=on_epoch)
@@ -103,8 +102,12 @@ def train_model(
       on_epoch: see `training.train_on_sequences`.
 
     Raises:
-      InputError: the log does not fit the range, or no user has enough events inside it.
+      InputError: the log does not fit the range, no user has enough events inside it, or the model
+        has another number of items than the log.
+      Diverged: the training's loss or parameters are not finite.
     """
+    items = model.config.items
+    expect(items == log.num_items, "items", items, f"the log's {log.num_items}")
     sequences = fitted_sequences(log, fit_range)
     try:
         if isinstance(model, Bpr):

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from agenticrec_jax.sequential.fields import MOST_LAYERS, WIDEST, number, set_fields, whole
 from agenticrec_jax.sequential.sequences import PAD
 
 
@@ -34,6 +35,9 @@ class Gru4RecConfig:
       units: H, width of the recurrent state.
       layers: number of recurrent layers.
       dropout: rate on each layer's output, from 0 to below 1.
+
+    Raises:
+      InputError: names the field that is of another type or out of its range.
     """
 
     items: int
@@ -42,6 +46,17 @@ class Gru4RecConfig:
     units: int = 100
     layers: int = 1
     dropout: float = 0.5
+
+    def __post_init__(self):
+        set_fields(
+            self,
+            items=whole("items", self.items),
+            max_length=whole("max_length", self.max_length, most=WIDEST),
+            width=whole("width", self.width, most=WIDEST),
+            units=whole("units", self.units, most=WIDEST),
+            layers=whole("layers", self.layers, most=MOST_LAYERS),
+            dropout=number("dropout", self.dropout, below=1),
+        )
 
 
 class Gru4Rec(nnx.Module):

@@ -32,6 +32,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from agenticrec_jax.sequential.fields import MOST_LAYERS, number, set_fields, whole
 from agenticrec_jax.sequential.losses import chain_contrast_loss, chain_divergence
 from agenticrec_jax.sequential.objective import Objective, next_items, pack
 from agenticrec_jax.sequential.sasrec import Block, Sasrec, SasrecConfig
@@ -45,11 +46,23 @@ class ErlConfig(SasrecConfig):
       steps: K, number of reasoning steps.
       temperature: scores are divided by it in training.
       diversity: weight of the divergence of the steps.
+
+    Raises:
+      InputError: names the field that is of another type or out of its range.
     """
 
     steps: int = 2
     temperature: float = 0.07
     diversity: float = 0.05
+
+    def __post_init__(self):
+        super().__post_init__()
+        set_fields(
+            self,
+            steps=whole("steps", self.steps, most=MOST_LAYERS),
+            temperature=number("temperature", self.temperature, above=0),
+            diversity=number("diversity", self.diversity),
+        )
 
 
 @dataclass(frozen=True)
@@ -59,10 +72,13 @@ class PrlConfig(SasrecConfig):
     Attributes:
       steps: K, number of reasoning steps.
       temperature: scores of the last step, and similarities, are divided by it in training.
-      decay: factor between the temperatures of a step and the next, at least 1.
+      decay: factor from the temperature of a step to that of the step before it.
       progressive: weight of the loss of the earlier steps.
       contrast: weight of the contrast with noisy steps.
       noise: standard deviation of the noise.
+
+    Raises:
+      InputError: names the field that is of another type or out of its range.
     """
 
     steps: int = 2
@@ -71,6 +87,18 @@ class PrlConfig(SasrecConfig):
     progressive: float = 1.0
     contrast: float = 1.0
     noise: float = 0.01
+
+    def __post_init__(self):
+        super().__post_init__()
+        set_fields(
+            self,
+            steps=whole("steps", self.steps, most=MOST_LAYERS),
+            temperature=number("temperature", self.temperature, above=0),
+            decay=number("decay", self.decay, above=0),
+            progressive=number("progressive", self.progressive),
+            contrast=number("contrast", self.contrast),
+            noise=number("noise", self.noise),
+        )
 
 
 class Encoded(NamedTuple):
@@ -173,12 +201,12 @@ class ReaRec(Sasrec):
             x = state + self.steps.embedding[step]
             if noise is not None:
                 x = x + noise[step]
-            for number, block in enumerate(self.blocks):
-                block_key = None if key is None else jax.random.fold_in(step_key, number)
+            for layer, block in enumerate(self.blocks):
+                block_key = None if key is None else jax.random.fold_in(step_key, layer)
                 q, k, v = _projections(block, x)
-                chain[number].append((k, v))
-                history = (encoded.keys[number], encoded.values[number])
-                attended = _attend(q, history, chain[number], encoded.mask)
+                chain[layer].append((k, v))
+                history = (encoded.keys[layer], encoded.values[layer])
+                attended = _attend(q, history, chain[layer], encoded.mask)
                 x = block.after_attention(x, block.out(attended), block_key)
             state = self.norm(x)
             states.append(state)

@@ -12,11 +12,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from agenticrec_jax.errors import expect
-from agenticrec_jax.sequential.fields import number, set_fields, switch, whole
+from agenticrec_jax.sequential.fields import MOST_LAYERS, WIDEST, number, set_fields, switch, whole
 from agenticrec_jax.sequential.sequences import PAD
-
-_MOST_BLOCKS = 64
-_WIDEST = 2**16
 
 
 @dataclass(frozen=True)
@@ -50,10 +47,10 @@ class SasrecConfig:
         set_fields(
             self,
             items=whole("items", self.items),
-            max_length=whole("max_length", self.max_length, most=_WIDEST),
-            width=whole("width", self.width, most=_WIDEST),
-            blocks=whole("blocks", self.blocks, least=0, most=_MOST_BLOCKS),
-            heads=whole("heads", self.heads, most=_WIDEST),
+            max_length=whole("max_length", self.max_length, most=WIDEST),
+            width=whole("width", self.width, most=WIDEST),
+            blocks=whole("blocks", self.blocks, least=0, most=MOST_LAYERS),
+            heads=whole("heads", self.heads, most=WIDEST),
             dropout=number("dropout", self.dropout, below=1),
             embedding_norm=switch("embedding_norm", self.embedding_norm),
         )

@@ -21,6 +21,8 @@ from agenticrec_jax.testing.errors import assert_names, refused
 
 ITEMS = 7
 SIZES = {"max_length": 6, "width": 32, "dropout": 0.0}
+# At the paper's temperature of .07 a step of 5e-3 is too large for so small a log.
+RATES = {"rearec_prl": 2e-3}
 SEQUENTIAL = [name for name in METHODS if name != "bpr"]
 
 
@@ -51,9 +53,12 @@ def log():
 
 @pytest.mark.parametrize("name", SEQUENTIAL)
 def test_the_sum_of_the_last_two_items_is_learned(name, log, tmp_path):
-    objective = METHODS[name].objective
     training = SequentialTraining(
-        epochs=60, batch_size=32, learning_rate=5e-3, weight_decay=0.0, objective=objective
+        epochs=60,
+        batch_size=32,
+        learning_rate=RATES.get(name, 5e-3),
+        weight_decay=0.0,
+        objective=METHODS[name].objective,
     )
     fit_range = FitRange(int(log.time[-1]) + 1, len(log))
     model = train_model(make_model(name, log, **SIZES), log, fit_range, training=training)
@@ -62,7 +67,7 @@ def test_the_sum_of_the_last_two_items_is_learned(name, log, tmp_path):
     histories = [row[:-1][-6:] for row in rows]
     targets = np.array([row[-1] for row in rows])
     ranks = catalog_ranks(user_states(model, histories), model.item_embeddings, targets)
-    assert (ranks == 1).mean() > 0.5  # either item alone, or popularity: about 1 in 7
+    assert (ranks == 1).mean() > 0.8  # either item alone, or popularity: about 1 in 7
     save_model(tmp_path, model, log.items.item_id, fit_range)
     saved = load_model(tmp_path, METHODS[name].model_type, log.items.item_id)
     assert saved.model.config == model.config and saved.fit_range == fit_range
@@ -76,3 +81,17 @@ def test_a_method_or_a_size_that_there_is_not_is_refused(log):
     assert_names(refused(make_model, "gru4rec", log, heads=2), "heads", "units")
     sizes = dataclasses.asdict(make_model("gru4rec", log, units=3).config)
     assert sizes["units"] == 3 and sizes["items"] == ITEMS
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        ("gru4rec", "units", 0),
+        ("caser", "order", 0.5),
+        ("rearec_erl", "steps", 0),
+        ("rearec_prl", "temperature", 0),
+        ("bpr", "width", "wide"),
+    ],
+)
+def test_a_size_out_of_its_range_is_refused(name, field, value, log):
+    assert_names(refused(make_model, name, log, **{field: value}), field)
