@@ -47,7 +47,7 @@ def table() -> str:
             continue
         row = rows[name]
         low, high = row["ndcg@10_interval"]
-        values = f"{row['hr@1']:.3f} | {row['ndcg@10']:.3f} | {low:.3f} to {high:.3f}"
+        values = f"{row['hr@1']:.3f} | {row['ndcg@10']:.3f} | {low:.3f}–{high:.3f}"
         lines.append(f"| `{name}` | {method} | {values} |")
     return "\n".join(lines)
 

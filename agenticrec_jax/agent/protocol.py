@@ -139,12 +139,12 @@ def outside_thoughts(turn: str) -> str:
     >>> outside_thoughts("so a <tool_call> it is</think>y<think>z")
     '\\x00y<think>z'
     """
-    parts = []
+    pieces = []
     end = 0
     for start, thought_end in closed_thoughts(turn):
-        parts += [turn[end:start], "\0"]
+        pieces += [turn[end:start], "\0"]
         end = thought_end
-    return "".join([*parts, turn[end:]])
+    return "".join([*pieces, turn[end:]])
 
 
 def closed_thoughts(turn: str) -> list[tuple[int, int]]:

@@ -103,11 +103,13 @@ def gate_failures(report: dict) -> list[str]:
                     f"{skill}.{name}: found {report[skill][name]:.3f}, expected {least}"
                 )
         if report[skill]["invalid"] > MOST_INVALID:
-            found = report[skill]["invalid"]
-            failures.append(f"{skill}.invalid: found {found:.3f}, expected at most {MOST_INVALID}")
+            invalid = report[skill]["invalid"]
+            failures.append(
+                f"{skill}.invalid: found {invalid:.3f}, expected at most {MOST_INVALID}"
+            )
     if report["decision_entropy"] < LEAST_ENTROPY:
-        found = report["decision_entropy"]
-        failures.append(f"decision_entropy: found {found:.2f}, expected at least {LEAST_ENTROPY}")
+        entropy = report["decision_entropy"]
+        failures.append(f"decision_entropy: found {entropy:.2f}, expected at least {LEAST_ENTROPY}")
     return failures
 
 

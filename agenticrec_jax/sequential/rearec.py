@@ -24,6 +24,7 @@ Axes beside those of the room: Q positions with a chain (T, or the last one), K 
 head width, A packed positions.
 """
 
+import abc
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -149,9 +150,9 @@ class ReaRec(Sasrec):
         """Returns the state after each position, or after the last alone; see `Sasrec`."""
         return self.combine(self.chains(windows, key, last_only))
 
+    @abc.abstractmethod
     def combine(self, chains: Float[Array, "*A K+1 D"]) -> Float[Array, "*A D"]:
         """Returns the states of chains."""
-        raise NotImplementedError
 
     def chains(
         self, windows: Int[Array, "B T"], key: Array | None = None, last_only: bool = False
@@ -245,9 +246,9 @@ class ReaRec(Sasrec):
         packed = Chains(states[:, :clean], noisy, targets, weights)
         return self.chain_loss(packed, objective, draw_key)
 
+    @abc.abstractmethod
     def chain_loss(self, packed: Chains, objective: Objective, key: Array) -> Float[Array, ""]:
         """Returns the loss of chains; ``key`` draws the negatives of the objective."""
-        raise NotImplementedError
 
 
 class ReaRecErl(ReaRec):

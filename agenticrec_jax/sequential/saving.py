@@ -130,9 +130,9 @@ def check_arrays(
         expect(name in arrays, where, None, "an array")
         expect(name in expected, where, "one", f"only those of {path.stem}.json's model")
         array, like = arrays[name], expected[name]
-        found = f"{array.dtype}{list(array.shape)}"
+        layout = f"{array.dtype}{list(array.shape)}"
         fits = array.shape == like.shape and array.dtype == like.dtype
-        expect(fits, where, found, f"{like.dtype}{list(like.shape)}")
+        expect(fits, where, layout, f"{like.dtype}{list(like.shape)}")
         is_finite = array.dtype.kind != "f" or bool(np.isfinite(array).all())
         expect(is_finite, where, "a NaN or an infinity", "finite numbers")
 

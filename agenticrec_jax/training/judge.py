@@ -48,8 +48,8 @@ class Titles:
     @cached_property
     def rarity(self) -> dict[int, float]:
         """Log of the inverse share of the items that show each token."""
-        shown = Counter(w for item in range(len(self.popularity)) for w in set(self.words(item)))
-        return {word: float(np.log(len(self.popularity) / count)) for word, count in shown.items()}
+        titles = Counter(w for item in range(len(self.popularity)) for w in set(self.words(item)))
+        return {word: float(np.log(len(self.popularity) / count)) for word, count in titles.items()}
 
     def features(
         self, history: Sequence[int], candidates: Sequence[int], target: int | None = None
@@ -71,7 +71,7 @@ class Titles:
             for item in candidates
         ]
         counts = [max(self.popularity[item] - (item == target), 0) for item in candidates]
-        features = np.stack([part.sum(axis=0) for part in tokens])
+        features = np.stack([each.sum(axis=0) for each in tokens])
         features[:, 0] = np.log1p(counts)
         return features, tokens
 
@@ -120,7 +120,7 @@ class Judge:
     def token_scores(self, example: RankingExample) -> list[Float[np.ndarray, "T"]]:
         """Returns what each token of each candidate's title adds to its score."""
         _, tokens = self.titles.features(example.history, example.candidates)
-        return [part @ self.weights for part in tokens]
+        return [each @ self.weights for each in tokens]
 
 
 def fit_judge(

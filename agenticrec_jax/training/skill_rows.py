@@ -200,12 +200,12 @@ class Reading:
         token_deviation, deviation = self._deviations
         centered = (scores - scores.mean()) / deviation
         end = len(prompt) - len(self._behind_candidates(prompt, example))
-        for item, score, parts in reversed(
+        for item, score, of_tokens in reversed(
             list(zip(example.candidates, centered, self.judge.token_scores(example), strict=True))
         ):
             candidate[end - 1, 0] = score
             title = self.agent.prompts.title_ids(item)
-            token[end - 1 - len(title) : end - 1, 0] = parts / token_deviation
+            token[end - 1 - len(title) : end - 1, 0] = of_tokens / token_deviation
             end -= 1 + len(title)
         return {TOKEN_SCORE.name: token, CANDIDATE_SCORE.name: candidate}
 
@@ -213,7 +213,7 @@ class Reading:
     def _deviations(self) -> tuple[float, float]:
         """The standard deviations of tokens' and of candidates' scores, of some examples."""
         some = self.examples[:200]
-        tokens = np.concatenate([part for e in some for part in self.judge.token_scores(e)])
+        tokens = np.concatenate([scores for e in some for scores in self.judge.token_scores(e)])
         candidates = np.stack([self.judge.scores(e) for e in some])
         within = candidates - candidates.mean(axis=1, keepdims=True)
         return float(tokens.std()), float(within.std())
