@@ -16,6 +16,7 @@ from agenticrec_jax.metrics.ranking import ndcg_values
 from agenticrec_jax.runs import data, run_config
 from agenticrec_jax.runs.evaluations import read_trajectories
 from agenticrec_jax.runs.experiment import run_experiment
+from agenticrec_jax.runs.tiny_policy import LEAST, MOST_INVALID
 from agenticrec_jax.runtime import phases
 from agenticrec_jax.runtime.metric_logging import read_metrics
 from agenticrec_jax.testing.errors import assert_names
@@ -82,8 +83,10 @@ def test_the_skills_of_the_policy_before_training_are_reported(finished, results
     record = json.loads((ROOT / CONFIG.policy.directory / "made.json").read_text())
     gate = results["gate"]
     assert gate == record["gate"]
-    assert gate["single"]["followed"] >= 0.95 and gate["single"]["invalid"] <= 0.02
-    assert abs(gate["greedy"]["ndcg@10"] - gate["demonstrator_ndcg@10"]) <= 0.03
+    assert gate["single"]["followed"] >= LEAST["single"]["followed"]
+    assert gate["single"]["invalid"] <= MOST_INVALID
+    # Beside the tools' orders, of which alone the demonstrator makes its lists, it has drafts.
+    assert gate["greedy"]["ndcg@10"] > gate["demonstrator_ndcg@10"] + 0.05
     page = (finished[0] / "report.html").read_text()
     assert "Gate: single" in page and f"{gate['single']['followed']:.3f}" in page
 
