@@ -1,6 +1,6 @@
 """Executes the notebook and stores it with its outputs: ``python colab/execute.py [PRESET]``.
 
-Its files are written to ``workdir/`` of the current directory. The committed outputs are those of
+Its files are written to ``workdir/`` of the current directory. Stored outputs are those of
 the preset ``quick``.
 """
 
