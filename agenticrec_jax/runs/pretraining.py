@@ -132,11 +132,8 @@ def pretrain(
                 groups = [source.group(rng, members) for _ in range(prompts)]
                 state, metrics = update[name](state, pack_skills(groups, source, policy.tokenizer))
                 metrics = {
-                    key if key in ("loss", "gradient_norm") else f"{name}/{key}": (
-                        float(a),
-                        float(b),
-                    )
-                    for key, (a, b) in jax.device_get(metrics).items()
+                    key if key in _SHARED else f"{name}/{key}": (float(total), float(count))
+                    for key, (total, count) in jax.device_get(metrics).items()
                 }
                 tokens = sum(len(row.ids) for group in groups for row in group.rows)
                 metrics["tokens_per_s"] = (tokens, time.perf_counter() - began)

@@ -98,10 +98,9 @@ def gate_failures(report: dict) -> list[str]:
     failures = []
     for skill, bars in LEAST.items():
         for name, least in bars.items():
-            if report[skill][name] < least:
-                failures.append(
-                    f"{skill}.{name}: found {report[skill][name]:.3f}, expected {least}"
-                )
+            share = report[skill][name]
+            if share < least:
+                failures.append(f"{skill}.{name}: found {share:.3f}, expected at least {least}")
         if report[skill]["invalid"] > MOST_INVALID:
             invalid = report[skill]["invalid"]
             failures.append(
