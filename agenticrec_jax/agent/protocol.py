@@ -164,6 +164,17 @@ def closed_thoughts(turn: str) -> list[tuple[int, int]]:
     return spans + [match.span() for match in _THOUGHT.finditer(turn, after)]
 
 
+def with_blank_thoughts(turn: str) -> str:
+    """Returns a turn with NULs in place of its closed thoughts, so that the rest keeps its place.
+
+    >>> with_blank_thoughts("so</think>x")
+    '\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00x'
+    """
+    for start, end in closed_thoughts(turn):
+        turn = f"{turn[:start]}{chr(0) * (end - start)}{turn[end:]}"
+    return turn
+
+
 def parse_ranking(turn: str, length: int = RANKED, candidates: int = 20) -> tuple[int, ...]:
     """Parses the ranking of the last turn.
 

@@ -174,7 +174,7 @@ def grpo_stage_loss(config: GrpoConfig, max_tokens: int, key: str) -> LossFn:
         3,
         5,
         reference=config.uses_reference,
-        token_advantages=config.groups.tree_values,
+        token_advantages=config.groups.of_tokens,
         decisions=config.entropy_target > 0,
     )
     if config.loss_fn:

@@ -1,6 +1,7 @@
 """Pretraining of the tiny policy: skills from dense labels, before any reinforcement."""
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,13 +17,13 @@ from optax.contrib import MuonDimensionNumbers
 from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.data.candidates import draw_candidates
 from agenticrec_jax.runs.config import RunConfig
-from agenticrec_jax.runs.data import RunData
+from agenticrec_jax.runs.data import RunData, evenly_spread
 from agenticrec_jax.runs.policy import Policy
 from agenticrec_jax.runs.stage_config import PretrainingConfig
 from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.runtime.metric_logging import MetricsWriter, mean_of
 from agenticrec_jax.training.hooks import StepHooks
-from agenticrec_jax.training.judge import fit_judge
+from agenticrec_jax.training.judge import fit_judge, with_affinity
 from agenticrec_jax.training.learner import TrainState
 from agenticrec_jax.training.skill_rows import (
     Episodes,
@@ -35,6 +36,8 @@ from agenticrec_jax.training.skill_rows import (
 from agenticrec_jax.training.skills import SkillBatch, skill_loss
 
 STAGE = "pretraining"
+DRAWS = 8  # of candidates for each sample that the judge is fitted on
+MOST_FITTED = 20_000  # samples
 _SHARED = ("loss", "gradient_norm")  # metrics of every skill
 
 
@@ -44,8 +47,9 @@ def skill_sources(
     """Returns the sources of the lessons, by the names that `PretrainingConfig` gives them.
 
     ``weighing`` is ``fusing`` of long orders, two or more of them and always with weights.
-    ``choosing`` is ``episodes`` of which most rank by all that they can read: reinforcement then
-    starts from a policy that uses its evidence, and chooses how.
+    ``drafting`` is ``reading`` whose drafts are less at random, and so is ``choosing`` beside
+    ``episodes``; most of its plans rank by all that they can read. Reinforcement then starts from a
+    policy that uses its evidence, and chooses how.
 
     Reading is about the samples that the agent's artifacts are fitted on, with candidates drawn as
     for all splits. Episodes are about the policy's samples, since tools refuse earlier ones.
@@ -56,22 +60,28 @@ def skill_sources(
       config: of the run.
       seed: of the candidates.
     """
-    fit = draw_candidates(
-        data.log, data.splits.fit, config.dataset.negatives, seed=seed, split="fit"
-    )
+    samples = evenly_spread(data.splits.fit, MOST_FITTED)
+    draws = [
+        draw_candidates(data.log, samples, config.dataset.negatives, seed=seed + draw, split="fit")
+        for draw in range(DRAWS)
+    ]
     prompts = agent.prompts
     judge = fit_judge(
-        data.log, fit, agent.artifacts.fit_range, lambda item: tuple(prompts.title_ids(item))
+        data.log, draws[0], agent.artifacts.fit_range, lambda item: tuple(prompts.title_ids(item))
     )
+    judge = with_affinity(judge, draws)
     sharpness = config.pretraining.sharpness
+    reading = Reading(agent, judge, list(itertools.chain(*draws)), sharpness)
     episodes = Episodes(agent, judge, data.examples["policy"], sharpness=sharpness)
-    weighing = Fusing(prompts, fused=1.0, orders=(2, 5), lengths=(10,), least=2, power=16.0)
+    sharper = 3 * sharpness
+    weighing = Fusing(prompts, fused=1.0, orders=(2, 5), lengths=(10,), least=2, power=32.0)
     return {
         "fusing": Fusing(prompts),
         "weighing": weighing,
-        "reading": Reading(agent, judge, fit, sharpness),
+        "reading": reading,
+        "drafting": dataclasses.replace(reading, sharpness=sharper),
         "episodes": episodes,
-        "choosing": dataclasses.replace(episodes, thorough=0.7, power=16.0),
+        "choosing": dataclasses.replace(episodes, thorough=0.7, power=32.0, sharpness=sharper),
     }
 
 
@@ -152,22 +162,18 @@ def make_muon(settings: PretrainingConfig) -> optax.GradientTransformation:
     """Returns Muon for matrices, and Adam for embeddings, norms and readouts.
 
     Muon (Jordan et al., 2024) moves all directions of a matrix alike; its step is scaled to that of
-    AdamW (Liu et al., arXiv:2502.16982). In each lesson the rates rise over
-    ``settings.warmup_steps``, and fall in a line over the last part of its steps.
+    AdamW (Liu et al., arXiv:2502.16982). The rates rise over ``settings.warmup_steps``, and fall
+    in a line over the last part of all steps.
 
     Args:
       settings: rates and lessons.
     """
-    lengths = np.array([steps for _, steps in settings.lessons])
-    starts = np.cumsum(lengths) - lengths
+    steps = sum(steps for _, steps in settings.lessons)
 
     def rate(peak: float) -> Callable:
         def at(step):
-            lesson = jnp.searchsorted(starts, step, side="right") - 1
-            done = step - jnp.asarray(starts)[lesson]
-            steps = jnp.asarray(lengths)[lesson]
-            rise = jnp.minimum(1.0, (done + 1) / max(settings.warmup_steps, 1))
-            left = (steps - done) / jnp.maximum(settings.decay * steps, 1)
+            rise = jnp.minimum(1.0, (step + 1) / max(settings.warmup_steps, 1))
+            left = (steps - step) / max(settings.decay * steps, 1)
             return peak * rise * jnp.clip(left, 0.02, 1.0)
 
         return at

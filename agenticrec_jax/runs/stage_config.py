@@ -15,7 +15,7 @@ from agenticrec_jax.training.groups import GroupWeighting
 from agenticrec_jax.training.mining import PairRule
 from agenticrec_jax.training.self_augmentation import Rules
 
-Skill = Literal["fusing", "weighing", "reading", "episodes", "choosing"]
+Skill = Literal["fusing", "weighing", "reading", "drafting", "episodes", "choosing"]
 Buckets = int | tuple[int, ...]
 PROMPT_BUCKETS = (64, 256, 320, 512)
 COMPLETION_BUCKETS = (64, 128, 192, 288)
@@ -40,14 +40,15 @@ class PretrainingConfig:
     rope_theta: float = Field(10000.0, gt=0, description="Base of the rotary frequencies.")
     lessons: tuple[tuple[tuple[Skill, ...], int], ...] = Field(
         (
-            (("reading", "fusing", "reading", "episodes"), 2000),
-            (("weighing", "choosing", "reading", "choosing"), 360),
+            (("reading", "fusing", "reading", "episodes"), 1900),
+            (("weighing", "choosing", "drafting"), 600),
         ),
         description="Skills in turn, and steps.",
     )
     fusing: tuple[int, int] = Field((32, 5), description="Prompts and completions of a step.")
     weighing: tuple[int, int] = Field((32, 5), description="Prompts and completions of a step.")
     reading: tuple[int, int] = Field((32, 2), description="Prompts and completions of a step.")
+    drafting: tuple[int, int] = Field((32, 2), description="Prompts and completions of a step.")
     episodes: tuple[int, int] = Field((10, 3), description="Prompts and completions of a step.")
     choosing: tuple[int, int] = Field((10, 3), description="Prompts and completions of a step.")
     sharpness: float = Field(
@@ -57,7 +58,7 @@ class PretrainingConfig:
     embedding_rate: float = Field(4e-3, gt=0, description="Peak rate of Adam for embeddings.")
     warmup_steps: int = Field(20, ge=0, description="Updates in which the rates rise.")
     decay: float = Field(
-        0.4, ge=0, le=1, description="Share of a lesson's steps, the last, in which they fall."
+        0.4, ge=0, le=1, description="Share of all steps, the last, in which they fall."
     )
     save_every: int = Field(50, ge=1, description="Steps between two checkpoints.")
 

@@ -234,7 +234,7 @@ def grpo_stage(
                 group_multiple=multihost.row_shards(mesh),
                 members_at_once=settings.members_at_once,
                 pad_id=pad_id,
-                token_advantages=settings.groups.tree_values,
+                token_advantages=settings.groups.of_tokens,
             ),
             save_every=settings.save_every,
             weighting=settings.groups,

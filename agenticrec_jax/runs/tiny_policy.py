@@ -1,7 +1,6 @@
 """Making of the embedded tiny policy: tokenizer, random weights, pretraining, gate."""
 
 import dataclasses
-import functools
 import itertools
 import re
 from collections import Counter
@@ -18,12 +17,13 @@ from agenticrec_jax.agent import protocol, scripted
 from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.agent.prompts import COMPACT_PHRASES, CompactPrompts
 from agenticrec_jax.agent.trajectories import Trajectory
+from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import InteractionLog
 from agenticrec_jax.data.splits import FitRange
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.evaluation.baselines import scripted as scripted_rows
 from agenticrec_jax.evaluation.evaluator import copy_accuracy, evaluate, summary_row
-from agenticrec_jax.metrics.ranking import ndcg_at_k
+from agenticrec_jax.metrics.ranking import ndcg_at_k, rank_of_target
 from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config
 from agenticrec_jax.runs.config import RunConfig
 from agenticrec_jax.runs.data import RunData, evenly_spread
@@ -32,10 +32,11 @@ from agenticrec_jax.runs.pretraining import pretrain, skill_sources
 from agenticrec_jax.runs.run import Run
 from agenticrec_jax.runs.stage_config import PretrainingConfig
 from agenticrec_jax.runtime.phases import phase
-from agenticrec_jax.tokenizers.base import Tokenizer
+from agenticrec_jax.tokenizers.base import Tokenizer, spelling_of
 from agenticrec_jax.tokenizers.compact import CompactTokenizer, train_tokenizer
 from agenticrec_jax.tools.base import AsOfView, Toolbox
 from agenticrec_jax.training.decisions import decision_tokens
+from agenticrec_jax.training.judge import Judge
 from agenticrec_jax.types import SAMPLED
 
 JSON_SYMBOLS = ('{"name":"', '","arguments":{', "}}", '"item_name":"', '"}', "{", "}", '"', "_")
@@ -84,6 +85,7 @@ def make_tiny_policy(config: RunConfig, workdir: str | Path, output: str | Path)
     save_policy(_in_bfloat16(trained), output)
     with phase("gate"):
         report = gate(Run(config, workdir, policy_directory=output))
+        report |= judge_rows(sources["reading"].judge, run.data.examples["valid"])
     record = {"made_by": "python -m experiments.make_policy", "gate": report}
     record["config"] = dataclasses.asdict(config)
     (Path(output) / "made.json").write_text(strict_json.dumps(record, indent=1) + "\n")
@@ -170,6 +172,18 @@ def gate(run: Run, count: int = 400) -> dict:
     }
 
 
+def judge_rows(judge: Judge, examples: Sequence[RankingExample]) -> dict[str, float]:
+    """Returns the NDCG@10 of the judge's own order, and of that by its features alone."""
+    plain = dataclasses.replace(judge, affinity=None)
+    targets = np.array([example.target_number - 1 for example in examples])
+    return {
+        f"{name}_ndcg@10": ndcg_at_k(
+            rank_of_target(np.stack([judge.scores(example) for example in examples]), targets), 10
+        )
+        for name, judge in {"judge": judge, "judge_by_features": plain}.items()
+    }
+
+
 def decision_entropy(trajectories: Sequence[Trajectory], tokenizer: Tokenizer) -> float:
     """Returns the mean entropy of a trajectory's decisions, in nats, estimated from samples.
 
@@ -180,7 +194,7 @@ def decision_entropy(trajectories: Sequence[Trajectory], tokenizer: Tokenizer) -
       trajectories: sampled at temperature 1.
       tokenizer: the policy's, in which a number of a list is one id.
     """
-    spelling = functools.cache(lambda token: tokenizer.decode([token]))
+    spelling = spelling_of(tokenizer)
     total = 0.0
     for trajectory in trajectories:
         ids = np.asarray(trajectory.ids)

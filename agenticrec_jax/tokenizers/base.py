@@ -5,6 +5,7 @@ as a title or an observation. It never becomes a marker, and where it spells one
 visibly.
 """
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -145,6 +146,11 @@ def spellings(tokenizer: Tokenizer) -> list[str]:
     before = tokenizer.encode_markup("0")
     start = len(tokenizer.decode(before))
     return [tokenizer.decode([*before, i])[start:] for i in range(tokenizer.vocab_size)]
+
+
+def spelling_of(tokenizer: Tokenizer) -> Callable[[int], str]:
+    """Returns a function from one id to its text, which may lack a blank before it."""
+    return functools.cache(lambda token: tokenizer.decode([token]))
 
 
 def decode_around(

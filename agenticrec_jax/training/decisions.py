@@ -10,7 +10,6 @@ the name. Numbers of a list in a thought, as in ``draft:7,3,12,``, are an order 
 copies or writes down. They are many, and their entropy would hide that of the choices.
 """
 
-import functools
 import re
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +21,6 @@ from jaxtyping import Bool, Int
 from agenticrec_jax.agent import protocol
 from agenticrec_jax.losses.entropy import entropy_coefficient
 from agenticrec_jax.runtime.metric_logging import Metric, mean_of
-from agenticrec_jax.tokenizers.base import Tokenizer
 from agenticrec_jax.training.types import RolloutBatch
 
 _OPEN_THOUGHT = re.compile(
@@ -82,10 +80,9 @@ def decision_tokens(
 def _decided_characters(turn: str) -> Bool[np.ndarray, "characters"]:
     """Returns the characters of a turn that lie in a thought, lists left out, or a tool's name."""
     decided = np.zeros(len(turn), bool)
-    outside = turn  # with closed thoughts blanked: every other character keeps its place
+    outside = protocol.with_blank_thoughts(turn)
     thoughts = []
     for start, end in protocol.closed_thoughts(turn):
-        outside = f"{outside[:start]}{chr(0) * (end - start)}{outside[end:]}"
         opened = turn.startswith(protocol.THINK_OPEN, start)
         text_start = start + len(protocol.THINK_OPEN) if opened else start
         thoughts.append((text_start, end - len(protocol.THINK_CLOSE)))
@@ -117,12 +114,12 @@ class EntropyTarget:
     """Keeps the mean entropy of decision tokens near a target by a bonus on theirs alone.
 
     Attributes:
-      tokenizer: the policy's.
+      spelling: text of one id, see `decision_tokens`.
       target: in nats a decision token.
       rate: see `losses.entropy.entropy_coefficient`.
     """
 
-    tokenizer: Tokenizer
+    spelling: Callable[[int], str]
     target: float
     rate: float
 
@@ -144,12 +141,8 @@ class EntropyTarget:
         decisions = np.zeros(batch.sampled.shape, bool)
         for p, g in np.ndindex(batch.sampled.shape[:2]):
             row = batch.completions[p, g], batch.sampled[p, g]
-            decisions[p, g] = decision_tokens(row[0], row[1], self._spelling)
+            decisions[p, g] = decision_tokens(row[0], row[1], self.spelling)
         return decisions
-
-    @functools.cached_property
-    def _spelling(self) -> Callable[[int], str]:
-        return functools.cache(lambda token: self.tokenizer.decode([token]))
 
     def adjust(
         self, carried: MutableMapping[str, Any], metrics: Mapping[str, Metric]

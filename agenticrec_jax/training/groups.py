@@ -7,11 +7,11 @@ depend on how groups are spread over micro-batches, and a dropped group keeps it
 denominator while it costs no work.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.errors import InputError, expect, import_path_of, shorten
@@ -25,6 +25,7 @@ from agenticrec_jax.losses import (
 )
 from agenticrec_jax.parallel.multihost import allgather
 from agenticrec_jax.training.credit import Credit, credit_of
+from agenticrec_jax.training.rank_credit import settled_tokens
 from agenticrec_jax.training.types import Completion, Demonstration, Group, Rollouts
 from agenticrec_jax.types import SAMPLED
 
@@ -39,6 +40,8 @@ class GroupWeighting:
       aggregation: see `losses.member_weights`.
       tree_values: whether a token at which members part also gets the rise of the value there
         (TEMPO, see `losses.branch_values`). Then advantages are those of tokens.
+      rank_credit: whether the tokens behind the target's place in a ranking have the advantage 0
+        (see `rank_credit`). Then advantages are those of tokens.
       keep_variance: groups with this share of the sum of reward variances are learned from (see
         `losses.keep_variance`); 1 for all.
       plan_bonus: weight of a bonus for rare plans (see `losses.rarity`). It falls in a line: the
@@ -54,10 +57,16 @@ class GroupWeighting:
     drop_equal: bool = True
     aggregation: str = "constant"
     tree_values: bool = False
+    rank_credit: bool = False
     keep_variance: float = 1.0
     plan_bonus: float = 0.0
     imitation: float = 0.0
     imitation_cap: int = 2
+
+    @property
+    def of_tokens(self) -> bool:
+        """Whether advantages are those of tokens, not of members."""
+        return self.tree_values or self.rank_credit
 
 
 def make_groups(
@@ -67,6 +76,7 @@ def make_groups(
     advantage_fn: AdvantageFn | None = None,
     remaining: float = 1.0,
     counts: Mapping[str, int] | None = None,
+    spelling: Callable[[int], str] | None = None,
 ) -> tuple[list[Group], Metrics]:
     """Returns this process's groups of a step's batch that teach something, and their metrics.
 
@@ -78,6 +88,7 @@ def make_groups(
       advantage_fn: see `advantages_of`.
       remaining: share of the weights of bonus and imitation that is left, 1 in the first step.
       counts: of each plan in the run so far, this step included; needed by a bonus.
+      spelling: text of one id; needed by credit by rank.
     """
     batch = [rollouts.trajectories[i] for i in rollouts.batch]
     rewards = rewards_of(rollouts.trajectories)[rollouts.batch]
@@ -100,6 +111,11 @@ def make_groups(
         weighting=weighting,
         advantage_fn=advantage_fn,
         credit=credit,
+        settled=(
+            [[settled_tokens(member, spelling) for member in group] for group in batch]
+            if weighting.rank_credit
+            else None
+        ),
         total_prompts=rollouts.prompts,
         # Only counts are exchanged. Each process weighs its own groups as one of all would.
         total_tokens=sum(allgather(int(sampled_tokens(batch).sum()))),
@@ -115,6 +131,7 @@ def weighted_groups(
     *,
     advantage_fn: AdvantageFn | None = None,
     credit: Credit | None = None,
+    settled: Sequence[Sequence[Bool[np.ndarray, "T"]]] | None = None,
     total_prompts: int | None = None,
     total_tokens: int | None = None,
 ) -> tuple[list[Group], Metrics]:
@@ -130,6 +147,7 @@ def weighted_groups(
       weighting: how rewards become advantages and weights.
       advantage_fn: see `advantages_of`.
       credit: beside the reward, see `credit.credit_of`; None for none.
+      settled: tokens of each completion whose advantage is 0; None for none.
       total_prompts: P where other processes hold more of the batch's prompts; else those given.
       total_tokens: sampled tokens of all P prompts' members, likewise.
 
@@ -176,15 +194,19 @@ def weighted_groups(
         total_prompts=total_prompts,
         total_tokens=total_tokens,
     )
-    groups = [
-        Group(prompts[p], completions[p], advantages[p], weights[p]) for p in np.flatnonzero(keep)
-    ]
+    kept = np.flatnonzero(keep)
+    groups = [Group(prompts[p], completions[p], advantages[p], weights[p]) for p in kept]
     if weighting.tree_values:
         # Rewards on the scale of the advantages; their shift does not matter.
         scaled = np.asarray(group_advantages(rewards, None, scale=weighting.scale))
         groups = [
             replace(group, advantages=_with_branches(group, scaled[p]))
-            for group, p in zip(groups, np.flatnonzero(keep), strict=True)
+            for group, p in zip(groups, kept, strict=True)
+        ]
+    if settled is not None:
+        groups = [
+            replace(group, advantages=_without(group, settled[p]))
+            for group, p in zip(groups, kept, strict=True)
         ]
     return groups, metrics
 
@@ -233,6 +255,15 @@ def advantages_of(
 def _with_branches(group: Group, rewards: Float[np.ndarray, "G"]) -> Float[np.ndarray, "G T"]:
     rises = branch_values([completion.ids for completion in group.completions], rewards)
     return group.advantages[:, None] + rises
+
+
+def _without(group: Group, settled: Sequence[Bool[np.ndarray, "T"]]) -> Float[np.ndarray, "G T"]:
+    """Returns the advantages of a group's tokens, 0 for those that are settled."""
+    advantages = group.advantages.reshape(len(settled), -1)
+    advantages = np.broadcast_to(advantages, (len(settled), group.longest)).copy()
+    for row, tokens in zip(advantages, settled, strict=True):
+        row[: len(tokens)][tokens] = 0.0
+    return advantages
 
 
 def demonstration_groups(

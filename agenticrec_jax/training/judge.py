@@ -1,11 +1,14 @@
-"""A linear judge of candidates by what a prompt shows: what a large model would know of titles.
+"""A judge of candidates by what a prompt shows: what a large model would know of titles.
 
 A small policy that starts from random weights knows nothing of the items that it reads about. The
 judge is fitted on the samples before the policy's own and teaches the policy to rank candidates by
 their titles (`training.skill_rows.Reading`). It reads the titles as prompts show them, and how
 often each item was taken, which a policy can learn from the titles that it meets.
 
-Axes: C candidates, F features.
+Its score is a sum over the words of a candidate's title: of features of the word, and of the word's
+`Affinity` with the words of what was taken, such as of toner with a printer.
+
+Axes: C candidates, F features, T tokens of a title, D embedding of a word.
 """
 
 import dataclasses
@@ -13,7 +16,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Float, Int
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
@@ -50,6 +56,14 @@ class Titles:
         """Log of the inverse share of the items that show each token."""
         titles = Counter(w for item in range(len(self.popularity)) for w in set(self.words(item)))
         return {word: float(np.log(len(self.popularity) / count)) for word, count in titles.items()}
+
+    def word_weights(self, item: int) -> Float[np.ndarray, "T"]:
+        """Returns the weight of each token of an item's title: its rarity, 0 for a repetition."""
+        words = self.words(item)
+        weights = [
+            self.rarity[word] * (words.index(word) == place) for place, word in enumerate(words)
+        ]
+        return np.array(weights) / np.log(max(len(self.popularity), 2))
 
     def features(
         self, history: Sequence[int], candidates: Sequence[int], target: int | None = None
@@ -101,26 +115,68 @@ class Titles:
 
 
 @dataclasses.dataclass(frozen=True)
+class Affinity:
+    """How well the words of a candidate go with the words of what was taken.
+
+    A word of the candidate adds ``rarity * (candidate[word] @ taken) + bias[word]``, where
+    ``taken`` is the mean over the history, by recency, of the sum of ``rarity * history[word]`` of
+    each title.
+
+    Attributes:
+      candidate: embeddings of words in a candidate's title, [V, D].
+      history: embeddings of words in what was taken, [V, D].
+      bias: of each word in a candidate's title, [V].
+      recency: share of each item of the history, the newest first; earlier items count nothing.
+    """
+
+    candidate: Float[np.ndarray, "V D"]
+    history: Float[np.ndarray, "V D"]
+    bias: Float[np.ndarray, "V"]
+    recency: Float[np.ndarray, "H"]
+
+    def token_scores(
+        self, titles: Titles, history: Sequence[int], candidates: Sequence[int]
+    ) -> list[Float[np.ndarray, "T"]]:
+        """Returns what each token of each candidate's title adds to the score."""
+        taken = np.zeros(self.history.shape[-1])
+        for share, item in zip(self.recency, reversed(history), strict=False):
+            taken += share * (titles.word_weights(item) @ self.history[list(titles.words(item))])
+        scores = []
+        for item in candidates:
+            words, weights = list(titles.words(item)), titles.word_weights(item)
+            bias = self.bias[words] * (weights > 0)
+            scores.append(weights * (self.candidate[words] @ taken) + bias)
+        return scores
+
+
+@dataclasses.dataclass(frozen=True)
 class Judge:
-    """Scores candidates by a weighted sum of features of their titles.
+    """Scores candidates by features of their titles, and by their affinity with what was taken.
 
     Attributes:
       titles: as prompts show them.
       weights: of the features.
+      affinity: of the words; None for a judge by features alone.
     """
 
     titles: Titles
     weights: Float[np.ndarray, "F"]
+    affinity: Affinity | None = None
 
     def scores(self, example: RankingExample) -> Float[np.ndarray, "C"]:
         """Returns the log-odds of each candidate to be the one that was taken, up to a constant."""
-        features, _ = self.titles.features(example.history, example.candidates)
-        return features @ self.weights
+        popularity = self.titles.popularity[list(example.candidates)]
+        tokens = np.array([each.sum() for each in self.token_scores(example)])
+        return np.log1p(popularity) * self.weights[0] + tokens
 
     def token_scores(self, example: RankingExample) -> list[Float[np.ndarray, "T"]]:
         """Returns what each token of each candidate's title adds to its score."""
         _, tokens = self.titles.features(example.history, example.candidates)
-        return [each @ self.weights for each in tokens]
+        scores = [each @ self.weights for each in tokens]
+        if self.affinity is None:
+            return scores
+        more = self.affinity.token_scores(self.titles, example.history, example.candidates)
+        return [a + b for a, b in zip(scores, more, strict=True)]
 
 
 def fit_judge(
@@ -157,3 +213,128 @@ def fit_judge(
 
     fitted = minimize(loss, np.zeros(rows.shape[-1]), jac=True, method="L-BFGS-B")
     return Judge(titles, fitted.x)
+
+
+@dataclasses.dataclass(frozen=True)
+class AffinityFit:
+    """Settings of `with_affinity`; the log of trials is in decision 0030.
+
+    Attributes:
+      dim: D, of the embeddings.
+      recent: H, newest items of a history that count.
+      learning_rate: peak rate of AdamW, which falls to 0.
+      decay: of the embeddings.
+      batch: examples an update.
+      seed: of the first embeddings and of the order of the examples.
+    """
+
+    dim: int = 32
+    recent: int = 10
+    learning_rate: float = 3e-3
+    decay: float = 1.0
+    batch: int = 128
+    seed: int = 0
+
+
+def with_affinity(
+    judge: Judge, draws: Sequence[Sequence[RankingExample]], fit: AffinityFit | None = None
+) -> Judge:
+    """Returns the judge with the `Affinity` that makes the targets likelier.
+
+    Its features keep their proportions, and are scaled all together.
+
+    Args:
+      judge: by features alone.
+      draws: one for each pass: the same samples, each time with other candidates.
+      fit: settings.
+    """
+    fit = fit or AffinityFit()
+    titles = judge.titles
+    catalog = _Catalog.of(titles)
+    size = min(fit.batch, len(draws[0]))
+    updates = len(draws) * (len(draws[0]) // size)
+    optimizer = optax.adamw(
+        optax.linear_schedule(fit.learning_rate, 0.0, updates), weight_decay=fit.decay
+    )
+    keys = jax.random.split(jax.random.key(fit.seed))
+    shape = (catalog.vocab_size, fit.dim)
+    params = {
+        "candidate": jax.random.normal(keys[0], shape) * 0.1,
+        "history": jax.random.normal(keys[1], shape) * 0.1,
+        "bias": jnp.zeros(catalog.vocab_size),
+        "recency": -0.3 * jnp.arange(fit.recent),
+        "scale": jnp.ones(()),
+    }
+
+    def loss(params: dict, base: jax.Array, rows: jax.Array, taken: jax.Array, target: jax.Array):
+        scores = params["scale"] * base + catalog.affinity(params, rows, taken)
+        return optax.softmax_cross_entropy_with_integer_labels(scores, target).mean()
+
+    @jax.jit
+    def update(params: dict, state: optax.OptState, *batch: jax.Array) -> tuple:
+        changes, state = optimizer.update(jax.grad(loss)(params, *batch), state, params)
+        return optax.apply_updates(params, changes), state
+
+    state = optimizer.init(params)
+    rng = np.random.default_rng(fit.seed)
+    for examples in draws:
+        columns = _columns(judge, examples, fit.recent)
+        order = rng.permutation(len(examples))
+        for start in range(0, len(order) - size + 1, size):
+            chosen = order[start : start + size]
+            params, state = update(params, state, *(column[chosen] for column in columns))
+    params = jax.device_get(params)
+    recency = np.asarray(jax.nn.softmax(params["recency"]))
+    affinity = Affinity(params["candidate"], params["history"], params["bias"], recency)
+    return Judge(titles, judge.weights * float(params["scale"]), affinity)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Catalog:
+    """The words of all titles in one array, and a last row without words.
+
+    Attributes:
+      words: ids, [I + 1, W].
+      weights: of `Titles.word_weights`, 0 where there is no word.
+    """
+
+    words: Int[np.ndarray, "I W"]
+    weights: Float[np.ndarray, "I W"]
+
+    @classmethod
+    def of(cls, titles: Titles) -> "_Catalog":
+        rows = [titles.words(item) for item in range(len(titles.popularity))]
+        words = np.zeros((len(rows) + 1, max(len(row) for row in rows)), np.int32)
+        weights = np.zeros(words.shape, np.float32)
+        for item, row in enumerate(rows):
+            words[item, : len(row)] = row
+            weights[item, : len(row)] = titles.word_weights(item)
+        return cls(words, weights)
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self.words.max()) + 1
+
+    def affinity(self, params: dict, candidates: jax.Array, history: jax.Array) -> jax.Array:
+        """Returns the scores [B, C] of candidates, for histories [B, H], the newest first."""
+        words, weights = jnp.asarray(self.words), jnp.asarray(self.weights)
+
+        def embedded(table: jax.Array, items: jax.Array) -> jax.Array:
+            return jnp.einsum("...w,...wd->...d", weights[items], table[words[items]])
+
+        recency = jax.nn.softmax(params["recency"])
+        taken = jnp.einsum("h,bhd->bd", recency, embedded(params["history"], history))
+        bias = ((weights[candidates] > 0) * params["bias"][words[candidates]]).sum(axis=-1)
+        return bias + jnp.einsum("bcd,bd->bc", embedded(params["candidate"], candidates), taken)
+
+
+def _columns(judge: Judge, examples: Sequence[RankingExample], recent: int) -> tuple:
+    """Returns the judge's scores, the candidates, the history and the target of examples."""
+    empty = [len(judge.titles.popularity)] * recent
+    features = [judge.titles.features(e.history, e.candidates, e.target)[0] for e in examples]
+    return (
+        np.stack(features).astype(np.float32) @ judge.weights.astype(np.float32),
+        np.array([example.candidates for example in examples]),
+        np.array([[*example.history[::-1], *empty][:recent] for example in examples]),
+        np.array([example.target_number - 1 for example in examples]),
+    )

@@ -17,6 +17,7 @@ from agenticrec_jax.losses import AdvantageFn
 from agenticrec_jax.parallel.multihost import nonempty_local_items
 from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.runtime.metric_logging import MetricsWriter
+from agenticrec_jax.tokenizers.base import spelling_of
 from agenticrec_jax.training.collapse import lost_signal
 from agenticrec_jax.training.decisions import EntropyTarget
 from agenticrec_jax.training.dynamic_sampling import DynamicSampling
@@ -145,11 +146,10 @@ def reinforce(
         )
     # The first update donates the arrays in ``state``, so the reference policy copies them now.
     reference = ReferencePolicy(score, state.params, update.mesh, update.rules) if score else None
+    spelling = spelling_of(agent.prompts.tokenizer)
     entropy_target = None
     if stage.entropy_target:
-        entropy_target = EntropyTarget(
-            agent.prompts.tokenizer, stage.entropy_target, stage.entropy_rate
-        )
+        entropy_target = EntropyTarget(spelling, stage.entropy_target, stage.entropy_rate)
     stop = functools.partial(lost_signal, spread=stage.stop_spread, steps=stage.stop_steps)
     hooks = StepHooks(
         stage.name,
@@ -188,6 +188,7 @@ def reinforce(
                 advantage_fn=stage.advantage_fn,
                 remaining=1 - step / stage.steps,
                 counts=hooks.carried.get("plans"),
+                spelling=spelling,
             )
             batches = pack(groups, stage.packing)
             if reference:

@@ -111,8 +111,8 @@ def test_a_matrix_moves_in_all_directions_alike_and_an_embedding_does_not():
         np.testing.assert_allclose(sizes, sizes.mean(), rtol=1e-2)
 
 
-def test_the_rates_rise_and_fall_in_each_lesson():
-    """Steps 4 and 2, a rise of 2, a fall over the last half: factors 1/2, 1, 1, 1/2 and 1/2, 1."""
+def test_the_rates_rise_once_and_fall_over_the_last_steps_of_all_lessons():
+    """Steps 4 and 2, a rise of 2, a fall over the last half: factors 1/2, 1, 1, 1, 2/3, 1/3."""
     settings = small(((("fusing",), 4), (("reading",), 2)), warmup_steps=2, decay=0.5)
     optimizer = make_muon(settings)
     params = {"readouts": jnp.zeros(1)}  # Adam moves it by the rate while the gradient is constant
@@ -123,10 +123,7 @@ def test_the_rates_rise_and_fall_in_each_lesson():
         moves.append(abs(float(move["readouts"][0])))
     ratio = np.array(moves) / moves[1]
     # Nesterov's momentum settles over the steps, so the sizes are near the factors.
-    assert ratio[2] == pytest.approx(1.0, abs=0.15)
-    assert ratio[3] == pytest.approx(0.5, abs=0.1)
-    assert ratio[4] == pytest.approx(0.5, abs=0.1)
-    assert ratio[5] == pytest.approx(1.0, abs=0.2)
+    np.testing.assert_allclose(ratio[2:], [1, 1, 2 / 3, 1 / 3], atol=0.15)
 
 
 @pytest.mark.slow

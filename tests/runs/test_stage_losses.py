@@ -99,12 +99,13 @@ def test_credit_and_the_early_end_reach_the_loop():
     assert {name: getattr(stage, name) for name in others} == others
 
 
-def test_tree_values_reach_the_batch():
+@pytest.mark.parametrize("option", ["tree_values", "rank_credit"])
+def test_advantages_of_tokens_reach_the_batch(option):
     """The loss is tried on advantages of tokens, and the stage packs them."""
-    config = config_with(groups={"tree_values": True})
+    config = config_with(groups={option: True})
     load_plugins(config)
     stage = grpo_stage("rta", config.rta, loss_fn=None, graphdef=policy()[0], mesh=None)
-    assert stage.loop.packing.token_advantages and stage.loop.weighting.tree_values
+    assert stage.loop.packing.token_advantages and getattr(stage.loop.weighting, option)
 
 
 def test_options_reach_the_groups_and_the_length():

@@ -17,6 +17,7 @@ from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.testing.metrics import timeless
 from agenticrec_jax.testing.stages import tiny_stage
 from agenticrec_jax.testing.world import tiny_world
+from agenticrec_jax.tokenizers.base import spelling_of
 from agenticrec_jax.tools.base import AsOfView
 from agenticrec_jax.training.decisions import EntropyTarget, decision_tokens
 from agenticrec_jax.training.packing import Packing, pack_groups
@@ -176,7 +177,7 @@ def test_the_batch_of_a_real_episode_is_marked():
     short = Demonstration(ids[:3], origin[:3])
     group = Group((1,), [Demonstration(ids, origin), short], np.zeros(2), np.ones(2))
     packing = Packing(10_000, completion_buckets=len(ids) + 5, group_multiple=2)
-    (batch,) = EntropyTarget(world.tokenizer, 0.5, 0.1).mark(
+    (batch,) = EntropyTarget(spelling_of(world.tokenizer), 0.5, 0.1).mark(
         pack_groups([group], packing), {"decision_coef": 0.25}
     )
     np.testing.assert_array_equal(batch.decision_coef, np.float32([0.25, 0.25]))
@@ -191,7 +192,7 @@ def test_the_batch_of_a_real_episode_is_marked():
 
 
 def test_the_coefficient_is_carried():
-    target = EntropyTarget(tiny_world().tokenizer, target=1.0, rate=0.5)
+    target = EntropyTarget(spelling_of(tiny_world().tokenizer), target=1.0, rate=0.5)
     carried = {}
     assert target.adjust(carried, {"decision_entropy": (0.4, 2.0)}) == {"decision_coef": (0.0, 1.0)}
     assert carried == {"decision_coef": pytest.approx(0.4)}

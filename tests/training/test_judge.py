@@ -6,9 +6,18 @@ import numpy as np
 import pytest
 
 from agenticrec_jax.data.candidates import draw_candidates
+from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.splits import chronological_splits, prediction_samples
 from agenticrec_jax.testing.world import tiny_world
-from agenticrec_jax.training.judge import FEATURES, Titles, fit_judge
+from agenticrec_jax.training.judge import (
+    FEATURES,
+    Affinity,
+    AffinityFit,
+    Judge,
+    Titles,
+    fit_judge,
+    with_affinity,
+)
 
 # Items of two words: a brand and a kind.
 WORDS = ((1, 10), (1, 11), (2, 10), (2, 12), (3, 13))
@@ -88,3 +97,65 @@ def test_scores_are_those_of_the_tokens_and_of_popularity(titles):
     np.testing.assert_allclose(judge.scores(example), parts + popular)
     other = dataclasses.replace(example, target=example.candidates[0])
     assert judge.scores(other).tolist() == judge.scores(example).tolist()
+
+
+def test_affinity_by_hand(titles):
+    """History: item 0 (1, 10), then item 3 (2, 12), which counts three times as much."""
+    rng = np.random.default_rng(0)
+    candidate, history = rng.normal(size=(2, 14, 3))
+    bias = rng.normal(size=14)
+    affinity = Affinity(candidate, history, bias, recency=np.array([0.75, 0.25]))
+    common, rare = np.log(5 / 2) / np.log(5), 1.0  # words in two titles of five, and in one
+    newest = common * history[2] + rare * history[12]
+    taken = 0.75 * newest + 0.25 * common * (history[1] + history[10])
+    expected = [
+        common * candidate[1] @ taken + bias[1],
+        rare * candidate[11] @ taken + bias[11],
+    ]
+    # An event before those that count changes nothing.
+    for past in ((0, 3), (4, 0, 3)):
+        (scores,) = affinity.token_scores(titles, past, (1,))
+        np.testing.assert_allclose(scores, expected)
+    doubled = dataclasses.replace(titles, words=lambda item: WORDS[item] * 2)
+    (scores,) = affinity.token_scores(doubled, (0, 3), (1,))
+    np.testing.assert_allclose(scores, [*expected, 0, 0])
+
+
+def test_affinity_learns_which_words_follow_each_other():
+    """After kind k comes kind k + 1: no word is shared, and all items are as popular."""
+    kinds = 8
+    titles = Titles(lambda item: (item % kinds, kinds + item), np.full(10 * kinds, 5))
+    rng = np.random.default_rng(0)
+
+    def draw(count):
+        examples = []
+        for number in range(count):
+            candidates = rng.choice(10 * kinds, 20, replace=False)
+            target = candidates[rng.integers(20)]
+            last = (target % kinds - 1) % kinds + kinds * rng.integers(10)
+            examples.append(
+                RankingExample(
+                    example_id=number,
+                    user=0,
+                    position=number,
+                    time=number,
+                    history=(int(rng.integers(10 * kinds)), int(last)),
+                    candidates=tuple(candidates.tolist()),
+                    target=int(target),
+                    split="fit",
+                )
+            )
+        return examples
+
+    plain = Judge(titles, np.array([1.0, 0, 0, 0, 0, 0]))
+    fitted = with_affinity(
+        plain, [draw(2000)] * 6, AffinityFit(dim=8, learning_rate=0.03, decay=0.1)
+    )
+    kinds_first = []
+    for example in draw(200):
+        scores = fitted.scores(example)
+        assert np.ptp(plain.scores(example)) == 0
+        kinds_first.append(example.candidates[scores.argmax()] % kinds == example.target % kinds)
+    # Chance is 1 of 8 kinds. Where one more candidate has the target's kind, either may be first.
+    assert np.mean(kinds_first) > 0.9
+    assert fitted.affinity.recency[0] > 0.6
