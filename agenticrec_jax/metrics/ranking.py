@@ -116,6 +116,28 @@ def rank_of_target(
     return scores.shape[-1] - (target_score > scores).sum(axis=-1)
 
 
+def score_order(
+    scores: Float[np.ndarray, "examples C"], target: Int[np.ndarray, "examples"]
+) -> Int[np.ndarray, "examples C"]:
+    """Returns the columns of each example by descending score, the target at `rank_of_target`.
+
+    Other candidates of equal scores stand by their columns.
+
+    Args:
+      scores: scores of the candidates.
+      target: column of each target, from 0.
+
+    Example:
+      >>> score_order(np.array([[0.1, 0.9, 0.9], [0.7, 0.7, 0.2]]), np.array([1, 0])).tolist()
+      [[2, 1, 0], [1, 0, 2]]
+    """
+    scores = np.asarray(scores, np.float64)
+    is_target = np.arange(scores.shape[1]) == np.asarray(target)[:, None]
+    # As in rank_of_target no NaN is below the target, and a target of NaN is last.
+    scores = np.where(np.isnan(scores), np.where(is_target, -np.inf, np.inf), scores)
+    return np.lexsort((is_target, -scores), axis=-1)
+
+
 def expected_metrics(candidates: int) -> dict[str, float]:
     """Returns the exact expectation of each metric for a uniformly random order.
 

@@ -43,7 +43,7 @@ def bootstrap_means(
 
     Args:
       values: [examples] one number per example.
-      users: [examples] user of each example.
+      users: [examples] user of each example; their names have no influence on the draws.
       seed: seed of the resampling; equal seeds draw equal users.
       resamples: number of resamples.
 
@@ -61,7 +61,9 @@ def bootstrap_means(
     values = np.asarray(values, np.float64)
     if not len(values) or len(values) != len(users):
         raise ValueError(f"found {len(values)} values of {len(users)} users, expected as many")
-    _, user = np.unique(np.asarray(users), return_inverse=True)
+    # Numbered by first appearance: the draws are the same whether users are codes or ids.
+    _, first, user = np.unique(np.asarray(users), return_index=True, return_inverse=True)
+    user = np.argsort(np.argsort(first))[user]
     counts = np.bincount(user)
     sums = np.bincount(user, weights=values)
     size = len(counts)

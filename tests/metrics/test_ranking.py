@@ -14,6 +14,7 @@ from agenticrec_jax.metrics.ranking import (
     ndcg_at_k,
     ndcg_values,
     rank_of_target,
+    score_order,
     summarize,
 )
 
@@ -66,6 +67,16 @@ def test_rank_is_the_worst_of_all_sortings(scores, data):
     target = data.draw(st.integers(0, len(scores) - 1))
     order = sorted(range(len(scores)), key=lambda i: (-scores[i], i == target))
     assert rank_of_target(np.array(scores), target) == order.index(target) + 1
+
+
+@given(st.lists(st.sampled_from([0.0, 1.0, 2.0, np.nan]), min_size=1, max_size=12), st.data())
+def test_the_order_of_scores_has_the_target_at_its_rank(scores, data):
+    target = data.draw(st.integers(0, len(scores) - 1))
+    (order,) = score_order(np.array([scores]), np.array([target])).tolist()
+    assert sorted(order) == list(range(len(scores)))
+    assert order.index(target) + 1 == rank_of_target(np.array(scores), target)
+    others = [scores[i] for i in order if i != target and not np.isnan(scores[i])]
+    assert others == sorted(others, reverse=True)
 
 
 def test_invalid_outputs_are_misses_that_stay_in_the_denominator():

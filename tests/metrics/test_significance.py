@@ -74,6 +74,14 @@ def test_the_seed_decides_the_resamples_and_chunks_do_not_change_them(monkeypatc
     assert not np.array_equal(bootstrap_means(values, users, seed=5, resamples=100), whole)
 
 
+def test_names_of_users_do_not_change_the_resamples():
+    values = np.random.default_rng(3).random(6)
+    users = np.array([7, 7, 2, 9, 2, 4])
+    ids = np.array(["m", "m", "z", "a", "z", "q"])  # sorted in another order
+    expected = bootstrap_means(values, users, seed=0, resamples=50)
+    np.testing.assert_array_equal(bootstrap_means(values, ids, seed=0, resamples=50), expected)
+
+
 def test_bad_shapes_are_refused():
     with pytest.raises(ValueError, match="2 values.* 1 users"):
         bootstrap_interval([1.0, 2.0], [0])
