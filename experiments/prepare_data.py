@@ -35,6 +35,7 @@ from agenticrec_jax.paths import local_path
 from agenticrec_jax.runs import run_config
 from agenticrec_jax.runtime.console import print_whole
 from agenticrec_jax.runtime.phases import phase, phase_records
+from agenticrec_jax.runtime.provenance import record_provenance
 
 _CONFIG = define_config(None)  # whose ``preparation`` gives what no flag does
 _FORMAT = flags.DEFINE_enum("format", None, list(PRESETS), "Layout of the files; columns if none.")
@@ -102,6 +103,7 @@ def main(argv: Sequence[str]) -> None:
         prepared = prepare_log(raw, rules, strict=_STRICT.value)
     with phase("write"):
         interactions, items = write_prepared(prepared, output)
+        record_provenance(output, devices=False)
         if _SAMPLES.value:
             write_sample_shards(prepared, output, _MAX_HISTORY.value)
     with phase("report"):

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from agenticrec_jax.data.interactions import InteractionLog
 
+T = TypeVar("T")
 NOW = "now"  # the split of examples after the whole log, whose target is unknown
 
 
@@ -62,3 +64,10 @@ def next_item_example(
         target=None,
         split=NOW,
     )
+
+
+def evenly_spread(examples: Sequence[T], count: int) -> list[T]:
+    """Returns ``count`` of the examples or samples, evenly spread over time; all of them for 0."""
+    if not count or count >= len(examples):
+        return list(examples)
+    return [examples[i * len(examples) // count] for i in range(count)]

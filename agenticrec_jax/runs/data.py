@@ -2,9 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from agenticrec_jax import strict_json
 from agenticrec_jax.bundled import resolve
@@ -16,6 +14,7 @@ from agenticrec_jax.data.candidates import (
     write_candidates,
 )
 from agenticrec_jax.data.examples import RankingExample
+from agenticrec_jax.data.examples import evenly_spread as evenly_spread
 from agenticrec_jax.data.interactions import InteractionLog, read_log
 from agenticrec_jax.data.prepared import prepared_tables
 from agenticrec_jax.data.splits import (
@@ -31,11 +30,11 @@ from agenticrec_jax.paths import local_path, make_directory
 from agenticrec_jax.runs.config import DatasetConfig, SasrecSettings
 from agenticrec_jax.runtime.checkpoints import flat_settings
 from agenticrec_jax.runtime.progress import Progress
+from agenticrec_jax.runtime.provenance import record_provenance
 from agenticrec_jax.sequential.sasrec import SasrecConfig
 from agenticrec_jax.sequential.training import SequentialTraining
 from agenticrec_jax.tools.artifacts import Artifacts, fit_artifacts
 
-T = TypeVar("T")
 SPLIT_NAMES = ("policy", "valid", "test")
 _SPLITS = {"chronological": chronological_splits, "leave_one_out": leave_one_out}
 
@@ -84,7 +83,8 @@ def make_workdir(path: str | Path | None) -> Path:
 def load_data(config: DatasetConfig, workdir: str | Path) -> RunData:
     """Reads the log; draws the candidates and freezes them in ``workdir``, or reads them there.
 
-    The directory is made only after the log was read and the candidates were drawn.
+    The directory is made only after the log was read and the candidates were drawn. It gets a line
+    of provenance, too.
 
     Raises:
       InputError: a table is bad, or the workdir holds candidates of other settings.
@@ -105,6 +105,7 @@ def load_data(config: DatasetConfig, workdir: str | Path) -> RunData:
     _check_protocol(path, config)
     examples = {name: [e for e in frozen if e.split == name] for name in SPLIT_NAMES}
     _check_examples(path, splits, examples)
+    record_provenance(workdir)
     return RunData(log=log, splits=splits, examples=examples, candidate_hash=candidate_hash(path))
 
 
@@ -187,10 +188,3 @@ def store_settings(workdir: Path, settings: dict) -> None:
                 f"{path}: found {name}={stored.get(name)!r}, expected {given.get(name)!r} as in "
                 "this run; name another --workdir"
             )
-
-
-def evenly_spread(examples: Sequence[T], count: int) -> list[T]:
-    """Returns ``count`` of the examples or samples, evenly spread over time; all of them for 0."""
-    if not count or count >= len(examples):
-        return list(examples)
-    return [examples[i * len(examples) // count] for i in range(count)]

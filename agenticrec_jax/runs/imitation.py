@@ -11,12 +11,12 @@ from jax.sharding import Mesh
 from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.agent.tasks import Task
 from agenticrec_jax.agent.trajectories import Trajectory
-from agenticrec_jax.data.examples import RankingExample
+from agenticrec_jax.data.examples import RankingExample, evenly_spread
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.losses import for_batch, sft_loss
 from agenticrec_jax.parallel import multihost
 from agenticrec_jax.runs.config import RunConfig
-from agenticrec_jax.runs.data import evenly_spread, store_settings
+from agenticrec_jax.runs.data import store_settings
 from agenticrec_jax.runs.policy import Policy
 from agenticrec_jax.runs.rollouts import stored_episodes
 from agenticrec_jax.runs.run import Run

@@ -11,8 +11,9 @@ from agenticrec_jax.agent.scripted import orders_of
 from agenticrec_jax.agent.tasks import Task
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.bundled import resolve
+from agenticrec_jax.data.examples import evenly_spread
 from agenticrec_jax.parallel import multihost
-from agenticrec_jax.runs.data import evenly_spread, store_settings
+from agenticrec_jax.runs.data import store_settings
 from agenticrec_jax.runs.policy import Policy
 from agenticrec_jax.runs.rollouts import stored_episodes
 from agenticrec_jax.runs.run import Run

@@ -6,9 +6,9 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from agenticrec_jax.agent.profiles import ProfileWriter
+from agenticrec_jax.data.examples import evenly_spread
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.parallel import multihost
-from agenticrec_jax.runs.data import evenly_spread
 from agenticrec_jax.runs.run import Run
 from agenticrec_jax.runtime.phases import phase
 from agenticrec_jax.runtime.progress import Progress

@@ -26,6 +26,7 @@ from agenticrec_jax.paths import make_directory
 from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.runtime.phases import phase, phase_records
 from agenticrec_jax.runtime.progress import Progress
+from agenticrec_jax.runtime.provenance import record_provenance
 from agenticrec_jax.sequential.fit import train_model
 from agenticrec_jax.sequential.methods import make_model
 from agenticrec_jax.sequential.model import SequentialModel
@@ -70,6 +71,7 @@ def fit_and_evaluate_artifacts(
       The content of ``METHOD.json``.
     """
     workdir = make_directory(workdir, "flag --workdir")
+    record_provenance(workdir)
     splits = chronological_splits(prediction_samples(log))
     examples = draw_split_candidates(log, splits, negatives, seed=candidate_seed)
     path = workdir / "candidates.jsonl.gz"
@@ -191,6 +193,7 @@ def fit_on_shards(
     """
     samples, item_ids = sampled_items(prepared)
     workdir = make_directory(workdir, "flag --workdir")
+    record_provenance(workdir)
     manifest = read_manifest(samples)
     fit_range = train_range(samples)
     counts = manifest["counts"]

@@ -20,13 +20,13 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from agenticrec_jax.agent.chat import AGENTICREC
+from agenticrec_jax.data.examples import evenly_spread
 from agenticrec_jax.errors import expect
 from agenticrec_jax.losses import AdvantageFn, LossFn
 from agenticrec_jax.parallel import multihost
 from agenticrec_jax.runs import imitation
 from agenticrec_jax.runs import pairs as run_pairs
 from agenticrec_jax.runs.config import RunConfig
-from agenticrec_jax.runs.data import evenly_spread
 from agenticrec_jax.runs.heldout import AFTER, BEFORE, ask_heldout
 from agenticrec_jax.runs.policy import Policy, save_policy
 from agenticrec_jax.runs.run import Run

@@ -34,6 +34,7 @@ from transformers import AutoTokenizer
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.cli import app
 from agenticrec_jax.cli.configs import define_config
+from agenticrec_jax.data.examples import evenly_spread
 from agenticrec_jax.evaluation.evaluator import evaluate, summary_row
 from agenticrec_jax.generation import kv_cache
 from agenticrec_jax.generation.engine import Engine
@@ -42,7 +43,6 @@ from agenticrec_jax.models.io.huggingface import load_policy
 from agenticrec_jax.models.masks import KV, Masks
 from agenticrec_jax.models.qwen3 import Qwen3
 from agenticrec_jax.runs import Run, RunConfig, run_config
-from agenticrec_jax.runs.data import evenly_spread
 from agenticrec_jax.runs.policy import Policy
 from agenticrec_jax.types import SAMPLED
 from experiments.benchmarks.figures import figure, publish

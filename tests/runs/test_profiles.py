@@ -8,10 +8,10 @@ from agenticrec_jax.agent import profiles as writing
 from agenticrec_jax.agent.tasks import Task
 from agenticrec_jax.bundled import resolve
 from agenticrec_jax.cli.configs import load_config
+from agenticrec_jax.data.examples import evenly_spread
 from agenticrec_jax.data.export import write_log
 from agenticrec_jax.models.io.huggingface import save_policy
 from agenticrec_jax.runs import Run, run_config
-from agenticrec_jax.runs.data import evenly_spread
 from agenticrec_jax.runs.policy import Policy, load_policy, weights_hash
 from agenticrec_jax.runs.profiles import write_run_profiles
 from agenticrec_jax.testing.errors import assert_names, refused
