@@ -8,7 +8,8 @@ commas, are several rows: ``--observations=none,as_they_are`` of a directory tha
 are the baselines of a frozen language model, direct answers and the same agent with its tools.
 ``--top_k``, ``--top_p`` and ``--min_p`` filter the tokens that are drawn at a ``--temperature``
 above 0, and with ``--constrained`` an answer that is begun can only become a valid one. For each
-row the workdir gets ``evaluation_<row>_<split>.json`` and the trajectories (``.jsonl``).
+row the workdir gets ``evaluation_<row>_<split>.json``, the rankings (``.parquet``) and the
+trajectories (``.jsonl``); ``verify`` recomputes the row from them.
 """
 
 import dataclasses
@@ -20,16 +21,18 @@ from absl import flags
 from agenticrec_jax import strict_json
 from agenticrec_jax.cli import app
 from agenticrec_jax.cli.configs import define_config
+from agenticrec_jax.data.examples import evenly_spread
 from agenticrec_jax.errors import InputError
+from agenticrec_jax.evaluation.rankings import write_rankings
 from agenticrec_jax.evaluation.report import print_table
 from agenticrec_jax.generation.sampling import Filters
 from agenticrec_jax.runs import Run, run_config
-from agenticrec_jax.runs.data import evenly_spread
 from agenticrec_jax.runs.evaluations import (
     OBSERVATIONS,
     Sampling,
     evaluate_policy,
     evaluation_row,
+    policy_rankings,
     write_trajectories,
 )
 from agenticrec_jax.runtime.phases import phase
@@ -70,7 +73,7 @@ def main(argv: Sequence[str]) -> None:
     examples = evenly_spread(run.data.examples[split], _EXAMPLES.value)
     engine = run.make_engine(constrained=_CONSTRAINED.value)
     sampling = Sampling(temperature=_TEMPERATURE.value, filters=filters, seed=config.seed)
-    protocol = run.protocol(split, [config.seed])
+    protocol = run.protocol(split, [config.seed], examples=len(examples))
     protocol["policy"] = {"directory": str(run.policy_directory), "weights": policy.weights_hash}
     drawn = {"temperature": _TEMPERATURE.value, "constrained": _CONSTRAINED.value}
     protocol["sampling"] = drawn | dataclasses.asdict(filters)
@@ -91,8 +94,12 @@ def main(argv: Sequence[str]) -> None:
             log=run.data.log,
             seed=config.seed,
         )
+        rankings = policy_rankings(
+            name, trajectories, examples=examples, log=run.data.log, seed=config.seed
+        )
+        write_rankings(path.with_suffix(".parquet"), rankings)
         path.write_text(strict_json.dumps({"rows": [row], "protocol": protocol}, indent=1) + "\n")
-        print(f"row written to {path}, trajectories beside it")
+        print(f"row written to {path}, rankings and trajectories beside it")
     print_table({"rows": rows, "protocol": protocol})
 
 

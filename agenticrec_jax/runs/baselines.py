@@ -1,11 +1,11 @@
 """Rows of the results table that need no policy, all on the same frozen candidate lists."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from agenticrec_jax.agent.scripted import LABELS, Plan, fixed_plans, tools_with
-from agenticrec_jax.data.examples import RankingExample
+from agenticrec_jax.agent.scripted import LABELS, fixed_plans, tools_with
+from agenticrec_jax.data.examples import RankingExample, evenly_spread
 from agenticrec_jax.evaluation.baselines import scripted
 from agenticrec_jax.evaluation.baselines.cooccurrence import cooccurrence_scores
 from agenticrec_jax.evaluation.baselines.popularity import (
@@ -13,11 +13,19 @@ from agenticrec_jax.evaluation.baselines.popularity import (
     popularity_scores,
 )
 from agenticrec_jax.evaluation.baselines.sasrec import sasrec_scores
-from agenticrec_jax.metrics.ranking import expected_metrics, rank_of_target, summarize
-from agenticrec_jax.runs.data import evenly_spread
+from agenticrec_jax.evaluation.comparisons import SINGLE_TOOL
+from agenticrec_jax.evaluation.rankings import (
+    Ranking,
+    Target,
+    number_rankings,
+    score_rankings,
+    summarize_rankings,
+    targets_of,
+)
+from agenticrec_jax.metrics.ranking import expected_metrics
 from agenticrec_jax.runs.run import Run
 
-Row = tuple[dict, np.ndarray]  # the table's row, and the target's rank in each example
+Row = tuple[dict, list[Ranking]]  # the table's row, and the rankings that it summarizes
 
 
 def baseline_rows(run: Run, examples: Sequence[RankingExample]) -> Iterator[Row]:
@@ -25,18 +33,19 @@ def baseline_rows(run: Run, examples: Sequence[RankingExample]) -> Iterator[Row]
 
     The best plan and the best fusion are chosen on valid examples, the linear combination is fitted
     on policy examples. A row's tool calls are those that its evidence takes: one of each tool whose
-    orders it reads, none of a recommender without tools.
+    orders it reads, none of a recommender without tools. ``chance`` is exact and has no rankings.
 
     Args:
       run: log, tools and artifacts.
       examples: to rank, of valid or test.
     """
     log = run.data.log
+    targets = targets_of(examples, log)
     artifacts = run.artifacts_b
     expected = expected_metrics(len(examples[0].candidates))
     interval = {"ndcg@10_interval": [expected["ndcg@10"]] * 2, "n": len(examples)}
     chance = {"name": "chance", **expected, "invalid_rate": 0.0, "mean_tool_calls": 0.0, **interval}
-    yield chance, np.zeros(len(examples), np.int64)
+    yield chance, []
 
     fit_range = artifacts.fit_range
     for name, scores in (
@@ -45,7 +54,7 @@ def baseline_rows(run: Run, examples: Sequence[RankingExample]) -> Iterator[Row]
         ("cooccurrence", cooccurrence_scores(log, fit_range, examples)),
         ("sasrec", sasrec_scores(artifacts, examples)),
     ):
-        yield _score_row(name, scores, examples)
+        yield _row(score_rankings(name, scores, examples, log), targets)
 
     config = run.config.evaluation
     tools = run.toolbox(artifacts)
@@ -53,11 +62,14 @@ def baseline_rows(run: Run, examples: Sequence[RankingExample]) -> Iterator[Row]
     valid = evenly_spread(run.data.examples["valid"], config.validation_examples)
     valid_evidence = scripted.gather_evidence(log, tools, artifacts, valid)
     best = scripted.best_plan(fixed_plans(), valid_evidence, valid)
-    yield _plan_row("scripted_agent", best, evidence, examples)
-    fusion = scripted.best_fusion(valid_evidence, valid)
-    yield _plan_row("best_fusion", fusion, evidence, examples)
-    for plan in fixed_plans(max_orders=1):
-        yield _plan_row(f"scripted:{plan.name}", plan, evidence, examples)
+    plans = {"scripted_agent": best}
+    plans["best_fusion"] = scripted.best_fusion(valid_evidence, valid)
+    plans |= {f"{SINGLE_TOOL}{plan.name}": plan for plan in fixed_plans(max_orders=1)}
+    for name, plan in plans.items():
+        numbers = scripted.plan_numbers(plan, evidence, examples)
+        rankings = number_rankings(name, numbers, examples, log, calls=len(plan.tools))
+        row, rankings = _row(rankings, targets)
+        yield row | {"plan": plan.name}, rankings
 
     policy = evenly_spread(run.data.examples["policy"], config.fitting_examples)
     artifacts_a = run.artifacts_a
@@ -67,21 +79,9 @@ def baseline_rows(run: Run, examples: Sequence[RankingExample]) -> Iterator[Row]
         np.array([example.target_number - 1 for example in policy]),
     )
     scores = scripted.linear_scores(scripted.evidence_features(evidence), coefficients)
-    yield _score_row("linear_combination", scores, examples, tools=tools_with(LABELS))
+    calls = len(tools_with(LABELS))
+    yield _row(score_rankings("linear_combination", scores, examples, log, calls=calls), targets)
 
 
-def _score_row(
-    name: str, scores: np.ndarray, examples: Sequence[RankingExample], tools: Sequence[str] = ()
-) -> Row:
-    """Returns the row of candidates' scores, with a call of each tool that they are made from."""
-    ranks = rank_of_target(scores, np.array([e.target_number - 1 for e in examples]))
-    calls = np.full(len(examples), len(tools))
-    row = summarize(ranks, tool_calls=calls, users=[e.user for e in examples])
-    return {"name": name, **row}, ranks
-
-
-def _plan_row(name: str, plan: Plan, evidence: Sequence, examples: Sequence[RankingExample]) -> Row:
-    ranks = scripted.plan_ranks(plan, evidence, examples)
-    calls = np.full(len(examples), len(plan.tools))
-    row = summarize(ranks, tool_calls=calls, users=[e.user for e in examples])
-    return {"name": name, **row, "plan": plan.name}, ranks
+def _row(rankings: list[Ranking], targets: Mapping[int, Target]) -> Row:
+    return {"name": rankings[0].row, **summarize_rankings(rankings, targets)}, rankings

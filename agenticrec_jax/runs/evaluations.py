@@ -14,6 +14,7 @@ from agenticrec_jax.agent.transcripts import ids_of
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import InteractionLog
 from agenticrec_jax.evaluation.evaluator import evaluate, summary_row
+from agenticrec_jax.evaluation.rankings import Ranking, number_rankings
 from agenticrec_jax.generation.engine import Engine
 from agenticrec_jax.generation.sampling import NO_FILTERS, Filters
 from agenticrec_jax.runs.policy import Policy
@@ -81,6 +82,26 @@ def evaluate_policy(
         temperature=sampling.temperature,
         seed=sampling.seed,
         filters=sampling.filters,
+    )
+
+
+def policy_rankings(
+    row: str,
+    trajectories: Sequence[Trajectory],
+    *,
+    examples: Sequence[RankingExample],
+    log: InteractionLog,
+    seed: int | None,
+) -> list[Ranking]:
+    """Returns the rankings of a policy's row of one seed; see `write_trajectories`."""
+    return number_rankings(
+        row,
+        [trajectory.ranking or () for trajectory in trajectories],
+        examples,
+        log,
+        valid=[trajectory.valid for trajectory in trajectories],
+        calls=[len(trajectory.calls) for trajectory in trajectories],
+        seed=seed,
     )
 
 

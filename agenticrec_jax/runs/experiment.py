@@ -1,29 +1,36 @@
 """The whole method on one log: baselines, both stages of training, evaluation and a report."""
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Sequence
-from functools import partial
+from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-
 from agenticrec_jax import strict_json
-from agenticrec_jax.agent.scripted import LABELS
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.agent.transcripts import transcript
 from agenticrec_jax.bundled import resolve
-from agenticrec_jax.data.examples import RankingExample
-from agenticrec_jax.evaluation.evaluator import summary_row
-from agenticrec_jax.evaluation.report import comparison_sentence, print_table, write_report
-from agenticrec_jax.metrics.ranking import hr_values, ndcg_values
-from agenticrec_jax.metrics.significance import paired_difference
+from agenticrec_jax.data.examples import RankingExample, evenly_spread
+from agenticrec_jax.data.interactions import InteractionLog
+from agenticrec_jax.evaluation.comparisons import TRAINED_NO_TOOLS, compare_rows
+from agenticrec_jax.evaluation.rankings import (
+    RANKINGS,
+    Ranking,
+    Target,
+    summarize_rankings,
+    target_ranks,
+    targets_of,
+    write_rankings,
+)
+from agenticrec_jax.evaluation.report import print_table, write_report
 from agenticrec_jax.runs.baselines import baseline_rows
 from agenticrec_jax.runs.config import RunConfig
-from agenticrec_jax.runs.data import evenly_spread, store_settings
+from agenticrec_jax.runs.data import store_settings
 from agenticrec_jax.runs.evaluations import (
     OBSERVATIONS,
     evaluate_policy,
+    policy_rankings,
     read_trajectories,
     write_trajectories,
 )
@@ -34,25 +41,6 @@ from agenticrec_jax.runs.stages import train
 from agenticrec_jax.runtime.metric_logging import read_metrics
 from agenticrec_jax.runtime.phases import phase, phase_records, resume_phases
 
-TRAINED_NO_TOOLS = "trained_no_tools"
-COMPARED = (
-    ("rta", "warm_start"),
-    ("rta", "warm_start_no_tools"),
-    ("rta", TRAINED_NO_TOOLS),
-    ("rta", "single_tool_mean"),
-    ("rta", "scripted_agent"),
-    ("rta_ppr", "rta"),
-    ("rta_ppr", "warm_start"),
-    ("rta_ppr", "scripted_agent"),
-    ("rta_ppr", "best_fusion"),
-    ("rta_ppr", "linear_combination"),
-    ("rta_ppr_blanked", "warm_start_no_tools"),
-    ("rta_ppr_blanked", TRAINED_NO_TOOLS),
-    ("rta_ppr_permuted", "warm_start_no_tools"),
-    ("rta_ppr_permuted", TRAINED_NO_TOOLS),
-)
-COMPARED_BY = {"ndcg@10": partial(ndcg_values, k=10), "hr@1": partial(hr_values, k=1)}
-
 
 @dataclasses.dataclass
 class EvaluationResults:
@@ -60,37 +48,63 @@ class EvaluationResults:
 
     Attributes:
       examples: that every method ranks.
+      log: of the examples.
       rows: of the results table.
-      ranks: of the target by row, int [examples], or [seeds * examples] for trained policies; 0 for
-        a miss or an invalid list.
+      rankings: of each row but ``chance``, the seeds one after another.
       trajectories: of each policy's row, the seeds one after another.
       seeds: of training of each policy's row; none for a policy that no seed trained.
     """
 
     examples: list[RankingExample]
+    log: InteractionLog
     rows: list[dict] = dataclasses.field(default_factory=list)
-    ranks: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    rankings: dict[str, list[Ranking]] = dataclasses.field(default_factory=dict)
     trajectories: dict[str, list[Trajectory]] = dataclasses.field(default_factory=dict)
     seeds: dict[str, list[int]] = dataclasses.field(default_factory=dict)
 
-    def add(self, row: dict, ranks: np.ndarray) -> None:
+    @cached_property
+    def targets(self) -> dict[int, Target]:
+        """The target of each example by its id."""
+        return targets_of(self.examples, self.log)
+
+    def add(self, row: dict, rankings: list[Ranking]) -> None:
         """Adds a row of the table, with the seeds of its policy."""
-        self.rows.append(row | {"seeds": self.seeds.get(row["name"], [])})
-        self.ranks[row["name"]] = ranks
+        name = row["name"]
+        self.rows.append(row | {"seeds": self.seeds.get(name, [])})
+        if rankings:
+            self.rankings[name] = rankings
 
     def add_policy_rows(self) -> None:
         """Adds a row for each policy that was evaluated, over all its seeds."""
+        count = len(self.examples)
         for name, trajectories in self.trajectories.items():
-            times = len(trajectories) // len(self.examples)
-            row = summary_row(name, trajectories, self.examples * times)
-            self.add(row, np.array([t.rank or 0 for t in trajectories]))
+            rankings = [
+                ranking
+                for i, seed in enumerate(self.seeds.get(name) or [None])
+                for ranking in policy_rankings(
+                    name,
+                    trajectories[i * count : (i + 1) * count],
+                    examples=self.examples,
+                    log=self.log,
+                    seed=seed,
+                )
+            ]
+            self.add({"name": name, **summarize_rankings(rankings, self.targets)}, rankings)
+
+    def comparisons(self) -> list[dict]:
+        """Returns the paired differences of `comparisons.compare_rows`."""
+        ranks = {
+            name: target_ranks(rankings, self.targets) for name, rankings in self.rankings.items()
+        }
+        return compare_rows(ranks, [example.user for example in self.examples])
 
 
 def run_experiment(config: RunConfig, workdir: str | Path, seeds: Sequence[int]) -> dict:
     """Runs the whole method; returns the contents of ``results.json``.
 
-    The workdir gets ``results.json``, ``trajectories.jsonl``, ``report.html`` and a directory for
-    each seed. A run that was stopped resumes.
+    The workdir gets ``results.json``, the rankings behind its rows (``rankings.parquet``),
+    ``trajectories.jsonl``, ``report.html`` and a directory for each seed. A run that was stopped
+    resumes.
 
     The policy's rows are the chain of AgenticRec's Table 2 (arXiv:2603.21613): frozen without tools
     and with them, trained without tools (with ``config.evaluation.trained_no_tools``), after RTA
@@ -108,12 +122,11 @@ def run_experiment(config: RunConfig, workdir: str | Path, seeds: Sequence[int])
     policy = run.policy
     with phase("artifacts"):
         _ = run.artifacts_a, run.artifacts_b
-    results = EvaluationResults(
-        evenly_spread(run.data.examples["test"], config.evaluation.examples)
-    )
+    examples = evenly_spread(run.data.examples["test"], config.evaluation.examples)
+    results = EvaluationResults(examples, run.data.log)
     with phase("rows without a policy"):
-        for row, ranks in baseline_rows(run, results.examples):
-            results.add(row, ranks)
+        for row, rankings in baseline_rows(run, examples):
+            results.add(row, rankings)
 
     evaluate_row(run, results, "warm_start", policy, run.workdir, observations="none")
     evaluate_row(run, results, "warm_start", policy, run.workdir)
@@ -187,47 +200,16 @@ def evaluate_row(
     results.trajectories.setdefault(name, []).extend(read_trajectories(path))
 
 
-def compare_rows(results: EvaluationResults) -> list[dict]:
-    """Returns paired differences over the same examples, with 95% intervals; NDCG@10 first.
-
-    The pairs of rows are those of `COMPARED` that the results have. ``single_tool_mean`` is the
-    mean over the fixed plans of one tool. A row of one seed is compared with every seed of the
-    other.
+def write_results(run: Run, results: EvaluationResults, seeds: Sequence[int]) -> dict:
+    """Writes results, rankings, trajectories and the report, prints the table.
 
     Returns:
-      For each pair and metric a dict with ``a``, ``b``, ``metric``, ``difference`` (a minus b),
-      ``interval`` and ``sentence``, the same in words.
+      the content of ``results.json``.
     """
-    users = [example.user for example in results.examples]
-    compared = []
-    for metric, values_of in COMPARED_BY.items():
-        values = {name: values_of(ranks) for name, ranks in results.ranks.items()}
-        single = [values[f"scripted:{label}"] for label in LABELS]
-        values["single_tool_mean"] = np.mean(single, axis=0)
-        for a, b in COMPARED:
-            if not {a, b} <= values.keys():
-                continue
-            seeds = max(len(values[a]), len(values[b])) // len(users)
-            first = np.tile(values[a], len(users) * seeds // len(values[a]))
-            second = np.tile(values[b], len(users) * seeds // len(values[b]))
-            difference = paired_difference(first, second, users * seeds)
-            comparison = {
-                "a": a,
-                "b": b,
-                "metric": metric,
-                "difference": difference.mean,
-                "interval": [difference.low, difference.high],
-            }
-            compared.append(comparison | {"sentence": comparison_sentence(comparison)})
-    return compared
-
-
-def write_results(run: Run, results: EvaluationResults, seeds: Sequence[int]) -> dict:
-    """Writes results, trajectories and the report, prints the table; returns the results."""
     written = {
         "rows": results.rows,
-        "protocol": run.protocol("test", seeds),
-        "comparisons": compare_rows(results),
+        "protocol": run.protocol("test", seeds, examples=len(results.examples)),
+        "comparisons": results.comparisons(),
         "preferences": preference_rows(run, seeds),
         "phases": phase_records(),
         "gate": _gate(run.config.policy.directory),
@@ -250,6 +232,7 @@ def write_results(run: Run, results: EvaluationResults, seeds: Sequence[int]) ->
     workdir = run.workdir
     lines = "".join(strict_json.dumps(record, ensure_ascii=False) + "\n" for record in transcripts)
     (workdir / "trajectories.jsonl").write_text(lines, encoding="utf-8")
+    write_rankings(workdir / RANKINGS, itertools.chain(*results.rankings.values()))
     text = strict_json.dumps(written, indent=1) + "\n"
     (workdir / "results.json").write_text(text, encoding="utf-8")
     curves = {seed: read_metrics(workdir / f"seed_{seed}" / "metrics.jsonl") for seed in seeds}

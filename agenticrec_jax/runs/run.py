@@ -213,16 +213,24 @@ class Run:
             constraint=ranking_constraint(tokenizer) if constrained else None,
         )
 
-    def protocol(self, split: str, seeds: Sequence[int]) -> dict:
-        """Returns the facts that every number of this run is reported with."""
+    def protocol(self, split: str, seeds: Sequence[int], *, examples: int) -> dict:
+        """Returns the facts that every number of this run is reported with.
+
+        Args:
+          split: of the examples.
+          seeds: of training or sampling.
+          examples: number of the split's examples that are ranked, `data.examples.evenly_spread`.
+        """
         dataset = self.config.dataset
         return {
             "dataset": dataset.label,
             "split": split,
+            "examples": examples,
             "negatives": dataset.negatives,
             "candidate_hash": self.data.candidate_hash,
             "candidate_seed": dataset.candidate_seed,
             "seeds": list(seeds),
+            "reward": self.config.reward,
         }
 
 

@@ -32,7 +32,7 @@ from agenticrec_jax.agent.protocol import RANKED
 from agenticrec_jax.agent.scripted import LABELS
 from agenticrec_jax.cli import app
 from agenticrec_jax.cli.configs import load_config
-from agenticrec_jax.data.examples import RankingExample
+from agenticrec_jax.data.examples import RankingExample, evenly_spread
 from agenticrec_jax.data.interactions import InteractionLog
 from agenticrec_jax.evaluation.baselines import scripted
 from agenticrec_jax.evaluation.baselines.cooccurrence import cooccurrence_scores
@@ -48,11 +48,11 @@ from agenticrec_jax.evaluation.baselines.titles import (
     title_match_scores,
     title_overlaps,
 )
+from agenticrec_jax.evaluation.rankings import target_ranks, targets_of
 from agenticrec_jax.metrics.ranking import ndcg_at_k, ndcg_values, rank_of_target, summarize
 from agenticrec_jax.metrics.significance import paired_difference
 from agenticrec_jax.runs import Run, run_config
 from agenticrec_jax.runs.baselines import baseline_rows
-from agenticrec_jax.runs.data import evenly_spread
 from agenticrec_jax.runtime.console import print_whole
 from agenticrec_jax.tools.artifacts import Artifacts
 from agenticrec_jax.tools.text import ranked
@@ -199,8 +199,9 @@ def measure(run: Run) -> list[dict]:
         raw[split] = np.concatenate([orders[split], numbers], axis=-1)
     targets = {s: np.array([e.target_number - 1 for e in examples[s]]) for s in orders}
 
-    fixed = [(row, ranks) for row, ranks in baseline_rows(run, examples["test"])]
-    ranks = {row["name"]: ranks for row, ranks in fixed if row["name"] != "chance"}
+    fixed = list(baseline_rows(run, examples["test"]))
+    of_test = targets_of(examples["test"], run.data.log)
+    ranks = {row["name"]: target_ranks(rankings, of_test) for row, rankings in fixed if rankings}
     settings = {row["name"]: row["plan"] for row, _ in fixed if "plan" in row}
     for name, features in (("boosted_trees", orders), ("boosted_trees_raw", raw)):
         scores, settings[name] = chosen_trees(features, targets)

@@ -1,64 +1,11 @@
-"""Comparisons and transcripts of an experiment with several seeds; one is run as a program."""
+"""Order and transcripts of an experiment with several seeds; one is run as a program."""
 
 import json
 from types import SimpleNamespace
 
-import numpy as np
-import pytest
-
-from agenticrec_jax.agent.scripted import LABELS
-from agenticrec_jax.evaluation.report import comparison_sentence
-from agenticrec_jax.metrics.ranking import ndcg_values
 from agenticrec_jax.runs import RunConfig, experiment
 from agenticrec_jax.runs.config import EvaluationConfig
-from agenticrec_jax.runs.experiment import COMPARED, EvaluationResults, compare_rows, write_results
-
-RANKS = {  # of two examples; trained policies have two seeds
-    "warm_start": [2, 0],
-    "warm_start_no_tools": [0, 5],
-    "scripted_agent": [1, 3],
-    "best_fusion": [1, 2],
-    "trained_no_tools": [6, 0, 0, 2],
-    "linear_combination": [3, 1],
-    "rta": [1, 0, 2, 4],
-    "rta_ppr": [1, 1, 1, 2],
-    "rta_ppr_blanked": [0, 0, 9, 0],
-    "rta_ppr_permuted": [7, 0, 0, 3],
-}
-
-
-def results_of_two_seeds():
-    examples = [SimpleNamespace(user=user) for user in (4, 9)]
-    results = EvaluationResults(examples)
-    for name, ranks in RANKS.items():
-        results.add({"name": name}, np.array(ranks))
-    for i, label in enumerate(LABELS):
-        results.add({"name": f"scripted:{label}"}, np.array([i + 1, 0]))
-    return results
-
-
-def test_a_row_of_one_seed_is_compared_with_every_seed():
-    compared = {(c["a"], c["b"], c["metric"]): c for c in compare_rows(results_of_two_seeds())}
-    assert set(compared) == {(a, b, m) for a, b in COMPARED for m in ("ndcg@10", "hr@1")}
-    single = np.mean([ndcg_values(np.array([i + 1, 0]), 10) for i in range(len(LABELS))], axis=0)
-    for (a, b, metric), row in compared.items():
-        if b == "single_tool_mean":
-            base = {"ndcg@10": single, "hr@1": np.array([1 / len(LABELS), 0])}[metric]
-        else:
-            base = values(RANKS[b], metric)
-        expected = values(RANKS[a], metric).mean() - base.mean()
-        assert row["difference"] == pytest.approx(expected, abs=1e-12), (a, b, metric)
-        low, high = row["interval"]
-        assert low <= row["difference"] <= high
-        assert row["sentence"] == comparison_sentence(row)
-
-
-def test_the_control_without_tools_is_compared_where_it_was_trained():
-    results = results_of_two_seeds()
-    del results.ranks["trained_no_tools"]
-    pairs = [(c["a"], c["b"]) for c in compare_rows(results) if c["metric"] == "ndcg@10"]
-    assert pairs == [pair for pair in COMPARED if "trained_no_tools" not in pair]
-    assert len(pairs) == len(COMPARED) - 3
+from agenticrec_jax.runs.experiment import EvaluationResults, write_results
 
 
 def test_the_chain_of_the_paper_is_trained_and_evaluated_in_order(tmp_path, monkeypatch):
@@ -140,13 +87,9 @@ class NamedPolicy:
         return NamedPolicy(self.name)
 
 
-def values(ranks, metric):
-    return ndcg_values(np.array(ranks), 10 if metric == "ndcg@10" else 1)
-
-
 def test_transcripts_are_written_seed_by_seed(tmp_path, monkeypatch):
     """In the order of evaluation; the report shows those of the last stage."""
-    results = results_of_two_seeds()
+    results = EvaluationResults([SimpleNamespace(user=user) for user in (4, 9)], log=None)
     results.trajectories = {"warm_start": ["w0", "w1"]}
     for name in ("rta", "rta_ppr"):
         results.trajectories[name] = [f"{name}{i}" for i in range(4)]
@@ -174,7 +117,7 @@ def test_transcripts_are_written_seed_by_seed(tmp_path, monkeypatch):
         workdir=tmp_path,
         data=SimpleNamespace(log=None),
         policy=SimpleNamespace(tokenizer=None),
-        protocol=lambda split, seeds: {"split": split, "seeds": seeds},
+        protocol=lambda split, seeds, examples: {"seeds": seeds, "examples": examples},
     )
     write_results(run, results, [3, 5])
     lines = (tmp_path / "trajectories.jsonl").read_text().splitlines()
@@ -187,4 +130,5 @@ def test_transcripts_are_written_seed_by_seed(tmp_path, monkeypatch):
     assert [record["id"] for record in report["last"]] == [f"rta_ppr{i}" for i in range(4)]
     assert report["seed"] == 3
     written = json.loads((tmp_path / "results.json").read_text())
-    assert written["protocol"]["seeds"] == [3, 5] and written["preferences"] == []
+    assert written["protocol"] == {"seeds": [3, 5], "examples": 2}
+    assert written["preferences"] == []

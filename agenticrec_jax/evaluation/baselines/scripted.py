@@ -45,13 +45,23 @@ def gather_evidence(
     return [orders_of(view, toolbox) for view in views]
 
 
+def plan_numbers(
+    plan: Plan, evidence: Evidence, examples: Sequence[RankingExample]
+) -> list[tuple[int, ...]]:
+    """Returns the list of candidate numbers that ``plan`` gives for each example, best first."""
+    return [
+        plan.rank(orders, len(example.candidates))
+        for orders, example in zip(evidence, examples, strict=True)
+    ]
+
+
 def plan_ranks(
     plan: Plan, evidence: Evidence, examples: Sequence[RankingExample]
 ) -> Int[np.ndarray, "examples"]:
     """Returns the rank of the target in the list that ``plan`` gives, 0 for a miss."""
     ranks = np.zeros(len(examples), np.int32)
-    for i, (orders, example) in enumerate(zip(evidence, examples, strict=True)):
-        numbers = plan.rank(orders, len(example.candidates))
+    lists = plan_numbers(plan, evidence, examples)
+    for i, (numbers, example) in enumerate(zip(lists, examples, strict=True)):
         if example.target_number in numbers:
             ranks[i] = numbers.index(example.target_number) + 1
     return ranks

@@ -1,0 +1,55 @@
+"""Paired comparisons of rows, of which some have several seeds."""
+
+import numpy as np
+import pytest
+
+from agenticrec_jax.agent.scripted import LABELS
+from agenticrec_jax.evaluation.comparisons import COMPARED, SINGLE_TOOL, compare_rows
+from agenticrec_jax.evaluation.report import comparison_sentence
+from agenticrec_jax.metrics.ranking import ndcg_values
+
+USERS = [4, 9]
+RANKS = {  # of two examples; trained policies have two seeds
+    "warm_start": [2, 0],
+    "warm_start_no_tools": [0, 5],
+    "scripted_agent": [1, 3],
+    "best_fusion": [1, 2],
+    "trained_no_tools": [6, 0, 0, 2],
+    "linear_combination": [3, 1],
+    "rta": [1, 0, 2, 4],
+    "rta_ppr": [1, 1, 1, 2],
+    "rta_ppr_blanked": [0, 0, 9, 0],
+    "rta_ppr_permuted": [7, 0, 0, 3],
+}
+RANKS |= {f"{SINGLE_TOOL}{label}": [i + 1, 0] for i, label in enumerate(LABELS)}
+
+
+def compared(rows):
+    return compare_rows({name: np.array(ranks) for name, ranks in rows.items()}, USERS)
+
+
+def test_a_row_of_one_seed_is_compared_with_every_seed():
+    by_pair = {(c["a"], c["b"], c["metric"]): c for c in compared(RANKS)}
+    assert set(by_pair) == {(a, b, m) for a, b in COMPARED for m in ("ndcg@10", "hr@1")}
+    single = np.mean([ndcg_values(np.array([i + 1, 0]), 10) for i in range(len(LABELS))], axis=0)
+    for (a, b, metric), row in by_pair.items():
+        if b == "single_tool_mean":
+            base = {"ndcg@10": single, "hr@1": np.array([1 / len(LABELS), 0])}[metric]
+        else:
+            base = values(RANKS[b], metric)
+        expected = values(RANKS[a], metric).mean() - base.mean()
+        assert row["difference"] == pytest.approx(expected, abs=1e-12), (a, b, metric)
+        low, high = row["interval"]
+        assert low <= row["difference"] <= high
+        assert row["sentence"] == comparison_sentence(row)
+
+
+def test_the_control_without_tools_is_compared_where_it_was_trained():
+    rows = {name: ranks for name, ranks in RANKS.items() if name != "trained_no_tools"}
+    pairs = [(c["a"], c["b"]) for c in compared(rows) if c["metric"] == "ndcg@10"]
+    assert pairs == [pair for pair in COMPARED if "trained_no_tools" not in pair]
+    assert len(pairs) == len(COMPARED) - 3
+
+
+def values(ranks, metric):
+    return ndcg_values(np.array(ranks), 10 if metric == "ndcg@10" else 1)
