@@ -36,16 +36,25 @@ _COMPILATION_CACHE = flags.DEFINE_string(
 )
 
 
-def run(main: Callable[[Sequence[str]], object]) -> NoReturn:
+def run(main: Callable[[Sequence[str]], object], arguments: Sequence[str] = ()) -> NoReturn:
     """Parses the flags, calls ``main(argv)`` and exits: 0, or 2 with one sentence for bad input.
 
     A run that SIGTERM has ended in order (``Terminated``) says where it stands and exits with 0.
+
+    Args:
+      main: of the program; ``argv[1:]`` are its arguments.
+      arguments: names of the arguments beside flags, all of which have to be given.
     """
 
     def guarded(argv: Sequence[str]) -> None:
         try:
-            if len(argv) > 1:
-                raise InputError(f"unexpected argument {argv[1]!r}: settings are given as --flags.")
+            if len(argv) > 1 + len(arguments):
+                raise InputError(
+                    f"unexpected argument {argv[1 + len(arguments)]!r}: settings are given as "
+                    "--flags."
+                )
+            for name in arguments[len(argv) - 1 :]:
+                raise InputError(f"argument {name}: found nothing, expected it beside the flags.")
             use_compilation_cache(_COMPILATION_CACHE.value)
             logging.set_verbosity(logging.WARNING)  # orbax tells every step of every save
             main(argv)

@@ -16,7 +16,6 @@ from agenticrec_jax.bundled import ROOT, resolve
 from agenticrec_jax.cli.overrides import Override, apply_settings, split_settings
 from agenticrec_jax.errors import InputError, expect
 from agenticrec_jax.paths import local_path
-from agenticrec_jax.runs import default_config
 
 flags.disclaim_key_flags()  # --config belongs to the program that defines it, and to its --help
 
@@ -129,6 +128,8 @@ class ConfigFlag(flags.Flag):
         super().__init__(parser, flags.ArgumentSerializer(), "config", None, help_string)
 
     def _parse(self, argument: str) -> ConfigDict:
+        from agenticrec_jax.runs import default_config  # imports JAX, which some programs do not
+
         try:
             config = load_config(argument)
         except InputError as error:

@@ -21,7 +21,6 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 from ml_collections import ConfigDict
 
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.runs import RunConfig
 
 _SETTING = re.compile(r"--?(no)?config\.([^=]*)(=(?s:.*))?")
 _BOOLEANS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
@@ -104,6 +103,8 @@ def setting_type(key: str) -> Any:
     Raises:
       InputError: names the setting if there is none of that name.
     """
+    from agenticrec_jax.runs import RunConfig  # imports JAX, which some programs do not
+
     declared: Any = RunConfig
     path = "config"
     for name in key.split("."):
