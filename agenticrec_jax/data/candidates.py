@@ -11,7 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,26 @@ from agenticrec_jax.errors import InputError
 
 FORMAT = "agenticrec-candidates"
 VERSION = 1
+
+
+class CandidateList(NamedTuple):
+    """A line of a candidate file, by the ids in it: it takes no log to read one.
+
+    Attributes:
+      example: id of the example, the target's position in the log.
+      split: of the example.
+      user: id of the user.
+      time: unix seconds of the target.
+      target: id of the next item.
+      candidates: ids in the order of their numbers.
+    """
+
+    example: int
+    split: str
+    user: str
+    time: int
+    target: str
+    candidates: tuple[str, ...]
 
 
 def draw_candidates(
@@ -168,6 +188,20 @@ def read_candidates(path: str | Path, log: InteractionLog) -> list[RankingExampl
     return examples
 
 
+def read_candidate_lists(path: str | Path) -> list[CandidateList]:
+    """Reads the lines of a candidate file without the log that they were drawn from.
+
+    Raises:
+      InputError: with file and line, for a field of another type or a missing target.
+    """
+    path = Path(path)
+    lines = _lines(path)
+    _protocol(path, lines)
+    return [
+        _Line(path, number, line).candidate_list() for number, line in enumerate(lines[1:], start=2)
+    ]
+
+
 def _record(log: InteractionLog, example: RankingExample) -> dict:
     ids = log.items.item_id
     return {
@@ -220,6 +254,22 @@ class _Line:
             if not isinstance(item, str) or item not in log.items.code:
                 raise self.error(name, item, "an item of the catalog")
         return tuple(log.items.code[item] for item in ids)
+
+    def candidate_list(self) -> CandidateList:
+        candidates = self.field("candidates", list)
+        if not all(isinstance(item, str) for item in candidates):
+            raise self.error("candidates", candidates, "ids of items")
+        target = self.field("target", str)
+        if target not in candidates:
+            raise self.error("target", target, "one of the candidates")
+        return CandidateList(
+            example=self.field("position", int),
+            split=self.field("split", str),
+            user=self.field("user", str),
+            time=self.field("time", int),
+            target=target,
+            candidates=tuple(candidates),
+        )
 
     def example(self, log: InteractionLog, negatives: int) -> RankingExample:
         position, time = self._event(log)

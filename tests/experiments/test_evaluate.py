@@ -99,6 +99,14 @@ def evaluated(program, tmp_path_factory):
     return workdir, table, read_log(interactions, items)
 
 
+def test_both_rows_hold_against_their_rankings_and_trajectories(evaluated, program):
+    ended = program("verify", str(evaluated[0]))
+    assert ended.returncode == 0 and "0 differs" in ended.stdout, ended.stdout + ended.stderr
+    for name in ("frozen_no_tools", "frozen"):
+        assert f"evaluation_{name}_valid.json: row {name} (" in ended.stdout
+        assert f"evaluation_{name}_valid.jsonl: ranks" in ended.stdout
+
+
 def test_both_rows_are_judged_alike(evaluated):
     workdir, table, log = evaluated
     frozen = read_candidates(workdir / "candidates.jsonl.gz", log)

@@ -17,6 +17,7 @@ LONGEST = 150
 SETTINGS = flat_settings(dataclasses.asdict(RunConfig()))
 PROGRAMS = jobs()
 FLAGS = "DEFINE_"
+APP_RUN = r"    app\.run\(main(, arguments=\[.+\])?\)\n$"
 # Runs ``python -m experiments.NAME --help`` for each name, in one process, since most of a
 # program's start are the imports that they share. The flags of a program go when it has ended.
 HELP = """
@@ -72,7 +73,7 @@ def test_a_program_is_short_and_imports_no_other(name):
 def test_flags_stand_at_the_top_of_a_program(name):
     defined, main = source(name).split("\ndef main(")
     assert FLAGS in defined and FLAGS not in main
-    assert '\n\n\nif __name__ == "__main__":\n' in main and main.endswith("    app.run(main)\n")
+    assert '\n\n\nif __name__ == "__main__":\n' in main and re.search(APP_RUN, main)
 
 
 def test_help_of_every_program_shows_its_docstring_and_flags(python):

@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +166,29 @@ def test_both_stages_leave_curves_and_policies(finished):
     for stage in ("rta", "ppr"):
         for name in ("config.json", "model.safetensors", "tokenizer.model"):
             assert (directory / stage / "policy" / name).stat().st_size > 0
+
+
+def test_its_numbers_hold_and_a_changed_one_is_found(finished, results, program, tmp_path):
+    ended = program("verify", str(finished[0]))
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "0 differs, 0 not checked" in ended.stdout
+    for row in results["rows"]:
+        assert f"results.json: row {row['name']} (" in ended.stdout
+    copy = shutil.copytree(finished[0], tmp_path / "copy", ignore=shutil.ignore_patterns("seed_*"))
+    changed = json.loads((copy / "results.json").read_text())
+    changed["rows"][-1]["ndcg@10"] += 0.01
+    (copy / "results.json").write_text(json.dumps(changed))
+    ended = program("verify", str(copy))
+    assert ended.returncode == 1
+    (line,) = [line for line in ended.stdout.splitlines() if line.startswith("differs ")]
+    assert changed["rows"][-1]["name"] in line and "ndcg@10" in line
+
+
+def test_the_folder_says_how_it_was_made(finished):
+    (line,) = (finished[0] / "provenance.jsonl").read_text().splitlines()
+    record = json.loads(line)
+    assert "experiments.quickstart --preset=smoke" in record["command"]
+    assert record["devices"] and record["packages"]["jax"]
 
 
 def test_the_report_is_one_offline_page_with_the_table(finished, results):

@@ -1,0 +1,402 @@
+"""Recomputes the numbers of a finished run from the files in its folder, without JAX.
+
+A results table is checked against the rankings beside it: metrics, intervals and comparisons by the
+functions that made them, and the rankings against the frozen candidates and the trajectories. What
+a file of the run says of itself is not taken for granted where another file says it too.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.special import chdtrc
+
+from agenticrec_jax.agent.rewards import REWARDS
+from agenticrec_jax.agent.tasks import RANK
+from agenticrec_jax.data.candidates import (
+    CandidateList,
+    candidate_hash,
+    read_candidate_lists,
+    read_protocol,
+)
+from agenticrec_jax.data.examples import evenly_spread
+from agenticrec_jax.errors import InputError, expect, shorten
+from agenticrec_jax.evaluation.comparisons import compare_rows
+from agenticrec_jax.evaluation.rankings import (
+    RANKINGS,
+    Ranking,
+    Target,
+    read_rankings,
+    summarize_rankings,
+    target_ranks,
+)
+from agenticrec_jax.metrics.ranking import expected_metrics
+
+CANDIDATES = "candidates.jsonl.gz"
+RESULTS = "results.json"
+CHANCE = "chance"
+_SHOWN = ("hr@1", "ndcg@10", "difference")  # numbers that a check's detail gives
+LEVEL = 1e-3  # a target's position is called uneven below this probability
+TOLERANCE = 1e-9
+SERVED = {"a": ("policy",), "b": ("valid", "test")}  # splits by the last letter of a directory
+
+
+class Check(NamedTuple):
+    """One fact of a run.
+
+    Attributes:
+      name: the file and the fact.
+      holds: whether it is as recomputed; None if it cannot be checked.
+      detail: the numbers, or the first difference.
+    """
+
+    name: str
+    holds: bool | None
+    detail: str
+
+    @property
+    def verdict(self) -> str:
+        """``holds``, ``differs`` or ``not checked``."""
+        return {True: "holds", False: "differs", None: "not checked"}[self.holds]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A results table with the files beside it.
+
+    Attributes:
+      path: of the table.
+      rows: of the table.
+      protocol: of the table.
+      comparisons: paired differences of rows; None where the table has none.
+      rankings: of its rows.
+      trajectories: path of the trajectories of its policies.
+    """
+
+    path: Path
+    rows: dict[str, dict]
+    protocol: dict
+    comparisons: list[dict] | None
+    rankings: list[Ranking]
+    trajectories: Path
+
+
+def verify_run(directory: str | Path) -> Iterator[Check]:
+    """Yields a check for each fact of a run's folder.
+
+    Args:
+      directory: with ``candidates.jsonl.gz``, and ``results.json`` of the quickstart or files of
+        ``evaluate``.
+
+    Raises:
+      InputError: names the file that is missing or unreadable, and the field that it lacks.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise InputError(f"{directory}: no such directory, expected the folder of a run")
+    paths = [path for path in (directory / RESULTS,) if path.is_file()]
+    paths += sorted(directory.glob("evaluation_*.json"))
+    if not paths:
+        raise InputError(
+            f"{directory}: found neither {RESULTS} nor evaluation_*.json, expected a finished run"
+        )
+    lists = read_candidate_lists(directory / CANDIDATES)
+    yield target_position(directory / CANDIDATES, lists)
+    yield from fit_ranges(directory, lists)
+    for path in paths:
+        table = read_table(path)
+        yield candidates_of(table)
+        yield from rankings_of(table, lists)
+        yield from trajectories_of(table, lists)
+
+
+def read_table(path: Path) -> Table:
+    """Reads a results table and its rankings.
+
+    Raises:
+      InputError: names the file and the field that is missing or of another type.
+    """
+    record = _object(path, path.read_bytes())
+    rows = _field(path, record, "rows", list)
+    named = {_field(path, row, "name", str): row for row in rows}
+    expect(len(named) == len(rows), f"{path}: rows", [*named], "rows of different names")
+    protocol = _field(path, record, "protocol", dict)
+    comparisons = None
+    if path.name == RESULTS:
+        comparisons = _field(path, record, "comparisons", list)
+        rankings, trajectories = path.with_name(RANKINGS), path.with_name("trajectories.jsonl")
+    else:
+        rankings, trajectories = path.with_suffix(".parquet"), path.with_suffix(".jsonl")
+    return Table(path, named, protocol, comparisons, read_rankings(rankings), trajectories)
+
+
+def target_position(path: Path, lists: Sequence[CandidateList]) -> Check:
+    """Checks that the target is as often at one place as at another, by a chi-square test."""
+    size = len(lists[0].candidates) if lists else 0
+    even = all(len(each.candidates) == size for each in lists)
+    name = f"{path.name}: the target's position is uniform"
+    if not lists or not even:
+        return Check(name, False, "found no lists, or lists of different lengths")
+    places = [each.candidates.index(each.target) for each in lists]
+    counts = np.bincount(places, minlength=size)
+    statistic = float(((counts - counts.mean()) ** 2 / counts.mean()).sum())
+    p = float(chdtrc(size - 1, statistic))
+    detail = f"chi-square {statistic:.1f} of {len(lists)} lists, p = {p:.3g}"
+    return Check(name, p >= LEVEL, detail)
+
+
+def fit_ranges(directory: Path, lists: Sequence[CandidateList]) -> Iterator[Check]:
+    """Checks that each artifact was fitted on events before the first example that it serves."""
+    paths = [path for path in sorted(directory.rglob("*_[ab]/*.json")) if path.stem != "made"]
+    for path in paths:
+        record = _object(path, path.read_bytes())
+        end = _field(path, _field(path, record, "fit_range", dict), "end_time", int)
+        splits = SERVED[path.parent.name[-1]]
+        first = min((each.time for each in lists if each.split in splits), default=None)
+        name = f"{path.relative_to(directory)}: fitted before the {' and '.join(splits)} examples"
+        served = f"events before time {end}, first example at time {first}"
+        yield Check(name, first is not None and end <= first, served)
+    if not paths:
+        yield Check("artifacts: fitted before the examples", None, "found no artifacts")
+
+
+def candidates_of(table: Table) -> Check:
+    """Checks that the candidate file is the one that the table was made on."""
+    path = table.path.with_name(CANDIDATES)
+    header = read_protocol(path)
+    found = {
+        "candidate_hash": candidate_hash(path),
+        "candidate_seed": header["seed"],
+        "negatives": header["negatives"],
+    }
+    stated = {name: table.protocol.get(name) for name in found}
+    difference = first_difference(stated, found)
+    name = f"{table.path.name}: made on {path.name}"
+    return Check(name, difference is None, difference or f"hash {found['candidate_hash']}")
+
+
+def rankings_of(table: Table, lists: Sequence[CandidateList]) -> Iterator[Check]:
+    """Checks the rankings against the candidates, then each number of the table against them."""
+    where = table.path.name
+    examples = expected_examples(table, lists)
+    by_id = {each.example: each for each in examples}
+    targets = {each.example: Target(each.target, each.user) for each in examples}
+    by_row: dict[str, list[Ranking]] = {}
+    for ranking in table.rankings:
+        by_row.setdefault(ranking.row, []).append(ranking)
+    missing = sorted((table.rows.keys() - {CHANCE}) ^ by_row.keys())
+    detail = f"rows of one and not of the other: {', '.join(missing)}" if missing else ""
+    yield Check(f"{where}: rows with rankings", not missing, detail or f"{len(by_row)} rows")
+    if CHANCE in table.rows:
+        expected = expected_metrics(_field(table.path, table.protocol, "negatives", int) + 1)
+        expected |= {"ndcg@10_interval": [expected["ndcg@10"]] * 2, "n": len(examples)}
+        yield _compared(f"{where}: row {CHANCE}", table.rows[CHANCE], expected)
+    ranks = {}
+    whole = True
+    for row, rankings in by_row.items():
+        if row not in table.rows:
+            continue
+        seeds = _field(table.path, table.rows[row], "seeds", list)
+        fault = faulty_ranking(rankings, by_id, seeds)
+        detail = fault or f"{len(rankings)} rankings of {len(examples)} examples"
+        yield Check(f"{where}: rankings of {row}", fault is None, detail)
+        known = [ranking for ranking in rankings if ranking.example in by_id]
+        if known:
+            expected = summarize_rankings(known, targets)
+            yield _compared(f"{where}: row {row}", table.rows[row], expected)
+        whole &= fault is None
+        ranks[row] = target_ranks(known, targets)
+    if table.comparisons is not None:
+        yield from _comparisons(table, ranks if whole else None, [each.user for each in examples])
+
+
+def expected_examples(table: Table, lists: Sequence[CandidateList]) -> list[CandidateList]:
+    """Returns the candidate lists that a table says it ranks.
+
+    Raises:
+      InputError: the candidate file has fewer of the split.
+    """
+    split = _field(table.path, table.protocol, "split", str)
+    count = _field(table.path, table.protocol, "examples", int)
+    of_split = [each for each in lists if each.split == split]
+    expected = f"from 1 to the {len(of_split)} of split {split!r} in {CANDIDATES}"
+    expect(0 < count <= len(of_split), f"{table.path}: protocol.examples", count, expected)
+    return evenly_spread(of_split, count)
+
+
+def faulty_ranking(
+    rankings: Sequence[Ranking], lists: Mapping[int, CandidateList], seeds: Sequence[int]
+) -> str | None:
+    """Returns the first fault of a row's rankings in words; None if there is none.
+
+    Each seed ranks each example once, in order. A ranking has items of its candidates, none twice;
+    an invalid output has none.
+    """
+    due = [(seed, example) for seed in seeds or [None] for example in lists]
+    there = [(ranking.seed, ranking.example) for ranking in rankings]
+    for seed, example in Counter(due) - Counter(there):
+        return f"found no ranking of example {example}, seed {seed}"
+    for seed, example in Counter(there) - Counter(due):
+        return f"found a ranking too many, of example {example}, seed {seed}"
+    if there != due:
+        return "found rankings in another order than the examples"
+    for ranking in rankings:
+        items = ranking.items
+        ranked = f"of example {ranking.example}, seed {ranking.seed}"
+        if len(set(items)) < len(items):
+            return f"found an item twice {ranked}"
+        if other := set(items) - set(lists[ranking.example].candidates):
+            return f"found {min(other)!r} {ranked}, which is no candidate"
+        if ranking.valid != bool(items):
+            return f"found {len(items)} items {ranked}, whose valid is {ranking.valid}"
+    return None
+
+
+def _comparisons(
+    table: Table, ranks: Mapping[str, np.ndarray] | None, users: Sequence[str]
+) -> Iterator[Check]:
+    """Yields a check for each comparison; one alone where rankings are missing (no ranks)."""
+    where = f"{table.path.name}: comparisons"
+    if ranks is None:
+        yield Check(where, None, "found faulty rankings")
+        return
+    expected = {_pair(table.path, each): each for each in compare_rows(ranks, users)}
+    stated = {_pair(table.path, each): each for each in table.comparisons or ()}
+    other = sorted(map(str, expected.keys() ^ stated.keys()))
+    detail = f"found or missing: {', '.join(other)}" if other else f"{len(expected)} pairs"
+    yield Check(where, not other, detail)
+    for pair in expected.keys() & stated.keys():
+        a, b, metric = pair
+        name = f"{table.path.name}: {a} minus {b}, {metric}"
+        yield _compared(name, stated[pair], expected[pair])
+
+
+def _pair(path: Path, comparison: Any) -> tuple[str, str, str]:
+    return tuple(_field(path, comparison, name, str) for name in ("a", "b", "metric"))
+
+
+def trajectories_of(table: Table, lists: Sequence[CandidateList]) -> Iterator[Check]:
+    """Checks ranks and rewards of the trajectories, and the rankings against the trajectories."""
+    path = table.trajectories
+    if not path.is_file():
+        yield Check(f"{path.name}: rewards", None, "found no such file")
+        return
+    by_id = {each.example: each for each in lists}
+    rankings = {(each.row, each.seed, each.example): each for each in table.rankings}
+    reward = _field(table.path, table.protocol, "reward", str)
+    faults: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            where = f"{path}, line {number}"
+            record = _object(where, line)
+            # A file of ``evaluate`` has one row, whose name its lines leave out.
+            row = record["stage"] if "stage" in record else next(iter(table.rows))
+            key = (row, record.get("seed"), _field(where, record, "example_id", int))
+            counts[row] += 1
+            example = by_id.get(key[2])
+            fault = faulty_trajectory(where, record, example, rankings.get(key), reward)
+            if fault and row not in faults:
+                faults[row] = f"line {number}: {fault}"
+    for row, count in counts.items():
+        due = sum(ranking.row == row for ranking in table.rankings)
+        if count != due:
+            faults.setdefault(row, f"found {count} trajectories, and {due} rankings")
+        name = f"{path.name}: ranks, rewards and rankings of {row}"
+        yield Check(name, row not in faults, faults.get(row, f"{count} trajectories"))
+    if reward not in REWARDS:
+        name = f"{path.name}: rewards"
+        yield Check(name, None, f"{reward} is a reward of your own; ranks and rankings are checked")
+
+
+def faulty_trajectory(
+    where: str, record: Mapping, example: CandidateList | None, ranking: Ranking | None, reward: str
+) -> str | None:
+    """Returns the first fault of a trajectory in words; None if there is none.
+
+    Args:
+      where: file and line, for errors.
+      record: the trajectory.
+      example: its candidates; None if the file has none.
+      ranking: of the results; None if they have none.
+      reward: name of the reward; one that is not in `REWARDS` is not recomputed.
+    """
+    if example is None or ranking is None:
+        return f"found example {record['example_id']}, of which there is no ranking"
+    numbers = record.get("ranking") or []
+    valid = _field(where, record, "invalid_reason", str | None) is None
+    calls = _field(where, record, "calls", list)
+    size = len(example.candidates)
+    if not all(type(number) is int and 1 <= number <= size for number in numbers):
+        return f"found ranking {shorten(numbers)} of {size} candidates"
+    items = tuple(example.candidates[number - 1] for number in numbers)
+    if tuple(_field(where, record, "candidate_ids", list)) != example.candidates:
+        return "found other candidates than those of the candidate file"
+    if (items, valid, len(calls)) != (ranking.items, ranking.valid, ranking.calls):
+        return "found another ranking, validity or number of calls than in the rankings"
+    rank = items.index(example.target) + 1 if valid and example.target in items else None
+    if record.get("rank") != rank:
+        return f"found rank {record.get('rank')}, recomputed {rank}"
+    if reward not in REWARDS:
+        return None
+    trajectory = SimpleNamespace(rank=rank, valid=valid, calls=calls, choice=None)
+    expected = REWARDS[reward](trajectory, SimpleNamespace(kind=RANK))
+    stated = _field(where, record, "reward", dict)
+    numbers = expected.components() | ({"total": expected.total} if "total" in stated else {})
+    return first_difference(stated, numbers)
+
+
+def first_difference(stated: Mapping, recomputed: Mapping) -> str | None:
+    """Returns the first recomputed value that is stated otherwise, in words; None for none.
+
+    Numbers may differ by rounding.
+
+    Example:
+      >>> first_difference({"hr@1": 0.25, "n": 4, "name": "rta"}, {"hr@1": 0.5, "n": 4})
+      'hr@1: found 0.25, recomputed 0.5'
+    """
+    for name, value in recomputed.items():
+        found = stated.get(name)
+        if not _equal(found, value):
+            return f"{name}: found {shorten(found)}, recomputed {shorten(value)}"
+    return None
+
+
+def _equal(found: Any, value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        same = isinstance(found, list | tuple) and len(found) == len(value)
+        return same and all(map(_equal, found, value))
+    if isinstance(value, float):
+        is_number = isinstance(found, int | float) and not isinstance(found, bool)
+        return is_number and abs(found - value) <= TOLERANCE
+    return type(found) is type(value) and found == value
+
+
+def _compared(name: str, stated: Mapping, recomputed: Mapping) -> Check:
+    difference = first_difference(stated, recomputed)
+    numbers = [f"{key} {value:.4f}" for key, value in recomputed.items() if key in _SHOWN]
+    return Check(name, difference is None, difference or ", ".join(numbers))
+
+
+def _object(where: str | Path, text: bytes) -> dict:
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: found invalid JSON ({error}), expected an object") from None
+    expect(isinstance(record, dict), str(where), record, "an object")
+    return record
+
+
+def _field(where: str | Path, record: Any, name: str, kind: Any) -> Any:
+    """Returns a field of a record; InputError if it is missing or of another type."""
+    expect(isinstance(record, dict), str(where), record, f"an object with {name}")
+    value = record.get(name)
+    fits = isinstance(value, kind) and not isinstance(value, bool)
+    named = getattr(kind, "__name__", "text or null")
+    expect(fits, f"{where}, field {name}", value, f"a value of type {named}")
+    return value
