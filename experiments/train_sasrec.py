@@ -4,13 +4,15 @@
 
 Artifacts A are fitted before the first policy sample and evaluated on the policy samples. Artifacts
 B are fitted before the first valid sample and evaluated on valid and test. The workdir gets both,
-the frozen candidates and ``sasrec.json`` with the results. If the three NDCG@10 of SASRec differ
+the frozen candidates, ``sasrec.json`` with the results, and ``sasrec.parquet`` with the rankings,
+from which ``verify`` recomputes them. If the three NDCG@10 of SASRec differ
 much more than those of popularity, an artifact was fitted on samples that it is evaluated on. Two
 more rows rank each target among all items: with the items that the user took before kept, and with
 them masked.
 
 ``--model`` fits another model on the two ranges, in place of the artifacts: ``METHOD_a`` and
-``METHOD_b`` in the workdir have it, and ``METHOD.json`` has the results on the same candidates.
+``METHOD_b`` in the workdir have it, and ``METHOD.json`` has the results on the same candidates,
+``METHOD.parquet`` the rankings.
 
 ``--loss`` selects the loss, by default the model's. With ``--patience`` each user's last event
 before the end of the range is held out, and training stops by its rank.

@@ -2,12 +2,12 @@
 
     python -m experiments.verify RUN [--json=FILE]
 
-RUN is the workdir of ``quickstart`` or ``evaluate``. Metrics, intervals and paired comparisons are
-recomputed from the rankings, ranks and rewards from the trajectories. The candidate file has to be
-the one of the results, its targets evenly spread over the positions, and no artifact fitted past
-the examples that it served. Each is printed as ``holds``, ``differs`` or ``not checked``, where a
-file is missing. The exit status is 1 if one differs, 2 with one sentence for a folder that is no
-finished run. JAX is not imported, and the log is not read.
+RUN is the workdir of ``quickstart``, ``evaluate`` or ``train_sasrec``. Metrics, intervals and
+paired comparisons are recomputed from the rankings, ranks and rewards from the trajectories. The
+candidate file has to be the one of the results, its targets evenly spread over the positions, and
+no artifact fitted past the examples that it served. Each fact is printed as ``holds``, ``differs``
+or ``not checked``, where a file is missing. The exit status is 1 if one differs, 2 with one
+sentence for a folder that is no finished run. JAX is not imported, and the log is not read.
 """
 
 import sys

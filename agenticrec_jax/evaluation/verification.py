@@ -5,13 +5,12 @@ functions that made them, and the rankings against the frozen candidates and the
 a file of the run says of itself is not taken for granted where another file says it too.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from scipy.special import chdtrc
@@ -26,6 +25,7 @@ from agenticrec_jax.data.candidates import (
 )
 from agenticrec_jax.data.examples import evenly_spread
 from agenticrec_jax.errors import InputError, expect, shorten
+from agenticrec_jax.evaluation.checks import Check, compared, field, first_difference, read_object
 from agenticrec_jax.evaluation.comparisons import compare_rows
 from agenticrec_jax.evaluation.rankings import (
     RANKINGS,
@@ -40,29 +40,8 @@ from agenticrec_jax.metrics.ranking import expected_metrics
 CANDIDATES = "candidates.jsonl.gz"
 RESULTS = "results.json"
 CHANCE = "chance"
-_SHOWN = ("hr@1", "ndcg@10", "difference")  # numbers that a check's detail gives
 LEVEL = 1e-3  # a target's position is called uneven below this probability
-TOLERANCE = 1e-9
 SERVED = {"a": ("policy",), "b": ("valid", "test")}  # splits by the last letter of a directory
-
-
-class Check(NamedTuple):
-    """One fact of a run.
-
-    Attributes:
-      name: the file and the fact.
-      holds: whether it is as recomputed; None if it cannot be checked.
-      detail: the numbers, or the first difference.
-    """
-
-    name: str
-    holds: bool | None
-    detail: str
-
-    @property
-    def verdict(self) -> str:
-        """``holds``, ``differs`` or ``not checked``."""
-        return {True: "holds", False: "differs", None: "not checked"}[self.holds]
 
 
 @dataclass(frozen=True)
@@ -90,8 +69,8 @@ def verify_run(directory: str | Path) -> Iterator[Check]:
     """Yields a check for each fact of a run's folder.
 
     Args:
-      directory: with ``candidates.jsonl.gz``, and ``results.json`` of the quickstart or files of
-        ``evaluate``.
+      directory: with ``candidates.jsonl.gz``, and ``results.json`` of the quickstart, or files of
+        ``evaluate`` or ``train_sasrec``.
 
     Raises:
       InputError: names the file that is missing or unreadable, and the field that it lacks.
@@ -99,36 +78,41 @@ def verify_run(directory: str | Path) -> Iterator[Check]:
     directory = Path(directory)
     if not directory.is_dir():
         raise InputError(f"{directory}: no such directory, expected the folder of a run")
-    paths = [path for path in (directory / RESULTS,) if path.is_file()]
-    paths += sorted(directory.glob("evaluation_*.json"))
+    tables = {directory / RESULTS, *directory.glob("evaluation_*.json")}
+    tables |= {path.with_suffix(".json") for path in directory.glob("*.parquet")}
+    paths = sorted(path for path in tables if path.is_file())
     if not paths:
         raise InputError(
-            f"{directory}: found neither {RESULTS} nor evaluation_*.json, expected a finished run"
+            f"{directory}: found neither {RESULTS} nor another table with its rankings, expected "
+            "a finished run"
         )
     lists = read_candidate_lists(directory / CANDIDATES)
     yield target_position(directory / CANDIDATES, lists)
     yield from fit_ranges(directory, lists)
     for path in paths:
-        table = read_table(path)
+        record = read_object(path, path.read_bytes())
+        if "rows" not in record and "metrics" in record:
+            yield from model_rows(path, record, lists)
+            continue
+        table = read_table(path, record)
         yield candidates_of(table)
         yield from rankings_of(table, lists)
         yield from trajectories_of(table, lists)
 
 
-def read_table(path: Path) -> Table:
-    """Reads a results table and its rankings.
+def read_table(path: Path, record: Mapping) -> Table:
+    """Returns the results table of a file's record, with its rankings.
 
     Raises:
       InputError: names the file and the field that is missing or of another type.
     """
-    record = _object(path, path.read_bytes())
-    rows = _field(path, record, "rows", list)
-    named = {_field(path, row, "name", str): row for row in rows}
+    rows = field(path, record, "rows", list)
+    named = {field(path, row, "name", str): row for row in rows}
     expect(len(named) == len(rows), f"{path}: rows", [*named], "rows of different names")
-    protocol = _field(path, record, "protocol", dict)
+    protocol = field(path, record, "protocol", dict)
     comparisons = None
     if path.name == RESULTS:
-        comparisons = _field(path, record, "comparisons", list)
+        comparisons = field(path, record, "comparisons", list)
         rankings, trajectories = path.with_name(RANKINGS), path.with_name("trajectories.jsonl")
     else:
         rankings, trajectories = path.with_suffix(".parquet"), path.with_suffix(".jsonl")
@@ -154,8 +138,8 @@ def fit_ranges(directory: Path, lists: Sequence[CandidateList]) -> Iterator[Chec
     """Checks that each artifact was fitted on events before the first example that it serves."""
     paths = [path for path in sorted(directory.rglob("*_[ab]/*.json")) if path.stem != "made"]
     for path in paths:
-        record = _object(path, path.read_bytes())
-        end = _field(path, _field(path, record, "fit_range", dict), "end_time", int)
+        record = read_object(path, path.read_bytes())
+        end = field(path, field(path, record, "fit_range", dict), "end_time", int)
         splits = SERVED[path.parent.name[-1]]
         first = min((each.time for each in lists if each.split in splits), default=None)
         name = f"{path.relative_to(directory)}: fitted before the {' and '.join(splits)} examples"
@@ -193,22 +177,22 @@ def rankings_of(table: Table, lists: Sequence[CandidateList]) -> Iterator[Check]
     detail = f"rows of one and not of the other: {', '.join(missing)}" if missing else ""
     yield Check(f"{where}: rows with rankings", not missing, detail or f"{len(by_row)} rows")
     if CHANCE in table.rows:
-        expected = expected_metrics(_field(table.path, table.protocol, "negatives", int) + 1)
+        expected = expected_metrics(field(table.path, table.protocol, "negatives", int) + 1)
         expected |= {"ndcg@10_interval": [expected["ndcg@10"]] * 2, "n": len(examples)}
-        yield _compared(f"{where}: row {CHANCE}", table.rows[CHANCE], expected)
+        yield compared(f"{where}: row {CHANCE}", table.rows[CHANCE], expected)
     ranks = {}
     whole = True
     for row, rankings in by_row.items():
         if row not in table.rows:
             continue
-        seeds = _field(table.path, table.rows[row], "seeds", list)
+        seeds = field(table.path, table.rows[row], "seeds", list)
         fault = faulty_ranking(rankings, by_id, seeds)
         detail = fault or f"{len(rankings)} rankings of {len(examples)} examples"
         yield Check(f"{where}: rankings of {row}", fault is None, detail)
         known = [ranking for ranking in rankings if ranking.example in by_id]
         if known:
             expected = summarize_rankings(known, targets)
-            yield _compared(f"{where}: row {row}", table.rows[row], expected)
+            yield compared(f"{where}: row {row}", table.rows[row], expected)
         whole &= fault is None
         ranks[row] = target_ranks(known, targets)
     if table.comparisons is not None:
@@ -221,8 +205,8 @@ def expected_examples(table: Table, lists: Sequence[CandidateList]) -> list[Cand
     Raises:
       InputError: the candidate file has fewer of the split.
     """
-    split = _field(table.path, table.protocol, "split", str)
-    count = _field(table.path, table.protocol, "examples", int)
+    split = field(table.path, table.protocol, "split", str)
+    count = field(table.path, table.protocol, "examples", int)
     of_split = [each for each in lists if each.split == split]
     expected = f"from 1 to the {len(of_split)} of split {split!r} in {CANDIDATES}"
     expect(0 < count <= len(of_split), f"{table.path}: protocol.examples", count, expected)
@@ -273,11 +257,42 @@ def _comparisons(
     for pair in expected.keys() & stated.keys():
         a, b, metric = pair
         name = f"{table.path.name}: {a} minus {b}, {metric}"
-        yield _compared(name, stated[pair], expected[pair])
+        yield compared(name, stated[pair], expected[pair])
 
 
 def _pair(path: Path, comparison: Any) -> tuple[str, str, str]:
-    return tuple(_field(path, comparison, name, str) for name in ("a", "b", "metric"))
+    return tuple(field(path, comparison, name, str) for name in ("a", "b", "metric"))
+
+
+def model_rows(path: Path, record: Mapping, lists: Sequence[CandidateList]) -> Iterator[Check]:
+    """Checks the file that ``train_sasrec`` writes of a model: its rows over the whole splits."""
+    where = path.name
+    digest = candidate_hash(path.with_name(CANDIDATES))
+    yield compared(f"{where}: made on {CANDIDATES}", record, {"candidates": digest})
+    stated = field(path, record, "ndcg@10", dict)
+    rankings = read_rankings(path.with_suffix(".parquet"))
+    for split in sorted({each.split for each in lists}):
+        of_split = {each.example: each for each in lists if each.split == split}
+        targets = {each.example: Target(each.target, each.user) for each in of_split.values()}
+        for row in stated:
+            name = f"{where}: {row} on {split}"
+            value = field(path, stated, row, dict).get(split)
+            if row == CHANCE:
+                size = len(next(iter(of_split.values())).candidates)
+                expected = {"ndcg@10": expected_metrics(size)["ndcg@10"]}
+                yield compared(name, {"ndcg@10": value}, expected)
+                continue
+            ranked = [each for each in rankings if each.row == row and each.example in of_split]
+            fault = faulty_ranking(ranked, of_split, seeds=[])
+            detail = fault or f"{len(ranked)} rankings"
+            yield Check(f"{where}: rankings of {row} on {split}", fault is None, detail)
+            if not ranked:
+                continue
+            expected = summarize_rankings(ranked, targets)
+            yield compared(name, {"ndcg@10": value}, {"ndcg@10": expected["ndcg@10"]})
+            if row == path.stem:
+                summary = field(path, field(path, record, "metrics", dict), split, dict)
+                yield compared(f"{name}, all metrics", summary, expected)
 
 
 def trajectories_of(table: Table, lists: Sequence[CandidateList]) -> Iterator[Check]:
@@ -288,16 +303,16 @@ def trajectories_of(table: Table, lists: Sequence[CandidateList]) -> Iterator[Ch
         return
     by_id = {each.example: each for each in lists}
     rankings = {(each.row, each.seed, each.example): each for each in table.rankings}
-    reward = _field(table.path, table.protocol, "reward", str)
+    reward = field(table.path, table.protocol, "reward", str)
     faults: dict[str, str] = {}
     counts: Counter[str] = Counter()
     with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             where = f"{path}, line {number}"
-            record = _object(where, line)
+            record = read_object(where, line)
             # A file of ``evaluate`` has one row, whose name its lines leave out.
             row = record["stage"] if "stage" in record else next(iter(table.rows))
-            key = (row, record.get("seed"), _field(where, record, "example_id", int))
+            key = (row, record.get("seed"), field(where, record, "example_id", int))
             counts[row] += 1
             example = by_id.get(key[2])
             fault = faulty_trajectory(where, record, example, rankings.get(key), reward)
@@ -329,13 +344,13 @@ def faulty_trajectory(
     if example is None or ranking is None:
         return f"found example {record['example_id']}, of which there is no ranking"
     numbers = record.get("ranking") or []
-    valid = _field(where, record, "invalid_reason", str | None) is None
-    calls = _field(where, record, "calls", list)
+    valid = field(where, record, "invalid_reason", str | None) is None
+    calls = field(where, record, "calls", list)
     size = len(example.candidates)
     if not all(type(number) is int and 1 <= number <= size for number in numbers):
         return f"found ranking {shorten(numbers)} of {size} candidates"
     items = tuple(example.candidates[number - 1] for number in numbers)
-    if tuple(_field(where, record, "candidate_ids", list)) != example.candidates:
+    if tuple(field(where, record, "candidate_ids", list)) != example.candidates:
         return "found other candidates than those of the candidate file"
     if (items, valid, len(calls)) != (ranking.items, ranking.valid, ranking.calls):
         return "found another ranking, validity or number of calls than in the rankings"
@@ -346,57 +361,6 @@ def faulty_trajectory(
         return None
     trajectory = SimpleNamespace(rank=rank, valid=valid, calls=calls, choice=None)
     expected = REWARDS[reward](trajectory, SimpleNamespace(kind=RANK))
-    stated = _field(where, record, "reward", dict)
+    stated = field(where, record, "reward", dict)
     numbers = expected.components() | ({"total": expected.total} if "total" in stated else {})
     return first_difference(stated, numbers)
-
-
-def first_difference(stated: Mapping, recomputed: Mapping) -> str | None:
-    """Returns the first recomputed value that is stated otherwise, in words; None for none.
-
-    Numbers may differ by rounding.
-
-    Example:
-      >>> first_difference({"hr@1": 0.25, "n": 4, "name": "rta"}, {"hr@1": 0.5, "n": 4})
-      'hr@1: found 0.25, recomputed 0.5'
-    """
-    for name, value in recomputed.items():
-        found = stated.get(name)
-        if not _equal(found, value):
-            return f"{name}: found {shorten(found)}, recomputed {shorten(value)}"
-    return None
-
-
-def _equal(found: Any, value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        same = isinstance(found, list | tuple) and len(found) == len(value)
-        return same and all(map(_equal, found, value))
-    if isinstance(value, float):
-        is_number = isinstance(found, int | float) and not isinstance(found, bool)
-        return is_number and abs(found - value) <= TOLERANCE
-    return type(found) is type(value) and found == value
-
-
-def _compared(name: str, stated: Mapping, recomputed: Mapping) -> Check:
-    difference = first_difference(stated, recomputed)
-    numbers = [f"{key} {value:.4f}" for key, value in recomputed.items() if key in _SHOWN]
-    return Check(name, difference is None, difference or ", ".join(numbers))
-
-
-def _object(where: str | Path, text: bytes) -> dict:
-    try:
-        record = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: found invalid JSON ({error}), expected an object") from None
-    expect(isinstance(record, dict), str(where), record, "an object")
-    return record
-
-
-def _field(where: str | Path, record: Any, name: str, kind: Any) -> Any:
-    """Returns a field of a record; InputError if it is missing or of another type."""
-    expect(isinstance(record, dict), str(where), record, f"an object with {name}")
-    value = record.get(name)
-    fits = isinstance(value, kind) and not isinstance(value, bool)
-    named = getattr(kind, "__name__", "text or null")
-    expect(fits, f"{where}, field {name}", value, f"a value of type {named}")
-    return value

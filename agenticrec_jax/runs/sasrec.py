@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 from flax import nnx
-from jaxtyping import Int
 
 from agenticrec_jax import strict_json
 from agenticrec_jax.data.candidates import draw_split_candidates, write_candidates
@@ -21,7 +19,14 @@ from agenticrec_jax.data.splits import FitRange, chronological_splits, predictio
 from agenticrec_jax.evaluation.baselines.popularity import popularity_scores
 from agenticrec_jax.evaluation.baselines.sasrec import fitted_sasrec
 from agenticrec_jax.evaluation.baselines.sequential import States, example_states
-from agenticrec_jax.metrics.ranking import expected_metrics, ndcg_at_k, rank_of_target, summarize
+from agenticrec_jax.evaluation.rankings import (
+    Ranking,
+    score_rankings,
+    summarize_rankings,
+    targets_of,
+    write_rankings,
+)
+from agenticrec_jax.metrics.ranking import expected_metrics, ndcg_at_k
 from agenticrec_jax.paths import make_directory
 from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.runtime.phases import phase, phase_records
@@ -55,8 +60,9 @@ def fit_and_evaluate_artifacts(
     """Fits a sequential model on the ranges of artifacts A and B, and evaluates both.
 
     Writes ``artifacts_a`` and ``artifacts_b`` (of another method than ``sasrec``: ``METHOD_a`` and
-    ``METHOD_b``, which `sequential.saving.load_model` reads), ``candidates.jsonl.gz`` and
-    ``METHOD.json`` to ``workdir``, and prints NDCG@10 among the candidates and among all items.
+    ``METHOD_b``, which `sequential.saving.load_model` reads), ``candidates.jsonl.gz``,
+    ``METHOD.json`` and the rankings of the candidates, ``METHOD.parquet``, to ``workdir``, and
+    prints NDCG@10 among the candidates and among all items.
 
     Args:
       log: the users' events.
@@ -81,16 +87,21 @@ def fit_and_evaluate_artifacts(
     candidate_rows: Rows = {"chance": dict.fromkeys(SPLITS, chance)}
     catalog_rows: Rows = {}
     summaries = {}
+    rankings: list[Ranking] = []
     for name, fit_range in (("a", splits.fit_range_a), ("b", splits.fit_range_b)):
         fitted = _fit(log, fit_range, training, method, name, workdir)
         for split in EVALUATED_ON[name]:
             split_examples = [example for example in examples if example.split == split]
             states = example_states(fitted, split_examples)
-            ranks = candidate_ranks(log, fit_range, states, method, split_examples)
-            users = [example.user for example in split_examples]
-            summaries[split] = summarize(ranks[method], users=users)
-            for row, row_ranks in ranks.items():
-                candidate_rows.setdefault(row, {})[split] = ndcg_at_k(row_ranks, 10)
+            targets = targets_of(split_examples, log)
+            for row, ranked in candidate_rankings(
+                log, fit_range, states, method, split_examples
+            ).items():
+                summary = summarize_rankings(ranked, targets)
+                candidate_rows.setdefault(row, {})[split] = summary["ndcg@10"]
+                if row == method:
+                    summaries[split] = summary
+                rankings += ranked
             for row, ndcg in all_items_ndcg(log, states, method, split_examples).items():
                 catalog_rows.setdefault(row, {})[split] = ndcg
     _print_rows(f"among {negatives + 1} candidates", candidate_rows)
@@ -103,6 +114,7 @@ def fit_and_evaluate_artifacts(
         "training": asdict(training),
         "phases": phase_records(),
     }
+    write_rankings(workdir / f"{method}.parquet", rankings)
     (workdir / f"{method}.json").write_text(strict_json.dumps(record, indent=1) + "\n")
     return record
 
@@ -137,20 +149,19 @@ def _fit(
         return Fitted(model, fit_range, method)
 
 
-def candidate_ranks(
+def candidate_rankings(
     log: InteractionLog,
     fit_range: FitRange,
     states: States,
     method: str,
     examples: Sequence[RankingExample],
-) -> dict[str, Int[np.ndarray, "examples"]]:
-    """Returns the target's rank among the candidates by popularity and by the fitted model."""
-    target = np.array([example.target_number - 1 for example in examples])
+) -> dict[str, list[Ranking]]:
+    """Returns the rankings of the candidates by popularity and by the fitted model."""
     scores = {
         "popularity": popularity_scores(log, fit_range, examples),
         method: states.candidate_scores(examples),
     }
-    return {name: rank_of_target(s, target) for name, s in scores.items()}
+    return {name: score_rankings(name, s, examples, log) for name, s in scores.items()}
 
 
 def all_items_ndcg(

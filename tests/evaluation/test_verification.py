@@ -18,6 +18,7 @@ from agenticrec_jax.data.examples import evenly_spread
 from agenticrec_jax.data.splits import chronological_splits, prediction_samples
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.evaluation import verification
+from agenticrec_jax.evaluation.checks import first_difference
 from agenticrec_jax.evaluation.comparisons import compare_rows
 from agenticrec_jax.evaluation.rankings import (
     number_rankings,
@@ -28,11 +29,7 @@ from agenticrec_jax.evaluation.rankings import (
     targets_of,
     write_rankings,
 )
-from agenticrec_jax.evaluation.verification import (
-    first_difference,
-    target_position,
-    verify_run,
-)
+from agenticrec_jax.evaluation.verification import target_position, verify_run
 from agenticrec_jax.metrics.ranking import expected_metrics
 from agenticrec_jax.rewards import ranking_reward
 from agenticrec_jax.testing.errors import assert_names, refused
