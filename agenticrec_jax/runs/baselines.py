@@ -13,6 +13,7 @@ from agenticrec_jax.evaluation.baselines.popularity import (
     popularity_scores,
 )
 from agenticrec_jax.evaluation.baselines.sasrec import sasrec_scores
+from agenticrec_jax.evaluation.baselines.sequential import model_scores
 from agenticrec_jax.evaluation.comparisons import SINGLE_TOOL
 from agenticrec_jax.evaluation.rankings import (
     Ranking,
@@ -30,6 +31,9 @@ Row = tuple[dict, list[Ranking]]  # the table's row, and the rankings that it su
 
 def baseline_rows(run: Run, examples: Sequence[RankingExample]) -> Iterator[Row]:
     """Yields chance, simple recommenders, SASRec, fixed plans of tools and their combination.
+
+    The sequential recommenders of ``config.evaluation.sequential`` stand behind SASRec, fitted on
+    the same range.
 
     The best plan and the best fusion are chosen on valid examples, the linear combination is fitted
     on policy examples. A row's tool calls are those that its evidence takes: one of each tool whose
@@ -57,6 +61,10 @@ def baseline_rows(run: Run, examples: Sequence[RankingExample]) -> Iterator[Row]
         yield _row(score_rankings(name, scores, examples, log), targets)
 
     config = run.config.evaluation
+    for name in config.sequential:
+        scores = model_scores(run.sequential_model(name), examples)
+        yield _row(score_rankings(name, scores, examples, log), targets)
+
     tools = run.toolbox(artifacts)
     evidence = scripted.gather_evidence(log, tools, artifacts, examples)
     valid = evenly_spread(run.data.examples["valid"], config.validation_examples)

@@ -29,6 +29,7 @@ from agenticrec_jax.runs.stage_config import (
 from agenticrec_jax.runs.validation import configuration, parse
 from agenticrec_jax.tools.text import ToolOptions
 
+SequentialRow = Literal["bpr", "gru4rec", "caser", "sasrec_bce", "rearec_erl", "rearec_prl"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 
@@ -201,9 +202,18 @@ class EvaluationConfig:
         0, ge=0, description="Valid examples of validation, of the best plan and the best fusion."
     )
     fitting_examples: int = Field(0, ge=0, description="Policy examples of linear_combination.")
+    sequential: tuple[SequentialRow, ...] = Field(
+        (),
+        description="Rows beside sasrec, fitted with its epochs and width: bpr, gru4rec, caser, "
+        "sasrec_bce, rearec_erl, rearec_prl.",
+    )
     trained_no_tools: bool = Field(
         False, description="Also train rta without tools in each seed, for the row of that name."
     )
+
+    def __post_init__(self):
+        different = len(set(self.sequential)) == len(self.sequential)
+        expect(different, "sequential", self.sequential, "each row once")
 
 
 @configuration

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from agenticrec_jax import strict_json
@@ -31,9 +32,13 @@ from agenticrec_jax.runs.config import DatasetConfig, SasrecSettings
 from agenticrec_jax.runtime.checkpoints import flat_settings
 from agenticrec_jax.runtime.progress import Progress
 from agenticrec_jax.runtime.provenance import record_provenance
-from agenticrec_jax.sequential.sasrec import SasrecConfig
-from agenticrec_jax.sequential.training import SequentialTraining
-from agenticrec_jax.tools.artifacts import Artifacts, fit_artifacts
+from agenticrec_jax.sequential.fit import train_model
+from agenticrec_jax.sequential.methods import METHODS, make_model
+from agenticrec_jax.sequential.model import SequentialModel
+from agenticrec_jax.sequential.sasrec import Sasrec, SasrecConfig
+from agenticrec_jax.sequential.saving import load_model, save_model
+from agenticrec_jax.sequential.training import OnEpoch, SequentialTraining
+from agenticrec_jax.tools.artifacts import Artifacts, Fitted, fit_artifacts
 
 SPLIT_NAMES = ("policy", "valid", "test")
 _SPLITS = {"chronological": chronological_splits, "leave_one_out": leave_one_out}
@@ -144,31 +149,83 @@ def load_artifacts(
       directory: such as ``<workdir>/artifacts_a``.
       fit_range: events to fit on.
     """
-    stamp = directory / "made.json"
+    training = SequentialTraining(epochs=settings.epochs, seed=settings.seed)
+    model = SasrecConfig(items=data.log.num_items, **_sasrec_sizes(settings, max_history))
+
+    def fit(on_epoch: OnEpoch) -> None:
+        fitted = fit_artifacts(
+            data.log, fit_range, config=model, training=training, on_epoch=on_epoch
+        )
+        fitted.save(directory, data.log)
+
     record = {"log": data.log.fingerprint, "sasrec": dataclasses.asdict(settings)}
-    stamped = strict_json.dumps(record | {"format": Artifacts.FORMAT})
+    _fit_once(directory, record | {"format": Artifacts.FORMAT}, settings.epochs, fit)
+    return Artifacts.load(directory, data.log)
+
+
+def load_sequential(
+    data: RunData,
+    method: str,
+    settings: SasrecSettings,
+    max_history: int,
+    directory: Path,
+    fit_range: FitRange,
+) -> Fitted[SequentialModel]:
+    """Reads a sequential model of ``fit_range`` from ``directory``, after fitting it if need be.
+
+    It has the loss of its method, the epochs, seed, width and longest history of the run's SASRec,
+    and all its sizes if it is a kind of SASRec; else the defaults of its method. One that was
+    fitted on another log or with other settings is fitted again.
+
+    Args:
+      data: of the run.
+      method: name in `sequential.methods.METHODS`.
+      settings: of the run's SASRec.
+      max_history: newest events of a user that a model of histories reads.
+      directory: such as ``<workdir>/gru4rec_b``.
+      fit_range: events to fit on.
+    """
+    log = data.log
+    model_type, objective = METHODS[method]
+    sizes = _sasrec_sizes(settings, max_history)
+    if not issubclass(model_type, Sasrec):
+        known = {field.name for field in dataclasses.fields(model_type.config_type)}
+        sizes = {name: sizes[name] for name in ("max_length", "width") if name in known}
+
+    def fit(on_epoch: OnEpoch) -> None:
+        training = SequentialTraining(
+            epochs=settings.epochs, seed=settings.seed, objective=objective
+        )
+        model = make_model(method, log, seed=settings.seed, **sizes)
+        model = train_model(model, log, fit_range, training=training, on_epoch=on_epoch)
+        save_model(directory, model, log.items.item_id, fit_range)
+
+    record = {"log": log.fingerprint, "method": method, "sasrec": dataclasses.asdict(settings)}
+    record |= {"sizes": sizes, "fit_range": dataclasses.asdict(fit_range)}
+    _fit_once(directory, record, settings.epochs, fit)
+    saved = load_model(directory, model_type, log.items.item_id)
+    return Fitted(saved.model, saved.fit_range, method)
+
+
+def _sasrec_sizes(settings: SasrecSettings, max_history: int) -> dict[str, int | float]:
+    return {
+        "max_length": max_history,
+        "width": settings.dim,
+        "blocks": settings.blocks,
+        "heads": settings.heads,
+        "dropout": settings.dropout,
+    }
+
+
+def _fit_once(directory: Path, record: dict, epochs: int, fit: Callable[[OnEpoch], None]) -> None:
+    """Calls ``fit``, which writes to a directory, unless that was done with the same record."""
+    stamp = directory / "made.json"
+    stamped = strict_json.dumps(record)
     with main_writes(directory.name) as writes:
         if writes and not (stamp.exists() and stamp.read_text() == stamped):
-            model = SasrecConfig(
-                items=data.log.num_items,
-                max_length=max_history,
-                width=settings.dim,
-                blocks=settings.blocks,
-                heads=settings.heads,
-                dropout=settings.dropout,
-            )
-            training = SequentialTraining(epochs=settings.epochs, seed=settings.seed)
-            with Progress(directory.name, training.epochs, unit="epochs") as progress:
-                fitted = fit_artifacts(
-                    data.log,
-                    fit_range,
-                    config=model,
-                    training=training,
-                    on_epoch=lambda epoch, loss, now: progress.advance(note=f"loss {loss:.3f}"),
-                )
-            fitted.save(directory, data.log)
+            with Progress(directory.name, epochs, unit="epochs") as progress:
+                fit(lambda epoch, loss, model: progress.advance(note=f"loss {loss:.3f}"))
             stamp.write_text(stamped)
-    return Artifacts.load(directory, data.log)
 
 
 def store_settings(workdir: Path, settings: dict) -> None:

@@ -21,11 +21,18 @@ from agenticrec_jax.parallel.mesh import make_mesh
 from agenticrec_jax.parallel.multihost import local_mesh
 from agenticrec_jax.paths import local_path
 from agenticrec_jax.runs.config import MeshConfig, RunConfig
-from agenticrec_jax.runs.data import RunData, load_artifacts, load_data, workdir_path
+from agenticrec_jax.runs.data import (
+    RunData,
+    load_artifacts,
+    load_data,
+    load_sequential,
+    workdir_path,
+)
 from agenticrec_jax.runs.plugins import load_plugins
 from agenticrec_jax.runs.policy import Policy, load_policy, weights_hash
+from agenticrec_jax.sequential.model import SequentialModel
 from agenticrec_jax.tokenizers.base import Tokenizer
-from agenticrec_jax.tools.artifacts import Artifacts
+from agenticrec_jax.tools.artifacts import Artifacts, Fitted
 from agenticrec_jax.tools.base import Toolbox
 from agenticrec_jax.tools.profiles import Profiles, read_profiles
 from agenticrec_jax.tools.registry import agenticrec_tools, recthinker_tools
@@ -122,6 +129,22 @@ class Run:
             config.dataset.max_history,
             self.workdir / name,
             fit_range,
+        )
+
+    def sequential_model(self, method: str) -> Fitted[SequentialModel]:
+        """Returns a sequential recommender of evaluation, fitted on the range of `artifacts_b`.
+
+        Args:
+          method: name in `sequential.methods.METHODS`.
+        """
+        config = self.config
+        return load_sequential(
+            self.data,
+            method,
+            config.sasrec,
+            config.dataset.max_history,
+            self.workdir / f"{method}_b",
+            self.data.splits.fit_range_b,
         )
 
     @cached_property

@@ -5,6 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from agenticrec_jax.agent.scripted import ORDERS
+from agenticrec_jax.evaluation.baselines.sasrec import fitted_sasrec
+from agenticrec_jax.evaluation.rankings import summarize_rankings, targets_of
 from agenticrec_jax.runs.baselines import baseline_rows
 from agenticrec_jax.testing.world import tiny_world
 
@@ -19,16 +21,25 @@ def rows():
         artifacts_a=world.artifacts,
         artifacts_b=world.artifacts,
         config=SimpleNamespace(
-            evaluation=SimpleNamespace(validation_examples=0, fitting_examples=0)
+            evaluation=SimpleNamespace(
+                validation_examples=0, fitting_examples=0, sequential=("gru4rec",)
+            )
         ),
         toolbox=lambda artifacts: world.toolbox,
+        sequential_model=lambda name: fitted_sasrec(world.artifacts),
     )
-    return {row["name"]: row for row, _ in baseline_rows(run, examples)}
+    named = {row["name"]: (row, rankings) for row, rankings in baseline_rows(run, examples)}
+    targets = targets_of(examples, world.log)
+    for name, (row, rankings) in named.items():
+        assert [r.row for r in rankings] == [name] * 6 * (name != "chance")
+        recomputed = summarize_rankings(rankings, targets) if rankings else {}
+        assert recomputed.items() <= row.items()
+    return {name: row for name, (row, _) in named.items()}
 
 
 def test_a_row_has_the_calls_that_its_evidence_takes(rows):
     calls = {name: row["mean_tool_calls"] for name, row in rows.items()}
-    without = ("chance", "popularity", "brand_popularity", "cooccurrence", "sasrec")
+    without = ("chance", "popularity", "brand_popularity", "cooccurrence", "sasrec", "gru4rec")
     assert {name: calls[name] for name in without} == dict.fromkeys(without, 0.0)
     # It reads the orders of every tool that shows one.
     assert calls["linear_combination"] == len(ORDERS) == 3
