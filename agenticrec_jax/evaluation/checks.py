@@ -40,9 +40,8 @@ def first_difference(stated: Mapping, recomputed: Mapping) -> str | None:
       'hr@1: found 0.25, recomputed 0.5'
     """
     for name, value in recomputed.items():
-        found = stated.get(name)
-        if not _equal(found, value):
-            return f"{name}: found {shorten(found)}, recomputed {shorten(value)}"
+        if not _equal(stated.get(name), value):
+            return f"{name}: found {shorten(stated.get(name))}, recomputed {shorten(value)}"
     return None
 
 

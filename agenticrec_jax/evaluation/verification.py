@@ -153,15 +153,14 @@ def candidates_of(table: Table) -> Check:
     """Checks that the candidate file is the one that the table was made on."""
     path = table.path.with_name(CANDIDATES)
     header = read_protocol(path)
-    found = {
+    actual = {
         "candidate_hash": candidate_hash(path),
         "candidate_seed": header["seed"],
         "negatives": header["negatives"],
     }
-    stated = {name: table.protocol.get(name) for name in found}
-    difference = first_difference(stated, found)
+    difference = first_difference(table.protocol, actual)
     name = f"{table.path.name}: made on {path.name}"
-    return Check(name, difference is None, difference or f"hash {found['candidate_hash']}")
+    return Check(name, difference is None, difference or f"hash {actual['candidate_hash']}")
 
 
 def rankings_of(table: Table, lists: Sequence[CandidateList]) -> Iterator[Check]:
