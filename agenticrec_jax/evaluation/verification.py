@@ -253,10 +253,10 @@ def _comparisons(
     other = sorted(map(str, expected.keys() ^ stated.keys()))
     detail = f"found or missing: {', '.join(other)}" if other else f"{len(expected)} pairs"
     yield Check(where, not other, detail)
-    for pair in expected.keys() & stated.keys():
-        a, b, metric = pair
-        name = f"{table.path.name}: {a} minus {b}, {metric}"
-        yield compared(name, stated[pair], expected[pair])
+    for (a, b, metric), comparison in expected.items():
+        if (a, b, metric) in stated:
+            name = f"{table.path.name}: {a} minus {b}, {metric}"
+            yield compared(name, stated[a, b, metric], comparison)
 
 
 def _pair(path: Path, comparison: Any) -> tuple[str, str, str]:

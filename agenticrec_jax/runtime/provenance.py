@@ -45,7 +45,7 @@ def provenance(*, devices: bool = True) -> dict:
         "changed": changed,
         "python": platform.python_version(),
         "platform": platform.platform(terse=True),
-        "devices": device_line() if devices else None,
+        "devices": device_line().removeprefix("devices: ") if devices else None,
         "packages": dict(sorted(installed.items())),
     }
 

@@ -25,7 +25,8 @@ def test_a_line_says_command_code_packages_and_devices(tmp_path):
     assert line["version"] == agenticrec_jax.__version__
     assert line["packages"]["jax"] == jax.__version__
     assert {"flax", "optax", "numpy", "polars"} <= set(line["packages"])
-    assert "cpu" in line["devices"] and line["python"] == sys.version.split()[0]
+    assert line["devices"].endswith("(cpu)") and line["devices"][0].isdigit()
+    assert line["python"] == sys.version.split()[0]
     assert datetime.fromisoformat(line["date"]).utcoffset().total_seconds() == 0
     assert clone_commit(provenance.ROOT) == (line["commit"], line["changed"])
 
