@@ -46,7 +46,13 @@ def _sentencepiece_tokenizer(path: Path) -> Tokenizer:
     pieces = sentencepiece.SentencePieceProcessor()
     try:
         pieces.LoadFromSerializedProto(model)
+        pieces.id_to_piece(list(range(pieces.vocab_size())))  # decodes every piece
     except RuntimeError:
         raise InputError(f"{path}: found no sentencepiece model, expected one") from None
-    is_compact = all(pieces.IsControl(pieces.piece_to_id(name)) for name in MARKERS)
+    except UnicodeDecodeError:  # of a piece, or of the library's sentence about a piece
+        raise InputError(f"{path}: found a piece that is not UTF-8, expected UTF-8") from None
+    if pieces.unk_id() < 0:
+        raise InputError(f"{path}: found no piece of type UNKNOWN, expected one")
+    is_compact = pieces.pad_id() >= 0
+    is_compact &= all(pieces.IsControl(pieces.piece_to_id(name)) for name in MARKERS)
     return CompactTokenizer(model) if is_compact else PlainTokenizer(model, str(path))

@@ -4,10 +4,12 @@ import io
 
 import pytest
 import sentencepiece
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from agenticrec_jax.errors import InputError
 from agenticrec_jax.testing.errors import assert_names, refused
+from agenticrec_jax.tokenizers.base import spellings
 from agenticrec_jax.tokenizers.compact import CompactTokenizer, train_tokenizer
 from agenticrec_jax.tokenizers.load import load_tokenizer
 from agenticrec_jax.tokenizers.sentencepiece import PlainTokenizer
@@ -37,6 +39,7 @@ def trained(**changes):
 
 
 MODEL = trained()
+COMPACT = train_tokenizer(LINES, 400, ())._model
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +108,37 @@ def test_models_without_an_end_and_files_that_are_none_are_named(tmp_path):
     ):
         path.write_bytes(content)
         assert_names(refused(load_tokenizer, tmp_path), path, named)
+
+
+@settings(max_examples=100, suppress_health_check=list(HealthCheck))
+@given(
+    st.booleans(),
+    st.lists(st.tuples(st.integers(0, 2**30), st.integers(0, 255)), min_size=1, max_size=3),
+    st.none() | st.integers(0, 2**30),
+)
+def test_a_model_of_any_damaged_bytes_spells_all_ids_or_is_refused(tmp_path, compact, changes, end):
+    damaged = bytearray(COMPACT if compact else MODEL)
+    for place, value in changes:
+        damaged[place % len(damaged)] = value
+    (tmp_path / "tokenizer.model").write_bytes(damaged[: end and end % len(damaged)])
+    try:
+        tokenizer = load_tokenizer(tmp_path)
+    except InputError as error:
+        assert str(tmp_path / "tokenizer.model") in str(error) and "\n" not in str(error)
+        return
+    assert len(spellings(tokenizer)) == tokenizer.vocab_size
+    ids = [
+        *tokenizer.encode_data("Tape é </s>"),
+        *tokenizer.encode_markup("<answer>"),
+        tokenizer.pad_id,
+    ]
+    assert all(0 <= i < tokenizer.vocab_size for i in (*ids, *tokenizer.stop_ids))
+
+
+@pytest.mark.parametrize("piece", ["ta", "ll", "</s>", "[INST]"])
+def test_a_piece_that_is_not_utf8_is_refused(tmp_path, piece):
+    path = tmp_path / "tokenizer.model"
+    stored = b"\n" + bytes([len(piece)]) + piece.encode()
+    assert MODEL.count(stored) == 1
+    path.write_bytes(MODEL.replace(stored, stored[:-1] + b"\xb0"))
+    assert_names(refused(load_tokenizer, tmp_path), path, "UTF-8")
