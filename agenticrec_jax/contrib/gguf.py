@@ -49,6 +49,8 @@ _SPECIAL = {
 }
 _CONTROL = 3  # token types
 _USER_DEFINED = 4
+# What the library and NumPy raise where a file is damaged.
+_DAMAGE = (ValueError, LookupError, ArithmeticError, TypeError, OSError, RecursionError)
 
 
 class GgufFile:
@@ -69,10 +71,7 @@ class GgufFile:
         try:
             reader = _bounded_reader(self._gguf)(self.path)
             self.metadata = {name: field.contents() for name, field in reader.fields.items()}
-        except (
-            *(ValueError, LookupError, ArithmeticError, TypeError),
-            *(OSError, RecursionError),
-        ) as error:
+        except _DAMAGE as error:
             reason = " ".join(str(error).split())
             raise InputError(f"{self.path}: not a whole GGUF file: {reason}") from None
         architecture = self.metadata.get("general.architecture")
@@ -150,11 +149,13 @@ def _bounded_reader(gguf: ModuleType) -> type:
     """
 
     class Reader(gguf.GGUFReader):
-        def _get(self, offset: int, dtype: np.dtype, count: int = 1, *order: Any, **named: Any):
+        def _get(
+            self, offset: int, dtype: np.dtype, count: int = 1, override_order: str | None = None
+        ) -> np.ndarray:
             end = int(offset) + np.dtype(dtype).itemsize * int(count)
             if end > len(self.data):
                 raise ValueError(f"{end} bytes are named and {len(self.data)} are there")
-            return super()._get(offset, dtype, count, *order, **named)
+            return super()._get(offset, dtype, count, override_order)
 
     return Reader
 

@@ -26,7 +26,7 @@ from agenticrec_jax.models.config import Qwen3Config
 from agenticrec_jax.models.kernels.panels import is_in_panels, panel_product, panel_rows
 from agenticrec_jax.models.masks import KV, Context, Masks
 from agenticrec_jax.models.rope import rope_tables, rotate
-from agenticrec_jax.parallel.mesh import constrain, is_variable
+from agenticrec_jax.parallel.mesh import constrain
 
 __all__ = [
     "Block",
@@ -159,13 +159,13 @@ class Block(nnx.Module):
 def _stacked(blocks: list[Block]) -> Block:
     """Returns one block whose parameters have a leading axis ``layers``."""
 
-    def stack(*layers: nnx.Variable) -> nnx.Variable:
+    def stack(layers: list[nnx.Variable]) -> nnx.Variable:
         axes = ("layers", *layers[0].get_metadata()["logical_axes"])
         return layers[0].replace(jnp.stack([x.get_value() for x in layers]), logical_axes=axes)
 
-    states = [nnx.state(block) for block in blocks]
-    stacked = jax.tree.map(stack, *states, is_leaf=is_variable)
-    return nnx.merge(nnx.graphdef(blocks[0]), stacked)
+    layers = [dict(nnx.to_flat_state(nnx.state(block))) for block in blocks]
+    stacked = {path: stack([layer[path] for layer in layers]) for path in layers[0]}
+    return nnx.merge(nnx.graphdef(blocks[0]), nnx.from_flat_state(stacked))
 
 
 class Qwen3(nnx.Module):
