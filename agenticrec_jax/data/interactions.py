@@ -17,10 +17,10 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Int64
 from numpy.typing import ArrayLike
 
+from agenticrec_jax.data.formats.times import LATEST_TIME
 from agenticrec_jax.data.tables import Table, read_table
 from agenticrec_jax.errors import InputError
 
-LATEST_TIME = 10**11  # unix seconds of the year 5138; larger numbers are milliseconds
 LATEST_YEAR = 9999
 
 _EVENT_KINDS = {"user_id": "text", "item_id": "text", "timestamp": "number", "rating": "number"}
@@ -228,9 +228,9 @@ def read_log(interactions_path: str | Path, items_path: str | Path) -> Interacti
 
     Raises:
       InputError: naming file, line and column, for a missing file or column, a missing id, a
-        timestamp that is neither seconds nor a date, a rating or price that is not finite, a year
-        that is no whole number from 1 to 9999, an item listed twice or an interaction with an item
-        not listed.
+        timestamp that is neither seconds nor a date from 1970 to 5138, a rating or price that is
+        not finite, a year that is no whole number from 1 to 9999, an item listed twice or an
+        interaction with an item not listed.
     """
     items = read_items(items_path)
     table = read_table(interactions_path, ("user_id", "item_id", "timestamp"), _EVENT_KINDS)
@@ -239,9 +239,8 @@ def read_log(interactions_path: str | Path, items_path: str | Path) -> Interacti
     time = table.times("timestamp", "unix seconds or a date such as 2024-03-31")
     days = np.full(len(time), are_days(time))
     table.refuse(days, "timestamp", time.tolist(), "2024-03-31 for a day written 20240331")
-    table.refuse(
-        np.abs(time) >= LATEST_TIME, "timestamp", time.tolist(), "unix seconds, not milliseconds"
-    )
+    table.refuse(time >= LATEST_TIME, "timestamp", time.tolist(), "unix seconds, not milliseconds")
+    table.refuse(time < 0, "timestamp", time.tolist(), "a time from 1970 on")
     rating = table.numbers("rating", "a finite number or nothing", required=False)
     item = np.fromiter((items.code.get(name, -1) for name in item_id), np.int32, len(item_id))
     table.refuse(item < 0, "item_id", item_id, f"an item listed in {items_path}")

@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float32, Float64, Int64, Shaped, UInt32, UInt64
 
 from agenticrec_jax.data.formats.files import TableFile, require_columns
 from agenticrec_jax.data.formats.rows import Block
-from agenticrec_jax.data.formats.times import seconds
-from agenticrec_jax.data.interactions import LATEST_TIME, are_days
+from agenticrec_jax.data.formats.times import LATEST_TIME, seconds
+from agenticrec_jax.data.interactions import are_days
 from agenticrec_jax.data.tables import LARGEST
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.ingest.row_errors import RowErrors, first_reason
@@ -23,7 +23,7 @@ LATEST_MILLISECONDS = LATEST_TIME * 1000
 NO_USER = "no user id"
 NO_ITEM = "no item id"
 NO_TIME = "no timestamp"
-UNREADABLE_TIME = "a timestamp that is neither a number nor a date"
+UNREADABLE_TIME = "a timestamp that is neither a number nor a date before the year 5138"
 NEGATIVE_TIME = "a negative timestamp"
 FAR_TIME = "a timestamp beyond the year 5138 even in milliseconds"
 NO_RATING = "a rating that is not a finite number"

@@ -15,6 +15,7 @@ from agenticrec_jax.data.interactions import read_log
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.ingest.events import EventColumns, read_events
 from agenticrec_jax.ingest.row_errors import RowErrors
+from agenticrec_jax.testing.errors import assert_names, refused
 
 EXAMPLES = pytest.mark.parametrize("examples", [100, pytest.param(10_000, marks=pytest.mark.slow)])
 ids = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=6).filter(
@@ -130,6 +131,52 @@ def test_a_whole_number_with_a_point_is_one_id_beside_any_row(tmp_path):
         events = read_events(table_file(tmp_path / "t.jsonl"), columns, RowErrors()).events
         assert events.user_ids.decode(events.user).to_list() == ["7"]
         assert events.item_ids.decode(events.item).to_list() == ["1000"]
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl", "t.parquet"])
+@pytest.mark.parametrize("time", ["9999-12-31", "5138-11-17", "1969-12-31T23:59:59Z", "-5"])
+def test_times_outside_of_1970_to_5138_are_refused_by_every_reader(tmp_path, name, time):
+    """The seconds of 9999-12-31, for never, were taken for milliseconds of 1978."""
+    (tmp_path / "items.csv").write_text("item_id,title\na,A\n")
+    path = written(tmp_path / name, [("u", "a", time)] * 2)
+    assert_times_refused(path)
+    if name == "t.parquet" and time != "-5":
+        frame = pl.read_parquet(path).with_columns(
+            pl.col("timestamp").str.slice(0, 10).str.to_date()
+        )
+        frame.write_parquet(path)
+        assert_times_refused(path)
+
+
+def assert_times_refused(path):
+    columns = EventColumns("user_id", "item_id", "timestamp")
+    for read in (
+        lambda: read_log(path, path.with_name("items.csv")),
+        lambda: read_events(table_file(path), columns, RowErrors()),
+    ):
+        assert_names(refused(read), path)
+
+
+@pytest.mark.parametrize("value", [{"b": "5f", "a": 1}, ["u", 1], True], ids=str)
+def test_an_id_of_another_json_type_is_spelled_the_same_beside_any_row(tmp_path, value):
+    line = json.dumps({"user_id": value, "item_id": "a", "timestamp": 5}) + "\n"
+    spelled = set()
+    for text in (line, line + "{\n"):
+        (tmp_path / "t.jsonl").write_text(text)
+        columns = EventColumns("user_id", "item_id", "timestamp")
+        events = read_events(table_file(tmp_path / "t.jsonl"), columns, RowErrors()).events
+        spelled |= set(events.user_ids.decode(events.user))
+    assert len(spelled) == 1
+
+
+def test_an_error_about_binary_content_is_short_and_printable(tmp_path):
+    path = tmp_path / "t.csv"
+    for content in (b"SQLite format 3" + bytes(5000), "user_id,item_id".encode("utf-16-le")):
+        path.write_bytes(content)
+        (tmp_path / "items.csv").write_text("item_id,title\na,A\n")
+        sentence = refused(read_log, path, tmp_path / "items.csv")
+        assert_names(sentence, path)
+        assert sentence.isprintable() and len(sentence) < 3000
 
 
 def test_times_written_as_whole_days_are_refused(tmp_path):

@@ -10,7 +10,7 @@ which counts broken rows.
 from collections.abc import Callable, Iterator, Mapping
 
 from agenticrec_jax.data.formats.csv_rows import CsvParser
-from agenticrec_jax.data.formats.files import TableFile, column_names, refuse_repeats
+from agenticrec_jax.data.formats.files import TableFile, column_names, columns_text, refuse_repeats
 from agenticrec_jax.data.formats.json_rows import LineParser
 from agenticrec_jax.data.formats.parquet_rows import parquet_blocks
 from agenticrec_jax.data.formats.rows import Block, BrokenRow, Kind
@@ -43,7 +43,7 @@ def read_blocks(
     if names is not None and not set(columns) & set(names):
         where = file.path if file.format == "parquet" else f"{file.path}, line 1"
         expected = " or ".join(columns)
-        raise InputError(f"{where}: found columns {', '.join(names)}, expected {expected}")
+        raise InputError(f"{where}: found {columns_text(names)}, expected {expected}")
     if names is not None:
         refuse_repeats(file, names, columns)
     if file.format == "parquet":

@@ -109,8 +109,14 @@ def require_columns(file: TableFile, required: Sequence[str]) -> list[str] | Non
     for name in required if names is not None else ():
         if name not in names:
             where = file.path if file.format == "parquet" else f"{file.path}, line 1"
-            raise InputError(f"{where}: column {name} is missing, found columns {', '.join(names)}")
+            raise InputError(f"{where}: column {name} is missing, found {columns_text(names)}")
     return names
+
+
+def columns_text(names: Sequence[str]) -> str:
+    """Returns ``columns user_id, item_id`` for an error, cut as `shorten` cuts."""
+    text = f"columns {', '.join(names)}"
+    return text if len(text) <= 300 else text[:299] + "…"
 
 
 def refuse_repeats(file: TableFile, names: Sequence[str], columns: Iterable[str]) -> None:

@@ -127,7 +127,14 @@ class LineParser:
 
 def _json(line: bytes) -> object:
     # Of a key that is there twice the first counts, as for polars.
-    return json.loads(line, object_pairs_hook=lambda pairs: dict(reversed(pairs)))
+    return json.loads(line, object_pairs_hook=_first_of_keys)
+
+
+def _first_of_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    first: dict[str, object] = {}
+    for name, value in pairs:
+        first.setdefault(name, value)
+    return first
 
 
 def _literal(line: bytes) -> object:

@@ -7,6 +7,7 @@ import polars as pl
 
 from agenticrec_jax.data.formats.files import TableFile, scan_parquet
 from agenticrec_jax.data.formats.rows import Block, Kind
+from agenticrec_jax.data.formats.times import LATEST_TIME
 from agenticrec_jax.errors import InputError
 
 BLOCK_ROWS = 2**18
@@ -18,7 +19,8 @@ def parquet_blocks(file: TableFile, columns: Mapping[str, Kind]) -> Iterator[Blo
     """Yields blocks of `BLOCK_ROWS` rows.
 
     Numbers are text without a point if they are whole, dates are unix seconds (UTC if they have no
-    zone), and in columns of ``any`` nested values are JSON text.
+    zone), and in columns of ``any`` nested values are JSON text. Dates from the year 5138 on, which
+    `times.seconds` refuses, are text.
 
     Raises:
       InputError: a column is of another type than its kind, or a value of it cannot be read.
@@ -52,7 +54,9 @@ def _cell(file: TableFile, name: str, dtype: pl.DataType | None, kind: Kind) -> 
         text = text.str.strip_prefix(prefix).str.strip_suffix("}")
         return pl.when(column.is_not_null()).then(text)
     if isinstance(dtype, pl.Datetime | pl.Date):
-        return (column.dt.epoch("us") / 1_000_000).cast(pl.String)
+        seconds = column.dt.epoch("us") / 1_000_000
+        text = column.dt.to_string("iso:strict")
+        return pl.when(seconds < LATEST_TIME).then(seconds.cast(pl.String)).otherwise(text)
     if dtype.is_float():
         whole = (column == column.floor()) & (column.abs() < LARGEST_WHOLE)
         digits = column.cast(pl.Int64, strict=False).cast(pl.String)

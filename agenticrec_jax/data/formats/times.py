@@ -2,6 +2,7 @@
 
 import polars as pl
 
+LATEST_TIME = 10**11  # unix seconds of the year 5138; larger numbers are milliseconds
 _DATE = (
     r"^(?<day>\d{4}-\d{2}-\d{2})"
     r"(?:[T ]+(?<hour>\d{2}):(?<minute>\d{2})(?::(?<second>\d{2})(?<fraction>[.,]\d+)?)?"
@@ -14,6 +15,8 @@ def seconds(text: pl.Series) -> pl.Series:
 
     A date that names no zone is in UTC. Each cell is read alone, so that it means the same in any
     order and beside any other. ``01/02/2021`` is no date here: it may be of January or February.
+    Nor is one from the year 5138 on, such as ``9999-12-31`` for never: its seconds would be taken
+    for milliseconds.
 
     Example:
       >>> seconds(pl.Series(["86400", "1970-01-02", "1970-01-02 02:00+02:00", "2/1/70"])).to_list()
@@ -34,5 +37,7 @@ def seconds(text: pl.Series) -> pl.Series:
     east *= 1 - 2 * zone.str.starts_with("-").cast(pl.Int64)
     fraction = ("0" + fields["fraction"].str.replace(",", ".", literal=True)).cast(pl.Float64)
     time = midnight + (hour * 60 + minute - east) * 60 + second + fraction.fill_null(0)
-    valid = (hour < 24) & (minute < 60) & (second < 60) & (east.abs() < 24 * 60)
+    valid = (
+        (time < LATEST_TIME) & (hour < 24) & (minute < 60) & (second < 60) & (east.abs() < 24 * 60)
+    )
     return numbers.zip_with(numbers.is_not_null(), time.set(~valid, None))
