@@ -5,11 +5,13 @@ class InputError(ValueError):
     """Bad input: one sentence naming the file, line, field or flag, what was found and expected.
 
     Programs print the sentence and exit with status 2. Line breaks in it, which a name in a file or
-    the reason of another library may have, become blanks.
+    the reason of another library may have, become blanks. Other characters that cannot be printed,
+    such as NUL, are spelled as in ``repr``.
     """
 
     def __init__(self, sentence: object = ""):
-        super().__init__(" ".join(line.strip() for line in str(sentence).splitlines()))
+        line = " ".join(line.strip() for line in str(sentence).splitlines())
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in line))
 
 
 def expect(ok: bool, where: str, found: object, expected: str) -> None:

@@ -17,7 +17,8 @@ def local_path(path: str | os.PathLike, where: str = "path") -> Path:
 
     Raises:
       InputError: the path is the address of a bucket such as ``gs://logs``, which is not supported
-        (a directory ``gs:`` would be made), names an unknown user's home, or holds a NUL.
+        (a directory ``gs:`` would be made), names an unknown user's home, holds a NUL, or is not
+        UTF-8, which the writers of Parquet and safetensors need.
 
     Example:
       >>> local_path("~/log") == Path.home() / "log"
@@ -31,6 +32,10 @@ def local_path(path: str | os.PathLike, where: str = "path") -> Path:
         )
     if "\0" in text:
         raise InputError(f"{where}: found {text!r}, expected a path without NUL")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # bytes that Python holds as halves of surrogate pairs
+        raise InputError(f"{where}: found {text!r}, expected a path in UTF-8") from error
     try:
         return Path(text).expanduser()
     except RuntimeError as error:

@@ -1,5 +1,6 @@
 """Paths that a person gives."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -30,11 +31,12 @@ def test_a_file_in_the_place_of_a_directory_is_named(tmp_path):
     assert make_directory(tmp_path / "a[1]*" / "b").is_dir()
 
 
-@given(st.text(max_size=300))
+@given(st.text(max_size=300) | st.binary(max_size=20).map(os.fsdecode))
 def test_any_text_is_a_path_or_one_sentence(text):
     try:
         path = local_path(text)
     except InputError as error:
         assert_names(error, "path", "expected")
+        assert str(error).isprintable()
     else:
-        assert not is_file(path) or path.is_file()
+        assert os.fspath(path).encode() and (not is_file(path) or path.is_file())

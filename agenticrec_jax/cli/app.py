@@ -4,6 +4,7 @@ A program ends with ``if __name__ == "__main__": app.run(main)``. Bad input, an 
 flag that does not parse, ends it with one sentence on stderr and exit status 2.
 """
 
+import io
 import os
 import re
 import sys
@@ -58,17 +59,23 @@ def run(main: Callable[[Sequence[str]], object], arguments: Sequence[str] = ()) 
             use_compilation_cache(_COMPILATION_CACHE.value)
             logging.set_verbosity(logging.WARNING)  # orbax tells every step of every save
             main(argv)
+            print(end="", flush=True)  # what cannot be written is said here
         except InputError as error:
             _end(str(error))
         except OSError as error:  # a file in the place of a directory, no space, no permission
-            if error.filename is None or error.strerror is None:
+            if error.strerror is None:
                 raise
-            _end(f"{error.filename}: cannot be read or written ({error.strerror}).")
+            # Writing, such as to a pipe that is closed or a full disk, names no file.
+            place = "a file or the output" if error.filename is None else error.filename
+            _end(f"{place}: cannot be read or written ({error.strerror}).")
         except Terminated as ended:
             print(ended, flush=True)
         except KeyboardInterrupt:
             _end("interrupted.", INTERRUPTED)
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not closed; a title may be of any script
+            stream.reconfigure(errors="backslashreplace")
     absl_app.run(guarded, flags_parser=_parse_flags)
     sys.exit(0)
 
@@ -158,7 +165,10 @@ def _flag_sentence(error: Exception) -> str:
 
 
 def _end(sentence: str, status: int = BAD_INPUT) -> NoReturn:
-    sys.stdout.flush()
+    try:
+        print(end="", flush=True)
+    except OSError:  # nobody reads it, or its disk is full: Python's own flush would fail as well
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     print(f"error: {sentence}", file=sys.stderr, flush=True)
     sys.exit(status)
 

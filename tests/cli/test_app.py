@@ -15,6 +15,7 @@ from agenticrec_jax.runs.plugins import import_path
 from agenticrec_jax.runtime.phases import phase, phase_records
 from agenticrec_jax.testing.errors import refused
 
+ROOT = pathlib.Path(app.__file__).parents[2]
 PROGRAM = '''
 """Counts to a number."""
 from absl import flags
@@ -26,7 +27,7 @@ PRESET = flags.DEFINE_enum("preset", "quick", ["quick", "full"], "How long.")
 COUNT = flags.DEFINE_integer("count", 3, "How far.", lower_bound=1)
 CONFIG = config_flags.DEFINE_config_file("config", None, "Settings.")
 
-def main(_):
+def main(argv):
     if COUNT.value == 7:
         raise InputError("items.csv, line 3, field item_id: found nothing, expected an id.")
     if COUNT.value == 8:
@@ -35,6 +36,9 @@ def main(_):
         raise Terminated("stage rta: stopped by SIGTERM, step 3 is saved; the same command goes on")
     if COUNT.value == 9:
         raise RuntimeError("a fault of ours")
+    if COUNT.value == 12:
+        print("caf\xe9 \udcff", len(argv))
+        return
     import jax
     print("cache", jax.config.jax_compilation_cache_dir)
     if COUNT.value == 10:
@@ -62,8 +66,7 @@ def program(tmp_path_factory):
 
 
 def start(program, *arguments, **variables):
-    root = pathlib.Path(app.__file__).parents[2]
-    environment = os.environ | {"PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu"} | variables
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"} | variables
     return subprocess.run(
         [sys.executable, "counts.py", *arguments],
         cwd=program,
@@ -111,6 +114,22 @@ def test_a_run_that_sigterm_ended_says_where_it_stands_and_succeeds(program):
     ended = start(program, "--count=11")
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout.endswith("stopped by SIGTERM, step 3 is saved; the same command goes on\n")
+
+
+@pytest.mark.parametrize(("output", "status"), [("> /dev/full", 2), ("| true", 2), (">&-", 0)])
+def test_an_output_that_cannot_be_written_is_one_sentence(program, output, status):
+    command = f"set -o pipefail; {sys.executable} counts.py --count=12 {output}"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(
+        ["bash", "-c", command], cwd=program, env=environment, capture_output=True, text=True
+    )
+    assert ended.returncode == status and len(ended.stderr.splitlines()) == (status == 2)
+
+
+def test_text_of_any_script_is_printed_on_a_terminal_of_ascii(program):
+    ended = start(program, "--count=12", PYTHONIOENCODING="ascii")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout == "caf\\xe9 \\udcff 1\n"
 
 
 def test_help_says_what_the_program_does_and_succeeds(program):
