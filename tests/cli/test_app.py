@@ -37,7 +37,7 @@ def main(argv):
     if COUNT.value == 9:
         raise RuntimeError("a fault of ours")
     if COUNT.value == 12:
-        print("caf\xe9 \udcff", len(argv))
+        print("caf\\xe9 \\udcff", len(argv))
         return
     import jax
     print("cache", jax.config.jax_compilation_cache_dir)
