@@ -120,7 +120,8 @@ def parse_tool_call(turn: str) -> ToolCall:
         set(call) - _IGNORED in ({"name", "arguments"}, {"name", "parameters"})
         and isinstance(call["name"], str)
         and isinstance(arguments, dict)
-        and isinstance(call_id, str | int)
+        and isinstance(call_id, str | int | float)
+        and not isinstance(call_id, bool)
         and call.get("type", "function") == "function"
     )
     if not well_formed:

@@ -5,7 +5,6 @@ shuffles all samples of a split and distributes them over processes. The state o
 small, so a checkpoint can store it; a restored iterator continues with the next batch.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,9 +14,10 @@ from array_record.python import array_record_module
 from jaxtyping import Int32, Int64, Shaped
 
 from agenticrec_jax import strict_json
+from agenticrec_jax.data.formats.json_rows import json_record
 from agenticrec_jax.data.splits import FitRange, chronological_cuts
 from agenticrec_jax.errors import InputError, expect
-from agenticrec_jax.paths import make_directory
+from agenticrec_jax.paths import is_file, make_directory
 
 MANIFEST = "samples.json"
 FORMAT = "agenticrec-samples"
@@ -213,14 +213,24 @@ def read_manifest(directory: str | Path) -> dict:
     """Returns the description of a directory of samples.
 
     Raises:
-      InputError: there is none, or one of another format.
+      InputError: there is none, one of another format or with a damaged field, or a shard is gone.
     """
     path = Path(directory) / MANIFEST
     if not path.is_file():
         raise InputError(f"{path}: no such file, expected samples that prepare_data wrote")
-    manifest = json.loads(path.read_text())
+    manifest = json_record(path, 1, path.read_bytes())
     version = (manifest.get("format"), manifest.get("version"))
     expect(version == (FORMAT, VERSION), str(path), version, f"{FORMAT} {VERSION}")
+    for name in ("events", "max_history"):
+        number = manifest.get(name)
+        is_count = type(number) is int and number > 0
+        expect(is_count, f"{path}, field {name}", number, "a whole number above 0")
+    shards = manifest.get("shards")
+    by_split = isinstance(shards, dict) and all(isinstance(shards.get(s), list) for s in SPLITS)
+    expect(by_split, f"{path}, field shards", shards, f"lists of files for {', '.join(SPLITS)}")
+    for name in (name for split in SPLITS for name in shards[split]):
+        is_shard = isinstance(name, str) and is_file(path.parent / name)
+        expect(is_shard, f"{path}, field shards", name, "a file beside it")
     return manifest
 
 

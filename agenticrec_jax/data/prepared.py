@@ -4,7 +4,9 @@ from pathlib import Path
 
 import polars as pl
 
+from agenticrec_jax.data.formats.files import scan_parquet, table_file
 from agenticrec_jax.data.loader import read_manifest
+from agenticrec_jax.data.tables import read_table
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.paths import is_file, local_path
 
@@ -31,15 +33,16 @@ def sampled_items(directory: str | Path) -> tuple[Path, tuple[str, ...]]:
     """Returns the samples of a prepared directory, and the ids of items in the order of codes.
 
     Raises:
-      InputError: a file is missing, or the samples are of another log.
+      InputError: a file is missing or damaged, or the samples are of another log.
     """
     interactions, items = prepared_tables(directory)
     samples = interactions.parent / PREPARED_SAMPLES
     events = read_manifest(samples)["events"]
-    expected = pl.scan_parquet(interactions, glob=False).select(pl.len()).collect().item()
+    expected = scan_parquet(table_file(interactions)).select(pl.len()).collect().item()
     if expected != events:
         raise InputError(
             f"{samples}: found samples of a log of {events} events, expected {expected} as in "
             f"{interactions}: prepare it with --samples"
         )
-    return samples, tuple(pl.read_parquet(items, columns=["item_id"], glob=False)["item_id"])
+    table = read_table(items, ["item_id"], {"item_id": "text"})
+    return samples, tuple(table.text("item_id", "an item id"))

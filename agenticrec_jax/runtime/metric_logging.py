@@ -15,6 +15,7 @@ import numpy as np
 from tensorboardX import SummaryWriter
 
 from agenticrec_jax import strict_json
+from agenticrec_jax.errors import InputError, expect
 
 Metric = float | tuple[float, float]  # a value, or (sum, count) that stands for its mean
 
@@ -33,12 +34,26 @@ def read_metrics(path: str | os.PathLike) -> list[dict]:
     """Returns the lines of a ``metrics.jsonl``; none if there is no such file.
 
     A last line that a kill left unfinished is passed over.
+
+    Raises:
+      InputError: another line is no JSON object with a stage and a step.
     """
     file = pathlib.Path(path)
     if not file.exists():
         return []
-    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    lines = enumerate(file.read_bytes().splitlines(keepends=True), start=1)
+    return [_read_line(file, number, line) for number, line in lines if line.endswith(b"\n")]
+
+
+def _read_line(file: pathlib.Path, number: int, line: bytes) -> dict:
+    where = f"{file}, line {number}"
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: found invalid JSON ({error}), expected metrics") from error
+    has_step = isinstance(record, dict) and type(record.get("step")) is int
+    expect(has_step and isinstance(record.get("stage"), str), where, record, "a stage and a step")
+    return record
 
 
 class MetricsWriter:

@@ -152,5 +152,10 @@ def test_samples_of_another_log_than_the_one_beside_them_are_refused(tmp_path):
     write_prepared(prepared(rows), out)
     write_sample_shards(prepared(rows), out, 4)
     assert sampled_items(out) == (out / "samples", tuple(f"i{n}" for n in range(5)))
+    for name in ("interactions.parquet", "items.parquet", "samples/samples.json"):
+        content = (out / name).read_bytes()
+        (out / name).write_bytes(content[: len(content) // 2])
+        assert_names(refused(sampled_items, out), out / name)
+        (out / name).write_bytes(content)
     write_prepared(prepared(rows[:50]), out)
     assert_names(refused(sampled_items, out), out / "samples", "60 events", "expected 50")

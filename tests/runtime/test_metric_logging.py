@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from agenticrec_jax.runtime.metric_logging import MetricsWriter
+from agenticrec_jax.testing.errors import assert_names, refused
 
 
 def lines(path):
@@ -83,3 +84,14 @@ def test_the_terminal_gets_nothing(tmp_path, capfd):
     with MetricsWriter(tmp_path) as out:
         out.write("rta", 1, {f"metric_{i}": float(i) for i in range(60)})
     assert capfd.readouterr() == ("", "") and len(lines(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    "line", ["{", "", "3", '{"stage": "rta"}', '{"stage": 1, "step": 1}', "[" * 10**5, "caf\xe9"]
+)
+def test_a_damaged_line_is_named_when_a_run_resumes(tmp_path, line):
+    with MetricsWriter(tmp_path) as out:
+        out.write("rta", 1, {"loss": 1.0})
+    with open(tmp_path / "metrics.jsonl", "ab") as file:
+        file.write(line.encode("latin-1") + b"\n")
+    assert_names(refused(MetricsWriter, tmp_path), tmp_path / "metrics.jsonl", "line 2")
