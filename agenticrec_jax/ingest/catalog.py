@@ -140,7 +140,8 @@ def unusable_title(items: pl.DataFrame, words: int) -> Bool[np.ndarray, "I"]:
     """Returns a mask of items without a title, with markup in it, or of more than ``words``."""
     title = items["title"]
     missing = title.is_null() | title.str.contains(MARKUP, literal=True)
-    return (missing | (title.str.split(" ").list.len() > words)).fill_null(True).to_numpy()
+    lengths = title.str.split(" ").list.len().fill_null(0).to_numpy()
+    return missing.fill_null(True).to_numpy() | (lengths > words)  # words may be beyond int64
 
 
 def _with_ids(file: TableFile, name: str, block: Block, row_errors: RowErrors) -> Block:

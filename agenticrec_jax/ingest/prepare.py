@@ -268,7 +268,7 @@ def write_prepared(prepared: PreparedLog, directory: str | Path) -> tuple[Path, 
     """Writes interactions and items as Parquet, for ``read_log``; returns their paths.
 
     Raises:
-      InputError: the directory cannot be made.
+      InputError: the directory or a table cannot be written.
     """
     directory = make_directory(directory)
     events = prepared.events
@@ -282,11 +282,16 @@ def write_prepared(prepared: PreparedLog, directory: str | Path) -> tuple[Path, 
     )
     # The ids become text only as they are written, a batch at a time.
     text = frame.with_columns(pl.col("user_id", "item_id").cast(pl.String))
-    text.sink_parquet(directory / PREPARED_INTERACTIONS)
     items = prepared.items.drop("code").with_columns(pl.col("title").fill_null(pl.col("item_id")))
     known = [name for name in items.columns if items[name].null_count() < items.height]
-    items.select(known).write_parquet(directory / PREPARED_ITEMS)
-    return directory / PREPARED_INTERACTIONS, directory / PREPARED_ITEMS
+    tables = directory / PREPARED_INTERACTIONS, directory / PREPARED_ITEMS
+    for path, table in zip(tables, (text, items.lazy().select(known)), strict=True):
+        try:
+            table.sink_parquet(path)
+        except (pl.exceptions.PolarsError, OSError) as error:  # a full disk, or a directory there
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{path}: cannot be written ({reason})") from error
+    return tables
 
 
 def write_sample_shards(prepared: PreparedLog, directory: str | Path, max_history: int) -> dict:

@@ -37,7 +37,8 @@ def save_model(
     """Writes a model as two files that are named after ``model.name``.
 
     Raises:
-      InputError: the model has another number of items than there are ids.
+      InputError: the model has another number of items than there are ids, or the files cannot be
+        written.
     """
     items = model.config.items
     expect(len(item_ids) == items, "item ids", len(item_ids), f"the model's {items}")
@@ -46,7 +47,7 @@ def save_model(
     arrays = {
         _array_name(path): np.asarray(leaf.get_value()) for path, leaf in nnx.to_flat_state(state)
     }
-    save_file(arrays, directory / f"{model.name}.safetensors")
+    save_arrays(arrays, directory / f"{model.name}.safetensors")
     record = {
         "config": asdict(model.config),
         "fit_range": asdict(fit_range),
@@ -54,6 +55,18 @@ def save_model(
     }
     text = strict_json.dumps(record, ensure_ascii=False)
     (directory / f"{model.name}.json").write_text(text, encoding="utf-8")
+
+
+def save_arrays(arrays: Mapping[str, np.ndarray], path: Path) -> None:
+    """Writes named arrays as safetensors.
+
+    Raises:
+      InputError: the file cannot be written, as where a directory is.
+    """
+    try:
+        save_file(dict(arrays), path)
+    except SafetensorError as error:
+        raise InputError(f"{path}: cannot be written ({error})") from error
 
 
 def load_model(

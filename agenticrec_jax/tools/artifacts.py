@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
-from safetensors.numpy import save_file
 
 from agenticrec_jax import strict_json
 from agenticrec_jax.data.interactions import InteractionLog
@@ -26,7 +25,13 @@ from agenticrec_jax.errors import InputError, expect
 from agenticrec_jax.sequential.fit import train_sasrec
 from agenticrec_jax.sequential.model import user_states
 from agenticrec_jax.sequential.sasrec import Sasrec, SasrecConfig
-from agenticrec_jax.sequential.saving import load_model, read_fit_range, read_saved, save_model
+from agenticrec_jax.sequential.saving import (
+    load_model,
+    read_fit_range,
+    read_saved,
+    save_arrays,
+    save_model,
+)
 from agenticrec_jax.sequential.search import SEARCHED, searched, unit_rows
 from agenticrec_jax.sequential.sequences import PAD, fitted_sequences, pad_histories
 from agenticrec_jax.sequential.training import OnEpoch, SequentialTraining
@@ -255,7 +260,7 @@ class Artifacts(Fitted[CollaborativeData]):
             "nearest": index.nearest,
         }
         arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        save_file(arrays, directory / "artifacts.safetensors")
+        save_arrays(arrays, directory / "artifacts.safetensors")
         record = {"format": self.FORMAT, "fit_range": asdict(self.fit_range)}
         record |= {"user_ids": list(log.user_ids)}
         text = strict_json.dumps(record, ensure_ascii=False)

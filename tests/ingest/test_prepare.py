@@ -3,6 +3,7 @@ import json
 from dataclasses import replace
 
 import polars as pl
+import pytest
 
 from agenticrec_jax.data.interactions import read_log
 from agenticrec_jax.data.prepared import sampled_items
@@ -137,6 +138,22 @@ def test_a_k_core_leaves_no_item_in_the_catalog_without_events(tmp_path):
     prepared = prepare_log(log, Preparation(k_core=2))
     assert prepared.items["item_id"].to_list() == ["x", "y"]
     assert prepared.item.tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("name", ["interactions.parquet", "items.parquet"])
+@pytest.mark.parametrize("place", ["a directory", "a full disk"])
+def test_a_table_that_cannot_be_written_is_named(tmp_path, name, place):
+    (tmp_path / "e.csv").write_text("user_id,item_id,timestamp\nu,i,5\n")
+    columns = EventColumns("user_id", "item_id", "timestamp"), ItemColumns("item_id")
+    rules = Preparation(title_words=10**20)
+    prepared = prepare_log(table_log(tmp_path / "e.csv", None, *columns), rules)
+    out = tmp_path / "out"
+    out.mkdir()
+    if place == "a directory":
+        (out / name).mkdir()
+    else:
+        (out / name).symlink_to("/dev/full")
+    assert_names(refused(write_prepared, prepared, out), out / name)
 
 
 def test_samples_of_another_log_than_the_one_beside_them_are_refused(tmp_path):

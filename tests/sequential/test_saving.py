@@ -14,7 +14,7 @@ from agenticrec_jax.data.splits import FitRange
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.sequential.model import user_states
 from agenticrec_jax.sequential.sasrec import Sasrec, SasrecConfig
-from agenticrec_jax.sequential.saving import load_model, save_model
+from agenticrec_jax.sequential.saving import load_model, save_arrays, save_model
 from agenticrec_jax.testing.errors import assert_names, refused
 
 IDS = [f"item {n}" for n in range(23)]
@@ -184,3 +184,9 @@ def test_a_model_is_saved_with_an_id_for_each_item_only(tmp_path):
     sentence = refused(save_model, tmp_path, model, SMALL_IDS[:-1], FitRange(77, 5))
     assert_names(sentence, "item ids", "found 4", 5)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path):
+    for name in ("sasrec.safetensors", "artifacts.safetensors"):
+        (tmp_path / name).mkdir()
+        assert_names(refused(save_arrays, {"a": np.ones(2)}, tmp_path / name), tmp_path / name)
