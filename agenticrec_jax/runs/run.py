@@ -211,7 +211,13 @@ class Run:
         """The rollout engine of training, on this process's devices of the mesh."""
         return self.make_engine()
 
-    def make_engine(self, *, constrained: bool = False, max_tokens: int | None = None) -> Engine:
+    def make_engine(
+        self,
+        *,
+        constrained: bool = False,
+        max_tokens: int | None = None,
+        prompt_tokens: int | None = None,
+    ) -> Engine:
         """Returns a rollout engine on this process's devices of the mesh.
 
         The tokenizer says at which ids a row pauses and ends. Where one id does both the row
@@ -221,8 +227,12 @@ class Run:
           constrained: whether an answer that is begun can only become a valid ranking. Training
             refuses such an engine.
           max_tokens: of a completion; None for the config's.
+          prompt_tokens: of the longest prompt; None for the config's longest bucket.
         """
         config = self.config.engine
+        if prompt_tokens is not None:
+            shorter = (size for size in config.prompt_buckets if size < prompt_tokens)
+            config = replace(config, prompt_buckets=(*shorter, prompt_tokens))
         if max_tokens is not None:
             config = replace(config, max_tokens=max_tokens)
         tokenizer = self.policy.tokenizer

@@ -1,0 +1,1 @@
+"""Language models as recommenders, without an agent: methods that rank by completions of text."""

@@ -1,0 +1,192 @@
+"""Rows of language models that are not trained: LLMRank and InteRecAgent, by any completer."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from flax import nnx
+
+from agenticrec_jax import strict_json
+from agenticrec_jax.agent.transcripts import ids_of
+from agenticrec_jax.data.examples import RankingExample
+from agenticrec_jax.data.interactions import InteractionLog
+from agenticrec_jax.errors import InputError
+from agenticrec_jax.language.answers import Answer
+from agenticrec_jax.language.completion import Completer, Decoding
+from agenticrec_jax.language.interecagent import InteRecAgent
+from agenticrec_jax.language.llmrank import LLMRank
+from agenticrec_jax.language.methods import METHODS, Method
+from agenticrec_jax.language.policy import PolicyCompleter
+from agenticrec_jax.language.recorded import Recorded
+from agenticrec_jax.metrics.ranking import summarize
+from agenticrec_jax.paths import make_directory
+from agenticrec_jax.runs.run import Run
+from agenticrec_jax.runtime.phases import phase
+from agenticrec_jax.runtime.progress import Progress
+
+COMPLETIONS = "completions.jsonl"
+DECODING = tuple(field.name for field in dataclasses.fields(Decoding))
+TOGETHER = 64  # examples that are ranked together, between two lines of progress
+
+
+def make_method(run: Run, name: str, **options: Any) -> Method:
+    """Returns a method by name.
+
+    Args:
+      run: log and artifacts.
+      name: key of `METHODS`.
+      options: fields of the method that differ from their defaults. ``temperature`` and
+        ``max_tokens`` are those of its `Decoding`.
+
+    Raises:
+      InputError: there is no such method, it has no such option, or not with this value.
+    """
+    if name not in METHODS:
+        raise InputError(f"method: found {name!r}, expected one of {', '.join(METHODS)}")
+    kind = METHODS[name]
+    known = [field.name for field in dataclasses.fields(kind)]
+    decoding = {each: options.pop(each) for each in DECODING if each in options}
+    for option in options:
+        if option not in known:
+            raise InputError(f"method {name}: found option {option!r}, which it does not have")
+    options["decoding"] = dataclasses.replace(kind.decoding, **decoding)
+    if kind is LLMRank:
+        return LLMRank(run.data.log.items, **({"seed": run.config.seed} | options))
+    return InteRecAgent(run.data.log, run.artifacts_b, **options)
+
+
+def policy_completer(run: Run) -> PolicyCompleter:
+    """Returns the run's policy as a completer of chats, with the seed of the run."""
+    policy = run.policy
+
+    def engine(prompt_tokens: int, max_tokens: int):
+        return run.make_engine(max_tokens=max_tokens, prompt_tokens=prompt_tokens)
+
+    return PolicyCompleter(
+        policy.params,
+        policy.tokenizer,
+        engine,
+        context=nnx.merge(policy.graphdef, policy.params).config.max_position_embeddings,
+        name=str(run.policy_directory),
+        weights=policy.weights_hash,
+        seed=run.config.seed,
+    )
+
+
+def evaluate_method(
+    run: Run,
+    method: Method,
+    completer: Completer,
+    examples: Sequence[RankingExample],
+    *,
+    name: str,
+    split: str,
+) -> dict:
+    """Ranks examples and writes the results and the answers; returns the results.
+
+    They are ``evaluation_<name>_<split>.json`` and ``.jsonl``. Completions are kept in
+    ``completions.jsonl`` as they come, so a run that was interrupted asks only for the others.
+
+    Args:
+      run: log, seed and workdir.
+      method: ranks.
+      completer: the model.
+      examples: of the split.
+      name: of the row.
+      split: ``valid`` or ``test``.
+    """
+    make_directory(run.workdir, "flag --workdir")
+    recorded = Recorded(completer, run.workdir / COMPLETIONS)
+    answers: list[Answer] = []
+    with phase(f"evaluation, {name}"), Progress(name, len(examples), unit="examples") as progress:
+        for first in range(0, len(examples), TOGETHER):
+            answers += method.rank(recorded, examples[first : first + TOGETHER])
+            invalid = sum(answer.invalid_reason is not None for answer in answers)
+            progress.advance(len(answers) - first, f"invalid {invalid / len(answers):.3f}")
+    facts = {"completer": completer.identity, "method": method_options(method)}
+    return write_row(run, answers, examples, name=name, split=split, facts=facts)
+
+
+def write_row(
+    run: Run,
+    answers: Sequence[Answer],
+    examples: Sequence[RankingExample],
+    *,
+    name: str,
+    split: str,
+    facts: Mapping[str, Any],
+) -> dict:
+    """Writes ``evaluation_<name>_<split>.json`` and ``.jsonl``; returns the results.
+
+    Args:
+      run: log, seed and workdir.
+      answers: of the examples.
+      examples: of the split.
+      name: of the row.
+      split: ``valid`` or ``test``.
+      facts: of the method and its model, for the protocol.
+    """
+    seed = run.config.seed
+    protocol = run.protocol(split, [seed]) | dict(facts)
+    results = {"rows": [method_row(name, answers, examples, seed)], "protocol": protocol}
+    path = run.workdir / f"evaluation_{name}_{split}.json"
+    answers_path = path.with_suffix(".jsonl")
+    write_answers(answers_path, answers, examples=examples, log=run.data.log, seed=seed)
+    path.write_text(strict_json.dumps(results, indent=1) + "\n")
+    print(f"row written to {path}, answers beside it")
+    return results
+
+
+def method_row(
+    name: str, answers: Sequence[Answer], examples: Sequence[RankingExample], seed: int
+) -> dict:
+    """Returns the table's row of a method; an invalid answer is a miss and is counted.
+
+    ``unreadable_rate`` is the share of completions that name no candidate. A method that asks
+    several times may have them without an invalid answer.
+    """
+    row = summarize(
+        ranks=[answer.rank(e) for answer, e in zip(answers, examples, strict=True)],
+        invalid=[answer.invalid_reason is not None for answer in answers],
+        tool_calls=[answer.calls for answer in answers],
+        users=[example.user for example in examples],
+    )
+    reasons = Counter(a.invalid_reason for a in answers if a.invalid_reason is not None)
+    texts = sum(len(answer.texts) for answer in answers)
+    unreadable = sum(answer.unreadable for answer in answers)
+    return {"name": name, **row} | {
+        "seeds": [seed],
+        "invalid_reasons": dict(sorted(reasons.items())),
+        "unreadable_rate": unreadable / max(texts, 1),
+    }
+
+
+def write_answers(
+    path: Path,
+    answers: Sequence[Answer],
+    *,
+    examples: Sequence[RankingExample],
+    log: InteractionLog,
+    seed: int,
+) -> None:
+    """Writes one JSON line an answer; the file appears whole or not at all.
+
+    A line has the fields of `Answer`, the target's rank, the seed, and the ids of the user and of
+    the items.
+    """
+    unfinished = path.with_suffix(".part")
+    with open(unfinished, "w", encoding="utf-8") as file:
+        for answer, example in zip(answers, examples, strict=True):
+            line = dataclasses.asdict(answer) | {"rank": answer.rank(example), "seed": seed}
+            line |= ids_of(example, log)
+            file.write(strict_json.dumps(line, ensure_ascii=False) + "\n")
+    unfinished.replace(path)
+
+
+def method_options(method: Method) -> dict[str, Any]:
+    """Returns the options of a method that a number or a word gives, for the protocol."""
+    values = {f.name: getattr(method, f.name) for f in dataclasses.fields(method)}
+    plain = {name: v for name, v in values.items() if isinstance(v, str | int | float)}
+    return plain | dataclasses.asdict(method.decoding)

@@ -1,0 +1,100 @@
+"""Evaluates a language model without the agent, by a method of the papers' baselines.
+
+    python -m experiments.evaluate_llm --method=llmrank --policy=DIR --workdir=DIR
+    OPENAI_API_KEY=... python -m experiments.evaluate_llm --method=interecagent \\
+        --endpoint=http://localhost:8000/v1 --model=NAME --workdir=DIR
+
+``llmrank`` merges the model's rankings of several shuffled lists of the candidates;
+``interecagent`` has it plan tools, which run in a fixed order, and rank by what they return. The
+model is a policy directory, or an OpenAI-compatible endpoint (extra ``endpoint``).
+
+The candidates are those of the run, as for every other row. A text that names no candidate is no
+ranking: it counts as a miss. Completions are kept in ``completions.jsonl`` of the workdir, so the
+same command continues where it was stopped. The workdir gets ``evaluation_<row>_<split>.json`` and
+the answers (``.jsonl``).
+"""
+
+import os
+import re
+from collections.abc import Sequence
+
+from absl import flags
+
+from agenticrec_jax.cli import app
+from agenticrec_jax.cli.configs import define_config
+from agenticrec_jax.errors import InputError
+from agenticrec_jax.evaluation.report import print_table
+from agenticrec_jax.language.completion import Completer
+from agenticrec_jax.language.endpoint import Endpoint
+from agenticrec_jax.language.llmrank import PROMPTS
+from agenticrec_jax.language.methods import METHODS
+from agenticrec_jax.runs import Run, run_config
+from agenticrec_jax.runs.data import evenly_spread
+from agenticrec_jax.runs.language import evaluate_method, make_method, policy_completer
+from agenticrec_jax.runtime.phases import phase
+
+_CONFIG = define_config()
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
+_METHOD = flags.DEFINE_enum("method", None, tuple(METHODS), "Way of ranking.", required=True)
+_POLICY = flags.DEFINE_string("policy", None, "Policy directory; the config's if not given.")
+_ENDPOINT = flags.DEFINE_string(
+    "endpoint",
+    None,
+    "Address of a server in place of a policy. Its key is in the variable OPENAI_API_KEY.",
+)
+_MODEL = flags.DEFINE_string("model", None, "Name of the endpoint's model.")
+_PARALLEL = flags.DEFINE_integer("parallel", 8, "Requests to the endpoint at once.", lower_bound=1)
+_SPLIT = flags.DEFINE_enum("split", "test", ("valid", "test"), "Which examples to rank.")
+_EXAMPLES = flags.DEFINE_integer("examples", 0, "How many; 0 for all.", lower_bound=0)
+_NAME = flags.DEFINE_string("name", None, "Name of the row and its files; the method's by default.")
+_TEMPERATURE = flags.DEFINE_float(
+    "temperature", None, "0 is greedy; llmrank's default is 0.2.", lower_bound=0.0
+)
+_MAX_TOKENS = flags.DEFINE_integer(
+    "max_tokens", None, "Most tokens of a completion; the method's if not given.", lower_bound=1
+)
+_TITLE_WORDS = flags.DEFINE_integer(
+    "title_words", None, "Words of a title that a prompt shows; 20 by default.", lower_bound=1
+)
+_PROMPT = flags.DEFINE_enum("prompt", None, PROMPTS, "Prompt of llmrank; recency by default.")
+_ROUNDS = flags.DEFINE_integer(
+    "rounds", None, "Shuffled lists that llmrank merges; 3 by default.", lower_bound=1
+)
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    name = _METHOD.value if _NAME.value is None else _NAME.value
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise InputError(f"flag --name: found {name!r}, expected letters, digits, '_', '.' or '-'")
+    run = Run(run_config(_CONFIG.value), _WORKDIR.value, policy_directory=_POLICY.value)
+    completer = make_completer(run)
+    options = (_TEMPERATURE, _MAX_TOKENS, _TITLE_WORDS, _PROMPT, _ROUNDS)
+    given = {flag.name: flag.value for flag in options if flag.value is not None}
+    app.print_devices()
+    with phase("data"):
+        examples = evenly_spread(run.data.examples[_SPLIT.value], _EXAMPLES.value)
+        method = make_method(run, _METHOD.value, **given)
+    results = evaluate_method(run, method, completer, examples, name=name, split=_SPLIT.value)
+    print_table(results)
+
+
+def make_completer(run: Run) -> Completer:
+    """Returns what completes texts: the endpoint if there is one, else the policy."""
+    unused = _POLICY if _ENDPOINT.value else _MODEL
+    if unused.value is not None:
+        beside = "beside --endpoint" if _ENDPOINT.value else "without --endpoint"
+        raise InputError(f"flag --{unused.name}: found {unused.value!r}, expected none {beside}")
+    if not _ENDPOINT.value:
+        return policy_completer(run)
+    return Endpoint(
+        _ENDPOINT.value,
+        _MODEL.value or "",
+        key=os.environ.get("OPENAI_API_KEY", ""),
+        seed=run.config.seed,
+        parallel=_PARALLEL.value,
+    )
+
+
+if __name__ == "__main__":
+    app.run(main)
