@@ -6,7 +6,9 @@
 
 ``llmrank`` merges the model's rankings of several shuffled lists of the candidates;
 ``interecagent`` has it plan tools, which run in a fixed order, and rank by what they return. The
-model is a policy directory, or an OpenAI-compatible endpoint (extra ``endpoint``).
+model is a policy directory, or an OpenAI-compatible endpoint (extra ``endpoint``). ``tallrec``
+ranks by the probability of yes to each candidate, which only a policy directory gives: that of
+``train_policy --stage=tallrec``, or one that was not trained.
 
 The candidates are those of the run, as for every other row. A text that names no candidate is no
 ranking: it counts as a miss. Completions are kept in ``completions.jsonl`` of the workdir, so the
@@ -22,6 +24,7 @@ from absl import flags
 
 from agenticrec_jax.cli import app
 from agenticrec_jax.cli.configs import define_config
+from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.evaluation.report import print_table
 from agenticrec_jax.language.completion import Completer
@@ -31,11 +34,13 @@ from agenticrec_jax.language.methods import METHODS
 from agenticrec_jax.runs import Run, run_config
 from agenticrec_jax.runs.data import evenly_spread
 from agenticrec_jax.runs.language import evaluate_method, make_method, policy_completer
+from agenticrec_jax.runs.tallrec import evaluate_tallrec
 from agenticrec_jax.runtime.phases import phase
 
 _CONFIG = define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
-_METHOD = flags.DEFINE_enum("method", None, tuple(METHODS), "Way of ranking.", required=True)
+_TALLREC = "tallrec"
+_METHOD = flags.DEFINE_enum("method", None, (*METHODS, _TALLREC), "Way of ranking.", required=True)
 _POLICY = flags.DEFINE_string("policy", None, "Policy directory; the config's if not given.")
 _ENDPOINT = flags.DEFINE_string(
     "endpoint",
@@ -60,6 +65,7 @@ _PROMPT = flags.DEFINE_enum("prompt", None, PROMPTS, "Prompt of llmrank; recency
 _ROUNDS = flags.DEFINE_integer(
     "rounds", None, "Shuffled lists that llmrank merges; 3 by default.", lower_bound=1
 )
+_OPTIONS = (_TEMPERATURE, _MAX_TOKENS, _TITLE_WORDS, _PROMPT, _ROUNDS)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -68,25 +74,40 @@ def main(argv: Sequence[str]) -> None:
     if not re.fullmatch(r"[\w.-]+", name):
         raise InputError(f"flag --name: found {name!r}, expected letters, digits, '_', '.' or '-'")
     run = Run(run_config(_CONFIG.value), _WORKDIR.value, policy_directory=_POLICY.value)
-    completer = make_completer(run)
-    options = (_TEMPERATURE, _MAX_TOKENS, _TITLE_WORDS, _PROMPT, _ROUNDS)
-    given = {flag.name: flag.value for flag in options if flag.value is not None}
+    row = {"name": name, "split": _SPLIT.value}
+    if _METHOD.value == _TALLREC:
+        refuse((*_OPTIONS, _ENDPOINT, _MODEL), "with --method=tallrec")
+        examples = load_examples(run)
+        results = evaluate_tallrec(run, examples, **row)
+    else:
+        completer = make_completer(run)
+        options = {flag.name: flag.value for flag in _OPTIONS if flag.value is not None}
+        examples = load_examples(run)
+        method = make_method(run, _METHOD.value, **options)
+        results = evaluate_method(run, method, completer, examples, **row)
+    print_table(results)
+
+
+def load_examples(run: Run) -> list[RankingExample]:
+    """Returns the examples to rank."""
     app.print_devices()
     with phase("data"):
-        examples = evenly_spread(run.data.examples[_SPLIT.value], _EXAMPLES.value)
-        method = make_method(run, _METHOD.value, **given)
-    results = evaluate_method(run, method, completer, examples, name=name, split=_SPLIT.value)
-    print_table(results)
+        return evenly_spread(run.data.examples[_SPLIT.value], _EXAMPLES.value)
+
+
+def refuse(unused: Sequence[flags.FlagHolder], when: str) -> None:
+    """Raises InputError if a flag is given that would have no effect."""
+    for flag in unused:
+        if flag.value is not None:
+            raise InputError(f"flag --{flag.name}: found {flag.value!r}, expected none {when}")
 
 
 def make_completer(run: Run) -> Completer:
     """Returns what completes texts: the endpoint if there is one, else the policy."""
-    unused = _POLICY if _ENDPOINT.value else _MODEL
-    if unused.value is not None:
-        beside = "beside --endpoint" if _ENDPOINT.value else "without --endpoint"
-        raise InputError(f"flag --{unused.name}: found {unused.value!r}, expected none {beside}")
     if not _ENDPOINT.value:
+        refuse((_MODEL,), "without --endpoint")
         return policy_completer(run)
+    refuse((_POLICY,), "with --endpoint")
     return Endpoint(
         _ENDPOINT.value,
         _MODEL.value or "",

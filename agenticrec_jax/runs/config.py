@@ -19,11 +19,13 @@ from agenticrec_jax.errors import expect
 from agenticrec_jax.generation.config import EngineConfig
 from agenticrec_jax.models.lora import LoraConfig
 from agenticrec_jax.runs.stage_config import (
+    Buckets,
     GrpoConfig,
     PairsConfig,
     PprConfig,
     PretrainingConfig,
     SelfSftConfig,
+    TrainingConfig,
     WarmStartConfig,
 )
 from agenticrec_jax.runs.validation import configuration, parse
@@ -185,6 +187,20 @@ class ProfilesConfig:
 
 
 @configuration
+class TallrecConfig(TrainingConfig):
+    """Stage ``tallrec``: yes or no to single candidates (TALLRec), without tools."""
+
+    examples: int = Field(0, ge=0, description="Policy examples to learn from; 0 for all.")
+    negatives: int = Field(1, ge=1, description="Candidates answered by no, beside the target.")
+    epochs: int = Field(3, ge=1, description="Passes over the examples.")
+    batch: int = Field(32, ge=1, description="Examples an update.")
+    title_words: int = Field(20, ge=1, description="Words of a title that a question shows.")
+    prompt_buckets: Buckets = Field(64, description="Padded lengths of histories, or a step.")
+    completion_buckets: Buckets = Field(16, description="Padded lengths of questions, or a step.")
+    save_every: int = Field(20, ge=1, description="Steps between two checkpoints.")
+
+
+@configuration
 class MeshConfig:
     """Devices along each axis of the mesh, over all processes."""
 
@@ -244,6 +260,7 @@ class RunConfig:
     rta: GrpoConfig = GrpoConfig()
     ppr: PprConfig = PprConfig()
     pairs: PairsConfig = PairsConfig()
+    tallrec: TallrecConfig = TallrecConfig()
     mesh: MeshConfig = MeshConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     seed: int = Field(0, ge=0, description="Seed of training and sampling.")
@@ -253,6 +270,9 @@ class RunConfig:
         negatives = self.pairs.negatives
         most = self.dataset.negatives
         expect(negatives <= most, "pairs.negatives", negatives, f"at most dataset.negatives {most}")
+        negatives = self.tallrec.negatives
+        at_most = f"at most dataset.negatives {most}"
+        expect(negatives <= most, "tallrec.negatives", negatives, at_most)
 
 
 def run_config(values: ConfigDict) -> RunConfig:

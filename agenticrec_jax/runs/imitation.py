@@ -20,7 +20,7 @@ from agenticrec_jax.runs.data import store_settings
 from agenticrec_jax.runs.policy import Policy
 from agenticrec_jax.runs.rollouts import stored_episodes
 from agenticrec_jax.runs.run import Run
-from agenticrec_jax.runs.stage_config import SelfSftConfig, WarmStartConfig
+from agenticrec_jax.runs.stage_config import TrainingConfig, WarmStartConfig
 from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.runtime.metric_logging import MetricsWriter
 from agenticrec_jax.training import supervised
@@ -28,6 +28,8 @@ from agenticrec_jax.training.learner import init_state, make_optimizer, make_upd
 from agenticrec_jax.training.packing import Packing
 from agenticrec_jax.training.self_augmentation import RULES, Imitation, select
 from agenticrec_jax.training.warm_start import WarmStart, curriculum
+
+ImitationConfig = WarmStartConfig | TrainingConfig
 
 
 def train_sft(run: Run, policy: Policy, directory: Path, seed: int) -> Policy:
@@ -82,7 +84,7 @@ def warm_start(
         "warm_start": dataclasses.asdict(settings),
         "policy": dataclasses.asdict(config.policy),
     }
-    return _imitate(policy, "sft", settings, source, packing, mesh, directory, record)
+    return imitate(policy, "sft", settings, source, packing, mesh, directory, record)
 
 
 def train_self_sft(run: Run, policy: Policy, directory: Path, seed: int) -> Policy:
@@ -112,20 +114,31 @@ def train_self_sft(run: Run, policy: Policy, directory: Path, seed: int) -> Poli
     with MetricsWriter(directory, jax.process_index()) as writer:
         writer.resume("self_sft_filter", 0)
         writer.write("self_sft_filter", 1, metrics)
-    return _imitate(policy, "self_sft", settings, source, packing, run.mesh, directory, record)
+    return imitate(policy, "self_sft", settings, source, packing, run.mesh, directory, record)
 
 
-def _imitate(
+def imitate(
     policy: Policy,
     name: str,
-    settings: WarmStartConfig | SelfSftConfig,
+    settings: ImitationConfig,
     source: supervised.Source,
     packing: Packing,
     mesh: Mesh | None,
     directory: Path,
     record: dict,
 ) -> Policy:
-    """Trains on fixed completions by the supervised loss, at a rate that falls to the end."""
+    """Trains on fixed completions by the supervised loss, at a rate that falls to the end.
+
+    Args:
+      policy: to start from; its parameters are consumed.
+      name: of the stage.
+      settings: rate of learning, its warm-up, and steps between checkpoints.
+      source: of the completions.
+      packing: of the micro-batches.
+      mesh: of the learner; None for one device.
+      directory: of metrics; checkpoints lie in ``<directory>/<name>``.
+      record: everything that a resumed run must agree with.
+    """
     optimizer = make_optimizer(
         settings.learning_rate,
         warmup_steps=settings.warmup_steps,

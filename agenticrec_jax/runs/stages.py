@@ -5,6 +5,7 @@
 - ``rta`` is list-wise GRPO on NDCG.
 - ``ppr`` mines hard pairs with its policy and refines the policy on them.
 - ``pairs`` trains on pairs without rollouts, by PPR's logistic loss, DPO or S-DPO.
+- ``tallrec`` answers yes or no to single candidates, without the agent (TALLRec).
 
 A stage resumes from its newest checkpoint in ``<directory>/<stage>/checkpoints``.
 """
@@ -35,6 +36,7 @@ from agenticrec_jax.runs.stage_config import (
     GrpoConfig,
     PairsConfig,
 )
+from agenticrec_jax.runs.tallrec import train_tallrec
 from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.runtime.metric_logging import MetricsWriter
 from agenticrec_jax.training import loop, supervised
@@ -59,6 +61,7 @@ PREREQUISITES = {
     "rta": ("self_sft", "sft"),
     "ppr": ("rta",),
     "pairs": ("rta", "self_sft", "sft"),
+    "tallrec": (),
 }
 STAGES = tuple(PREREQUISITES)
 REINFORCEMENT = ("rta", "ppr")
@@ -356,4 +359,5 @@ _SUPERVISED = {
     "sft": imitation.train_sft,
     "self_sft": imitation.train_self_sft,
     "pairs": _train_pairs,
+    "tallrec": train_tallrec,
 }

@@ -43,6 +43,8 @@ def get_config(preset: str = "") -> ConfigDict:
     prompts = {"prompt_buckets": shapes["prompt_buckets"], "token_budget": 65536}
     config.pairs.update({"batch": 64, "learning_rate": 1e-6, "warmup_steps": 5} | prompts)
     config.self_sft.update({"learning_rate": 1e-5, "warmup_steps": 5, "batch": 64} | shapes)
+    questions = {"prompt_buckets": 128, "completion_buckets": 32, "token_budget": 65536}
+    config.tallrec.update({"learning_rate": 1e-5, "warmup_steps": 5, "batch": 64} | questions)
     config.profiles.update({"words": 150, "max_tokens": 256})
     config.mesh.update({"data": 1, "fsdp": 8, "tensor": 1})
     if preset:

@@ -91,7 +91,7 @@ from experiments import evaluate_llm
 COMMON = ["--config=experiments/configs/office.py", "--workdir=none", "--method=interecagent"]
 for given in {flags!r}:
     flags.FLAGS.unparse_flags()
-    for name in ("endpoint", "model", "policy", "name"):
+    for name in ("endpoint", "model", "policy", "name", "rounds"):
         flags.FLAGS[name].value = None
     flags.FLAGS(["evaluate_llm", *COMMON, *given])
     try:
@@ -106,6 +106,8 @@ BAD = [
     (["--model=m"], ["--model", "--endpoint"]),
     (["--endpoint=http://localhost/v1", "--model=m", "--policy=here"], ["--policy", "--endpoint"]),
     (["--policy=nowhere"], ["nowhere"]),
+    (["--method=tallrec", "--policy=nowhere", "--rounds=2"], ["--rounds", "tallrec"]),
+    (["--method=tallrec", "--endpoint=http://localhost/v1"], ["--endpoint", "tallrec"]),
 ]
 
 

@@ -95,6 +95,8 @@ def test_no_setting_but_one_takes_a_negative_number(path, value):
         ("ppr", "mining_members", 0),
         ("self_sft", "epochs", 0),
         ("pairs", "learning_rate", 0.0),
+        ("tallrec", "epochs", 0),
+        ("tallrec", "negatives", 0),
         ("warm_start", "lessons", ()),
         ("warm_start", "lessons", ((("short",), 0),)),
         ("sasrec", "heads", 3),

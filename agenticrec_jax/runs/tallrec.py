@@ -1,0 +1,89 @@
+"""TALLRec on the run's policy: its training on policy examples, and its row."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from agenticrec_jax.data.examples import RankingExample
+from agenticrec_jax.language.answers import Answer
+from agenticrec_jax.language.tallrec import (
+    YesNoPrompts,
+    YesNoQuestions,
+    ranked_answer,
+    yes_scores,
+)
+from agenticrec_jax.parallel import multihost
+from agenticrec_jax.runs.data import evenly_spread
+from agenticrec_jax.runs.imitation import imitate
+from agenticrec_jax.runs.language import write_row
+from agenticrec_jax.runs.policy import Policy
+from agenticrec_jax.runs.run import Run
+from agenticrec_jax.runtime.phases import phase
+from agenticrec_jax.runtime.progress import Progress
+from agenticrec_jax.training.logprobs import make_scorer
+from agenticrec_jax.training.packing import Packing
+
+
+def train_tallrec(run: Run, policy: Policy, directory: Path, seed: int) -> Policy:
+    """Trains on questions about policy examples, as ``config.tallrec`` says; returns the policy."""
+    settings = run.config.tallrec
+    examples = evenly_spread(run.data.examples["policy"], settings.examples)
+    source = YesNoQuestions(
+        examples,
+        settings.epochs,
+        settings.batch,
+        seed,
+        prompts=yes_no_prompts(run, policy),
+        negatives=settings.negatives,
+    )
+    record = {
+        "tallrec": dataclasses.asdict(settings),
+        "policy": dataclasses.asdict(run.config.policy),
+        "candidates": run.data.candidate_hash,
+        "start": str(run.policy_directory),
+        "seed": seed,
+    }
+    packing = _packing(run, policy, settings.token_budget)
+    return imitate(policy, "tallrec", settings, source, packing, run.mesh, directory, record)
+
+
+def evaluate_tallrec(
+    run: Run, examples: Sequence[RankingExample], *, name: str, split: str
+) -> dict:
+    """Ranks examples with the run's policy and writes the row, as `language.evaluate_method`."""
+    with phase(f"evaluation, {name}"):
+        answers = yes_no_answers(run, examples)
+    facts = {"completer": f"policy {run.policy.weights_hash}"}
+    facts["method"] = {"title_words": run.config.tallrec.title_words}
+    return write_row(run, answers, examples, name=name, split=split, facts=facts)
+
+
+def yes_no_answers(run: Run, examples: Sequence[RankingExample]) -> list[Answer]:
+    """Returns the run's policy's rankings by the log-odds of yes."""
+    policy = run.policy
+    prompts = yes_no_prompts(run, policy)
+    score = make_scorer(policy.graphdef, mesh=run.mesh)
+    packing = _packing(run, policy, token_budget=1)  # a group at a time
+    answers = []
+    with Progress("tallrec", len(examples), unit="examples") as progress:
+        for example in examples:
+            scores = yes_scores(score, policy.params, prompts, example, packing)
+            answers.append(ranked_answer(example, scores))
+            progress.advance()
+    return answers
+
+
+def yes_no_prompts(run: Run, policy: Policy) -> YesNoPrompts:
+    """Returns the questions of training and of ranking, which must be the same."""
+    return YesNoPrompts(policy.tokenizer, run.data.log.items, run.config.tallrec.title_words)
+
+
+def _packing(run: Run, policy: Policy, token_budget: int) -> Packing:
+    settings = run.config.tallrec
+    return Packing(
+        token_budget=token_budget,
+        prompt_buckets=settings.prompt_buckets,
+        completion_buckets=settings.completion_buckets,
+        group_multiple=multihost.row_shards(run.mesh),
+        pad_id=policy.tokenizer.pad_id,
+    )
