@@ -194,19 +194,19 @@ def weighted_groups(
         total_prompts=total_prompts,
         total_tokens=total_tokens,
     )
-    kept = np.flatnonzero(keep)
-    groups = [Group(prompts[p], completions[p], advantages[p], weights[p]) for p in kept]
+    rows = np.flatnonzero(keep)
+    groups = [Group(prompts[p], completions[p], advantages[p], weights[p]) for p in rows]
     if weighting.tree_values:
         # Rewards on the scale of the advantages; their shift does not matter.
         scaled = np.asarray(group_advantages(rewards, None, scale=weighting.scale))
         groups = [
             replace(group, advantages=_with_branches(group, scaled[p]))
-            for group, p in zip(groups, kept, strict=True)
+            for group, p in zip(groups, rows, strict=True)
         ]
     if settled is not None:
         groups = [
             replace(group, advantages=_without(group, settled[p]))
-            for group, p in zip(groups, kept, strict=True)
+            for group, p in zip(groups, rows, strict=True)
         ]
     return groups, metrics
 

@@ -116,7 +116,7 @@ class Titles:
 
 @dataclasses.dataclass(frozen=True)
 class Affinity:
-    """How well the words of a candidate go with the words of what was taken.
+    """Scores the words of a candidate by the words of what was taken.
 
     A word of the candidate adds ``rarity * (candidate[word] @ taken) + bias[word]``, where
     ``taken`` is the mean over the history, by recency, of the sum of ``rarity * history[word]`` of
