@@ -18,12 +18,10 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from agenticrec_jax import strict_json
 from agenticrec_jax.cli import app
 from agenticrec_jax.cli.configs import define_config
 from agenticrec_jax.data.examples import evenly_spread
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.evaluation.rankings import write_rankings
 from agenticrec_jax.evaluation.report import print_table
 from agenticrec_jax.generation.sampling import Filters
 from agenticrec_jax.runs import Run, run_config
@@ -33,7 +31,7 @@ from agenticrec_jax.runs.evaluations import (
     evaluate_policy,
     evaluation_row,
     policy_rankings,
-    write_trajectories,
+    write_evaluation,
 )
 from agenticrec_jax.runtime.phases import phase
 
@@ -73,10 +71,11 @@ def main(argv: Sequence[str]) -> None:
     examples = evenly_spread(run.data.examples[split], _EXAMPLES.value)
     engine = run.make_engine(constrained=_CONSTRAINED.value)
     sampling = Sampling(temperature=_TEMPERATURE.value, filters=filters, seed=config.seed)
-    protocol = run.protocol(split, [config.seed], examples=len(examples))
-    protocol["policy"] = {"directory": str(run.policy_directory), "weights": policy.weights_hash}
     drawn = {"temperature": _TEMPERATURE.value, "constrained": _CONSTRAINED.value}
-    protocol["sampling"] = drawn | dataclasses.asdict(filters)
+    facts = {
+        "policy": {"directory": str(run.policy_directory), "weights": policy.weights_hash},
+        "sampling": drawn | dataclasses.asdict(filters),
+    }
     rows = []
     for kind in observations:
         with phase(f"evaluation, observations {kind}"):
@@ -84,23 +83,13 @@ def main(argv: Sequence[str]) -> None:
                 run, policy, examples, observations=kind, engine=engine, sampling=sampling
             )
         name = _NAME.value + OBSERVATIONS[kind]
-        row = evaluation_row(name, trajectories, examples, seeds=[config.seed])
-        rows.append(row)
-        path = run.workdir / f"evaluation_{name}_{split}.json"
-        write_trajectories(
-            path.with_suffix(".jsonl"),
-            trajectories,
-            examples=examples,
-            log=run.data.log,
-            seed=config.seed,
-        )
-        rankings = policy_rankings(
-            name, trajectories, examples=examples, log=run.data.log, seed=config.seed
-        )
-        write_rankings(path.with_suffix(".parquet"), rankings)
-        path.write_text(strict_json.dumps({"rows": [row], "protocol": protocol}, indent=1) + "\n")
-        print(f"row written to {path}, rankings and trajectories beside it")
-    print_table({"rows": rows, "protocol": protocol})
+        log = run.data.log
+        rankings = policy_rankings(name, trajectories, examples=examples, log=log, seed=config.seed)
+        row = evaluation_row(name, rankings, trajectories, examples, log)
+        records = (trajectory.record() for trajectory in trajectories)
+        results = write_evaluation(run, row, rankings, records, examples, split=split, facts=facts)
+        rows += results["rows"]
+    print_table({"rows": rows, "protocol": results["protocol"]})
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Evaluation of policies on the examples of a run, with and without their observations."""
+"""Evaluation on the examples of a run: of policies, and the files of every row."""
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,17 @@ from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.agent.transcripts import ids_of
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import InteractionLog
-from agenticrec_jax.evaluation.evaluator import evaluate, summary_row
-from agenticrec_jax.evaluation.rankings import Ranking, number_rankings
+from agenticrec_jax.evaluation.evaluator import evaluate
+from agenticrec_jax.evaluation.rankings import (
+    Ranking,
+    number_rankings,
+    summarize_rankings,
+    targets_of,
+    write_rankings,
+)
 from agenticrec_jax.generation.engine import Engine
 from agenticrec_jax.generation.sampling import NO_FILTERS, Filters
+from agenticrec_jax.language.answers import Answer
 from agenticrec_jax.runs.policy import Policy
 from agenticrec_jax.runs.run import Run
 
@@ -107,14 +114,63 @@ def policy_rankings(
 
 def evaluation_row(
     name: str,
-    trajectories: Sequence[Trajectory],
+    rankings: Sequence[Ranking],
+    outputs: Sequence[Trajectory | Answer],
     examples: Sequence[RankingExample],
-    seeds: Sequence[int] = (),
+    log: InteractionLog,
 ) -> dict:
-    """Returns the table's row, with its seeds and the counts of invalid outputs by reason."""
-    reasons = Counter(t.invalid_reason for t in trajectories if not t.valid)
-    row = summary_row(name, trajectories, examples)
-    return row | {"seeds": list(seeds), "invalid_reasons": dict(sorted(reasons.items()))}
+    """Returns the table's row: metrics, seeds and the counts of invalid outputs by reason.
+
+    Args:
+      name: of the row.
+      rankings: of the row, of which the metrics are computed.
+      outputs: that the rankings were read from.
+      examples: that are ranked.
+      log: of the examples.
+    """
+    row = summarize_rankings(rankings, targets_of(examples, log))
+    seeds = dict.fromkeys(ranking.seed for ranking in rankings if ranking.seed is not None)
+    reasons = Counter(o.invalid_reason for o in outputs if o.invalid_reason is not None)
+    return {"name": name, **row} | {
+        "seeds": list(seeds),
+        "invalid_reasons": dict(sorted(reasons.items())),
+    }
+
+
+def write_evaluation(
+    run: Run,
+    row: Mapping[str, Any],
+    rankings: Sequence[Ranking],
+    records: Iterable[Mapping[str, Any]],
+    examples: Sequence[RankingExample],
+    *,
+    split: str,
+    facts: Mapping[str, Any],
+) -> dict:
+    """Writes a row with what it was computed from; returns the results.
+
+    The workdir gets ``evaluation_<row>_<split>.json``, the rankings (``.parquet``) and the outputs
+    (``.jsonl``), from which ``verify`` recomputes the row.
+
+    Args:
+      run: log, seed and workdir.
+      row: of `evaluation_row`.
+      rankings: of the row.
+      records: an output for each example, ready for JSON.
+      examples: of the split.
+      split: ``valid`` or ``test``.
+      facts: of the method and its model, for the protocol.
+    """
+    seed = run.config.seed
+    protocol = run.protocol(split, [seed], examples=len(examples)) | dict(facts)
+    results = {"rows": [dict(row)], "protocol": protocol}
+    path = run.workdir / f"evaluation_{row['name']}_{split}.json"
+    outputs = path.with_suffix(".jsonl")
+    write_records(outputs, records, examples=examples, log=run.data.log, seed=seed)
+    write_rankings(path.with_suffix(".parquet"), rankings)
+    path.write_text(strict_json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    print(f"row written to {path}, rankings and outputs beside it")
+    return results
 
 
 def write_trajectories(
@@ -125,23 +181,36 @@ def write_trajectories(
     log: InteractionLog,
     seed: int | None,
 ) -> None:
-    """Writes one JSON line a trajectory; the file appears whole or not at all.
+    """Writes the fields of each `Trajectory`; see `write_records`."""
+    records = (trajectory.record() for trajectory in trajectories)
+    write_records(path, records, examples=examples, log=log, seed=seed)
 
-    A line has the fields of `Trajectory`, the seed, and the ids of the user and of the items, so
-    that it can be read without the log and the candidates of its run.
+
+def write_records(
+    path: str | Path,
+    records: Iterable[Mapping[str, Any]],
+    *,
+    examples: Sequence[RankingExample],
+    log: InteractionLog,
+    seed: int | None,
+) -> None:
+    """Writes one JSON line an output; the file appears whole or not at all.
+
+    A line has the fields of the output, the seed, and the ids of the user and of the items, so that
+    it can be read without the log and the candidates of its run.
 
     Args:
       path: path of the file.
-      trajectories: to write.
-      examples: of the trajectories.
+      records: an output for each example, ready for JSON.
+      examples: of the outputs.
       log: of the examples.
       seed: of the policy's training or of its sampling; None for neither.
     """
     path = Path(path)
     partial_file = path.with_suffix(".part")
     with open(partial_file, "w", encoding="utf-8") as file:
-        for trajectory, example in zip(trajectories, examples, strict=True):
-            line = trajectory.record() | {"seed": seed} | ids_of(example, log)
+        for record, example in zip(records, examples, strict=True):
+            line = dict(record) | {"seed": seed} | ids_of(example, log)
             file.write(strict_json.dumps(line, ensure_ascii=False) + "\n")
     partial_file.replace(path)
 

@@ -1,18 +1,14 @@
 """Rows of language models that are not trained: LLMRank and InteRecAgent, by any completer."""
 
 import dataclasses
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from flax import nnx
 
-from agenticrec_jax import strict_json
-from agenticrec_jax.agent.transcripts import ids_of
 from agenticrec_jax.data.examples import RankingExample
-from agenticrec_jax.data.interactions import InteractionLog
 from agenticrec_jax.errors import InputError
+from agenticrec_jax.evaluation.rankings import number_rankings
 from agenticrec_jax.language.answers import Answer
 from agenticrec_jax.language.completion import Completer, Decoding
 from agenticrec_jax.language.interecagent import InteRecAgent
@@ -20,8 +16,8 @@ from agenticrec_jax.language.llmrank import LLMRank
 from agenticrec_jax.language.methods import METHODS, Method
 from agenticrec_jax.language.policy import PolicyCompleter
 from agenticrec_jax.language.recorded import Recorded
-from agenticrec_jax.metrics.ranking import summarize
 from agenticrec_jax.paths import make_directory
+from agenticrec_jax.runs.evaluations import evaluation_row, write_evaluation
 from agenticrec_jax.runs.run import Run
 from agenticrec_jax.runtime.phases import phase
 from agenticrec_jax.runtime.progress import Progress
@@ -84,10 +80,10 @@ def evaluate_method(
     name: str,
     split: str,
 ) -> dict:
-    """Ranks examples and writes the results and the answers; returns the results.
+    """Ranks examples and writes the row by `write_answers`; returns the results.
 
-    They are ``evaluation_<name>_<split>.json`` and ``.jsonl``. Completions are kept in
-    ``completions.jsonl`` as they come, so a run that was interrupted asks only for the others.
+    Completions are kept in ``completions.jsonl`` as they come, so a run that was interrupted asks
+    only for the others.
 
     Args:
       run: log, seed and workdir.
@@ -106,10 +102,10 @@ def evaluate_method(
             invalid = sum(answer.invalid_reason is not None for answer in answers)
             progress.advance(len(answers) - first, f"invalid {invalid / len(answers):.3f}")
     facts = {"completer": completer.identity, "method": method_options(method)}
-    return write_row(run, answers, examples, name=name, split=split, facts=facts)
+    return write_answers(run, answers, examples, name=name, split=split, facts=facts)
 
 
-def write_row(
+def write_answers(
     run: Run,
     answers: Sequence[Answer],
     examples: Sequence[RankingExample],
@@ -118,7 +114,11 @@ def write_row(
     split: str,
     facts: Mapping[str, Any],
 ) -> dict:
-    """Writes ``evaluation_<name>_<split>.json`` and ``.jsonl``; returns the results.
+    """Writes the row of a method's answers, as `write_evaluation`; returns the results.
+
+    An invalid answer is a miss and is counted. ``unreadable_rate`` is the share of completions that
+    name no candidate: a method that asks several times may have them without an invalid answer. A
+    line of the ``.jsonl`` has the fields of `Answer` and the target's rank, null for none.
 
     Args:
       run: log, seed and workdir.
@@ -126,63 +126,27 @@ def write_row(
       examples: of the split.
       name: of the row.
       split: ``valid`` or ``test``.
-      facts: of the method and its model, for the protocol.
+      facts: ``completer`` and ``method``, for the protocol.
     """
-    seed = run.config.seed
-    protocol = run.protocol(split, [seed]) | dict(facts)
-    results = {"rows": [method_row(name, answers, examples, seed)], "protocol": protocol}
-    path = run.workdir / f"evaluation_{name}_{split}.json"
-    answers_path = path.with_suffix(".jsonl")
-    write_answers(answers_path, answers, examples=examples, log=run.data.log, seed=seed)
-    path.write_text(strict_json.dumps(results, indent=1) + "\n")
-    print(f"row written to {path}, answers beside it")
-    return results
-
-
-def method_row(
-    name: str, answers: Sequence[Answer], examples: Sequence[RankingExample], seed: int
-) -> dict:
-    """Returns the table's row of a method; an invalid answer is a miss and is counted.
-
-    ``unreadable_rate`` is the share of completions that name no candidate. A method that asks
-    several times may have them without an invalid answer.
-    """
-    row = summarize(
-        ranks=[answer.rank(e) for answer, e in zip(answers, examples, strict=True)],
-        invalid=[answer.invalid_reason is not None for answer in answers],
-        tool_calls=[answer.calls for answer in answers],
-        users=[example.user for example in examples],
+    log = run.data.log
+    rankings = number_rankings(
+        name,
+        [answer.ranking for answer in answers],
+        examples,
+        log,
+        valid=[answer.invalid_reason is None for answer in answers],
+        calls=[answer.calls for answer in answers],
+        seed=run.config.seed,
     )
-    reasons = Counter(a.invalid_reason for a in answers if a.invalid_reason is not None)
     texts = sum(len(answer.texts) for answer in answers)
     unreadable = sum(answer.unreadable for answer in answers)
-    return {"name": name, **row} | {
-        "seeds": [seed],
-        "invalid_reasons": dict(sorted(reasons.items())),
-        "unreadable_rate": unreadable / max(texts, 1),
-    }
-
-
-def write_answers(
-    path: Path,
-    answers: Sequence[Answer],
-    *,
-    examples: Sequence[RankingExample],
-    log: InteractionLog,
-    seed: int,
-) -> None:
-    """Writes one JSON line an answer; the file appears whole or not at all.
-
-    A line has the fields of `Answer`, the target's rank, the seed, and the ids of the user and of
-    the items.
-    """
-    unfinished = path.with_suffix(".part")
-    with open(unfinished, "w", encoding="utf-8") as file:
-        for answer, example in zip(answers, examples, strict=True):
-            line = dataclasses.asdict(answer) | {"rank": answer.rank(example), "seed": seed}
-            line |= ids_of(example, log)
-            file.write(strict_json.dumps(line, ensure_ascii=False) + "\n")
-    unfinished.replace(path)
+    row = evaluation_row(name, rankings, answers, examples, log)
+    row |= {"unreadable_rate": unreadable / max(texts, 1)}
+    records = (
+        dataclasses.asdict(answer) | {"rank": answer.rank(example) or None}
+        for answer, example in zip(answers, examples, strict=True)
+    )
+    return write_evaluation(run, row, rankings, records, examples, split=split, facts=facts)
 
 
 def method_options(method: Method) -> dict[str, Any]:

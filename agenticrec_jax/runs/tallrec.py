@@ -15,7 +15,7 @@ from agenticrec_jax.language.tallrec import (
 from agenticrec_jax.parallel import multihost
 from agenticrec_jax.runs.data import evenly_spread
 from agenticrec_jax.runs.imitation import imitate
-from agenticrec_jax.runs.language import write_row
+from agenticrec_jax.runs.language import write_answers
 from agenticrec_jax.runs.policy import Policy
 from agenticrec_jax.runs.run import Run
 from agenticrec_jax.runtime.phases import phase
@@ -55,7 +55,7 @@ def evaluate_tallrec(
         answers = yes_no_answers(run, examples)
     facts = {"completer": f"policy {run.policy.weights_hash}"}
     facts["method"] = {"title_words": run.config.tallrec.title_words}
-    return write_row(run, answers, examples, name=name, split=split, facts=facts)
+    return write_answers(run, answers, examples, name=name, split=split, facts=facts)
 
 
 def yes_no_answers(run: Run, examples: Sequence[RankingExample]) -> list[Answer]:

@@ -10,9 +10,8 @@ from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import make_items, make_log
 from agenticrec_jax.runs import Run, run_config, train
 from agenticrec_jax.runs.data import RunData
-from agenticrec_jax.runs.language import method_row
 from agenticrec_jax.runs.policy import Policy, load_policy
-from agenticrec_jax.runs.tallrec import yes_no_answers
+from agenticrec_jax.runs.tallrec import evaluate_tallrec
 from agenticrec_jax.runtime.metric_logging import read_metrics
 from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.testing.models import tiny_qwen3
@@ -27,14 +26,15 @@ def planted_data() -> RunData:
     names = ["pen", "tape", "ink", "glue", "cap", "clip"]
     titles = [f"{'red' if i < RED else 'blue'} {names[i % 6]} {i}" for i in range(48)]
     items = make_items([f"i{i}" for i in range(48)], titles)
-    log = make_log(["u"] * 48, list(range(48)), list(range(48)), items=items)
+    log = make_log([f"u{i}" for i in range(48)], list(range(48)), list(range(48)), items=items)
 
     def example(number: int, split: str) -> RankingExample:
         target = int(rng.integers(RED))
         others = (RED + rng.permutation(48 - RED)[:19]).tolist()
         candidates = tuple(rng.permutation([target, *others]).tolist())
         history = tuple(rng.integers(RED, 48, size=3).tolist())
-        return RankingExample(number, number, number, number, history, candidates, target, split)
+        user = number % 48
+        return RankingExample(number, user, number, number, history, candidates, target, split)
 
     examples = {"policy": [example(n, "policy") for n in range(96)]}
     examples["valid"] = [example(n, "valid") for n in range(100, 124)]
@@ -43,7 +43,8 @@ def planted_data() -> RunData:
 
 def row(run: Run) -> dict:
     examples = run.data.examples["valid"]
-    return method_row("tallrec", yes_no_answers(run, examples), examples, seed=0)
+    (written,) = evaluate_tallrec(run, examples, name="tallrec", split="valid")["rows"]
+    return written
 
 
 def test_it_learns_what_is_planted(tmp_path):
