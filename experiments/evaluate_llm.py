@@ -12,8 +12,8 @@ ranks by the probability of yes to each candidate, which only a policy directory
 
 The candidates are those of the run, as for every other row. A text that names no candidate is no
 ranking: it counts as a miss. Completions are kept in ``completions.jsonl`` of the workdir, so the
-same command continues where it was stopped. The workdir gets ``evaluation_<row>_<split>.json`` and
-the answers (``.jsonl``).
+same command continues where it was stopped. The workdir gets ``evaluation_<row>_<split>.json``, the
+rankings (``.parquet``) and the answers (``.jsonl``); ``verify`` recomputes the row from them.
 """
 
 import os

@@ -2,8 +2,9 @@
 
     python -m experiments.verify RUN [--json=FILE]
 
-RUN is the workdir of ``quickstart``, ``evaluate`` or ``train_sasrec``. Metrics, intervals and
-paired comparisons are recomputed from the rankings, ranks and rewards from the trajectories. The
+RUN is the workdir of ``quickstart``, ``evaluate``, ``evaluate_llm`` or ``train_sasrec``. Metrics,
+intervals and paired comparisons are recomputed from the rankings, ranks and rewards from the
+trajectories; a language model without the agent has answers in their place, and no rewards. The
 candidate file has to be the one of the results, its targets evenly spread over the positions, and
 no artifact fitted past the examples that it served. Each fact is printed as ``holds``, ``differs``
 or ``not checked``, where a file is missing. The exit status is 1 if one differs, 2 with one

@@ -1,8 +1,9 @@
 """Recomputes the numbers of a finished run from the files in its folder, without JAX.
 
 A results table is checked against the rankings beside it: metrics, intervals and comparisons by the
-functions that made them, and the rankings against the frozen candidates and the trajectories. What
-a file of the run says of itself is not taken for granted where another file says it too.
+functions that made them, and the rankings against the frozen candidates and the trajectories, or
+the answers of a language model without the agent. What a file of the run says of itself is not
+taken for granted where another file says it too.
 """
 
 from collections import Counter
@@ -54,7 +55,7 @@ class Table:
       protocol: of the table.
       comparisons: paired differences of rows; None where the table has none.
       rankings: of its rows.
-      trajectories: path of the trajectories of its policies.
+      outputs: path of the trajectories of its policies, or of its method's answers.
     """
 
     path: Path
@@ -62,7 +63,7 @@ class Table:
     protocol: dict
     comparisons: list[dict] | None
     rankings: list[Ranking]
-    trajectories: Path
+    outputs: Path
 
 
 def verify_run(directory: str | Path) -> Iterator[Check]:
@@ -70,7 +71,7 @@ def verify_run(directory: str | Path) -> Iterator[Check]:
 
     Args:
       directory: with ``candidates.jsonl.gz``, and ``results.json`` of the quickstart, or files of
-        ``evaluate`` or ``train_sasrec``.
+        ``evaluate``, ``evaluate_llm`` or ``train_sasrec``.
 
     Raises:
       InputError: names the file that is missing or unreadable, and the field that it lacks.
@@ -97,7 +98,7 @@ def verify_run(directory: str | Path) -> Iterator[Check]:
         table = read_table(path, record)
         yield candidates_of(table)
         yield from rankings_of(table, lists)
-        yield from trajectories_of(table, lists)
+        yield from outputs_of(table, lists)
 
 
 def read_table(path: Path, record: Mapping) -> Table:
@@ -113,10 +114,10 @@ def read_table(path: Path, record: Mapping) -> Table:
     comparisons = None
     if path.name == RESULTS:
         comparisons = field(path, record, "comparisons", list)
-        rankings, trajectories = path.with_name(RANKINGS), path.with_name("trajectories.jsonl")
+        rankings, outputs = path.with_name(RANKINGS), path.with_name("trajectories.jsonl")
     else:
-        rankings, trajectories = path.with_suffix(".parquet"), path.with_suffix(".jsonl")
-    return Table(path, named, protocol, comparisons, read_rankings(rankings), trajectories)
+        rankings, outputs = path.with_suffix(".parquet"), path.with_suffix(".jsonl")
+    return Table(path, named, protocol, comparisons, read_rankings(rankings), outputs)
 
 
 def target_position(path: Path, lists: Sequence[CandidateList]) -> Check:
@@ -294,64 +295,81 @@ def model_rows(path: Path, record: Mapping, lists: Sequence[CandidateList]) -> I
                 yield compared(f"{name}, all metrics", summary, expected)
 
 
-def trajectories_of(table: Table, lists: Sequence[CandidateList]) -> Iterator[Check]:
-    """Checks ranks and rewards of the trajectories, and the rankings against the trajectories."""
-    path = table.trajectories
+def outputs_of(table: Table, lists: Sequence[CandidateList]) -> Iterator[Check]:
+    """Checks the rankings against trajectories or answers, their ranks, and trajectories' rewards.
+
+    A table has answers if its protocol names a completer.
+    """
+    path = table.outputs
+    answers = "completer" in table.protocol
+    facts = "ranks and rankings" if answers else "ranks, rewards and rankings"
     if not path.is_file():
-        yield Check(f"{path.name}: rewards", None, "found no such file")
+        yield Check(f"{path.name}: {facts}", None, "found no such file")
         return
     by_id = {each.example: each for each in lists}
     rankings = {(each.row, each.seed, each.example): each for each in table.rankings}
-    reward = field(table.path, table.protocol, "reward", str)
+    reward = None if answers else field(table.path, table.protocol, "reward", str)
     faults: dict[str, str] = {}
-    counts: Counter[str] = Counter()
+    # Each row of an evaluation has outputs; in a results table only those of policies have.
+    rows = [] if table.path.name == RESULTS else table.rows
+    counts = Counter(dict.fromkeys(rows, 0))
+    keys = set()
     with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             where = f"{path}, line {number}"
             record = read_object(where, line)
-            # A file of ``evaluate`` has one row, whose name its lines leave out.
+            # A file of an evaluation has one row, whose name its lines leave out.
             row = record["stage"] if "stage" in record else next(iter(table.rows))
             key = (row, record.get("seed"), field(where, record, "example_id", int))
             counts[row] += 1
             example = by_id.get(key[2])
-            fault = faulty_trajectory(where, record, example, rankings.get(key), reward)
+            fault = faulty_output(where, record, example, rankings.get(key), reward)
+            if key in keys:
+                fault = f"found example {key[2]}, seed {key[1]}, twice"
+            keys.add(key)
             if fault and row not in faults:
                 faults[row] = f"line {number}: {fault}"
     for row, count in counts.items():
         due = sum(ranking.row == row for ranking in table.rankings)
         if count != due:
-            faults.setdefault(row, f"found {count} trajectories, and {due} rankings")
-        name = f"{path.name}: ranks, rewards and rankings of {row}"
-        yield Check(name, row not in faults, faults.get(row, f"{count} trajectories"))
-    if reward not in REWARDS:
+            faults.setdefault(row, f"found {count} lines, and {due} rankings")
+        name = f"{path.name}: {facts} of {row}"
+        yield Check(name, row not in faults, faults.get(row, f"{count} lines"))
+    if reward not in (None, *REWARDS):
         name = f"{path.name}: rewards"
         yield Check(name, None, f"{reward} is a reward of your own; ranks and rankings are checked")
 
 
-def faulty_trajectory(
-    where: str, record: Mapping, example: CandidateList | None, ranking: Ranking | None, reward: str
+def faulty_output(
+    where: str,
+    record: Mapping,
+    example: CandidateList | None,
+    ranking: Ranking | None,
+    reward: str | None,
 ) -> str | None:
-    """Returns the first fault of a trajectory in words; None if there is none.
+    """Returns the first fault of a trajectory or an answer in words; None if there is none.
 
     Args:
       where: file and line, for errors.
-      record: the trajectory.
+      record: the trajectory or the answer.
       example: its candidates; None if the file has none.
       ranking: of the results; None if they have none.
-      reward: name of the reward; one that is not in `REWARDS` is not recomputed.
+      reward: name of a trajectory's reward, None for an answer; one that is not in `REWARDS` is
+        not recomputed.
     """
     if example is None or ranking is None:
         return f"found example {record['example_id']}, of which there is no ranking"
     numbers = record.get("ranking") or []
     valid = field(where, record, "invalid_reason", str | None) is None
-    calls = field(where, record, "calls", list)
+    calls = field(where, record, "calls", int if reward is None else list)
+    count = calls if reward is None else len(calls)
     size = len(example.candidates)
     if not all(type(number) is int and 1 <= number <= size for number in numbers):
         return f"found ranking {shorten(numbers)} of {size} candidates"
     items = tuple(example.candidates[number - 1] for number in numbers)
     if tuple(field(where, record, "candidate_ids", list)) != example.candidates:
         return "found other candidates than those of the candidate file"
-    if (items, valid, len(calls)) != (ranking.items, ranking.valid, ranking.calls):
+    if (items, valid, count) != (ranking.items, ranking.valid, ranking.calls):
         return "found another ranking, validity or number of calls than in the rankings"
     rank = items.index(example.target) + 1 if valid and example.target in items else None
     if record.get("rank") != rank:

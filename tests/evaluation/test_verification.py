@@ -278,7 +278,17 @@ def test_a_missing_trajectory_is_found(run):
     path = run / "trajectories.jsonl"
     write_lines(path, [json.loads(line) for line in path.read_text().splitlines()][:-1])
     ((name, detail),) = differing(run).items()
-    assert name.endswith("of rta") and "39 trajectories, and 40" in detail
+    assert name.endswith("of rta") and "39 lines, and 40" in detail
+
+
+def test_a_trajectory_in_the_place_of_another_is_found(run):
+    path = run / "trajectories.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[-1] = lines[-2]
+    write_lines(path, lines)
+    ((name, detail),) = differing(run).items()
+    assert name.endswith("of rta") and f"line {len(lines)}: " in detail
+    assert f"example {lines[-2]['example_id']}, seed 4" in detail
 
 
 def test_a_missing_file_is_said_and_no_fault(run):
@@ -310,6 +320,8 @@ def test_a_row_of_evaluate_is_checked_too(run):
     assert differing(run) == {}
     change(path, lambda record: record["rows"][0].update({"hr@1": 0.9}))
     assert list(differing(run)) == ["evaluation_policy_test.json: row policy"]
+    write_lines(path.with_suffix(".jsonl"), [])
+    assert "evaluation_policy_test.jsonl: ranks, rewards and rankings of policy" in differing(run)
 
 
 def test_targets_at_one_place_are_found(made):

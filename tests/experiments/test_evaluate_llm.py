@@ -69,7 +69,13 @@ def test_a_killed_run_continues_and_a_dead_endpoint_is_one_sentence(flags, progr
     (row,) = results["rows"]
     assert row["n"] == COUNT and row["invalid_rate"] == 0 and "llmrank" in ended.stdout
     assert results["protocol"]["candidate_hash"] == candidate_hash(f"{workdir}/candidates.jsonl.gz")
-    assert "sk-secret" not in json.dumps(results) + ended.stdout + ended.stderr
+    provenance = lines(f"{workdir}/provenance.jsonl")
+    assert "evaluate_llm" in json.loads(provenance[-1])["command"]
+    assert "sk-secret" not in json.dumps(results) + "".join(provenance)
+    assert "sk-secret" not in ended.stdout + ended.stderr
+    verified = program("verify", workdir)
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    assert "evaluation_llmrank_valid.jsonl: ranks and rankings of llmrank" in verified.stdout
     # The server is gone: what it has not answered yet is one sentence.
     down = program("evaluate_llm", *flags, "--rounds=4", "--name=more")
     assert down.returncode == 2

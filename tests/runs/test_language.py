@@ -5,7 +5,10 @@ import json
 import pytest
 
 from agenticrec_jax.cli.configs import load_config
+from agenticrec_jax.data.examples import evenly_spread
 from agenticrec_jax.data.export import write_log
+from agenticrec_jax.evaluation.rankings import read_rankings, write_rankings
+from agenticrec_jax.evaluation.verification import verify_run
 from agenticrec_jax.language.answers import UNREADABLE
 from agenticrec_jax.language.completion import Decoding
 from agenticrec_jax.language.interecagent import INSTRUCTIONS
@@ -17,6 +20,7 @@ from agenticrec_jax.runs.language import (
     make_method,
     policy_completer,
 )
+from agenticrec_jax.runtime.provenance import FILE_NAME
 from agenticrec_jax.testing.chat import write_chat_tokenizer
 from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.testing.synthetic import SyntheticConfig, synthetic_log
@@ -89,6 +93,9 @@ def test_a_row_says_what_it_is_made_of(run):
         assert line["ranking"][0] == example.target_number and len(line["texts"]) == 2
         assert line["candidate_ids"] == [log.items.item_id[i] for i in example.candidates]
         assert line["user"] == log.user_ids[example.user] and line["seed"] == 0
+    for ranking, line in zip(read_rankings(path.with_suffix(".parquet")), lines, strict=True):
+        assert ranking[:3] == (line["example_id"], "row", 0) and ranking.calls == 0
+        assert ranking.items == tuple(line["candidate_ids"][n - 1] for n in line["ranking"])
 
 
 def test_no_failure_leaves_the_denominator(run):
@@ -100,10 +107,80 @@ def test_no_failure_leaves_the_denominator(run):
     (row,) = ranked(run, half, examples, title_words=99)["rows"]
     assert row["n"] == 4 and row["hr@1"] == row["ndcg@10"] == row["invalid_rate"] == 0.5
     assert row["invalid_reasons"] == {UNREADABLE: 2} and row["unreadable_rate"] == 0.5
+    rankings = read_rankings(run.workdir / "evaluation_row_valid.parquet")
+    assert [ranking.valid for ranking in rankings] == [False, False, True, True]
+    assert [bool(ranking.items) for ranking in rankings] == [False, False, True, True]
     empty = Fake(lambda chat: "")
     empty.identity = "empty"  # the same chats are in the file, of another model
     (row,) = ranked(run, empty, examples, name="junk")["rows"]
     assert row["n"] == 4 and row["hr@10"] == 0 and row["invalid_rate"] == 1
+
+
+@pytest.fixture
+def finished(run):
+    """The folder of a row with an invalid answer and two rankings, of ten names and of all."""
+    junk, short, _ = examples = evenly_spread(run.data.examples["valid"], 3)
+    texts = {junk.example_id: "junk", short.example_id: "\n".join(map(str, range(1, 11)))}
+    every = "\n".join(map(str, range(1, 21)))
+    ranked(run, Fake(lambda chat: texts.get(chat.key[0], every)), examples)
+    return run.workdir
+
+
+def differing(directory):
+    return [check.name for check in verify_run(directory) if check.holds is False]
+
+
+def test_a_row_holds_against_its_rankings_and_these_against_the_answers(finished):
+    checks = {check.name: check for check in verify_run(finished)}
+    assert [name for name, check in checks.items() if check.holds is False] == []
+    for fact in (".json: row row", ".json: rankings of row", ".jsonl: ranks and rankings of row"):
+        assert checks[f"evaluation_row_valid{fact}"].holds
+    assert (finished / FILE_NAME).is_file()
+
+
+def swapped(answer):
+    """Two candidates that are not the target change places: no metric and no rank differs."""
+    numbers = answer["ranking"]
+    others = [place for place in range(len(numbers)) if place + 1 != answer["rank"]]
+    first, second = others[:2]
+    numbers[first], numbers[second] = numbers[second], numbers[first]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        lambda answers: swapped(answers[2]),
+        lambda answers: answers[0].update(ranking=[3, 1], invalid_reason=None),
+        lambda answers: answers[1].update(calls=1),
+        lambda answers: answers[1].update(rank=20),
+        lambda answers: answers[1].update(candidate_ids=answers[2]["candidate_ids"]),
+        lambda answers: answers[2].update(seed=9),
+        lambda answers: answers.pop(0),
+        lambda answers: answers.__setitem__(2, answers[1]),
+        lambda answers: answers.clear(),
+    ],
+    ids="swapped repaired calls rank candidates seed dropped repeated empty".split(),
+)
+def test_a_fault_in_the_answers_is_found(finished, fault):
+    path = finished / "evaluation_row_valid.jsonl"
+    answers = [json.loads(line) for line in path.read_text().splitlines()]
+    fault(answers)
+    path.write_text("".join(json.dumps(answer) + "\n" for answer in answers))
+    assert differing(finished) == [f"{path.name}: ranks and rankings of row"]
+
+
+def test_a_fault_in_the_rankings_or_the_row_is_found(finished):
+    path = finished / "evaluation_row_valid.json"
+    rankings = read_rankings(path.with_suffix(".parquet"))
+    items = rankings[2].items
+    changed = rankings[2]._replace(items=items[1:] + items[:1])
+    write_rankings(path.with_suffix(".parquet"), [*rankings[:2], changed])
+    assert f"{path.name}l: ranks and rankings of row" in differing(finished)
+    write_rankings(path.with_suffix(".parquet"), rankings)
+    record = json.loads(path.read_text())
+    record["rows"][0]["invalid_rate"] = 0.0
+    path.write_text(json.dumps(record))
+    assert differing(finished) == [f"{path.name}: row row"]
 
 
 @pytest.mark.parametrize("method", ["llmrank", "interecagent"])
