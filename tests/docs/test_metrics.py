@@ -95,7 +95,7 @@ def names_of_losses() -> set[str]:
 
 def names_of_pretraining() -> set[str]:
     """Names of each skill's metrics: its readouts, and those that all skills have."""
-    sources = {"fusing": Fusing, "weighing": Fusing, "reading": Reading}
+    sources = {"fusing": Fusing, "weighing": Fusing, "reading": Reading, "drafting": Reading}
     sources |= {"episodes": Episodes, "choosing": Episodes}
     common = ("nll", "first", "places")
     return {
