@@ -24,7 +24,7 @@ from absl import flags
 
 from agenticrec_jax.cli import app
 from agenticrec_jax.cli.configs import define_config
-from agenticrec_jax.data.examples import RankingExample
+from agenticrec_jax.data.examples import RankingExample, evenly_spread
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.evaluation.report import print_table
 from agenticrec_jax.language.completion import Completer
@@ -32,7 +32,6 @@ from agenticrec_jax.language.endpoint import Endpoint
 from agenticrec_jax.language.llmrank import PROMPTS
 from agenticrec_jax.language.methods import METHODS
 from agenticrec_jax.runs import Run, run_config
-from agenticrec_jax.runs.data import evenly_spread
 from agenticrec_jax.runs.language import evaluate_method, make_method, policy_completer
 from agenticrec_jax.runs.tallrec import evaluate_tallrec
 from agenticrec_jax.runtime.phases import phase

@@ -16,8 +16,9 @@ from optax.contrib import MuonDimensionNumbers
 
 from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.data.candidates import draw_candidates
+from agenticrec_jax.data.examples import evenly_spread
 from agenticrec_jax.runs.config import RunConfig
-from agenticrec_jax.runs.data import RunData, evenly_spread
+from agenticrec_jax.runs.data import RunData
 from agenticrec_jax.runs.policy import Policy
 from agenticrec_jax.runs.stage_config import PretrainingConfig
 from agenticrec_jax.runtime.checkpoints import Checkpoints

@@ -17,7 +17,7 @@ from agenticrec_jax.agent import protocol, scripted
 from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.agent.prompts import COMPACT_PHRASES, CompactPrompts
 from agenticrec_jax.agent.trajectories import Trajectory
-from agenticrec_jax.data.examples import RankingExample
+from agenticrec_jax.data.examples import RankingExample, evenly_spread
 from agenticrec_jax.data.interactions import InteractionLog
 from agenticrec_jax.data.splits import FitRange
 from agenticrec_jax.errors import InputError
@@ -26,7 +26,7 @@ from agenticrec_jax.evaluation.evaluator import copy_accuracy, evaluate, summary
 from agenticrec_jax.metrics.ranking import ndcg_at_k, rank_of_target
 from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config
 from agenticrec_jax.runs.config import RunConfig
-from agenticrec_jax.runs.data import RunData, evenly_spread
+from agenticrec_jax.runs.data import RunData
 from agenticrec_jax.runs.policy import Policy, save_policy
 from agenticrec_jax.runs.pretraining import pretrain, skill_sources
 from agenticrec_jax.runs.run import Run
