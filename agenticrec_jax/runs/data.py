@@ -15,7 +15,6 @@ from agenticrec_jax.data.candidates import (
     write_candidates,
 )
 from agenticrec_jax.data.examples import RankingExample
-from agenticrec_jax.data.examples import evenly_spread as evenly_spread
 from agenticrec_jax.data.interactions import InteractionLog, read_log
 from agenticrec_jax.data.prepared import prepared_tables
 from agenticrec_jax.data.splits import (
