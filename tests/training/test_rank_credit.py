@@ -41,7 +41,9 @@ def ended(turns, rank, encode, reward=None):
     )
 
 
-@pytest.mark.parametrize("tokenizer", [tiny_world().tokenizer, chat_tokenizer()], ids=str)
+@pytest.mark.parametrize(
+    "tokenizer", [tiny_world().tokenizer, chat_tokenizer()], ids=["compact", "chat"]
+)
 def test_the_tokens_behind_the_target_are_settled(tokenizer):
     """The target is third. An observation and a thought that spell an answer settle nothing."""
     turns = [
