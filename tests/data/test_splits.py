@@ -66,10 +66,16 @@ def test_fit_ranges_end_before_whatever_they_serve(rows, split):
         return
     all_splits = (splits.fit, splits.policy, splits.valid, splits.test)
     assert sorted(s.position for one in all_splits for s in one) == [s.position for s in samples]
-    for fit_range, served in (
-        (splits.fit_range_a, splits.policy),
-        (splits.fit_range_b, splits.valid + splits.test),
+    for name, served in (
+        ("fit_range_a", splits.policy),
+        ("fit_range_b", splits.valid + splits.test),
     ):
+        first = min(s.time for s in served)
+        if not (log.time < first).any():
+            with pytest.raises(InputError, match=f"time {first}"):
+                getattr(splits, name)
+            continue
+        fit_range = getattr(splits, name)
         fitted = log.before(fit_range.end_time)
         assert len(fitted) == fit_range.events
         assert all(log.time[position] < s.time for position in fitted for s in served)
