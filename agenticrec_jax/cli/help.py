@@ -6,6 +6,7 @@ flags of absl, without those that other imported libraries define.
 
 import re
 import sys
+import textwrap
 from collections.abc import Sequence
 
 from absl import flags
@@ -57,14 +58,24 @@ def help_text(argv: Sequence[str], full: bool) -> str:
 
 
 def _docstring(text: str) -> str:
-    """Returns a docstring, on a terminal wrapped to its width; indented commands stay whole."""
+    """Returns a docstring, on a terminal wrapped to its width."""
     if not sys.stdout.isatty():
         return text
-    paragraphs = text.split("\n\n")
     return "\n\n".join(
-        paragraph if paragraph.startswith(" ") else flags.text_wrap(" ".join(paragraph.split()))
-        for paragraph in paragraphs
+        "\n".join(map(_command, paragraph.split("\n")))
+        if paragraph.startswith(" ")
+        else flags.text_wrap(" ".join(paragraph.split()))
+        for paragraph in text.split("\n\n")
     )
+
+
+def _command(line: str) -> str:
+    """Returns a command of a docstring, in lines that a shell reads as one."""
+    width = flags.get_help_width() - len(" \\")
+    lines = textwrap.wrap(
+        line, width, subsequent_indent=" " * 8, break_long_words=False, break_on_hyphens=False
+    )
+    return " \\\n".join(lines)
 
 
 def _without_heading(text: str) -> str:
