@@ -98,7 +98,7 @@ class MetricsWriter:
     def write(self, stage: str, step: int, metrics: Mapping[str, Metric]) -> dict:
         """Writes one step and returns its line, which is empty on processes other than 0.
 
-        A value that is not finite becomes null in the file.
+        A value that is not finite becomes null in the file, and TensorBoard does not get it.
 
         Args:
           stage: in whose name the line stands.
@@ -116,7 +116,8 @@ class MetricsWriter:
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(_json_line(line := {"stage": stage, "step": int(step)} | values))
         for name, value in values.items():
-            self._board(stage).add_scalar(name, value, int(step))
+            if math.isfinite(value):  # TensorBoard would print a warning into the progress
+                self._board(stage).add_scalar(name, value, int(step))
         return line
 
     def close(self) -> None:

@@ -65,6 +65,13 @@ def test_tensorboard_gets_the_same_values(tmp_path):
     assert _events(tmp_path / "tensorboard" / "rta") == [("reward", 7, 0.25)]
 
 
+def test_tensorboard_says_nothing_of_a_value_that_is_not_finite(tmp_path, capfd, caplog):
+    with MetricsWriter(tmp_path) as writer:
+        writer.write("rta", 1, {"reward": 0.5, "imitated": (0.0, 0.0), "loss": float("inf")})
+    assert _events(tmp_path / "tensorboard" / "rta") == [("reward", 1, 0.5)]
+    assert capfd.readouterr() == ("", "") and not caplog.records
+
+
 def _events(directory):
     from tensorboardX.proto.event_pb2 import Event
 
