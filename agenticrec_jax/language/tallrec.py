@@ -20,6 +20,7 @@ from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import Items
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.language.answers import Answer, numbered, shown_titles
+from agenticrec_jax.metrics.ranking import score_order
 from agenticrec_jax.tokenizers.base import TURN_END, TURN_START, Tokenizer
 from agenticrec_jax.training.epochs import Epochs
 from agenticrec_jax.training.groups import demonstration_groups
@@ -145,7 +146,7 @@ def yes_scores(
 
 
 def ranked_answer(example: RankingExample, scores: Float[np.ndarray, "C"]) -> Answer:
-    """Returns the ranking by descending score; ties are in the order of the numbers."""
-    numbers = range(1, len(scores) + 1)
-    ranking = tuple(sorted(numbers, key=lambda number: (-scores[number - 1], number)))
+    """Returns the ranking by descending score, with ties decided against the target."""
+    order = score_order(scores[None], np.array([example.target_number - 1]))[0]
+    ranking = tuple((1 + order).tolist())
     return Answer(example.example_id, ranking, invalid_reason=None, calls=0, texts=())

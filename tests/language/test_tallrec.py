@@ -91,9 +91,16 @@ def test_scores_are_the_log_odds_of_plain_rows():
     assert scores.shape == (20,) and len(set(scores.tolist())) > 10
 
 
-def test_a_ranking_is_by_score_and_then_by_number():
-    answer = ranked_answer(EXAMPLE, np.array([0.5, 2.0, 0.5, -1.0]))
-    assert answer.ranking == (2, 1, 3, 4) and answer.invalid_reason is None
+def test_a_ranking_is_by_score_and_then_against_the_target():
+    """A target of a score like others, or of none, stands behind them."""
+    target = EXAMPLE.target_number
+    other, best = [number for number in (1, 2, 3) if number != target][:2]
+    for tied in (0.5, np.nan):
+        scores = np.full(20, -1.0)
+        scores[[other - 1, target - 1, best - 1]] = 0.5, tied, 2.0
+        answer = ranked_answer(EXAMPLE, scores)
+        assert answer.ranking[:2] == (best, other) and answer.invalid_reason is None
+        assert answer.ranking.index(target) == (2 if tied == 0.5 else 19)
 
 
 def test_a_step_asks_about_the_target_and_others_drawn_anew():
