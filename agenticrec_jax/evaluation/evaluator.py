@@ -13,7 +13,6 @@ from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.generation.engine import Engine, Reply, Request
 from agenticrec_jax.generation.sampling import NO_FILTERS, Filters
-from agenticrec_jax.metrics.ranking import summarize
 from agenticrec_jax.tools.base import AsOfView
 from agenticrec_jax.types import CALLED, SAMPLED
 
@@ -62,19 +61,6 @@ def evaluate(
             on_trajectory=on_trajectory,
         )
     return [group[0] for group in groups]
-
-
-def summary_row(
-    name: str, trajectories: Sequence[Trajectory], examples: Sequence[RankingExample]
-) -> dict:
-    """Returns a row of the results table; see `metrics.ranking.summarize`."""
-    row = summarize(
-        ranks=np.array([t.rank or 0 for t in trajectories]),
-        invalid=np.array([not t.valid for t in trajectories]),
-        tool_calls=np.array([len(t.calls) for t in trajectories]),
-        users=np.array([e.user for e in examples]),
-    )
-    return {"name": name, **row}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,13 +19,12 @@ from agenticrec_jax.errors import expect
 from agenticrec_jax.generation.config import EngineConfig
 from agenticrec_jax.models.lora import LoraConfig
 from agenticrec_jax.runs.stage_config import (
-    Buckets,
     GrpoConfig,
     PairsConfig,
     PprConfig,
     PretrainingConfig,
     SelfSftConfig,
-    TrainingConfig,
+    TallrecConfig,
     WarmStartConfig,
 )
 from agenticrec_jax.runs.validation import configuration, parse
@@ -184,20 +183,6 @@ class ProfilesConfig:
     max_tokens: int = Field(64, ge=1, description="Most tokens of a profile.")
     temperature: float = Field(0.0, ge=0, description="0 is greedy.")
     save_every: int = Field(512, ge=1, description="Profiles between two saves.")
-
-
-@configuration
-class TallrecConfig(TrainingConfig):
-    """Stage ``tallrec``: yes or no to single candidates (TALLRec), without tools."""
-
-    examples: int = Field(0, ge=0, description="Policy examples to learn from; 0 for all.")
-    negatives: int = Field(1, ge=1, description="Candidates answered by no, beside the target.")
-    epochs: int = Field(3, ge=1, description="Passes over the examples.")
-    batch: int = Field(32, ge=1, description="Examples an update.")
-    title_words: int = Field(20, ge=1, description="Words of a title that a question shows.")
-    prompt_buckets: Buckets = Field(64, description="Padded lengths of histories, or a step.")
-    completion_buckets: Buckets = Field(16, description="Padded lengths of questions, or a step.")
-    save_every: int = Field(20, ge=1, description="Steps between two checkpoints.")
 
 
 @configuration

@@ -1,7 +1,6 @@
 """Pretraining of the tiny policy: skills from dense labels, before any reinforcement."""
 
 import dataclasses
-import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -39,6 +38,9 @@ from agenticrec_jax.training.skills import SkillBatch, skill_loss
 STAGE = "pretraining"
 DRAWS = 8  # of candidates for each sample that the judge is fitted on
 MOST_FITTED = 20_000  # samples
+# Of the last lesson: its labels say which of two near scores is the higher one.
+POWER = 32.0  # worth of a candidate in a fused list: its score to this power
+SHARPER = 3.0  # factor of the sharpness of drafts
 _SHARED = ("loss", "gradient_norm")  # metrics of every skill
 
 
@@ -72,17 +74,17 @@ def skill_sources(
     )
     judge = with_affinity(judge, draws)
     sharpness = config.pretraining.sharpness
-    reading = Reading(agent, judge, list(itertools.chain(*draws)), sharpness)
+    reading = Reading(agent, judge, [example for draw in draws for example in draw], sharpness)
     episodes = Episodes(agent, judge, data.examples["policy"], sharpness=sharpness)
-    sharper = 3 * sharpness
-    weighing = Fusing(prompts, fused=1.0, orders=(2, 5), lengths=(10,), least=2, power=32.0)
+    weighing = Fusing(prompts, fused=1.0, orders=(2, 5), lengths=(10,), least=2, power=POWER)
+    sharper = SHARPER * sharpness
     return {
         "fusing": Fusing(prompts),
         "weighing": weighing,
         "reading": reading,
         "drafting": dataclasses.replace(reading, sharpness=sharper),
         "episodes": episodes,
-        "choosing": dataclasses.replace(episodes, thorough=0.7, power=32.0, sharpness=sharper),
+        "choosing": dataclasses.replace(episodes, thorough=0.7, power=POWER, sharpness=sharper),
     }
 
 

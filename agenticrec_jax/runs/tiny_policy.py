@@ -22,11 +22,13 @@ from agenticrec_jax.data.interactions import InteractionLog
 from agenticrec_jax.data.splits import FitRange
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.evaluation.baselines import scripted as scripted_rows
-from agenticrec_jax.evaluation.evaluator import copy_accuracy, evaluate, summary_row
+from agenticrec_jax.evaluation.evaluator import copy_accuracy, evaluate
+from agenticrec_jax.evaluation.rankings import summarize_rankings, targets_of
 from agenticrec_jax.metrics.ranking import ndcg_at_k, rank_of_target
 from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config
 from agenticrec_jax.runs.config import RunConfig
 from agenticrec_jax.runs.data import RunData
+from agenticrec_jax.runs.evaluations import policy_rankings
 from agenticrec_jax.runs.policy import Policy, save_policy
 from agenticrec_jax.runs.pretraining import pretrain, skill_sources
 from agenticrec_jax.runs.run import Run
@@ -158,10 +160,12 @@ def gate(run: Run, count: int = 400) -> dict:
         for _ in range(20)
     ]
     without = dataclasses.replace(agent, use_tools=False)
-    rows = {
-        name: summary_row(name, evaluate(some, run.engine, params, examples, name=name), examples)
-        for name, some in {"greedy": agent, "no_tools": without}.items()
-    }
+    log = run.data.log
+    rows = {}
+    for name, some in {"greedy": agent, "no_tools": without}.items():
+        trajectories = evaluate(some, run.engine, params, examples, name=name)
+        rankings = policy_rankings(name, trajectories, examples=examples, log=log, seed=None)
+        rows[name] = {"name": name, **summarize_rankings(rankings, targets_of(examples, log))}
     return skills | {
         "decision_entropy": decision_entropy(
             evaluate(agent, run.engine, params, examples, temperature=1.0, name="sampled"),

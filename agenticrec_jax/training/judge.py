@@ -237,7 +237,9 @@ class AffinityFit:
 
 
 def with_affinity(
-    judge: Judge, draws: Sequence[Sequence[RankingExample]], fit: AffinityFit | None = None
+    judge: Judge,
+    draws: Sequence[Sequence[RankingExample]],
+    settings: AffinityFit = AffinityFit(),
 ) -> Judge:
     """Returns the judge with the `Affinity` that makes the targets likelier.
 
@@ -246,43 +248,45 @@ def with_affinity(
     Args:
       judge: by features alone.
       draws: one for each pass: the same samples, each time with other candidates.
-      fit: settings.
+      settings: of the fit.
     """
-    fit = fit or AffinityFit()
     titles = judge.titles
     catalog = _Catalog.of(titles)
-    size = min(fit.batch, len(draws[0]))
+    size = min(settings.batch, len(draws[0]))
     updates = len(draws) * (len(draws[0]) // size)
     optimizer = optax.adamw(
-        optax.linear_schedule(fit.learning_rate, 0.0, updates), weight_decay=fit.decay
+        optax.linear_schedule(settings.learning_rate, 0.0, updates),
+        weight_decay=settings.decay,
     )
-    keys = jax.random.split(jax.random.key(fit.seed))
-    shape = (catalog.vocab_size, fit.dim)
+    keys = jax.random.split(jax.random.key(settings.seed))
+    shape = (catalog.vocab_size, settings.dim)
     params = {
         "candidate": jax.random.normal(keys[0], shape) * 0.1,
         "history": jax.random.normal(keys[1], shape) * 0.1,
         "bias": jnp.zeros(catalog.vocab_size),
-        "recency": -0.3 * jnp.arange(fit.recent),
+        "recency": -0.3 * jnp.arange(settings.recent),
         "scale": jnp.ones(()),
     }
 
-    def loss(params: dict, base: jax.Array, rows: jax.Array, taken: jax.Array, target: jax.Array):
-        scores = params["scale"] * base + catalog.affinity(params, rows, taken)
-        return optax.softmax_cross_entropy_with_integer_labels(scores, target).mean()
+    def loss(params: dict, batch: dict) -> jax.Array:
+        affinity = catalog.affinity(params, batch["candidates"], batch["history"])
+        scores = params["scale"] * batch["scores"] + affinity
+        return optax.softmax_cross_entropy_with_integer_labels(scores, batch["target"]).mean()
 
     @jax.jit
-    def update(params: dict, state: optax.OptState, *batch: jax.Array) -> tuple:
-        changes, state = optimizer.update(jax.grad(loss)(params, *batch), state, params)
+    def update(params: dict, state: optax.OptState, batch: dict) -> tuple:
+        changes, state = optimizer.update(jax.grad(loss)(params, batch), state, params)
         return optax.apply_updates(params, changes), state
 
     state = optimizer.init(params)
-    rng = np.random.default_rng(fit.seed)
+    rng = np.random.default_rng(settings.seed)
     for examples in draws:
-        columns = _columns(judge, examples, fit.recent)
+        columns = _columns(judge, examples, settings.recent)
         order = rng.permutation(len(examples))
         for start in range(0, len(order) - size + 1, size):
             chosen = order[start : start + size]
-            params, state = update(params, state, *(column[chosen] for column in columns))
+            batch = {name: column[chosen] for name, column in columns.items()}
+            params, state = update(params, state, batch)
     params = jax.device_get(params)
     recency = np.asarray(jax.nn.softmax(params["recency"]))
     affinity = Affinity(params["candidate"], params["history"], params["bias"], recency)
@@ -328,13 +332,20 @@ class _Catalog:
         return bias + jnp.einsum("bcd,bd->bc", embedded(params["candidate"], candidates), taken)
 
 
-def _columns(judge: Judge, examples: Sequence[RankingExample], recent: int) -> tuple:
-    """Returns the judge's scores, the candidates, the history and the target of examples."""
+def _columns(
+    judge: Judge, examples: Sequence[RankingExample], recent: int
+) -> dict[str, np.ndarray]:
+    """Returns what a fit reads of examples.
+
+    Returns:
+      ``scores`` by the judge's features and ``candidates``, [B, C]; ``history``, the newest first,
+      [B, H], with the catalog's row without words where it is shorter; ``target``, its column, [B].
+    """
     empty = [len(judge.titles.popularity)] * recent
     features = [judge.titles.features(e.history, e.candidates, e.target)[0] for e in examples]
-    return (
-        np.stack(features).astype(np.float32) @ judge.weights.astype(np.float32),
-        np.array([example.candidates for example in examples]),
-        np.array([[*example.history[::-1], *empty][:recent] for example in examples]),
-        np.array([example.target_number - 1 for example in examples]),
-    )
+    return {
+        "scores": np.stack(features).astype(np.float32) @ judge.weights.astype(np.float32),
+        "candidates": np.array([example.candidates for example in examples]),
+        "history": np.array([[*e.history[::-1], *empty][:recent] for e in examples]),
+        "target": np.array([example.target_number - 1 for example in examples]),
+    }

@@ -35,9 +35,10 @@ from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.cli import app
 from agenticrec_jax.cli.configs import define_config
 from agenticrec_jax.data.examples import evenly_spread
-from agenticrec_jax.evaluation.evaluator import evaluate, summary_row
+from agenticrec_jax.evaluation.evaluator import evaluate
 from agenticrec_jax.generation import kv_cache
 from agenticrec_jax.generation.engine import Engine
+from agenticrec_jax.metrics.ranking import ndcg_at_k
 from agenticrec_jax.models.attention import attend
 from agenticrec_jax.models.io.huggingface import load_policy
 from agenticrec_jax.models.masks import KV, Masks
@@ -68,8 +69,7 @@ def rankings(config: RunConfig, workdir: str, count: int) -> list[dict]:
             lambda engine: evaluate(agent, engine, policy.params, examples), engine
         )
         first = first or trajectories
-        ndcg = summary_row("", trajectories, examples)["ndcg@10"]
-        first_ndcg = summary_row("", first, examples)["ndcg@10"]
+        ndcg, first_ndcg = (ndcg_at_k([t.rank for t in each], 10) for each in (trajectories, first))
         rows += [
             figure(f"{dtype}: bytes of a slot", "KiB", slot_bytes(engine, policy.params) / 1024),
             *_differences(dtype, policy, trajectories),

@@ -7,8 +7,9 @@ from agenticrec_jax.agent import progress, scripted
 from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.agent.prompts import CompactPrompts
 from agenticrec_jax.evaluation.baselines import scripted as rows
-from agenticrec_jax.evaluation.evaluator import copy_accuracy, evaluate, summary_row
+from agenticrec_jax.evaluation.evaluator import copy_accuracy, evaluate
 from agenticrec_jax.generation.engine import Rollout
+from agenticrec_jax.runs.evaluations import evaluation_row, policy_rankings
 from agenticrec_jax.runtime.progress import Progress
 from agenticrec_jax.testing.world import tiny_world
 from agenticrec_jax.tools.base import AsOfView
@@ -49,7 +50,9 @@ def test_invalid_answers_stay_in_the_row(agent):
     ten = [target, *(n for n in range(1, 21) if n != target)][:10]
     answers = [f"<answer>\\boxed{{[{','.join(map(str, ten))}]}}</answer>", "no", "<answer>"]
     trajectories = evaluate(agent, Writer(agent.prompts.tokenizer, answers), None, examples)
-    row = summary_row("policy", trajectories, examples)
+    log = tiny_world().log
+    rankings = policy_rankings("policy", trajectories, examples=examples, log=log, seed=None)
+    row = evaluation_row("policy", rankings, trajectories, examples, log)
     assert row["n"] == 3 and row["hr@1"] == pytest.approx(1 / 3)
     assert row["invalid_rate"] == pytest.approx(2 / 3) and row["ndcg@10"] == pytest.approx(1 / 3)
 

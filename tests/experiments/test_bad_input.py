@@ -7,16 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from agenticrec_jax.cli.configs import load_config
 from agenticrec_jax.data.candidates import candidate_hash, draw_candidates, write_candidates
-from agenticrec_jax.data.export import write_log
 from agenticrec_jax.data.interactions import read_log
 from agenticrec_jax.data.splits import chronological_splits, prediction_samples
 from agenticrec_jax.runs import run_config
 from agenticrec_jax.runs.data import load_data
 from agenticrec_jax.runs.experiment import open_run, run_experiment
 from agenticrec_jax.testing.errors import assert_names, refused
-from agenticrec_jax.testing.synthetic import SyntheticConfig, synthetic_log
+from tests.small_log import small_config
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,11 +22,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def config(tmp_path):
     """The smoke preset on a small log of its own, whose files a test may spoil."""
-    log = synthetic_log(SyntheticConfig(users=40, items=40, brands=5), seed=2)
-    interactions, items = write_log(log, tmp_path / "log")
-    config = load_config("office:smoke")
-    config.dataset.update({"interactions": str(interactions), "items": str(items)})
-    return config
+    return small_config(tmp_path)
 
 
 def refused_run(config, workdir) -> str:

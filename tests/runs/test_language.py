@@ -4,9 +4,7 @@ import json
 
 import pytest
 
-from agenticrec_jax.cli.configs import load_config
 from agenticrec_jax.data.examples import evenly_spread
-from agenticrec_jax.data.export import write_log
 from agenticrec_jax.evaluation.rankings import read_rankings, write_rankings
 from agenticrec_jax.evaluation.verification import verify_run
 from agenticrec_jax.language.answers import UNREADABLE
@@ -23,21 +21,17 @@ from agenticrec_jax.runs.language import (
 from agenticrec_jax.runtime.provenance import FILE_NAME
 from agenticrec_jax.testing.chat import write_chat_tokenizer
 from agenticrec_jax.testing.errors import assert_names, refused
-from agenticrec_jax.testing.synthetic import SyntheticConfig, synthetic_log
 from agenticrec_jax.tokenizers.huggingface import read_hf_tokenizer
 from tests.language.completers import Fake, listed_candidates, planned
 from tests.language.policies import writer_of
+from tests.small_log import small_config
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     """The smoke preset on a log of 40 users."""
     directory = tmp_path_factory.mktemp("language")
-    log = synthetic_log(SyntheticConfig(users=40, items=40, brands=5), seed=2)
-    interactions, items = write_log(log, directory / "log")
-    config = load_config("office:smoke")
-    config.dataset.update({"interactions": str(interactions), "items": str(items)})
-    return config
+    return small_config(directory)
 
 
 @pytest.fixture

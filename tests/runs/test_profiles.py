@@ -9,17 +9,16 @@ from agenticrec_jax.agent.tasks import Task
 from agenticrec_jax.bundled import resolve
 from agenticrec_jax.cli.configs import load_config
 from agenticrec_jax.data.examples import evenly_spread
-from agenticrec_jax.data.export import write_log
 from agenticrec_jax.models.io.huggingface import save_policy
 from agenticrec_jax.runs import Run, run_config
 from agenticrec_jax.runs.policy import Policy, load_policy, weights_hash
 from agenticrec_jax.runs.profiles import write_run_profiles
 from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.testing.models import tiny_qwen3
-from agenticrec_jax.testing.synthetic import SyntheticConfig, synthetic_log
 from agenticrec_jax.testing.world import tiny_world
 from agenticrec_jax.tools.base import AsOfView
 from agenticrec_jax.tools.profiles import read_profiles, write_profiles
+from tests.small_log import small_config
 
 COUNT = 5  # examples of a split
 
@@ -36,10 +35,7 @@ def save_random(directory, seed):
 def config(tmp_path_factory):
     """The smoke preset on a small log, with a random policy and short texts."""
     directory = tmp_path_factory.mktemp("given")
-    log = synthetic_log(SyntheticConfig(users=40, items=40, brands=5), seed=2)
-    interactions, items = write_log(log, directory / "log")
-    config = load_config("office:smoke")
-    config.dataset.update({"interactions": str(interactions), "items": str(items)})
+    config = small_config(directory)
     config.policy.directory = save_random(directory / "policy", 1)
     config.profiles.update({"max_tokens": 8, "save_every": 2, "temperature": 1.5})
     config.engine.update({"slots": 4, "row_buckets": (4,), "window_buckets": ()})

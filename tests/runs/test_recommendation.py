@@ -4,8 +4,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agenticrec_jax.cli.configs import load_config
-from agenticrec_jax.data.export import write_log
 from agenticrec_jax.data.splits import FitRange
 from agenticrec_jax.evaluation.evaluator import evaluate
 from agenticrec_jax.models.io.huggingface import save_policy
@@ -13,8 +11,8 @@ from agenticrec_jax.runs import Run, run_config
 from agenticrec_jax.runs.recommendation import describe, recommend, requests
 from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.testing.models import tiny_qwen3
-from agenticrec_jax.testing.synthetic import SyntheticConfig, synthetic_log
 from agenticrec_jax.testing.world import tiny_world
+from tests.small_log import small_config
 
 NUMBERS = (7, 3, 12, 1, 20, 5, 9, 11, 2, 14)
 ANSWER = "<answer>\\boxed{[" + ",".join(map(str, NUMBERS)) + "]}</answer>"
@@ -45,10 +43,7 @@ def save_writer(directory, text):
 def served(tmp_path_factory):
     """A run of the smoke preset on a small log, and two users."""
     directory = tmp_path_factory.mktemp("served")
-    log = synthetic_log(SyntheticConfig(users=40, items=40, brands=5), seed=2)
-    interactions, items = write_log(log, directory / "log")
-    config = load_config("office:smoke")
-    config.dataset.update({"interactions": str(interactions), "items": str(items)})
+    config = small_config(directory)
     config.engine.update({"slots": 2, "row_buckets": (2,), "window_buckets": (), "max_tokens": 64})
     config.policy.directory = save_writer(directory / "ranks", ANSWER)
     run = Run(run_config(config), directory / "run")

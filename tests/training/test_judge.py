@@ -15,6 +15,7 @@ from agenticrec_jax.training.judge import (
     AffinityFit,
     Judge,
     Titles,
+    _Catalog,
     fit_judge,
     with_affinity,
 )
@@ -159,3 +160,25 @@ def test_affinity_learns_which_words_follow_each_other():
     # Chance is 1 of 8 kinds. Where one more candidate has the target's kind, either may be first.
     assert np.mean(kinds_first) > 0.9
     assert fitted.affinity.recency[0] > 0.6
+
+
+def test_the_fit_scores_candidates_as_the_judge_does(titles):
+    """The fit computes all titles at once, the judge one token after the other."""
+    rng = np.random.default_rng(1)
+    params = {name: rng.normal(size=(14, 3)) for name in ("candidate", "history")}
+    params |= {"bias": rng.normal(size=14), "recency": np.array([0.5, -0.2])}
+    shares = np.exp(params["recency"])
+    affinity = Affinity(
+        params["candidate"], params["history"], params["bias"], recency=shares / shares.sum()
+    )
+    none = len(POPULARITY)
+    for words in (lambda item: WORDS[item], lambda item: WORDS[item][:1] * (1 + item % 2)):
+        changed = dataclasses.replace(titles, words=words)
+        fitted = _Catalog.of(changed).affinity(
+            params, np.array([[0, 1, 4], [2, 3, 0]]), np.array([[3, 2], [1, none]])
+        )
+        for row, history, candidates in zip(
+            fitted, ((2, 3), (1,)), ((0, 1, 4), (2, 3, 0)), strict=True
+        ):
+            tokens = affinity.token_scores(changed, history, candidates)
+            np.testing.assert_allclose(row, [each.sum() for each in tokens], rtol=1e-4)
