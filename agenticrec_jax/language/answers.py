@@ -157,12 +157,14 @@ def _numbers(line: str, candidates: int) -> list[int]:
 def _named(line: str, titles: Sequence[str], ranking: Sequence[int]) -> list[int]:
     """Returns the candidate with the longest title in a line; of equal titles the next one."""
     words = _key(line)
+    keys = {number: _key(title) for number, title in enumerate(titles, 1)}
     inside = [
-        (-len(_key(title)), number)
-        for number, title in enumerate(titles, 1)
-        if _key(title) and re.search(rf"(?<!\w){re.escape(_key(title))}(?!\w)", words)
+        number
+        for number, key in keys.items()
+        if key and re.search(rf"(?<!\w){re.escape(key)}(?!\w)", words)
     ]
-    longest = [number for length, number in inside if length == min(inside)[0]]
+    length = max((len(keys[number]) for number in inside), default=0)
+    longest = [number for number in inside if len(keys[number]) == length]
     new = [number for number in longest if number not in ranking]
     return new[:1]
 
