@@ -222,6 +222,8 @@ class GrpoConfig(TrainingConfig):
             expect(value in known, f"groups.{name}", value, f"one of {', '.join(known)}")
         for name in ("plan_bonus", "imitation"):
             expect(getattr(groups, name) >= 0, f"groups.{name}", getattr(groups, name), "0 or more")
+        share = groups.other_credit
+        expect(0 <= share <= 1, "groups.other_credit", share, "from 0 to 1")
         share = groups.keep_variance
         expect(0 < share <= 1, "groups.keep_variance", share, "above 0 and up to 1")
         cap = groups.imitation_cap

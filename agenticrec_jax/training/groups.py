@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.errors import InputError, expect, import_path_of, shorten
@@ -25,6 +25,7 @@ from agenticrec_jax.losses import (
 )
 from agenticrec_jax.parallel.multihost import allgather
 from agenticrec_jax.training.credit import Credit, credit_of
+from agenticrec_jax.training.decisions import decision_tokens
 from agenticrec_jax.training.rank_credit import settled_tokens
 from agenticrec_jax.training.types import Completion, Demonstration, Group, Rollouts
 from agenticrec_jax.types import SAMPLED
@@ -42,6 +43,10 @@ class GroupWeighting:
         (TEMPO, see `losses.branch_values`). Then advantages are those of tokens.
       rank_credit: whether the tokens behind the target's place in a ranking have the advantage 0
         (see `rank_credit`). Then advantages are those of tokens.
+      other_credit: share of the advantage at the tokens of a valid ranking in which nothing is
+        chosen (see `decisions`); 1 for the whole. Learning from the tokens of choices alone is due
+        to Wang et al. (arXiv:2506.01939), who take those of high entropy. Below 1 advantages are
+        those of tokens.
       keep_variance: groups with this share of the sum of reward variances are learned from (see
         `losses.keep_variance`); 1 for all.
       plan_bonus: weight of a bonus for rare plans (see `losses.rarity`). It falls in a line: the
@@ -58,6 +63,7 @@ class GroupWeighting:
     aggregation: str = "constant"
     tree_values: bool = False
     rank_credit: bool = False
+    other_credit: float = 1.0
     keep_variance: float = 1.0
     plan_bonus: float = 0.0
     imitation: float = 0.0
@@ -66,7 +72,12 @@ class GroupWeighting:
     @property
     def of_tokens(self) -> bool:
         """Whether advantages are those of tokens, not of members."""
-        return self.tree_values or self.rank_credit
+        return self.tree_values or self.shared
+
+    @property
+    def shared(self) -> bool:
+        """Whether tokens of a completion have different shares of its advantage."""
+        return self.rank_credit or self.other_credit < 1
 
 
 def make_groups(
@@ -88,7 +99,7 @@ def make_groups(
       advantage_fn: see `advantages_of`.
       remaining: share of the weights of bonus and imitation that is left, 1 in the first step.
       counts: of each plan in the run so far, this step included; needed by a bonus.
-      spelling: text of one id; needed by credit by rank.
+      spelling: text of one id; needed where tokens have different shares of an advantage.
     """
     batch = [rollouts.trajectories[i] for i in rollouts.batch]
     rewards = rewards_of(rollouts.trajectories)[rollouts.batch]
@@ -111,9 +122,9 @@ def make_groups(
         weighting=weighting,
         advantage_fn=advantage_fn,
         credit=credit,
-        settled=(
-            [[settled_tokens(member, spelling) for member in group] for group in batch]
-            if weighting.rank_credit
+        shares=(
+            [[advantage_shares(member, weighting, spelling) for member in group] for group in batch]
+            if weighting.shared
             else None
         ),
         total_prompts=rollouts.prompts,
@@ -131,7 +142,7 @@ def weighted_groups(
     *,
     advantage_fn: AdvantageFn | None = None,
     credit: Credit | None = None,
-    settled: Sequence[Sequence[Bool[np.ndarray, "T"]]] | None = None,
+    shares: Sequence[Sequence[Float[np.ndarray, "T"]]] | None = None,
     total_prompts: int | None = None,
     total_tokens: int | None = None,
 ) -> tuple[list[Group], Metrics]:
@@ -147,7 +158,7 @@ def weighted_groups(
       weighting: how rewards become advantages and weights.
       advantage_fn: see `advantages_of`.
       credit: beside the reward, see `credit.credit_of`; None for none.
-      settled: tokens of each completion whose advantage is 0; None for none.
+      shares: of its advantage that each token of a completion has; None for the whole.
       total_prompts: P where other processes hold more of the batch's prompts; else those given.
       total_tokens: sampled tokens of all P prompts' members, likewise.
 
@@ -203,9 +214,9 @@ def weighted_groups(
             replace(group, advantages=_with_branches(group, scaled[p]))
             for group, p in zip(groups, rows, strict=True)
         ]
-    if settled is not None:
+    if shares is not None:
         groups = [
-            replace(group, advantages=_without(group, settled[p]))
+            replace(group, advantages=_shared_out(group, shares[p]))
             for group, p in zip(groups, rows, strict=True)
         ]
     return groups, metrics
@@ -257,12 +268,33 @@ def _with_branches(group: Group, rewards: Float[np.ndarray, "G"]) -> Float[np.nd
     return group.advantages[:, None] + rises
 
 
-def _without(group: Group, settled: Sequence[Bool[np.ndarray, "T"]]) -> Float[np.ndarray, "G T"]:
-    """Returns the advantages of a group's tokens, 0 for those that are settled."""
-    advantages = group.advantages.reshape(len(settled), -1)
-    advantages = np.broadcast_to(advantages, (len(settled), group.longest)).copy()
-    for row, tokens in zip(advantages, settled, strict=True):
-        row[: len(tokens)][tokens] = 0.0
+def advantage_shares(
+    trajectory: Trajectory, weighting: GroupWeighting, spelling: Callable[[int], str]
+) -> Float[np.ndarray, "T"]:
+    """Returns the share of its advantage that each token of a trajectory has.
+
+    It is 1 for all tokens of an output that is invalid or a choice.
+
+    Args:
+      trajectory: ended.
+      weighting: its ``rank_credit`` and ``other_credit`` count.
+      spelling: text of one id.
+    """
+    shares = np.ones(len(trajectory.ids), np.float32)
+    if trajectory.ranking is not None and weighting.other_credit < 1:
+        sampled = np.asarray(trajectory.origin) == SAMPLED
+        shares[~decision_tokens(trajectory.ids, sampled, spelling)] = weighting.other_credit
+    if weighting.rank_credit:
+        shares[settled_tokens(trajectory, spelling)] = 0.0
+    return shares
+
+
+def _shared_out(group: Group, shares: Sequence[Float[np.ndarray, "T"]]) -> Float[np.ndarray, "G T"]:
+    """Returns the advantages of a group's tokens by their shares."""
+    advantages = group.advantages.reshape(len(shares), -1)
+    advantages = np.broadcast_to(advantages, (len(shares), group.longest)).copy()
+    for row, of_tokens in zip(advantages, shares, strict=True):
+        row[: len(of_tokens)] *= of_tokens
     return advantages
 
 

@@ -99,13 +99,16 @@ def test_credit_and_the_early_end_reach_the_loop():
     assert {name: getattr(stage, name) for name in others} == others
 
 
-@pytest.mark.parametrize("option", ["tree_values", "rank_credit"])
-def test_advantages_of_tokens_reach_the_batch(option):
+@pytest.mark.parametrize(
+    ("option", "value"), [("tree_values", True), ("rank_credit", True), ("other_credit", 0.3)]
+)
+def test_advantages_of_tokens_reach_the_batch(option, value):
     """The loss is tried on advantages of tokens, and the stage packs them."""
-    config = config_with(groups={option: True})
+    config = config_with(groups={option: value})
     load_plugins(config)
     stage = grpo_stage("rta", config.rta, loss_fn=None, graphdef=policy()[0], mesh=None)
-    assert stage.loop.packing.token_advantages and getattr(stage.loop.weighting, option)
+    assert stage.loop.packing.token_advantages
+    assert getattr(stage.loop.weighting, option) == value
 
 
 def test_options_reach_the_groups_and_the_length():
