@@ -20,6 +20,7 @@ from agenticrec_jax.generation.config import EngineConfig
 from agenticrec_jax.models.lora import LoraConfig
 from agenticrec_jax.runs.stage_config import (
     GrpoConfig,
+    LlaraConfig,
     PairsConfig,
     PprConfig,
     PretrainingConfig,
@@ -246,6 +247,7 @@ class RunConfig:
     ppr: PprConfig = PprConfig()
     pairs: PairsConfig = PairsConfig()
     tallrec: TallrecConfig = TallrecConfig()
+    llara: LlaraConfig = LlaraConfig()
     mesh: MeshConfig = MeshConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     seed: int = Field(0, ge=0, description="Seed of training and sampling.")

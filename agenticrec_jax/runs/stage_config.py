@@ -395,3 +395,21 @@ class TallrecConfig(TrainingConfig):
     prompt_buckets: Buckets = Field(64, description="Padded lengths of histories, or a step.")
     completion_buckets: Buckets = Field(16, description="Padded lengths of questions, or a step.")
     save_every: int = Field(20, ge=1, description="Steps between two checkpoints.")
+
+
+@configuration
+class TitleConfig(TrainingConfig):
+    """Settings of the stages whose answers are titles of candidates, without tools."""
+
+    examples: int = Field(0, ge=0, description="Policy examples to learn from; 0 for all.")
+    epochs: int = Field(5, ge=1, description="Passes over the examples.")
+    batch: int = Field(32, ge=1, description="Examples an update.")
+    title_words: int = Field(12, ge=1, description="Words of a title in questions and answers.")
+    prompt_buckets: Buckets = Field(128, description="Padded lengths of questions, or a step.")
+    completion_buckets: Buckets = Field(16, description="Padded lengths of titles, or a step.")
+    save_every: int = Field(20, ge=1, description="Steps between two checkpoints.")
+
+
+@configuration
+class LlaraConfig(TitleConfig):
+    """Stage ``llara``: the target's title, from titles and projected SASRec embeddings (LLaRA)."""

@@ -6,6 +6,7 @@
 - ``ppr`` mines hard pairs with its policy and refines the policy on them.
 - ``pairs`` trains on pairs without rollouts, by PPR's logistic loss, DPO or S-DPO.
 - ``tallrec`` answers yes or no to single candidates, without the agent (TALLRec).
+- ``llara`` answers by the target's title, from titles and SASRec embeddings (LLaRA).
 
 A stage resumes from its newest checkpoint in ``<directory>/<stage>/checkpoints``.
 """
@@ -29,6 +30,7 @@ from agenticrec_jax.runs import imitation
 from agenticrec_jax.runs import pairs as run_pairs
 from agenticrec_jax.runs.config import RunConfig
 from agenticrec_jax.runs.heldout import AFTER, BEFORE, ask_heldout
+from agenticrec_jax.runs.llara import train_llara
 from agenticrec_jax.runs.policy import Policy, save_policy
 from agenticrec_jax.runs.run import Run
 from agenticrec_jax.runs.stage_config import (
@@ -62,6 +64,7 @@ PREREQUISITES = {
     "ppr": ("rta",),
     "pairs": ("rta", "self_sft", "sft"),
     "tallrec": (),
+    "llara": (),
 }
 STAGES = tuple(PREREQUISITES)
 REINFORCEMENT = ("rta", "ppr")
@@ -360,4 +363,5 @@ _SUPERVISED = {
     "self_sft": imitation.train_self_sft,
     "pairs": _train_pairs,
     "tallrec": train_tallrec,
+    "llara": train_llara,
 }

@@ -97,6 +97,7 @@ def test_no_setting_but_one_takes_a_negative_number(path, value):
         ("pairs", "learning_rate", 0.0),
         ("tallrec", "epochs", 0),
         ("tallrec", "negatives", 0),
+        ("llara", "title_words", 0),
         ("warm_start", "lessons", ()),
         ("warm_start", "lessons", ((("short",), 0),)),
         ("sasrec", "heads", 3),
