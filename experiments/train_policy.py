@@ -1,7 +1,7 @@
 """Trains a policy, stage by stage.
 
     python -m experiments.train_policy --config=NAME|FILE --workdir=DIR
-        --stage=sft|self_sft|rta|ppr|pairs|tallrec|llara
+        --stage=sft|self_sft|rta|ppr|pairs|tallrec|llara|title_sft|s_dpo|rere
         [--config.mesh.data=N --config.mesh.fsdp=N --config.mesh.tensor=N]
         [--distributed]
 
@@ -9,9 +9,12 @@
 the policy's own trajectories, ``rta`` is list-wise GRPO on NDCG, ``ppr`` mines hard pairs with the
 ``rta`` policy and refines it on them. ``pairs`` trains on pairs without rollouts, mined ones or
 those of ``--config.pairs.file``, by PPR's bidirectional logistic loss, DPO or S-DPO
-(``--config.pairs.objective=logistic|dpo|sdpo``). ``tallrec`` and ``llara`` train rows of their own,
-without the agent: yes or no to single candidates, and the target's title from titles and SASRec
-embeddings.
+(``--config.pairs.objective=logistic|dpo|sdpo``).
+
+The others train rows of their own, without the agent. ``tallrec`` answers yes or no to single
+candidates, ``llara`` by the target's title, from titles and SASRec embeddings, ``title_sft`` from
+titles alone. From there ``s_dpo`` learns to prefer that title to others, and ``rere`` is GRPO on
+the beams of a search over titles.
 
 Each stage resumes from its newest checkpoint in the workdir and writes a policy directory,
 ``<workdir>/<stage>/policy``, from which the next one starts. With ``--config.rta.validate_every=N``

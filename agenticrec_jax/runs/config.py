@@ -24,8 +24,11 @@ from agenticrec_jax.runs.stage_config import (
     PairsConfig,
     PprConfig,
     PretrainingConfig,
+    ReReConfig,
+    SDpoConfig,
     SelfSftConfig,
     TallrecConfig,
+    TitleSftConfig,
     WarmStartConfig,
 )
 from agenticrec_jax.runs.validation import configuration, parse
@@ -248,18 +251,20 @@ class RunConfig:
     pairs: PairsConfig = PairsConfig()
     tallrec: TallrecConfig = TallrecConfig()
     llara: LlaraConfig = LlaraConfig()
+    title_sft: TitleSftConfig = TitleSftConfig()
+    s_dpo: SDpoConfig = SDpoConfig()
+    rere: ReReConfig = ReReConfig()
     mesh: MeshConfig = MeshConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     seed: int = Field(0, ge=0, description="Seed of training and sampling.")
     preparation: dict[str, Any] | None = Field(None, description="Settings of prepare_data.")
 
     def __post_init__(self):
-        negatives = self.pairs.negatives
         most = self.dataset.negatives
-        expect(negatives <= most, "pairs.negatives", negatives, f"at most dataset.negatives {most}")
-        negatives = self.tallrec.negatives
-        at_most = f"at most dataset.negatives {most}"
-        expect(negatives <= most, "tallrec.negatives", negatives, at_most)
+        for stage in ("pairs", "tallrec", "s_dpo"):
+            negatives = getattr(self, stage).negatives
+            at_most = f"at most dataset.negatives {most}"
+            expect(negatives <= most, f"{stage}.negatives", negatives, at_most)
 
 
 def run_config(values: ConfigDict) -> RunConfig:

@@ -54,14 +54,7 @@ def train_llara(run: Run, policy: Policy, directory: Path, seed: int) -> Policy:
         rngs=nnx.Rngs(seed),
     )
     first_item_id = model.config.vocab_size
-    prompts = title_prompts(
-        run,
-        policy,
-        LLARA,
-        examples,
-        context=model.config.max_position_embeddings,
-        first_item_id=first_item_id,
-    )
+    prompts = title_prompts(run, policy, LLARA, examples, first_item_id)
     source = Curriculum(
         examples, settings.epochs, settings.batch, seed, prompts, first_item_id=first_item_id
     )
@@ -117,14 +110,7 @@ def llara_answers(run: Run, examples: Sequence[RankingExample]) -> list[Answer]:
         fit_range.check(example.time, f"{run.policy_directory}/projector.json")
     graphdef, params = nnx.split(ItemQwen3(model, projector))
     params = params if run.mesh is None else shard_params(params, run.mesh)
-    prompts = title_prompts(
-        run,
-        policy,
-        LLARA,
-        examples,
-        context=config.max_position_embeddings,
-        first_item_id=config.vocab_size,
-    )
+    prompts = title_prompts(run, policy, LLARA, examples, config.vocab_size)
     score = make_scorer(graphdef, mesh=run.mesh)
     packing = stage_packing(run, policy, run.config.llara, token_budget=1)
 

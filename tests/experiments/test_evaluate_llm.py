@@ -114,6 +114,7 @@ BAD = [
     (["--policy=nowhere"], ["nowhere"]),
     (["--method=tallrec", "--policy=nowhere", "--rounds=2"], ["--rounds", "tallrec"]),
     (["--method=llara", "--title_words=9"], ["--title_words", "llara"]),
+    (["--method=rere", "--model=m"], ["--model", "rere"]),
     (["--method=tallrec", "--endpoint=http://localhost/v1"], ["--endpoint", "tallrec"]),
 ]
 

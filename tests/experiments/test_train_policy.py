@@ -70,7 +70,9 @@ def test_a_stage_starts_from_the_newest_policy_before_it(tmp_path):
         ("rta", [tiny, "sft", "self_sft", "rta", "rta"]),
     ):
         (tmp_path / name / "policy").mkdir(parents=True)
-        assert starts() == [*expected, tiny, tiny]  # rows start from what was not trained
+        assert starts() == [*expected, *[tiny] * 5]  # rows start from what was not trained
+    (tmp_path / "title_sft" / "policy").mkdir(parents=True)
+    assert starts()[-3:] == [tiny, "title_sft", "title_sft"]
 
 
 @pytest.mark.slow

@@ -98,6 +98,8 @@ def test_no_setting_but_one_takes_a_negative_number(path, value):
         ("tallrec", "epochs", 0),
         ("tallrec", "negatives", 0),
         ("llara", "title_words", 0),
+        ("s_dpo", "beta", 0.0),
+        ("rere", "beams", 1),
         ("warm_start", "lessons", ()),
         ("warm_start", "lessons", ((("short",), 0),)),
         ("sasrec", "heads", 3),
