@@ -18,17 +18,19 @@ from agenticrec_jax.dtypes import named
 from agenticrec_jax.errors import expect
 from agenticrec_jax.generation.config import EngineConfig
 from agenticrec_jax.models.lora import LoraConfig
+from agenticrec_jax.runs.language_config import (
+    LlaraConfig,
+    ReReConfig,
+    SDpoConfig,
+    TallrecConfig,
+    TitleSftConfig,
+)
 from agenticrec_jax.runs.stage_config import (
     GrpoConfig,
-    LlaraConfig,
     PairsConfig,
     PprConfig,
     PretrainingConfig,
-    ReReConfig,
-    SDpoConfig,
     SelfSftConfig,
-    TallrecConfig,
-    TitleSftConfig,
     WarmStartConfig,
 )
 from agenticrec_jax.runs.validation import configuration, parse

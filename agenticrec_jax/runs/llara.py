@@ -75,8 +75,8 @@ def train_llara(run: Run, policy: Policy, directory: Path, seed: int) -> Policy:
             items = run.data.log.items.item_id
             fit_range = run.artifacts_a.fit_range
             save_projector(model.projector, directory / LLARA / "policy", items, fit_range)
-    words = {name: value for name, value in trained.params.items() if name != "projector"}
-    return dataclasses.replace(policy, params=nnx.State(words))
+    shared = {name: value for name, value in trained.params.items() if name != "projector"}
+    return dataclasses.replace(policy, params=nnx.State(shared))
 
 
 def item_table(run: Run, examples: Sequence[RankingExample]) -> Float[np.ndarray, "I E"]:
