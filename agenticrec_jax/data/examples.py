@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
+
 from agenticrec_jax.data.interactions import InteractionLog
 
 T = TypeVar("T")
@@ -64,6 +66,13 @@ def next_item_example(
         target=None,
         split=NOW,
     )
+
+
+def drawn_negatives(example: RankingExample, count: int, seed: Sequence[int]) -> list[int]:
+    """Returns ``count`` different candidates other than the target, drawn by seed and example."""
+    others = [item for item in example.candidates if item != example.target]
+    rng = np.random.default_rng((*seed, example.example_id))
+    return rng.choice(others, count, replace=False).tolist()
 
 
 def evenly_spread(examples: Sequence[T], count: int) -> list[T]:
