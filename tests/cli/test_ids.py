@@ -1,0 +1,36 @@
+"""Candidates of users in a file of JSON lines."""
+
+import json
+
+import pytest
+
+from agenticrec_jax.cli.ids import candidates_of_users
+from agenticrec_jax.testing.errors import assert_names, refused
+
+NEW = {"item_id": "n", "title": "Ink"}
+
+
+def test_each_line_has_a_user_and_candidates(tmp_path):
+    path = tmp_path / "each.jsonl"
+    lines = [{"user": "ann", "candidates": ["pen", NEW]}, {"user": "bob", "candidates": []}]
+    path.write_text("\n\n".join(map(json.dumps, lines)) + "\n")
+    assert candidates_of_users("candidates", path) == {"ann": ["pen", NEW], "bob": []}
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("ann", ("line 3", "JSON")),
+        ('{"user": "ann"}', ("line 3", "user and candidates")),
+        ('{"user": 7, "candidates": []}', ("line 3, field user: found 7",)),
+        ('{"user": "ann", "candidates": "pen"}', ("line 3, field candidates: found 'pen'",)),
+        ('{"user": "bob", "candidates": []}', ("line 3, field user: found 'bob'", "once")),
+    ],
+    ids=["no json", "no candidates", "no id", "no list", "again"],
+)
+def test_another_line_is_named(tmp_path, line, named):
+    path = tmp_path / "each.jsonl"
+    path.write_text('{"user": "bob", "candidates": []}\n\n' + line)
+    assert_names(refused(candidates_of_users, "candidates", path), path, *named)
+    gone = refused(candidates_of_users, "candidates", tmp_path / "gone.jsonl")
+    assert_names(gone, "--candidates", "gone.jsonl")
