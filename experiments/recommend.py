@@ -63,7 +63,9 @@ def main(argv: Sequence[str]) -> None:
             raise InputError(
                 f"flag --{name}: found {path!r}, expected a file in a directory that is there"
             )
-    questions = list(questions_of(_USER.value, _USERS.value, _HISTORY.value, _CANDIDATES.value))
+    questions = list(
+        questions_of(_USER.value, _USERS.value, _HISTORY.value, _CANDIDATES.value, _TOP.value)
+    )
     app.print_devices()
     with phase("policy, data and tools"):
         recommender = Recommender.load(
@@ -82,7 +84,7 @@ def main(argv: Sequence[str]) -> None:
         for first in range(0, len(questions), CHUNK):
             chunk = questions[first : first + CHUNK]
             answers += recommender.answer(
-                chunk, k=_TOP.value, on_refused=lambda _, error: refused.append(error)
+                chunk, on_refused=lambda question, error: refused.append(error)
             )
             progress.advance(len(chunk))
     if not answers:
@@ -99,7 +101,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def questions_of(
-    user: str | None, users: str | None, history: str | None, candidates: str | None
+    user: str | None, users: str | None, history: str | None, candidates: str | None, k: int
 ) -> Iterator[Question]:
     """Yields a question of each user that the flags name."""
     if sum(flag is not None for flag in (user, users, history)) != 1:
@@ -111,13 +113,13 @@ def questions_of(
         if by_user:
             raise InputError("flag --candidates: found candidates of users beside --history")
         taken = [item.strip() for item in history.split(",")]
-        yield Question(history=taken, candidates=items, where="flag --history")
+        yield Question(history=taken, candidates=items, k=k, where="flag --history")
         return
     ids = {user: "flag --user"} if users is None else lines("users", users)
     for name, where in ids.items():
         # A user without candidates of its own has none to rank, which is refused.
         own_items = each.get(name, ()) if by_user else items
-        yield Question(user=name, candidates=own_items, where=where)
+        yield Question(user=name, candidates=own_items, k=k, where=where)
 
 
 if __name__ == "__main__":

@@ -44,10 +44,7 @@ def remember(workdir: Path, config: RunConfig, policy: str | Path) -> None:
 
 
 def remembered(workdir: Path) -> tuple[RunConfig, str]:
-    """Returns configuration and policy directory of the newest run in a workdir.
-
-    The policy is the one that was trained furthest in the workdir, see `trained_policy`; without
-    any it is the one that the run started from.
+    """Returns the configuration of the newest run in a workdir, and the policy it started from.
 
     Raises:
       InputError: there was no run, or its file has a setting that this version does not know.
@@ -65,7 +62,7 @@ def remembered(workdir: Path) -> tuple[RunConfig, str]:
     fields = isinstance(record, dict) and {"config", "policy"} <= set(record)
     expect(fields, str(path), record, "config and policy")
     config = parse(RunConfig, _with_tuples(record["config"]), key=f"{path}: config")
-    return config, str(trained_policy(workdir) or record["policy"])
+    return config, str(record["policy"])
 
 
 def trained_policy(workdir: Path) -> Path | None:

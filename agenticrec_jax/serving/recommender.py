@@ -20,7 +20,7 @@ from agenticrec_jax.errors import InputError, expect
 from agenticrec_jax.generation.config import EngineConfig
 from agenticrec_jax.runs.config import RunConfig
 from agenticrec_jax.runs.data import workdir_path
-from agenticrec_jax.runs.remembered import remembered
+from agenticrec_jax.runs.remembered import remembered, trained_policy
 from agenticrec_jax.runs.run import Run
 from agenticrec_jax.serving.reasons import EXPLAINED, Evidence, item_reason, list_reason
 from agenticrec_jax.serving.recommendations import RankedItem, Recommendation, ordinal_score
@@ -92,6 +92,7 @@ class Recommender:
         policy: str | Path | None = None,
         config: RunConfig | None = None,
         constrained: bool = True,
+        retrieved: int = 20,
         warm_up: bool = True,
     ) -> Self:
         """Returns the recommender of a run's workdir.
@@ -100,10 +101,11 @@ class Recommender:
 
         Args:
           directory: workdir of the run.
-          policy: policy directory; None for the one that was trained furthest in the workdir, or
-            else that of the newest run.
+          policy: policy directory; None for the one that was trained furthest in the workdir, and
+            without any for the one that the run started from.
           config: of the run; None for that of the newest run.
           constrained: whether an answer that is begun can only become a valid ranking.
+          retrieved: candidates of a request that names none, 20 to 30.
           warm_up: whether the programs of single and of many requests are compiled now, not by the
             first requests.
 
@@ -111,10 +113,12 @@ class Recommender:
           InputError: the workdir has no run, or a file of it cannot be used.
         """
         workdir = workdir_path(directory)
+        start = None
         if config is None:
-            config, trained = remembered(workdir)
-            policy = policy or trained
-        recommender = cls(Run(config, workdir, policy_directory=policy), constrained=constrained)
+            config, start = remembered(workdir)
+        policy = policy or trained_policy(workdir) or start
+        run = Run(config, workdir, policy_directory=policy)
+        recommender = cls(run, constrained=constrained, retrieved=retrieved)
         if warm_up:
             recommender.warm_up()
         return recommender
@@ -140,7 +144,7 @@ class Recommender:
         *,
         histories: Sequence[Sequence[str | Mapping[str, Any]]] | None = None,
         candidates: Sequence[Any] | None = None,
-        k: int = 10,
+        k: int = RANKED,
     ) -> list[Recommendation]:
         """Returns a recommendation for each user, or for each history of an unseen user.
 
@@ -171,27 +175,26 @@ class Recommender:
                 user=None if users is None else users[i],
                 history=None if histories is None else histories[i],
                 candidates=each[i],
+                k=k,
                 where=f"{name}[{i}]",
             )
             for i in range(len(subjects))
         ]
-        return self.answer(questions, k=k)
+        return self.answer(questions)
 
     def answer(
-        self, questions: Sequence[Question], *, k: int = 10, on_refused: OnRefused | None = None
+        self, questions: Sequence[Question], *, on_refused: OnRefused | None = None
     ) -> list[Recommendation]:
         """Returns the recommendations of questions, all of which are computed together.
 
         Args:
           questions: users and histories, with candidates or without.
-          k: length of the lists, 1 to 10.
           on_refused: called with each question that cannot be answered; the others are. None raises
             the error of the first.
 
         Raises:
           InputError: without ``on_refused``: names the question and what cannot be used.
         """
-        expect(isinstance(k, int) and 1 <= k <= RANKED, "k", k, f"1 to {RANKED}")
         start = time.perf_counter()
         with self._lock:
             agent, served = self._examples(questions, on_refused)
@@ -211,9 +214,7 @@ class Recommender:
                 on_trajectory=end,
             )
             return [
-                self._recommendation(
-                    request, example, trajectory, agent, k, ended[example.example_id]
-                )
+                self._recommendation(request, example, trajectory, agent, ended[example.example_id])
                 for (request, example), (trajectory,) in zip(served, groups, strict=True)
             ]
 
@@ -297,18 +298,18 @@ class Recommender:
         example: RankingExample,
         trajectory: Trajectory,
         agent: Agent,
-        k: int,
         seconds: float,
     ) -> Recommendation:
         items = agent.log.items
         question = request.question
         evidence = read_evidence(trajectory, agent)
-        numbers = list(trajectory.ranking or self._sasrec_order(agent.artifacts, request, example))
+        ranking = trajectory.ranking or self._sasrec_order(agent.artifacts, request, example)
+        numbers = ranking[: question.k]
         reason = list_reason(numbers, evidence)
         if not trajectory.valid:
             reason = f"SASRec's order, without a ranking of the policy: {trajectory.invalid_reason}"
         ranked = []
-        for rank, number in enumerate(numbers[:k], 1):
+        for rank, number in enumerate(numbers, 1):
             item = example.candidates[number - 1]
             title = items.title[item]
             explained = trajectory.valid and rank <= EXPLAINED

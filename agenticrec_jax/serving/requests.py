@@ -9,6 +9,7 @@ import pydantic
 from pydantic import Field
 from pydantic.dataclasses import dataclass as checked_dataclass
 
+from agenticrec_jax.agent.protocol import RANKED
 from agenticrec_jax.data.examples import NOW, RankingExample
 from agenticrec_jax.data.formats.times import LATEST_TIME
 from agenticrec_jax.data.interactions import InteractionLog, Items
@@ -30,12 +31,14 @@ class Question:
         is a history.
       history: what an unseen user took, oldest first: item ids, or `Event` as mappings.
       candidates: items to rank: ids, or `NewItem` as mappings; None to retrieve them.
+      k: length of the list, 1 to 10; a list of fewer candidates is shorter.
       where: names the question in errors, such as a file and line.
     """
 
     user: str | None = None
     history: Sequence[str | Mapping[str, Any]] | None = None
     candidates: Sequence[str | Mapping[str, Any]] | None = None
+    k: int = RANKED
     where: str = "question"
 
 
@@ -98,11 +101,13 @@ def read_question(question: Question, log: InteractionLog, index: int) -> Reques
 
     Raises:
       InputError: names the first thing that cannot be used: an unknown user or item, an empty
-        history, fewer than 2 or more than 31 candidates, a candidate that stands there twice.
+        history, fewer than 2 or more than 31 candidates, one that stands there twice, the length.
     """
     where = question.where
     one = (question.user is None) != (question.history is None)
     expect(one, where, [question.user, question.history], "either a user or a history")
+    k = question.k
+    expect(type(k) is int and 1 <= k <= RANKED, f"{where}, k", k, f"1 to {RANKED}")
     if question.history is None:
         known = isinstance(question.user, str) and question.user in log.user_code
         expect(known, where, question.user, "a user of the log")

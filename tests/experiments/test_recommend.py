@@ -63,21 +63,21 @@ def test_users_are_named_by_one_flag(call, tmp_path):
     each.write_text('{"user": "a", "candidates": ["x", "y"]}\n')
     users.write_text("a\nb\n")
     neither, two, beside, one, taken, every = call(
-        ("questions_of", None, None, None, None),
-        ("questions_of", "a", None, "x", None),
-        ("questions_of", None, None, "x", str(each)),
-        ("questions_of", "a", None, None, "x,y"),
-        ("questions_of", None, None, "x, x,y", None),
-        ("questions_of", None, str(users), None, str(each)),
+        ("questions_of", None, None, None, None, 3),
+        ("questions_of", "a", None, "x", None, 3),
+        ("questions_of", None, None, "x", str(each), 3),
+        ("questions_of", "a", None, None, "x,y", 3),
+        ("questions_of", None, None, "x, x,y", None, 3),
+        ("questions_of", None, str(users), None, str(each), 3),
     )
     for sentence in (neither, two):
         assert_names(sentence, "--user", "--users", "--history")
     assert_names(beside, "--candidates", "--history")
-    assert one == [["a", None, ["x", "y"], "flag --user"]]
-    assert taken == [[None, ["x", "x", "y"], None, "flag --history"]]
+    assert one == [["a", None, ["x", "y"], 3, "flag --user"]]
+    assert taken == [[None, ["x", "x", "y"], None, 3, "flag --history"]]
     assert every == [
-        ["a", None, ["x", "y"], f"{users}, line 1"],
-        ["b", None, [], f"{users}, line 2"],
+        ["a", None, ["x", "y"], 3, f"{users}, line 1"],
+        ["b", None, [], 3, f"{users}, line 2"],
     ]
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -98,7 +99,7 @@ def test_an_answer_has_items_scores_evidence_and_reasons(served):
                 assert f"{popular.index(number) + 1} of 10 by popular" in item.reason
             else:
                 assert "popular" not in item.reason
-        shared = len(set(popular) & set(NUMBERS))
+        shared = len(set(popular) & set(NUMBERS[:6]))
         assert f"popular: {shared} of 10 in the list" in answer.reason
         assert answer.tokens["sampled"] > 15 and answer.tokens["observed"] > 10
         assert 0 < answer.seconds < 600
@@ -144,8 +145,6 @@ def test_candidates_are_for_all_or_for_each_and_may_be_new(served):
         ({"users": ["nobody"]}, ("users[0]: found 'nobody'",)),
         ({"histories": [["gone"]]}, ("histories[0], history, item 1: found 'gone'",)),
         ({"users": [], "candidates": [["a"]]}, ("candidates: found 1",)),
-        ({"users": [], "k": 0}, ("k: found 0", "1 to 10")),
-        ({"users": [], "k": 11}, ("k: found 11", "1 to 10")),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
@@ -223,6 +222,10 @@ def test_a_workdir_remembers_its_run(served, tmp_path, monkeypatch):
     loaded = Recommender.load(recommender.run.workdir, warm_up=False)
     assert loaded.run.config == recommender.run.config
     assert loaded.run.policy_directory == recommender.run.policy_directory
+    trained = recommender.run.workdir / "rta" / "policy"
+    shutil.copytree(recommender.run.policy_directory, trained)
+    loaded = Recommender.load(recommender.run.workdir, warm_up=False)
+    assert loaded.run.policy_directory == trained
     assert_names(refused(Recommender.load, tmp_path), tmp_path / "run.json")
 
 

@@ -158,6 +158,8 @@ HISTORY = {"history": ["I"]}
         ({}, ("here: found [None, None]", "a user or a history")),
         ({"user": "U", "history": ["I"]}, ("here", "a user or a history")),
         ({"user": "nobody"}, ("here: found 'nobody'", "a user of the log")),
+        ({"user": "U", "k": 0}, ("here, k: found 0", "1 to 10")),
+        ({"user": "U", "k": 11}, ("here, k: found 11", "1 to 10")),
         ({"user": 7}, ("here: found 7", "a user of the log")),
         ({"history": "I"}, ("here, history: found 'I'", "a list")),
         ({"history": []}, ("here, history: found []", "at least one item")),
