@@ -32,11 +32,9 @@ def retrieve(artifacts: Artifacts, query: Query, history: Sequence[int], count: 
     allowed = popularity > 0
     allowed[list(history)] = False
     together = taken_together(statistics, history)
-    orders = (
-        best(sasrec_scores(artifacts, query, history), popularity, allowed, count),
-        best(together, popularity, allowed & (together > 0), count),
-    )
-    turns = itertools.chain.from_iterable(itertools.zip_longest(*orders))
+    by_sasrec = best(sasrec_scores(artifacts, query, history), popularity, allowed, count)
+    by_counts = best(together, popularity, allowed & (together > 0), count)
+    turns = itertools.chain(*itertools.zip_longest(by_sasrec, by_counts))
     return [item for item in dict.fromkeys(turns) if item is not None][:count]
 
 
@@ -62,8 +60,8 @@ def taken_together(statistics: Statistics, history: Sequence[int]) -> Int[np.nda
     A user who took two items of the history counts twice. If 3 users took items 0 and 2, and one
     of them item 1 too, item 2 has 4 with the history 0, 1.
     """
-    own = statistics.taken[:, sorted(set(history))]
-    return np.asarray((own.T @ statistics.taken_by_user).sum(axis=0)).ravel()
+    of_history = statistics.taken[:, sorted(set(history))]
+    return np.asarray((of_history.T @ statistics.taken_by_user).sum(axis=0)).ravel()
 
 
 def best(
