@@ -37,38 +37,19 @@ def call(python):
     return results
 
 
-def test_ids_are_listed_by_commas_or_lines(call, tmp_path, monkeypatch):
-    path, empty = tmp_path / "ids.txt", tmp_path / "empty.txt"
-    path.write_text("a\n\n b \n")
-    empty.write_text("\n")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    of_home, of_flag, of_file, by_commas, again, missing, none = call(
-        ("listed", "candidates", "~/ids.txt"),
-        ("listed", "candidates", str(path)),
-        ("lines", "users", str(path)),
-        ("listed", "candidates", "a, b"),
-        ("listed", "candidates", "a,b,a"),
-        ("lines", "users", "nowhere"),
-        ("lines", "users", str(empty)),
-    )
-    assert of_home == of_flag == of_file == {"a": f"{path}, line 1", "b": f"{path}, line 3"}
-    assert by_commas == dict.fromkeys("ab", "flag --candidates")
-    assert_names(again, "flag --candidates: found 'a'", "once")
-    assert_names(missing, "flag --users", "'nowhere'")
-    assert_names(none, empty)
-
-
 def test_users_are_named_by_one_flag(call, tmp_path):
     each, users = tmp_path / "each.jsonl", tmp_path / "users.txt"
     each.write_text('{"user": "a", "candidates": ["x", "y"]}\n')
     users.write_text("a\nb\n")
-    neither, two, beside, one, taken, every = call(
+    neither, two, beside, one, taken, every, of_flag, of_file = call(
         ("questions_of", None, None, None, None, 3),
         ("questions_of", "a", None, "x", None, 3),
         ("questions_of", None, None, "x", str(each), 3),
         ("questions_of", "a", None, None, "x,y", 3),
         ("questions_of", None, None, "x, x,y", None, 3),
         ("questions_of", None, str(users), None, str(each), 3),
+        ("listed", "candidates", "a, b"),
+        ("lines", "users", str(users)),
     )
     for sentence in (neither, two):
         assert_names(sentence, "--user", "--users", "--history")
@@ -79,6 +60,8 @@ def test_users_are_named_by_one_flag(call, tmp_path):
         ["a", None, ["x", "y"], 3, f"{users}, line 1"],
         ["b", None, [], 3, f"{users}, line 2"],
     ]
+    assert of_flag == dict.fromkeys("ab", "flag --candidates")
+    assert of_file == {"a": f"{users}, line 1", "b": f"{users}, line 2"}
 
 
 @pytest.mark.slow
