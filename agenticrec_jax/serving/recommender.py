@@ -106,7 +106,7 @@ class Recommender:
           config: of the run; None for that of the newest run.
           constrained: whether an answer that is begun can only become a valid ranking.
           retrieved: candidates of a request that names none, 20 to 30.
-          warm_up: whether the programs of single and of many requests are compiled now, not by the
+          warm_up: whether the programs of few and of many requests are compiled now, not by the
             first requests.
 
         Raises:
@@ -133,8 +133,8 @@ class Recommender:
             self._use(self.run.artifacts_whole)
 
     def warm_up(self) -> None:
-        """Answers for many users of the log and for one, so that the programs are compiled."""
-        for count in (ROWS[-1], 1):
+        """Answers for few and for many users of the log, so that the programs are compiled."""
+        for count in ROWS:
             questions = [Question(user=user) for user in self.run.data.log.user_ids[:count]]
             self.answer(questions, on_refused=lambda question, error: None)
 
