@@ -27,7 +27,7 @@ INTERRUPTED = 130
 # Flags that name a file or a directory: ``~`` in them is the home, and no bucket is one of them.
 PATH_FLAGS = (
     *("workdir", "output", "interactions", "items", "prepared", "policy", "downloads", "users"),
-    *("json", "wheel", "directory"),
+    *("json", "parquet", "wheel", "directory"),
 )
 
 _COMPILATION_CACHE = flags.DEFINE_string(

@@ -6,8 +6,6 @@ from typing import TypeVar
 
 import numpy as np
 
-from agenticrec_jax.data.interactions import InteractionLog
-
 T = TypeVar("T")
 NOW = "now"  # the split of examples after the whole log, whose target is unknown
 
@@ -41,31 +39,6 @@ class RankingExample:
     def target_number(self) -> int | None:
         """The target's candidate number, counted from 1; None without a target."""
         return None if self.target is None else self.candidates.index(self.target) + 1
-
-
-def next_item_example(
-    log: InteractionLog, user: int, candidates: Sequence[int], max_history: int = 10
-) -> RankingExample:
-    """Returns the example of a user's next item, one second after the last event of the log.
-
-    Its history ends with the user's last event. Its id is larger than every position.
-
-    Args:
-      user: code of a user with events.
-      candidates: C item codes.
-      max_history: the number of last items in the history.
-    """
-    history = log.item[log.events_of(user)][-max_history:]
-    return RankingExample(
-        example_id=len(log) + user,
-        user=user,
-        position=len(log),
-        time=int(log.time[-1]) + 1,
-        history=tuple(history.tolist()),
-        candidates=tuple(candidates),
-        target=None,
-        split=NOW,
-    )
 
 
 def drawn_negatives(example: RankingExample, count: int, seed: Sequence[int]) -> list[int]:

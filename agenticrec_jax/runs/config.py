@@ -36,6 +36,16 @@ from agenticrec_jax.runs.stage_config import (
 from agenticrec_jax.runs.validation import configuration, parse
 from agenticrec_jax.tools.text import ToolOptions
 
+# Settings that hold a path. ``~`` in them is the home directory.
+PATH_SETTINGS = (
+    "dataset.interactions",
+    "dataset.items",
+    "dataset.prepared",
+    "policy.directory",
+    "profiles.file",
+    "profiles.model",
+    "pairs.file",
+)
 SequentialRow = Literal["bpr", "gru4rec", "caser", "sasrec_bce", "rearec_erl", "rearec_prl"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 

@@ -8,7 +8,7 @@ neighbors.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
+from scipy import sparse
 
 from agenticrec_jax import strict_json
 from agenticrec_jax.data.interactions import InteractionLog
@@ -125,6 +126,27 @@ class Statistics:
         counts = np.sort(self.popularity)
         return 1 + len(counts) - np.searchsorted(counts, self.popularity, side="right")
 
+    @cached_property
+    def taken(self) -> sparse.csc_array:
+        """A 1 for each user (row) and item (column) that the user took."""
+        users = int(self.taken_user.max(initial=-1)) + 1
+        ones = np.ones(len(self.taken_user), np.int32)
+        pairs = (self.taken_user, self.taken_item)
+        return sparse.csc_array((ones, pairs), shape=(users, len(self.popularity)))
+
+    @cached_property
+    def taken_by_user(self) -> sparse.csr_array:
+        """The same matrix, for products with rows of users."""
+        return self.taken.tocsr()
+
+    def extended(self, count: int) -> "Statistics":
+        """Returns statistics with ``count`` more items behind the others, which nobody took."""
+        return replace(
+            self,
+            popularity=np.pad(self.popularity, (0, count)),
+            mean_rating=np.pad(self.mean_rating, (0, count), constant_values=np.nan),
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class SasrecIndex:
@@ -148,7 +170,9 @@ class SasrecIndex:
 
     @cached_property
     def _item_directions(self) -> Float[np.ndarray, "I D"]:
-        return np.asarray(item_directions(self.model))
+        known = np.asarray(item_directions(self.model))
+        # Items that the model does not know are similar to none.
+        return np.pad(known, ((0, len(self.nearest) - len(known)), (0, 0)))
 
     @cached_property
     def _user_directions(self) -> Float[jax.Array, "U D"]:
@@ -157,6 +181,11 @@ class SasrecIndex:
     @cached_property
     def _row_of(self) -> dict[int, int]:
         return {user: row for row, user in enumerate(self.users.tolist())}
+
+    def extended(self, count: int) -> "SasrecIndex":
+        """Returns an index with ``count`` more items behind the others, near to none."""
+        nearest = np.pad(self.nearest, ((0, count), (0, 0)), constant_values=PAD)
+        return replace(self, nearest=nearest)
 
     def item_similarity(self, item: int, items: Sequence[int]) -> Float[np.ndarray, "n"]:
         """Returns the cosine of each of ``items`` with ``item``; see `item_directions`."""
@@ -237,6 +266,15 @@ class Artifacts(Fitted[CollaborativeData]):
     def __init__(self, statistics: Statistics, sasrec_index: SasrecIndex, fit_range: FitRange):
         data = CollaborativeData(statistics, sasrec_index)
         super().__init__(data, fit_range, name="artifacts")
+
+    def extended(self, count: int) -> "Artifacts":
+        """Returns artifacts with ``count`` more items behind the others, of which nothing is known.
+
+        They serve requests about items that the catalog lacks; they cannot be saved.
+        """
+        data = self._value
+        index = data.sasrec_index.extended(count)
+        return Artifacts(data.statistics.extended(count), index, self.fit_range)
 
     def save(self, directory: str | Path, log: InteractionLog) -> None:
         """Writes the model and the arrays.

@@ -101,7 +101,7 @@ def test_the_nearest_items_are_those_of_the_range_by_that_cosine(others):
 
 def test_fitted_values_are_accessible_only_as_of_a_time(artifacts, examples):
     public = {name for name in dir(artifacts) if not name.startswith("_")}
-    assert public == {"fit_range", "check", "as_of", "derive", "save", "load", "FORMAT"}
+    assert public == {"fit_range", "check", "as_of", "derive", "save", "load", "FORMAT", "extended"}
     inside = dataclasses.replace(examples[0], time=artifacts.fit_range.end_time - 1)
     counts = artifacts.derive(lambda data: data.statistics.popularity.sum(), "counts")
     assert counts.as_of(examples[0]) == artifacts.fit_range.events
