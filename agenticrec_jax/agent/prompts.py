@@ -126,7 +126,9 @@ class CompactPrompts(PromptBuilder):
 
     A candidate's number stands behind its title, so that a causal policy can gather at the number
     what it has read of the title. It is the piece ``1,`` of which answers and orders consist.
-    Titles are cut without a mark: a small policy reads few tokens, and a mark would be one.
+    A title is the first of its words that are one id each (`CompactTokenizer.encode_words`), or if
+    there is none, its first ids. (Office log, valid NDCG@10 of the judge of `training.judge`: the
+    first 6 ids .578, 12 ids .592, 24 ids .596; 8 words .597.)
     """
 
     def build(self, history, candidates, tools, task=RANK):
@@ -161,7 +163,9 @@ class CompactPrompts(PromptBuilder):
         ]
 
     def _encode_title(self, title):
-        return self.tokenizer.encode_data(f" {title}")[: self.title_tokens]
+        text = f" {title}"
+        ids = self.tokenizer.encode_words(text) or self.tokenizer.encode_data(text)
+        return ids[: self.title_tokens]
 
 
 @dataclasses.dataclass(frozen=True)
