@@ -65,8 +65,7 @@ class GetSimilarUsers:
     states. (Office log, valid NDCG@10 of the order with popularity behind it: 400 users of equal
     weight .501; 1500 users, weighted, .522; more users or a sharper weight are no better.)
 
-    The second order is by users that took some of the same items, see `Statistics.taken_together`
-    (.517 alone; a linear model of all orders rises by it from .559 to .570).
+    The second order is by users that took some of the same items, see `Statistics.taken_together`.
     """
 
     name = "get_similar_users"
