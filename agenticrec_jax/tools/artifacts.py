@@ -147,6 +147,27 @@ class Statistics:
             mean_rating=np.pad(self.mean_rating, (0, count), constant_values=np.nan),
         )
 
+    def taken_together(
+        self, user: int, history: Sequence[int], candidates: Sequence[int]
+    ) -> Float[np.ndarray, "C"]:
+        """Returns how often each candidate was taken by users that took items of the history.
+
+        Each other user counts with the number of the history's items that the user took, over the
+        root of the number of all that the user took: the cosine of the two sets of items, up to a
+        factor.
+
+        Args:
+          user: code of the user of the history, who does not count.
+          history: item codes.
+          candidates: item codes.
+        """
+        takers = self.taken[:, sorted(set(history))].indices
+        users, shared = np.unique(takers[takers != user], return_counts=True)
+        sizes = np.diff(self.taken_by_user.indptr)[users]
+        shape = (1, self.taken.shape[0])
+        weights = sparse.csr_array((shared / np.sqrt(sizes), (np.zeros_like(users), users)), shape)
+        return (weights @ self.taken[:, list(candidates)]).toarray()[0]
+
 
 @dataclass(frozen=True, eq=False)
 class SasrecIndex:
