@@ -141,7 +141,7 @@ def write_evaluation(
     run: Run,
     row: Mapping[str, Any],
     rankings: Sequence[Ranking],
-    records: Iterable[Mapping[str, Any]],
+    records: Iterable[Mapping[str, Any]] | None,
     examples: Sequence[RankingExample],
     *,
     split: str,
@@ -153,20 +153,22 @@ def write_evaluation(
     (``.jsonl``), from which ``verify`` recomputes the row.
 
     Args:
-      run: log, seed and workdir.
-      row: of `evaluation_row`.
+      run: protocol and workdir.
+      row: of the table, of one seed or of none.
       rankings: of the row.
-      records: an output for each example, ready for JSON.
+      records: an output for each example, ready for JSON; None for a row that has no outputs.
       examples: of the split.
       split: ``valid`` or ``test``.
       facts: of the method and its model, for the protocol.
     """
-    seed = run.config.seed
-    protocol = run.protocol(split, [seed], examples=len(examples)) | dict(facts)
+    seeds = row["seeds"]
+    protocol = run.protocol(split, seeds, examples=len(examples)) | dict(facts)
     results = {"rows": [dict(row)], "protocol": protocol}
     path = run.workdir / f"evaluation_{row['name']}_{split}.json"
-    outputs = path.with_suffix(".jsonl")
-    write_records(outputs, records, examples=examples, log=run.data.log, seed=seed)
+    if records is not None:
+        outputs = path.with_suffix(".jsonl")
+        seed = seeds[0] if seeds else None
+        write_records(outputs, records, examples=examples, log=run.data.log, seed=seed)
     write_rankings(path.with_suffix(".parquet"), rankings)
     path.write_text(strict_json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print(f"row written to {path}, rankings and outputs beside it")
