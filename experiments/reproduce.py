@@ -9,7 +9,7 @@ Office_Products, Video_Games; cds_sparse, cds_dense, movielens_sparse, movielens
 takes minutes on a laptop with the embedded policy; ``paper`` needs ``--policy``. ``--config`` is a
 configuration in place of the preset's.
 
-The work is a graph of steps: prepared log, candidates, artifacts, stages of training, a ranking for
+The work is a graph of steps: prepared log, candidates, fits, stages of training, a ranking for
 each method and seed, table. A step's folder in ``DIR/steps`` is named by a hash of its settings and
 inputs, so the same command resumes, and another method or seed computes only that. A step that
 fails stops those that need it and no others; the table says what is missing and why, and the exit
@@ -36,7 +36,7 @@ from agenticrec_jax.reproduction.presets import PRESETS, TINY, Preset, find_pres
 from agenticrec_jax.reproduction.rows import Server
 from agenticrec_jax.reproduction.steps import describe, in_order
 from agenticrec_jax.reproduction.tables import make_tables
-from agenticrec_jax.runs import run_config
+from agenticrec_jax.runs import RunConfig, run_config
 from agenticrec_jax.runs.data import workdir_path
 
 _PAPER = flags.DEFINE_enum("paper", "agenticrec", list(PAPERS), "Whose tables.")
@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> None:
     logs = find_logs(preset.logs if _LOGS.value is None else _LOGS.value, _DOWNLOADS.value)
     plan = make_plan(preset)
     tables = [plan.table(log) for log in logs]
-    expected = TINY_SECONDS if plan.tiny else {}
+    expected = TINY_SECONDS if _CONFIG.value is None and plan.tiny else {}
     if _DRY_RUN.value:
         print("\n".join(describe(in_order(tables), workdir, expected)))
         return
@@ -89,7 +89,7 @@ def make_plan(preset: Preset) -> Plan:
         app.whole_numbers("seeds", _SEEDS.value),
         server=make_server(),
         epochs=epochs,
-        tiny=_CONFIG.value is None and _PRESET.value == TINY and not _POLICY.value,
+        tiny=config.policy.directory == RunConfig().policy.directory,
     )
 
 

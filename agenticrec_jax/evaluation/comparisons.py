@@ -27,6 +27,12 @@ COMPARED = (
     ("rta_ppr_blanked", TRAINED_NO_TOOLS),
     ("rta_ppr_permuted", "warm_start_no_tools"),
     ("rta_ppr_permuted", TRAINED_NO_TOOLS),
+    # In the papers' tables the policy before training is called frozen.
+    ("frozen", "frozen_no_tools"),
+    ("rta", "frozen"),
+    ("rta_ppr", "frozen"),
+    ("recthinker_sft", "recthinker_frozen"),
+    ("recthinker", "recthinker_sft"),
 )
 COMPARED_BY = {"ndcg@10": partial(ndcg_values, k=10), "hr@1": partial(hr_values, k=1)}
 

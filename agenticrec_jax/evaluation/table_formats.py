@@ -196,8 +196,8 @@ def latex(table: View) -> str:
     lines += [rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}", r"\toprule"]
     lines += [rf"{head} \\", r"\midrule"]
     for name, cells in table.rows:
-        marks = (r"\textbf{{{}}}", r" {{\scriptsize ({})}}")
-        texts = [_joined(cell, *marks, escape_latex) for cell in cells]
+        best, paper = r"\textbf{{{}}}", r" {{\scriptsize ({})}}"
+        texts = [_joined(cell, best, paper, escape_latex) for cell in cells]
         lines.append(rf"\texttt{{{escape_latex(name)}}} & {' & '.join(texts)} \\")
     caption = " ".join(map(escape_latex, (f"{table.title}.", *table.caption, *table.missing)))
     lines += [r"\bottomrule", r"\end{tabular}}", rf"\caption{{{caption}}}", r"\end{table*}"]

@@ -5,7 +5,8 @@ those of `runs.stages`.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from agenticrec_jax.evaluation.paper_cells import AGENTICREC, RECTHINKER
 from agenticrec_jax.evaluation.rankings import CHANCE
@@ -56,6 +57,7 @@ class Method:
       rank: ranks the examples and writes the row; None for chance, which is exact.
       reads: sections of the configuration that its ranking depends on.
       artifacts: that its ranking reads, ``a`` and ``b``.
+      fits: whether a sequential recommender of its name is fitted before it.
       stages: trained before it, in turn, from the config's policy on.
       seeded: whether a seed changes it.
       baseline: whether it can be the best baseline, with which the others are compared.
@@ -63,6 +65,7 @@ class Method:
       papers: in whose tables it stands.
       together: name of the step that makes its row along with others; its own if empty.
       tiny_seconds: it takes in the tiny preset on 2 cores, without its stages.
+      tiny_options: of its ranking by a tiny policy, whose context is short.
     """
 
     row: str
@@ -70,6 +73,7 @@ class Method:
     rank: Callable[[Job], None] | None
     reads: tuple[str, ...] = COUNTS
     artifacts: tuple[str, ...] = ()
+    fits: bool = False
     stages: tuple[Stage, ...] = ()
     seeded: bool = False
     baseline: bool = True
@@ -77,21 +81,23 @@ class Method:
     papers: tuple[str, ...] = (AGENTICREC, RECTHINKER)
     together: str = ""
     tiny_seconds: float = 5.0
+    tiny_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
-    def uses_policy(self) -> bool:
-        """Whether it reads the weights of a policy."""
-        return "policy" in self.reads
+    def takes_server(self) -> bool:
+        """Whether an endpoint can take the policy's place."""
+        return self.rank is rank_by_language
 
 
 def _counts(row: str, note: str) -> Method:
     return Method(row, note, rank_by_scores)
 
 
-def _sequential(row: str, note: str, seconds: float) -> Method:
-    artifacts = ("b",) if row == "sasrec" else ()
-    options = {"reads": ("sasrec",), "artifacts": artifacts, "seeded": True}
-    return Method(row, note, rank_by_scores, **options, tiny_seconds=seconds)
+def _sequential(row: str, note: str) -> Method:
+    of_artifacts = row == "sasrec"  # it is the model that the tools have
+    artifacts = ("b",) if of_artifacts else ()
+    options = {"reads": ("sasrec",), "artifacts": artifacts, "fits": not of_artifacts}
+    return Method(row, note, rank_by_scores, **options, seeded=True)
 
 
 def _evidence(row: str, note: str) -> Method:
@@ -100,9 +106,10 @@ def _evidence(row: str, note: str) -> Method:
     return Method(row, note, rank_by_evidence, reads, **options, together="evidence")
 
 
-def _language(row: str, note: str, artifacts: tuple[str, ...] = ()) -> Method:
+def _language(row: str, note: str, title_words: int, artifacts: tuple[str, ...] = ()) -> Method:
     seeded = row == "llmrank"  # it draws orders and words; the others are greedy
     options = {"artifacts": artifacts, "seeded": seeded, "large": True, "tiny_seconds": 120.0}
+    options["tiny_options"] = {"title_words": title_words, "max_tokens": 128}
     return Method(row, note, rank_by_language, LANGUAGE, **options)
 
 
@@ -122,15 +129,15 @@ TABLE = (
     _counts("popularity", "by number of training interactions"),
     _counts("brand_popularity", "items of a brand in the history first, then by popularity"),
     _counts("cooccurrence", "by training co-occurrence with the history, then by popularity"),
-    _sequential("bpr", "BPR matrix factorization (Rendle et al., UAI 2009)", 15),
-    _sequential("gru4rec", "GRU4Rec (Hidasi et al., ICLR 2016), softmax loss", 20),
-    _sequential("caser", "Caser (Tang and Wang, WSDM 2018), softmax loss", 30),
-    _sequential("sasrec", "SASRec (Kang and McAuley, ICDM 2018), softmax loss", 5),
-    _sequential("sasrec_bce", "SASRec with the loss of its paper", 20),
-    _sequential("rearec_erl", "ReaRec, ensemble reasoning (Tang et al., 2025)", 40),
-    _sequential("rearec_prl", "ReaRec, progressive reasoning (Tang et al., 2025)", 40),
-    _language("llmrank", "LLMRank (Hou et al., ECIR 2024), not trained"),
-    _language("interecagent", "InteRecAgent (Huang et al., 2023), not trained", ("b",)),
+    _sequential("bpr", "BPR matrix factorization (Rendle et al., UAI 2009)"),
+    _sequential("gru4rec", "GRU4Rec (Hidasi et al., ICLR 2016), softmax loss"),
+    _sequential("caser", "Caser (Tang and Wang, WSDM 2018), softmax loss"),
+    _sequential("sasrec", "SASRec (Kang and McAuley, ICDM 2018), softmax loss"),
+    _sequential("sasrec_bce", "SASRec with the loss of its paper"),
+    _sequential("rearec_erl", "ReaRec, ensemble reasoning (Tang et al., 2025)"),
+    _sequential("rearec_prl", "ReaRec, progressive reasoning (Tang et al., 2025)"),
+    _language("llmrank", "LLMRank (Hou et al., ECIR 2024), not trained", 8),
+    _language("interecagent", "InteRecAgent (Huang et al., 2023), not trained", 2, ("b",)),
     Method(
         "tallrec",
         "TALLRec (Bao et al., RecSys 2023), learns on policy examples",
@@ -171,6 +178,12 @@ TINY_SECONDS = {
     "candidates": 3.0,
     "artifacts_a": 10.0,
     "artifacts_b": 10.0,
+    "fit_bpr": 5.0,
+    "fit_gru4rec": 15.0,
+    "fit_caser": 25.0,
+    "fit_sasrec_bce": 25.0,
+    "fit_rearec_erl": 40.0,
+    "fit_rearec_prl": 40.0,
     "stage_rta": 190.0,
     "stage_rta_no_tools": 100.0,
     "stage_ppr": 125.0,

@@ -5,10 +5,11 @@ links, so that every step is computed by the code of the other programs.
 """
 
 import dataclasses
+import functools
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,13 @@ from agenticrec_jax.reproduction.methods import METHODS, Method, Stage
 from agenticrec_jax.reproduction.rows import SPLIT, Job, Server
 from agenticrec_jax.reproduction.steps import Failure, Step
 from agenticrec_jax.runs import Run, RunConfig, train
+from agenticrec_jax.runs.data import load_log
 from agenticrec_jax.runs.policy import weights_hash
 from agenticrec_jax.runtime.provenance import record_provenance
 
 CANDIDATES = "candidates.jsonl.gz"
-DATASET = ("max_history", "split", "negatives", "candidate_seed")  # what candidates depend on
+SPLITS = ("max_history", "split")  # settings of config.dataset that fits depend on
+LISTS = ("negatives", "candidate_seed")  # further ones of the candidates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Plan:
       server: in place of the policy for models that are not trained; None for none.
       epochs: passes over the policy examples by stage of reinforcement; the config's steps where
         there is none.
-      tiny: whether the policy is a tiny one, which the table says.
+      tiny: whether the policy is a tiny one, which some rows are made for and the table says.
     """
 
     paper: str
@@ -72,8 +75,14 @@ class Plan:
         settings = {"paper": self.paper, "log": log.name, "examples": examples, "tiny": self.tiny}
         settings["rows"] = {row: list(seeds) for row, seeds in rows.items()}
 
+        titles = {name: step.name for name, step in inputs.items()}
+
         def work(folder: Path, inputs: Mapping[str, Path], missing: Mapping[str, Failure]) -> None:
-            self._write_table(folder, inputs, missing, log, rows)
+            reasons = {
+                name: failure.reason if failure.step == titles[name] else ": ".join(failure)
+                for name, failure in missing.items()
+            }
+            self._write_table(folder, inputs, reasons, log, rows)
 
         return Step(
             f"table of {self.paper}, {log.name}", "table", work, settings, inputs, partial=True
@@ -86,12 +95,9 @@ class Plan:
             del missing
             _ = Run(self._config(log, inputs), folder).data
 
-        dataset = dataclasses.replace(self.config.dataset, **log.dataset)
-        settings = {"log": log.name, "content": log.identity}
-        settings |= {name: getattr(dataset, name) for name in DATASET}
-        inputs = {} if log.raw is None else {"log": self.prepared(log)}
+        settings = self._of_log(log, (*SPLITS, *LISTS))
         name = f"candidates, {log.name}"
-        return Step(name, "candidates", work, settings, inputs, outputs=(CANDIDATES,))
+        return Step(name, "candidates", work, settings, self._raw(log), outputs=(CANDIDATES,))
 
     def prepared(self, log: Log) -> Step:
         """Returns the step that prepares a download."""
@@ -105,16 +111,36 @@ class Plan:
 
     def artifacts(self, log: Log, letter: str, seed: int) -> Step:
         """Returns the step that fits artifacts ``a`` or ``b`` with a seed of SASRec."""
-        config = self._with_sasrec_seed(seed)
         name = f"artifacts_{letter}"
+        title = f"artifacts {letter}, seed {seed}, {log.name}"
+        return self._fit(log, title, name, name, seed, lambda run: getattr(run, name))
+
+    def model(self, log: Log, row: str, seed: int) -> Step:
+        """Returns the step that fits the sequential recommender of a row."""
+        title = f"fit of {row}, seed {seed}, {log.name}"
+        fit = functools.partial(Run.sequential_model, method=row)
+        return self._fit(log, title, f"fit_{row}", f"{row}_b", seed, fit)
+
+    def _fit(
+        self,
+        log: Log,
+        title: str,
+        kind: str,
+        output: str,
+        seed: int,
+        fit: Callable[[Run], object],
+    ) -> Step:
+        """Returns a step that fits a model on the log alone, whatever the candidates are."""
+        config = self._with_sasrec_seed(seed)
 
         def work(folder: Path, inputs: Mapping[str, Path], missing: Mapping) -> None:
             del missing
-            getattr(Run(self._config(log, inputs, config), folder), name)
+            of_log = self._config(log, inputs, config)
+            fit(Run(of_log, folder, data=load_log(of_log.dataset)))
+            record_provenance(folder)
 
-        title = f"artifacts {letter}, seed {seed}, {log.name}"
-        settings = self._settings(("sasrec",), config)
-        return Step(title, name, work, settings, self._data(log), outputs=(name,))
+        settings = self._settings(("sasrec",), config) | self._of_log(log, SPLITS)
+        return Step(title, kind, work, settings, self._raw(log), outputs=(output,))
 
     def stage(self, log: Log, stages: Sequence[Stage], seed: int) -> Step:
         """Returns the step of the last of some stages of training; those before are its inputs."""
@@ -144,7 +170,8 @@ class Plan:
 
         outputs = tuple(f"artifacts_{letter}" for letter in letters)
         tools = "" if stage.use_tools else " without tools"
-        title = f"stage {stage.name}{tools}, seed {seed}, {log.name}"
+        after = f" after {', '.join(each.name for each in before)}" if before else ""
+        title = f"stage {stage.name}{tools}{after}, seed {seed}, {log.name}"
         return Step(title, stage.kind, work, settings, inputs, outputs)
 
     def row(self, log: Log, method: Method, seed: int | None) -> Step:
@@ -154,13 +181,18 @@ class Plan:
             config = dataclasses.replace(config, seed=seed)
             if "sasrec" in method.reads:
                 config = self._with_sasrec_seed(seed, config)
-        served = self.server is not None and not method.stages and method.large
+        served = self.server is not None and method.takes_server
         reads = [each for each in method.reads if not (served and each == "policy")]
         settings = self._settings(reads, config) | {"seed": seed}
         settings["examples"] = config.evaluation.examples
-        if served:
-            settings["server"] = list(self.server)
+        server = self.server if served else None
+        if server:
+            settings["server"] = list(server)
+        options = method.tiny_options if self.tiny and not served else {}
+        settings |= {"options": dict(options)} if options else {}
         inputs = self._data(log) | self._artifacts_of(log, method.artifacts, config.sasrec.seed)
+        if method.fits:
+            inputs["model"] = self.model(log, method.row, seed)
         if method.stages:
             inputs["stage"] = self.stage(log, method.stages, seed)
 
@@ -169,15 +201,23 @@ class Plan:
             start = _policy(inputs, method.stages)
             run = Run(self._config(log, inputs, config), folder, policy_directory=start)
             examples = evenly_spread(run.data.examples[SPLIT], config.evaluation.examples)
-            method.rank(Job(run, examples, method.row, seed, self.server if served else None))
+            method.rank(Job(run, examples, method.row, seed, server, options))
 
         kind = method.together or method.row
         title = f"{kind}{'' if seed is None else f', seed {seed}'}, {log.name}"
         return Step(title, kind, work, settings, inputs)
 
+    def _raw(self, log: Log) -> dict[str, Step]:
+        return {} if log.raw is None else {"log": self.prepared(log)}
+
     def _data(self, log: Log) -> dict[str, Step]:
-        candidates = self.candidates(log)
-        return {**candidates.inputs, "candidates": candidates}
+        return self._raw(log) | {"candidates": self.candidates(log)}
+
+    def _of_log(self, log: Log, names: Sequence[str]) -> dict[str, Any]:
+        """Returns the log's content and settings of its dataset, for a hash."""
+        dataset = dataclasses.replace(self.config.dataset, **log.dataset)
+        settings = {name: getattr(dataset, name) for name in names}
+        return {"log": log.name, "content": log.identity, **settings}
 
     def _artifacts_of(
         self, log: Log, letters: Sequence[str] | Mapping[str, None], seed: int | None = None
@@ -215,12 +255,13 @@ class Plan:
         self,
         folder: Path,
         inputs: Mapping[str, Path],
-        missing: Mapping[str, Failure],
+        reasons: Mapping[str, str],
         log: Log,
         rows: Mapping[str, Sequence[int]],
     ) -> None:
-        if "candidates" in missing:
-            raise InputError(": ".join(missing["candidates"]))
+        """Writes the table with all its files, and the reasons of the rows that are missing."""
+        if "candidates" in reasons:
+            raise InputError(reasons["candidates"])
         for old in folder.iterdir():  # of a table that some rows were missing from
             shutil.rmtree(old) if old.is_dir() else old.unlink()
         shutil.copyfile(inputs["candidates"] / CANDIDATES, folder / CANDIDATES)
@@ -250,9 +291,9 @@ class Plan:
             rows=rows,
             baselines=[row for row in rows if METHODS[row].baseline],
             missing=[
-                {"row": row, "seed": seed, "reason": ": ".join(missing[name])}
+                {"row": row, "seed": seed, "reason": reasons[name]}
                 for name, (row, seed) in names.items()
-                if name in missing
+                if name in reasons
             ],
             notes={row: METHODS[row].note for row in rows},
             caption=self._caption(rows),
@@ -261,7 +302,9 @@ class Plan:
 
     def _caption(self, rows: Mapping[str, Sequence[int]]) -> list[str]:
         large = [row for row in rows if METHODS[row].large]
-        if not (self.tiny and large) or self.server is not None:
+        if self.server is not None:
+            large = [row for row in large if not METHODS[row].takes_server]
+        if not (self.tiny and large):
             return []
         names = ", ".join(large)
         return [

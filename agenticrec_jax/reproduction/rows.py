@@ -1,19 +1,14 @@
 """Rankings of the methods: each writes its row by the functions of ``evaluate`` and its like."""
 
 import os
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.evaluation.comparisons import SINGLE_TOOL
 from agenticrec_jax.language import endpoint
 from agenticrec_jax.runs.baselines import evidence_rows, scored_row
-from agenticrec_jax.runs.evaluations import (
-    evaluate_policy,
-    evaluation_row,
-    policy_rankings,
-    write_evaluation,
-)
+from agenticrec_jax.runs.evaluations import evaluate_agent, write_evaluation
 from agenticrec_jax.runs.language import evaluate_method, make_method, policy_completer
 from agenticrec_jax.runs.run import Run
 from agenticrec_jax.runs.tallrec import evaluate_tallrec
@@ -37,6 +32,7 @@ class Job(NamedTuple):
       row: name of the row.
       seed: of its training or sampling, which is the run's; None for a row that no seed changes.
       server: in place of the policy; None for none.
+      options: of `language.make_method`, where they are not the method's own.
     """
 
     run: Run
@@ -44,6 +40,7 @@ class Job(NamedTuple):
     row: str
     seed: int | None
     server: Server | None
+    options: Mapping[str, Any]
 
 
 def rank_by_scores(job: Job) -> None:
@@ -64,16 +61,11 @@ def rank_by_evidence(job: Job) -> None:
 def rank_by_agent(*, use_tools: bool) -> Callable[[Job], None]:
     """Returns the ranking by the run's policy with its agent, greedy as in ``evaluate``."""
 
+    observations = "as_they_are" if use_tools else "none"
+
     def rank(job: Job) -> None:
-        run, examples = job.run, job.examples
-        log = run.data.log
-        observations = "as_they_are" if use_tools else "none"
-        trajectories = evaluate_policy(run, run.policy, examples, observations=observations)
-        rankings = policy_rankings(job.row, trajectories, examples=examples, log=log, seed=job.seed)
-        row = evaluation_row(job.row, rankings, trajectories, examples, log)
-        facts = {"policy": {"weights": run.policy.weights_hash}, "observations": observations}
-        records = (trajectory.record() for trajectory in trajectories)
-        write_evaluation(run, row, rankings, records, examples, split=SPLIT, facts=facts)
+        row = {"name": job.row, "split": SPLIT, "observations": observations, "seed": job.seed}
+        evaluate_agent(job.run, job.examples, **row)
 
     return rank
 
@@ -85,7 +77,7 @@ def rank_by_language(job: Job) -> None:
     else:
         key = os.environ.get("OPENAI_API_KEY", "")
         completer = endpoint.Endpoint(*job.server, key=key, seed=job.run.config.seed)
-    method = make_method(job.run, job.row)
+    method = make_method(job.run, job.row, **job.options)
     evaluate_method(job.run, method, completer, job.examples, name=job.row, split=SPLIT)
 
 

@@ -36,6 +36,8 @@ def make_tables(tables: Sequence[Step], workdir: Path, expected: Mapping[str, fl
         links.append(link)
         print()
         print_table(results)
+        for comparison in results["comparisons"]:
+            print(comparison["sentence"])
         for line in (*view(results).caption[2:], *view(results).missing):
             print(line)
         print(f"table: {link / 'table.html'} (.md, .tex) and {link / RESULTS}; verify {link}")

@@ -26,6 +26,7 @@ from agenticrec_jax.generation.sampling import NO_FILTERS, Filters
 from agenticrec_jax.language.answers import Answer
 from agenticrec_jax.runs.policy import Policy
 from agenticrec_jax.runs.run import Run
+from agenticrec_jax.runtime.phases import phase
 
 # What the policy can read, and the suffix of such a row's name.
 OBSERVATIONS = {
@@ -90,6 +91,48 @@ def evaluate_policy(
         seed=sampling.seed,
         filters=sampling.filters,
     )
+
+
+def evaluate_agent(
+    run: Run,
+    examples: Sequence[RankingExample],
+    *,
+    name: str,
+    split: str,
+    observations: str = "as_they_are",
+    seed: int | None = None,
+    engine: Engine | None = None,
+    sampling: Sampling | None = None,
+    constrained: bool = False,
+) -> dict:
+    """Ranks examples with the run's policy and writes the row; returns the results.
+
+    Args:
+      run: log, tools, policy and workdir.
+      examples: of the split.
+      name: of the row.
+      split: ``valid`` or ``test``.
+      observations: one of `OBSERVATIONS`.
+      seed: of the policy's training or of its sampling; None for neither.
+      engine: None for the run's.
+      sampling: None for greedy rankings.
+      constrained: whether the engine lets answers be valid rankings only.
+    """
+    policy, log = run.policy, run.data.log
+    sampling = sampling or Sampling()
+    options = {"observations": observations, "engine": engine, "sampling": sampling}
+    with phase(f"evaluation, {name}"):
+        trajectories = evaluate_policy(run, policy, examples, **options)
+    rankings = policy_rankings(name, trajectories, examples=examples, log=log, seed=seed)
+    row = evaluation_row(name, rankings, trajectories, examples, log)
+    drawn = {"temperature": sampling.temperature, "constrained": constrained}
+    facts = {
+        "policy": {"directory": str(run.policy_directory), "weights": policy.weights_hash},
+        "observations": observations,
+        "sampling": drawn | dataclasses.asdict(sampling.filters),
+    }
+    records = (trajectory.record() for trajectory in trajectories)
+    return write_evaluation(run, row, rankings, records, examples, split=split, facts=facts)
 
 
 def policy_rankings(

@@ -73,7 +73,7 @@ def make(directory, paper="agenticrec", log="CDs_and_Vinyl"):
         baselines=["popularity", "sasrec"],
         missing=MISSING,
         notes={"rta": "after stage one"},
-        caption=["The policy is a tiny one."],
+        caption=["The policy is tiny."],
     )
     write_formats(directory, results)
     return results
@@ -234,7 +234,7 @@ def test_every_format_has_every_number_the_notes_and_what_is_missing(made):
         assert (
             f"n = {len(TEST)}" in text and candidate_hash(directory / "candidates.jsonl.gz") in text
         )
-        for words in ("out of memory", "tiny one", "another protocol", "sasrec"):
+        for words in ("out of memory", "tiny", "another protocol", "sasrec"):
             assert words in text, (suffix, words)
     assert texts[".md"].index("`chance`") < texts[".md"].index("`popularity`")
 

@@ -60,14 +60,15 @@ def test_a_method_names_sections_and_stages_that_exist(row):
         assert stage.name in STAGES and {*stage.reads, stage.name} <= FIELDS
         assert TINY_SECONDS[stage.kind] > 0
     assert TINY_SECONDS[method.together or row] > 0
+    assert not method.fits or TINY_SECONDS[f"fit_{row}"] > 0
 
 
 def test_a_further_method_or_seed_adds_its_own_steps_alone():
     before = keys(methods=["popularity", "sasrec", "rta"])
     more = keys(methods=["popularity", "sasrec", "rta", "gru4rec", "rta_ppr"])
     assert new(before, more) == {
-        *("gru4rec, seed 0, synthetic", "stage ppr, seed 0, synthetic"),
-        "rta_ppr, seed 0, synthetic",
+        *("fit of gru4rec, seed 0, synthetic", "gru4rec, seed 0, synthetic"),
+        *("stage ppr after rta, seed 0, synthetic", "rta_ppr, seed 0, synthetic"),
     }
     seeds = keys(methods=["popularity", "sasrec", "rta"], seeds=(0, 1))
     assert new(before, seeds) == {
@@ -81,14 +82,17 @@ def test_a_setting_renews_what_depends_on_it_and_nothing_else():
     config = RunConfig()
     before = keys(config)
     stage = new(before, keys(changed(config, ppr={"steps": 3})))
-    assert stage == {"stage ppr, seed 0, synthetic", "rta_ppr, seed 0, synthetic"}
+    assert stage == {"stage ppr after rta, seed 0, synthetic", "rta_ppr, seed 0, synthetic"}
     agent = new(before, keys(changed(config, tools={"neighbors": 9})))
     assert {name.split(",")[0] for name in agent} == {
         *("evidence", "frozen", "frozen_no_tools", "rta", "rta_ppr", "trained_no_tools"),
-        *("stage rta", "stage ppr", "stage rta without tools"),
+        *("stage rta", "stage ppr after rta", "stage rta without tools"),
     }
     lists = new(before, keys(changed(config, dataset={"candidate_seed": 1})))
-    assert lists == {name for name in before.values() if "table" not in name}
+    fitted = {name for name in before.values() if name.startswith(("fit of", "artifacts"))}
+    assert len(fitted) == 8 and lists == {
+        name for name in before.values() if "table" not in name and name not in fitted
+    }
     assert new(before, keys(changed(config, pairs={"beta": 0.5, "objective": "dpo"}))) == set()
     one_more = new(before, keys(changed(config, evaluation={"examples": 10})))
     assert {name.split(",")[0] for name in one_more} == {
@@ -106,6 +110,13 @@ def test_two_tables_share_what_they_have_in_common():
         "frozen, synthetic",
     }
     assert not keys(log=OFFICE).keys() & keys().keys()
+    # RecThinker's lists are shorter, on the same log.
+    config = changed(RunConfig(), dataset={"negatives": 9})
+    rows = ["popularity", "sasrec", "gru4rec"]
+    first = keys(methods=rows)
+    second = keys(config, methods=rows, paper="recthinker")
+    shared = {first[key] for key in first.keys() & second.keys()}
+    assert shared == {"artifacts b, seed 0, synthetic", "fit of gru4rec, seed 0, synthetic"}
 
 
 def test_the_policy_counts_by_its_weights_not_by_its_place(tmp_path):
@@ -133,7 +144,7 @@ def test_a_server_takes_the_place_of_the_policy_where_nothing_is_trained():
 
 def test_passes_renew_their_stage():
     assert {name.split(",")[0] for name in new(keys(), keys(epochs={"ppr": 1.0}))} == {
-        *("stage ppr", "rta_ppr")
+        *("stage ppr after rta", "rta_ppr")
     }
 
 

@@ -12,8 +12,9 @@ from agenticrec_jax.evaluation.verification import verify_run
 from agenticrec_jax.reproduction import logs, plan, tables
 from agenticrec_jax.reproduction.methods import METHODS, Stage
 from agenticrec_jax.reproduction.plan import Plan
+from agenticrec_jax.reproduction.rows import rank_by_scores
 from agenticrec_jax.reproduction.steps import FOLDER, RECORD, in_order, run_steps
-from agenticrec_jax.runs import run_config
+from agenticrec_jax.runs import baselines, run_config
 from agenticrec_jax.testing.errors import assert_names, refused
 from tests.small_log import small_config
 
@@ -67,13 +68,13 @@ def test_a_table_is_a_run_that_verify_finds_in_order(workdir):
 
 def test_the_same_command_does_nothing_and_a_seed_adds_itself(workdir, capsys):
     before = finished(workdir)
-    assert len(before) == 4
+    assert len(before) == 5
     assert results_of(make(workdir)) == results_of(workdir / "out" / "agenticrec_small")
-    assert finished(workdir) == before and "4 done before" in capsys.readouterr().out
+    assert finished(workdir) == before and "5 done before" in capsys.readouterr().out
     one = results_of(make(workdir))["rows"]
     two = results_of(make(workdir, seeds=(0, 1)))["rows"]
     after = finished(workdir)
-    assert before.items() <= after.items() and len(after) == 6
+    assert before.items() <= after.items() and len(after) == 8
     assert two[1] == one[1] and two[2]["seeds"] == [0, 1]
     values = two[2]["seed_metrics"]["ndcg@10"]
     assert values[0] == one[2]["ndcg@10"] and two[2]["ndcg@10"] == pytest.approx(sum(values) / 2)
@@ -104,13 +105,15 @@ def test_a_table_says_what_is_missing_and_why(workdir, monkeypatch, capsys):
     assert {check.verdict for check in verify_run(link)} == {"holds"}
     assert "found a fault" in capsys.readouterr().out
     # Without the fault the same command fills the table.
-    trained = []
-    monkeypatch.setattr(plan, "train", lambda run, stage, **options: trained.append(stage))
-    ranked = dataclasses.replace(METHODS["rta_ppr"], rank=METHODS["popularity"].rank)
-    monkeypatch.setitem(METHODS, "rta_ppr", ranked)
-    sentence = refused(make, workdir, [*ROWS, "rta_ppr"])
-    assert trained == ["rta", "ppr"]
-    assert_names(sentence, "rta_ppr, seed 0", "policy")  # which the stages did not write
+    monkeypatch.setattr(plan, "train", lambda run, stage, **options: None)
+    for row in ("trained_no_tools", "rta_ppr"):
+        scored = dataclasses.replace(METHODS[row], rank=rank_by_scores)
+        monkeypatch.setitem(METHODS, row, scored)
+        monkeypatch.setitem(baselines.SCORES, row, baselines.SCORES["popularity"])
+    assert make(workdir, rows).resolve() == link.resolve()
+    results = results_of(link)
+    assert [row["name"] for row in results["rows"]] == rows and results["missing"] == []
+    assert {check.verdict for check in verify_run(link)} == {"holds"}
 
 
 def test_a_step_gets_the_seed_the_policy_and_the_passes(tmp_path, monkeypatch):
