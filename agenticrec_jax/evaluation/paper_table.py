@@ -68,7 +68,7 @@ def write_paper_table(
     results |= {"expected": {row: list(seeds) for row, seeds in rows.items()}}
     results |= {"missing": list(missing), "caption": list(caption)}
     results |= {"paper_numbers": paper_numbers(paper, log)}
-    results["notes"] = {row["name"]: notes[row["name"]] for row in table if row["name"] in notes}
+    results |= {"notes": dict(notes)}
     write_rankings(directory / RANKINGS, [each for row in rankings.values() for each in row])
     text = strict_json.dumps(results, indent=1, ensure_ascii=False) + "\n"
     (directory / RESULTS).write_text(text, encoding="utf-8")

@@ -84,19 +84,15 @@ def view(results: Mapping) -> View:
     rows = results["rows"]
     best = {metric: max(row[metric] for row in rows) for metric in labels} if rows else {}
     cells_of_paper = results["paper_numbers"].get("cells", {})
-    there = {row["name"] for row in rows}
+    cells = {
+        row["name"]: _cells(row, tests.get(row["name"]), labels, best, cells_of_paper)
+        for row in rows
+    }
+    dashes = [Cell("–")] * (len(labels) + len(OTHERS))
     return View(
         title=f"{PAPERS[results['paper']].split(',')[0]} on {results['log']}",
         columns=("method", *labels.values(), *OTHERS),
-        rows=[
-            (row["name"], _cells(row, tests.get(row["name"]), labels, best, cells_of_paper))
-            for row in rows
-        ]
-        + [
-            (name, [Cell("–")] * (len(labels) + len(OTHERS)))
-            for name in results["expected"]
-            if name not in there
-        ],
+        rows=[(name, cells.get(name, dashes)) for name in results["expected"]],
         notes=results["notes"],
         caption=_caption(results),
         missing=[_missing(each) for each in results["missing"]],

@@ -181,15 +181,11 @@ class Plan:
             config = dataclasses.replace(config, seed=seed)
             if "sasrec" in method.reads:
                 config = self._with_sasrec_seed(seed, config)
-        served = self.server is not None and method.takes_server
-        reads = [each for each in method.reads if not (served and each == "policy")]
-        settings = self._settings(reads, config) | {"seed": seed}
-        settings["examples"] = config.evaluation.examples
-        server = self.server if served else None
-        if server:
-            settings["server"] = list(server)
-        options = method.tiny_options if self.tiny and not served else {}
-        settings |= {"options": dict(options)} if options else {}
+        server = self.server if method.takes_server else None
+        options = method.tiny_options if self.tiny and server is None else {}
+        reads = [each for each in method.reads if each != "policy" or server is None]
+        settings = self._settings(reads, config) | {"seed": seed, "options": dict(options)}
+        settings |= {"server": server, "examples": config.evaluation.examples}
         inputs = self._data(log) | self._artifacts_of(log, method.artifacts, config.sasrec.seed)
         if method.fits:
             inputs["model"] = self.model(log, method.row, seed)
