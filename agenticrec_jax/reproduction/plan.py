@@ -17,7 +17,7 @@ from typing import Any
 from agenticrec_jax.bundled import resolve
 from agenticrec_jax.data.candidates import candidate_hash, read_candidate_lists, read_protocol
 from agenticrec_jax.data.examples import evenly_spread
-from agenticrec_jax.errors import InputError
+from agenticrec_jax.errors import InputError, expect
 from agenticrec_jax.evaluation.paper_table import row_file, write_paper_table
 from agenticrec_jax.evaluation.rankings import Target
 from agenticrec_jax.evaluation.table_formats import write_formats
@@ -40,7 +40,7 @@ class Plan:
     """Everything that decides the steps of a paper's tables.
 
     Attributes:
-      paper: key of `paper_cells.PAPERS`.
+      paper: key of `paper_cells.PAPERS`, the name of its agent too.
       config: of every run.
       methods: rows, of `METHODS`.
       seeds: of the methods that a seed changes.
@@ -57,6 +57,10 @@ class Plan:
     server: Server | None = None
     epochs: Mapping[str, float] = dataclasses.field(default_factory=dict)
     tiny: bool = False
+
+    def __post_init__(self):
+        agent = self.config.agent
+        expect(agent == self.paper, "config.agent", agent, f"{self.paper!r}, as the table's paper")
 
     @cached_property
     def weights(self) -> str:

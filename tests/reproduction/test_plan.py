@@ -111,7 +111,8 @@ def test_two_tables_share_what_they_have_in_common():
     }
     assert not keys(log=OFFICE).keys() & keys().keys()
     # RecThinker's lists are shorter, on the same log.
-    config = changed(RunConfig(), dataset={"negatives": 9})
+    config = dataclasses.replace(RunConfig(), agent="recthinker")
+    config = changed(config, dataset={"negatives": 9})
     rows = ["popularity", "sasrec", "gru4rec"]
     first = keys(methods=rows)
     second = keys(config, methods=rows, paper="recthinker")
@@ -140,6 +141,10 @@ def test_a_server_takes_the_place_of_the_policy_where_nothing_is_trained():
     before = keys()
     served = new(before, keys(server=Server("http://localhost:1/v1", "large")))
     assert {name.split(",")[0] for name in served} == {"llmrank", "interecagent"}
+
+
+def test_a_configuration_of_the_other_agent_is_refused():
+    assert_names(refused(keys, paper="recthinker"), "config.agent", "agenticrec", "recthinker")
 
 
 def test_passes_renew_their_stage():
