@@ -181,3 +181,14 @@ def some_of(flag: str, names: Sequence[str], known: Sequence[str]) -> list[str]:
             "separated by commas"
         )
     return list(names)
+
+
+def whole_numbers(flag: str, texts: Sequence[str]) -> list[int]:
+    """The numbers that a list flag was given; InputError unless they are different whole ones."""
+    whole = all(text.isascii() and text.isdigit() for text in texts)
+    if not (texts and whole and len(set(texts)) == len(texts)):
+        raise InputError(
+            f"flag --{flag}: found {','.join(texts)!r}, expected different whole numbers "
+            "separated by commas"
+        )
+    return [int(text) for text in texts]
