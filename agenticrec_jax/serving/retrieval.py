@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float, Int
 
 from agenticrec_jax.sequential.model import user_states
 from agenticrec_jax.sequential.search import SEARCHED
-from agenticrec_jax.tools.artifacts import Artifacts, Query, Statistics
+from agenticrec_jax.tools.artifacts import Artifacts, Query
+from agenticrec_jax.tools.statistics import Statistics
 
 
 def retrieve(artifacts: Artifacts, query: Query, history: Sequence[int], count: int) -> list[int]:

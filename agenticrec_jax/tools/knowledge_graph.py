@@ -18,7 +18,8 @@ from scipy import sparse
 
 from agenticrec_jax.data.interactions import Items
 from agenticrec_jax.sequential.sequences import PAD
-from agenticrec_jax.tools.artifacts import Artifacts, Fitted, Statistics
+from agenticrec_jax.tools.artifacts import Artifacts, Fitted
+from agenticrec_jax.tools.statistics import Statistics
 
 EDGES = 20  # most edges of one relation of an item
 TAKEN_WITH = "taken with"

@@ -190,7 +190,7 @@ def with_order(
     evidence: scripted.Evidence, label: str, orders: Sequence[Sequence[int]]
 ) -> scripted.Evidence:
     """Returns the evidence with one more order for each example."""
-    return [known | {label: tuple(own)} for known, own in zip(evidence, orders, strict=True)]
+    return [known | {label: tuple(order)} for known, order in zip(evidence, orders, strict=True)]
 
 
 def title_orders(
@@ -241,8 +241,8 @@ def measure(run: Run) -> list[dict]:
             scores = linear_scores(features, targets)
             ranks[f"linear{name}"] = rank_of_target(scores, targets["test"])
     only_draft = scripted.Plan((), (DRAFT,))
-    own = with_order([{}] * len(drafts["test"]), DRAFT, drafts["test"])
-    ranks["policy_draft"] = scripted.plan_ranks(only_draft, own, examples["test"])
+    draft_alone = with_order([{}] * len(drafts["test"]), DRAFT, drafts["test"])
+    ranks["policy_draft"] = scripted.plan_ranks(only_draft, draft_alone, examples["test"])
     match = fit_title_match(run.data.log, evenly_spread(run.data.splits.fit, FITTED))
     by_title = title_match_scores(run.data.log.items, match, examples["test"])
     ranks["title_match"] = rank_of_target(by_title, targets["test"])

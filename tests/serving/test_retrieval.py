@@ -10,7 +10,7 @@ from agenticrec_jax.sequential.recommender import Recommender
 from agenticrec_jax.serving.retrieval import best, retrieve, sasrec_scores, taken_together
 from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.testing.world import tiny_world
-from agenticrec_jax.tools.artifacts import Statistics
+from agenticrec_jax.tools.statistics import Statistics
 
 NOW = SimpleNamespace(time=2**40)
 

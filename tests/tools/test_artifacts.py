@@ -11,12 +11,8 @@ from agenticrec_jax.data.splits import FitRange, chronological_splits, predictio
 from agenticrec_jax.sequential.model import user_states
 from agenticrec_jax.sequential.sequences import PAD
 from agenticrec_jax.testing.errors import assert_names, refused
-from agenticrec_jax.tools.artifacts import (
-    Artifacts,
-    fit_statistics,
-    index_users,
-    nearest_items,
-)
+from agenticrec_jax.tools.artifacts import Artifacts, index_users, nearest_items
+from agenticrec_jax.tools.statistics import fit_statistics
 
 SAMPLE = Path(__file__).parents[2] / "tools_data" / "office_sample"
 
