@@ -43,6 +43,9 @@ def find_preset(paper: str, preset: str) -> Preset:
     """
     values = load_config(CONFIGS[paper, preset])
     if preset == TINY:
+        for stage in (values.llara, values.title_sft, values.s_dpo, values.rere):
+            stage.update({"examples": 512, "epochs": 1})
+        values.llara.title_words = values.title_sft.title_words = 6
         return Preset(run_config(values), EMBEDDED[:1], {})
     values.evaluation.examples = 0
     epochs = {"rta": 3.0, "ppr": 1.0} if paper == AGENTICREC else {}
