@@ -76,7 +76,7 @@ def skill_sources(
     sharpness = config.pretraining.sharpness
     reading = Reading(agent, judge, [example for draw in draws for example in draw], sharpness)
     episodes = Episodes(agent, judge, data.examples["policy"], sharpness=sharpness)
-    weighing = Fusing(prompts, fused=1.0, orders=(2, 6), lengths=(10,), least=2, power=POWER)
+    weighing = Fusing(prompts, fused=1.0, orders=(2, 5), lengths=(10,), least=2, power=POWER)
     sharper = SHARPER * sharpness
     return {
         "fusing": Fusing(prompts),
