@@ -86,9 +86,10 @@ def beam_rewards(beams: Sequence[int], target: int) -> Float[np.ndarray, "G"]:
       [0.0, 0.0]
     """
     right = np.asarray(beams) == target
+    if not right.any():
+        return np.zeros(len(right))
     discounts = 1 / np.log2(np.arange(len(beams)) + 2)
-    cost = discounts / discounts.sum() * right.any()
-    return np.where(right, 1.0, -cost)
+    return np.where(right, 1.0, -discounts / discounts.sum())
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,9 @@ def tiny_policy(**changes):
 
 def small_config():
     config = load_config("office:smoke")
-    config.llara.update({"epochs": 8, "batch": 8, "learning_rate": 3e-2, "prompt_buckets": 64})
+    config.llara.update(
+        {"examples": 0, "epochs": 8, "batch": 8, "learning_rate": 3e-2, "prompt_buckets": 64}
+    )
     return run_config(config)
 
 

@@ -46,9 +46,9 @@ def planted_data():
 def planted_run(directory, policy):
     config = load_config("office:smoke")
     stage = {"batch": 8, "learning_rate": 1e-2, "prompt_buckets": 64}
-    config.title_sft.update(stage | {"epochs": 5})
-    config.s_dpo.update(stage | {"epochs": 3})
-    config.rere.update(stage | {"epochs": 8, "beams": 4})
+    config.title_sft.update(stage | {"examples": 0, "epochs": 5})
+    config.s_dpo.update(stage | {"examples": 0, "epochs": 3})
+    config.rere.update(stage | {"examples": 0, "epochs": 8, "beams": 4})
     return Run(run_config(config), directory, data=planted_data(), policy=policy)
 
 
