@@ -12,9 +12,9 @@ become a valid ranking. The tools' artifacts are those of the test split, fitted
 ``--json=FILE`` writes the same as JSON lines.
 """
 
+import io
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
 
@@ -22,7 +22,7 @@ from agenticrec_jax import strict_json
 from agenticrec_jax.cli import app
 from agenticrec_jax.cli.configs import define_config
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.paths import is_file, local_path
+from agenticrec_jax.paths import Path, as_path, is_bucket, is_file
 from agenticrec_jax.runs import Run, run_config
 from agenticrec_jax.runs.recommendation import describe, recommend
 
@@ -40,7 +40,8 @@ _JSON = flags.DEFINE_string("json", None, "File for the answers as JSON lines.")
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    if _JSON.value and (Path(_JSON.value).is_dir() or not Path(_JSON.value).parent.is_dir()):
+    output = Path(_JSON.value) if _JSON.value else None
+    if output and not is_bucket(output) and (output.is_dir() or not output.parent.is_dir()):
         raise InputError(
             f"flag --json: found {_JSON.value!r}, expected a file in a directory that is there"
         )
@@ -50,9 +51,9 @@ def main(argv: Sequence[str]) -> None:
     app.print_devices()
     records = recommend(run, users, candidates, constrained=_CONSTRAINED.value)
     print("".join(f"\n{describe(record)}" for record in records))
-    if _JSON.value:
+    if output:
         text = "".join(strict_json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-        Path(_JSON.value).write_text(text, encoding="utf-8")
+        output.write_text(text)
 
 
 def requested_users(user: str | None, file: str | None) -> dict[str, str]:
@@ -70,13 +71,13 @@ def listed(flag: str, value: str) -> dict[str, str]:
     return _unique([(name.strip(), f"flag --{flag}") for name in value.split(",")])
 
 
-def lines(flag: str, path: str | Path) -> dict[str, str]:
+def lines(flag: str, path: str | os.PathLike) -> dict[str, str]:
     """Returns the ids of a file, one a line, each with its file and line."""
-    path = local_path(path, f"flag --{flag}")
+    path = as_path(path, f"flag --{flag}")
     if not is_file(path):
         raise InputError(f"flag --{flag}: found no file {str(path)!r}, expected one of ids")
     try:
-        text = path.read_text(encoding="utf-8-sig").split("\n")
+        text = io.StringIO(path.read_bytes().decode("utf-8-sig"), newline=None)
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: found bytes that are not UTF-8, expected ids in it") from error
     ids = [(line.strip(), f"{path}, line {i}") for i, line in enumerate(text, 1) if line.strip()]

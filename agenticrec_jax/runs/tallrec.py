@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
 from agenticrec_jax.data.examples import RankingExample, evenly_spread
 from agenticrec_jax.language.answers import Answer
@@ -13,6 +12,7 @@ from agenticrec_jax.language.tallrec import (
     yes_scores,
 )
 from agenticrec_jax.parallel import multihost
+from agenticrec_jax.paths import Path
 from agenticrec_jax.runs.imitation import imitate
 from agenticrec_jax.runs.language import write_answers
 from agenticrec_jax.runs.policy import Policy

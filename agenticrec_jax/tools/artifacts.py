@@ -7,10 +7,10 @@ Axes: I items, U users with events in the range, E distinct (user, item) pairs, 
 neighbors.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 import jax
@@ -22,6 +22,7 @@ from agenticrec_jax import strict_json
 from agenticrec_jax.data.interactions import InteractionLog
 from agenticrec_jax.data.splits import FitRange
 from agenticrec_jax.errors import InputError, expect
+from agenticrec_jax.paths import Path
 from agenticrec_jax.sequential.fit import train_sasrec
 from agenticrec_jax.sequential.model import user_states
 from agenticrec_jax.sequential.sasrec import Sasrec, SasrecConfig
@@ -238,7 +239,7 @@ class Artifacts(Fitted[CollaborativeData]):
         data = CollaborativeData(statistics, sasrec_index)
         super().__init__(data, fit_range, name="artifacts")
 
-    def save(self, directory: str | Path, log: InteractionLog) -> None:
+    def save(self, directory: str | os.PathLike, log: InteractionLog) -> None:
         """Writes the model and the arrays.
 
         Args:
@@ -267,7 +268,7 @@ class Artifacts(Fitted[CollaborativeData]):
         (directory / "artifacts.json").write_text(text, encoding="utf-8")
 
     @classmethod
-    def load(cls, directory: str | Path, log: InteractionLog) -> "Artifacts":
+    def load(cls, directory: str | os.PathLike, log: InteractionLog) -> "Artifacts":
         """Reads the files that ``save`` wrote.
 
         Raises:
