@@ -179,6 +179,14 @@ def move(file: str | os.PathLike, path: str | os.PathLike) -> None:
         os.replace(file, path)
 
 
+def upload(source: str | os.PathLike, directory: str | os.PathLike) -> None:
+    """Copies all files below a directory of this machine into a directory of a bucket."""
+    for file in pathlib.Path(source).rglob("*"):
+        if file.is_file():
+            address = os.fspath(Path(directory) / file.relative_to(source))
+            _bucket_files(directory).put_file(os.fspath(file), address)
+
+
 def local_file(path: str | os.PathLike) -> pathlib.Path:
     """Returns a file on this machine with the content of ``path``: itself, or a copy of an object.
 

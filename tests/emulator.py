@@ -36,28 +36,40 @@ def emulator() -> Iterator[dict[str, str]]:
 
 
 def main(port: int = 0) -> None:
+    from gcp_storage_emulator import server as emulated
     from gcp_storage_emulator.handlers import objects
-    from gcp_storage_emulator.server import HANDLERS, create_server
 
     download = objects.download
 
     def with_generation(request, response, storage, *args, **kwargs):
         """Adds what Google's server says of an object, and tensorstore needs to write it again."""
         download(request, response, storage, *args, **kwargs)
-        with contextlib.suppress(Exception):  # an object that is not there
+        if response.status < 300:
             params = request.params
             stored = storage.get_file_obj(params["bucket_name"], params["object_id"])
             response["x-goog-generation"] = stored["generation"]
             response["x-goog-metageneration"] = stored["metageneration"]
 
+    def move(request, response, storage, *args, **kwargs):
+        """Renames an object, by the call that gcsfs tries first."""
+        params = request.params
+        params["dest_bucket_name"] = params["bucket_name"]
+        objects.copy(request, response, storage)
+        if response.status < 300:
+            storage.delete_file(params["bucket_name"], params["object_id"])
+
     objects.download = with_generation
-    for _, handlers in HANDLERS:
+    for _, handlers in emulated.HANDLERS:
         handlers |= {name: with_generation for name, call in handlers.items() if call is download}
+    rename = r"/o/(?P<object_id>.+)/moveTo/o/(?P<dest_object_id>.+)$"
+    route = rf"^/storage/v1/b/(?P<bucket_name>[-.\w]+){rename}"
+    emulated.HANDLERS = ((route, {emulated.POST: move}), *emulated.HANDLERS)
     logging.disable()
-    server = create_server("localhost", port, in_memory=True, default_bucket="bucket")
+    server = emulated.create_server("localhost", port, in_memory=True, default_bucket="bucket")
     server.start()
     print(f"http://localhost:{server._api._httpd.server_address[1]}", flush=True)
-    while os.getppid() != 1:  # the tests are there
+    parent = os.getppid()
+    while os.getppid() == parent:  # it ends with the tests
         time.sleep(1)
     server.stop()
 

@@ -7,6 +7,7 @@ first cuts the lines after its last committed step, so a replayed step stands in
 import json
 import math
 import os
+import tempfile
 from collections.abc import Mapping
 from typing import Self
 
@@ -15,7 +16,7 @@ from tensorboardX import SummaryWriter
 
 from agenticrec_jax import strict_json
 from agenticrec_jax.errors import InputError, expect
-from agenticrec_jax.paths import Appender, Path, write_whole
+from agenticrec_jax.paths import Appender, Path, is_bucket, upload, write_whole
 
 Metric = float | tuple[float, float]  # a value, or (sum, count) that stands for its mean
 
@@ -77,6 +78,7 @@ class MetricsWriter:
         self._path = Path(workdir) / FILE_NAME
         self._file = Appender(self._path)
         self._boards: dict[str, SummaryWriter] = {}
+        self._scratch: tempfile.TemporaryDirectory | None = None  # boards of a bucket
         if self._active:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             # Cuts off a last line that a kill left unfinished, before others are appended to it.
@@ -95,7 +97,7 @@ class MetricsWriter:
         """Returns the lines that ``stage`` has written; none on processes other than 0."""
         if not self._active:
             return []
-        self.flush()
+        self._file.flush()
         return [line for line in read_metrics(self._path) if line["stage"] == stage]
 
     def write(self, stage: str, step: int, metrics: Mapping[str, Metric]) -> dict:
@@ -123,15 +125,23 @@ class MetricsWriter:
         return line
 
     def flush(self) -> None:
-        """Returns when all lines are in the file, which in a bucket takes an upload."""
+        """Returns when all lines are in the file, and in a bucket the files of TensorBoard too."""
         self._file.flush()
+        if self._scratch:
+            for board in self._boards.values():
+                board.flush()
+            upload(self._scratch.name, self._path.parent / "tensorboard")
 
     def close(self) -> None:
         """Flushes the lines and TensorBoard."""
+        self.flush()
         self._file.close()
         for board in self._boards.values():
             board.close()
         self._boards.clear()
+        if self._scratch:
+            self._scratch.cleanup()
+            self._scratch = None
 
     def __enter__(self) -> Self:
         return self
@@ -145,8 +155,12 @@ class MetricsWriter:
 
     def _board(self, stage: str, purge_step: int | None = None) -> SummaryWriter:
         if stage not in self._boards:
-            directory = self._path.parent / "tensorboard" / stage
-            self._boards[stage] = SummaryWriter(str(directory), purge_step=purge_step)
+            directory = self._path.parent / "tensorboard"
+            if is_bucket(directory):
+                # TensorBoard's own writer for buckets uploads when it is deleted, and hangs there.
+                self._scratch = self._scratch or tempfile.TemporaryDirectory()
+                directory = Path(self._scratch.name)
+            self._boards[stage] = SummaryWriter(str(directory / stage), purge_step=purge_step)
         return self._boards[stage]
 
 

@@ -2,10 +2,10 @@
 
 Each sample asks for one item after its history. A batch is a random draw of all samples
 (`data.loader`), whereas `training` draws whole windows of users. A run that was stopped resumes
-import os
 from its last checkpoint with the very next batch.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
