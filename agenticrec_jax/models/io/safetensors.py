@@ -7,11 +7,12 @@ read. The format: eight bytes of header length, the header as JSON, the tensors 
 files and an index that names the file of each tensor.
 """
 
+import contextlib
 import json
 import math
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -25,7 +26,8 @@ _DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 _WEIGHTS = ("F64", "F32", "BF16", "F16")
 _NUMPY = {"F64": "float64"} | {name: dtype for dtype, name in _DTYPES.items()}
 _ROWS = 4096  # compared at once
-_PIECE_BYTES = 64 * 2**20  # of a tensor in a bucket that are read at once
+_DAMAGED = (ValueError, TypeError, KeyError, AttributeError, RecursionError)  # of a header
+_PIECE_BYTES = 32 * 2**20  # of a tensor in a bucket that are read at once
 
 
 class Spec(NamedTuple):
@@ -118,6 +120,11 @@ class _BucketTensor(NamedTuple):
     dtype: str
     shape: tuple[int, ...]
 
+    @property
+    def bytes(self) -> int:
+        """Size in the file."""
+        return math.prod(self.shape) * jnp.dtype(_NUMPY[self.dtype]).itemsize
+
     def get_shape(self) -> tuple[int, ...]:
         return self.shape
 
@@ -148,7 +155,7 @@ class _BucketFile:
     The library maps a file into memory, which takes a disk.
 
     Raises:
-      ValueError, TypeError, KeyError: the header is damaged, or the file too short for it.
+      errors of ``_DAMAGED``: the header is damaged, or the file too short for it.
     """
 
     def __init__(self, path: Path):
@@ -164,13 +171,9 @@ class _BucketFile:
             tensor = _BucketTensor(path, start, entry["dtype"], tuple(entry["shape"]))
             if end > size:
                 raise ValueError(f"found a file of {size} bytes, expected {end} for tensor {name}")
+            if tensor.dtype in _NUMPY and tensor.bytes != end - start:
+                raise ValueError(f"found {end - start} bytes of tensor {name}, not {tensor.bytes}")
             self._tensors[name] = tensor
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        pass
 
     def keys(self) -> list[str]:
         return list(self._tensors)
@@ -296,8 +299,8 @@ class Reader:
                 return safe_open(path, framework="np")
             if path not in self._bucket_files:
                 self._bucket_files[path] = _BucketFile(path)
-            return self._bucket_files[path]
-        except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
+            return contextlib.nullcontext(self._bucket_files[path])
+        except (SafetensorError, OSError, *_DAMAGED) as error:
             raise InputError(
                 f"{path}: {tensor} cannot be read, not a readable safetensors file: {error}"
             ) from None
