@@ -3,6 +3,7 @@
 import gzip
 import os
 import pathlib
+import re
 import sys
 import zipfile
 from pathlib import Path
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agenticrec_jax import paths
+from agenticrec_jax.bundled import ROOT
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.paths import (
     Appender,
@@ -63,6 +65,23 @@ def test_a_file_in_the_place_of_a_directory_is_named(tmp_path):
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         assert_names(refused(make_directory, path, "flag --workdir"), "flag --workdir", path)
     assert make_directory(tmp_path / "a[1]*" / "b").is_dir()
+
+
+# Rooms and modules whose files are on this machine: the package's own, /proc, scratch, downloads.
+ON_DISK = {
+    *("paths", "bundled", "cli", "contrib", "dryrun", "testing"),
+    *("data.loader", "data.samples", "runs.config", "runtime.provenance"),
+}
+
+
+def test_only_modules_of_files_on_this_machine_have_paths_of_their_own():
+    """`pathlib.Path` makes a directory ``gs:`` of an address."""
+    package = ROOT / "agenticrec_jax"
+    own = re.compile(r"^(from pathlib import|import pathlib)", re.M)
+    for file in package.rglob("*.py"):
+        names = file.relative_to(package).with_suffix("").parts
+        if own.search(file.read_text(encoding="utf-8")):
+            assert names[0] in ON_DISK or ".".join(names) in ON_DISK, file
 
 
 @given(st.text(max_size=300) | st.binary(max_size=20).map(os.fsdecode))
