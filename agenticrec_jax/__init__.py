@@ -5,6 +5,7 @@ import importlib
 __version__ = "0.2.0"
 
 _LAZY = {
+    "Recommender": "agenticrec_jax.serving.recommender",
     "fit_sasrec": "agenticrec_jax.sequential.fit",
     "load_adapters": "agenticrec_jax.models.io.peft",
     "load_policy": "agenticrec_jax.models.io.huggingface",
@@ -15,6 +16,7 @@ _LAZY = {
 }
 
 __all__ = [
+    "Recommender",
     "fit_sasrec",
     "load_adapters",
     "load_policy",

@@ -12,7 +12,6 @@ row the workdir gets ``evaluation_<row>_<split>.json``, the rankings (``.parquet
 trajectories (``.jsonl``); ``verify`` recomputes the row from them.
 """
 
-import dataclasses
 import re
 from collections.abc import Sequence
 
@@ -25,14 +24,7 @@ from agenticrec_jax.errors import InputError
 from agenticrec_jax.evaluation.report import print_table
 from agenticrec_jax.generation.sampling import Filters
 from agenticrec_jax.runs import Run, run_config
-from agenticrec_jax.runs.evaluations import (
-    OBSERVATIONS,
-    Sampling,
-    evaluate_policy,
-    evaluation_row,
-    policy_rankings,
-    write_evaluation,
-)
+from agenticrec_jax.runs.evaluations import OBSERVATIONS, Sampling, evaluate_agent
 from agenticrec_jax.runtime.phases import phase
 
 _CONFIG = define_config()
@@ -64,30 +56,22 @@ def main(argv: Sequence[str]) -> None:
             f"flag --name: found {_NAME.value!r}, expected letters, digits, '_', '.' or '-'"
         )
     run = Run(config, _WORKDIR.value, policy_directory=_POLICY.value)
-    policy = run.policy
+    _ = run.policy
     app.print_devices()
     with phase("data and tools"):
         _ = run.data, run.artifacts_b
     examples = evenly_spread(run.data.examples[split], _EXAMPLES.value)
-    engine = run.make_engine(constrained=_CONSTRAINED.value)
-    sampling = Sampling(temperature=_TEMPERATURE.value, filters=filters, seed=config.seed)
-    drawn = {"temperature": _TEMPERATURE.value, "constrained": _CONSTRAINED.value}
-    facts = {
-        "policy": {"directory": str(run.policy_directory), "weights": policy.weights_hash},
-        "sampling": drawn | dataclasses.asdict(filters),
+    row = {
+        "split": split,
+        "seed": config.seed,
+        "engine": run.make_engine(constrained=_CONSTRAINED.value),
+        "sampling": Sampling(temperature=_TEMPERATURE.value, filters=filters, seed=config.seed),
+        "constrained": _CONSTRAINED.value,
     }
     rows = []
     for kind in observations:
-        with phase(f"evaluation, observations {kind}"):
-            trajectories = evaluate_policy(
-                run, policy, examples, observations=kind, engine=engine, sampling=sampling
-            )
         name = _NAME.value + OBSERVATIONS[kind]
-        log = run.data.log
-        rankings = policy_rankings(name, trajectories, examples=examples, log=log, seed=config.seed)
-        row = evaluation_row(name, rankings, trajectories, examples, log)
-        records = (trajectory.record() for trajectory in trajectories)
-        results = write_evaluation(run, row, rankings, records, examples, split=split, facts=facts)
+        results = evaluate_agent(run, examples, name=name, observations=kind, **row)
         rows += results["rows"]
     print_table({"rows": rows, "protocol": results["protocol"]})
 

@@ -6,9 +6,10 @@
 
 ``llmrank`` merges the model's rankings of several shuffled lists of the candidates;
 ``interecagent`` has it plan tools, which run in a fixed order, and rank by what they return. The
-model is a policy directory, or an OpenAI-compatible endpoint (extra ``endpoint``). ``tallrec``
-ranks by the probability of yes to each candidate, which only a policy directory gives: that of
-``train_policy --stage=tallrec``, or one that was not trained.
+model is a policy directory, or an OpenAI-compatible endpoint (extra ``endpoint``). The others are
+trained, ``train_policy --stage=METHOD``, and rank by probabilities, which only a policy directory
+gives: ``tallrec`` by that of yes to each candidate, ``llara``, ``s_dpo`` and ``rere`` by those
+of the candidates' titles.
 
 The candidates are those of the run, as for every other row. A text that names no candidate is no
 ranking: it counts as a miss. Completions are kept in ``completions.jsonl`` of the workdir, so the
@@ -33,13 +34,21 @@ from agenticrec_jax.language.llmrank import PROMPTS
 from agenticrec_jax.language.methods import METHODS
 from agenticrec_jax.runs import Run, run_config
 from agenticrec_jax.runs.language import evaluate_method, make_method, policy_completer
+from agenticrec_jax.runs.llara import evaluate_llara
+from agenticrec_jax.runs.rere import evaluate_rere
 from agenticrec_jax.runs.tallrec import evaluate_tallrec
+from agenticrec_jax.runs.titles import evaluate_s_dpo
 from agenticrec_jax.runtime.phases import phase
 
 _CONFIG = define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
-_TALLREC = "tallrec"
-_METHOD = flags.DEFINE_enum("method", None, (*METHODS, _TALLREC), "Way of ranking.", required=True)
+_TRAINED = {
+    "tallrec": evaluate_tallrec,
+    "llara": evaluate_llara,
+    "s_dpo": evaluate_s_dpo,
+    "rere": evaluate_rere,
+}
+_METHOD = flags.DEFINE_enum("method", None, (*METHODS, *_TRAINED), "Way of ranking.", required=True)
 _POLICY = flags.DEFINE_string("policy", None, "Policy directory; the config's if not given.")
 _ENDPOINT = flags.DEFINE_string(
     "endpoint",
@@ -74,10 +83,10 @@ def main(argv: Sequence[str]) -> None:
         raise InputError(f"flag --name: found {name!r}, expected letters, digits, '_', '.' or '-'")
     run = Run(run_config(_CONFIG.value), _WORKDIR.value, policy_directory=_POLICY.value)
     row = {"name": name, "split": _SPLIT.value}
-    if _METHOD.value == _TALLREC:
-        refuse((*_OPTIONS, _ENDPOINT, _MODEL), "with --method=tallrec")
+    if _METHOD.value in _TRAINED:
+        refuse((*_OPTIONS, _ENDPOINT, _MODEL), f"with --method={_METHOD.value}")
         examples = load_examples(run)
-        results = evaluate_tallrec(run, examples, **row)
+        results = _TRAINED[_METHOD.value](run, examples, **row)
     else:
         completer = make_completer(run)
         options = {flag.name: flag.value for flag in _OPTIONS if flag.value is not None}

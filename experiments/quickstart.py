@@ -13,7 +13,6 @@ from absl import flags
 
 from agenticrec_jax.cli import app
 from agenticrec_jax.cli.configs import load_config
-from agenticrec_jax.errors import InputError
 from agenticrec_jax.runs import run_config
 from agenticrec_jax.runs.experiment import run_experiment
 
@@ -25,20 +24,9 @@ _SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds of training, separated by comm
 def main(argv: Sequence[str]) -> None:
     del argv
     config = run_config(load_config(f"office:{_PRESET.value}"))
-    seeds = parse_seeds(_SEEDS.value)
+    seeds = app.whole_numbers("seeds", _SEEDS.value)
     app.print_devices()
     run_experiment(config, _WORKDIR.value, seeds)
-
-
-def parse_seeds(names: Sequence[str]) -> list[int]:
-    """Returns the seeds of the flag; InputError unless they are different whole numbers."""
-    whole = all(name.isascii() and name.isdigit() for name in names)
-    if not (names and whole and len(set(names)) == len(names)):
-        raise InputError(
-            f"flag --seeds: found {','.join(names)!r}, expected different whole numbers "
-            "separated by commas"
-        )
-    return [int(name) for name in names]
 
 
 if __name__ == "__main__":

@@ -1,98 +1,125 @@
-"""Ranks candidates for users with a policy directory and prints the evidence of each ranking.
+"""Recommends items to users with a trained policy, with the evidence and a reason of each list.
 
-    python -m experiments.recommend --policy=DIR --workdir=DIR --user=ID [--candidates=ID,ID,..]
+    python -m experiments.recommend --workdir=DIR --user=ID|--users=FILE|--history=ID,ID,..
+        [--candidates=ID,ID,..|FILE|FILE.jsonl] [--top=K] [--refit]
 
-With ``--candidates``, item ids or a file of them, one a line, the request is made now: it sees all
-of the user's events, a second after the last event of the log. Without, the candidates are those of
-the user's newest frozen test example and the request is made just before that event, as in
-``experiments.evaluate``. ``--users=FILE`` has an id a line; all users are answered together.
+The workdir is that of ``quickstart``, ``train_policy`` or ``evaluate``: it remembers log and
+configuration of its newest run and has its policies. ``--config`` and ``--policy`` replace them.
 
-Answers are greedy, and constrained unless ``--noconstrained`` is given: one that is begun can only
-become a valid ranking. The tools' artifacts are those of the test split, fitted before it began.
-``--json=FILE`` writes the same as JSON lines.
+``--users=FILE`` has an id a line, ``--history`` is what one unseen user took, oldest first. A
+request is made now: a second after the last event of the log, with all of the user's events in
+view. Without ``--candidates`` 20 items are retrieved from the whole catalog by SASRec and
+co-occurrence. ``--candidates`` is a list of item ids for all users, or a file of them, one a line.
+A file that ends in ``.jsonl`` has a line ``{"user": ID, "candidates": [..]}`` for each user, in
+which an item that the catalog lacks is an object with ``item_id``, ``title`` and other columns.
+
+Users that cannot be served are skipped and reported; it is an error if none can. ``--refit`` fits
+the tools' artifacts on the whole log; otherwise they are those of the test split, fitted before it
+began. Answers are greedy, and constrained unless ``--noconstrained`` is given: one that is begun
+can only become a valid ranking. ``--json=FILE`` writes JSON lines, ``--parquet=FILE`` a row an
+item.
 """
 
-import io
-import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 
 from absl import flags
 
-from agenticrec_jax import strict_json
 from agenticrec_jax.cli import app
 from agenticrec_jax.cli.configs import define_config
+from agenticrec_jax.cli.ids import candidates_of_users, lines, listed
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.paths import Path, as_path, is_bucket, is_file
-from agenticrec_jax.runs import Run, run_config
-from agenticrec_jax.runs.recommendation import describe, recommend
+from agenticrec_jax.paths import Path, is_bucket, write_whole
+from agenticrec_jax.runs import run_config
+from agenticrec_jax.runtime.phases import phase
+from agenticrec_jax.runtime.progress import Progress
+from agenticrec_jax.serving import Question, Recommender
+from agenticrec_jax.serving.recommendations import write_parquet
 
-_CONFIG = define_config()
+CHUNK = 256  # users that are answered together
+
+_CONFIG = define_config(None)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
-_POLICY = flags.DEFINE_string("policy", None, "Policy directory; the config's if not given.")
+_POLICY = flags.DEFINE_string("policy", None, "Policy directory; the run's if not given.")
 _USER = flags.DEFINE_string("user", None, "Id of a user.")
 _USERS = flags.DEFINE_string("users", None, "File of users' ids, one a line.")
-_CANDIDATES = flags.DEFINE_string(
-    "candidates", None, "Item ids, separated by commas, or a file of them, one a line."
+_HISTORY = flags.DEFINE_string(
+    "history", None, "Item ids that an unseen user took, oldest first, separated by commas."
 )
+_CANDIDATES = flags.DEFINE_string(
+    "candidates", None, "Item ids, separated by commas, or a file of them; retrieved if not given."
+)
+_TOP = flags.DEFINE_integer("top", 10, "Length of a list.", lower_bound=1, upper_bound=10)
+_REFIT = flags.DEFINE_bool("refit", False, "Fit the tools' artifacts on the whole log.")
 _CONSTRAINED = flags.DEFINE_bool("constrained", True, "Let answers be valid rankings only.")
 _JSON = flags.DEFINE_string("json", None, "File for the answers as JSON lines.")
+_PARQUET = flags.DEFINE_string("parquet", None, "File for the ranked items as a Parquet table.")
 
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    output = Path(_JSON.value) if _JSON.value else None
-    if output and not is_bucket(output) and (output.is_dir() or not output.parent.is_dir()):
-        raise InputError(
-            f"flag --json: found {_JSON.value!r}, expected a file in a directory that is there"
-        )
-    users = requested_users(_USER.value, _USERS.value)
-    candidates = listed("candidates", _CANDIDATES.value) if _CANDIDATES.value else None
-    run = Run(run_config(_CONFIG.value), _WORKDIR.value, policy_directory=_POLICY.value)
+    for name, path in (("json", _JSON.value), ("parquet", _PARQUET.value)):
+        if path and not is_bucket(path) and (Path(path).is_dir() or not Path(path).parent.is_dir()):
+            raise InputError(
+                f"flag --{name}: found {path!r}, expected a file in a directory that is there"
+            )
+    questions = list(
+        questions_of(_USER.value, _USERS.value, _HISTORY.value, _CANDIDATES.value, _TOP.value)
+    )
     app.print_devices()
-    records = recommend(run, users, candidates, constrained=_CONSTRAINED.value)
-    print("".join(f"\n{describe(record)}" for record in records))
-    if output:
-        text = "".join(strict_json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-        output.write_text(text)
+    with phase("policy, data and tools"):
+        recommender = Recommender.load(
+            _WORKDIR.value,
+            policy=_POLICY.value,
+            config=run_config(_CONFIG.value) if _CONFIG.value else None,
+            constrained=_CONSTRAINED.value,
+            warm_up=False,
+        )
+        if _REFIT.value:
+            recommender.refit()
+    print(f"policy: {recommender.run.policy_directory}", flush=True)
+    answers = []
+    refused = []
+    with Progress("recommendations", len(questions), unit="users") as progress:
+        for first in range(0, len(questions), CHUNK):
+            chunk = questions[first : first + CHUNK]
+            answers += recommender.answer(
+                chunk, on_refused=lambda question, error: refused.append(error)
+            )
+            progress.advance(len(chunk))
+    if not answers:
+        raise refused[0]
+    print("".join(f"\n{answer.describe()}" for answer in answers))
+    for error in refused:
+        print(f"skipped: {error}", file=sys.stderr, flush=True)
+    print(f"{len(answers)} answered, {len(refused)} skipped")
+    if _JSON.value:
+        text = "".join(f"{answer.to_json()}\n" for answer in answers)
+        write_whole(_JSON.value, text)
+    if _PARQUET.value:
+        write_parquet(_PARQUET.value, answers)
 
 
-def requested_users(user: str | None, file: str | None) -> dict[str, str]:
-    """Returns the ids of --user or --users, each with its origin for errors."""
-    if (user is None) == (file is None):
-        raise InputError("flags --user and --users: expected one of them")
-    return {user: "flag --user"} if file is None else lines("users", file)
-
-
-def listed(flag: str, value: str) -> dict[str, str]:
-    """Returns ids that a flag lists, separated by commas or in a file, each with its origin."""
-    path = os.path.expanduser(value)
-    if is_file(path):
-        return lines(flag, path)
-    return _unique([(name.strip(), f"flag --{flag}") for name in value.split(",")])
-
-
-def lines(flag: str, path: str | os.PathLike) -> dict[str, str]:
-    """Returns the ids of a file, one a line, each with its file and line."""
-    path = as_path(path, f"flag --{flag}")
-    if not is_file(path):
-        raise InputError(f"flag --{flag}: found no file {str(path)!r}, expected one of ids")
-    try:
-        text = io.StringIO(path.read_bytes().decode("utf-8-sig"), newline=None)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: found bytes that are not UTF-8, expected ids in it") from error
-    ids = [(line.strip(), f"{path}, line {i}") for i, line in enumerate(text, 1) if line.strip()]
-    if not ids:
-        raise InputError(f"{path}: found no ids, expected one a line")
-    return _unique(ids)
-
-
-def _unique(ids: Sequence[tuple[str, str]]) -> dict[str, str]:
-    origins: dict[str, str] = {}
-    for name, origin in ids:
-        if name in origins:
-            raise InputError(f"{origin}: found {name!r} again, expected each id once")
-        origins[name] = origin
-    return origins
+def questions_of(
+    user: str | None, users: str | None, history: str | None, candidates: str | None, k: int
+) -> Iterator[Question]:
+    """Yields a question of each user that the flags name."""
+    if sum(flag is not None for flag in (user, users, history)) != 1:
+        raise InputError("flags --user, --users and --history: expected one of them")
+    by_user = candidates is not None and candidates.endswith(".jsonl")
+    each = candidates_of_users("candidates", candidates) if by_user else {}
+    items = list(listed("candidates", candidates)) if candidates and not by_user else None
+    if history is not None:
+        if by_user:
+            raise InputError("flag --candidates: found candidates of users beside --history")
+        taken = [item.strip() for item in history.split(",")]
+        yield Question(history=taken, candidates=items, k=k, where="flag --history")
+        return
+    ids = {user: "flag --user"} if users is None else lines("users", users)
+    for name, where in ids.items():
+        # A user without candidates of its own has none to rank, which is refused.
+        own_items = each.get(name, ()) if by_user else items
+        yield Question(user=name, candidates=own_items, k=k, where=where)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Trains a policy, stage by stage.
 
     python -m experiments.train_policy --config=NAME|FILE --workdir=DIR
-        --stage=sft|self_sft|rta|ppr|pairs|tallrec
+        --stage=sft|self_sft|rta|ppr|pairs|tallrec|llara|title_sft|s_dpo|rere
         [--config.mesh.data=N --config.mesh.fsdp=N --config.mesh.tensor=N]
         [--distributed]
 
@@ -9,12 +9,17 @@
 the policy's own trajectories, ``rta`` is list-wise GRPO on NDCG, ``ppr`` mines hard pairs with the
 ``rta`` policy and refines it on them. ``pairs`` trains on pairs without rollouts, mined ones or
 those of ``--config.pairs.file``, by PPR's bidirectional logistic loss, DPO or S-DPO
-(``--config.pairs.objective=logistic|dpo|sdpo``). ``tallrec`` trains a row of its own, without the
-agent: yes or no to single candidates. Each stage resumes from its newest checkpoint in
-the workdir and writes a policy directory, ``<workdir>/<stage>/policy``, from which the next one
-starts. With ``--config.rta.validate_every=N`` the policy with the highest NDCG@10 on valid examples
-is stored too, in ``<workdir>/<stage>/best``. SIGTERM saves the state and ends the run; the same
-command resumes it.
+(``--config.pairs.objective=logistic|dpo|sdpo``).
+
+The others train rows of their own, without the agent. ``tallrec`` answers yes or no to single
+candidates, ``llara`` by the target's title, from titles and SASRec embeddings, ``title_sft`` from
+titles alone. From there ``s_dpo`` learns to prefer that title to others, and ``rere`` is GRPO on
+the beams of a search over titles.
+
+Each stage resumes from its newest checkpoint in the workdir and writes a policy directory,
+``<workdir>/<stage>/policy``, from which the next one starts. With ``--config.rta.validate_every=N``
+the policy with the highest NDCG@10 on valid examples is stored too, in ``<workdir>/<stage>/best``.
+SIGTERM saves the state and ends the run; the same command resumes it.
 
 The learner lies on the config's mesh over all devices. With ``--distributed`` the program is one of
 several processes with the same flags, and a workdir that all of them see; each samples its own

@@ -205,7 +205,7 @@ ROOMS = (
     *LEAVES,
     *("metrics", "rewards", "losses", "data", "parallel", "dryrun", "ingest", "runtime"),
     *("models", "tokenizers", "sequential", "generation", "tools", "agent", "evaluation"),
-    *("training", "language", "contrib", "runs", "cli", "testing"),
+    *("training", "language", "contrib", "runs", "serving", "cli", "reproduction", "testing"),
 )
 ALONE = {  # the rooms below that a room imports, where they are fewer than all
     "metrics": (),

@@ -1,15 +1,20 @@
 """Trajectories in readable form: titles, text segments and numbers in one plain dict."""
 
 import dataclasses
+import re
 from collections.abc import Iterator
 
 import numpy as np
 
+from agenticrec_jax.agent.chat import INLINE, RESPONSE
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import InteractionLog
 from agenticrec_jax.tokenizers.base import Tokenizer
 from agenticrec_jax.types import SAMPLED
+
+# An observation between its tags, of which a row that is full may lack the last.
+_OBSERVATION = re.compile(rf"<({RESPONSE}|{INLINE})>\n?(.*?)\n?(?:</\1>|$)", re.S)
 
 
 def transcript(
@@ -66,29 +71,16 @@ def ids_of(example: RankingExample, log: InteractionLog) -> dict:
     }
 
 
-def recommendation(trajectory: Trajectory, example: RankingExample, log: InteractionLog) -> dict:
-    """Returns one recommendation to a user, ready for JSON: the ranking with its evidence.
+def observations_read(trajectory: Trajectory, tokenizer: Tokenizer) -> list[str]:
+    """Returns the observations of a trajectory's calls as the policy read them.
 
-    ``ranking`` is best first; it is empty if the output is invalid for ``invalid_reason``.
-    ``events`` is the number of the user's events that the agent could see, ``time`` that of the
-    example in unix seconds.
+    They are decoded from the ids: cut to the prompts' budget, and as the tokenizer spells them. A
+    call whose observation found no room in the row has none.
     """
-    items = log.items
-    chosen = [example.candidates[number - 1] for number in trajectory.ranking or ()]
-    return {
-        "user": log.user_ids[example.user],
-        "split": example.split,
-        "time": example.time,
-        "events": len(log.events_before(example.user, example.position)),
-        "candidates": [items.item_id[item] for item in example.candidates],
-        "ranking": [
-            {"rank": rank, "item_id": items.item_id[item], "title": items.title[item]}
-            for rank, item in enumerate(chosen, 1)
-        ],
-        "calls": [dataclasses.asdict(call) for call in trajectory.calls],
-        "finish": trajectory.finish,
-        "invalid_reason": trajectory.invalid_reason,
-    }
+    texts = [
+        tokenizer.decode(ids) for origin, ids in _segments(trajectory) if origin == "observation"
+    ]
+    return [match[2] if (match := _OBSERVATION.search(text)) else text for text in texts]
 
 
 def _segments(trajectory: Trajectory) -> Iterator[tuple[str, np.ndarray]]:

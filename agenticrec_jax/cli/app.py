@@ -27,7 +27,7 @@ INTERRUPTED = 130
 # Flags that name a file or a directory, here or in a bucket: ``~`` in them is the home.
 PATH_FLAGS = (
     *("workdir", "output", "interactions", "items", "prepared", "policy", "downloads", "users"),
-    "json",
+    *("json", "parquet"),
 )
 LOCAL_FLAGS = ("wheel", "directory")  # that name one on this machine
 
@@ -183,3 +183,14 @@ def some_of(flag: str, names: Sequence[str], known: Sequence[str]) -> list[str]:
             "separated by commas"
         )
     return list(names)
+
+
+def whole_numbers(flag: str, texts: Sequence[str]) -> list[int]:
+    """The numbers that a list flag was given; InputError unless they are different whole ones."""
+    whole = all(text.isascii() and text.isdigit() for text in texts)
+    if not (texts and whole and len(set(texts)) == len(texts)):
+        raise InputError(
+            f"flag --{flag}: found {','.join(texts)!r}, expected different whole numbers "
+            "separated by commas"
+        )
+    return [int(text) for text in texts]

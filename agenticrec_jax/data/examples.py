@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from agenticrec_jax.data.interactions import InteractionLog
+import numpy as np
 
 T = TypeVar("T")
 NOW = "now"  # the split of examples after the whole log, whose target is unknown
@@ -41,29 +41,11 @@ class RankingExample:
         return None if self.target is None else self.candidates.index(self.target) + 1
 
 
-def next_item_example(
-    log: InteractionLog, user: int, candidates: Sequence[int], max_history: int = 10
-) -> RankingExample:
-    """Returns the example of a user's next item, one second after the last event of the log.
-
-    Its history ends with the user's last event. Its id is larger than every position.
-
-    Args:
-      user: code of a user with events.
-      candidates: C item codes.
-      max_history: the number of last items in the history.
-    """
-    history = log.item[log.events_of(user)][-max_history:]
-    return RankingExample(
-        example_id=len(log) + user,
-        user=user,
-        position=len(log),
-        time=int(log.time[-1]) + 1,
-        history=tuple(history.tolist()),
-        candidates=tuple(candidates),
-        target=None,
-        split=NOW,
-    )
+def drawn_negatives(example: RankingExample, count: int, seed: Sequence[int]) -> list[int]:
+    """Returns ``count`` different candidates other than the target, drawn by seed and example."""
+    others = [item for item in example.candidates if item != example.target]
+    rng = np.random.default_rng((*seed, example.example_id))
+    return rng.choice(others, count, replace=False).tolist()
 
 
 def evenly_spread(examples: Sequence[T], count: int) -> list[T]:

@@ -120,14 +120,15 @@ class InteractionLog:
         return {user: code for code, user in enumerate(self.user_ids)}
 
     @cached_property
-    def _by_user(self) -> tuple[np.ndarray, ...]:
-        order = np.argsort(self.user, kind="stable")
-        bounds = np.cumsum(np.bincount(self.user, minlength=self.num_users))[:-1]
-        return tuple(np.split(order, bounds))
+    def _by_user(self) -> tuple[Int64[np.ndarray, "E"], Int64[np.ndarray, "U+1"]]:
+        """Positions sorted by user, and where each user's begin and the last user's end."""
+        counts = np.bincount(self.user, minlength=self.num_users)
+        return np.argsort(self.user, kind="stable"), np.concatenate([[0], np.cumsum(counts)])
 
     def events_of(self, user: int) -> Int64[np.ndarray, "events"]:
         """Returns the positions of the user's events, ascending."""
-        return self._by_user[user]
+        order, bounds = self._by_user
+        return order[bounds[user] : bounds[user + 1]]
 
     def events_before(self, user: int, position: int) -> Int64[np.ndarray, "events"]:
         """Returns the positions of the user's events before ``position``, ascending."""

@@ -15,9 +15,10 @@ from jaxtyping import Float, Int
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import InteractionLog
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.metrics.ranking import score_order, summarize
+from agenticrec_jax.metrics.ranking import expected_metrics, score_order, summarize
 from agenticrec_jax.paths import Path, local_file, whole_file
 
+CHANCE = "chance"
 RANKINGS = "rankings.parquet"  # beside results.json
 SCHEMA = {
     "example": pl.Int64,
@@ -107,6 +108,7 @@ def score_rankings(
     log: InteractionLog,
     *,
     calls: int = 0,
+    seed: int | None = None,
 ) -> list[Ranking]:
     """Returns the rankings of all candidates by their scores; the target stands last of its ties.
 
@@ -116,9 +118,10 @@ def score_rankings(
       examples: that are ranked.
       log: of the examples, for item ids.
       calls: tool calls that the scores of an example take.
+      seed: of the training of the model that scores; None for none.
     """
     order = score_order(scores, np.array([example.target_number - 1 for example in examples]))
-    return number_rankings(row, (order + 1).tolist(), examples, log, calls=calls)
+    return number_rankings(row, (order + 1).tolist(), examples, log, calls=calls, seed=seed)
 
 
 def target_ranks(
@@ -141,6 +144,13 @@ def summarize_rankings(rankings: Sequence[Ranking], targets: Mapping[int, Target
         tool_calls=[ranking.calls for ranking in rankings],
         users=[targets[ranking.example].user for ranking in rankings],
     )
+
+
+def chance_row(candidates: int, examples: int) -> dict:
+    """Returns the row of a uniformly random order, which is exact and has no rankings."""
+    expected = expected_metrics(candidates)
+    interval = {"ndcg@10_interval": [expected["ndcg@10"]] * 2, "n": examples}
+    return {"name": CHANCE, **expected, "invalid_rate": 0.0, "mean_tool_calls": 0.0, **interval}
 
 
 def write_rankings(path: str | os.PathLike, rankings: Iterable[Ranking]) -> None:

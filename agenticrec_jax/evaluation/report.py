@@ -161,7 +161,7 @@ def write_report(
       num_trajectories: number of trajectories on the page.
     """
     chosen = choose_trajectories(trajectories, seed, num_trajectories)
-    page = _template("report.html").render(
+    page = template("report.html").render(
         protocol=results.get("protocol", {}),
         rows=_rows(results["rows"]),
         metrics=[(name, LABELS.get(name, name)) for name in METRICS],
@@ -206,10 +206,11 @@ def trajectory_page(trajectory: Mapping) -> str:
     Args:
       trajectory: a line of ``trajectories.jsonl``, see `transcripts.transcript`.
     """
-    return _template("trajectory.html").render(card=_card(trajectory))
+    return template("trajectory.html").render(card=_card(trajectory))
 
 
-def _template(name: str) -> jinja2.Template:
+def template(name: str) -> jinja2.Template:
+    """Returns a template of the package, with the filters of the report."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("agenticrec_jax.evaluation", "templates"),
         autoescape=True,

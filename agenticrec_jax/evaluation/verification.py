@@ -28,10 +28,13 @@ from agenticrec_jax.data.examples import evenly_spread
 from agenticrec_jax.errors import InputError, expect, shorten
 from agenticrec_jax.evaluation.checks import Check, compared, field, first_difference, read_object
 from agenticrec_jax.evaluation.comparisons import compare_rows
+from agenticrec_jax.evaluation.paper_table import RESULTS, table_checks
 from agenticrec_jax.evaluation.rankings import (
+    CHANCE,
     RANKINGS,
     Ranking,
     Target,
+    chance_row,
     read_rankings,
     summarize_rankings,
     target_ranks,
@@ -40,8 +43,6 @@ from agenticrec_jax.metrics.ranking import expected_metrics
 from agenticrec_jax.paths import Path, glob
 
 CANDIDATES = "candidates.jsonl.gz"
-RESULTS = "results.json"
-CHANCE = "chance"
 LEVEL = 1e-3  # a target's position is called uneven below this probability
 SERVED = {"a": ("policy",), "b": ("valid", "test")}  # splits by the last letter of a directory
 
@@ -71,8 +72,8 @@ def verify_run(directory: str | os.PathLike) -> Iterator[Check]:
     """Yields a check for each fact of a run's folder.
 
     Args:
-      directory: with ``candidates.jsonl.gz``, and ``results.json`` of the quickstart, or files of
-        ``evaluate``, ``evaluate_llm`` or ``train_sasrec``.
+      directory: with ``candidates.jsonl.gz``, and ``results.json`` of the quickstart or of a table
+        of ``reproduce``, or files of ``evaluate``, ``evaluate_llm`` or ``train_sasrec``.
 
     Raises:
       InputError: names the file that is missing or unreadable, and the field that it lacks.
@@ -99,7 +100,17 @@ def verify_run(directory: str | os.PathLike) -> Iterator[Check]:
         table = read_table(path, record)
         yield candidates_of(table)
         yield from rankings_of(table, lists)
-        yield from outputs_of(table, lists)
+        if path.name == RESULTS and "paper" in record:
+            examples = expected_examples(table, lists)
+            targets = {each.example: Target(each.target, each.user) for each in examples}
+            yield from table_checks(path, record, table.rankings, targets)
+        elif path.name == RESULTS or table.outputs.is_file() or names_model(table.protocol):
+            yield from outputs_of(table, lists)
+
+
+def names_model(protocol: Mapping) -> bool:
+    """Whether a table is of a policy or another language model, of which there are outputs."""
+    return "policy" in protocol or "completer" in protocol
 
 
 def read_table(path: Path, record: Mapping) -> Table:
@@ -178,8 +189,8 @@ def rankings_of(table: Table, lists: Sequence[CandidateList]) -> Iterator[Check]
     detail = f"rows of one and not of the other: {', '.join(missing)}" if missing else ""
     yield Check(f"{where}: rows with rankings", not missing, detail or f"{len(by_row)} rows")
     if CHANCE in table.rows:
-        expected = expected_metrics(field(table.path, table.protocol, "negatives", int) + 1)
-        expected |= {"ndcg@10_interval": [expected["ndcg@10"]] * 2, "n": len(examples)}
+        candidates = field(table.path, table.protocol, "negatives", int) + 1
+        expected = chance_row(candidates, len(examples))
         yield compared(f"{where}: row {CHANCE}", table.rows[CHANCE], expected)
     ranks = {}
     whole = True

@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float
 from rapidfuzz import fuzz, process
 
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import Items
+from agenticrec_jax.metrics.ranking import score_order
 from agenticrec_jax.tokenizers.base import neutralize
 from agenticrec_jax.tools.text import ELLIPSIS, cut
 
@@ -48,6 +51,13 @@ class Answer:
         """Returns the target's rank from 1; 0 for a miss or an invalid answer."""
         number = example.target_number
         return self.ranking.index(number) + 1 if number in self.ranking else 0
+
+
+def ranked_answer(example: RankingExample, scores: Float[np.ndarray, "C"]) -> Answer:
+    """Returns the ranking by descending score, with ties decided against the target."""
+    order = score_order(scores[None], np.array([example.target_number - 1]))[0]
+    ranking = tuple((1 + order).tolist())
+    return Answer(example.example_id, ranking, invalid_reason=None, calls=0, texts=())
 
 
 def shown_titles(items: Items, codes: Sequence[int], words: int) -> list[str]:

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float
 
-from agenticrec_jax.data.examples import RankingExample
+from agenticrec_jax.data.examples import RankingExample, drawn_negatives
 from agenticrec_jax.data.interactions import Items
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.language.answers import Answer, numbered, shown_titles
-from agenticrec_jax.metrics.ranking import score_order
-from agenticrec_jax.tokenizers.base import TURN_END, TURN_START, Tokenizer
+from agenticrec_jax.language.answers import numbered, shown_titles
+from agenticrec_jax.language.turns import assistant_turn, user_turn
+from agenticrec_jax.tokenizers.base import Tokenizer
 from agenticrec_jax.training.epochs import Epochs
 from agenticrec_jax.training.groups import demonstration_groups
 from agenticrec_jax.training.packing import Packing, pack_groups, pack_share
@@ -62,16 +62,13 @@ class YesNoPrompts:
         """Returns the ids up to the candidate, for items that were taken, oldest first."""
         titles = shown_titles(self.items, history, self.title_words)
         text = f"Taken before, oldest first:\n{numbered(titles, mark='h')}"
-        return [*self._opened("user", "<user>"), *self.tokenizer.encode_data(text)]
+        return [*user_turn(self.tokenizer), *self.tokenizer.encode_data(text)]
 
     def question(self, item: int) -> list[int]:
         """Returns the ids of a candidate, up to the answer."""
         (title,) = shown_titles(self.items, [item], self.title_words)
         text = f"\nCandidate: {title}\nDoes the user take the candidate next? Answer Yes or No."
-        ids = self.tokenizer.encode_data(text)
-        if self.tokenizer.prompt_style != "compact":
-            ids += self.tokenizer.encode_markup(f"{TURN_END}\n")
-        return [*ids, *self._opened("assistant", "<assistant>")]
+        return [*self.tokenizer.encode_data(text), *assistant_turn(self.tokenizer)]
 
     def answered(self, item: int, taken: bool) -> Demonstration:
         """Returns the question on a candidate to read, and its answer to imitate."""
@@ -79,12 +76,6 @@ class YesNoPrompts:
         origin = np.full(len(ids), OBSERVATION)
         origin[-1] = SAMPLED
         return Demonstration(np.asarray(ids), origin)
-
-    def _opened(self, role: str, mark: str) -> list[int]:
-        if self.tokenizer.prompt_style == "compact":
-            return [self.tokenizer.marker(mark)]
-        prefix = self.tokenizer.prefix if role == "user" else ()
-        return [*prefix, *self.tokenizer.encode_markup(f"{TURN_START}{role}\n")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,9 +105,7 @@ class YesNoQuestions(Epochs):
         return pack_share(groups, packing)
 
     def _answers(self, example: RankingExample, step: int) -> list[Demonstration]:
-        rng = np.random.default_rng((self.seed, example.example_id, step))
-        others = [item for item in example.candidates if item != example.target]
-        drawn = rng.choice(others, self.negatives, replace=False).tolist()
+        drawn = drawn_negatives(example, self.negatives, seed=(self.seed, step))
         return [
             self.prompts.answered(example.target, True),
             *(self.prompts.answered(item, False) for item in drawn),
@@ -143,10 +132,3 @@ def yes_scores(
     logprobs = np.asarray(score(params, batch))[0].sum(axis=-1)  # of the answer: 0 elsewhere
     yes, no = np.split(logprobs, 2)
     return yes - no
-
-
-def ranked_answer(example: RankingExample, scores: Float[np.ndarray, "C"]) -> Answer:
-    """Returns the ranking by descending score, with ties decided against the target."""
-    order = score_order(scores[None], np.array([example.target_number - 1]))[0]
-    ranking = tuple((1 + order).tolist())
-    return Answer(example.example_id, ranking, invalid_reason=None, calls=0, texts=())

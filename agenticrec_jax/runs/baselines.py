@@ -1,11 +1,13 @@
 """Rows of the results table that need no policy, all on the same frozen candidate lists."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from agenticrec_jax.agent.scripted import LABELS, fixed_plans, tools_with
 from agenticrec_jax.data.examples import RankingExample, evenly_spread
+from agenticrec_jax.data.interactions import InteractionLog
+from agenticrec_jax.data.splits import FitRange
 from agenticrec_jax.evaluation.baselines import scripted
 from agenticrec_jax.evaluation.baselines.cooccurrence import cooccurrence_scores
 from agenticrec_jax.evaluation.baselines.popularity import (
@@ -18,26 +20,68 @@ from agenticrec_jax.evaluation.comparisons import SINGLE_TOOL
 from agenticrec_jax.evaluation.rankings import (
     Ranking,
     Target,
+    chance_row,
     number_rankings,
     score_rankings,
     summarize_rankings,
     targets_of,
 )
-from agenticrec_jax.metrics.ranking import expected_metrics
 from agenticrec_jax.runs.run import Run
 
 Row = tuple[dict, list[Ranking]]  # the table's row, and the rankings that it summarizes
+
+
+# Scores of the candidates by row, beside those of the other models of `sequential.methods`.
+SCORES: dict[str, Callable[[Run, Sequence[RankingExample]], np.ndarray]] = {
+    "popularity": lambda run, examples: popularity_scores(*_counted(run), examples),
+    "brand_popularity": lambda run, examples: brand_popularity_scores(*_counted(run), examples),
+    "cooccurrence": lambda run, examples: cooccurrence_scores(*_counted(run), examples),
+    "sasrec": lambda run, examples: sasrec_scores(run.artifacts_b, examples),
+}
 
 
 def baseline_rows(run: Run, examples: Sequence[RankingExample]) -> Iterator[Row]:
     """Yields chance, simple recommenders, SASRec, fixed plans of tools and their combination.
 
     The sequential recommenders of ``config.evaluation.sequential`` stand behind SASRec, fitted on
-    the same range.
+    the same range. ``chance`` is exact and has no rankings.
+
+    Args:
+      run: log, tools and artifacts.
+      examples: to rank, of valid or test.
+    """
+    yield chance_row(len(examples[0].candidates), len(examples)), []
+    for name in (*SCORES, *run.config.evaluation.sequential):
+        yield scored_row(run, name, examples)
+    yield from evidence_rows(run, examples)
+
+
+def scored_row(
+    run: Run, name: str, examples: Sequence[RankingExample], *, seed: int | None = None
+) -> Row:
+    """Returns the row of a recommender without tools.
+
+    Args:
+      run: log and artifacts.
+      name: key of `SCORES` or another of `sequential.methods.METHODS`.
+      examples: to rank, of valid or test.
+      seed: of the recommender's training, for the rankings; None for none.
+    """
+    if name in SCORES:
+        scores = SCORES[name](run, examples)
+    else:
+        scores = model_scores(run.sequential_model(name), examples)
+    log = run.data.log
+    rankings = score_rankings(name, scores, examples, log, seed=seed)
+    return _row(rankings, targets_of(examples, log))
+
+
+def evidence_rows(run: Run, examples: Sequence[RankingExample]) -> Iterator[Row]:
+    """Yields the rows of the tools' orders: fixed plans, fusions and the linear combination.
 
     The best plan and the best fusion are chosen on valid examples, the linear combination is fitted
     on policy examples. A row's tool calls are those that its evidence takes: one of each tool whose
-    orders it reads, none of a recommender without tools. ``chance`` is exact and has no rankings.
+    orders it reads.
 
     Args:
       run: log, tools and artifacts.
@@ -46,25 +90,7 @@ def baseline_rows(run: Run, examples: Sequence[RankingExample]) -> Iterator[Row]
     log = run.data.log
     targets = targets_of(examples, log)
     artifacts = run.artifacts_b
-    expected = expected_metrics(len(examples[0].candidates))
-    interval = {"ndcg@10_interval": [expected["ndcg@10"]] * 2, "n": len(examples)}
-    chance = {"name": "chance", **expected, "invalid_rate": 0.0, "mean_tool_calls": 0.0, **interval}
-    yield chance, []
-
-    fit_range = artifacts.fit_range
-    for name, scores in (
-        ("popularity", popularity_scores(log, fit_range, examples)),
-        ("brand_popularity", brand_popularity_scores(log, fit_range, examples)),
-        ("cooccurrence", cooccurrence_scores(log, fit_range, examples)),
-        ("sasrec", sasrec_scores(artifacts, examples)),
-    ):
-        yield _row(score_rankings(name, scores, examples, log), targets)
-
     config = run.config.evaluation
-    for name in config.sequential:
-        scores = model_scores(run.sequential_model(name), examples)
-        yield _row(score_rankings(name, scores, examples, log), targets)
-
     tools = run.toolbox(artifacts)
     evidence = scripted.gather_evidence(log, tools, artifacts, examples)
     valid = evenly_spread(run.data.examples["valid"], config.validation_examples)
@@ -89,6 +115,11 @@ def baseline_rows(run: Run, examples: Sequence[RankingExample]) -> Iterator[Row]
     scores = scripted.linear_scores(scripted.evidence_features(evidence), coefficients)
     calls = len(tools_with(LABELS))
     yield _row(score_rankings("linear_combination", scores, examples, log, calls=calls), targets)
+
+
+def _counted(run: Run) -> tuple[InteractionLog, FitRange]:
+    """Returns the log and the range of artifacts B, which counts read too."""
+    return run.data.log, run.data.splits.fit_range_b
 
 
 def _row(rankings: list[Ranking], targets: Mapping[int, Target]) -> Row:

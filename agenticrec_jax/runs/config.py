@@ -18,18 +18,34 @@ from agenticrec_jax.dtypes import named
 from agenticrec_jax.errors import expect
 from agenticrec_jax.generation.config import EngineConfig
 from agenticrec_jax.models.lora import LoraConfig
+from agenticrec_jax.runs.language_config import (
+    LlaraConfig,
+    ReReConfig,
+    SDpoConfig,
+    TallrecConfig,
+    TitleSftConfig,
+)
 from agenticrec_jax.runs.stage_config import (
     GrpoConfig,
     PairsConfig,
     PprConfig,
     PretrainingConfig,
     SelfSftConfig,
-    TallrecConfig,
     WarmStartConfig,
 )
 from agenticrec_jax.runs.validation import configuration, parse
 from agenticrec_jax.tools.text import ToolOptions
 
+# Settings that hold a path. ``~`` in them is the home directory.
+PATH_SETTINGS = (
+    "dataset.interactions",
+    "dataset.items",
+    "dataset.prepared",
+    "policy.directory",
+    "profiles.file",
+    "profiles.model",
+    "pairs.file",
+)
 SequentialRow = Literal["bpr", "gru4rec", "caser", "sasrec_bce", "rearec_erl", "rearec_prl"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -246,18 +262,21 @@ class RunConfig:
     ppr: PprConfig = PprConfig()
     pairs: PairsConfig = PairsConfig()
     tallrec: TallrecConfig = TallrecConfig()
+    llara: LlaraConfig = LlaraConfig()
+    title_sft: TitleSftConfig = TitleSftConfig()
+    s_dpo: SDpoConfig = SDpoConfig()
+    rere: ReReConfig = ReReConfig()
     mesh: MeshConfig = MeshConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     seed: int = Field(0, ge=0, description="Seed of training and sampling.")
     preparation: dict[str, Any] | None = Field(None, description="Settings of prepare_data.")
 
     def __post_init__(self):
-        negatives = self.pairs.negatives
         most = self.dataset.negatives
-        expect(negatives <= most, "pairs.negatives", negatives, f"at most dataset.negatives {most}")
-        negatives = self.tallrec.negatives
-        at_most = f"at most dataset.negatives {most}"
-        expect(negatives <= most, "tallrec.negatives", negatives, at_most)
+        for stage in ("pairs", "tallrec", "s_dpo"):
+            negatives = getattr(self, stage).negatives
+            at_most = f"at most dataset.negatives {most}"
+            expect(negatives <= most, f"{stage}.negatives", negatives, at_most)
 
 
 def run_config(values: ConfigDict) -> RunConfig:

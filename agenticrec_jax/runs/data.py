@@ -84,6 +84,21 @@ def make_workdir(path: str | os.PathLike | None) -> Path:
     return make_directory(workdir_path(path), "flag --workdir")
 
 
+def load_log(config: DatasetConfig) -> RunData:
+    """Reads the log and splits it, which is all that models are fitted on; without examples.
+
+    Raises:
+      InputError: a table is bad.
+    """
+    interactions = resolve(config.interactions)
+    items = resolve(config.items)
+    if config.prepared:
+        interactions, items = prepared_tables(resolve(config.prepared))
+    log = read_log(interactions, items)
+    splits = _SPLITS[config.split](prediction_samples(log, config.max_history))
+    return RunData(log=log, splits=splits, examples={}, candidate_hash="")
+
+
 def load_data(config: DatasetConfig, workdir: str | os.PathLike) -> RunData:
     """Reads the log; draws the candidates and freezes them in ``workdir``, or reads them there.
 
@@ -93,12 +108,8 @@ def load_data(config: DatasetConfig, workdir: str | os.PathLike) -> RunData:
     Raises:
       InputError: a table is bad, or the workdir holds candidates of other settings.
     """
-    interactions = resolve(config.interactions)
-    items = resolve(config.items)
-    if config.prepared:
-        interactions, items = prepared_tables(resolve(config.prepared))
-    log = read_log(interactions, items)
-    splits = _SPLITS[config.split](prediction_samples(log, config.max_history))
+    split_log = load_log(config)
+    log, splits = split_log.log, split_log.splits
     path = Path(workdir) / "candidates.jsonl.gz"
     with main_writes("candidates") as writes:
         if writes and not path.exists():
@@ -110,7 +121,7 @@ def load_data(config: DatasetConfig, workdir: str | os.PathLike) -> RunData:
     examples = {name: [e for e in frozen if e.split == name] for name in SPLIT_NAMES}
     _check_examples(path, splits, examples)
     record_provenance(workdir)
-    return RunData(log=log, splits=splits, examples=examples, candidate_hash=candidate_hash(path))
+    return dataclasses.replace(split_log, examples=examples, candidate_hash=candidate_hash(path))
 
 
 def _check_protocol(path: Path, config: DatasetConfig) -> None:

@@ -27,6 +27,7 @@ from agenticrec_jax.language.answers import Answer
 from agenticrec_jax.paths import Path, whole_file
 from agenticrec_jax.runs.policy import Policy
 from agenticrec_jax.runs.run import Run
+from agenticrec_jax.runtime.phases import phase
 
 # What the policy can read, and the suffix of such a row's name.
 OBSERVATIONS = {
@@ -93,6 +94,48 @@ def evaluate_policy(
     )
 
 
+def evaluate_agent(
+    run: Run,
+    examples: Sequence[RankingExample],
+    *,
+    name: str,
+    split: str,
+    observations: str = "as_they_are",
+    seed: int | None = None,
+    engine: Engine | None = None,
+    sampling: Sampling | None = None,
+    constrained: bool = False,
+) -> dict:
+    """Ranks examples with the run's policy and writes the row; returns the results.
+
+    Args:
+      run: log, tools, policy and workdir.
+      examples: of the split.
+      name: of the row.
+      split: ``valid`` or ``test``.
+      observations: one of `OBSERVATIONS`.
+      seed: of the policy's training or of its sampling; None for neither.
+      engine: None for the run's.
+      sampling: None for greedy rankings.
+      constrained: whether the engine lets answers be valid rankings only.
+    """
+    policy, log = run.policy, run.data.log
+    sampling = sampling or Sampling()
+    options = {"observations": observations, "engine": engine, "sampling": sampling}
+    with phase(f"evaluation, {name}"):
+        trajectories = evaluate_policy(run, policy, examples, **options)
+    rankings = policy_rankings(name, trajectories, examples=examples, log=log, seed=seed)
+    row = evaluation_row(name, rankings, trajectories, examples, log)
+    drawn = {"temperature": sampling.temperature, "constrained": constrained}
+    facts = {
+        "policy": {"directory": str(run.policy_directory), "weights": policy.weights_hash},
+        "observations": observations,
+        "sampling": drawn | dataclasses.asdict(sampling.filters),
+    }
+    records = (trajectory.record() for trajectory in trajectories)
+    return write_evaluation(run, row, rankings, records, examples, split=split, facts=facts)
+
+
 def policy_rankings(
     row: str,
     trajectories: Sequence[Trajectory],
@@ -142,7 +185,7 @@ def write_evaluation(
     run: Run,
     row: Mapping[str, Any],
     rankings: Sequence[Ranking],
-    records: Iterable[Mapping[str, Any]],
+    records: Iterable[Mapping[str, Any]] | None,
     examples: Sequence[RankingExample],
     *,
     split: str,
@@ -154,20 +197,22 @@ def write_evaluation(
     (``.jsonl``), from which ``verify`` recomputes the row.
 
     Args:
-      run: log, seed and workdir.
-      row: of `evaluation_row`.
+      run: protocol and workdir.
+      row: of the table, of one seed or of none.
       rankings: of the row.
-      records: an output for each example, ready for JSON.
+      records: an output for each example, ready for JSON; None for a row that has no outputs.
       examples: of the split.
       split: ``valid`` or ``test``.
       facts: of the method and its model, for the protocol.
     """
-    seed = run.config.seed
-    protocol = run.protocol(split, [seed], examples=len(examples)) | dict(facts)
+    seeds = row["seeds"]
+    protocol = run.protocol(split, seeds, examples=len(examples)) | dict(facts)
     results = {"rows": [dict(row)], "protocol": protocol}
     path = run.workdir / f"evaluation_{row['name']}_{split}.json"
-    outputs = path.with_suffix(".jsonl")
-    write_records(outputs, records, examples=examples, log=run.data.log, seed=seed)
+    if records is not None:
+        outputs = path.with_suffix(".jsonl")
+        seed = seeds[0] if seeds else None
+        write_records(outputs, records, examples=examples, log=run.data.log, seed=seed)
     write_rankings(path.with_suffix(".parquet"), rankings)
     path.write_text(strict_json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print(f"row written to {path}, rankings and outputs beside it")

@@ -1,26 +1,35 @@
-"""Rows of language models that are not trained: LLMRank and InteRecAgent, by any completer."""
+"""Rows of language models without the agent: LLMRank and InteRecAgent, by any completer.
+
+What the trained rows have in common (`runs.tallrec`, `runs.titles`, `runs.llara`) is here too.
+"""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from flax import nnx
+from jaxtyping import Float
 
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.evaluation.rankings import number_rankings
-from agenticrec_jax.language.answers import Answer
+from agenticrec_jax.language.answers import Answer, ranked_answer
 from agenticrec_jax.language.completion import Completer, Decoding
 from agenticrec_jax.language.interecagent import InteRecAgent
 from agenticrec_jax.language.llmrank import LLMRank
 from agenticrec_jax.language.methods import METHODS, Method
 from agenticrec_jax.language.policy import PolicyCompleter
 from agenticrec_jax.language.recorded import Recorded
+from agenticrec_jax.parallel import multihost
 from agenticrec_jax.paths import make_directory
 from agenticrec_jax.runs.evaluations import evaluation_row, write_evaluation
+from agenticrec_jax.runs.policy import Policy
 from agenticrec_jax.runs.run import Run
+from agenticrec_jax.runs.stage_config import TrainingConfig
 from agenticrec_jax.runtime.phases import phase
 from agenticrec_jax.runtime.progress import Progress
+from agenticrec_jax.training.packing import Packing
 
 COMPLETIONS = "completions.jsonl"
 DECODING = tuple(field.name for field in dataclasses.fields(Decoding))
@@ -154,3 +163,41 @@ def method_options(method: Method) -> dict[str, Any]:
     values = {f.name: getattr(method, f.name) for f in dataclasses.fields(method)}
     plain = {name: v for name, v in values.items() if isinstance(v, str | int | float)}
     return plain | dataclasses.asdict(method.decoding)
+
+
+def scored_answers(
+    name: str,
+    examples: Sequence[RankingExample],
+    scores_of: Callable[[RankingExample], Float[np.ndarray, "C"]],
+) -> list[Answer]:
+    """Returns the rankings of examples by the scores of their candidates, and prints progress."""
+    answers = []
+    with Progress(name, len(examples), unit="examples") as progress:
+        for example in examples:
+            answers.append(ranked_answer(example, scores_of(example)))
+            progress.advance()
+    return answers
+
+
+def stage_record(run: Run, stage: str, seed: int) -> dict[str, Any]:
+    """Returns everything that a resumed stage of fixed answers must agree with."""
+    return {
+        stage: dataclasses.asdict(getattr(run.config, stage)),
+        "policy": dataclasses.asdict(run.config.policy),
+        "candidates": run.data.candidate_hash,
+        "start": str(run.policy_directory),
+        "seed": seed,
+    }
+
+
+def stage_packing(
+    run: Run, policy: Policy, settings: TrainingConfig, *, token_budget: int | None = None
+) -> Packing:
+    """Returns the packing of a stage, or of its row with ``token_budget=1``, a group at a time."""
+    return Packing(
+        token_budget=settings.token_budget if token_budget is None else token_budget,
+        prompt_buckets=settings.prompt_buckets,
+        completion_buckets=settings.completion_buckets,
+        group_multiple=multihost.row_shards(run.mesh),
+        pad_id=policy.tokenizer.pad_id,
+    )

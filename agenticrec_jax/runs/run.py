@@ -16,11 +16,11 @@ from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.agent.prompts import PromptBuilder, make_prompts
 from agenticrec_jax.bundled import resolve
 from agenticrec_jax.data.splits import FitRange
-from agenticrec_jax.generation.engine import Engine
+from agenticrec_jax.generation.engine import Engine, EngineConfig
 from agenticrec_jax.parallel.mesh import make_mesh
 from agenticrec_jax.parallel.multihost import local_mesh
 from agenticrec_jax.paths import as_path
-from agenticrec_jax.runs.config import MeshConfig, RunConfig
+from agenticrec_jax.runs.config import PATH_SETTINGS, MeshConfig, RunConfig
 from agenticrec_jax.runs.data import (
     RunData,
     load_artifacts,
@@ -30,23 +30,13 @@ from agenticrec_jax.runs.data import (
 )
 from agenticrec_jax.runs.plugins import load_plugins
 from agenticrec_jax.runs.policy import Policy, load_policy, weights_hash
+from agenticrec_jax.runs.remembered import remember
 from agenticrec_jax.sequential.model import SequentialModel
 from agenticrec_jax.tokenizers.base import Tokenizer
 from agenticrec_jax.tools.artifacts import Artifacts, Fitted
 from agenticrec_jax.tools.base import Toolbox
 from agenticrec_jax.tools.profiles import Profiles, read_profiles
 from agenticrec_jax.tools.registry import agenticrec_tools, recthinker_tools
-
-# Settings that hold a path. ``~`` in them is the home directory.
-PATH_SETTINGS = (
-    "dataset.interactions",
-    "dataset.items",
-    "dataset.prepared",
-    "policy.directory",
-    "profiles.file",
-    "profiles.model",
-    "pairs.file",
-)
 
 
 class Run:
@@ -103,7 +93,9 @@ class Run:
     @cached_property
     def data(self) -> RunData:
         """The log, its splits and the frozen candidates."""
-        return load_data(self.config.dataset, self.workdir)
+        data = load_data(self.config.dataset, self.workdir)
+        remember(self.workdir, self.config, self.policy_directory)
+        return data
 
     @cached_property
     def policy(self) -> Policy:
@@ -120,6 +112,13 @@ class Run:
     def artifacts_b(self) -> Artifacts:
         """Artifacts of evaluation: fitted on events before the first valid example."""
         return self._artifacts("artifacts_b", self.data.splits.fit_range_b)
+
+    @cached_property
+    def artifacts_whole(self) -> Artifacts:
+        """Artifacts of live recommendations: fitted on all events. No example can be served."""
+        log = self.data.log
+        fit_range = FitRange(end_time=int(log.time[-1]) + 1, events=len(log))
+        return self._artifacts("artifacts_whole", fit_range)
 
     def _artifacts(self, name: str, fit_range: FitRange) -> Artifacts:
         config = self.config
@@ -217,6 +216,7 @@ class Run:
         constrained: bool = False,
         max_tokens: int | None = None,
         prompt_tokens: int | None = None,
+        sizes: EngineConfig | None = None,
     ) -> Engine:
         """Returns a rollout engine on this process's devices of the mesh.
 
@@ -228,8 +228,9 @@ class Run:
             refuses such an engine.
           max_tokens: of a completion; None for the config's.
           prompt_tokens: of the longest prompt; None for the config's longest bucket.
+          sizes: of the engine; None for the config's.
         """
-        config = self.config.engine
+        config = sizes or self.config.engine
         if prompt_tokens is not None:
             shorter = (size for size in config.prompt_buckets if size < prompt_tokens)
             config = replace(config, prompt_buckets=(*shorter, prompt_tokens))

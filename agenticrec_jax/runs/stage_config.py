@@ -381,17 +381,3 @@ class PairsConfig(MiningConfig, TrainingConfig):
         expect(used, "beta", self.beta, f"None with objective {LOGISTIC}, which has no reference")
         enough = self.negatives == 1 or self.objective == SOFTMAX_DPO
         expect(enough, "negatives", self.negatives, f"1 with objective {self.objective}")
-
-
-@configuration
-class TallrecConfig(TrainingConfig):
-    """Stage ``tallrec``: yes or no to single candidates (TALLRec), without tools."""
-
-    examples: int = Field(0, ge=0, description="Policy examples to learn from; 0 for all.")
-    negatives: int = Field(1, ge=1, description="Candidates answered by no, beside the target.")
-    epochs: int = Field(3, ge=1, description="Passes over the examples.")
-    batch: int = Field(32, ge=1, description="Examples an update.")
-    title_words: int = Field(20, ge=1, description="Words of a title that a question shows.")
-    prompt_buckets: Buckets = Field(64, description="Padded lengths of histories, or a step.")
-    completion_buckets: Buckets = Field(16, description="Padded lengths of questions, or a step.")
-    save_every: int = Field(20, ge=1, description="Steps between two checkpoints.")

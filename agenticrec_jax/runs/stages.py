@@ -6,6 +6,10 @@
 - ``ppr`` mines hard pairs with its policy and refines the policy on them.
 - ``pairs`` trains on pairs without rollouts, by PPR's logistic loss, DPO or S-DPO.
 - ``tallrec`` answers yes or no to single candidates, without the agent (TALLRec).
+- ``llara`` answers by the target's title, from titles and SASRec embeddings (LLaRA).
+- ``title_sft`` answers by the target's title, from titles alone.
+- ``s_dpo`` prefers the target's title to those of other candidates (S-DPO).
+- ``rere`` is GRPO on the beams of a search over candidates' titles (ReRe).
 
 A stage resumes from its newest checkpoint in ``<directory>/<stage>/checkpoints``.
 """
@@ -30,7 +34,9 @@ from agenticrec_jax.runs import imitation
 from agenticrec_jax.runs import pairs as run_pairs
 from agenticrec_jax.runs.config import RunConfig
 from agenticrec_jax.runs.heldout import AFTER, BEFORE, ask_heldout
+from agenticrec_jax.runs.llara import train_llara
 from agenticrec_jax.runs.policy import Policy, save_policy
+from agenticrec_jax.runs.rere import train_rere
 from agenticrec_jax.runs.run import Run
 from agenticrec_jax.runs.stage_config import (
     LOGISTIC,
@@ -38,6 +44,7 @@ from agenticrec_jax.runs.stage_config import (
     PairsConfig,
 )
 from agenticrec_jax.runs.tallrec import train_tallrec
+from agenticrec_jax.runs.titles import train_s_dpo, train_title_sft
 from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.runtime.metric_logging import MetricsWriter
 from agenticrec_jax.training import loop, supervised
@@ -63,6 +70,10 @@ PREREQUISITES = {
     "ppr": ("rta",),
     "pairs": ("rta", "self_sft", "sft"),
     "tallrec": (),
+    "llara": (),
+    "title_sft": (),
+    "s_dpo": ("title_sft",),
+    "rere": ("title_sft",),
 }
 STAGES = tuple(PREREQUISITES)
 REINFORCEMENT = ("rta", "ppr")
@@ -361,4 +372,8 @@ _SUPERVISED = {
     "self_sft": imitation.train_self_sft,
     "pairs": _train_pairs,
     "tallrec": train_tallrec,
+    "llara": train_llara,
+    "title_sft": train_title_sft,
+    "s_dpo": train_s_dpo,
+    "rere": train_rere,
 }

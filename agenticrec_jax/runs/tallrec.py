@@ -1,26 +1,22 @@
 """TALLRec on the run's policy: its training on policy examples, and its row."""
 
-import dataclasses
 from collections.abc import Sequence
 
 from agenticrec_jax.data.examples import RankingExample, evenly_spread
 from agenticrec_jax.language.answers import Answer
-from agenticrec_jax.language.tallrec import (
-    YesNoPrompts,
-    YesNoQuestions,
-    ranked_answer,
-    yes_scores,
-)
-from agenticrec_jax.parallel import multihost
+from agenticrec_jax.language.tallrec import YesNoPrompts, YesNoQuestions, yes_scores
 from agenticrec_jax.paths import Path
 from agenticrec_jax.runs.imitation import imitate
-from agenticrec_jax.runs.language import write_answers
+from agenticrec_jax.runs.language import (
+    scored_answers,
+    stage_packing,
+    stage_record,
+    write_answers,
+)
 from agenticrec_jax.runs.policy import Policy
 from agenticrec_jax.runs.run import Run
 from agenticrec_jax.runtime.phases import phase
-from agenticrec_jax.runtime.progress import Progress
 from agenticrec_jax.training.logprobs import make_scorer
-from agenticrec_jax.training.packing import Packing
 
 
 def train_tallrec(run: Run, policy: Policy, directory: Path, seed: int) -> Policy:
@@ -35,14 +31,8 @@ def train_tallrec(run: Run, policy: Policy, directory: Path, seed: int) -> Polic
         prompts=yes_no_prompts(run, policy),
         negatives=settings.negatives,
     )
-    record = {
-        "tallrec": dataclasses.asdict(settings),
-        "policy": dataclasses.asdict(run.config.policy),
-        "candidates": run.data.candidate_hash,
-        "start": str(run.policy_directory),
-        "seed": seed,
-    }
-    packing = _packing(run, policy, settings.token_budget)
+    packing = stage_packing(run, policy, settings)
+    record = stage_record(run, "tallrec", seed)
     return imitate(policy, "tallrec", settings, source, packing, run.mesh, directory, record)
 
 
@@ -62,27 +52,12 @@ def yes_no_answers(run: Run, examples: Sequence[RankingExample]) -> list[Answer]
     policy = run.policy
     prompts = yes_no_prompts(run, policy)
     score = make_scorer(policy.graphdef, mesh=run.mesh)
-    packing = _packing(run, policy, token_budget=1)  # a group at a time
-    answers = []
-    with Progress("tallrec", len(examples), unit="examples") as progress:
-        for example in examples:
-            scores = yes_scores(score, policy.params, prompts, example, packing)
-            answers.append(ranked_answer(example, scores))
-            progress.advance()
-    return answers
+    packing = stage_packing(run, policy, run.config.tallrec, token_budget=1)
+    return scored_answers(
+        "tallrec", examples, lambda e: yes_scores(score, policy.params, prompts, e, packing)
+    )
 
 
 def yes_no_prompts(run: Run, policy: Policy) -> YesNoPrompts:
     """Returns the questions of training and of ranking, which must be the same."""
     return YesNoPrompts(policy.tokenizer, run.data.log.items, run.config.tallrec.title_words)
-
-
-def _packing(run: Run, policy: Policy, token_budget: int) -> Packing:
-    settings = run.config.tallrec
-    return Packing(
-        token_budget=token_budget,
-        prompt_buckets=settings.prompt_buckets,
-        completion_buckets=settings.completion_buckets,
-        group_multiple=multihost.row_shards(run.mesh),
-        pad_id=policy.tokenizer.pad_id,
-    )

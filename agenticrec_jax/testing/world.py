@@ -12,9 +12,10 @@ from agenticrec_jax.data.splits import chronological_splits, prediction_samples
 from agenticrec_jax.sequential.sasrec import Sasrec, SasrecConfig
 from agenticrec_jax.testing.synthetic import SyntheticConfig, synthetic_log
 from agenticrec_jax.tokenizers.compact import CompactTokenizer, train_tokenizer
-from agenticrec_jax.tools.artifacts import Artifacts, fit_statistics, index_users
+from agenticrec_jax.tools.artifacts import Artifacts, index_users
 from agenticrec_jax.tools.base import Toolbox
 from agenticrec_jax.tools.registry import agenticrec_tools
+from agenticrec_jax.tools.statistics import fit_statistics
 
 
 @dataclass(frozen=True)

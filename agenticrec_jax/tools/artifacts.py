@@ -3,13 +3,12 @@
 Other users' events reach a tool only through these artifacts. Fitted values are accessible only by
 ``Fitted.as_of(query)``, which raises if the query's time is inside the fit range.
 
-Axes: I items, U users with events in the range, E distinct (user, item) pairs, D embedding, M
-neighbors.
+Axes: I items, U users with events in the range, D embedding, M neighbors.
 """
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Generic, Protocol, TypeVar
 
@@ -36,6 +35,7 @@ from agenticrec_jax.sequential.saving import (
 from agenticrec_jax.sequential.search import SEARCHED, searched, unit_rows
 from agenticrec_jax.sequential.sequences import PAD, fitted_sequences, pad_histories
 from agenticrec_jax.sequential.training import OnEpoch, SequentialTraining
+from agenticrec_jax.tools.statistics import Statistics, fit_statistics
 
 RECENT = 10  # items of a neighbor that count as taken recently
 NEAREST = 16  # nearest items that the index stores for each item
@@ -105,29 +105,6 @@ class Fitted(Generic[Value]):
 
 
 @dataclass(frozen=True, eq=False)
-class Statistics:
-    """Counts over the fit range.
-
-    Attributes:
-      popularity: number of events of each item.
-      mean_rating: mean of its ratings, NaN if it has none.
-      taken_user: user code of each distinct pair (user, item), sorted.
-      taken_item: item code of each of these pairs.
-    """
-
-    popularity: Int[np.ndarray, "I"]
-    mean_rating: Float[np.ndarray, "I"]
-    taken_user: Int[np.ndarray, "E"]
-    taken_item: Int[np.ndarray, "E"]
-
-    @cached_property
-    def rank(self) -> Int[np.ndarray, "I"]:
-        """Popularity rank of each item, from 1; equal counts share the best rank."""
-        counts = np.sort(self.popularity)
-        return 1 + len(counts) - np.searchsorted(counts, self.popularity, side="right")
-
-
-@dataclass(frozen=True, eq=False)
 class SasrecIndex:
     """A fitted SASRec, the state of every user of its fit range, and each item's nearest items.
 
@@ -149,7 +126,9 @@ class SasrecIndex:
 
     @cached_property
     def _item_directions(self) -> Float[np.ndarray, "I D"]:
-        return np.asarray(item_directions(self.model))
+        known = np.asarray(item_directions(self.model))
+        # Items that the model does not know are similar to none.
+        return np.pad(known, ((0, len(self.nearest) - len(known)), (0, 0)))
 
     @cached_property
     def _user_directions(self) -> Float[jax.Array, "U D"]:
@@ -158,6 +137,11 @@ class SasrecIndex:
     @cached_property
     def _row_of(self) -> dict[int, int]:
         return {user: row for row, user in enumerate(self.users.tolist())}
+
+    def extended(self, count: int) -> "SasrecIndex":
+        """Returns an index with ``count`` more items behind the others, near to none."""
+        nearest = np.pad(self.nearest, ((0, count), (0, 0)), constant_values=PAD)
+        return replace(self, nearest=nearest)
 
     def item_similarity(self, item: int, items: Sequence[int]) -> Float[np.ndarray, "n"]:
         """Returns the cosine of each of ``items`` with ``item``; see `item_directions`."""
@@ -239,6 +223,15 @@ class Artifacts(Fitted[CollaborativeData]):
         data = CollaborativeData(statistics, sasrec_index)
         super().__init__(data, fit_range, name="artifacts")
 
+    def extended(self, count: int) -> "Artifacts":
+        """Returns artifacts with ``count`` more items behind the others, of which nothing is known.
+
+        They serve requests about items that the catalog lacks; they cannot be saved.
+        """
+        data = self._value
+        index = data.sasrec_index.extended(count)
+        return Artifacts(data.statistics.extended(count), index, self.fit_range)
+
     def save(self, directory: str | os.PathLike, log: InteractionLog) -> None:
         """Writes the model and the arrays.
 
@@ -307,25 +300,6 @@ class Artifacts(Fitted[CollaborativeData]):
             nearest=arrays["nearest"],
         )
         return cls(statistics, index, fit_range)
-
-
-def fit_statistics(log: InteractionLog, fit_range: FitRange) -> Statistics:
-    """Returns counts, mean ratings and taken items over the events of ``fit_range``."""
-    fitted = log.before(fit_range.end_time)
-    item = log.item[fitted]
-    rating = log.rating[fitted]
-    size = log.num_items
-    known = ~np.isnan(rating)
-    rated = np.bincount(item[known], minlength=size)
-    total = np.bincount(item[known], weights=rating[known], minlength=size)
-    mean = np.where(rated > 0, total / np.maximum(rated, 1), np.nan)
-    pairs = np.unique(np.stack([log.user[fitted], item], axis=1), axis=0)
-    return Statistics(
-        popularity=np.bincount(item, minlength=size),
-        mean_rating=mean.astype(np.float32),
-        taken_user=pairs[:, 0],
-        taken_item=pairs[:, 1],
-    )
 
 
 def index_users(model: Sasrec, log: InteractionLog, fit_range: FitRange) -> SasrecIndex:

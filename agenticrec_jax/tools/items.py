@@ -6,9 +6,10 @@ from collections.abc import Callable
 import numpy as np
 
 from agenticrec_jax.data.interactions import Items
-from agenticrec_jax.tools.artifacts import Artifacts, Statistics
+from agenticrec_jax.tools.artifacts import Artifacts
 from agenticrec_jax.tools.base import AsOfView, object_schema
 from agenticrec_jax.tools.names import ITEM_NAME, no_item, resolve
+from agenticrec_jax.tools.statistics import Statistics
 from agenticrec_jax.tools.text import ToolOptions, brand_of, cut, order, ranked
 
 

@@ -18,7 +18,8 @@ from scipy import sparse
 
 from agenticrec_jax.data.interactions import Items
 from agenticrec_jax.sequential.sequences import PAD
-from agenticrec_jax.tools.artifacts import Artifacts, Fitted, Statistics
+from agenticrec_jax.tools.artifacts import Artifacts, Fitted
+from agenticrec_jax.tools.statistics import Statistics
 
 EDGES = 20  # most edges of one relation of an item
 TAKEN_WITH = "taken with"
@@ -121,17 +122,12 @@ def _members(column: tuple[str | None, ...], statistics: Statistics, edges: int)
 def _taken_with(statistics: Statistics, edges: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns ``taken_with`` and ``together`` [I, M] of a `KnowledgeGraph`."""
     size = len(statistics.popularity)
-    users = int(statistics.taken_user.max(initial=-1)) + 1
-    ones = np.ones(len(statistics.taken_user), np.int32)
-    taken = sparse.csc_array(
-        (ones, (statistics.taken_user, statistics.taken_item)), shape=(users, size)
-    )
-    by_user = taken.tocsr()
     others_of = np.full((size, edges), PAD, np.int32)
     counts_of = np.zeros((size, edges), np.int32)
     # Co-occurrence counts are taken.T @ taken; the whole product of a large catalog is too large.
     for start in range(0, size, _BLOCK):
-        block = sparse.csr_array(taken[:, start : start + _BLOCK].T @ by_user)
+        items = statistics.taken[:, start : start + _BLOCK]
+        block = sparse.csr_array(items.T @ statistics.taken_by_user)
         for row in range(block.shape[0]):
             item = start + row
             span = slice(block.indptr[row], block.indptr[row + 1])

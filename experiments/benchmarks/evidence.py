@@ -242,7 +242,7 @@ def result_row(
         "ndcg@10": round(row["ndcg@10"], 4),
         "interval": [round(low, 4), round(high, 4)],
         "n": row["n"],
-        f"difference to {BASE}": [round(float(x), 4) for x in difference],
+        f"difference to {BASE}": [round(float(x), 4) for x in difference[:3]],
         "relation": "" if name == BASE else difference.relation,
         "chosen_on_valid": settings,
     }

@@ -185,7 +185,7 @@ def row_of(directory: pathlib.Path, most: int, seed: int) -> dict:
         "judged": len(examples),
         "ndcg@10": {name: round(float(v.mean()), 4) for name, v in values.items()},
         "better_other": best,
-        "difference": [round(float(x), 4) for x in difference],
+        "difference": [round(float(x), 4) for x in difference[:3]],
         "above": difference.low > 0,
         "epochs": training.epochs,
         "weight_decay": training.weight_decay,

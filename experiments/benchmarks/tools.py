@@ -38,15 +38,11 @@ from agenticrec_jax.dryrun.topology import slice_devices
 from agenticrec_jax.sequential.sasrec import Sasrec, SasrecConfig
 from agenticrec_jax.sequential.search import RECALL, SEARCHED, top_k
 from agenticrec_jax.testing.synthetic import DAY, START, SyntheticConfig, synthetic_log
-from agenticrec_jax.tools.artifacts import (
-    NEAREST,
-    Artifacts,
-    fit_statistics,
-    index_users,
-)
+from agenticrec_jax.tools.artifacts import NEAREST, Artifacts, index_users
 from agenticrec_jax.tools.base import AsOfView, Toolbox
 from agenticrec_jax.tools.names import CLOSE
 from agenticrec_jax.tools.registry import agenticrec_tools, recthinker_tools
+from agenticrec_jax.tools.statistics import fit_statistics
 from agenticrec_jax.tools.text import ToolOptions
 from agenticrec_jax.tools.titles import most_similar, title_index
 from experiments.benchmarks.figures import figure, publish

@@ -38,7 +38,8 @@ def _shrink(config: ConfigDict) -> None:
     config.self_sft.rules.best_rank = 10  # four examples may have no better one
     config.pairs.update({"mining_examples": 12, "batch": 4, "epochs": 1, "save_every": 1})
     config.pairs.update({"prompt_buckets": (320,), "token_budget": 1472})
-    config.tallrec.update({"examples": 8, "epochs": 1, "batch": 4, "token_budget": 1472})
+    for stage in (config.tallrec, config.llara, config.title_sft, config.s_dpo, config.rere):
+        stage.update({"examples": 8, "epochs": 1, "batch": 4, "token_budget": 1472})
     lessons = ((("fusing",), 1), (("reading",), 1), (("episodes",), 1))
     config.pretraining.update({"lessons": lessons, "num_layers": 4, "hidden_size": 64})
     config.pretraining.update({"fusing": (2, 2), "reading": (2, 2), "episodes": (2, 2)})

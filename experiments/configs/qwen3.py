@@ -45,6 +45,11 @@ def get_config(preset: str = "") -> ConfigDict:
     config.self_sft.update({"learning_rate": 1e-5, "warmup_steps": 5, "batch": 64} | shapes)
     questions = {"prompt_buckets": 128, "completion_buckets": 32, "token_budget": 65536}
     config.tallrec.update({"learning_rate": 1e-5, "warmup_steps": 5, "batch": 64} | questions)
+    titles = {"prompt_buckets": 256, "completion_buckets": 32, "token_budget": 65536}
+    titles |= {"learning_rate": 1e-5, "warmup_steps": 5, "batch": 128}
+    for stage in (config.llara, config.title_sft, config.s_dpo, config.rere):
+        stage.update(titles)
+    config.llara.title_words = config.title_sft.title_words = 20
     config.profiles.update({"words": 150, "max_tokens": 256})
     config.mesh.update({"data": 1, "fsdp": 8, "tensor": 1})
     if preset:

@@ -6,6 +6,8 @@ paper, ten candidates are ranked in full: one positive and nine negatives.
 ``--config=recthinker:movielens_dense`` (or ``movielens_sparse``,
 ``cds_dense``, ``cds_sparse``) tells ``prepare_data`` which 100 users to draw from the download, and
 the other programs to judge the last event of each. The draw is ours: the paper's is not published.
+``recthinker:tiny`` is the embedded log with the embedded policy, whose compact prompts take the
+agent's tools without having learned them.
 """
 
 import dataclasses
@@ -15,6 +17,7 @@ from ml_collections import ConfigDict
 from agenticrec_jax.cli.configs import load_config
 from agenticrec_jax.data.prepared import PREPARED_INTERACTIONS, PREPARED_ITEMS
 from agenticrec_jax.ingest.prepare import PRESETS
+from agenticrec_jax.runs import default_config
 
 LOGS = {
     "movielens": {"format": "movielens1m"},
@@ -22,6 +25,7 @@ LOGS = {
 }
 DRAWS = ("sparse", "dense")
 SETS = tuple(f"{log}_{draw}" for log in LOGS for draw in DRAWS)
+TINY = "tiny"
 
 
 def get_config(preset: str = "") -> ConfigDict:
@@ -29,11 +33,14 @@ def get_config(preset: str = "") -> ConfigDict:
 
     The policy's directory is one of the user's.
     """
-    if preset and preset not in SETS:
-        raise ValueError(f"preset: found {preset!r}, expected one of {', '.join(SETS)}")
-    config = load_config("qwen3")
+    if preset and preset not in (*SETS, TINY):
+        raise ValueError(f"preset: found {preset!r}, expected one of {', '.join((*SETS, TINY))}")
+    config = default_config() if preset == TINY else load_config("qwen3")
     config.agent = config.reward = "recthinker"
     config.dataset.negatives = 9
+    if preset == TINY:
+        config.self_sft.update({"examples": 128, "members": 4})
+        return config
     config.policy.observation_tokens = 768  # a call may ask for several items
     return _on_set(config, preset) if preset else config
 

@@ -64,6 +64,7 @@ def test_the_index_lists_every_page():
         "tools.base.Tool",
         "sequential.fit.fit_sasrec",
         "runs.run.Run",
+        "serving.recommender.Recommender",
     ],
 )
 def test_names_that_users_meet_first_have_an_example(dotted):

@@ -43,6 +43,7 @@ WRITTEN_ELSEWHERE = {"kept", *(f"dropped/{rule}" for rule in RULES)}  # `self_sf
 WRITTEN_ELSEWHERE |= {"violated", "pairs", "heldout"}  # `ppr_mining`
 PAIRS = [HardPair(1, 5, 6, 1.0, True), HardPair(2, 5, 6, 0.5, False)]
 WRITTEN_ELSEWHERE |= {*pair_metrics(PAIRS, "pool"), *pair_metrics(PAIRS, "pairs")}
+WRITTEN_ELSEWHERE |= {"beam_reward", "beam_recall"}  # `rere`
 WRITTEN_ELSEWHERE |= {"invalid", *accuracy_metrics(np.ones(4), PAIRS, [0, 1])}  # `ppr_heldout`
 
 

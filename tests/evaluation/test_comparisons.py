@@ -20,6 +20,11 @@ RANKS = {  # of two examples; trained policies have two seeds
     "rta_ppr": [1, 1, 1, 2],
     "rta_ppr_blanked": [0, 0, 9, 0],
     "rta_ppr_permuted": [7, 0, 0, 3],
+    "frozen_no_tools": [4, 0],
+    "frozen": [2, 3],
+    "recthinker_frozen": [0, 0],
+    "recthinker_sft": [1, 2, 3, 4],
+    "recthinker": [1, 1, 2, 1],
 }
 RANKS |= {f"{SINGLE_TOOL}{label}": [i + 1, 0] for i, label in enumerate(LABELS)}
 
@@ -49,6 +54,18 @@ def test_the_control_without_tools_is_compared_where_it_was_trained():
     pairs = [(c["a"], c["b"]) for c in compared(rows) if c["metric"] == "ndcg@10"]
     assert pairs == [pair for pair in COMPARED if "trained_no_tools" not in pair]
     assert len(pairs) == len(COMPARED) - 3
+
+
+def test_rows_of_different_numbers_of_seeds_are_compared_by_their_means():
+    """As after a seed that failed; a row of equal seeds has the interval of one of them."""
+    (first, *_) = compared({"rta": [1, 0, 2, 4, 1, 1], "rta_ppr": [1, 1, 1, 2]})
+    assert (first["a"], first["b"]) == ("rta_ppr", "rta")
+    means = [np.mean(values([1, 2, 1], "ndcg@10")), np.mean(values([0, 4, 1], "ndcg@10"))]
+    ours = [1.0, np.mean(values([1, 2], "ndcg@10"))]
+    assert first["difference"] == pytest.approx(np.mean(ours) - np.mean(means), abs=1e-12)
+    (same, *_) = compared({"rta": [1, 0] * 3, "rta_ppr": [1, 2] * 2})
+    (once, *_) = compared({"rta": [1, 0], "rta_ppr": [1, 2]})
+    assert same["interval"] == pytest.approx(once["interval"], abs=1e-12)
 
 
 def values(ranks, metric):

@@ -21,6 +21,7 @@ from agenticrec_jax.evaluation import verification
 from agenticrec_jax.evaluation.checks import first_difference
 from agenticrec_jax.evaluation.comparisons import compare_rows
 from agenticrec_jax.evaluation.rankings import (
+    chance_row,
     number_rankings,
     read_rankings,
     score_rankings,
@@ -30,7 +31,6 @@ from agenticrec_jax.evaluation.rankings import (
     write_rankings,
 )
 from agenticrec_jax.evaluation.verification import target_position, verify_run
-from agenticrec_jax.metrics.ranking import expected_metrics
 from agenticrec_jax.rewards import ranking_reward
 from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.testing.synthetic import SyntheticConfig, synthetic_log
@@ -78,9 +78,7 @@ def made(tmp_path_factory):
                     examples, numbers, calls, target_ranks(rankings, targets).tolist(), strict=True
                 )
             ]
-    chance = expected_metrics(20)
-    chance |= {"name": "chance", "ndcg@10_interval": [chance["ndcg@10"]] * 2, "n": COUNT}
-    table = [chance | {"seeds": []}]
+    table = [chance_row(20, COUNT) | {"seeds": []}]
     for name, rankings in rows.items():
         seeds = [seed for seed in SEEDS.get(name, []) if seed is not None]
         table.append({"name": name, **summarize_rankings(rankings, targets), "seeds": seeds})

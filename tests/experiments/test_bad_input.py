@@ -131,6 +131,7 @@ def test_a_workdir_of_other_settings_is_refused(config, tmp_path):
         ("evaluate", ["--policy=nowhere"], "nowhere"),
         ("train_policy", ["--config=experiments/configs/office.py:huge"], "'huge'"),
         ("recommend", [], "--users"),
+        ("reproduce", ["--methods=popularity,nothing"], "--methods"),
         ("train_policy", ["--distributed"], "coordinator"),  # nothing has started JAX before
     ],
     ids=lambda value: value if isinstance(value, str) else "",

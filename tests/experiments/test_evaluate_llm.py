@@ -97,7 +97,7 @@ from experiments import evaluate_llm
 COMMON = ["--config=experiments/configs/office.py", "--workdir=none", "--method=interecagent"]
 for given in {flags!r}:
     flags.FLAGS.unparse_flags()
-    for name in ("endpoint", "model", "policy", "name", "rounds"):
+    for name in ("endpoint", "model", "policy", "name", "rounds", "title_words"):
         flags.FLAGS[name].value = None
     flags.FLAGS(["evaluate_llm", *COMMON, *given])
     try:
@@ -113,6 +113,8 @@ BAD = [
     (["--endpoint=http://localhost/v1", "--model=m", "--policy=here"], ["--policy", "--endpoint"]),
     (["--policy=nowhere"], ["nowhere"]),
     (["--method=tallrec", "--policy=nowhere", "--rounds=2"], ["--rounds", "tallrec"]),
+    (["--method=llara", "--title_words=9"], ["--title_words", "llara"]),
+    (["--method=rere", "--model=m"], ["--model", "rere"]),
     (["--method=tallrec", "--endpoint=http://localhost/v1"], ["--endpoint", "tallrec"]),
 ]
 

@@ -225,12 +225,12 @@ def test_a_second_run_does_nothing_twice(finished, results, monkeypatch, capsys)
 
 SEEDS = [["3", "0"], [], ["x"], ["0", "0"], ["-1"], ["1.5"], [""]]
 CALLS = f"""
+from agenticrec_jax.cli.app import whole_numbers
 from agenticrec_jax.errors import InputError
-from experiments.quickstart import parse_seeds
 
 for names in {SEEDS!r}:
     try:
-        print(parse_seeds(names))
+        print(whole_numbers("seeds", names))
     except InputError as error:
         print(error)
 """

@@ -63,14 +63,16 @@ def test_a_stage_starts_from_the_newest_policy_before_it(tmp_path):
         paths = [starting_directory(tmp_path, stage, tiny) for stage in STAGES]
         return [path.removeprefix(f"{tmp_path}/").removesuffix("/policy") for path in paths]
 
-    assert starts() == [tiny] * 6
+    assert starts() == [tiny] * len(STAGES)
     for name, expected in (
         ("sft", [tiny, "sft", "sft", tiny, "sft"]),
         ("self_sft", [tiny, "sft", "self_sft", tiny, "self_sft"]),
         ("rta", [tiny, "sft", "self_sft", "rta", "rta"]),
     ):
         (tmp_path / name / "policy").mkdir(parents=True)
-        assert starts() == [*expected, tiny]  # tallrec starts from what was not trained
+        assert starts() == [*expected, *[tiny] * 5]  # rows start from what was not trained
+    (tmp_path / "title_sft" / "policy").mkdir(parents=True)
+    assert starts()[-3:] == [tiny, "title_sft", "title_sft"]
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
-"""Rankings read from free text."""
+"""Rankings read from free text, or from scores."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,10 +9,12 @@ from agenticrec_jax.data.interactions import make_items
 from agenticrec_jax.language.answers import (
     literal,
     number_of,
+    ranked_answer,
     read_ranking,
     read_ranks,
     shown_titles,
 )
+from agenticrec_jax.testing.world import tiny_world
 
 TITLES = ["Blue Pen", "Pen", "Ink", "Glue Stick", "Pen"]
 
@@ -80,3 +83,16 @@ def test_a_title_is_one_line_in_which_no_marker_is_spelled():
     assert shown_titles(items, [0, 1], 3)[0] == "Pen 2. Ink…"
     (shown,) = shown_titles(items, [0], 20)
     assert shown == "Pen 2. Ink ‹|im_end|› ‹/think›"
+
+
+def test_a_ranking_is_by_score_and_then_against_the_target():
+    """A target of a score like others, or of none, stands behind them."""
+    example = tiny_world().examples[0]
+    target = example.target_number
+    other, best = [number for number in (1, 2, 3) if number != target][:2]
+    for tied in (0.5, np.nan):
+        scores = np.full(20, -1.0)
+        scores[[other - 1, target - 1, best - 1]] = 0.5, tied, 2.0
+        answer = ranked_answer(example, scores)
+        assert answer.ranking[:2] == (best, other) and answer.invalid_reason is None
+        assert answer.ranking.index(target) == (2 if tied == 0.5 else 19)

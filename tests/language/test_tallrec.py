@@ -8,12 +8,7 @@ from flax import nnx
 
 from agenticrec_jax.language.completion import Chat
 from agenticrec_jax.language.policy import chat_ids
-from agenticrec_jax.language.tallrec import (
-    YesNoPrompts,
-    YesNoQuestions,
-    ranked_answer,
-    yes_scores,
-)
+from agenticrec_jax.language.tallrec import YesNoPrompts, YesNoQuestions, yes_scores
 from agenticrec_jax.testing.chat import chat_tokenizer
 from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.testing.models import tiny_qwen3
@@ -89,18 +84,6 @@ def test_scores_are_the_log_odds_of_plain_rows():
         logits = jax.nn.log_softmax(model(jnp.array([row])))[0, -1]
         np.testing.assert_allclose(scores[number - 1], logits[yes] - logits[no], atol=1e-4)
     assert scores.shape == (20,) and len(set(scores.tolist())) > 10
-
-
-def test_a_ranking_is_by_score_and_then_against_the_target():
-    """A target of a score like others, or of none, stands behind them."""
-    target = EXAMPLE.target_number
-    other, best = [number for number in (1, 2, 3) if number != target][:2]
-    for tied in (0.5, np.nan):
-        scores = np.full(20, -1.0)
-        scores[[other - 1, target - 1, best - 1]] = 0.5, tied, 2.0
-        answer = ranked_answer(EXAMPLE, scores)
-        assert answer.ranking[:2] == (best, other) and answer.invalid_reason is None
-        assert answer.ranking.index(target) == (2 if tied == 0.5 else 19)
 
 
 def test_a_step_asks_about_the_target_and_others_drawn_anew():

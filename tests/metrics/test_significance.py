@@ -8,6 +8,7 @@ import pytest
 from agenticrec_jax.metrics.significance import (
     bootstrap_interval,
     bootstrap_means,
+    holm,
     paired_difference,
 )
 
@@ -59,7 +60,7 @@ def test_pairing_removes_what_both_methods_share():
     assert 0 < difference.low < difference.mean < difference.high < 0.1
     reverse = paired_difference(b, a, users)
     assert reverse.high == pytest.approx(-difference.low)
-    assert paired_difference(a, a, users) == (0.0, 0.0, 0.0)
+    assert paired_difference(a, a, users) == (0.0, 0.0, 0.0, 1.0)
     low, high = bootstrap_interval(a, users)
     assert high - low > 5 * (difference.high - difference.low)
 
@@ -89,3 +90,29 @@ def test_bad_shapes_are_refused():
         bootstrap_interval([], [])
     with pytest.raises(ValueError, match="shapes"):
         paired_difference([1.0, 2.0], [1.0], [0, 0])
+
+
+def test_the_p_value_is_that_of_the_enumerated_resamples():
+    """Two users of differences 3 and -1: resamples have the means 3, 1, 1 and -1, one of four."""
+    difference = paired_difference([3.0, 0.0], [0.0, 1.0], ["a", "b"], resamples=40_000)
+    assert difference.p == pytest.approx(2 * 1 / 4, abs=0.02)
+    assert paired_difference([0.0, 1.0], [3.0, 0.0], ["a", "b"], resamples=40_000).p == (
+        pytest.approx(difference.p, abs=0.02)
+    )
+    assert paired_difference([1.0, 2.0], [0.5, 1.0], ["a", "b"], resamples=99).p == 2 / 100
+
+
+def test_holm_is_the_step_down_procedure():
+    """By its definition: hypotheses are rejected from the smallest p on, until p > level / left."""
+    # .005 * 4, .01 * 3, .03 * 2, and .04 * 1, which is less than the one before.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9]) == [1.0, 1.0] and holm([]) == [] and holm([0.2]) == [0.2]
+    p_values = np.random.default_rng(0).uniform(0, 0.2, 12)
+    for level in (0.01, 0.05, 0.2, 0.9):
+        rejected = set()
+        for left, i in zip(range(12, 0, -1), np.argsort(p_values), strict=True):
+            if p_values[i] > level / left:
+                break
+            rejected.add(int(i))
+        corrected = holm(p_values)
+        assert {i for i in range(12) if corrected[i] <= level} == rejected

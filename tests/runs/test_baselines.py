@@ -17,7 +17,11 @@ def rows():
     world = tiny_world()
     examples = world.examples[:6]
     run = SimpleNamespace(
-        data=SimpleNamespace(log=world.log, examples={"valid": examples, "policy": examples}),
+        data=SimpleNamespace(
+            log=world.log,
+            examples={"valid": examples, "policy": examples},
+            splits=SimpleNamespace(fit_range_b=world.artifacts.fit_range),
+        ),
         artifacts_a=world.artifacts,
         artifacts_b=world.artifacts,
         config=SimpleNamespace(

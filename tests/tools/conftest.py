@@ -10,7 +10,8 @@ from agenticrec_jax.data.candidates import draw_split_candidates
 from agenticrec_jax.data.splits import chronological_splits, prediction_samples
 from agenticrec_jax.sequential.sasrec import Sasrec, SasrecConfig
 from agenticrec_jax.testing.synthetic import SyntheticConfig, synthetic_log
-from agenticrec_jax.tools.artifacts import Artifacts, fit_statistics, index_users
+from agenticrec_jax.tools.artifacts import Artifacts, index_users
+from agenticrec_jax.tools.statistics import fit_statistics
 
 
 @pytest.fixture(scope="session")

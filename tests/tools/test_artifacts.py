@@ -11,12 +11,8 @@ from agenticrec_jax.data.splits import FitRange, chronological_splits, predictio
 from agenticrec_jax.sequential.model import user_states
 from agenticrec_jax.sequential.sequences import PAD
 from agenticrec_jax.testing.errors import assert_names, refused
-from agenticrec_jax.tools.artifacts import (
-    Artifacts,
-    fit_statistics,
-    index_users,
-    nearest_items,
-)
+from agenticrec_jax.tools.artifacts import Artifacts, index_users, nearest_items
+from agenticrec_jax.tools.statistics import fit_statistics
 
 SAMPLE = Path(__file__).parents[2] / "tools_data" / "office_sample"
 
@@ -101,7 +97,7 @@ def test_the_nearest_items_are_those_of_the_range_by_that_cosine(others):
 
 def test_fitted_values_are_accessible_only_as_of_a_time(artifacts, examples):
     public = {name for name in dir(artifacts) if not name.startswith("_")}
-    assert public == {"fit_range", "check", "as_of", "derive", "save", "load", "FORMAT"}
+    assert public == {"fit_range", "check", "as_of", "derive", "save", "load", "FORMAT", "extended"}
     inside = dataclasses.replace(examples[0], time=artifacts.fit_range.end_time - 1)
     counts = artifacts.derive(lambda data: data.statistics.popularity.sum(), "counts")
     assert counts.as_of(examples[0]) == artifacts.fit_range.events

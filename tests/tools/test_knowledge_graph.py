@@ -8,8 +8,9 @@ from agenticrec_jax.data.interactions import make_items, make_log
 from agenticrec_jax.data.splits import FitRange
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.sequential.sequences import PAD
-from agenticrec_jax.tools.artifacts import Artifacts, fit_statistics
+from agenticrec_jax.tools.artifacts import Artifacts
 from agenticrec_jax.tools.knowledge_graph import TAKEN_WITH, knowledge_graph, year_of
+from agenticrec_jax.tools.statistics import fit_statistics
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,10 @@ from agenticrec_jax.errors import InputError
 from agenticrec_jax.evaluation.baselines.popularity import brand_popularity_scores
 from agenticrec_jax.ingest.report import COLUMN_USES, RATING_USES
 from agenticrec_jax.testing.synthetic import randomized
-from agenticrec_jax.tools.artifacts import Artifacts, fit_statistics
+from agenticrec_jax.tools.artifacts import Artifacts
 from agenticrec_jax.tools.base import AsOfView, ToolFailure
 from agenticrec_jax.tools.registry import agenticrec_tools, recthinker_tools
+from agenticrec_jax.tools.statistics import fit_statistics
 from agenticrec_jax.tools.text import ToolOptions
 
 NAMES = (

@@ -30,9 +30,10 @@ from agenticrec_jax.runtime.metric_logging import MetricsWriter
 from agenticrec_jax.sequential.sasrec import Sasrec, SasrecConfig
 from agenticrec_jax.testing.synthetic import SyntheticConfig, synthetic_log
 from agenticrec_jax.tokenizers.load import load_tokenizer
-from agenticrec_jax.tools.artifacts import Artifacts, fit_statistics, index_users
+from agenticrec_jax.tools.artifacts import Artifacts, index_users
 from agenticrec_jax.tools.base import Toolbox
 from agenticrec_jax.tools.registry import agenticrec_tools
+from agenticrec_jax.tools.statistics import fit_statistics
 from agenticrec_jax.training.learner import init_state, make_optimizer, make_update
 from agenticrec_jax.training.loop import Stage, reinforce
 from agenticrec_jax.training.packing import Packing

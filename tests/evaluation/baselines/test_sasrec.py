@@ -9,7 +9,8 @@ from agenticrec_jax.evaluation.baselines.sasrec import sasrec_scores
 from agenticrec_jax.sequential.model import user_states
 from agenticrec_jax.sequential.sasrec import Sasrec, SasrecConfig
 from agenticrec_jax.testing.synthetic import SyntheticConfig, synthetic_log
-from agenticrec_jax.tools.artifacts import Artifacts, fit_statistics, index_users
+from agenticrec_jax.tools.artifacts import Artifacts, index_users
+from agenticrec_jax.tools.statistics import fit_statistics
 
 
 def test_scores_are_the_models_own_and_a_fitted_sample_is_refused():

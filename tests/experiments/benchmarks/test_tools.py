@@ -13,8 +13,9 @@ from flax import nnx
 from agenticrec_jax.data.splits import FitRange
 from agenticrec_jax.sequential import search
 from agenticrec_jax.sequential.sasrec import Sasrec, SasrecConfig
-from agenticrec_jax.tools.artifacts import Artifacts, fit_statistics, index_users
+from agenticrec_jax.tools.artifacts import Artifacts, index_users
 from agenticrec_jax.tools.registry import agenticrec_tools
+from agenticrec_jax.tools.statistics import fit_statistics
 from experiments.benchmarks import tools
 
 COMMITTED = pathlib.Path(tools.__file__).parent / "results" / "tools.json"

@@ -1,0 +1,1 @@
+"""The papers' tables by one command: a graph of steps that resumes."""

@@ -1,0 +1,378 @@
+"""The recommender: a run's policy with its log, tools and engine, loaded once and used often."""
+
+import contextlib
+import dataclasses
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+
+from agenticrec_jax.agent.episodes import Agent, run_episodes
+from agenticrec_jax.agent.protocol import RANKED
+from agenticrec_jax.agent.tasks import Task
+from agenticrec_jax.agent.trajectories import Trajectory
+from agenticrec_jax.agent.transcripts import observations_read
+from agenticrec_jax.data.examples import RankingExample
+from agenticrec_jax.errors import InputError, expect
+from agenticrec_jax.generation.config import EngineConfig
+from agenticrec_jax.runs.config import RunConfig
+from agenticrec_jax.runs.data import workdir_path
+from agenticrec_jax.runs.remembered import remembered, trained_policy
+from agenticrec_jax.runs.run import Run
+from agenticrec_jax.serving.reasons import EXPLAINED, Evidence, item_reason, list_reason
+from agenticrec_jax.serving.recommendations import RankedItem, Recommendation, ordinal_score
+from agenticrec_jax.serving.requests import (
+    FEWEST,
+    NewItem,
+    Question,
+    Request,
+    example_of,
+    log_of,
+    read_question,
+    with_new_items,
+)
+from agenticrec_jax.serving.retrieval import retrieve, sasrec_scores
+from agenticrec_jax.tools.artifacts import Artifacts
+from agenticrec_jax.tools.text import ranked as ranked_numbers
+from agenticrec_jax.types import OBSERVATION, SAMPLED
+
+SLOTS = 32  # most requests in the engine at once
+ROWS = (1, 4, 10, 16)  # rows that a dispatch computes, where the config names none
+OnRefused = Callable[[Question, InputError], None]
+
+
+class Recommender:
+    """Recommendations of a run's policy for users now, with evidence and reasons.
+
+    A request is made a second after the newest event of the log, or of the history that comes with
+    it, and sees all events of its user. What the tools know of other users was fitted before the
+    valid split, as in the evaluation; `refit` fits it on the whole log.
+
+    The policy is greedy, so that equal requests give equal answers. (In another batch floating
+    point differs in the last bits, which can decide between two tokens that are equally likely.)
+    Safe in several threads, which wait for each other.
+
+    Example::
+
+        from agenticrec_jax import Recommender
+
+        recommender = Recommender.load("workdir/run")  # the workdir of quickstart or train_policy
+        ann, bob = recommender.recommend(["ann", "bob"], k=5)  # of 20 items that are retrieved
+        print(ann.item_ids, ann.reason)
+
+        history = ["B00006IE7F", {"item_id": "B0017OD1TK", "rating": 4.0}]  # an unseen user's
+        pen = {"item_id": "new", "title": "Fountain Pen", "brand": "Pilot"}  # not in the catalog
+        (answer,) = recommender.recommend(
+            histories=[history], candidates=["B00006IE8J", "B000J07BRQ", pen]
+        )
+
+    Args:
+      run: log, artifacts and policy.
+      constrained: whether an answer that is begun can only become a valid ranking.
+      retrieved: candidates of a request that names none, 20 to 30.
+    """
+
+    def __init__(self, run: Run, *, constrained: bool = True, retrieved: int = 20):
+        expect(20 <= retrieved <= 30, "retrieved", retrieved, "20 to 30 candidates")
+        self.run = run
+        self._retrieved = retrieved
+        sizes = serving_sizes(run.config.engine)
+        self._engine = run.make_engine(constrained=constrained, sizes=sizes)
+        self._lock = threading.Lock()
+        self._use(run.artifacts_b)
+
+    @classmethod
+    def load(
+        cls,
+        directory: str | os.PathLike,
+        *,
+        policy: str | os.PathLike | None = None,
+        config: RunConfig | None = None,
+        constrained: bool = True,
+        retrieved: int = 20,
+        warm_up: bool = True,
+    ) -> Self:
+        """Returns the recommender of a run's workdir.
+
+        The workdir remembers log and configuration of its newest run, and has its policies.
+
+        Args:
+          directory: workdir of the run.
+          policy: policy directory; None for the one that was trained furthest in the workdir, and
+            without any for the one that the run started from.
+          config: of the run; None for that of the newest run.
+          constrained: whether an answer that is begun can only become a valid ranking.
+          retrieved: candidates of a request that names none, 20 to 30.
+          warm_up: whether the programs of few and of many requests are compiled now, not by the
+            first requests.
+
+        Raises:
+          InputError: the workdir has no run, or a file of it cannot be used.
+        """
+        workdir = workdir_path(directory)
+        start = None
+        if config is None:
+            config, start = remembered(workdir)
+        policy = policy or trained_policy(workdir) or start
+        run = Run(config, workdir, policy_directory=policy)
+        recommender = cls(run, constrained=constrained, retrieved=retrieved)
+        if warm_up:
+            recommender.warm_up()
+        return recommender
+
+    def refit(self) -> None:
+        """Fits SASRec and the statistics on the whole log, and uses them from now on.
+
+        The tools then know the newest events of all users, which no evaluation may see. The fit is
+        stored in ``artifacts_whole`` of the workdir; if it is there, it is only read.
+        """
+        with self._lock:
+            self._use(self.run.artifacts_whole)
+
+    def warm_up(self) -> None:
+        """Answers for few and for many users of the log, so that the programs are compiled."""
+        for count in ROWS:
+            questions = [Question(user=user) for user in self.run.data.log.user_ids[:count]]
+            self.answer(questions, on_refused=lambda question, error: None)
+
+    def recommend(
+        self,
+        users: Sequence[str] | None = None,
+        *,
+        histories: Sequence[Sequence[str | Mapping[str, Any]]] | None = None,
+        candidates: Sequence[Any] | None = None,
+        k: int = RANKED,
+    ) -> list[Recommendation]:
+        """Returns a recommendation for each user, or for each history of an unseen user.
+
+        Args:
+          users: ids of users of the log.
+          histories: what each unseen user took, oldest first: item ids, or mappings with
+            ``item_id``, ``timestamp`` (unix seconds; all or none of a history) and ``rating``.
+          candidates: items to rank, for all or a list for each: ids, or mappings of items that the
+            catalog lacks, with ``item_id``, ``title``, ``brand``, ``categories``, ``price``,
+            ``description`` and ``year``. Without (None for all, or for one of them) the candidates
+            are retrieved from the whole catalog, without the user's own items.
+          k: length of the lists, 1 to 10. A list of fewer candidates is shorter.
+
+        Raises:
+          InputError: names the first user, history or candidate that cannot be used.
+        """
+        one = (users is None) != (histories is None)
+        expect(one, "users and histories", [users, histories], "one of the two")
+        subjects = users if histories is None else histories
+        name = "users" if histories is None else "histories"
+        expect(not isinstance(subjects, str), name, subjects, "a list")
+        each = [candidates] * len(subjects)
+        if candidates is not None and not all(isinstance(c, str | Mapping) for c in candidates):
+            each = list(candidates)
+            expect(len(each) == len(subjects), "candidates", len(each), f"a list of each of {name}")
+        questions = [
+            Question(
+                user=None if users is None else users[i],
+                history=None if histories is None else histories[i],
+                candidates=each[i],
+                k=k,
+                where=f"{name}[{i}]",
+            )
+            for i in range(len(subjects))
+        ]
+        return self.answer(questions)
+
+    def answer(
+        self, questions: Sequence[Question], *, on_refused: OnRefused | None = None
+    ) -> list[Recommendation]:
+        """Returns the recommendations of questions, all of which are computed together.
+
+        Args:
+          questions: users and histories, with candidates or without.
+          on_refused: called with each question that cannot be answered; the others are. None raises
+            the error of the first.
+
+        Raises:
+          InputError: without ``on_refused``: names the question and what cannot be used.
+        """
+        start = time.perf_counter()
+        with self._lock:
+            agent, served = self._examples(questions, on_refused)
+            ended: dict[int, float] = {}
+
+            def end(trajectory: Trajectory) -> None:
+                ended[trajectory.example_id] = time.perf_counter() - start
+
+            groups = run_episodes(
+                agent,
+                self._engine,
+                self.run.policy.params,
+                [Task(example) for _, example in served],
+                members=1,
+                temperature=0.0,
+                seed=self.run.config.seed,
+                on_trajectory=end,
+            )
+            return [
+                self._recommendation(request, example, trajectory, agent, ended[example.example_id])
+                for (request, example), (trajectory,) in zip(served, groups, strict=True)
+            ]
+
+    def _use(self, artifacts: Artifacts) -> None:
+        self._artifacts = artifacts
+        # The agent of each set of new items: of none, and of the newest request with some.
+        self._agents = {(): self.run.agent(artifacts, stop_on_illegal=False)}
+
+    def _examples(
+        self, questions: Sequence[Question], on_refused: OnRefused | None
+    ) -> tuple[Agent, list[tuple[Request, RankingExample]]]:
+        """Returns the agent of some questions, and requests with examples of those it can answer.
+
+        The agent's catalog has the questions' new items behind its own, its log the events of the
+        questions' users alone.
+        """
+        log = self.run.data.log
+        requests = []
+        for index, question in enumerate(questions):
+            with _refusing(question, on_refused):
+                requests.append(self._with_candidates(read_question(question, log, index)))
+        if not requests:
+            return self._agent(()), []
+        new = dict.fromkeys(
+            item for r in requests for item in r.candidates if isinstance(item, NewItem)
+        )
+        codes = {item: log.num_items + i for i, item in enumerate(new)}
+        agent = self._agent(tuple(new))
+        agent = dataclasses.replace(agent, log=log_of(requests, agent.log))
+        longest = self._engine.config.prompt_buckets[-1]
+        served = []
+        for index, request in enumerate(requests):
+            example = example_of(
+                request,
+                [codes.get(item, item) for item in request.candidates],
+                example_id=len(log) + index,
+                position=len(agent.log),
+                max_history=self.run.config.dataset.max_history,
+            )
+            with _refusing(request.question, on_refused):
+                tokens = len(agent.prompt(Task(example)))
+                where = f"{request.question.where}, prompt"
+                expect(tokens <= longest, where, f"{tokens} tokens", f"at most {longest}")
+                served.append((request, example))
+        return agent, served
+
+    def _with_candidates(self, request: Request) -> Request:
+        """Returns the request with candidates, retrieved if it has none.
+
+        Retrieved ones are shuffled, as those that the policy was trained on: the prompt does not
+        say which method found which item.
+        """
+        if request.candidates is not None:
+            return request
+        history = request.items.tolist()
+        items = retrieve(self._artifacts, request, history, self._retrieved)
+        where = f"{request.question.where}, retrieved candidates"
+        expect(len(items) >= FEWEST, where, len(items), f"at least {FEWEST}")
+        shuffled = np.random.default_rng([self.run.config.seed, *history]).permutation(items)
+        return dataclasses.replace(request, candidates=tuple(shuffled.tolist()))
+
+    def _agent(self, new: tuple[NewItem, ...]) -> Agent:
+        """Returns the agent of the catalog with new items behind its own."""
+        if new not in self._agents:
+            run = self.run
+            log = dataclasses.replace(run.data.log, items=with_new_items(run.data.log.items, new))
+            extended = Run(
+                run.config,
+                run.workdir,
+                policy_directory=run.policy_directory,
+                data=dataclasses.replace(run.data, log=log),
+                policy=run.policy,
+            )
+            agent = extended.agent(self._artifacts.extended(len(new)), stop_on_illegal=False)
+            self._agents = {(): self._agents[()], new: agent}
+        return self._agents[new]
+
+    def _recommendation(
+        self,
+        request: Request,
+        example: RankingExample,
+        trajectory: Trajectory,
+        agent: Agent,
+        seconds: float,
+    ) -> Recommendation:
+        items = agent.log.items
+        question = request.question
+        evidence = read_evidence(trajectory, agent)
+        ranking = trajectory.ranking or self._sasrec_order(agent.artifacts, request, example)
+        numbers = ranking[: question.k]
+        reason = list_reason(numbers, evidence)
+        if not trajectory.valid:
+            reason = f"SASRec's order, without a ranking of the policy: {trajectory.invalid_reason}"
+        ranked = []
+        for rank, number in enumerate(numbers, 1):
+            item = example.candidates[number - 1]
+            title = items.title[item]
+            explained = trajectory.valid and rank <= EXPLAINED
+            words = self.run.config.tools.title_words
+            ranked.append(
+                RankedItem(
+                    rank=rank,
+                    item_id=items.item_id[item],
+                    title=title,
+                    ordinal_score=ordinal_score(rank),
+                    reason=item_reason(number, title, evidence, words) if explained else None,
+                )
+            )
+        origin = trajectory.origin
+        return Recommendation(
+            user=question.user,
+            time=example.time,
+            events=len(request.items),
+            candidates=tuple(items.item_id[item] for item in example.candidates),
+            retrieved=question.candidates is None,
+            items=tuple(ranked),
+            reason=reason,
+            evidence=evidence,
+            fallback=trajectory.invalid_reason,
+            seconds=seconds,
+            tokens={
+                "prompt": len(trajectory.prompt),
+                "sampled": int((origin == SAMPLED).sum()),
+                "observed": int((origin == OBSERVATION).sum()),
+            },
+        )
+
+    def _sasrec_order(
+        self, artifacts: Artifacts, request: Request, example: RankingExample
+    ) -> list[int]:
+        """Returns ten candidate numbers by SASRec, in place of a ranking of the policy."""
+        scores = sasrec_scores(artifacts, request, request.items.tolist())
+        candidates = scores[list(example.candidates)]
+        return ranked_numbers(candidates, np.zeros(len(candidates)))[:RANKED]
+
+
+def serving_sizes(config: EngineConfig) -> EngineConfig:
+    """Returns the sizes of an engine that answers few requests at once as well as many."""
+    rows = config.row_buckets or ROWS
+    return dataclasses.replace(config, slots=min(config.slots, SLOTS), row_buckets=rows)
+
+
+def read_evidence(trajectory: Trajectory, agent: Agent) -> tuple[Evidence, ...]:
+    """Returns the calls of a trajectory with what the policy read of their observations."""
+    texts = observations_read(trajectory, agent.prompts.tokenizer)
+    texts += [""] * (len(trajectory.calls) - len(texts))
+    return tuple(
+        Evidence(call.name, call.arguments, call.observation, text, call.ok, call.seconds)
+        for call, text in zip(trajectory.calls, texts, strict=True)
+    )
+
+
+@contextlib.contextmanager
+def _refusing(question: Question, on_refused: OnRefused | None) -> Iterator[None]:
+    """Passes an InputError of the block to ``on_refused``, if there is one."""
+    try:
+        yield
+    except InputError as error:
+        if on_refused is None:
+            raise
+        on_refused(question, error)
