@@ -1,5 +1,6 @@
 """Files of a run in a bucket: policies, metrics, checkpoints, samples; whole runs if slow."""
 
+import dataclasses
 import json
 import logging
 import os
@@ -14,11 +15,17 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from agenticrec_jax.cli.configs import load_config
+from agenticrec_jax.cli.ids import listed
 from agenticrec_jax.data.loader import first_samples, write_samples
+from agenticrec_jax.data.prepared import PREPARED_INTERACTIONS, PREPARED_ITEMS
 from agenticrec_jax.models.io import safetensors as weight_files
 from agenticrec_jax.models.io.huggingface import load_policy, save_policy
-from agenticrec_jax.paths import as_path, glob, is_file, write_whole
+from agenticrec_jax.paths import as_path, glob, is_file, make_directory, write_whole
+from agenticrec_jax.reproduction.logs import find_log
+from agenticrec_jax.runs import run_config
 from agenticrec_jax.runs.policy import weights_hash
+from agenticrec_jax.runs.remembered import remember, remembered, trained_policy
 from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.runtime.metric_logging import FILE_NAME, MetricsWriter, read_metrics
 from agenticrec_jax.sequential.saving import save_arrays
@@ -141,6 +148,40 @@ def test_samples_and_arrays_in_a_bucket(folder):
     assert first_samples(folder, "fit", 2)["target"].tolist() == item[1:3].tolist()
     save_arrays({"a": np.arange(3.0)}, folder / "a.safetensors")
     assert is_file(folder / "a.safetensors")
+
+
+def test_a_workdir_in_a_bucket_is_remembered(folder):
+    config = run_config(load_config("office"))
+    dataset = dataclasses.replace(config.dataset, prepared=str(folder / "log"))
+    config = dataclasses.replace(config, dataset=dataset)
+    remember(folder, config, folder / "policy")
+    assert remembered(folder) == (config, str(folder / "policy"))
+    write_whole(folder / "seed_2" / "ppr" / "policy" / "config.json", "{}")
+    write_whole(folder / "rta" / "policy" / "model.safetensors", "an upload that was killed")
+    assert trained_policy(folder) == folder / "seed_2" / "ppr" / "policy"
+
+
+def test_ids_in_a_bucket_are_listed_by_lines(folder):
+    write_whole(folder / "ids.txt", "\ufeffa\r\n\n b \n")
+    origins = {"a": f"{folder}/ids.txt, line 1", "b": f"{folder}/ids.txt, line 3"}
+    assert listed("candidates", f"{folder}/ids.txt") == origins
+    gone = refused(listed, "candidates", f"{folder}/gone.txt")
+    assert_names(gone, "flag --candidates", f"{folder}/gone.txt")
+
+
+def test_a_log_of_a_paper_s_table_may_be_in_a_bucket(folder, tmp_path):
+    """Its content counts, not its path; of a download, the size and the time of its files."""
+    for directory in (folder / "pens", as_path(tmp_path / "pens")):
+        make_directory(directory)
+        for name in (PREPARED_INTERACTIONS, PREPARED_ITEMS):
+            write_whole(directory / name, name)
+    there, here = (find_log(str(path), "") for path in (folder / "pens", tmp_path / "pens"))
+    assert (there.name, there.identity) == (here.name, here.identity)
+    assert there.dataset == {"prepared": str(folder / "pens")}
+    write_whole(folder / "ml-1m.zip", "twelve bytes")
+    files, _ = find_log("movielens_sparse", str(folder)).identity
+    assert all(file[:2] == ["ml-1m.zip", 12] for file in files)
+    assert all(abs(time.time() - file[2]) < 1000 for file in files)
 
 
 def program(directory, name, *flags):
