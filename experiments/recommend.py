@@ -29,7 +29,7 @@ from agenticrec_jax.cli import app
 from agenticrec_jax.cli.configs import define_config
 from agenticrec_jax.cli.ids import candidates_of_users, lines, listed
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.paths import Path, is_bucket, write_whole
+from agenticrec_jax.paths import Path, is_bucket
 from agenticrec_jax.runs import run_config
 from agenticrec_jax.runtime.phases import phase
 from agenticrec_jax.runtime.progress import Progress
@@ -95,7 +95,7 @@ def main(argv: Sequence[str]) -> None:
     print(f"{len(answers)} answered, {len(refused)} skipped")
     if _JSON.value:
         text = "".join(f"{answer.to_json()}\n" for answer in answers)
-        write_whole(_JSON.value, text)
+        Path(_JSON.value).write_text(text, encoding="utf-8")
     if _PARQUET.value:
         write_parquet(_PARQUET.value, answers)
 

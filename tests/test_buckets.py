@@ -244,6 +244,12 @@ def test_a_quickstart_in_a_bucket_that_is_killed_ends_as_one_on_a_disk(folder, t
     policy = run / "seed_0" / "ppr" / "policy"
     evaluated = ["--config=office:smoke", f"--workdir={run}", f"--policy={policy}", "--examples=4"]
     finish(program(here, "evaluate", *evaluated))
+    answers = [f"--json={folder}/answers.jsonl", f"--parquet={folder}/answers.parquet"]
+    history = "--history=B00006IE7F,B0017OD1TK"
+    assert f"policy: {policy}" in finish(
+        program(here, "recommend", f"--workdir={run}", history, *answers)
+    )
+    assert is_file(folder / "answers.jsonl") and is_file(folder / "answers.parquet")
     assert is_file(run / "evaluation_policy_test.parquet") and not list(here.iterdir())
     assert glob(folder / "cache", "*-cache")
 
