@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import polars as pl
 import pytest
 from flax import nnx
 
@@ -29,6 +30,7 @@ from agenticrec_jax.runs.remembered import remember, remembered, trained_policy
 from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.runtime.metric_logging import FILE_NAME, MetricsWriter, read_metrics
 from agenticrec_jax.sequential.saving import save_arrays
+from agenticrec_jax.serving.recommendations import SCHEMA, write_parquet
 from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.testing.metrics import timeless
 from agenticrec_jax.testing.models import tiny_qwen3
@@ -169,6 +171,11 @@ def test_ids_in_a_bucket_are_listed_by_lines(folder):
     assert_names(gone, "flag --candidates", f"{folder}/gone.txt")
 
 
+def test_answers_are_written_to_a_bucket(folder):
+    write_parquet(folder / "answers.parquet", [])
+    assert pl.read_parquet_schema((folder / "answers.parquet").open("rb")) == SCHEMA
+
+
 def test_a_log_of_a_paper_s_table_may_be_in_a_bucket(folder, tmp_path):
     """Its content counts, not its path; of a download, the size and the time of its files."""
     for directory in (folder / "pens", as_path(tmp_path / "pens")):
@@ -245,7 +252,7 @@ def test_a_quickstart_in_a_bucket_that_is_killed_ends_as_one_on_a_disk(folder, t
     evaluated = ["--config=office:smoke", f"--workdir={run}", f"--policy={policy}", "--examples=4"]
     finish(program(here, "evaluate", *evaluated))
     answers = [f"--json={folder}/answers.jsonl", f"--parquet={folder}/answers.parquet"]
-    history = "--history=B00006IE7F,B0017OD1TK"
+    history = "--history=B001CGRPPE,B003VW56K8"
     assert f"policy: {policy}" in finish(
         program(here, "recommend", f"--workdir={run}", history, *answers)
     )
