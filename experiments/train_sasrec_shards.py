@@ -10,11 +10,11 @@ of the first valid and test samples among all items.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
 
 from agenticrec_jax.cli import app
+from agenticrec_jax.paths import Path
 from agenticrec_jax.runs.sasrec import fit_on_shards
 from agenticrec_jax.sequential.objective import LOSSES, Objective
 from agenticrec_jax.sequential.shard_training import ShardTraining

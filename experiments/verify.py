@@ -13,27 +13,26 @@ sentence for a folder that is no finished run. JAX is not imported, and the log 
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
 
 from agenticrec_jax import strict_json
 from agenticrec_jax.cli import app
 from agenticrec_jax.evaluation.verification import verify_run
-from agenticrec_jax.paths import local_path
+from agenticrec_jax.paths import Path, as_path
 
 _JSON = flags.DEFINE_string("json", None, "File for the checks as JSON lines.")
 
 
 def main(argv: Sequence[str]) -> None:
     checks = []
-    for check in verify_run(local_path(argv[1], "argument RUN")):
+    for check in verify_run(as_path(argv[1], "argument RUN")):
         print(f"{check.verdict:11}  {check.name} ({check.detail})", flush=True)
         checks.append(check)
     if _JSON.value:
         lines = [check._asdict() | {"verdict": check.verdict} for check in checks]
         text = "".join(strict_json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        Path(_JSON.value).write_text(text, encoding="utf-8")
+        Path(_JSON.value).write_text(text)
     counts = {v: sum(c.verdict == v for c in checks) for v in ("holds", "differs", "not checked")}
     print(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
     if counts["differs"]:

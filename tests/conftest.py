@@ -10,6 +10,8 @@ import os
 import pytest
 from hypothesis import settings
 
+from tests.emulator import BUCKET, emulator
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 _QUICK = "JAX_DISABLE_MOST_OPTIMIZATIONS"
 _FLAG = "--xla_force_host_platform_device_count=8"
@@ -26,6 +28,21 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault(_QUICK, "1")
         # Of the options tried, the one that compiled the learner's tests faster (18 s, not 23).
         os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
+
+
+@pytest.fixture(scope="session")
+def emulated():
+    """Environment in which a bucket on loopback is used in place of Google's."""
+    with emulator() as environment:
+        yield environment
+
+
+@pytest.fixture
+def bucket(emulated, monkeypatch):
+    """Address of a bucket on loopback."""
+    for name, value in emulated.items():
+        monkeypatch.setenv(name, value)
+    return BUCKET
 
 
 @pytest.fixture

@@ -18,6 +18,6 @@ def test_the_home_directory_is_put_in_place_of_its_sign(tmp_path, monkeypatch):
     assert resolve("~/absent") == tmp_path / "absent"
 
 
-@pytest.mark.parametrize("path", ["gs://logs/policy", "~nobody-has-this-name/policy"])
+@pytest.mark.parametrize("path", ["s3://logs/policy", "~nobody-has-this-name/policy"])
 def test_a_path_of_another_machine_is_refused(path):
     assert_names(refused(resolve, path), repr(path))

@@ -18,17 +18,18 @@ from ml_collections import config_flags
 from agenticrec_jax.cli.configs import complete
 from agenticrec_jax.cli.help import help_text, requested_help
 from agenticrec_jax.errors import InputError, Terminated
-from agenticrec_jax.paths import local_path, make_directory
+from agenticrec_jax.paths import as_path, local_path, make_directory
 from agenticrec_jax.runtime.devices import device_line
 
 BAD_INPUT = 2
 INTERRUPTED = 130
 
-# Flags that name a file or a directory: ``~`` in them is the home, and no bucket is one of them.
+# Flags that name a file or a directory, here or in a bucket: ``~`` in them is the home.
 PATH_FLAGS = (
     *("workdir", "output", "interactions", "items", "prepared", "policy", "downloads", "users"),
-    *("json", "parquet", "wheel", "directory"),
+    *("json", "parquet"),
 )
+LOCAL_FLAGS = ("wheel", "directory")  # that name one on this machine
 
 _COMPILATION_CACHE = flags.DEFINE_string(
     "compilation_cache",
@@ -130,11 +131,12 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
 
 
 def _expand_paths() -> None:
-    for name in PATH_FLAGS:
+    for name in PATH_FLAGS + LOCAL_FLAGS:
         # A name can be a path in one program and a number in another, as ``--users`` is.
         flag = flags.FLAGS[name] if name in flags.FLAGS else None
         if flag is not None and isinstance(flag.value, str) and flag.value:
-            flag.value = str(local_path(flag.value, f"flag --{name}"))
+            read = local_path if name in LOCAL_FLAGS else as_path
+            flag.value = str(read(flag.value, f"flag --{name}"))
 
 
 def _check_config_files() -> None:

@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 
 import agenticrec_jax
 from agenticrec_jax.bundled import ROOT
-from agenticrec_jax.paths import local_path
+from agenticrec_jax.paths import as_path, is_bucket
 from agenticrec_jax.runtime.devices import device_line
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
@@ -100,16 +100,18 @@ def cache_line(directory: str) -> str:
     """Returns the state of the directory of compiled programs.
 
     Raises:
-      InputError: the directory is the address of a bucket, or of an unknown user's home.
+      InputError: see `paths.as_path`.
     """
     if not directory:
         return "compilation cache: none"
-    path = local_path(directory, "flag --compilation_cache")
+    path = as_path(directory, "flag --compilation_cache")
+    if is_bucket(path):
+        return f"compilation cache: {path}, a bucket"
     if not path.is_dir():
         return f"compilation cache: {path}, not there yet"
     if not os.access(path, os.W_OK):
         return f"compilation cache: {path}, which cannot be written; choose --compilation_cache"
-    sizes = [file.stat().st_size for file in path.iterdir() if file.is_file()]
+    sizes = [os.path.getsize(file) for file in path.iterdir() if file.is_file()]
     return f"compilation cache: {path}, {len(sizes)} files, {sum(sizes) / GIB:.2f} GiB"
 
 

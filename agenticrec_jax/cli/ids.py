@@ -1,33 +1,32 @@
 """Ids that flags and files give, each with its origin for errors."""
 
+import io
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from agenticrec_jax.data.formats.json_rows import json_record
 from agenticrec_jax.errors import InputError, expect
-from agenticrec_jax.paths import is_file, local_path
+from agenticrec_jax.paths import Path, as_path, is_bucket, is_file
 
 
 def listed(flag: str, value: str) -> dict[str, str]:
     """Returns ids that a flag lists, separated by commas or in a file, each with its origin."""
-    path = os.path.expanduser(value)
-    if is_file(path):
-        return lines(flag, path)
+    if is_bucket(value) or is_file(os.path.expanduser(value)):
+        return lines(flag, value)
     return _unique([(name.strip(), f"flag --{flag}") for name in value.split(",")])
 
 
-def lines(flag: str, path: str | Path) -> dict[str, str]:
+def lines(flag: str, path: str | os.PathLike) -> dict[str, str]:
     """Returns the ids of a file, one a line, each with its file and line."""
-    path = local_path(path, f"flag --{flag}")
+    path = as_path(path, f"flag --{flag}")
     ids = [(name.strip(), f"{path}, line {number}") for number, name in _numbered(flag, path)]
     if not ids:
         raise InputError(f"{path}: found no ids, expected one a line")
     return _unique(ids)
 
 
-def candidates_of_users(flag: str, path: str | Path) -> dict[str, list[Any]]:
+def candidates_of_users(flag: str, path: str | os.PathLike) -> dict[str, list[Any]]:
     """Returns the candidates of each user in a file of JSON lines.
 
     A line is ``{"user": "ann", "candidates": ["pen", {"item_id": "new", "title": "Ink"}]}``.
@@ -35,7 +34,7 @@ def candidates_of_users(flag: str, path: str | Path) -> dict[str, list[Any]]:
     Raises:
       InputError: names the line that is no such object, or has a user again.
     """
-    path = local_path(path, f"flag --{flag}")
+    path = as_path(path, f"flag --{flag}")
     candidates: dict[str, list[Any]] = {}
     for number, text in _numbered(flag, path):
         where = f"{path}, line {number}"
@@ -55,10 +54,10 @@ def _numbered(flag: str, path: Path) -> list[tuple[int, str]]:
     if not is_file(path):
         raise InputError(f"flag --{flag}: found no file {str(path)!r}, expected one of ids")
     try:
-        text = path.read_text(encoding="utf-8-sig").split("\n")
+        text = io.StringIO(path.read_bytes().decode("utf-8-sig"), newline=None)
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: found bytes that are not UTF-8, expected ids in it") from error
-    return [(number, line) for number, line in enumerate(text, 1) if line.strip()]
+    return [(number, line.rstrip("\n")) for number, line in enumerate(text, 1) if line.strip()]
 
 
 def _unique(ids: Sequence[tuple[str, str]]) -> dict[str, str]:

@@ -10,7 +10,6 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +21,7 @@ from agenticrec_jax.data.formats.json_rows import json_record
 from agenticrec_jax.data.interactions import InteractionLog
 from agenticrec_jax.data.splits import Sample, Splits
 from agenticrec_jax.errors import InputError
+from agenticrec_jax.paths import Path, write_whole
 
 FORMAT = "agenticrec-candidates"
 VERSION = 1
@@ -116,7 +116,7 @@ def _draw(
 
 
 def write_candidates(
-    path: str | Path, log: InteractionLog, examples: Sequence[RankingExample], *, seed: int
+    path: str | os.PathLike, log: InteractionLog, examples: Sequence[RankingExample], *, seed: int
 ) -> str:
     """Writes examples as JSON lines, gzipped if the name ends in .gz; returns the file's hash.
 
@@ -136,14 +136,11 @@ def write_candidates(
     data = "".join(strict_json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
     if path.suffix == ".gz":
         data = gzip.compress(data, mtime=0)
-    # A rename is atomic: a reader never sees half a file.
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    write_whole(path, data)
     return candidate_hash(path)
 
 
-def candidate_hash(path: str | Path) -> str:
+def candidate_hash(path: str | os.PathLike) -> str:
     """Returns the first 16 hex digits of the sha256 of the file, for the name of a result.
 
     Raises:
@@ -155,7 +152,7 @@ def candidate_hash(path: str | Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
-def read_protocol(path: str | Path) -> dict:
+def read_protocol(path: str | os.PathLike) -> dict:
     """Returns the candidate file's first line: format, version, seed, negatives, counts, log.
 
     Raises:
@@ -164,7 +161,7 @@ def read_protocol(path: str | Path) -> dict:
     return _protocol(Path(path), _lines(Path(path)))
 
 
-def read_candidates(path: str | Path, log: InteractionLog) -> list[RankingExample]:
+def read_candidates(path: str | os.PathLike, log: InteractionLog) -> list[RankingExample]:
     """Reads the examples of a candidate file and checks each against the log.
 
     Raises:
@@ -188,7 +185,7 @@ def read_candidates(path: str | Path, log: InteractionLog) -> list[RankingExampl
     return examples
 
 
-def read_candidate_lists(path: str | Path) -> list[CandidateList]:
+def read_candidate_lists(path: str | os.PathLike) -> list[CandidateList]:
     """Reads the lines of a candidate file without the log that they were drawn from.
 
     Raises:

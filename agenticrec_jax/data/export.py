@@ -4,11 +4,11 @@ import csv
 import gzip
 import io
 import math
-from pathlib import Path
+import os
 
 from agenticrec_jax import strict_json
 from agenticrec_jax.data.interactions import InteractionLog, Items
-from agenticrec_jax.paths import make_directory
+from agenticrec_jax.paths import Path, make_directory
 
 INTERACTIONS_CSV = "interactions.csv.gz"
 ITEMS_JSONL = "items.jsonl.gz"
@@ -23,7 +23,7 @@ def log_files(log: InteractionLog) -> dict[str, bytes]:
     }
 
 
-def write_log(log: InteractionLog, directory: str | Path) -> tuple[Path, Path]:
+def write_log(log: InteractionLog, directory: str | os.PathLike) -> tuple[Path, Path]:
     """Writes the log's two files into a directory; returns their paths, interactions first."""
     directory = make_directory(directory)
     for name, data in log_files(log).items():

@@ -7,11 +7,11 @@ Its letters: E events, U users, I items.
 """
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Int64
@@ -218,7 +218,7 @@ def make_log(
     )
 
 
-def read_log(interactions_path: str | Path, items_path: str | Path) -> InteractionLog:
+def read_log(interactions_path: str | os.PathLike, items_path: str | os.PathLike) -> InteractionLog:
     """Reads and validates a log: CSV or JSON lines (either gzipped) or Parquet, by suffix.
 
     Interactions have columns user_id, item_id, timestamp (unix seconds, or a date in ISO 8601, of
@@ -250,7 +250,7 @@ def read_log(interactions_path: str | Path, items_path: str | Path) -> Interacti
     return make_log(user_id, item, time, rating, items=items)
 
 
-def read_items(path: str | Path) -> Items:
+def read_items(path: str | os.PathLike) -> Items:
     """Reads and validates a catalog; `read_log` describes its columns and errors."""
     table = read_table(path, ("item_id", "title"), _ITEM_KINDS)
     item_id = table.text("item_id", "an item id")

@@ -5,8 +5,9 @@ shuffles all samples of a split and distributes them over processes. The state o
 small, so a checkpoint can store it; a restored iterator continues with the next batch.
 """
 
+import os
+import pathlib
 from collections.abc import Sequence
-from pathlib import Path
 
 import grain
 import numpy as np
@@ -17,7 +18,7 @@ from agenticrec_jax import strict_json
 from agenticrec_jax.data.formats.json_rows import json_record
 from agenticrec_jax.data.splits import FitRange, chronological_cuts
 from agenticrec_jax.errors import InputError, expect
-from agenticrec_jax.paths import is_file, make_directory
+from agenticrec_jax.paths import Path, glob, is_file, local_file, make_directory, whole_file
 
 MANIFEST = "samples.json"
 FORMAT = "agenticrec-samples"
@@ -47,7 +48,7 @@ def write_samples(
     user: Int32[np.ndarray, "E"],
     item: Int32[np.ndarray, "E"],
     time: Int64[np.ndarray, "E"],
-    directory: str | Path,
+    directory: str | os.PathLike,
     *,
     max_history: int = 10,
     shard_samples: int = SHARD_SAMPLES,
@@ -70,16 +71,15 @@ def write_samples(
     for name, count in counts.items():
         if not count:
             raise InputError(f"splits: found {len(targets)} samples, too few for a split {name!r}")
-    for old in directory.glob("*.array_record"):
+    for old in glob(directory, "*.array_record"):
         old.unlink()
     shards = {}
     for name, start, end in zip(SPLITS, cuts[:-1], cuts[1:], strict=True):
         shards[name] = []
         for first in range(start, end, shard_samples):
             shard = f"{name}-{len(shards[name]):05d}.array_record"
-            _write_shard(
-                directory / shard, windows, targets[first : min(end, first + shard_samples)]
-            )
+            with whole_file(directory / shard) as file:
+                _write_shard(file, windows, targets[first : min(end, first + shard_samples)])
             shards[name].append(shard)
     manifest = {"format": FORMAT, "version": VERSION, "max_history": max_history}
     manifest |= {"events": len(user), "counts": counts, "shards": shards}
@@ -132,7 +132,9 @@ class _Windows:
         return rows
 
 
-def _write_shard(path: Path, windows: _Windows, positions: Int64[np.ndarray, "rows"]) -> None:
+def _write_shard(
+    path: pathlib.Path, windows: _Windows, positions: Int64[np.ndarray, "rows"]
+) -> None:
     writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
     for start in range(0, len(positions), _CHUNK):
         rows = windows.records(positions[start : start + _CHUNK])
@@ -143,7 +145,7 @@ def _write_shard(path: Path, windows: _Windows, positions: Int64[np.ndarray, "ro
 
 
 def sample_batches(
-    directory: str | Path,
+    directory: str | os.PathLike,
     split: str = "fit",
     *,
     batch_size: int,
@@ -176,7 +178,7 @@ def sample_batches(
     return iter(batches.to_iter_dataset())
 
 
-def first_samples(directory: str | Path, split: str, count: int) -> dict[str, np.ndarray]:
+def first_samples(directory: str | os.PathLike, split: str, count: int) -> dict[str, np.ndarray]:
     """Returns the first samples of a split in time order, at most ``count``, as a batch.
 
     Raises:
@@ -186,7 +188,7 @@ def first_samples(directory: str | Path, split: str, count: int) -> dict[str, np
     return _decoded(source.__getitems__(range(min(count, len(source)))), dtype)
 
 
-def train_range(directory: str | Path) -> FitRange:
+def train_range(directory: str | os.PathLike) -> FitRange:
     """Returns the range before the first valid sample, which models fit on samples of ``train``.
 
     Samples of ``train`` at the time of that sample are outside of it.
@@ -196,7 +198,7 @@ def train_range(directory: str | Path) -> FitRange:
 
 
 def _source(
-    directory: str | Path, split: str
+    directory: str | os.PathLike, split: str
 ) -> tuple[grain.sources.ArrayRecordDataSource, np.dtype]:
     manifest = read_manifest(directory)
     shards = manifest["shards"]
@@ -205,11 +207,11 @@ def _source(
         raise InputError(
             f"{directory}: found samples of {', '.join(shards)}, expected a split {split!r}"
         )
-    paths = [str(Path(directory) / name) for name in names]
+    paths = [str(local_file(Path(directory) / name)) for name in names]
     return grain.sources.ArrayRecordDataSource(paths), sample_dtype(manifest["max_history"])
 
 
-def read_manifest(directory: str | Path) -> dict:
+def read_manifest(directory: str | os.PathLike) -> dict:
     """Returns the description of a directory of samples.
 
     Raises:

@@ -1,6 +1,6 @@
 """The directory that ``prepare_data`` writes: two tables for `read_log`, and samples."""
 
-from pathlib import Path
+import os
 
 import polars as pl
 
@@ -8,20 +8,20 @@ from agenticrec_jax.data.formats.files import scan_parquet, table_file
 from agenticrec_jax.data.loader import read_manifest
 from agenticrec_jax.data.tables import read_table
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.paths import is_file, local_path
+from agenticrec_jax.paths import Path, as_path, is_file
 
 PREPARED_INTERACTIONS = "interactions.parquet"
 PREPARED_ITEMS = "items.parquet"
 PREPARED_SAMPLES = "samples"
 
 
-def prepared_tables(directory: str | Path) -> tuple[Path, Path]:
+def prepared_tables(directory: str | os.PathLike) -> tuple[Path, Path]:
     """Returns the paths of the interactions and items of a prepared directory, for ``read_log``.
 
     Raises:
       InputError: one is missing.
     """
-    directory = local_path(directory)
+    directory = as_path(directory)
     tables = (directory / PREPARED_INTERACTIONS, directory / PREPARED_ITEMS)
     for table in tables:
         if not is_file(table):
@@ -29,7 +29,7 @@ def prepared_tables(directory: str | Path) -> tuple[Path, Path]:
     return tables
 
 
-def sampled_items(directory: str | Path) -> tuple[Path, tuple[str, ...]]:
+def sampled_items(directory: str | os.PathLike) -> tuple[Path, tuple[str, ...]]:
     """Returns the samples of a prepared directory, and the ids of items in the order of codes.
 
     Raises:

@@ -4,9 +4,9 @@ Cells stay text until a column's meaning is known, so that an id keeps its leadi
 that does not parse is refused at its first broken row.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
@@ -18,6 +18,7 @@ from agenticrec_jax.data.formats.files import TableFile, require_columns, table_
 from agenticrec_jax.data.formats.rows import BrokenRow, Kind, split_list
 from agenticrec_jax.data.formats.times import seconds
 from agenticrec_jax.errors import InputError
+from agenticrec_jax.paths import Path
 
 LARGEST = float(np.finfo(np.float32).max)  # columns are stored as float32
 
@@ -110,7 +111,9 @@ class Table:
             raise self.error(row, column, found(row), expected)
 
 
-def read_table(path: str | Path, required: Sequence[str], kinds: Mapping[str, Kind]) -> Table:
+def read_table(
+    path: str | os.PathLike, required: Sequence[str], kinds: Mapping[str, Kind]
+) -> Table:
     """Reads the columns of ``kinds`` ("text", "number" or "list") that the file has.
 
     The format follows the suffix: .csv, .jsonl, .ndjson or .json (each also .gz), or .parquet.

@@ -1,8 +1,8 @@
 """Checks of `verification`: stated values beside recomputed ones, and fields of files."""
 
 import json
+import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from agenticrec_jax.errors import InputError, expect, shorten
@@ -62,7 +62,7 @@ def compared(name: str, stated: Mapping, recomputed: Mapping) -> Check:
     return Check(name, difference is None, difference or ", ".join(numbers) or "as recomputed")
 
 
-def read_object(where: str | Path, text: bytes) -> dict:
+def read_object(where: str | os.PathLike, text: bytes) -> dict:
     """Returns the object of a JSON text; InputError if it is none."""
     try:
         record = json.loads(text)
@@ -72,7 +72,7 @@ def read_object(where: str | Path, text: bytes) -> dict:
     return record
 
 
-def field(where: str | Path, record: Any, name: str, kind: Any) -> Any:
+def field(where: str | os.PathLike, record: Any, name: str, kind: Any) -> Any:
     """Returns a field of a record; InputError if it is missing or of another type."""
     expect(isinstance(record, dict), str(where), record, f"an object with {name}")
     value = record.get(name)

@@ -6,7 +6,6 @@ files of one seed, as ``evaluate`` writes them. Everything here works without JA
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -25,6 +24,7 @@ from agenticrec_jax.evaluation.rankings import (
     target_ranks,
     write_rankings,
 )
+from agenticrec_jax.paths import Path, glob, write_whole
 
 RESULTS = "results.json"
 METRICS = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10")
@@ -71,7 +71,7 @@ def write_paper_table(
     results |= {"notes": dict(notes)}
     write_rankings(directory / RANKINGS, [each for row in rankings.values() for each in row])
     text = strict_json.dumps(results, indent=1, ensure_ascii=False) + "\n"
-    (directory / RESULTS).write_text(text, encoding="utf-8")
+    write_whole(directory / RESULTS, text)
     return results
 
 
@@ -141,7 +141,7 @@ def rankings_of_files(directory: Path, row: str) -> list[Ranking]:
 def row_files(directory: Path, row: str) -> list[Path]:
     """Returns the result files of a row, by seed; a row without seeds has one."""
     files = {}
-    for path in directory.glob("evaluation_*.json"):
+    for path in glob(directory, "evaluation_*.json"):
         (stated,) = json.loads(path.read_text(encoding="utf-8"))["rows"]
         if stated["name"] == row:
             files[tuple(stated["seeds"])] = path

@@ -6,7 +6,6 @@ their ids, and everything here works without the log and without JAX.
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +16,7 @@ from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import InteractionLog
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.metrics.ranking import expected_metrics, score_order, summarize
+from agenticrec_jax.paths import Path, local_file, whole_file
 
 CHANCE = "chance"
 RANKINGS = "rankings.parquet"  # beside results.json
@@ -155,10 +155,8 @@ def chance_row(candidates: int, examples: int) -> dict:
 
 def write_rankings(path: str | os.PathLike, rankings: Iterable[Ranking]) -> None:
     """Writes rankings as a Parquet table; the file appears whole or not at all."""
-    path = Path(path)
-    partial_file = path.with_name(path.name + ".part")
-    pl.DataFrame(list(rankings), schema=SCHEMA, orient="row").write_parquet(partial_file)
-    os.replace(partial_file, path)
+    with whole_file(path) as file:
+        pl.DataFrame(list(rankings), schema=SCHEMA, orient="row").write_parquet(file)
 
 
 def read_rankings(path: str | os.PathLike) -> list[Ranking]:
@@ -171,7 +169,7 @@ def read_rankings(path: str | os.PathLike) -> list[Ranking]:
     if not path.is_file():
         raise InputError(f"{path}: no such file, expected the rankings of the results")
     try:
-        table = pl.read_parquet(path, glob=False)
+        table = pl.read_parquet(local_file(path), glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: found an unreadable file ({reason}), expected Parquet") from None

@@ -6,7 +6,6 @@ inside an observation can look like a turn.
 """
 
 import os
-import pathlib
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from agenticrec_jax import strict_json
 from agenticrec_jax.evaluation import charts
 from agenticrec_jax.evaluation.dynamics import dynamics_figures
 from agenticrec_jax.metrics.significance import Difference
+from agenticrec_jax.paths import write_whole
 from agenticrec_jax.runtime.console import column_blocks, print_whole
 
 METRICS = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "invalid_rate", "mean_tool_calls")
@@ -179,10 +179,7 @@ def write_report(
         outcomes=Counter(outcome(t) for t in trajectories),
         seed=seed,
     )
-    target = pathlib.Path(path)
-    partial = target.with_name(target.name + ".partial")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, target)
+    write_whole(path, page)
 
 
 def format_value(value: float | int | None) -> str:

@@ -3,10 +3,10 @@
 import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from agenticrec_jax.evaluation.paper_cells import PAPERS, RECTHINKER, SAME_CATEGORY
 from agenticrec_jax.evaluation.report import format_interval, format_value, template
+from agenticrec_jax.paths import Path, write_whole
 
 LABELS = {
     "hr@1": "HR@1",
@@ -72,7 +72,7 @@ def write_formats(directory: Path, results: Mapping) -> list[Path]:
     paths = []
     for name, render in FORMATS.items():
         path = directory / f"table.{name}"
-        path.write_text(render(table), encoding="utf-8")
+        write_whole(path, render(table))
         paths.append(path)
     return paths
 

@@ -6,10 +6,10 @@ the answers of a language model without the agent. What a file of the run says o
 taken for granted where another file says it too.
 """
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -40,6 +40,7 @@ from agenticrec_jax.evaluation.rankings import (
     target_ranks,
 )
 from agenticrec_jax.metrics.ranking import expected_metrics
+from agenticrec_jax.paths import Path, glob
 
 CANDIDATES = "candidates.jsonl.gz"
 LEVEL = 1e-3  # a target's position is called uneven below this probability
@@ -67,7 +68,7 @@ class Table:
     outputs: Path
 
 
-def verify_run(directory: str | Path) -> Iterator[Check]:
+def verify_run(directory: str | os.PathLike) -> Iterator[Check]:
     """Yields a check for each fact of a run's folder.
 
     Args:
@@ -80,8 +81,8 @@ def verify_run(directory: str | Path) -> Iterator[Check]:
     directory = Path(directory)
     if not directory.is_dir():
         raise InputError(f"{directory}: no such directory, expected the folder of a run")
-    tables = {directory / RESULTS, *directory.glob("evaluation_*.json")}
-    tables |= {path.with_suffix(".json") for path in directory.glob("*.parquet")}
+    tables = {directory / RESULTS, *glob(directory, "evaluation_*.json")}
+    tables |= {path.with_suffix(".json") for path in glob(directory, "*.parquet")}
     paths = sorted(path for path in tables if path.is_file())
     if not paths:
         raise InputError(
@@ -148,7 +149,7 @@ def target_position(path: Path, lists: Sequence[CandidateList]) -> Check:
 
 def fit_ranges(directory: Path, lists: Sequence[CandidateList]) -> Iterator[Check]:
     """Checks that each artifact was fitted on events before the first example that it serves."""
-    paths = [path for path in sorted(directory.rglob("*_[ab]/*.json")) if path.stem != "made"]
+    paths = [path for path in glob(directory, "**/*_[ab]/*.json") if path.stem != "made"]
     for path in paths:
         record = read_object(path, path.read_bytes())
         end = field(path, field(path, record, "fit_range", dict), "end_time", int)
@@ -325,7 +326,7 @@ def outputs_of(table: Table, lists: Sequence[CandidateList]) -> Iterator[Check]:
     rows = [] if table.path.name == RESULTS else table.rows
     counts = Counter(dict.fromkeys(rows, 0))
     keys = set()
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             where = f"{path}, line {number}"
             record = read_object(where, line)

@@ -9,14 +9,15 @@ Sources of the layouts: https://amazon-reviews-2023.github.io/,
 https://nijianmo.github.io/amazon/index.html, https://cseweb.ucsd.edu/~jmcauley/datasets/amazon/.
 """
 
+import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from agenticrec_jax.data.formats.files import TableFile
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.ingest.catalog import ItemColumns
 from agenticrec_jax.ingest.events import EventColumns
 from agenticrec_jax.ingest.sources import RawLog
+from agenticrec_jax.paths import Path
 
 _MCAULEY = "https://mcauleylab.ucsd.edu/public_datasets/data"
 _SNAP = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles"
@@ -141,7 +142,7 @@ PAPER_COUNTS = {
 }
 
 
-def find_amazon(release: str, category: str, directory: str | Path) -> RawLog:
+def find_amazon(release: str, category: str, directory: str | os.PathLike) -> RawLog:
     """Returns the log of a category whose files were downloaded into a directory.
 
     Of the 2023 release the 5-core ``rating_only`` CSV is preferred to the reviews: the paper's data
@@ -170,7 +171,9 @@ def _first_file(directory: Path, names: tuple[str, ...], category: str) -> Path 
     return next((path for path in paths if path.is_file()), None)
 
 
-def amazon_log(release: str, interactions: str | Path, metadata: str | Path | None) -> RawLog:
+def amazon_log(
+    release: str, interactions: str | os.PathLike, metadata: str | os.PathLike | None
+) -> RawLog:
     """Returns the log of files of any name in the layout of a release.
 
     Args:
@@ -193,7 +196,7 @@ def amazon_log(release: str, interactions: str | Path, metadata: str | Path | No
     return replace(log, interactions=replace(log.interactions, header=layout.ratings_header))
 
 
-def _existing(path: str | Path, file_format: str) -> TableFile:
+def _existing(path: str | os.PathLike, file_format: str) -> TableFile:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file, expected a table of Amazon reviews or metadata")

@@ -4,18 +4,19 @@
 movies in latin-1. The data may not be redistributed: https://grouplens.org/datasets/movielens/1m/.
 """
 
-from pathlib import Path
+import os
 
 from agenticrec_jax.data.formats.files import TableFile
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.ingest.catalog import ItemColumns
 from agenticrec_jax.ingest.events import EventColumns
 from agenticrec_jax.ingest.sources import RawLog
+from agenticrec_jax.paths import Path
 
 ADDRESS = "https://files.grouplens.org/datasets/movielens/ml-1m.zip"
 
 
-def movielens_1m(path: str | Path) -> RawLog:
+def movielens_1m(path: str | os.PathLike) -> RawLog:
     """Returns the log of ``ml-1m.zip``, or of the archive in a directory.
 
     Raises:

@@ -1,7 +1,7 @@
 """The way from a raw log to the project's own: read, filtered step by step, written as Parquet."""
 
+import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -36,7 +36,7 @@ from agenticrec_jax.ingest.filters import (
 )
 from agenticrec_jax.ingest.row_errors import RowErrors
 from agenticrec_jax.ingest.sources import RawLog
-from agenticrec_jax.paths import make_directory
+from agenticrec_jax.paths import Path, make_directory, whole_file
 
 EARLIEST_DATE = 10**8  # seconds, of 1973: a log whose times are all earlier counts positions
 UNKNOWN_ITEM = "an interaction with an item that is not in the table of items"
@@ -264,7 +264,7 @@ def _occurs(events: Events, codes: UInt32[np.ndarray, "codes"]) -> Bool[np.ndarr
     return used[codes]
 
 
-def write_prepared(prepared: PreparedLog, directory: str | Path) -> tuple[Path, Path]:
+def write_prepared(prepared: PreparedLog, directory: str | os.PathLike) -> tuple[Path, Path]:
     """Writes interactions and items as Parquet, for ``read_log``; returns their paths.
 
     Raises:
@@ -287,14 +287,17 @@ def write_prepared(prepared: PreparedLog, directory: str | Path) -> tuple[Path, 
     tables = directory / PREPARED_INTERACTIONS, directory / PREPARED_ITEMS
     for path, table in zip(tables, (text, items.lazy().select(known)), strict=True):
         try:
-            table.sink_parquet(path)
+            with whole_file(path) as file:
+                table.sink_parquet(file)
         except (pl.exceptions.PolarsError, OSError) as error:  # a full disk, or a directory there
             reason = str(error).splitlines()[0]
             raise InputError(f"{path}: cannot be written ({reason})") from error
     return tables
 
 
-def write_sample_shards(prepared: PreparedLog, directory: str | Path, max_history: int) -> dict:
+def write_sample_shards(
+    prepared: PreparedLog, directory: str | os.PathLike, max_history: int
+) -> dict:
     """Writes the prediction samples of a log into the directory that `write_prepared` wrote to.
 
     Their codes are those that ``read_log`` gives the written log: users by first occurrence in

@@ -1,8 +1,8 @@
 """A raw log: the files of its two tables and the names of their columns."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from agenticrec_jax.data.formats.files import TableFile, table_file
 from agenticrec_jax.ingest.catalog import ItemColumns
@@ -27,8 +27,8 @@ class RawLog:
 
 
 def table_log(
-    interactions: str | Path,
-    items: str | Path | None,
+    interactions: str | os.PathLike,
+    items: str | os.PathLike | None,
     event_columns: EventColumns,
     item_columns: ItemColumns,
 ) -> RawLog:

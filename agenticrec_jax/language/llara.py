@@ -10,8 +10,8 @@ Axes: B rows, T tokens, I items, E width of an item's embedding, D of the langua
 """
 
 import dataclasses
+import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ from agenticrec_jax.errors import InputError
 from agenticrec_jax.language.titles import TitleAnswers
 from agenticrec_jax.models.lora import LoraParam, lora_config
 from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config
-from agenticrec_jax.paths import make_directory
+from agenticrec_jax.paths import Path, make_directory, write_whole
 from agenticrec_jax.sequential.saving import (
     check_arrays,
     read_fit_range,
@@ -96,7 +96,10 @@ def with_projector(policy: Qwen3, table: Float[np.ndarray, "I E"], *, rngs: nnx.
 
 
 def save_projector(
-    projector: ItemProjector, directory: str | Path, item_ids: Sequence[str], fit_range: FitRange
+    projector: ItemProjector,
+    directory: str | os.PathLike,
+    item_ids: Sequence[str],
+    fit_range: FitRange,
 ) -> None:
     """Writes ``projector.safetensors`` and ``projector.json``, with the item embeddings.
 
@@ -113,11 +116,11 @@ def save_projector(
     )
     record = {"fit_range": dataclasses.asdict(fit_range), "item_ids": list(item_ids)}
     text = strict_json.dumps(record, ensure_ascii=False)
-    (directory / f"{_STEM}.json").write_text(text, encoding="utf-8")
+    write_whole(directory / f"{_STEM}.json", text)
 
 
 def load_projector(
-    directory: str | Path, config: Qwen3Config, item_ids: Sequence[str]
+    directory: str | os.PathLike, config: Qwen3Config, item_ids: Sequence[str]
 ) -> tuple[ItemProjector, FitRange]:
     """Reads the files that `save_projector` wrote.
 

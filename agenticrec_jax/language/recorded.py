@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from agenticrec_jax import strict_json
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.language.completion import Chat, Completer, Decoding, OnText
+from agenticrec_jax.paths import Appender, Path, write_whole
 
 
 class Recorded:
@@ -30,7 +31,7 @@ class Recorded:
         leaves it, is dropped.
     """
 
-    def __init__(self, completer: Completer, path: str | Path):
+    def __init__(self, completer: Completer, path: str | os.PathLike):
         self.identity = completer.identity
         self.read = 0
         self._completer = completer
@@ -48,13 +49,12 @@ class Recorded:
             if on_text:
                 on_text(i, self._texts[hashes[i]])
         if missing:
-            with open(self._path, "a", encoding="utf-8") as file:
+            with Appender(self._path) as file:
 
                 def ended(row: int, text: str) -> None:
                     i = missing[row]
                     line = {"chat": hashes[i], "key": list(chats[i].key), "text": text}
                     file.write(strict_json.dumps(line, ensure_ascii=False) + "\n")
-                    file.flush()
                     self._texts[hashes[i]] = strict_json.without_halves(text)
                     if on_text:
                         on_text(i, text)
@@ -74,8 +74,7 @@ def _read(path: Path) -> dict[str, str]:
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
     if len(whole) < len(content):
-        with open(path, "r+b") as file:
-            file.truncate(len(whole))
+        write_whole(path, whole)
     texts = {}
     for number, line in enumerate(whole.splitlines(), 1):
         try:

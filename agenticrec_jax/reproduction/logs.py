@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from agenticrec_jax import strict_json
@@ -17,7 +16,7 @@ from agenticrec_jax.ingest.layouts import find_raw_log
 from agenticrec_jax.ingest.prepare import Preparation, prepare_log, write_prepared
 from agenticrec_jax.ingest.report import data_report
 from agenticrec_jax.ingest.sources import RawLog
-from agenticrec_jax.paths import is_file, local_path
+from agenticrec_jax.paths import Path, absolute, as_path, is_file, write_whole
 from agenticrec_jax.runs import run_config
 from agenticrec_jax.runtime.provenance import record_provenance
 
@@ -52,7 +51,7 @@ class Log:
         record_provenance(directory, devices=False)
         report = data_report(prepared) | {"settings": dataclasses.asdict(self.rules)}
         text = strict_json.dumps(report, indent=1) + "\n"
-        (directory / "report.json").write_text(text, encoding="utf-8")
+        write_whole(directory / "report.json", text)
 
 
 def find_logs(names: Sequence[str], downloads: str) -> list[Log]:
@@ -81,7 +80,7 @@ def find_log(name: str, downloads: str) -> Log:
         return _of_download(name, f"amazon2023:{name}", downloads)
     if name in SETS:
         return _of_download(name, f"recthinker:{name}", downloads)
-    directory = local_path(name, "flag --logs")
+    directory = as_path(name, "flag --logs")
     if not directory.is_dir():
         known = (*EMBEDDED, *PAPER_COUNTS, *SETS)
         raise InputError(
@@ -89,7 +88,7 @@ def find_log(name: str, downloads: str) -> Log:
             "prepare_data wrote"
         )
     prepared_tables(directory)
-    return _of_tables(directory.resolve().name, {"prepared": str(directory)})
+    return _of_tables(absolute(directory).name, {"prepared": str(directory)})
 
 
 def _of_tables(name: str, dataset: Mapping[str, str]) -> Log:
@@ -117,6 +116,6 @@ def _of_download(name: str, config: str, downloads: str) -> Log:
     # A download has gigabytes: its size and time stand for its content.
     files = [table.path for table in (raw.interactions, raw.items) if table is not None]
     stats = [(path.name, path.stat()) for path in map(Path, files) if is_file(path)]
-    identity = [[file, stat.st_size, stat.st_mtime_ns] for file, stat in stats]
+    identity = [[file, stat.length, stat.mtime] for file, stat in stats]
     dataset = {"split": settings.dataset.split}
     return Log(name, dataset, [identity, dataclasses.asdict(rules)], raw, rules)

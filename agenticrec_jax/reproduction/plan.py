@@ -11,7 +11,6 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from agenticrec_jax.bundled import resolve
@@ -21,6 +20,7 @@ from agenticrec_jax.errors import InputError, expect
 from agenticrec_jax.evaluation.paper_table import row_file, write_paper_table
 from agenticrec_jax.evaluation.rankings import Target
 from agenticrec_jax.evaluation.table_formats import write_formats
+from agenticrec_jax.paths import Path, glob, make_directory
 from agenticrec_jax.reproduction.logs import Log
 from agenticrec_jax.reproduction.methods import METHODS, Method, Stage
 from agenticrec_jax.reproduction.rows import SPLIT, Job, Server
@@ -329,7 +329,7 @@ def _take_row(source: Path, row: str, path: Path) -> None:
                 os.link(file, path.with_suffix(suffix))
             except OSError:
                 shutil.copyfile(file, path.with_suffix(suffix))
-    for fitted in source.glob("*_[ab]/*.json"):
+    for fitted in glob(source, "*_[ab]/*.json"):
         target = path.parent / "models" / path.stem / fitted.parent.name / fitted.name
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(target.parent)
         shutil.copyfile(fitted, target)

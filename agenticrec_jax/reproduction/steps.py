@@ -15,12 +15,11 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from agenticrec_jax import strict_json
 from agenticrec_jax.errors import InputError, Terminated
-from agenticrec_jax.paths import make_directory
+from agenticrec_jax.paths import Path, glob, make_directory, write_whole
 
 FORMAT = 1  # of the steps' folders; another one makes every step anew
 RECORD = "step.json"
@@ -126,7 +125,7 @@ class Estimates:
 def read_estimates(workdir: Path, expected: Mapping[str, float]) -> Estimates:
     """Returns estimates from the steps that were finished in a directory."""
     measured: dict[str, list[float]] = {}
-    for path in sorted((workdir / FOLDER).glob(f"*/{RECORD}")):
+    for path in glob(workdir / FOLDER, f"*/{RECORD}"):
         record = json.loads(path.read_text(encoding="utf-8"))
         measured.setdefault(record["kind"], []).append(record["seconds"])
     return Estimates(measured, expected)
@@ -244,10 +243,10 @@ def _link(link: Path, target: Path) -> None:
 
     Two inputs may offer the same output, one of them as a link.
     """
-    if link.exists() and link.samefile(target):
+    if link.exists() and os.path.samefile(link, target):
         return
     link.unlink(missing_ok=True)
-    link.symlink_to(os.path.relpath(target, link.parent))
+    os.symlink(os.path.relpath(target, link.parent), link)
 
 
 def _record(step: Step, folder: Path, seconds: float) -> None:
@@ -260,6 +259,4 @@ def _record(step: Step, folder: Path, seconds: float) -> None:
         "seconds": round(seconds, 3),
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
-    partial = folder / f"{RECORD}.part"
-    partial.write_text(strict_json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    partial.replace(folder / RECORD)
+    write_whole(folder / RECORD, strict_json.dumps(record, indent=1) + "\n")

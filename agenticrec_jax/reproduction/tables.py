@@ -1,13 +1,14 @@
 """The tables of a reproduction: runs their steps, names their folders, and says what is missing."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.evaluation.paper_table import RESULTS
 from agenticrec_jax.evaluation.report import print_table
 from agenticrec_jax.evaluation.table_formats import view
+from agenticrec_jax.paths import Path
 from agenticrec_jax.reproduction.steps import ERROR, Step, in_order, run_steps
 
 
@@ -32,7 +33,7 @@ def make_tables(tables: Sequence[Step], workdir: Path, expected: Mapping[str, fl
         results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
         link = workdir / f"{results['paper']}_{results['log']}"
         link.unlink(missing_ok=True)
-        link.symlink_to(folder.relative_to(workdir))
+        os.symlink(folder.relative_to(workdir), link)
         links.append(link)
         print()
         print_table(results)

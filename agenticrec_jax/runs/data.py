@@ -2,8 +2,8 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable
-from pathlib import Path
 
 from agenticrec_jax import strict_json
 from agenticrec_jax.bundled import resolve
@@ -26,7 +26,7 @@ from agenticrec_jax.data.splits import (
 )
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.parallel.multihost import main_writes
-from agenticrec_jax.paths import local_path, make_directory
+from agenticrec_jax.paths import Path, as_path, make_directory
 from agenticrec_jax.runs.config import DatasetConfig, SasrecSettings
 from agenticrec_jax.runtime.checkpoints import flat_settings
 from agenticrec_jax.runtime.progress import Progress
@@ -64,18 +64,18 @@ class RunData:
         return {example.example_id: example for example in self.examples[split]}
 
 
-def workdir_path(path: str | Path | None) -> Path:
+def workdir_path(path: str | os.PathLike | None) -> Path:
     """Returns the path of the run's directory, which need not be there.
 
     Raises:
-      InputError: the path is empty, or none on this machine.
+      InputError: the path is empty, or none of `paths.as_path`.
     """
     if not path:  # Path("") would be the current directory
         raise InputError("flag --workdir: found nothing, expected a directory for the run's files")
-    return local_path(path, "flag --workdir")
+    return as_path(path, "flag --workdir")
 
 
-def make_workdir(path: str | Path | None) -> Path:
+def make_workdir(path: str | os.PathLike | None) -> Path:
     """Makes the run's directory; returns its path.
 
     Raises:
@@ -99,7 +99,7 @@ def load_log(config: DatasetConfig) -> RunData:
     return RunData(log=log, splits=splits, examples={}, candidate_hash="")
 
 
-def load_data(config: DatasetConfig, workdir: str | Path) -> RunData:
+def load_data(config: DatasetConfig, workdir: str | os.PathLike) -> RunData:
     """Reads the log; draws the candidates and freezes them in ``workdir``, or reads them there.
 
     The directory is made only after the log was read and the candidates were drawn. It gets a line

@@ -1,10 +1,10 @@
 """Evaluation on the examples of a run: of policies, and the files of every row."""
 
 import dataclasses
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from agenticrec_jax import strict_json
@@ -24,6 +24,7 @@ from agenticrec_jax.evaluation.rankings import (
 from agenticrec_jax.generation.engine import Engine
 from agenticrec_jax.generation.sampling import NO_FILTERS, Filters
 from agenticrec_jax.language.answers import Answer
+from agenticrec_jax.paths import Path, whole_file
 from agenticrec_jax.runs.policy import Policy
 from agenticrec_jax.runs.run import Run
 from agenticrec_jax.runtime.phases import phase
@@ -219,7 +220,7 @@ def write_evaluation(
 
 
 def write_trajectories(
-    path: str | Path,
+    path: str | os.PathLike,
     trajectories: Sequence[Trajectory],
     *,
     examples: Sequence[RankingExample],
@@ -232,7 +233,7 @@ def write_trajectories(
 
 
 def write_records(
-    path: str | Path,
+    path: str | os.PathLike,
     records: Iterable[Mapping[str, Any]],
     *,
     examples: Sequence[RankingExample],
@@ -251,16 +252,13 @@ def write_records(
       log: of the examples.
       seed: of the policy's training or of its sampling; None for neither.
     """
-    path = Path(path)
-    partial_file = path.with_suffix(".part")
-    with open(partial_file, "w", encoding="utf-8") as file:
+    with whole_file(path) as partial_file, open(partial_file, "w", encoding="utf-8") as file:
         for record, example in zip(records, examples, strict=True):
             line = dict(record) | {"seed": seed} | ids_of(example, log)
             file.write(strict_json.dumps(line, ensure_ascii=False) + "\n")
-    partial_file.replace(path)
 
 
-def read_trajectories(path: str | Path) -> list[Trajectory]:
+def read_trajectories(path: str | os.PathLike) -> list[Trajectory]:
     """Reads the trajectories of `write_trajectories`."""
     lines = Path(path).read_text(encoding="utf-8").splitlines()
     return [Trajectory.from_json(line) for line in lines]

@@ -3,9 +3,9 @@
 import dataclasses
 import itertools
 import json
+import os
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 
 from agenticrec_jax import strict_json
 from agenticrec_jax.agent.trajectories import Trajectory
@@ -24,6 +24,7 @@ from agenticrec_jax.evaluation.rankings import (
     write_rankings,
 )
 from agenticrec_jax.evaluation.report import print_table, write_report
+from agenticrec_jax.paths import Path
 from agenticrec_jax.runs.baselines import baseline_rows
 from agenticrec_jax.runs.config import RunConfig
 from agenticrec_jax.runs.data import store_settings
@@ -99,7 +100,7 @@ class EvaluationResults:
         return compare_rows(ranks, [example.user for example in self.examples])
 
 
-def run_experiment(config: RunConfig, workdir: str | Path, seeds: Sequence[int]) -> dict:
+def run_experiment(config: RunConfig, workdir: str | os.PathLike, seeds: Sequence[int]) -> dict:
     """Runs the whole method; returns the contents of ``results.json``.
 
     The workdir gets ``results.json``, the rankings behind its rows (``rankings.parquet``),
@@ -150,7 +151,7 @@ def run_experiment(config: RunConfig, workdir: str | Path, seeds: Sequence[int])
     return write_results(run, results, seeds)
 
 
-def open_run(config: RunConfig, workdir: str | Path) -> Run:
+def open_run(config: RunConfig, workdir: str | os.PathLike) -> Run:
     """Returns the run of an experiment with its policy and its data loaded.
 
     Raises:

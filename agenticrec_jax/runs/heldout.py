@@ -6,7 +6,6 @@ train on (``config.ppr.heldout``).
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -19,6 +18,7 @@ from agenticrec_jax.metrics.significance import (
     paired_difference,
 )
 from agenticrec_jax.parallel import multihost
+from agenticrec_jax.paths import Path
 from agenticrec_jax.runs.pairs import HELDOUT, lenient_agent
 from agenticrec_jax.runs.policy import Policy
 from agenticrec_jax.runs.rollouts import stored_episodes

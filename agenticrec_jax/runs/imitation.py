@@ -3,7 +3,6 @@
 import dataclasses
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax
 from jax.sharding import Mesh
@@ -15,6 +14,7 @@ from agenticrec_jax.data.examples import RankingExample, evenly_spread
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.losses import for_batch, sft_loss
 from agenticrec_jax.parallel import multihost
+from agenticrec_jax.paths import Path
 from agenticrec_jax.runs.config import RunConfig
 from agenticrec_jax.runs.data import store_settings
 from agenticrec_jax.runs.policy import Policy

@@ -6,7 +6,6 @@ it was trained with, and artifacts B have others. The policy directory of the st
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from flax import nnx
@@ -25,6 +24,7 @@ from agenticrec_jax.language.llara import (
 from agenticrec_jax.language.titles import candidate_group, likelihoods, title_logprobs
 from agenticrec_jax.parallel.mesh import shard_params
 from agenticrec_jax.parallel.multihost import main_writes
+from agenticrec_jax.paths import Path
 from agenticrec_jax.runs.imitation import imitate
 from agenticrec_jax.runs.language import (
     scored_answers,

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import jax
 
@@ -13,6 +12,7 @@ from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.bundled import resolve
 from agenticrec_jax.data.examples import evenly_spread
 from agenticrec_jax.parallel import multihost
+from agenticrec_jax.paths import Path
 from agenticrec_jax.runs.data import store_settings
 from agenticrec_jax.runs.policy import Policy
 from agenticrec_jax.runs.rollouts import stored_episodes

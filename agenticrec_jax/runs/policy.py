@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from pathlib import Path
+import os
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from agenticrec_jax.models.io.peft import save_adapters
 from agenticrec_jax.models.lora import LoraConfig, add_lora, lora_config
 from agenticrec_jax.parallel.mesh import shard_params
 from agenticrec_jax.parallel.multihost import main_writes
+from agenticrec_jax.paths import Path, glob
 from agenticrec_jax.runs.config import PolicyConfig
 from agenticrec_jax.runtime.finite import expect_finite
 from agenticrec_jax.tokenizers.base import Tokenizer
@@ -46,7 +47,7 @@ class Policy:
         return dataclasses.replace(self, params=jax.tree.map(jnp.copy, self.params))
 
 
-def model_config(config: PolicyConfig, directory: str | Path | None = None) -> Qwen3Config:
+def model_config(config: PolicyConfig, directory: str | os.PathLike | None = None) -> Qwen3Config:
     """Returns the shape of a policy directory's model, computed as ``config`` says.
 
     Only ``config.json`` is read.
@@ -61,7 +62,7 @@ def model_config(config: PolicyConfig, directory: str | Path | None = None) -> Q
 
 def load_policy(
     config: PolicyConfig,
-    directory: str | Path | None = None,
+    directory: str | os.PathLike | None = None,
     *,
     mesh: Mesh | None = None,
     seed: int = 0,
@@ -99,7 +100,7 @@ def _with_adapters(policy: Policy, adapters: LoraConfig, *, mesh: Mesh | None, s
     return dataclasses.replace(policy, graphdef=graphdef, params=params)
 
 
-def save_policy(policy: Policy, directory: str | Path) -> None:
+def save_policy(policy: Policy, directory: str | os.PathLike) -> None:
     """Writes a policy directory: configuration, weights and tokenizer.
 
     Adapters are merged into the weights, and written alone in ``adapter`` beside them.
@@ -119,18 +120,18 @@ def save_policy(policy: Policy, directory: str | Path) -> None:
             tokenizer.save(directory)
 
 
-def weights_hash(path: str | Path) -> str:
+def weights_hash(path: str | os.PathLike) -> str:
     """Returns 16 hex digits of the sha256 of a policy directory's weights.
 
     Raises:
       InputError: the directory has no weights.
     """
-    files = sorted(Path(path).glob("*.safetensors"))
+    files = glob(path, "*.safetensors")
     if not files:
         raise InputError(f"{path}: found no *.safetensors, expected a policy directory")
     digest = hashlib.sha256()
     for name in files:
-        with open(name, "rb") as file:
+        with name.open("rb") as file:
             # Piece by piece, since a file may be larger than memory.
             while piece := file.read(1 << 24):
                 digest.update(piece)

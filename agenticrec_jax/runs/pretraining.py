@@ -1,9 +1,9 @@
 """Pretraining of the tiny policy: skills from dense labels, before any reinforcement."""
 
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ from optax.contrib import MuonDimensionNumbers
 from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.data.candidates import draw_candidates
 from agenticrec_jax.data.examples import evenly_spread
+from agenticrec_jax.paths import Path
 from agenticrec_jax.runs.config import RunConfig
 from agenticrec_jax.runs.data import RunData
 from agenticrec_jax.runs.policy import Policy
@@ -92,7 +93,7 @@ def pretrain(
     policy: Policy,
     sources: Mapping[str, SkillSource],
     settings: PretrainingConfig,
-    directory: str | Path,
+    directory: str | os.PathLike,
     seed: int = 0,
 ) -> Policy:
     """Trains a policy on ``settings.lessons``, on one device; returns the trained policy.

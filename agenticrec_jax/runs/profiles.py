@@ -3,12 +3,12 @@
 import os
 from collections import Counter
 from collections.abc import Collection, Sequence
-from pathlib import Path
 
 from agenticrec_jax.agent.profiles import ProfileWriter
 from agenticrec_jax.data.examples import evenly_spread
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.parallel import multihost
+from agenticrec_jax.paths import Path
 from agenticrec_jax.runs.run import Run
 from agenticrec_jax.runtime.phases import phase
 from agenticrec_jax.runtime.progress import Progress

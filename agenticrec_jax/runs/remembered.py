@@ -2,15 +2,15 @@
 
 import dataclasses
 import json
+import os
 import re
-from pathlib import Path
 from typing import Any
 
 from agenticrec_jax import strict_json
 from agenticrec_jax.bundled import ROOT
 from agenticrec_jax.errors import InputError, expect
 from agenticrec_jax.parallel.multihost import main_writes
-from agenticrec_jax.paths import local_path
+from agenticrec_jax.paths import Path, absolute, as_path, glob, is_bucket, is_file, write_whole
 from agenticrec_jax.runs.config import PATH_SETTINGS, RunConfig
 from agenticrec_jax.runs.validation import parse
 
@@ -18,7 +18,7 @@ FILE_NAME = "run.json"
 NEWEST_FIRST = ("ppr", "pairs", "rta", "self_sft", "sft")  # stages that train an agent
 
 
-def remember(workdir: Path, config: RunConfig, policy: str | Path) -> None:
+def remember(workdir: Path, config: RunConfig, policy: str | os.PathLike) -> None:
     """Writes configuration and policy of a run to ``run.json`` of its workdir, which is there.
 
     Paths are absolute, so that the workdir can be used from any directory; those of bundled files
@@ -38,9 +38,7 @@ def remember(workdir: Path, config: RunConfig, policy: str | Path) -> None:
     path = workdir / FILE_NAME
     with main_writes("run") as writes:
         if writes and not (path.exists() and path.read_text(encoding="utf-8") == text):
-            partial = path.with_suffix(".part")
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(path)
+            write_whole(path, text)
 
 
 def remembered(workdir: Path) -> tuple[RunConfig, str]:
@@ -70,18 +68,21 @@ def trained_policy(workdir: Path) -> Path | None:
 
     Of stages it is the first in `NEWEST_FIRST`, of the quickstart's seeds the lowest.
     """
-    seeds = sorted(workdir.glob("seed_*"), key=lambda path: int(re.sub(r"\D", "", path.name) or 0))
+    seeds = sorted(glob(workdir, "seed_*"), key=lambda path: int(re.sub(r"\D", "", path.name) or 0))
     directories = (
         directory / stage / "policy" for directory in (workdir, *seeds) for stage in NEWEST_FIRST
     )
-    return next((path for path in directories if path.is_dir()), None)
+    # The configuration is the last file that is written of a policy.
+    return next((path for path in directories if is_file(path / "config.json")), None)
 
 
 def _from_anywhere(path: str) -> str:
     """Returns an absolute path in place of a relative one, but that of a bundled file as it is."""
-    given = local_path(path)
-    relative = path and given.exists() and given.absolute() != ROOT / given
-    return str(given.absolute()) if relative else path
+    given = as_path(path)
+    if not path or is_bucket(given):
+        return path
+    relative = given.exists() and absolute(given) != absolute(ROOT / given)
+    return str(absolute(given)) if relative else path
 
 
 def _with_tuples(value: Any) -> Any:

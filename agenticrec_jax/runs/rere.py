@@ -3,7 +3,6 @@
 import dataclasses
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,6 +15,7 @@ from agenticrec_jax.language.rere import beam_group
 from agenticrec_jax.language.titles import Score, TitlePrompts, candidate_group, title_logprobs
 from agenticrec_jax.losses import for_batch, grpo_loss
 from agenticrec_jax.losses.reductions import Metrics
+from agenticrec_jax.paths import Path
 from agenticrec_jax.runs.language import stage_packing, stage_record
 from agenticrec_jax.runs.policy import Policy
 from agenticrec_jax.runs.run import Run

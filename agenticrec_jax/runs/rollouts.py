@@ -1,7 +1,6 @@
 """Trajectories that are sampled once, stored as JSON lines, and read by a resumed run."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from agenticrec_jax.agent.episodes import Agent, run_episodes
 from agenticrec_jax.agent.progress import episode_progress
@@ -9,6 +8,7 @@ from agenticrec_jax.agent.tasks import Task
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.generation.engine import Engine
 from agenticrec_jax.parallel import multihost
+from agenticrec_jax.paths import Path
 from agenticrec_jax.runs.policy import Policy
 from agenticrec_jax.runtime.phases import phase
 from agenticrec_jax.training.mining import write_lines

@@ -1,10 +1,10 @@
 """A run: everything that a configuration builds, each object once."""
 
 import operator
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ from agenticrec_jax.data.splits import FitRange
 from agenticrec_jax.generation.engine import Engine, EngineConfig
 from agenticrec_jax.parallel.mesh import make_mesh
 from agenticrec_jax.parallel.multihost import local_mesh
-from agenticrec_jax.paths import local_path
+from agenticrec_jax.paths import as_path
 from agenticrec_jax.runs.config import PATH_SETTINGS, MeshConfig, RunConfig
 from agenticrec_jax.runs.data import (
     RunData,
@@ -69,9 +69,9 @@ class Run:
     def __init__(
         self,
         config: RunConfig,
-        workdir: str | Path,
+        workdir: str | os.PathLike,
         *,
-        policy_directory: str | Path | None = None,
+        policy_directory: str | os.PathLike | None = None,
         data: RunData | None = None,
         policy: Policy | None = None,
     ):
@@ -269,14 +269,13 @@ class Run:
 
 
 def check_paths(config: RunConfig) -> None:
-    """Checks that every path of a configuration is one on this machine; it need not exist.
+    """Checks every path of a configuration by `paths.as_path`; it need not exist.
 
     Raises:
-      InputError: names the first setting of `PATH_SETTINGS` that has the address of a bucket or the
-        home of an unknown user.
+      InputError: names the first setting of `PATH_SETTINGS` that is no path or address of a bucket.
     """
     for name in PATH_SETTINGS:
-        local_path(operator.attrgetter(name)(config), f"config.{name}")
+        as_path(operator.attrgetter(name)(config), f"config.{name}")
 
 
 def device_mesh(config: MeshConfig) -> Mesh | None:

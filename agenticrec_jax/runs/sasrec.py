@@ -5,7 +5,6 @@ Both jobs print their results and write them to a working directory.
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from flax import nnx
 
@@ -27,7 +26,7 @@ from agenticrec_jax.evaluation.rankings import (
     write_rankings,
 )
 from agenticrec_jax.metrics.ranking import expected_metrics, ndcg_at_k
-from agenticrec_jax.paths import make_directory
+from agenticrec_jax.paths import Path, make_directory
 from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.runtime.phases import phase, phase_records
 from agenticrec_jax.runtime.progress import Progress

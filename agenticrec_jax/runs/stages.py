@@ -16,8 +16,8 @@ A stage resumes from its newest checkpoint in ``<directory>/<stage>/checkpoints`
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import jax
 import optax
@@ -29,6 +29,7 @@ from agenticrec_jax.data.examples import evenly_spread
 from agenticrec_jax.errors import expect
 from agenticrec_jax.losses import AdvantageFn, LossFn
 from agenticrec_jax.parallel import multihost
+from agenticrec_jax.paths import Path
 from agenticrec_jax.runs import imitation
 from agenticrec_jax.runs import pairs as run_pairs
 from agenticrec_jax.runs.config import RunConfig
@@ -78,7 +79,7 @@ STAGES = tuple(PREREQUISITES)
 REINFORCEMENT = ("rta", "ppr")
 
 
-def starting_directory(workdir: str | Path, stage: str, default: str) -> str:
+def starting_directory(workdir: str | os.PathLike, stage: str, default: str) -> str:
     """Returns the policy directory that a stage starts from: an earlier stage's, or ``default``."""
     earlier = (Path(workdir) / name / "policy" for name in PREREQUISITES[stage])
     return next((str(path) for path in earlier if path.is_dir()), default)
@@ -100,7 +101,7 @@ def train(
     stage: str,
     policy: Policy | None = None,
     *,
-    directory: str | Path | None = None,
+    directory: str | os.PathLike | None = None,
     seed: int | None = None,
     use_tools: bool = True,
 ) -> Policy:

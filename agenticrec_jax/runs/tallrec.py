@@ -1,11 +1,11 @@
 """TALLRec on the run's policy: its training on policy examples, and its row."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from agenticrec_jax.data.examples import RankingExample, evenly_spread
 from agenticrec_jax.language.answers import Answer
 from agenticrec_jax.language.tallrec import YesNoPrompts, YesNoQuestions, yes_scores
+from agenticrec_jax.paths import Path
 from agenticrec_jax.runs.imitation import imitate
 from agenticrec_jax.runs.language import (
     scored_answers,

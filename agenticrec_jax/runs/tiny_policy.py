@@ -2,10 +2,10 @@
 
 import dataclasses
 import itertools
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ from agenticrec_jax.evaluation.evaluator import copy_accuracy, evaluate
 from agenticrec_jax.evaluation.rankings import summarize_rankings, targets_of
 from agenticrec_jax.metrics.ranking import ndcg_at_k, rank_of_target
 from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config
+from agenticrec_jax.paths import Path
 from agenticrec_jax.runs.config import RunConfig
 from agenticrec_jax.runs.data import RunData
 from agenticrec_jax.runs.evaluations import policy_rankings
@@ -54,7 +55,9 @@ MOST_INVALID = 0.01
 LEAST_ENTROPY = 1.0  # in nats, of a trajectory's decisions: reinforcement needs a choice
 
 
-def make_tiny_policy(config: RunConfig, workdir: str | Path, output: str | Path) -> dict:
+def make_tiny_policy(
+    config: RunConfig, workdir: str | os.PathLike, output: str | os.PathLike
+) -> dict:
     """Makes a policy directory for the config's log; returns the gate's report.
 
     Args:

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -20,6 +19,7 @@ from agenticrec_jax.language.titles import (
     title_logprobs,
 )
 from agenticrec_jax.losses import dpo_preference_loss, for_batch
+from agenticrec_jax.paths import Path
 from agenticrec_jax.runs.imitation import imitate
 from agenticrec_jax.runs.language import (
     scored_answers,

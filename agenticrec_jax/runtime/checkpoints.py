@@ -8,6 +8,7 @@ one before is used.
 """
 
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
-from etils import epath
 from jax.experimental import multihost_utils
 from jaxtyping import Array, Int
 
 from agenticrec_jax import strict_json
 from agenticrec_jax.errors import expect
+from agenticrec_jax.paths import absolute
 
 FORMAT_VERSION = 1
 
@@ -61,7 +62,8 @@ class Checkpoints:
     """The checkpoints of one run in one directory; use it as a context manager or call `close`.
 
     Saving returns once the arrays are copied. They are written in the background and committed by
-    a rename, so a kill at any moment leaves whole checkpoints only.
+    a rename, or in a bucket by a file that is written last, so a kill at any moment leaves whole
+    checkpoints only.
 
     Example:
       >>> import tempfile
@@ -74,7 +76,7 @@ class Checkpoints:
 
     def __init__(
         self,
-        directory: str | epath.Path,
+        directory: str | os.PathLike,
         config: Mapping[str, Any],
         *,
         max_to_keep: int | None = 2,
@@ -82,11 +84,11 @@ class Checkpoints:
         """Opens or creates the directory.
 
         Args:
-          directory: local path or bucket.
+          directory: on this machine or in a bucket.
           config: what a resumed run must have in common with the one that wrote; JSON values.
           max_to_keep: number of newest checkpoints that stay; None for all but dropped ones.
         """
-        self._directory = epath.Path(directory).resolve()
+        self._directory = absolute(directory)
         self._config = json.loads(strict_json.dumps(dict(config)))
         options = ocp.CheckpointManagerOptions(
             max_to_keep=max_to_keep, cleanup_tmp_directories=True

@@ -7,7 +7,7 @@ first cuts the lines after its last committed step, so a replayed step stands in
 import json
 import math
 import os
-import pathlib
+import tempfile
 from collections.abc import Mapping
 from typing import Self
 
@@ -16,6 +16,7 @@ from tensorboardX import SummaryWriter
 
 from agenticrec_jax import strict_json
 from agenticrec_jax.errors import InputError, expect
+from agenticrec_jax.paths import Appender, Path, is_bucket, upload, write_whole
 
 Metric = float | tuple[float, float]  # a value, or (sum, count) that stands for its mean
 
@@ -38,14 +39,14 @@ def read_metrics(path: str | os.PathLike) -> list[dict]:
     Raises:
       InputError: another line is no JSON object with a stage and a step.
     """
-    file = pathlib.Path(path)
+    file = Path(path)
     if not file.exists():
         return []
     lines = enumerate(file.read_bytes().splitlines(keepends=True), start=1)
     return [_read_line(file, number, line) for number, line in lines if line.endswith(b"\n")]
 
 
-def _read_line(file: pathlib.Path, number: int, line: bytes) -> dict:
+def _read_line(file: Path, number: int, line: bytes) -> dict:
     where = f"{file}, line {number}"
     try:
         record = json.loads(line)
@@ -74,8 +75,10 @@ class MetricsWriter:
 
     def __init__(self, workdir: str | os.PathLike, process_index: int = 0):
         self._active = process_index == 0
-        self._path = pathlib.Path(workdir) / FILE_NAME
+        self._path = Path(workdir) / FILE_NAME
+        self._file = Appender(self._path)
         self._boards: dict[str, SummaryWriter] = {}
+        self._scratch: tempfile.TemporaryDirectory | None = None  # boards of a bucket
         if self._active:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             # Cuts off a last line that a kill left unfinished, before others are appended to it.
@@ -85,6 +88,7 @@ class MetricsWriter:
         """Deletes the lines of ``stage`` after ``step``, the last committed one (0: all)."""
         if not self._active:
             return
+        self._file.close()
         lines = read_metrics(self._path)
         self._rewrite([line for line in lines if line["stage"] != stage or line["step"] <= step])
         self._board(stage, purge_step=step + 1)
@@ -93,6 +97,7 @@ class MetricsWriter:
         """Returns the lines that ``stage`` has written; none on processes other than 0."""
         if not self._active:
             return []
+        self._file.flush()
         return [line for line in read_metrics(self._path) if line["stage"] == stage]
 
     def write(self, stage: str, step: int, metrics: Mapping[str, Metric]) -> dict:
@@ -113,18 +118,30 @@ class MetricsWriter:
         if not self._active:
             return {}
         values = {name: mean_of(metric) for name, metric in metrics.items()}
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write(_json_line(line := {"stage": stage, "step": int(step)} | values))
+        self._file.write(_json_line(line := {"stage": stage, "step": int(step)} | values))
         for name, value in values.items():
             if math.isfinite(value):  # TensorBoard would print a warning into the progress
                 self._board(stage).add_scalar(name, value, int(step))
         return line
 
+    def flush(self) -> None:
+        """Returns when all lines are in the file, and in a bucket the files of TensorBoard too."""
+        self._file.flush()
+        if self._scratch:
+            for board in self._boards.values():
+                board.flush()
+            upload(self._scratch.name, self._path.parent / "tensorboard")
+
     def close(self) -> None:
-        """Flushes TensorBoard."""
+        """Flushes the lines and TensorBoard."""
+        self.flush()
+        self._file.close()
         for board in self._boards.values():
             board.close()
         self._boards.clear()
+        if self._scratch:
+            self._scratch.cleanup()
+            self._scratch = None
 
     def __enter__(self) -> Self:
         return self
@@ -133,17 +150,17 @@ class MetricsWriter:
         self.close()
 
     def _rewrite(self, lines: list[dict]) -> None:
-        if not self._path.exists():
-            return
-        # A rename is atomic: a kill leaves the old file or the new one.
-        partial = self._path.with_suffix(".partial")
-        partial.write_text("".join(map(_json_line, lines)), encoding="utf-8")
-        os.replace(partial, self._path)
+        if self._path.exists():
+            write_whole(self._path, "".join(map(_json_line, lines)))
 
     def _board(self, stage: str, purge_step: int | None = None) -> SummaryWriter:
         if stage not in self._boards:
-            directory = self._path.parent / "tensorboard" / stage
-            self._boards[stage] = SummaryWriter(str(directory), purge_step=purge_step)
+            directory = self._path.parent / "tensorboard"
+            if is_bucket(directory):
+                # TensorBoard's own writer for buckets uploads when it is deleted, and hangs there.
+                self._scratch = self._scratch or tempfile.TemporaryDirectory()
+                directory = Path(self._scratch.name)
+            self._boards[stage] = SummaryWriter(str(directory / stage), purge_step=purge_step)
         return self._boards[stage]
 
 

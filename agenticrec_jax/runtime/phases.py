@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import pathlib
 import resource
 import sys
 import threading
@@ -11,9 +10,10 @@ import time
 from collections.abc import Iterator
 
 from agenticrec_jax import strict_json
+from agenticrec_jax.paths import Appender, Path, write_whole
 
 _records: list[dict] = []
-_records_file: pathlib.Path | None = None
+_records_file: Path | None = None
 
 
 @contextlib.contextmanager
@@ -61,18 +61,18 @@ def resume_phases(path: str | os.PathLike) -> None:
     A run that was stopped and is resumed in another process so has the phases of both.
     """
     global _records_file
-    _records_file = pathlib.Path(path)
+    _records_file = Path(path)
     if _records_file.exists():
         lines = _records_file.read_text(encoding="utf-8").splitlines(keepends=True)
         _records[:0] = [json.loads(line) for line in lines if line.endswith("\n")]
     text = "".join(strict_json.dumps(record) + "\n" for record in _records)
-    _records_file.write_text(text, encoding="utf-8")
+    write_whole(_records_file, text)
 
 
 def _append(record: dict) -> None:
     _records.append(record)
     if _records_file:
-        with open(_records_file, "a", encoding="utf-8") as file:
+        with Appender(_records_file) as file:
             file.write(strict_json.dumps(record) + "\n")
 
 

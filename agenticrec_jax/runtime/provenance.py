@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 import agenticrec_jax
-from agenticrec_jax import strict_json
+from agenticrec_jax import paths, strict_json
 from agenticrec_jax.bundled import ROOT
 from agenticrec_jax.runtime.devices import device_line
 
@@ -77,11 +77,11 @@ def record_provenance(directory: str | os.PathLike, *, devices: bool = True) -> 
 
         if jax.process_index():
             return
-    path = Path(directory) / FILE_NAME
+    path = paths.Path(directory) / FILE_NAME
     line = strict_json.dumps(provenance(devices=devices), ensure_ascii=False) + "\n"
     written = path.read_text(encoding="utf-8") if path.exists() else ""
     if line not in written.splitlines(keepends=True):
-        with open(path, "a", encoding="utf-8") as file:
+        with paths.Appender(path) as file:
             file.write(line)
 
 

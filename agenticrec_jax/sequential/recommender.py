@@ -1,9 +1,9 @@
 """A fitted sequential model that recommends by item ids."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -74,13 +74,13 @@ class Recommender:
         # Excluded items come last with -inf where fewer than ``count`` others remain.
         return [(self.item_ids[row], score) for row, score in best if score > -np.inf]
 
-    def save(self, directory: str | Path) -> None:
+    def save(self, directory: str | os.PathLike) -> None:
         """Writes the model's two files, such as ``sasrec.safetensors`` and ``sasrec.json``."""
         save_model(directory, self.model, self.item_ids, self.fit_range)
 
     @classmethod
     def load(
-        cls, directory: str | Path, model_type: type[SequentialModel] = Sasrec
+        cls, directory: str | os.PathLike, model_type: type[SequentialModel] = Sasrec
     ) -> "Recommender":
         """Reads the files that `save` wrote.
 

@@ -4,9 +4,9 @@ The JSON file has the model's sizes, its fit range and the item ids in the order
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from agenticrec_jax import strict_json
 from agenticrec_jax.data.splits import FitRange
 from agenticrec_jax.errors import InputError, expect, shorten
-from agenticrec_jax.paths import make_directory
+from agenticrec_jax.paths import Path, local_file, make_directory, whole_file
 from agenticrec_jax.sequential.model import SequentialConfig, SequentialModel
 
 
@@ -32,7 +32,10 @@ class SavedModel(NamedTuple):
 
 
 def save_model(
-    directory: str | Path, model: SequentialModel, item_ids: Sequence[str], fit_range: FitRange
+    directory: str | os.PathLike,
+    model: SequentialModel,
+    item_ids: Sequence[str],
+    fit_range: FitRange,
 ) -> None:
     """Writes a model as two files that are named after ``model.name``.
 
@@ -64,13 +67,14 @@ def save_arrays(arrays: Mapping[str, np.ndarray], path: Path) -> None:
       InputError: the file cannot be written, as where a directory is.
     """
     try:
-        save_file(dict(arrays), path)
+        with whole_file(path) as file:
+            save_file(dict(arrays), file)
     except SafetensorError as error:
         raise InputError(f"{path}: cannot be written ({error})") from error
 
 
 def load_model(
-    directory: str | Path,
+    directory: str | os.PathLike,
     model_type: type[SequentialModel],
     item_ids: Sequence[str] | None = None,
 ) -> SavedModel:
@@ -151,7 +155,7 @@ def check_arrays(
 
 
 def read_saved(
-    directory: str | Path, stem: str, fields: Sequence[str]
+    directory: str | os.PathLike, stem: str, fields: Sequence[str]
 ) -> tuple[dict, dict[str, np.ndarray]]:
     """Returns the record of ``stem.json`` and the arrays of ``stem.safetensors``.
 
@@ -166,7 +170,7 @@ def read_saved(
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         path = directory / f"{stem}.safetensors"
-        arrays = load_file(path)
+        arrays = load_file(local_file(path))
     # A dtype that numpy has not, such as one of 8 bits, is an AttributeError.
     except (ValueError, OSError, RecursionError, SafetensorError, AttributeError) as error:
         raise InputError(f"{path}: found an unreadable {stem} ({error})") from error

@@ -5,9 +5,9 @@ Each sample asks for one item after its history. A batch is a random draw of all
 from its last checkpoint with the very next batch.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -126,7 +126,7 @@ def make_step(graphdef: nnx.GraphDef, training: ShardTraining) -> tuple[Callable
 
 def train_on_shards(
     model: SequentialModel,
-    samples: str | Path,
+    samples: str | os.PathLike,
     training: ShardTraining,
     checkpoints: Checkpoints,
     on_step: OnStep | None = None,
@@ -197,7 +197,9 @@ def _fill(array: np.ndarray, size: int) -> np.ndarray:
     return np.pad(array, [(0, size - len(array))] + [(0, 0)] * (array.ndim - 1))
 
 
-def catalog_ndcg(model: SequentialModel, samples: str | Path, split: str, count: int) -> float:
+def catalog_ndcg(
+    model: SequentialModel, samples: str | os.PathLike, split: str, count: int
+) -> float:
     """Returns NDCG@10 of the first ``count`` samples of a split, each ranked among all items."""
     batch = first_samples(samples, split, count)
     states = user_states(model, batch["history"])

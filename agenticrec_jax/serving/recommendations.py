@@ -5,11 +5,11 @@ import math
 import os
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from pathlib import Path
 
 import polars as pl
 
 from agenticrec_jax import strict_json
+from agenticrec_jax.paths import whole_file
 from agenticrec_jax.serving.reasons import Evidence
 
 SCHEMA = {
@@ -131,10 +131,8 @@ def write_parquet(path: str | os.PathLike, recommendations: Iterable[Recommendat
         for answer in recommendations
         for item in answer.items
     ]
-    path = Path(path)
-    partial = path.with_name(path.name + ".part")
-    pl.DataFrame(rows, schema=SCHEMA).write_parquet(partial)
-    os.replace(partial, path)
+    with whole_file(path) as file:
+        pl.DataFrame(rows, schema=SCHEMA).write_parquet(file)
 
 
 def ordinal_score(rank: int) -> float:

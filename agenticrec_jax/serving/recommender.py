@@ -2,10 +2,10 @@
 
 import contextlib
 import dataclasses
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -87,9 +87,9 @@ class Recommender:
     @classmethod
     def load(
         cls,
-        directory: str | Path,
+        directory: str | os.PathLike,
         *,
-        policy: str | Path | None = None,
+        policy: str | os.PathLike | None = None,
         config: RunConfig | None = None,
         constrained: bool = True,
         retrieved: int = 20,

@@ -1,10 +1,11 @@
 """Starts several processes of simulated devices that train together, as on several hosts."""
 
+import contextlib
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from agenticrec_jax.parallel import multihost
@@ -29,6 +30,17 @@ def run_together(
     Raises:
       AssertionError: a process failed.
     """
+    with started_together(arguments, processes, devices) as children:
+        outputs = [child.communicate(timeout=timeout)[0] for child in children]
+    assert [child.returncode for child in children] == [0] * processes, "\n".join(outputs)
+    return outputs
+
+
+@contextlib.contextmanager
+def started_together(
+    arguments: Sequence[str], processes: int = 2, devices: int = 4
+) -> Iterator[list[subprocess.Popen]]:
+    """Yields processes as `run_together` starts them; those that run at the end are killed."""
     environment = {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {QUICK}",
@@ -47,12 +59,11 @@ def run_together(
         for index in range(processes)
     ]
     try:
-        outputs = [child.communicate(timeout=timeout)[0] for child in children]
+        yield children
     finally:
         for child in children:
             child.kill()
-    assert [child.returncode for child in children] == [0] * processes, "\n".join(outputs)
-    return outputs
+            child.communicate()
 
 
 def _free_port() -> int:

@@ -6,9 +6,9 @@ visibly.
 """
 
 import functools
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Protocol
 
 CUT = "…"
@@ -59,7 +59,7 @@ class Tokenizer(Protocol):
         """Returns the text of ids with markers spelled out."""
         ...
 
-    def save(self, directory: str | Path) -> None:
+    def save(self, directory: str | os.PathLike) -> None:
         """Writes the tokenizer's files, as they were read, into an existing directory."""
         ...
 

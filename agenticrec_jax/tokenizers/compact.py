@@ -7,12 +7,13 @@ the protocol are user-defined symbols, one id each.
 """
 
 import io
+import os
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import sentencepiece
 
+from agenticrec_jax.paths import Path
 from agenticrec_jax.tokenizers.base import CUT, Tokenizer, decode_around, neutralize
 from agenticrec_jax.tokenizers.sentencepiece import FILE
 
@@ -75,7 +76,7 @@ class CompactTokenizer(Tokenizer):
         """Returns the text of ids with markers spelled out, without padding."""
         return decode_around(ids, self._pieces.decode, self._spelled.get)
 
-    def save(self, directory: str | Path) -> None:
+    def save(self, directory: str | os.PathLike) -> None:
         """Writes ``tokenizer.model`` into an existing directory."""
         (Path(directory) / FILE).write_bytes(self._model)
 

@@ -7,14 +7,15 @@ Qwen3 is an added token that is not flagged special, and text that spells it wou
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import tokenizers
 
 from agenticrec_jax import strict_json
 from agenticrec_jax.errors import InputError, expect
+from agenticrec_jax.paths import Path
 from agenticrec_jax.tokenizers.base import TURN_END, ChatTokenizer, join_at, literals, neutralize
 
 FILE = "tokenizer.json"
@@ -144,7 +145,7 @@ class HFTokenizer(ChatTokenizer):
             in_vocabulary += [index] if index < self.vocab_size else self._broken
         return self._full.decode(in_vocabulary, skip_special_tokens=False)
 
-    def save(self, directory: str | Path) -> None:
+    def save(self, directory: str | os.PathLike) -> None:
         """Writes the tokenizer's files, as they were read, into an existing directory."""
         for name, content in self._files.items():
             (Path(directory) / name).write_bytes(content)
@@ -163,7 +164,7 @@ def stripped(raw: Mapping[str, Any]) -> dict[str, Any]:
     return {**raw, "model": model, "added_tokens": [], "post_processor": None}
 
 
-def read_hf_tokenizer(directory: str | Path) -> HFTokenizer:
+def read_hf_tokenizer(directory: str | os.PathLike) -> HFTokenizer:
     """Reads ``tokenizer.json`` of a directory and the files that belong to it.
 
     Raises:

@@ -1,18 +1,19 @@
 """The tokenizer of a policy directory, of whatever kind it is."""
 
-from pathlib import Path
+import os
 
 import sentencepiece
 
 from agenticrec_jax.errors import InputError, expect
 from agenticrec_jax.models.io.safetensors import read_json
+from agenticrec_jax.paths import Path
 from agenticrec_jax.tokenizers import huggingface as hf_tokenizer
 from agenticrec_jax.tokenizers.base import Tokenizer
 from agenticrec_jax.tokenizers.compact import MARKERS, CompactTokenizer
 from agenticrec_jax.tokenizers.sentencepiece import FILE, PlainTokenizer
 
 
-def load_tokenizer(directory: str | Path) -> Tokenizer:
+def load_tokenizer(directory: str | os.PathLike) -> Tokenizer:
     """Loads the tokenizer of a policy directory.
 
     A ``tokenizer.json`` comes first if it is byte-level BPE. Otherwise ``tokenizer.model`` is read:

@@ -4,14 +4,15 @@ It has no ids for the turns of a chat, so templates spell them in ordinary piece
 turn is one id, the model's end of text, and a row pauses there.
 """
 
+import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
 from agenticrec_jax.errors import InputError
+from agenticrec_jax.paths import Path
 from agenticrec_jax.tokenizers.base import (
     TURN_END,
     ChatTokenizer,
@@ -84,7 +85,7 @@ class PlainTokenizer(ChatTokenizer):
     def _spelled(self, index: int) -> str | None:
         return "\ufffd" if index >= self.vocab_size else self._names.get(index)
 
-    def save(self, directory: str | Path) -> None:
+    def save(self, directory: str | os.PathLike) -> None:
         """Writes ``tokenizer.model``, as it was read, into an existing directory."""
         (Path(directory) / FILE).write_bytes(self._model)
 

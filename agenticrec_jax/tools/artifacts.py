@@ -6,10 +6,10 @@ Other users' events reach a tool only through these artifacts. Fitted values are
 Axes: I items, U users with events in the range, D embedding, M neighbors.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 import jax
@@ -21,6 +21,7 @@ from agenticrec_jax import strict_json
 from agenticrec_jax.data.interactions import InteractionLog
 from agenticrec_jax.data.splits import FitRange
 from agenticrec_jax.errors import InputError, expect
+from agenticrec_jax.paths import Path
 from agenticrec_jax.sequential.fit import train_sasrec
 from agenticrec_jax.sequential.model import user_states
 from agenticrec_jax.sequential.sasrec import Sasrec, SasrecConfig
@@ -231,7 +232,7 @@ class Artifacts(Fitted[CollaborativeData]):
         index = data.sasrec_index.extended(count)
         return Artifacts(data.statistics.extended(count), index, self.fit_range)
 
-    def save(self, directory: str | Path, log: InteractionLog) -> None:
+    def save(self, directory: str | os.PathLike, log: InteractionLog) -> None:
         """Writes the model and the arrays.
 
         Args:
@@ -260,7 +261,7 @@ class Artifacts(Fitted[CollaborativeData]):
         (directory / "artifacts.json").write_text(text, encoding="utf-8")
 
     @classmethod
-    def load(cls, directory: str | Path, log: InteractionLog) -> "Artifacts":
+    def load(cls, directory: str | os.PathLike, log: InteractionLog) -> "Artifacts":
         """Reads the files that ``save`` wrote.
 
         Raises:

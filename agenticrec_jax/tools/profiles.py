@@ -10,12 +10,12 @@ bytes.
 import dataclasses
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 from agenticrec_jax import strict_json
 from agenticrec_jax.data.formats.json_rows import json_record
 from agenticrec_jax.errors import InputError, expect
+from agenticrec_jax.paths import Path, write_whole
 
 FORMAT = "agenticrec-profiles"
 VERSION = 2
@@ -100,7 +100,7 @@ class Profiles:
             expect(actual == value, where, actual, f"{value!r}, {because}")
 
 
-def read_profiles(path: str | Path) -> Profiles:
+def read_profiles(path: str | os.PathLike) -> Profiles:
     """Reads a file of profiles.
 
     Raises:
@@ -110,7 +110,7 @@ def read_profiles(path: str | Path) -> Profiles:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file, expected one of experiments.make_profiles")
-    first, *others = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    first, *others = path.read_bytes().decode(errors="replace").split("\n")
     header = _record(path, 1, first, _HEADER)
     for name, value in (("format", FORMAT), ("version", VERSION)):
         expect(header[name] == value, f"{path}, line 1, field {name}", header[name], repr(value))
@@ -131,7 +131,7 @@ def read_profiles(path: str | Path) -> Profiles:
 
 
 def write_profiles(
-    path: str | Path, header: Mapping[str, Any], profiles: Iterable[Profile]
+    path: str | os.PathLike, header: Mapping[str, Any], profiles: Iterable[Profile]
 ) -> None:
     """Writes a file of profiles atomically.
 
@@ -140,14 +140,11 @@ def write_profiles(
       header: ``model``, ``model_hash``, ``log`` and the settings that the texts depend on.
       profiles: the profiles, in any order.
     """
-    path = Path(path)
     records = [{"format": FORMAT, "version": VERSION, **header}]
     ordered = sorted(profiles, key=lambda profile: profile.example_id)
     records += [dataclasses.asdict(profile) for profile in ordered]
-    partial = path.with_name(path.name + ".part")
     text = "".join(strict_json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, text)
 
 
 def _record(path: Path, number: int, line: str, kinds: Mapping[str, type]) -> dict[str, Any]:

@@ -130,6 +130,7 @@ class StepHooks:
             with self._termination.dropping():
                 yield
         except Dropped:
+            self._writer.flush()
             save_and_end(self._stage, step, state, self._checkpoints, self.carried)
 
     def after_step(
@@ -171,9 +172,11 @@ class StepHooks:
         if self.ended:
             self._print_end()
         if self._checkpoints and (step % self._save_every == 0 or last):
+            self._writer.flush()
             self._checkpoints.save(step, state, self.carried)
         # Asked in every step on every process, since the answer is exchanged between them.
         if self._termination.due():
+            self._writer.flush()
             save_and_end(self._stage, step, state, self._checkpoints, self.carried)
 
     def _reason_to_end(self, metrics: Mapping[str, Metric]) -> str | None:

@@ -8,10 +8,10 @@ share of the rankings that have the negative above the target. `PairRule` takes 
 import dataclasses
 import hashlib
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from agenticrec_jax.agent.tasks import LESS, MORE, Task
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.errors import InputError, expect
+from agenticrec_jax.paths import Path, write_whole
 from agenticrec_jax.types import SAMPLED
 
 Order = tuple[int, ...]  # candidate numbers, best first; it may be cut
@@ -270,7 +271,7 @@ def preference_tasks(pairs: Sequence[HardPair], examples: Examples, seed: int) -
     return tasks
 
 
-def write_pairs(path: str | Path, pairs: Sequence[HardPair]) -> None:
+def write_pairs(path: str | os.PathLike, pairs: Sequence[HardPair]) -> None:
     """Writes one JSON line a pair; the file appears whole or not at all."""
     write_lines(path, (strict_json.dumps(_known_fields(pair)) for pair in pairs))
 
@@ -279,15 +280,12 @@ def _known_fields(pair: HardPair) -> dict:
     return {name: value for name, value in dataclasses.asdict(pair).items() if value is not None}
 
 
-def write_lines(path: str | Path, lines: Iterable[str]) -> None:
+def write_lines(path: str | os.PathLike, lines: Iterable[str]) -> None:
     """Writes a file of lines, which appears whole or not at all."""
-    # A rename is atomic: a run that is killed leaves no half file for a resumed one to read.
-    unfinished = Path(f"{path}.part")
-    unfinished.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    unfinished.replace(path)
+    write_whole(path, "".join(f"{line}\n" for line in lines))
 
 
-def read_pairs(path: str | Path, examples: Examples) -> list[HardPair]:
+def read_pairs(path: str | os.PathLike, examples: Examples) -> list[HardPair]:
     """Returns the pairs of a file of `write_pairs`.
 
     Args:
@@ -300,7 +298,9 @@ def read_pairs(path: str | Path, examples: Examples) -> list[HardPair]:
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}, expected a file of pairs") from error
+        raise InputError(
+            f"{path}: {error.strerror or 'no such file'}, expected a file of pairs"
+        ) from error
     return [_pair(line, examples, f"{path}, line {i}") for i, line in enumerate(lines, 1)]
 
 

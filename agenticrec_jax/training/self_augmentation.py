@@ -7,11 +7,11 @@ rules of its filter. The rules here judge outcomes alone, not what a text claims
 import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from agenticrec_jax import strict_json
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.errors import expect
+from agenticrec_jax.paths import Path
 from agenticrec_jax.training.epochs import Epochs
 from agenticrec_jax.training.groups import demonstration_groups
 from agenticrec_jax.training.packing import Packing, pack_share
@@ -103,6 +103,6 @@ class Imitation(Epochs):
 
 def read_groups(path: Path, members: int) -> list[list[Trajectory]]:
     """Returns the trajectories of a file of JSON lines, in groups of ``members``."""
-    with open(path, encoding="utf-8") as file:
+    with path.open() as file:
         trajectories = [Trajectory.from_json(line) for line in file]
     return [trajectories[i : i + members] for i in range(0, len(trajectories), members)]

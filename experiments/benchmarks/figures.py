@@ -12,6 +12,7 @@ from rich.table import Table
 
 from agenticrec_jax import strict_json
 from agenticrec_jax.errors import expect
+from agenticrec_jax.paths import local_path
 from agenticrec_jax.runtime.console import print_whole
 
 
@@ -70,7 +71,7 @@ def publish(
     Raises:
       InputError: the directory of ``path`` does not exist; nothing has run.
     """
-    parent = pathlib.Path(path).parent
+    parent = local_path(path, "flag --json").parent
     expect(parent.is_dir(), "flag --json", path, "a file in an existing directory")
     before = machine(packages)  # the load before the benchmark
     rows = measure()

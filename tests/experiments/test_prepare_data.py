@@ -180,9 +180,9 @@ def test_recthinkers_sets_are_drawn_from_a_download(tmp_path):
     assert len(log) == 24 and log.time.tolist() == sorted(list(range(8)) * 3)
 
 
-def test_the_output_of_a_configuration_is_a_path_on_this_machine(tmp_path):
+def test_the_output_of_a_configuration_is_a_path_or_a_bucket(tmp_path):
     command = [sys.executable, "-m", "experiments.prepare_data", f"{CONFIGS}/amazon2023.py"]
-    for output, named in (("gs://bucket/out", "gs://bucket/out"), ("3", "found 3")):
+    for output, named in (("s3://bucket/out", "s3://bucket/out"), ("3", "found 3")):
         flags = [f"--config.preparation.output={output}", f"--downloads={tmp_path}/downloads"]
         ended = subprocess.run([*command, *flags], cwd=ROOT, capture_output=True, text=True)
         assert ended.returncode == 2 and not list(tmp_path.iterdir())

@@ -10,6 +10,8 @@ import time
 
 import pytest
 
+from agenticrec_jax.paths import glob
+from agenticrec_jax.testing.errors import assert_names
 from tests.experiments.conftest import ROOT
 
 CHEAP = ["--config=office:smoke", "--logs=synthetic", "--methods=popularity,chance,bpr"]
@@ -27,6 +29,15 @@ def test_a_table_is_made_and_its_steps_are_listed(program, tmp_path):
     assert [row["name"] for row in results["rows"]] == ["chance", "popularity", "bpr"]
     assert "[5/5] table of agenticrec, synthetic" in ended.stdout
     assert f"verify {link}" in ended.stdout and results["tests"][0]["a"] in ended.stdout
+
+
+def test_a_workdir_in_a_bucket_is_refused_before_anything_is_written(bucket, program, tmp_path):
+    """The steps are links to each other's files, which a bucket does not have."""
+    workdir = f"{bucket}/{tmp_path.name}"
+    ended = program("reproduce", *CHEAP, f"--workdir={workdir}")
+    assert ended.returncode == 2 and not ended.stdout
+    assert_names(ended.stderr, "flag --workdir", workdir, "on this machine")
+    assert not glob(workdir, "**/*")
 
 
 @pytest.mark.slow

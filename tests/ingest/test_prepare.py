@@ -152,7 +152,7 @@ def test_a_table_that_cannot_be_written_is_named(tmp_path, name, place):
     if place == "a directory":
         (out / name).mkdir()
     else:
-        (out / name).symlink_to("/dev/full")
+        (out / f"{name}.part").symlink_to("/dev/full")  # written aside
     assert_names(refused(write_prepared, prepared, out), out / name)
 
 

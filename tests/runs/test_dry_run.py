@@ -204,8 +204,8 @@ def test_a_bad_slice_ends_with_one_sentence(tmp_path, flags, said):
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_policy_in_a_bucket_is_refused_by_its_setting():
+def test_a_policy_at_an_unknown_address_is_refused_by_its_setting():
     config = small_config()
-    config.policy.directory = "gs://bucket/policy"
+    config.policy.directory = "s3://bucket/policy"
     sentence = refused(dry_run.compile_stage, run_config(config), "rta", "workdir/policy")
-    assert_names(sentence, "config.policy.directory", "gs://bucket/policy")
+    assert_names(sentence, "config.policy.directory", "s3://bucket/policy")

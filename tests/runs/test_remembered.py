@@ -43,6 +43,7 @@ def test_the_policy_is_the_one_that_was_trained_furthest(tmp_path):
     for place in ("seed_10/ppr", "seed_2/rta", "seed_2/ppr", "sft", "rta", "ppr"):
         policy = tmp_path / place / "policy"
         policy.mkdir()
+        (policy / "config.json").touch()
         assert trained_policy(tmp_path) == policy
 
 

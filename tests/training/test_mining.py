@@ -202,14 +202,14 @@ def test_a_file_that_is_not_there_is_refused(tmp_path):
 
 def test_pairs_whose_writing_was_cut_off_are_none(tmp_path, monkeypatch):
     """A stage that finds the file reads it and mines no more, so it must never be half there."""
-    path, write = tmp_path / "pairs.jsonl", Path.write_text
+    path, write = tmp_path / "pairs.jsonl", Path.write_bytes
 
-    def half(self, text, encoding):
-        write(self, text[: len(text) // 2], encoding)
+    def half(self, content):
+        write(self, content[: len(content) // 2])
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "write_text", half)
+        patched.setattr(Path, "write_bytes", half)
         with pytest.raises(OSError):
             mining.write_pairs(path, [mining.HardPair(9, 104, 101), mining.HardPair(10, 4, 1)])
     assert not path.exists()

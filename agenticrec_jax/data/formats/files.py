@@ -8,18 +8,18 @@ record, the next piece on a thread while one is parsed, so memory does not grow 
 import csv
 import gzip
 import io
+import os
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 import polars as pl
 
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.paths import is_file, local_path
+from agenticrec_jax.paths import Path, as_path, is_bucket, is_file, local_file
 
 PIECE_BYTES = 16 * 2**20
 LONGEST_RECORD = 4 * PIECE_BYTES  # more between two quotation marks is a mark that was not closed
@@ -68,7 +68,7 @@ class TableFile:
         return f"{'row' if self.format == 'parquet' else 'line'} {row_number}"
 
 
-def table_file(path: str | Path, content: str = "a table") -> TableFile:
+def table_file(path: str | os.PathLike, content: str = "a table") -> TableFile:
     """Returns a file with the format of its suffix: .csv, .jsonl, .ndjson, .json (.gz), .parquet.
 
     Args:
@@ -77,7 +77,7 @@ def table_file(path: str | Path, content: str = "a table") -> TableFile:
     Raises:
       InputError: there is no such file, or the suffix is of no format.
     """
-    path = local_path(path)
+    path = as_path(path)
     if not is_file(path):
         raise InputError(f"{path}: no such file, expected {content}")
     suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
@@ -153,7 +153,7 @@ def scan_parquet(file: TableFile) -> pl.LazyFrame:
       InputError: it is no Parquet file.
     """
     # The path is no pattern: it may hold brackets and stars.
-    frame = pl.scan_parquet(file.path, glob=False)
+    frame = pl.scan_parquet(local_file(file.path), glob=False)
     try:
         frame.collect_schema()
     except (pl.exceptions.PolarsError, OSError) as error:
@@ -248,9 +248,10 @@ def _read(file: TableFile, stream: BinaryIO, size: int) -> bytes:
 
 def _opened(file: TableFile) -> BinaryIO:
     try:
-        if file.member:
-            return zipfile.ZipFile(file.path).open(file.member)
-        return gzip.open(file.path) if file.path.suffix == ".gz" else open(file.path, "rb")
+        if file.path.suffix != ".gz" and not file.member:
+            return file.path.open("rb")
+        source = file.path.open("rb") if is_bucket(file.path) else file.path
+        return zipfile.ZipFile(source).open(file.member) if file.member else gzip.open(source)
     except (*_UNREADABLE, KeyError) as error:
         raise InputError(f"{file.path}: cannot be read ({error})") from error
 

@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -22,6 +21,7 @@ from agenticrec_jax.data.formats.rows import (
     split_list,
 )
 from agenticrec_jax.errors import InputError
+from agenticrec_jax.paths import Path
 
 SEARCHED_LINES = 64  # pieces of at most so many lines are searched for broken lines one by one
 INVALID_JSON = "invalid JSON"

@@ -11,9 +11,9 @@ import math
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import jax
@@ -30,6 +30,7 @@ from agenticrec_jax.models.lora import BASE, adapters_by_path, merged
 from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config, is_stacked, of_layer
 from agenticrec_jax.parallel.mesh import RULES, Rules, put_sharded, tree_shardings
 from agenticrec_jax.parallel.multihost import main_writes, to_host
+from agenticrec_jax.paths import Path, absolute, glob, is_bucket, move
 
 MAX_FILE_BYTES = 5_000_000_000
 _MODULES = {
@@ -258,7 +259,7 @@ def save_policy(
       InputError: no Hugging Face architecture has such a model, ``directory`` is a file, or
         ``max_file_bytes`` is not above 0.
     """
-    directory = Path(directory).absolute()
+    directory = absolute(directory)
     config = model.config.to_hf()
     specs, values = _tensors(model)
     with main_writes(f"save_policy {directory}") as writes:
@@ -304,9 +305,10 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def staged(directory: Path, is_stale: Callable[[str], bool]) -> Iterator[Path]:
-    """Yields a scratch directory beside ``directory``, which takes its place on success.
+    """Yields a scratch directory on this machine, which takes ``directory``'s place on success.
 
-    If ``directory`` exists the files are renamed into it one by one. Files whose name ``is_stale``
+    It lies beside ``directory``; for one in a bucket, where temporary files do. If ``directory``
+    exists, or is in a bucket, the files are moved into it one by one. Files whose name ``is_stale``
     are removed first, the config before the weights, and the new config comes last. So at no moment
     does the directory load as a mixture of old and new.
 
@@ -315,11 +317,14 @@ def staged(directory: Path, is_stale: Callable[[str], bool]) -> Iterator[Path]:
     """
     if directory.exists() and not directory.is_dir():
         raise InputError(f"{directory}: found a file, expected a directory to save the model in")
-    stage = directory.parent / f".{directory.name}.saving-{os.getpid()}"
-    stage.mkdir(parents=True, exist_ok=True)
+    if is_bucket(directory):
+        stage = Path(tempfile.mkdtemp())
+    else:
+        stage = directory.parent / f".{directory.name}.saving-{os.getpid()}"
+        stage.mkdir(parents=True, exist_ok=True)
     try:
         yield stage
-        if directory.exists():
+        if directory.exists() or is_bucket(directory):
             _replace_files(stage, directory, is_stale)
         else:
             os.rename(stage, directory)
@@ -332,11 +337,11 @@ def _is_model_file(name: str) -> bool:
 
 
 def _replace_files(stage: Path, directory: Path, is_stale: Callable[[str], bool]) -> None:
-    stale = [file for file in directory.iterdir() if is_stale(file.name)]
+    stale = [file for file in glob(directory, "*") if is_stale(file.name)]
     for file in sorted(stale, key=_is_config, reverse=True):
         file.unlink()
     for file in sorted(stage.iterdir(), key=_is_config):
-        os.replace(file, directory / file.name)
+        move(file, directory / file.name)
 
 
 def _is_config(file: Path) -> bool:

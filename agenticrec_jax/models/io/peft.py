@@ -8,7 +8,6 @@ import collections
 import math
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -25,6 +24,7 @@ from agenticrec_jax.models.lora import LoraConfig, LoraParam, add_lora, lora_con
 from agenticrec_jax.models.qwen3 import Qwen3, of_layer
 from agenticrec_jax.parallel.mesh import RULES, Rules, shard_params
 from agenticrec_jax.parallel.multihost import main_writes, to_host
+from agenticrec_jax.paths import Path, absolute
 
 _CONFIG = "adapter_config.json"
 _STEM = "adapter_model"
@@ -72,7 +72,7 @@ def save_adapters(
     config = lora_config(model)
     if config is None:
         raise InputError(f"{directory}: found a policy without adapters to save, expected some")
-    directory = Path(directory).absolute()
+    directory = absolute(directory)
     state = dict(nnx.to_flat_state(nnx.state(model, LoraParam)))
     factors = list(_factors(state))
     specs = [Spec(factor.name, factor.hf_shape, "float32") for factor in factors]

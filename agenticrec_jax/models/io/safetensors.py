@@ -7,22 +7,27 @@ read. The format: eight bytes of header length, the header as JSON, the tensors 
 files and an index that names the file of each tensor.
 """
 
+import contextlib
 import json
 import math
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from agenticrec_jax import strict_json
 from agenticrec_jax.errors import InputError, expect
+from agenticrec_jax.paths import Path, glob, is_bucket, read_range
 
 _DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 _WEIGHTS = ("F64", "F32", "BF16", "F16")
+_NUMPY = {"F64": "float64"} | {name: dtype for dtype, name in _DTYPES.items()}
 _ROWS = 4096  # compared at once
+_DAMAGED = (ValueError, TypeError, KeyError, AttributeError, RecursionError)  # of a header
+_PIECE_BYTES = 32 * 2**20  # of a tensor in a bucket that are read at once
 
 
 class Spec(NamedTuple):
@@ -107,6 +112,79 @@ def _write_file(path: Path, specs: Sequence[Spec], values: Iterator[np.ndarray])
             file.write(np.ascontiguousarray(value).reshape(-1).view(np.uint8))
 
 
+class _BucketTensor(NamedTuple):
+    """A tensor in a bucket, whose rows are read when they are asked for."""
+
+    path: Path
+    start: int  # of its bytes in the file
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Size in the file."""
+        return math.prod(self.shape) * jnp.dtype(_NUMPY[self.dtype]).itemsize
+
+    def get_shape(self) -> tuple[int, ...]:
+        return self.shape
+
+    def get_dtype(self) -> str:
+        return self.dtype
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        first, last, _ = rows.indices(self.shape[0])
+        return self._read(first, (last - first, *self.shape[1:]))
+
+    def whole(self) -> np.ndarray:
+        """Returns all rows."""
+        return self._read(0, self.shape)
+
+    def _read(self, first: int, shape: tuple[int, ...]) -> np.ndarray:
+        dtype = jnp.dtype(_NUMPY[self.dtype])
+        start = self.start + first * math.prod(self.shape[1:]) * dtype.itemsize
+        data = np.empty(math.prod(shape) * dtype.itemsize, np.uint8)
+        for at in range(0, len(data), _PIECE_BYTES):  # so that memory has no second copy
+            end = min(at + _PIECE_BYTES, len(data))
+            data[at:end] = np.frombuffer(read_range(self.path, start + at, start + end), np.uint8)
+        return data.view(dtype).reshape(shape)
+
+
+class _BucketFile:
+    """A safetensors file in a bucket, with the methods of ``safe_open`` that are used here.
+
+    The library maps a file into memory, which takes a disk.
+
+    Raises:
+      errors of ``_DAMAGED``: the header is damaged, or the file too short for it.
+    """
+
+    def __init__(self, path: Path):
+        length = int.from_bytes(read_range(path, 0, 8), "little")
+        size = path.stat().length
+        if not 0 < length <= size - 8:
+            raise ValueError(f"found a header of {length} bytes in a file of {size}")
+        header = json.loads(read_range(path, 8, 8 + length))
+        header.pop("__metadata__", None)
+        self._tensors = {}
+        for name, entry in header.items():
+            start, end = (8 + length + offset for offset in entry["data_offsets"])
+            tensor = _BucketTensor(path, start, entry["dtype"], tuple(entry["shape"]))
+            if end > size:
+                raise ValueError(f"found a file of {size} bytes, expected {end} for tensor {name}")
+            if tensor.dtype in _NUMPY and tensor.bytes != end - start:
+                raise ValueError(f"found {end - start} bytes of tensor {name}, not {tensor.bytes}")
+            self._tensors[name] = tensor
+
+    def keys(self) -> list[str]:
+        return list(self._tensors)
+
+    def get_slice(self, name: str) -> _BucketTensor:
+        return self._tensors[name]
+
+    def get_tensor(self, name: str) -> np.ndarray:
+        return self._tensors[name].whole()
+
+
 class Reader:
     """Reads tensors by name from ``<stem>.safetensors``, or from the shard files of its index.
 
@@ -127,6 +205,7 @@ class Reader:
         self._shard_name = re.compile(re.escape(stem) + r"-\d+-of-\d+\.safetensors")
         self._names: dict[Path, set[str]] = {}
         self._read: set[tuple[Path, str]] = set()
+        self._bucket_files: dict[Path, _BucketFile] = {}
         self._weight_map = None if self._single_file.exists() else self._read_index()
 
     def read(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -138,7 +217,7 @@ class Reader:
         """
         path = self._locate(name)
         # Opened for each tensor: an open file would keep every page that was read.
-        with _opened(path, name) as file:
+        with self._opened(path, name) as file:
             self._check(path, file, name, shape)
             self._read.add((path, name))
             return file.get_tensor(name)
@@ -146,12 +225,12 @@ class Reader:
     def expect(self, name: str, shape: tuple[int, ...]) -> None:
         """Checks name, shape and dtype of a tensor without reading it; InputError as in `read`."""
         path = self._locate(name)
-        with _opened(path, name) as file:
+        with self._opened(path, name) as file:
             self._check(path, file, name, shape)
 
     def equal(self, name: str, other: str) -> bool:
         """Whether two tensors have the same values, compared a block of rows at a time."""
-        with _opened(self._locate(name)) as file, _opened(self._locate(other)) as others:
+        with self._opened(self._locate(name)) as file, self._opened(self._locate(other)) as others:
             a = file.get_slice(name)
             b = others.get_slice(other)
             if a.get_shape() != b.get_shape() or a.get_dtype() != b.get_dtype():
@@ -187,13 +266,13 @@ class Reader:
             return [self._single_file]
         named = {self._directory / name for name in self._weight_map.values()}
         beside = {
-            path for path in self._directory.iterdir() if self._shard_name.fullmatch(path.name)
+            path for path in glob(self._directory, "*") if self._shard_name.fullmatch(path.name)
         }
         return sorted(named | beside)
 
     def _names_of(self, path: Path) -> set[str]:
         if path not in self._names:
-            with _opened(path) as file:
+            with self._opened(path) as file:
                 self._names[path] = set(file.keys())
         return self._names[path]
 
@@ -212,25 +291,29 @@ class Reader:
             expect(bool(is_name), f"{where}: tensor {name}", file, expected)
         return weight_map
 
+    def _opened(self, path: Path, name: str = "") -> Any:
+        """Opens a file of the directory; InputError if it is not a whole safetensors file."""
+        tensor = f"tensor {name}" if name else "tensors"
+        try:
+            if not is_bucket(path):
+                return safe_open(path, framework="np")
+            if path not in self._bucket_files:
+                self._bucket_files[path] = _BucketFile(path)
+            return contextlib.nullcontext(self._bucket_files[path])
+        except (SafetensorError, OSError, *_DAMAGED) as error:
+            raise InputError(
+                f"{path}: {tensor} cannot be read, not a readable safetensors file: {error}"
+            ) from None
+
     def _locate(self, name: str) -> Path:
         if self._weight_map is None:
             return self._single_file
         if name not in self._weight_map:
             raise InputError(f"{self._index}: tensor {name} is missing")
         path = self._directory / self._weight_map[name]
-        if not path.exists():
+        if path not in self._names and not path.exists():
             raise InputError(f"{path} is missing; {self._index.name} names it for tensor {name}")
         return path
-
-
-def _opened(path: Path, name: str = ""):
-    tensor = f"tensor {name}" if name else "tensors"
-    try:
-        return safe_open(path, framework="np")
-    except (SafetensorError, OSError) as error:
-        raise InputError(
-            f"{path}: {tensor} cannot be read, not a readable safetensors file: {error}"
-        ) from None
 
 
 def read_json(path: Path) -> dict[str, Any]:
