@@ -69,7 +69,7 @@ def save_arrays(arrays: Mapping[str, np.ndarray], path: Path) -> None:
     try:
         with whole_file(path) as file:
             save_file(dict(arrays), file)
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: cannot be written ({error})") from error
 
 
