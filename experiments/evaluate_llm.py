@@ -34,21 +34,14 @@ from agenticrec_jax.language.llmrank import PROMPTS
 from agenticrec_jax.language.methods import METHODS
 from agenticrec_jax.runs import Run, run_config
 from agenticrec_jax.runs.language import evaluate_method, make_method, policy_completer
-from agenticrec_jax.runs.llara import evaluate_llara
-from agenticrec_jax.runs.rere import evaluate_rere
-from agenticrec_jax.runs.tallrec import evaluate_tallrec
-from agenticrec_jax.runs.titles import evaluate_s_dpo
+from agenticrec_jax.runs.stages import LANGUAGE_ROWS
 from agenticrec_jax.runtime.phases import phase
 
 _CONFIG = define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
-_TRAINED = {
-    "tallrec": evaluate_tallrec,
-    "llara": evaluate_llara,
-    "s_dpo": evaluate_s_dpo,
-    "rere": evaluate_rere,
-}
-_METHOD = flags.DEFINE_enum("method", None, (*METHODS, *_TRAINED), "Way of ranking.", required=True)
+_METHOD = flags.DEFINE_enum(
+    "method", None, (*METHODS, *LANGUAGE_ROWS), "Way of ranking.", required=True
+)
 _POLICY = flags.DEFINE_string("policy", None, "Policy directory; the config's if not given.")
 _ENDPOINT = flags.DEFINE_string(
     "endpoint",
@@ -83,10 +76,10 @@ def main(argv: Sequence[str]) -> None:
         raise InputError(f"flag --name: found {name!r}, expected letters, digits, '_', '.' or '-'")
     run = Run(run_config(_CONFIG.value), _WORKDIR.value, policy_directory=_POLICY.value)
     row = {"name": name, "split": _SPLIT.value}
-    if _METHOD.value in _TRAINED:
+    if _METHOD.value in LANGUAGE_ROWS:
         refuse((*_OPTIONS, _ENDPOINT, _MODEL), f"with --method={_METHOD.value}")
         examples = load_examples(run)
-        results = _TRAINED[_METHOD.value](run, examples, **row)
+        results = LANGUAGE_ROWS[_METHOD.value](run, examples, **row)
     else:
         completer = make_completer(run)
         options = {flag.name: flag.value for flag in _OPTIONS if flag.value is not None}

@@ -103,7 +103,7 @@ def make_server() -> Server | None:
             raise InputError(f"flag --model: found {_MODEL.value!r}, expected --endpoint beside it")
         return None
     server = Server(_ENDPOINT.value, _MODEL.value or "")
-    Endpoint(*server)
+    Endpoint(server.address, server.model)
     return server
 
 

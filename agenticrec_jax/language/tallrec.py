@@ -9,12 +9,12 @@ Axes: C candidates.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from agenticrec_jax.data.examples import RankingExample, drawn_negatives
 from agenticrec_jax.data.interactions import Items
@@ -25,10 +25,9 @@ from agenticrec_jax.tokenizers.base import Tokenizer
 from agenticrec_jax.training.epochs import Epochs
 from agenticrec_jax.training.groups import demonstration_groups
 from agenticrec_jax.training.packing import Packing, pack_groups, pack_share
+from agenticrec_jax.training.references import Scorer
 from agenticrec_jax.training.types import Demonstration, RolloutBatch
 from agenticrec_jax.types import OBSERVATION, SAMPLED
-
-Score = Callable[[Any, RolloutBatch], Float[Array, "P G T"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +112,7 @@ class YesNoQuestions(Epochs):
 
 
 def yes_scores(
-    score: Score, params: Any, prompts: YesNoPrompts, example: RankingExample, packing: Packing
+    score: Scorer, params: Any, prompts: YesNoPrompts, example: RankingExample, packing: Packing
 ) -> Float[np.ndarray, "C"]:
     """Returns the log-odds of yes against no for each candidate of an example.
 

@@ -8,11 +8,11 @@ Axes: C candidates, T tokens of a title.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from agenticrec_jax.data.examples import RankingExample, drawn_negatives
 from agenticrec_jax.data.interactions import Items
@@ -22,10 +22,9 @@ from agenticrec_jax.tokenizers.base import Tokenizer
 from agenticrec_jax.training.epochs import Epochs
 from agenticrec_jax.training.groups import demonstration_groups
 from agenticrec_jax.training.packing import Packing, pack_groups, pack_share
+from agenticrec_jax.training.references import Scorer
 from agenticrec_jax.training.types import Demonstration, Group, RolloutBatch
 from agenticrec_jax.types import SAMPLED
-
-Score = Callable[[Any, RolloutBatch], Float[Array, "P G T"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +143,7 @@ def candidate_group(
 
 
 def title_logprobs(
-    score: Score, params: Any, group: Group, packing: Packing
+    score: Scorer, params: Any, group: Group, packing: Packing
 ) -> list[Float[np.ndarray, "T"]]:
     """Returns the log-prob of each token of each of the C titles.
 

@@ -10,11 +10,8 @@ from agenticrec_jax.language import endpoint
 from agenticrec_jax.runs.baselines import evidence_rows, scored_row
 from agenticrec_jax.runs.evaluations import evaluate_agent, write_evaluation
 from agenticrec_jax.runs.language import evaluate_method, make_method, policy_completer
-from agenticrec_jax.runs.llara import evaluate_llara
-from agenticrec_jax.runs.rere import evaluate_rere
 from agenticrec_jax.runs.run import Run
-from agenticrec_jax.runs.tallrec import evaluate_tallrec
-from agenticrec_jax.runs.titles import evaluate_s_dpo
+from agenticrec_jax.runs.stages import LANGUAGE_ROWS
 
 SPLIT = "test"
 
@@ -79,17 +76,12 @@ def rank_by_language(job: Job) -> None:
         completer = policy_completer(job.run)
     else:
         key = os.environ.get("OPENAI_API_KEY", "")
-        completer = endpoint.Endpoint(*job.server, key=key, seed=job.run.config.seed)
+        address, model = job.server.address, job.server.model
+        completer = endpoint.Endpoint(address, model, key=key, seed=job.run.config.seed)
     method = make_method(job.run, job.row, **job.options)
     evaluate_method(job.run, method, completer, job.examples, name=job.row, split=SPLIT)
 
 
 def rank_by_likelihood(job: Job) -> None:
     """Ranks by the likelihood of answers of the trained policy, as ``evaluate_llm`` does."""
-    evaluate = {
-        "tallrec": evaluate_tallrec,
-        "llara": evaluate_llara,
-        "s_dpo": evaluate_s_dpo,
-        "rere": evaluate_rere,
-    }[job.row]
-    evaluate(job.run, job.examples, name=job.row, split=SPLIT)
+    LANGUAGE_ROWS[job.row](job.run, job.examples, name=job.row, split=SPLIT)

@@ -165,18 +165,33 @@ def method_options(method: Method) -> dict[str, Any]:
     return plain | dataclasses.asdict(method.decoding)
 
 
-def scored_answers(
-    name: str,
+def evaluate_scores(
+    run: Run,
     examples: Sequence[RankingExample],
     scores_of: Callable[[RankingExample], Float[np.ndarray, "C"]],
-) -> list[Answer]:
-    """Returns the rankings of examples by the scores of their candidates, and prints progress."""
+    *,
+    name: str,
+    split: str,
+    title_words: int,
+) -> dict:
+    """Ranks examples by scores of the run's policy and writes the row; returns the results.
+
+    Args:
+      run: log, policy and workdir.
+      examples: of the split.
+      scores_of: the scores of an example's candidates.
+      name: of the row.
+      split: ``valid`` or ``test``.
+      title_words: words of a title in the questions, for the protocol.
+    """
     answers = []
-    with Progress(name, len(examples), unit="examples") as progress:
+    with phase(f"evaluation, {name}"), Progress(name, len(examples), unit="examples") as progress:
         for example in examples:
             answers.append(ranked_answer(example, scores_of(example)))
             progress.advance()
-    return answers
+    facts = {"completer": f"policy {run.policy.weights_hash}"}
+    facts["method"] = {"title_words": title_words}
+    return write_answers(run, answers, examples, name=name, split=split, facts=facts)
 
 
 def stage_record(run: Run, stage: str, seed: int) -> dict[str, Any]:

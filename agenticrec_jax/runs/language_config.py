@@ -7,29 +7,32 @@ from agenticrec_jax.runs.validation import configuration
 
 
 @configuration
-class TallrecConfig(TrainingConfig):
-    """Stage ``tallrec``: yes or no to single candidates (TALLRec), without tools."""
+class AnswersConfig(TrainingConfig):
+    """Settings of the stages that ask a model about policy examples, without tools."""
 
     examples: int = Field(0, ge=0, description="Policy examples to learn from; 0 for all.")
-    negatives: int = Field(1, ge=1, description="Candidates answered by no, beside the target.")
     epochs: int = Field(3, ge=1, description="Passes over the examples.")
     batch: int = Field(32, ge=1, description="Examples an update.")
-    title_words: int = Field(20, ge=1, description="Words of a title that a question shows.")
-    prompt_buckets: Buckets = Field(64, description="Padded lengths of histories, or a step.")
-    completion_buckets: Buckets = Field(16, description="Padded lengths of questions, or a step.")
     save_every: int = Field(20, ge=1, description="Steps between two checkpoints.")
 
 
 @configuration
-class TitleConfig(TrainingConfig):
-    """Settings of the stages whose answers are titles of candidates, without tools."""
+class TallrecConfig(AnswersConfig):
+    """Stage ``tallrec``: yes or no to single candidates (TALLRec), without tools."""
 
-    examples: int = Field(0, ge=0, description="Policy examples to learn from; 0 for all.")
+    negatives: int = Field(1, ge=1, description="Candidates answered by no, beside the target.")
+    title_words: int = Field(20, ge=1, description="Words of a title that a question shows.")
+    prompt_buckets: Buckets = Field(64, description="Padded lengths of histories, or a step.")
+    completion_buckets: Buckets = Field(16, description="Padded lengths of questions, or a step.")
+
+
+@configuration
+class TitleConfig(AnswersConfig):
+    """Settings of the stages whose answers are titles of candidates."""
+
     epochs: int = Field(5, ge=1, description="Passes over the examples.")
-    batch: int = Field(32, ge=1, description="Examples an update.")
     prompt_buckets: Buckets = Field(128, description="Padded lengths of questions, or a step.")
     completion_buckets: Buckets = Field(16, description="Padded lengths of titles, or a step.")
-    save_every: int = Field(20, ge=1, description="Steps between two checkpoints.")
 
 
 @configuration

@@ -13,7 +13,6 @@ from jaxtyping import Float
 
 from agenticrec_jax.bundled import resolve
 from agenticrec_jax.data.examples import RankingExample, evenly_spread
-from agenticrec_jax.language.answers import Answer
 from agenticrec_jax.language.llara import (
     Curriculum,
     ItemQwen3,
@@ -26,16 +25,10 @@ from agenticrec_jax.parallel.mesh import shard_params
 from agenticrec_jax.parallel.multihost import main_writes
 from agenticrec_jax.paths import Path
 from agenticrec_jax.runs.imitation import imitate
-from agenticrec_jax.runs.language import (
-    scored_answers,
-    stage_packing,
-    stage_record,
-    write_answers,
-)
+from agenticrec_jax.runs.language import evaluate_scores, stage_packing, stage_record
 from agenticrec_jax.runs.policy import Policy
 from agenticrec_jax.runs.run import Run
 from agenticrec_jax.runs.titles import title_prompts
-from agenticrec_jax.runtime.phases import phase
 from agenticrec_jax.training.logprobs import make_scorer
 
 LLARA = "llara"
@@ -87,20 +80,11 @@ def item_table(run: Run, examples: Sequence[RankingExample]) -> Float[np.ndarray
 
 
 def evaluate_llara(run: Run, examples: Sequence[RankingExample], *, name: str, split: str) -> dict:
-    """Ranks examples with the run's policy and writes the row, as `language.evaluate_method`.
+    """Ranks examples by the likelihood of titles, as `language.evaluate_scores`.
 
     Raises:
       InputError: the policy directory has no projector, or one of another log or policy.
     """
-    with phase(f"evaluation, {name}"):
-        answers = llara_answers(run, examples)
-    facts = {"completer": f"policy {run.policy.weights_hash}"}
-    facts["method"] = {"title_words": run.config.llara.title_words}
-    return write_answers(run, answers, examples, name=name, split=split, facts=facts)
-
-
-def llara_answers(run: Run, examples: Sequence[RankingExample]) -> list[Answer]:
-    """Returns the rankings by the likelihood of titles, of the run's policy and its projector."""
     policy = run.policy
     model = nnx.merge(policy.graphdef, policy.params)
     config = model.config
@@ -118,4 +102,5 @@ def llara_answers(run: Run, examples: Sequence[RankingExample]) -> list[Answer]:
         group = candidate_group(prompts, example, config.vocab_size)
         return likelihoods(title_logprobs(score, params, group, packing))
 
-    return scored_answers(LLARA, examples, scores_of)
+    words = prompts.title_words
+    return evaluate_scores(run, examples, scores_of, name=name, split=split, title_words=words)

@@ -1,7 +1,6 @@
 """ReRe on the run's policy: its reinforcement on policy examples, and its row."""
 
 import dataclasses
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from jaxtyping import Float
 from agenticrec_jax.data.examples import RankingExample, evenly_spread
 from agenticrec_jax.errors import expect
 from agenticrec_jax.language.rere import beam_group
-from agenticrec_jax.language.titles import Score, TitlePrompts, candidate_group, title_logprobs
+from agenticrec_jax.language.titles import TitlePrompts, candidate_group, title_logprobs
 from agenticrec_jax.losses import for_batch, grpo_loss
 from agenticrec_jax.losses.reductions import Metrics
 from agenticrec_jax.paths import Path
@@ -22,13 +21,13 @@ from agenticrec_jax.runs.run import Run
 from agenticrec_jax.runs.titles import evaluate_titles, text_prompts
 from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.runtime.metric_logging import MetricsWriter
+from agenticrec_jax.training import supervised
 from agenticrec_jax.training.epochs import Epochs
-from agenticrec_jax.training.hooks import StepHooks
 from agenticrec_jax.training.learner import init_state, make_optimizer, make_update
 from agenticrec_jax.training.logprobs import make_scorer
 from agenticrec_jax.training.packing import Packing, pack_groups
-from agenticrec_jax.training.references import ReferencePolicy
-from agenticrec_jax.training.types import Group
+from agenticrec_jax.training.references import Scorer
+from agenticrec_jax.training.types import Group, RolloutBatch
 
 RERE = "rere"
 
@@ -52,49 +51,38 @@ def train_rere(run: Run, policy: Policy, directory: Path, seed: int) -> Policy:
         settings.learning_rate, warmup_steps=settings.warmup_steps, decay_steps=source.steps
     )
     loss_fn = for_batch(grpo_loss, normalizer=1.0, kl_coef=settings.kl_coef)
-    update = make_update(policy.graphdef, loss_fn, optimizer, mesh=run.mesh)
     one_group = stage_packing(run, policy, settings, token_budget=1)
     packing = stage_packing(run, policy, settings)
+
+    def draw(params: Any, step: int) -> tuple[list[RolloutBatch], Metrics]:
+        groups, metrics = searched_groups(
+            score, params, prompts, source.items_at(step), one_group, width=settings.beams
+        )
+        return pack_groups(groups, packing), metrics
+
     record = stage_record(run, RERE, seed) | {"title_words": prompts.title_words}
     with (
         Checkpoints(directory / RERE / "checkpoints", record) as checkpoints,
         MetricsWriter(directory) as writer,
     ):
-        state = init_state(policy.params, optimizer, run.mesh)
-        # Before the first update, which donates the parameters.
-        reference = ReferencePolicy(score, state.params, run.mesh)
-        hooks = StepHooks(
+        state = supervised.train(
             RERE,
-            steps=source.steps,
+            source,
+            init_state(policy.params, optimizer, run.mesh),
+            update=make_update(policy.graphdef, loss_fn, optimizer, mesh=run.mesh),
+            packing=packing,
             save_every=settings.save_every,
             writer=writer,
             checkpoints=checkpoints,
+            score=score,
+            progress_metric="beam_reward",
+            draw=draw,
         )
-        state, start = hooks.resume(state)
-        with hooks:
-            for step in range(start, source.steps):
-                began = time.perf_counter()
-                groups, metrics = searched_groups(
-                    score,
-                    state.params,
-                    prompts,
-                    source.items_at(step),
-                    one_group,
-                    width=settings.beams,
-                )
-                batches = [reference(batch) for batch in pack_groups(groups, packing)]
-                state, learned = update(state, batches)
-                metrics |= learned
-                seconds = time.perf_counter() - began
-                metrics["tokens_per_s"] = (metrics["entropy"][1], seconds)
-                reward, count = metrics["beam_reward"]
-                note = f"{source.progress_label(step)}, beam_reward {reward / count:.3f}"
-                hooks.after_step(step + 1, state, metrics, note=note)
     return dataclasses.replace(policy, params=state.params)
 
 
 def searched_groups(
-    score: Score,
+    score: Scorer,
     params: Any,
     prompts: TitlePrompts,
     examples: Sequence[RankingExample],
@@ -129,9 +117,9 @@ def searched_groups(
 
 
 def evaluate_rere(run: Run, examples: Sequence[RankingExample], *, name: str, split: str) -> dict:
-    """Ranks examples with the run's policy and writes the row, as `language.evaluate_method`.
+    """Ranks examples by the log-probs of whole titles, as `language.evaluate_scores`.
 
-    The search has as many beams as candidates, so it ranks them by the log-probs of whole titles.
+    The search has as many beams as candidates, so this is its order.
     """
     return evaluate_titles(run, examples, total_logprobs, name=name, split=split)
 

@@ -34,17 +34,17 @@ from agenticrec_jax.runs import imitation
 from agenticrec_jax.runs import pairs as run_pairs
 from agenticrec_jax.runs.config import RunConfig
 from agenticrec_jax.runs.heldout import AFTER, BEFORE, ask_heldout
-from agenticrec_jax.runs.llara import train_llara
+from agenticrec_jax.runs.llara import evaluate_llara, train_llara
 from agenticrec_jax.runs.policy import Policy, save_policy
-from agenticrec_jax.runs.rere import train_rere
+from agenticrec_jax.runs.rere import evaluate_rere, train_rere
 from agenticrec_jax.runs.run import Run
 from agenticrec_jax.runs.stage_config import (
     LOGISTIC,
     GrpoConfig,
     PairsConfig,
 )
-from agenticrec_jax.runs.tallrec import train_tallrec
-from agenticrec_jax.runs.titles import train_s_dpo, train_title_sft
+from agenticrec_jax.runs.tallrec import evaluate_tallrec, train_tallrec
+from agenticrec_jax.runs.titles import evaluate_s_dpo, train_s_dpo, train_title_sft
 from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.runtime.metric_logging import MetricsWriter
 from agenticrec_jax.training import loop, supervised
@@ -367,6 +367,13 @@ def _services(
         yield Services(writer, checkpoints, validation, directory)
 
 
+# Rows of language models that a stage of the same name trains, without the agent.
+LANGUAGE_ROWS = {
+    "tallrec": evaluate_tallrec,
+    "llara": evaluate_llara,
+    "s_dpo": evaluate_s_dpo,
+    "rere": evaluate_rere,
+}
 _SUPERVISED = {
     "sft": imitation.train_sft,
     "self_sft": imitation.train_self_sft,

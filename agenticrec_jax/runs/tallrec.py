@@ -3,19 +3,12 @@
 from collections.abc import Sequence
 
 from agenticrec_jax.data.examples import RankingExample, evenly_spread
-from agenticrec_jax.language.answers import Answer
 from agenticrec_jax.language.tallrec import YesNoPrompts, YesNoQuestions, yes_scores
 from agenticrec_jax.paths import Path
 from agenticrec_jax.runs.imitation import imitate
-from agenticrec_jax.runs.language import (
-    scored_answers,
-    stage_packing,
-    stage_record,
-    write_answers,
-)
+from agenticrec_jax.runs.language import evaluate_scores, stage_packing, stage_record
 from agenticrec_jax.runs.policy import Policy
 from agenticrec_jax.runs.run import Run
-from agenticrec_jax.runtime.phases import phase
 from agenticrec_jax.training.logprobs import make_scorer
 
 
@@ -39,22 +32,18 @@ def train_tallrec(run: Run, policy: Policy, directory: Path, seed: int) -> Polic
 def evaluate_tallrec(
     run: Run, examples: Sequence[RankingExample], *, name: str, split: str
 ) -> dict:
-    """Ranks examples with the run's policy and writes the row, as `language.evaluate_method`."""
-    with phase(f"evaluation, {name}"):
-        answers = yes_no_answers(run, examples)
-    facts = {"completer": f"policy {run.policy.weights_hash}"}
-    facts["method"] = {"title_words": run.config.tallrec.title_words}
-    return write_answers(run, answers, examples, name=name, split=split, facts=facts)
-
-
-def yes_no_answers(run: Run, examples: Sequence[RankingExample]) -> list[Answer]:
-    """Returns the run's policy's rankings by the log-odds of yes."""
+    """Ranks examples by the log-odds of yes, as `language.evaluate_scores`."""
     policy = run.policy
     prompts = yes_no_prompts(run, policy)
     score = make_scorer(policy.graphdef, mesh=run.mesh)
     packing = stage_packing(run, policy, run.config.tallrec, token_budget=1)
-    return scored_answers(
-        "tallrec", examples, lambda e: yes_scores(score, policy.params, prompts, e, packing)
+    return evaluate_scores(
+        run,
+        examples,
+        lambda example: yes_scores(score, policy.params, prompts, example, packing),
+        name=name,
+        split=split,
+        title_words=prompts.title_words,
     )
 
 

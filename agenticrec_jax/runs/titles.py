@@ -21,17 +21,11 @@ from agenticrec_jax.language.titles import (
 from agenticrec_jax.losses import dpo_preference_loss, for_batch
 from agenticrec_jax.paths import Path
 from agenticrec_jax.runs.imitation import imitate
-from agenticrec_jax.runs.language import (
-    scored_answers,
-    stage_packing,
-    stage_record,
-    write_answers,
-)
+from agenticrec_jax.runs.language import evaluate_scores, stage_packing, stage_record
 from agenticrec_jax.runs.policy import Policy
 from agenticrec_jax.runs.run import Run
 from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.runtime.metric_logging import MetricsWriter
-from agenticrec_jax.runtime.phases import phase
 from agenticrec_jax.training import supervised
 from agenticrec_jax.training.learner import init_state, make_optimizer, make_update
 from agenticrec_jax.training.logprobs import make_scorer
@@ -92,7 +86,7 @@ def train_s_dpo(run: Run, policy: Policy, directory: Path, seed: int) -> Policy:
 
 
 def evaluate_s_dpo(run: Run, examples: Sequence[RankingExample], *, name: str, split: str) -> dict:
-    """Ranks examples with the run's policy and writes the row, as `language.evaluate_method`."""
+    """Ranks examples by the likelihood of titles, as `language.evaluate_scores`."""
     return evaluate_titles(run, examples, likelihoods, name=name, split=split)
 
 
@@ -104,7 +98,7 @@ def evaluate_titles(
     name: str,
     split: str,
 ) -> dict:
-    """Ranks examples by the log-probs of titles and writes the row.
+    """Ranks examples by the log-probs of titles, as `language.evaluate_scores`.
 
     Args:
       run: log, policy and workdir.
@@ -122,11 +116,8 @@ def evaluate_titles(
         group = candidate_group(prompts, example)
         return scores_of(title_logprobs(score, policy.params, group, packing))
 
-    with phase(f"evaluation, {name}"):
-        answers = scored_answers(name, examples, scores)
-    facts = {"completer": f"policy {policy.weights_hash}"}
-    facts["method"] = {"title_words": prompts.title_words}
-    return write_answers(run, answers, examples, name=name, split=split, facts=facts)
+    words = prompts.title_words
+    return evaluate_scores(run, examples, scores, name=name, split=split, title_words=words)
 
 
 def text_prompts(run: Run, policy: Policy, examples: Sequence[RankingExample]) -> TitlePrompts:

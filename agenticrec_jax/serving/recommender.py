@@ -34,7 +34,7 @@ from agenticrec_jax.serving.requests import (
     read_question,
     with_new_items,
 )
-from agenticrec_jax.serving.retrieval import retrieve, sasrec_scores
+from agenticrec_jax.serving.retrieval import catalog_scores, retrieve
 from agenticrec_jax.tools.artifacts import Artifacts
 from agenticrec_jax.tools.text import ranked as ranked_numbers
 from agenticrec_jax.types import OBSERVATION, SAMPLED
@@ -346,7 +346,7 @@ class Recommender:
         self, artifacts: Artifacts, request: Request, example: RankingExample
     ) -> list[int]:
         """Returns ten candidate numbers by SASRec, in place of a ranking of the policy."""
-        scores = sasrec_scores(artifacts, request, request.items.tolist())
+        scores = catalog_scores(artifacts, request, request.items.tolist())
         candidates = scores[list(example.candidates)]
         return ranked_numbers(candidates, np.zeros(len(candidates)))[:RANKED]
 

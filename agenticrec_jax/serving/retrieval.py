@@ -33,13 +33,13 @@ def retrieve(artifacts: Artifacts, query: Query, history: Sequence[int], count: 
     allowed = popularity > 0
     allowed[list(history)] = False
     together = taken_together(statistics, history)
-    by_sasrec = best(sasrec_scores(artifacts, query, history), popularity, allowed, count)
+    by_sasrec = best(catalog_scores(artifacts, query, history), popularity, allowed, count)
     by_counts = best(together, popularity, allowed & (together > 0), count)
     turns = itertools.chain(*itertools.zip_longest(by_sasrec, by_counts))
     return [item for item in dict.fromkeys(turns) if item is not None][:count]
 
 
-def sasrec_scores(
+def catalog_scores(
     artifacts: Artifacts, query: Query, history: Sequence[int]
 ) -> Float[np.ndarray, "I"]:
     """Returns SASRec's score of each item after a history.

@@ -1,8 +1,10 @@
-"""The loop on fixed completions: demonstrations to imitate, or answers to tell apart."""
+"""The loop over a source's batches: demonstrations to imitate, or answers to tell apart."""
 
 import time
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
+from agenticrec_jax.losses.reductions import Metrics
 from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.runtime.metric_logging import MetricsWriter, mean_of
 from agenticrec_jax.training.hooks import StepHooks
@@ -40,6 +42,7 @@ def train(
     score: Scorer | None = None,
     validation: Validation | None = None,
     progress_metric: str = "nll",
+    draw: Callable[[Any, int], tuple[list[RolloutBatch], Metrics]] | None = None,
 ) -> TrainState:
     """Runs all steps of a source, from the newest checkpoint or from ``state`` without one.
 
@@ -56,6 +59,8 @@ def train(
       writer: of the metrics.
       checkpoints, score, validation: as in `loop.reinforce`.
       progress_metric: name of the metric beside the progress.
+      draw: ``(params, step) -> (batches, metrics)`` in place of the source's batches, for those
+        that the policy itself makes. None for the source's.
 
     Returns:
       The state after the last step.
@@ -78,12 +83,16 @@ def train(
     with hooks:
         for step in range(start, source.steps):
             began = time.perf_counter()
-            batches = source.batches(step, packing)
+            drawn = {}
+            if draw:
+                batches, drawn = draw(state.params, step)
+            else:
+                batches = source.batches(step, packing)
             if reference:
                 batches = [reference(batch) for batch in batches]
             state, metrics = update(state, batches)
             seconds = time.perf_counter() - began
-            metrics |= {"tokens_per_s": (metrics["entropy"][1], seconds)}
+            metrics |= drawn | {"tokens_per_s": (metrics["entropy"][1], seconds)}
             mean = mean_of(metrics[progress_metric])
             note = f"{source.progress_label(step)}, {progress_metric} {mean:.3f}"
             hooks.after_step(step + 1, state, metrics, note=note)

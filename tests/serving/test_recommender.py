@@ -16,7 +16,7 @@ from agenticrec_jax.evaluation.evaluator import evaluate
 from agenticrec_jax.runs import Run, run_config
 from agenticrec_jax.runs.policy import load_policy
 from agenticrec_jax.serving import Question
-from agenticrec_jax.serving.retrieval import retrieve, sasrec_scores
+from agenticrec_jax.serving.retrieval import catalog_scores, retrieve
 from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.tools.base import AsOfView
 from tests.serving.writers import save_writer
@@ -191,7 +191,7 @@ def test_an_answer_that_is_begun_becomes_a_ranking_and_none_becomes_sasrecs(
         assert answer.reason == "no observation was read" and not answer.evidence
     for user, answer in zip(users, answers_of("mute", "<think>"), strict=True):
         history = log.item[log.events_of(log.user_code[user])].tolist()
-        scores = sasrec_scores(run.artifacts_b, view_now(log, user, ()), history)[3:6]
+        scores = catalog_scores(run.artifacts_b, view_now(log, user, ()), history)[3:6]
         order = [log.items.item_id[3 + i] for i in np.argsort(-scores)]
         assert list(answer.item_ids) == [*order, "new"]
         assert answer.fallback and answer.fallback in answer.reason

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from agenticrec_jax.sequential.recommender import Recommender
-from agenticrec_jax.serving.retrieval import best, retrieve, sasrec_scores, taken_together
+from agenticrec_jax.serving.retrieval import best, catalog_scores, retrieve, taken_together
 from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.testing.world import tiny_world
 from agenticrec_jax.tools.statistics import Statistics
@@ -77,13 +77,13 @@ def test_a_small_catalog_gives_fewer():
 
 def test_scores_of_a_new_item_are_lowest_and_times_are_checked():
     artifacts = tiny_world().artifacts
-    scores = sasrec_scores(artifacts, NOW, [3, 5])
-    extended = sasrec_scores(artifacts.extended(2), NOW, [3, 5])
+    scores = catalog_scores(artifacts, NOW, [3, 5])
+    extended = catalog_scores(artifacts.extended(2), NOW, [3, 5])
     np.testing.assert_array_equal(extended[:-2], scores)
     assert np.isneginf(extended[-2:]).all() and np.isfinite(scores).all()
     early = SimpleNamespace(time=0)
     assert_names(refused(retrieve, artifacts, early, [3], 20), "artifacts")
-    assert_names(refused(sasrec_scores, artifacts, early, [3]), "artifacts")
+    assert_names(refused(catalog_scores, artifacts, early, [3]), "artifacts")
 
 
 @pytest.mark.parametrize("count", [0, 2, 9])
