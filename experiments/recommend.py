@@ -29,7 +29,7 @@ from agenticrec_jax.cli import app
 from agenticrec_jax.cli.configs import define_config
 from agenticrec_jax.cli.ids import candidates_of_users, lines, listed
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.paths import Path, is_bucket
+from agenticrec_jax.paths import Path, is_bucket, write_whole
 from agenticrec_jax.runs import run_config
 from agenticrec_jax.runtime.phases import phase
 from agenticrec_jax.runtime.progress import Progress
@@ -94,8 +94,7 @@ def main(argv: Sequence[str]) -> None:
         print(f"skipped: {error}", file=sys.stderr, flush=True)
     print(f"{len(answers)} answered, {len(refused)} skipped")
     if _JSON.value:
-        text = "".join(f"{answer.to_json()}\n" for answer in answers)
-        Path(_JSON.value).write_text(text, encoding="utf-8")
+        write_whole(_JSON.value, "".join(f"{answer.to_json()}\n" for answer in answers))
     if _PARQUET.value:
         write_parquet(_PARQUET.value, answers)
 

@@ -72,10 +72,10 @@ class GroupWeighting:
     @property
     def of_tokens(self) -> bool:
         """Whether advantages are those of tokens, not of members."""
-        return self.tree_values or self.shared
+        return self.tree_values or self.shares_differ
 
     @property
-    def shared(self) -> bool:
+    def shares_differ(self) -> bool:
         """Whether tokens of a completion have different shares of its advantage."""
         return self.rank_credit or self.other_credit < 1
 
@@ -124,7 +124,7 @@ def make_groups(
         credit=credit,
         shares=(
             [[advantage_shares(member, weighting, spelling) for member in group] for group in batch]
-            if weighting.shared
+            if weighting.shares_differ
             else None
         ),
         total_prompts=rollouts.prompts,
