@@ -22,7 +22,7 @@ from agenticrec_jax.types import OBSERVATION, SAMPLED
 ORDERS = {
     "candidates_analyze": ("brand bought", "popular"),
     "get_similar_items": ("similar",),
-    "get_similar_users": ("taken",),
+    "get_similar_users": ("taken", "together"),
 }
 LABELS = tuple(label for labels in ORDERS.values() for label in labels)
 DRAFT = "draft"  # label of the agent's own order, which it writes before it calls a tool

@@ -156,7 +156,7 @@ class PolicyConfig:
     directory: str = Field(
         "tools_data/tiny_policy", description="Weights and tokenizer as Hugging Face has them."
     )
-    title_tokens: int = Field(6, ge=1, description="Tokens of a title in prompts.")
+    title_tokens: int = Field(8, ge=1, description="Tokens of a title in prompts.")
     prompt_style: Literal["auto", "compact", "chat"] = Field(
         "auto", description="auto: the style of the policy's tokenizer."
     )

@@ -50,10 +50,10 @@ def skill_sources(
 ) -> dict[str, SkillSource]:
     """Returns the sources of the lessons, by the names that `PretrainingConfig` gives them.
 
-    ``weighing`` is ``fusing`` of long orders, two or more of them and always with weights.
-    ``drafting`` is ``reading`` whose drafts are less at random, and so is ``choosing`` beside
-    ``episodes``; most of its plans rank by all that they can read. Reinforcement then starts from a
-    policy that uses its evidence, and chooses how.
+    ``weighing`` is ``fusing`` of two orders or more, always with weights. ``drafting`` is
+    ``reading`` whose drafts are less at random, and so is ``choosing`` beside ``episodes``; many of
+    its plans, not most, rank by all that they can read. Reinforcement then starts from a policy
+    that uses its evidence, and can carry out any choice of it.
 
     Reading is about the samples that the agent's artifacts are fitted on, with candidates drawn as
     for all splits. Episodes are about the policy's samples, since tools refuse earlier ones.
@@ -77,7 +77,9 @@ def skill_sources(
     sharpness = config.pretraining.sharpness
     reading = Reading(agent, judge, [example for draw in draws for example in draw], sharpness)
     episodes = Episodes(agent, judge, data.examples["policy"], sharpness=sharpness)
-    weighing = Fusing(prompts, fused=1.0, orders=(2, 5), lengths=(10,), least=2, power=POWER)
+    weighing = Fusing(
+        prompts, fused=1.0, orders=(2, 6), lengths=(2, 4, 7, 10, 10, 10), least=2, power=POWER
+    )
     sharper = SHARPER * sharpness
     return {
         "fusing": Fusing(prompts),
@@ -85,7 +87,7 @@ def skill_sources(
         "reading": reading,
         "drafting": dataclasses.replace(reading, sharpness=sharper),
         "episodes": episodes,
-        "choosing": dataclasses.replace(episodes, thorough=0.7, power=POWER, sharpness=sharper),
+        "choosing": dataclasses.replace(episodes, thorough=0.4, power=POWER, sharpness=sharper),
     }
 
 
