@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -124,6 +125,15 @@ def pretrain(
         name: _make_update(policy.graphdef, sources[name], ids, optimizer)
         for name in dict.fromkeys(names)
     }
+
+    def batch_at(step: int) -> tuple[SkillBatch, int]:
+        rng = np.random.default_rng((seed, step))
+        source = sources[names[step]]
+        prompts, members = getattr(settings, names[step])
+        groups = [source.group(rng, members) for _ in range(prompts)]
+        tokens = sum(len(row.ids) for group in groups for row in group.rows)
+        return pack_skills(groups, source, policy.tokenizer), tokens
+
     record = {"pretraining": dataclasses.asdict(settings), "seed": seed}
     directory = Path(directory)
     with (
@@ -138,24 +148,23 @@ def pretrain(
             checkpoints=checkpoints,
         )
         state, start = hooks.resume(state)
+        # The next batch is made while the device works on this one.
+        batches = grain.MapDataset.range(start, len(names)).map(batch_at)
+        ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
         with hooks:
-            for step in range(start, len(names)):
+            began = time.perf_counter()
+            for step, (batch, tokens) in enumerate(batches.to_iter_dataset(ahead), start):
                 name = names[step]
-                began = time.perf_counter()
-                rng = np.random.default_rng((seed, step))
-                source = sources[name]
-                prompts, members = getattr(settings, name)
-                groups = [source.group(rng, members) for _ in range(prompts)]
-                state, metrics = update[name](state, pack_skills(groups, source, policy.tokenizer))
+                state, metrics = update[name](state, batch)
                 metrics = {
                     key if key in _SHARED else f"{name}/{key}": (float(total), float(count))
                     for key, (total, count) in jax.device_get(metrics).items()
                 }
-                tokens = sum(len(row.ids) for group in groups for row in group.rows)
                 metrics["tokens_per_s"] = (tokens, time.perf_counter() - began)
                 first = mean_of(metrics[f"{name}/first"])
                 note = f"{name}, nll {mean_of(metrics[f'{name}/nll']):.3f}, first {first:.2f}"
                 hooks.after_step(step + 1, state, metrics, note=note)
+                began = time.perf_counter()
     return dataclasses.replace(policy, params=state.params["policy"])
 
 
