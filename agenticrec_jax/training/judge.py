@@ -6,7 +6,7 @@ their titles (`training.skill_rows.Reading`). It reads the titles as prompts sho
 
 Its score is a sum over the words of a candidate's title: of features of the word, and of the word's
 `Affinity` with the words of what was taken, such as of toner with a printer. How often an item was
-taken is in the fit and not in the score: tools show it, and a draft that repeats it says less beside
+taken is in the fit and not in the score: tools show it, and a draft that repeats it adds less to
 them (decision 0030 has the figures).
 
 Axes: C candidates, F features, T tokens of a title, D embedding of a word.
