@@ -120,6 +120,9 @@ class ToolsConfig:
     )
     profile_words: int = Field(200, ge=1, description="Words of a stored profile that are shown.")
     neighbors: int = Field(1500, ge=1, description="Nearest users that get_similar_users counts.")
+    related_titles: int = Field(
+        5, ge=1, description="Titles of a relation that search_knowledge_graph lists."
+    )
     extra: str = Field(
         "", description="Tools of your own: package.module:Class, separated by commas."
     )

@@ -15,6 +15,8 @@ from flax import nnx
 from optax.contrib import MuonDimensionNumbers
 
 from agenticrec_jax.agent.episodes import Agent
+from agenticrec_jax.agent.scripted import DRAFT
+from agenticrec_jax.agent.scripts import script_of
 from agenticrec_jax.data.candidates import draw_candidates
 from agenticrec_jax.data.examples import evenly_spread
 from agenticrec_jax.paths import Path
@@ -78,12 +80,13 @@ def skill_sources(
     sharpness = config.pretraining.sharpness
     reading = Reading(agent, judge, [example for draw in draws for example in draw], sharpness)
     episodes = Episodes(agent, judge, data.examples["policy"], sharpness=sharpness)
-    weighing = Fusing(
-        prompts, fused=1.0, orders=(2, 6), lengths=(2, 4, 7, 10, 10, 10), least=2, power=POWER
-    )
+    labels = (*script_of(agent.toolbox.names).labels, DRAFT)
+    fusing = Fusing(prompts, labels, candidates=config.dataset.negatives + 1)
+    longer = {"orders": (2, len(labels)), "lengths": (2, 4, 7, 10, 10, 10), "least": 2}
+    weighing = dataclasses.replace(fusing, fused=1.0, power=POWER, **longer)
     sharper = SHARPER * sharpness
     return {
-        "fusing": Fusing(prompts),
+        "fusing": fusing,
         "weighing": weighing,
         "reading": reading,
         "drafting": dataclasses.replace(reading, sharpness=sharper),
