@@ -66,7 +66,7 @@ def draw_training(rows: Rows, caption: str) -> Figure:
             axes.axvline(first - 0.5, color=LIGHT, linestyle="--", zorder=0)
             top = axes.get_xaxis_transform()
             axes.text(first - 0.4, 1.0, stage, transform=top, color="#777777", va="bottom")
-        axes.set(xlabel="step", ylabel=label)
+        axes.set(xlabel="step", ylabel=label, xlim=_limits([row["step"] for row in rows]))
     if len({row["seed"] for row in rows}) > 1:
         all_axes[0].legend(frameon=False)
     return figure
@@ -121,7 +121,8 @@ def draw_preference(rows: Rows, caption: str) -> Figure:
         axes.bar(places, heights, 0.34, color=_color(index), label=f"{moment} ppr")
         axes.errorbar(places, heights, yerr=errors, fmt="none", ecolor="#333333", capsize=3)
         for place, height, row in zip(places, heights, of_moment, strict=True):
-            axes.text(place, row["high"] + 0.01, f"{height:.3f}", ha="center", va="bottom")
+            label = {"ha": "center", "va": "bottom", "fontsize": 7.5}
+            axes.text(place, row["high"] + 0.01, f"{height:.3f}", **label)
     axes.axhline(0.5, color="#777777", linestyle=":", label="chance")
     axes.set_xticks(range(len(seeds)), [f"seed {seed}" for seed in seeds])
     axes.set(ylabel="preference accuracy", ylim=(0, 1.05))
@@ -188,6 +189,11 @@ def _figure(width: float, height: float, caption: str) -> Figure:
     text = textwrap.fill(caption.replace("$", r"\$"), characters)
     figure.text(0.0, -0.03, text, va="top", fontsize=8, color="#333333")
     return figure
+
+
+def _limits(steps: Sequence[int]) -> tuple[float, float]:
+    margin = 0.04 * (max(steps) - min(steps) + 1)
+    return min(steps) - 0.5 - margin, max(steps) + 0.5 + margin
 
 
 def _color(index: int) -> str:

@@ -324,9 +324,10 @@ def case_rows(
         rows.append({"by": by, "text": decode([token for _, token in tokens])})
     rank = ranks[case["example_id"]]
     before = "not in its list" if rank == math.inf else f"at rank {rank}"
+    calls = len(case["calls"])
     text = (
         f"Row {names[1]} has the target, candidate {target}, at rank {case['rank']} after "
-        f"{len(case['calls'])} calls; in row {names[0]} it was {before}."
+        f"{calls} call{'s' * (calls > 1)}; in row {names[0]} it was {before}."
     )
     return [*rows, {"by": "outcome", "text": text}]
 

@@ -5,8 +5,6 @@ those of one tool have the target first. Demonstrations call tools and follow or
 what the stages after them learn comes from outcomes alone.
 """
 
-import dataclasses
-
 import numpy as np
 import pytest
 
@@ -19,7 +17,7 @@ from agenticrec_jax.tools.base import Toolbox
 from tests.training.test_tool_learning import Scripted, order
 
 HOLDER = "search_similar_users"
-HELD_OUT = 96
+HELD_OUT = 64
 
 
 class PlantedRun(Run):
@@ -47,37 +45,38 @@ class PlantedRun(Run):
 
 
 def planted_config():
+    """Few candidates and a short history, so that an episode is short."""
     config = load_config("recthinker:smoke")
     sample = "tools_data/synthetic_sample"
     config.dataset.interactions = f"{sample}/interactions.csv.gz"
     config.dataset["items"] = f"{sample}/items.jsonl.gz"
+    config.dataset.update({"max_history": 2, "negatives": 4})
     config.policy.title_tokens = 1
-    sizes = {"prompt_buckets": (128,), "splice_buckets": (48,), "window_buckets": (512,)}
-    config.engine.update({"slots": 64, "row_buckets": (64,), "max_tokens": 384} | sizes)
-    shapes = {"prompt_buckets": (128,), "completion_buckets": (192, 384), "token_budget": 16384}
-    lessons = (((1,), 90),)
-    config.warm_start.update({"lessons": lessons, "prompts": 8, "members": 4, "fused": 0.0})
-    config.warm_start.learning_rate = 1e-3
-    config.self_sft.update({"examples": 48, "chunk": 48, "members": 8, "batch": 16} | shapes)
+    sizes = {"prompt_buckets": (80,), "splice_buckets": (48,), "window_buckets": (336,)}
+    config.engine.update({"slots": 64, "row_buckets": (64,), "max_tokens": 256} | sizes)
+    shapes = {"prompt_buckets": (80,), "completion_buckets": (256,), "token_budget": 8192}
+    config.warm_start.update({"lessons": (((1,), 60),), "prompts": 8, "members": 2})
+    config.warm_start.update({"learning_rate": 1e-3, "warmup_steps": 5, "save_every": 60})
+    config.self_sft.update({"examples": 24, "chunk": 24, "members": 8, "batch": 8} | shapes)
     config.self_sft.update({"epochs": 2, "learning_rate": 3e-4})
-    config.self_sft.rules.best_rank = 2
-    config.rta.update({"steps": 6, "prompts": 8, "members": 8, "learning_rate": 3e-4} | shapes)
+    config.self_sft.rules.best_rank = 1
+    config.rta.update({"steps": 4, "prompts": 8, "members": 8, "learning_rate": 3e-4} | shapes)
     return run_config(config)
 
 
 @pytest.mark.slow
 def test_each_stage_ranks_better_and_calls_fewer_tools(tmp_path):
     config = planted_config()
-    directory, data, results = None, None, {}
+    run = PlantedRun(config, tmp_path)
+    results = {}
     for stage in ("sft", "self_sft", "rta"):
-        run = PlantedRun(config, tmp_path, policy_directory=directory, data=data)
-        data = run.data
         train(run, stage)
-        directory = tmp_path / stage / "policy"
-        trained = PlantedRun(config, tmp_path, policy_directory=directory, data=data)
-        agent = dataclasses.replace(trained.evaluation_agent, stop_on_illegal=False)
+        policy = tmp_path / stage / "policy"
+        engine, data = run.engine, run.data
+        run = PlantedRun(config, tmp_path, policy_directory=policy, data=data)
+        run.engine = engine  # its programs are compiled
         examples = data.examples["test"][:HELD_OUT]
-        done = evaluate(agent, trained.engine, trained.policy.params, examples)
+        done = evaluate(run.evaluation_agent, engine, run.policy.params, examples)
         results[stage] = {
             "ndcg": ndcg_at_k(np.array([each.rank or 0 for each in done]), 10),
             "calls": float(np.mean([len(each.calls) for each in done])),
