@@ -147,7 +147,7 @@ def draw_case(rows: Rows, caption: str) -> Figure:
         for row in rows
     ]
     lines = [text.count("\n") + 2.6 for text in texts]
-    inch = 0.155  # of a line of text
+    inch = 0.134  # of a line of text
     figure = _figure(8.4, inch * (sum(lines) + 1), caption)
     axes = figure.subplots()
     axes.set(xlim=(0, 1), ylim=(-sum(lines), 0))
