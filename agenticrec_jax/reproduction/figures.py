@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from agenticrec_jax import strict_json
 from agenticrec_jax.bundled import resolve
 from agenticrec_jax.data.candidates import read_candidate_lists
+from agenticrec_jax.errors import expect
 from agenticrec_jax.evaluation import drawings
 from agenticrec_jax.evaluation.paper_cells import AGENTICREC, RECTHINKER
 from agenticrec_jax.evaluation.paper_table import row_of
@@ -235,7 +236,11 @@ def _policy_size(plan: Plan, log: Log, policies: Sequence[str]) -> PaperFigure:
     for directory in dict.fromkeys((plan.config.policy.directory, *policies)):
         tiny = plan.tiny and directory == plan.config.policy.directory
         of_policy = _changed(dataclasses.replace(plan, tiny=tiny), "policy", directory=directory)
-        plans[count_parameters(resolve(directory))] = of_policy
+        size = count_parameters(directory)
+        expect(
+            size not in plans, "flag --policies", directory, f"a policy of not {size} parameters"
+        )
+        plans[size] = of_policy
     lacks = []
     if len(plans) < 2:
         lacks.append("other sizes, since flag --policies names no policy of another size")

@@ -21,7 +21,7 @@ from agenticrec_jax.reproduction.plan import Plan
 from agenticrec_jax.reproduction.presets import TINY, find_preset
 from agenticrec_jax.reproduction.steps import Step, in_order
 from agenticrec_jax.runs import RunConfig
-from agenticrec_jax.testing.errors import refused
+from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.types import OBSERVATION, SAMPLED
 
 LOG = find_log("synthetic", "downloads")
@@ -56,6 +56,8 @@ def test_a_figure_shares_the_steps_of_the_table_and_adds_those_of_its_setting():
         f"rta, dataset.max_history {n}, seed {seed}, synthetic" for n in (2, 5) for seed in (0, 1)
     }
     assert any("policies" in each for each in by_name["policy_size"].lacks)
+    copies = [str(ROOT / "tools_data" / "tiny_policy")]
+    assert_names(refused(figures_of, made, LOG, copies), "--policies", copies[0], "parameters")
     held_out = dataclasses.replace(RunConfig().ppr, heldout=0.5)
     config = dataclasses.replace(RunConfig(), ppr=held_out)
     (step,) = figures_of(Plan(AGENTICREC, config, ["rta_ppr"], (0,)), LOG)[4].steps.values()
