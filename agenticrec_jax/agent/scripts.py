@@ -14,7 +14,7 @@ NEWEST_EVENTS = 3  # likewise
 
 @dataclasses.dataclass(frozen=True)
 class Script:
-    """How a scripted agent uses an agent's tools, and the words of its thoughts.
+    """The tools that a scripted agent calls, and the words of its thoughts.
 
     Attributes:
       intents: the thought before a call, by tool; the script calls no other tools.

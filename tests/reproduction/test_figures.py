@@ -75,13 +75,15 @@ def test_recthinkers_figures_begin_with_the_warm_start_of_the_tiny_policy():
     assert not any("sft," in name and "self" not in name for name in names([larger.table(LOG)]))
 
 
+def no_fit(plan, log, letter, seed):
+    """In the place of `Plan.artifacts`: a step that fits nothing."""
+    settings = {"letter": letter, "seed": seed}
+    return Step(f"artifacts {letter}", "fake", lambda *arguments: None, settings)
+
+
 @pytest.fixture
 def made(tmp_path, monkeypatch):
     """A plan of two seeds whose steps write folders of known content."""
-
-    def no_fit(self, log, letter, seed):
-        settings = {"letter": letter, "seed": seed}
-        return Step(f"artifacts {letter}", "fake", lambda *arguments: None, settings)
 
     def train(run, stage, *, directory, use_tools):
         seed, members = run.config.seed, run.config.rta.members
@@ -120,19 +122,21 @@ def rank_of(run, position, seed):
     return 1 + (run.config.rta.members + run.config.dataset.max_history + position + seed) % 10
 
 
-def write_row(run, examples, row, seed):
+def write_row(run, examples, row, seed, rank=None):
+    """Writes the files of a row that has each target at a rank; None: at those of `rank_of`."""
     log = run.data.log
     ids = log.items.item_id
     rankings, records = [], []
     for position, example in enumerate(examples):
-        rank = rank_of(run, position, seed or 0) if row != "frozen" else 20
-        numbers = [n for n in range(1, 21) if n != example.target_number]
-        numbers.insert(rank - 1, example.target_number)
+        place = rank or (20 if row == "frozen" else rank_of(run, position, seed or 0))
+        count = len(example.candidates)
+        numbers = [n for n in range(1, count + 1) if n != example.target_number]
+        numbers.insert(place - 1, example.target_number)
         items = tuple(ids[example.candidates[n - 1]] for n in numbers)
         calls = run.config.rta.members
         rankings.append(Ranking(example.example_id, row, seed, items, True, calls))
         records.append(
-            {"example_id": example.example_id, "rank": rank, "ranking": numbers, "calls": [{}]}
+            {"example_id": example.example_id, "rank": place, "ranking": numbers, "calls": [{}]}
             | {"history_ids": [ids[item] for item in example.history]}
             | {"candidate_ids": [ids[item] for item in example.candidates]}
             | {"ids": [5, 6, 7, 8], "origin": [SAMPLED, OBSERVATION, OBSERVATION, SAMPLED]}
