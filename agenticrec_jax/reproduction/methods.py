@@ -208,6 +208,7 @@ TINY_SECONDS = {
     "stage_self_sft": 300.0,
     "stage_tallrec": 120.0,
     "table": 5.0,
+    "figures": 15.0,
 } | {method.together or method.row: method.tiny_seconds for method in TABLE}
 
 
