@@ -27,7 +27,7 @@ INTERRUPTED = 130
 # Flags that name a file or a directory, here or in a bucket: ``~`` in them is the home.
 PATH_FLAGS = (
     *("workdir", "output", "interactions", "items", "prepared", "policy", "downloads", "users"),
-    *("json", "parquet"),
+    *("json", "parquet", "trajectories", "api_key_file"),
 )
 LOCAL_FLAGS = ("wheel", "directory")  # that name one on this machine
 
