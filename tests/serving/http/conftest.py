@@ -20,7 +20,7 @@ from tests.small_log import small_config
 NUMBERS = (7, 3, 12, 1, 20, 5, 9, 11, 2, 14)
 ANSWER = "<answer>\\boxed{[" + ",".join(map(str, NUMBERS)) + "]}</answer>"
 TOOL = "candidates_analyze"
-TOOL_TIMEOUT = 0.5
+TOOL_TIMEOUT = 1.0
 
 
 @pytest.fixture(scope="session")

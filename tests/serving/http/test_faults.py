@@ -118,7 +118,16 @@ def test_a_client_that_hangs_up_leaves_no_slot_taken(recommender, log, hanging, 
     assert statuses == [200, 200, 499, 499, 499, 499, 499]
 
 
-def test_a_request_beyond_the_queue_is_refused_at_once(recommender, log, hanging):
+def test_a_request_beyond_the_queue_is_refused_at_once(recommender, log, monkeypatch):
+    begun, go = threading.Event(), threading.Event()
+    examples = recommender._examples
+
+    def gated(*arguments):
+        begun.set()
+        assert go.wait(60)
+        return examples(*arguments)
+
+    monkeypatch.setattr(recommender, "_examples", gated)
     answers = []
 
     def ask(address):
@@ -128,13 +137,13 @@ def test_a_request_beyond_the_queue_is_refused_at_once(recommender, log, hanging
     with serving(recommender, limits=Limits(waiting=1)) as (_, client):
         threads = [threading.Thread(target=ask, args=(client.base_url,)) for _ in range(2)]
         threads[0].start()
-        assert hanging.begun.wait(30)
+        assert begun.wait(30)
         threads[1].start()
         while "agenticrec_waiting_requests 1.0" not in client.get("/metrics").text:
             time.sleep(0.01)
         assert client.get("/readyz").json() == {"status": "busy"}
         refused = client.post("/v1/recommend", json={"user": log.user_ids[3]})
-        hanging.go.set()
+        go.set()
         for thread in threads:
             thread.join(60)
         assert client.get("/readyz").status_code == 200
