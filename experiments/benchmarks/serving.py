@@ -1,7 +1,7 @@
 """Loads the server on the loopback: requests one after another, and 16 at once.
 
     python -m experiments.benchmarks.serving --workdir=DIR --json=FILE [--policy=DIR]
-        [--requests=200] [--at_once=16] [--timeout_ms=10000]
+        [--requests=200] [--at_once=16] [--alone=40] [--timeout_ms=10000] [--address=URL]
 
 The server is a process of its own, started on the workdir as a person starts it, with the embedded
 tiny policy by default. Each request names a user of the log and 20 candidates drawn from the
@@ -38,8 +38,10 @@ TINY = ROOT / "tools_data" / "tiny_policy"
 
 _JSON = flags.DEFINE_string("json", "", "File of the figures.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a run.", required=True)
+_ADDRESS = flags.DEFINE_string("address", None, "Of a server that runs; started if not given.")
 _POLICY = flags.DEFINE_string("policy", str(TINY), "Policy directory.")
-_REQUESTS = flags.DEFINE_integer("requests", 200, "Requests of each kind.", lower_bound=2)
+_REQUESTS = flags.DEFINE_integer("requests", 200, "Requests at once, in all.", lower_bound=2)
+_ALONE = flags.DEFINE_integer("alone", 40, "Requests one after another.", lower_bound=1)
 _AT_ONCE = flags.DEFINE_integer("at_once", 16, "Requests at once.", lower_bound=2)
 _TIMEOUT_MS = flags.DEFINE_integer("timeout_ms", 10_000, "Time budget of each.", lower_bound=1)
 
@@ -49,6 +51,7 @@ def main(argv: Sequence[str]) -> None:
     settings = {
         "policy": _POLICY.value,
         "requests": _REQUESTS.value,
+        "alone": _ALONE.value,
         "at_once": _AT_ONCE.value,
         "timeout_ms": _TIMEOUT_MS.value,
         "candidates": CANDIDATES,
@@ -59,10 +62,11 @@ def main(argv: Sequence[str]) -> None:
 def measure() -> list[dict]:
     """Returns the figures of both kinds."""
     config, _ = remembered(as_path(_WORKDIR.value))
-    bodies = requests_of(load_data(config, _WORKDIR.value).log, _REQUESTS.value)
-    with server(f"--workdir={_WORKDIR.value}", f"--policy={_POLICY.value}") as address:
+    bodies = requests_of(load_data(config.dataset, as_path(_WORKDIR.value)).log, _REQUESTS.value)
+    running = contextlib.nullcontext(_ADDRESS.value) if _ADDRESS.value else server()
+    with running as address:
         asyncio.run(load(address, bodies[: _AT_ONCE.value], _AT_ONCE.value))  # warm
-        alone = asyncio.run(load(address, bodies, 1))
+        alone = asyncio.run(load(address, bodies[: _ALONE.value], 1))
         together = asyncio.run(load(address, bodies, _AT_ONCE.value))
     ratio = together["throughput"] / alone["throughput"]
     rows = [figure("throughput at once", "times one after another", ratio, bound=TIMES)]
@@ -93,9 +97,10 @@ def requests_of(log: InteractionLog, count: int) -> list[dict]:
 
 
 @contextlib.contextmanager
-def server(*arguments: str) -> Iterator[str]:
+def server() -> Iterator[str]:
     """Starts the server and yields its address; ends it by SIGTERM."""
-    command = [sys.executable, "-m", "experiments.serve", "--port=0", *arguments]
+    command = [sys.executable, "-m", "experiments.serve", "--port=0"]
+    command += [f"--workdir={_WORKDIR.value}", f"--policy={_POLICY.value}"]
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
