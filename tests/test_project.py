@@ -205,7 +205,17 @@ ROOMS = (
     *LEAVES,
     *("metrics", "rewards", "losses", "data", "parallel", "dryrun", "ingest", "runtime"),
     *("models", "tokenizers", "sequential", "generation", "tools", "agent", "evaluation"),
-    *("training", "language", "contrib", "runs", "serving", "cli", "reproduction", "testing"),
+    *(
+        "training",
+        "language",
+        "contrib",
+        "runs",
+        "serving",
+        "cli",
+        "launch",
+        "reproduction",
+        "testing",
+    ),
 )
 ALONE = {  # the rooms below that a room imports, where they are fewer than all
     "metrics": (),
