@@ -58,8 +58,8 @@ _SETTINGS = (  # of the launchers that have a field of that name
 def main(argv: Sequence[str]) -> None:
     name, *arguments = argv[1:]
     if _PRINT.value == _SUBMIT.value:
-        found = "both" if _PRINT.value else "neither"
-        raise InputError(f"flags --print and --submit: found {found}, expected one")
+        given = "both" if _PRINT.value else "neither"
+        raise InputError(f"flags --print and --submit: found {given}, expected one")
     settings = {flag.name: flag.value for flag in _SETTINGS if flag.value is not None}
     launcher = make_launcher(name, settings)
     job = Job(_PROGRAM.value, tuple(arguments))

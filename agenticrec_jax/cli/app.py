@@ -9,7 +9,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 from absl import app as absl_app
@@ -20,7 +20,7 @@ from agenticrec_jax.cli.configs import complete
 from agenticrec_jax.cli.help import help_text, requested_help
 from agenticrec_jax.errors import InputError, Terminated
 from agenticrec_jax.paths import as_path, local_path, make_directory
-from agenticrec_jax.runtime.devices import device_line
+from agenticrec_jax.runtime.devices import device_line, version_line
 
 BAD_INPUT = 2
 TERMINATED = 75  # EX_TEMPFAIL of sysexits.h: the same command, later, goes on
@@ -87,15 +87,21 @@ def run(
     sys.exit(0)
 
 
-def print_devices() -> None:
-    """Prints the devices that JAX computes on; process 0 for all.
+def print_devices(mesh: Mapping[str, int] | None = None) -> None:
+    """Prints the devices that JAX computes on, and with a mesh it and versions; process 0 for all.
 
     Several processes have to be joined before, since this starts JAX's backend.
+
+    Args:
+      mesh: devices along each of its axes; None in a program without one.
     """
     import jax
 
     if jax.process_index() == 0:
         print(device_line(), flush=True)
+        if mesh is not None:
+            axes = " x ".join(f"{axis} {size}" for axis, size in mesh.items())
+            print(f"mesh: {axes}", version_line(), sep="\n", flush=True)
 
 
 def use_compilation_cache(directory: str) -> None:

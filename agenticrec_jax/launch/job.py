@@ -134,6 +134,6 @@ def submit(command: Sequence[str]) -> int:
     Raises:
       InputError: its program is not installed.
     """
-    found = shutil.which(command[0])
-    expect(found is not None, f"program {command[0]}", None, "it to be installed and on PATH")
+    is_installed = shutil.which(command[0]) is not None
+    expect(is_installed, f"program {command[0]}", None, "it to be installed and on PATH")
     return subprocess.run(command).returncode
