@@ -81,6 +81,7 @@ class Job:
 class Launcher(Protocol):
     """A way to start a job; its fields are the flags of ``experiments.launch``."""
 
+    name: str  # of the job
     suffix: str  # of the file that it renders
 
     def render(self, job: Job) -> str:
@@ -100,10 +101,21 @@ def check_name(name: str) -> None:
     expect(bool(_NAME.fullmatch(name)), "flag --name", name, expected)
 
 
-def check_word(flag: str, value: str) -> None:
-    """Raises InputError if a setting holds blanks, quotes or other marks of a shell."""
-    ok = bool(re.fullmatch(r"[\w@%+=:,./-]*", value, re.ASCII))
-    expect(ok, f"flag --{flag}", value, "letters, digits and any of @%+=:,./-_")
+def check_words(launcher: Launcher, required: Sequence[str], optional: Sequence[str] = ()) -> None:
+    """Checks settings that stand in a file without quotes.
+
+    Args:
+      launcher: whose fields they are.
+      required: names of those that must not be empty.
+      optional: names of those that may be.
+
+    Raises:
+      InputError: one holds blanks, quotes or other marks of a shell.
+    """
+    for flag in (*required, *optional):
+        value = getattr(launcher, flag)
+        ok = re.fullmatch(r"[\w@%+=:,./-]+", value, re.ASCII) or (flag in optional and not value)
+        expect(bool(ok), f"flag --{flag}", value, "letters, digits and any of @%+=:,./-_")
 
 
 def check_flags(job: Job) -> None:

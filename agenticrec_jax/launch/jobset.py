@@ -11,7 +11,7 @@ from typing import Any
 from agenticrec_jax.cli.app import TERMINATED
 from agenticrec_jax.errors import expect
 from agenticrec_jax.launch.documents import dump
-from agenticrec_jax.launch.job import Job, check_name, check_word
+from agenticrec_jax.launch.job import Job, check_name, check_words
 from agenticrec_jax.launch.slices import tpu_slice
 
 CONTAINER = "job"
@@ -50,9 +50,7 @@ class JobSet:
     def manifest(self, job: Job) -> dict[str, Any]:
         """Returns the JobSet as Kubernetes takes it."""
         check_name(self.name)
-        words = {"image": self.image, "queue": self.queue, "namespace": self.namespace}
-        for flag, value in (words | {"service_account": self.service_account}).items():
-            check_word(flag, value)
+        check_words(self, ("image", "namespace"), ("queue", "service_account"))
         expect(self.slices >= 1, "flag --slices", self.slices, "1 or more")
         tpu = tpu_slice(self.topology)
         job.expect_bucket("the disk of a pod is lost with it")

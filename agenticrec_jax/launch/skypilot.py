@@ -55,30 +55,24 @@ class SkyPilot:
             lines = []  # JAX finds the hosts by the slice's metadata
             arguments = job.arguments(tpu.hosts)
         else:
-            from agenticrec_jax.parallel.multihost import COORDINATOR, PROCESS, PROCESSES  # JAX
-
             expect(self.nodes >= 1, "flag --nodes", self.nodes, "1 or more")
             is_gpus = re.fullmatch(r"[A-Za-z0-9][\w.-]*:[1-9]\d*", self.accelerators, re.ASCII)
             expect(bool(is_gpus), "flag --accelerators", self.accelerators, "GPUs such as H100:8")
             extra = "cuda"
             resources = {"accelerators": self.accelerators}
-            lines = [
-                f'{COORDINATOR}="$(head -n 1 <<<"$SKYPILOT_NODE_IPS"):{PORT}"',
-                f'{PROCESSES}="$SKYPILOT_NUM_NODES" {PROCESS}="$SKYPILOT_NODE_RANK"',
-                f"export {COORDINATOR} {PROCESSES} {PROCESS}",
-            ]
-            if self.nodes == 1:
-                lines = []
+            lines = _joining() if self.nodes > 1 else []
             arguments = job.arguments(self.nodes)
         recovery = {"max_restarts_on_errors": self.restarts, "recover_on_exit_codes": [TERMINATED]}
-        arguments[0] = f"$HOME/{_VENV}/bin/{arguments[0]}"
+        program, *flags = arguments
         return {
             "name": self.name,
             "workdir": ".",
             "num_nodes": self.nodes,
             "resources": resources | {"use_spot": self.spot, "job_recovery": recovery},
             "setup": _SETUP.format(extra=extra),
-            "run": "\n".join([*lines, f'exec "{arguments[0]}" {shlex.join(arguments[1:])}', ""]),
+            "run": "\n".join(
+                [*lines, f'exec "$HOME/{_VENV}/bin/{program}" {shlex.join(flags)}', ""]
+            ),
         }
 
     def render(self, job: Job) -> str:
@@ -88,6 +82,17 @@ class SkyPilot:
     def command(self, file: str) -> list[str]:
         """Returns the command that submits the file."""
         return ["sky", "jobs", "launch", "--yes", file]
+
+
+def _joining() -> list[str]:
+    """Returns the lines of shell that name the processes of several nodes."""
+    from agenticrec_jax.parallel.multihost import COORDINATOR, PROCESS, PROCESSES  # imports JAX
+
+    return [
+        f'{COORDINATOR}="$(head -n 1 <<<"$SKYPILOT_NODE_IPS"):{PORT}"',
+        f'{PROCESSES}="$SKYPILOT_NUM_NODES" {PROCESS}="$SKYPILOT_NODE_RANK"',
+        f"export {COORDINATOR} {PROCESSES} {PROCESS}",
+    ]
 
 
 _VENV = "agenticrec-venv"

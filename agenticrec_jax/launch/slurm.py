@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from agenticrec_jax.cli.app import TERMINATED
 from agenticrec_jax.errors import expect
-from agenticrec_jax.launch.job import Job, check_name, check_word
+from agenticrec_jax.launch.job import Job, check_name, check_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +45,7 @@ class Slurm:
     def render(self, job: Job) -> str:
         """Returns the batch script."""
         check_name(self.name)
-        for flag in ("partition", "account"):
-            check_word(flag, getattr(self, flag))
+        check_words(self, (), ("partition", "account"))
         for flag in ("nodes", "gpus", "cpus"):
             expect(getattr(self, flag) >= 1, f"flag --{flag}", getattr(self, flag), "1 or more")
         is_time = re.fullmatch(r"(\d+-)?\d+(:\d\d){0,2}", self.time, re.ASCII)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from agenticrec_jax.cli.app import BAD_INPUT, TERMINATED
 from agenticrec_jax.errors import expect
-from agenticrec_jax.launch.job import Job, check_name, check_word
+from agenticrec_jax.launch.job import Job, check_name, check_words
 from agenticrec_jax.launch.slices import tpu_slice
 
 _SECONDS = 30  # between two looks at a request
@@ -48,17 +48,14 @@ class QueuedResource:
     def render(self, job: Job) -> str:
         """Returns the script."""
         check_name(self.name)
-        for flag in ("zone", "image", "project", "service_account"):
-            check_word(flag, getattr(self, flag))
+        check_words(self, ("zone", "image"), ("project", "service_account"))
         expect(self.slices >= 1, "flag --slices", self.slices, "1 or more")
         tpu = tpu_slice(self.topology)
         job.expect_bucket("the disk of a TPU machine is lost with it")
         create = [
             *("create", self.name, *_place(self.zone, self.project), "--async"),
-            *(
-                f"--accelerator-type={tpu.accelerator_type}",
-                f"--runtime-version={tpu.runtime_version}",
-            ),
+            f"--accelerator-type={tpu.accelerator_type}",
+            f"--runtime-version={tpu.runtime_version}",
         ]
         if self.slices == 1:
             create.append(f"--node-id={self.name}")
@@ -110,8 +107,7 @@ class GcloudSsh:
     def render(self, job: Job) -> str:
         """Returns the script."""
         check_name(self.name)
-        for flag in ("zone", "image", "project"):
-            check_word(flag, getattr(self, flag))
+        check_words(self, ("zone", "image"), ("project",))
         job.expect_bucket("the machines of a slice share no disk")
         command = _container(self.image, job.arguments(0), self.grace_seconds)
         place = shlex.join(_place(self.zone, self.project))

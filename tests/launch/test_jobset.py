@@ -164,6 +164,7 @@ def test_one_host_needs_no_other_process():
         ({"name": "Two Words"}, "gs://b/run", ["--name", "Two Words"]),
         ({"slices": 0}, "gs://b/run", ["--slices", "0"]),
         ({"image": "a b"}, "gs://b/run", ["--image", "a b"]),
+        ({"image": ""}, "gs://b/run", ["--image"]),
     ],
 )
 def test_bad_settings_are_named(changes, workdir, named):
