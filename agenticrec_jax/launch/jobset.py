@@ -31,7 +31,7 @@ class JobSet:
       service_account: of Kubernetes, with access to the bucket; empty for the namespace's default.
       spot: whether nodes are spot machines.
       restarts: after failures. Restarts after a preemption or a SIGTERM are not counted.
-      grace_seconds: from SIGTERM to SIGKILL. Spot nodes give 25 seconds at most.
+      grace_seconds: from SIGTERM to SIGKILL. Spot nodes give about 15 seconds.
     """
 
     name: str = "agenticrec"

@@ -23,6 +23,7 @@ from agenticrec_jax.paths import as_path, glob
 from agenticrec_jax.runtime.metric_logging import FILE_NAME, read_metrics
 from agenticrec_jax.testing.metrics import timeless
 from tests.launch.jobs import commands
+from tests.small_log import small_config
 
 ROOT = pathlib.Path(__file__).parents[2]
 CHILD = pathlib.Path(__file__).with_name("joined.py")
@@ -147,9 +148,16 @@ def test_outside_a_stage_sigterm_ends_a_process_at_once(tmp_path):
 FLAGS = ("--config=office:smoke", "--stage=rta", "--config.mesh.data=2", "--config.rta.steps=4")
 
 
-def job(folder, workdir) -> Job:
+@pytest.fixture
+def log(tmp_path) -> list[str]:
+    """Flags that name a small log."""
+    dataset = small_config(tmp_path).dataset
+    return [f"--config.dataset.{table}={dataset[table]}" for table in ("interactions", "items")]
+
+
+def job(folder, workdir, log) -> Job:
     cache = f"--compilation_cache={folder}/cache"
-    return Job("train_policy", (*FLAGS, cache, f"--workdir={folder}/{workdir}"))
+    return Job("train_policy", (*FLAGS, *log, cache, f"--workdir={folder}/{workdir}"))
 
 
 def committed(folder, workdir) -> int:
@@ -160,7 +168,12 @@ def committed(folder, workdir) -> int:
 def wrapped(directory) -> dict[str, str]:
     """An environment in which ``agenticrec`` is this clone's."""
     main = "from agenticrec_jax.cli.main import main; main()"
-    return BASE | commands(directory, agenticrec=f"exec {sys.executable} -c '{main}' \"$@\"")
+    # Little is spent on compiling, as in the other tests.
+    return (
+        BASE
+        | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+        | commands(directory, agenticrec=f"exec {sys.executable} -c '{main}' \"$@\"")
+    )
 
 
 def assert_whole(folder, workdir) -> list[dict]:
@@ -170,13 +183,13 @@ def assert_whole(folder, workdir) -> list[dict]:
 
 
 @pytest.mark.slow
-def test_a_jobset_that_is_preempted_resumes_in_its_bucket(bucket, tmp_path):
+def test_a_jobset_that_is_preempted_resumes_in_its_bucket(bucket, log, tmp_path):
     """The arguments of the rendered pods in two slices of one host; all pods get SIGTERM."""
     folder = f"{bucket}/{tmp_path.name}"
     launcher = JobSet(topology="v5e:2x2", slices=2, image="image")
     ends = {}
     for workdir in ("stopped", "untouched"):
-        document = yaml.safe_load(launcher.render(job(folder, workdir)))
+        document = yaml.safe_load(launcher.render(job(folder, workdir, log)))
         (replicated,) = document["spec"]["replicatedJobs"]
         spec = replicated["template"]["spec"]
         assert replicated["replicas"] * spec["parallelism"] == 2
@@ -213,14 +226,14 @@ exit $status"""
 
 
 @pytest.mark.slow
-def test_a_slurm_job_at_its_time_limit_is_queued_again_and_resumes(bucket, tmp_path):
+def test_a_slurm_job_at_its_time_limit_is_queued_again_and_resumes(bucket, log, tmp_path):
     """The rendered script, with an srun that starts two tasks on this machine."""
     folder = f"{bucket}/{tmp_path.name}"
     environment = wrapped(tmp_path)
     commands(tmp_path, srun=SRUN, scontrol='echo "$@" >> "$HOME/queued"')
     environment |= {"SLURM_JOB_ID": "4243"}
     script = tmp_path / "script.sh"
-    script.write_text(Slurm(nodes=2, gpus=1).render(job(folder, "run")))
+    script.write_text(Slurm(nodes=2, gpus=1).render(job(folder, "run", log)))
     batch = subprocess.Popen(["bash", script], env=os.environ | environment)
     wait_for(lambda: committed(folder, "run") >= 1, [batch])
     for process in (tmp_path / "pids").read_text().split():
