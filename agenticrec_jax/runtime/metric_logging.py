@@ -64,6 +64,9 @@ class MetricsWriter:
       workdir: directory; ``metrics.jsonl`` and ``tensorboard/<stage>/`` are made in it.
       process_index: of this process among those of the run.
 
+    Attributes:
+      workdir: as given.
+
     Example:
       >>> import pathlib, tempfile
       >>> directory = tempfile.mkdtemp()
@@ -75,6 +78,7 @@ class MetricsWriter:
 
     def __init__(self, workdir: str | os.PathLike, process_index: int = 0):
         self._active = process_index == 0
+        self.workdir = Path(workdir)
         self._path = Path(workdir) / FILE_NAME
         self._file = Appender(self._path)
         self._boards: dict[str, SummaryWriter] = {}

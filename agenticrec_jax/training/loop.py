@@ -179,6 +179,8 @@ def reinforce(
                         telemetry=dict(engine.telemetry),
                     )
             sampled = time.perf_counter()
+            waited = rollouts.telemetry["tool_wait_seconds"]
+            hooks.goodput.move(waited, source="rollout", target="tools")
             plans = plan_counts(rollouts.trajectories)
             if stage.weighting.plan_bonus:
                 hooks.carried["plans"] = sum(plans, Counter(hooks.carried.get("plans", {})))
@@ -207,7 +209,7 @@ def reinforce(
             metrics |= learner_metrics
             metrics |= time_metrics(
                 rollout=sampled - began,
-                tools=rollouts.telemetry["tool_wait_seconds"],
+                tools=waited,
                 update=updated - sampled,
                 sampled=metrics["sampled_tokens"][0],
             )
