@@ -11,6 +11,8 @@ from markupsafe import Markup, escape
 
 from agenticrec_jax import strict_json
 
+MALFORMED = "malformed call"
+
 _TAGGED = re.compile(r"<(think|tool_call|answer)>(.*?)(?:</\1>|\Z)", re.S)
 _TURN = r"(?:<\|im_start\|>\w+\s*)?"
 _END = r"(?:<\|im_end\|>|<\|endoftext\|>|</s>)"
@@ -56,8 +58,13 @@ def turns_of(trajectory: Mapping) -> list[dict]:
     return turns
 
 
+def tool_of(call: Mapping) -> str:
+    """Returns the name of the called tool; of a malformed call, whose name is its turn, that."""
+    return call["name"] if call["name"].isidentifier() else MALFORMED
+
+
 def _call_text(call: Mapping) -> str | None:
-    if not call["name"].isidentifier():
+    if tool_of(call) == MALFORMED:
         return None
     arguments = [
         f"{name}={strict_json.dumps(value, ensure_ascii=False)}"

@@ -1,9 +1,9 @@
 """Trajectories packed for a page that shows them in a browser, without a network.
 
-The page holds an index, which every filter reads, and chunks with the turns, which are unpacked when
-they are looked at. Both are JSON, compressed by gzip and written in base64, in which no text of data
-or of a policy can end a tag. The script of the page (``templates/viewer.js``) turns them into
-text nodes, never into HTML, and the page's Content-Security-Policy allows that script alone.
+The page holds an index, which every filter reads, and chunks with the turns, which are unpacked
+when they are looked at. Both are JSON, compressed by gzip and written in base64, in which no text
+of data or of a policy can end a tag. The script of the page (``templates/viewer.js``) turns them
+into text nodes, never into HTML, and the page's Content-Security-Policy allows that script alone.
 """
 
 import base64
@@ -16,7 +16,7 @@ from importlib import resources
 from typing import Any
 
 from agenticrec_jax import strict_json
-from agenticrec_jax.evaluation.turns import outcome, turns_of
+from agenticrec_jax.evaluation.turns import outcome, tool_of, turns_of
 from agenticrec_jax.paths import Path, is_bucket, make_directory, write_whole
 
 LARGEST_PAGE = 30_000_000  # bytes of packed trajectories in one file
@@ -124,7 +124,7 @@ def _index(
             example_of(t),
             outcome(t),
             t["rank"],
-            tools.of(call["name"] for call in t["calls"]),
+            tools.of(map(tool_of, t["calls"])),
             t["reward"]["total"],
         ]
         for t in trajectories
@@ -134,7 +134,7 @@ def _index(
             *(rows[g["stage"]], g.get("seed"), example_of(g), g["step"], g["group"], g["task"]),
             [m["reward"]["total"] for m in g["members"]],
             [m["advantage"] for m in g["members"]],
-            tools.of({call["name"] for m in g["members"] for call in m["calls"]}),
+            tools.of(dict.fromkeys(tool_of(call) for m in g["members"] for call in m["calls"])),
         ]
         for g in groups
     ]
@@ -169,7 +169,7 @@ def _detail(trajectory: Mapping) -> dict[str, Any]:
 
 
 def _turn(turn: Mapping) -> list:
-    """Returns kind and text of a turn; of a call also whether a tool answered and the ms it took."""
+    """Returns kind and text of a turn; of a call also whether a tool answered, and its ms."""
     call = turn["call"]
     if call is None:
         return [turn["kind"], turn["text"].strip()]
