@@ -144,6 +144,8 @@ class _Frame:
     def breaks(self, names: Mapping[float, str]) -> Markup:
         svg = Markup()
         for x, name in names.items():
+            if not self.xs[0] <= x <= self.xs[1]:
+                continue
             svg += Markup('<line class="break" x1="{x}" x2="{x}" y1="{}" y2="{}"/>').format(
                 _TOP, HEIGHT - _BOTTOM, x=self.x(x)
             )

@@ -21,7 +21,7 @@ PANELS = {
 }
 CALLS = "calls/"
 VALIDATION = "valid/ndcg@10"
-NDCG = "NDCG@10: rollouts of rta, validation (rings), warm start"
+NDCG = "NDCG@10: rollouts, validation, warm start"
 
 
 def dynamics_figures(

@@ -273,7 +273,7 @@ function verdict(detail) {
     return [right ? "hit" : "miss", `${detail.choice}: ${right ? "right" : "wrong"}`];
   }
   if (detail.outcome === "hit") return ["hit", `hit at rank ${detail.rank}`];
-  return ["miss", "miss: the target is not in the list"];
+  return ["miss", "miss: the target is not listed"];
 }
 
 function memberBlock(label, detail, example, advantage) {
