@@ -103,18 +103,18 @@ def _index(
 ) -> tuple[dict[str, Any], list[dict]]:
     """Returns the index, and the details of all trajectories and, behind them, of all groups."""
     titles, tools, rows = _Numbers(), _Numbers(), _Numbers()
-    examples: dict[tuple, int] = {}
+    examples: dict[str, int] = {}
     listed: list[list] = []
 
     def example_of(record: Mapping) -> int:
         history = titles.of(record.get("history", ()))
         candidates = titles.of(record.get("candidates", ()))
-        key = (record["example_id"], record["split"], record["user"], *history, -1, *candidates)
+        facts = [record["example_id"], record["split"], record["user"], history, candidates]
+        facts += [record.get("target_number"), record.get("target_popularity")]
+        key = repr(facts)
         if key not in examples:
             examples[key] = len(listed)
-            target = record.get("target_number")
-            popularity = record.get("target_popularity")
-            listed.append([*key[:3], history, candidates, target, popularity])
+            listed.append(facts)
         return examples[key]
 
     indexed = [

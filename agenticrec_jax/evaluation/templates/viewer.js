@@ -45,7 +45,8 @@ class Chunks {
     return new Promise((resolve, reject) => {
       this.arriving.set(number, resolve);
       const missing = () => reject(new Error(`${this.folder}/${number}.js is missing`));
-      document.head.append(make("script", { src: `${this.folder}/${number}.js`, error: missing }));
+      const src = `${encodeURIComponent(this.folder)}/${number}.js`;
+      document.head.append(make("script", { src, error: missing }));
     });
   }
 
