@@ -65,8 +65,8 @@ def to_atif(record: Mapping, session: str) -> dict[str, Any]:
 def trajectory_id(record: Mapping) -> str:
     """Returns row, seed and example in letters that a file's name may have."""
     seed = record.get("seed")
-    parts = [record["stage"], *([] if seed is None else [f"seed_{seed}"]), record["example_id"]]
-    return re.sub(r"[^\w.-]", "_", "-".join(map(str, parts)))
+    names = [record["stage"], *([] if seed is None else [f"seed_{seed}"]), record["example_id"]]
+    return re.sub(r"[^\w.-]", "_", "-".join(map(str, names)))
 
 
 def write_atif(path: str | os.PathLike, records: Iterable[Mapping], session: str) -> int:

@@ -235,7 +235,7 @@ class EvaluationConfig:
 
 @configuration
 class LoggingConfig:
-    """What training tells beside its metrics; no number of a run depends on it."""
+    """Outputs of training beside its metrics; no number of a run depends on it."""
 
     rollout_groups: int = Field(
         2,

@@ -55,8 +55,8 @@ class RolloutLog:
     def resume(self, step: int) -> None:
         """Deletes the groups of steps after ``step``, the last committed one (0: all)."""
         if self.is_main and self.path.exists():
-            kept = [line for line in read_rollouts(self.path) if line["step"] <= step]
-            write_whole(self.path, "".join(map(_json_line, kept)))
+            lines = [line for line in read_rollouts(self.path) if line["step"] <= step]
+            write_whole(self.path, "".join(map(_json_line, lines)))
 
     def write(self, step: int, rollouts: Rollouts, groups: Sequence[Group]) -> None:
         """Writes the first groups of a step's batch, if the step is recorded.

@@ -64,9 +64,9 @@ class Opened:
         """Waits until so many entries are listed."""
         text = f"{count} of "
         self.page.locator(f"#{view} .count").filter(has_text=text).wait_for()
-        shown = self.page.locator(f"#{view} .count").text_content()
-        assert shown.startswith(text), shown
-        return shown
+        summary = self.page.locator(f"#{view} .count").text_content()
+        assert summary.startswith(text), summary
+        return summary
 
 
 @pytest.fixture(scope="session")

@@ -66,8 +66,8 @@ def test_every_filter_leaves_what_it_says(path, open_page):
     opened.count(100)
     opened.choose("outcome", "miss")
     of_seed = [t for t in all_of if t["seed"] == 1]
-    shown = opened.count(sum(outcome(t) == "miss" for t in of_seed))
-    assert " 0 hits" in shown
+    summary = opened.count(sum(outcome(t) == "miss" for t in of_seed))
+    assert " 0 hits" in summary
     for kind in ("hit", "invalid"):
         opened.choose("outcome", kind)
         opened.count(sum(outcome(t) == kind for t in of_seed))

@@ -85,7 +85,7 @@ def test_the_page_is_complete_and_loads_no_other_file(page):
 
 
 def runs_its_own_script_alone(text):
-    """Whether a page runs the viewer, nothing else, and forbids everything else."""
+    """Returns whether the viewer is all that a page runs and lets run."""
     parsed = Page(text)
     digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
     (policy,) = (v for k, v in parsed.attributes if k == "content" and "default-src" in v)
