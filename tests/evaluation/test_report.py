@@ -28,10 +28,7 @@ from tests.evaluation.invented import (
 
 
 class Page(html.parser.HTMLParser):
-    """Tags and attributes of a page; ``open`` has the tags that are not closed.
-
-    ``code`` has the scripts that a browser would run, ``packed`` those that only hold data.
-    """
+    """Tags (``open``: not closed), attributes, and scripts of code and of packed data."""
 
     VOID = {"meta", "link", "img", "br", "hr", "input"}
 
