@@ -30,7 +30,7 @@ setup(
     include_package_data=False,
     package_data={
         PACKAGE: ["py.typed", "extras.json"],
-        f"{PACKAGE}.evaluation": ["templates/*.html"],
+        f"{PACKAGE}.evaluation": ["templates/*.html", "templates/*.js"],
         f"{PACKAGE}.tools_data": ["*_sample/*", "tiny_policy/*"],
     },
     entry_points={"console_scripts": ["agenticrec = agenticrec_jax.cli.main:main"]},
