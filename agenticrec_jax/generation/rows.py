@@ -259,9 +259,14 @@ class PagedRows(Rows):
 
     def prompt_context(self, state, inputs, valid, dtype):
         """Returns the empty pages of the prompts."""
-        zeros = jnp.zeros_like(inputs.lengths)
         table = inputs.pages.table
-        return self._context(state.cache, table, zeros, valid, dtype, empty=True)
+        paged = table < self._pages // self._shards
+        # Padding among the prompts has no page, and a token that would be stored.
+        written = valid & paged[:, :1]
+        # A kernel reads the pages of padding too, so they have to be some.
+        table = jnp.where(paged, table, 0)
+        zeros = jnp.zeros_like(inputs.lengths)
+        return self._context(state.cache, table, zeros, written, dtype, empty=True)
 
     def enter(self, state, inputs, new):
         """Returns the pool with each prompt once, and its last page once more for the members."""

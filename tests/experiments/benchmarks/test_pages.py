@@ -1,0 +1,47 @@
+"""The benchmarks of the paged cache: what the committed figures must show, and a small run."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from experiments.benchmarks import rollout_pages, tpu_pages
+from experiments.benchmarks.rollout_occupancy import SMALL
+
+RESULTS = Path(tpu_pages.__file__).parent / "results"
+
+
+def test_committed_memory_on_slices():
+    """At least 4 times the live tokens of a chip, next to the learner, and no copied cache."""
+    rows = json.loads((RESULTS / "tpu_pages.json").read_text())["rows"]
+    found = {row["name"]: row for row in rows}
+    slices = {name.rsplit(": ", 1)[0] for name in found}
+    assert "Qwen3-4B on v5e:4x4" in slices and len(slices) >= 4
+    for label in slices:
+        tokens = found[f"{label}: live tokens"]
+        assert tokens["ours"] >= 4 * tokens["peer"], label
+        learner = found[f"{label}: learner"]
+        assert learner["ours"] <= learner["bound"], label
+        for program in tpu_pages.PROGRAMS:
+            row = found[f"{label}: temporaries of {program}"]
+            assert row["ours"] < row["bound"] == 0.3, row["name"]
+    assert found["Qwen3-4B on v5e:4x4: 512 rollouts"]["ours"] <= 5
+
+
+def test_committed_memory_of_heavy_tailed_rows():
+    record = json.loads((RESULTS / "rollout_pages.json").read_text())
+    assert record["settings"] == {"rows": 64, "members": 8, "page_tokens": 16}
+    shares = [row for row in record["rows"] if row["unit"] == "of the columns"]
+    assert len(shares) == 2 and all(row["ours"] <= row["bound"] == 0.4 for row in shares)
+    [*_, few] = [row["ours"] for row in record["rows"] if row["unit"] == "rows"]
+    assert few > 0, "the small pool runs out"
+
+
+@pytest.mark.slow
+def test_a_small_run_shows_the_memory_and_equal_rollouts():
+    shape = dataclasses.replace(SMALL, hidden_size=32, intermediate_size=64, num_layers=2)
+    rows = rollout_pages.measure(shape, 16, 4, 16.0)
+    values = {row["name"]: row["ours"] for row in rows if row["unit"] != "MiB"}
+    assert values["pool of 35%: cache"] == pytest.approx(0.35, abs=0.01)
+    assert values["pool of 35%: rollouts that differ"] <= 2
