@@ -1,13 +1,11 @@
 """The benchmarks of the paged cache: what the committed figures must show, and a small run."""
 
-import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
 from experiments.benchmarks import rollout_pages, tpu_pages
-from experiments.benchmarks.rollout_occupancy import SMALL
 
 RESULTS = Path(tpu_pages.__file__).parent / "results"
 
@@ -40,8 +38,7 @@ def test_committed_memory_of_heavy_tailed_rows():
 
 @pytest.mark.slow
 def test_a_small_run_shows_the_memory_and_equal_rollouts():
-    shape = dataclasses.replace(SMALL, hidden_size=32, intermediate_size=64, num_layers=2)
-    rows = rollout_pages.measure(shape, 16, 4, 16.0)
+    rows = rollout_pages.measure(count=16, members=4, turn=16.0)
     values = {row["name"]: row["ours"] for row in rows if row["unit"] != "MiB"}
     assert values["pool of 35%: cache"] == pytest.approx(0.35, abs=0.01)
     assert values["pool of 35%: rollouts that differ"] <= 2
