@@ -178,5 +178,6 @@ def copy_pages(
 
         return jax.lax.fori_loop(0, len(sources), one, x)
 
-    rows = jnp.asarray(sources), jnp.asarray(targets)
-    return Pool(jax.tree.map(lambda x: by_shard(copied, shards, x, *rows), pool.pages))
+    sources = jnp.asarray(sources)
+    targets = jnp.asarray(targets)
+    return Pool(jax.tree.map(lambda x: by_shard(copied, shards, x, sources, targets), pool.pages))

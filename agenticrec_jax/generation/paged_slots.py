@@ -76,7 +76,7 @@ class PagedSlots(Slots):
         self._page_tokens = page_tokens
         self._growth = growth
         self._pages = [Pages(pages) for _ in range(shards)]
-        self._held: list[dict[int, list[int]]] = [{} for _ in range(shards)]  # pages by request
+        self._prompts: list[dict[int, list[int]]] = [{} for _ in range(shards)]  # pages by request
         self._live: list[list[Row]] = [[] for _ in range(shards)]  # rows with a slot, by age
 
     @property
@@ -93,15 +93,15 @@ class PagedSlots(Slots):
         renewed = []
         for shard, joining in enumerate(self._joining):
             row = joining[0] if joining and self._free[shard] else None
-            if row is None or row.request in self._held[shard]:
+            if row is None or row.request in self._prompts[shard]:
                 continue
             count = self._count(row.prompt)
             members = [r for r in self._live[shard] if r.request == row.request]
             if members:
-                self._held[shard][row.request] = members[0].pages[:count]
+                self._prompts[shard][row.request] = members[0].pages[:count]
                 self._pages[shard].share(members[0].pages[:count])
             elif self._make_room(row, self._count(row.prompt + len(row.ids)) + 1):
-                self._held[shard][row.request] = self._pages[shard].take(count)
+                self._prompts[shard][row.request] = self._pages[shard].take(count)
                 renewed.append(row)
         return renewed
 
@@ -109,7 +109,7 @@ class PagedSlots(Slots):
         self, rows: Sequence[Row], tokens: Callable[[Row], int]
     ) -> tuple[list[Row], list[tuple[Row, int]]]:
         """Gives each row the pages that hold ``tokens`` of it; see ``Slots.secure``."""
-        kept, given = [], []
+        secured, given = [], []
         for row in sorted(rows, key=_age):
             while self.has_slot(row) and not self._grow(row, tokens(row)):
                 youngest = self._live[row.shard][-1]
@@ -120,8 +120,8 @@ class PagedSlots(Slots):
                 youngest.again = True
                 youngest.length = youngest.prompt
             if self.has_slot(row):
-                kept.append(row)
-        return kept, given
+                secured.append(row)
+        return secured, given
 
     def trim(self, rows: Sequence[Row]) -> None:
         """Takes back the pages beyond the tokens of rows that go on."""
@@ -151,9 +151,11 @@ class PagedSlots(Slots):
             if group:
                 count = self._count(group[0].prompt)
                 # Once all members have a slot the last one has taken over what was held.
-                held = self._held[group[0].shard].get(group[0].request, group[-1].pages[:count])
-                pages.table[i, :count] = held
-                pages.last[i] = held[-1]
+                prompt = self._prompts[group[0].shard].get(
+                    group[0].request, group[-1].pages[:count]
+                )
+                pages.table[i, :count] = prompt
+                pages.last[i] = prompt[-1]
                 copies = [row.copy[1] if row.copy else NO_PAGE for row in group]
                 pages.copies[i, : len(group)] = copies
         return inputs._replace(pages=pages)
@@ -198,28 +200,30 @@ class PagedSlots(Slots):
         return [s for s in shards if not self._joining[s] and self._fits(s, count)]
 
     def _admit(self, row: Row) -> None:
-        self._held[row.shard][row.request] = self._pages[row.shard].take(self._count(row.prompt))
+        self._prompts[row.shard][row.request] = self._pages[row.shard].take(self._count(row.prompt))
 
     def _take(self, row: Row) -> bool:
         """Gives a slot and pages to a row whose prompt is held, if there is room."""
         shard = row.shard
         pages = self._pages[shard]
-        held = self._held[shard].get(row.request)
-        if held is None or not self._free[shard]:
+        prompt = self._prompts[shard].get(row.request)
+        if prompt is None or not self._free[shard]:
             return False
         full = row.prompt // self._page_tokens
         last = all(other is row or other.request != row.request for other in self._joining[shard])
-        taken_over = last and full < len(held) and pages.users(held[full]) == 1
+        taken_over = last and full < len(prompt) and pages.users(prompt[full]) == 1
         tokens = row.prompt + len(row.ids) * row.again
-        own = self._count(tokens) - full - taken_over
-        if not self._make_room(row, own):
+        needed = self._count(tokens) - full - taken_over
+        if not self._make_room(row, needed):
             return False
         super()._take(row)
         bisect.insort(self._live[shard], row, key=_age)
-        shared = held[: full + taken_over]
+        shared = prompt[: full + taken_over]
         pages.share(shared)
-        row.pages = shared + pages.take(own)
-        row.copy = (held[full], row.pages[full]) if full < len(held) and not taken_over else None
+        row.pages = shared + pages.take(needed)
+        row.copy = (
+            (prompt[full], row.pages[full]) if full < len(prompt) and not taken_over else None
+        )
         if last:
             self._release_prompt(shard, row.request)
         return True
@@ -235,10 +239,10 @@ class PagedSlots(Slots):
 
     def _drop(self, shard: int, keep: Row | None = None) -> bool:
         """Gives back the pages of the prompt that was held last; returns whether there was one."""
-        requests = [r for r in self._held[shard] if keep is None or r != keep.request]
+        requests = [r for r in self._prompts[shard] if keep is None or r != keep.request]
         if requests:
             self._release_prompt(shard, requests[-1])
         return bool(requests)
 
     def _release_prompt(self, shard: int, request: int) -> None:
-        self._pages[shard].give(self._held[shard].pop(request))
+        self._pages[shard].give(self._prompts[shard].pop(request))

@@ -390,7 +390,7 @@ class Schedule:
         The others, and perhaps rows beside them, have given their pages back. Those that await an
         answer join again once they have it.
         """
-        kept, given = self._slots.secure(rows, tokens)
+        secured, given = self._slots.secure(rows, tokens)
         waiting = {row for row, _ in self._waiting}
         for row, slot in given:
             index = row.shard * self._slots.per_shard + slot
@@ -399,7 +399,7 @@ class Schedule:
                 self._slots.rejoin(row)
         self._running = [row for row in self._running if self._slots.has_slot(row)]
         self._count(preempted_rows=len(given))
-        return kept
+        return secured
 
     def _end(self, row: Row) -> None:
         if self._slots.has_slot(row):

@@ -71,18 +71,18 @@ def measure(model: str, topology: str) -> list[dict]:
     """Returns the rows of a model on a slice."""
     label = f"{model} on {topology}"
     with phase(label):
-        found = dry_run.run_in_process(functools.partial(temporaries, model, topology))
+        sizes = dry_run.run_in_process(functools.partial(temporaries, model, topology))
     rows = json.loads(COMMITTED.read_text(encoding="utf-8"))["rows"]
     before = {row["name"].rsplit(": ", 1)[1]: row for row in rows if row["name"].startswith(label)}
     config = tpu_compile.settings(model, topology)
     hosts = len(slice_devices(topology)) // len(host_devices(topology))
     slots = config.engine.slots
     waves = [-(-ROLLOUTS // (hosts * n)) for n in (SLOTS * slots, slots)]
-    other = found["cache"] - found["columns"]
+    other = sizes["cache"] - sizes["columns"]
     learner = max(row["ours"] for name, row in before.items() if name not in PROGRAMS)
     gib = dry_run.GIB
     result = [
-        figure(f"{label}: cache", "GiB a chip", found["cache"] / gib, found["columns"] / gib),
+        figure(f"{label}: cache", "GiB a chip", sizes["cache"] / gib, sizes["columns"] / gib),
         figure(f"{label}: live tokens", "a host", SLOTS * slots * MEAN, slots * MEAN),
         figure(f"{label}: {ROLLOUTS} rollouts", "waves", waves[0], waves[1]),
         figure(
@@ -90,8 +90,8 @@ def measure(model: str, topology: str) -> list[dict]:
         ),
     ]
     for name in PROGRAMS:
-        peer = before[name]["bytes"]["temporaries"] / found["columns"]
-        share = found[name] / found["cache"]
+        peer = before[name]["bytes"]["temporaries"] / sizes["columns"]
+        share = sizes[name] / sizes["cache"]
         row = figure(f"{label}: temporaries of {name}", "of the cache", share, peer, bound=0.3)
         result.append(row)
     return [row | {"peer_name": "columns", "settings": described(config)} for row in result]
@@ -104,8 +104,8 @@ def bound(before: dict[str, dict]) -> float:
 
 def described(config: RunConfig) -> dict[str, int]:
     """Returns the sizes of the engine with pages."""
-    sizes = paged(config)
-    return {"slots": sizes.slots, "pages": sizes.pages, "page_tokens": sizes.page_tokens}
+    engine = paged(config)
+    return {"slots": engine.slots, "pages": engine.pages, "page_tokens": engine.page_tokens}
 
 
 def main(argv) -> None:
