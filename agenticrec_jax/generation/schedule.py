@@ -385,17 +385,13 @@ class Schedule:
                 self._end(row)
 
     def _secure(self, state: State, rows: list[Row], tokens: Callable[[Row], int]) -> list[Row]:
-        """Makes room for ``tokens`` of each row; returns the rows that have it.
-
-        The others, and perhaps rows beside them, have given their pages back. Those that await an
-        answer join again once they have it.
-        """
+        """Makes room for ``tokens`` of each row; returns the rows that have it."""
         secured, given = self._slots.secure(rows, tokens)
         waiting = {row for row, _ in self._waiting}
         for row, slot in given:
             index = row.shard * self._slots.per_shard + slot
             row.progress = progress_at(state, index)
-            if row not in waiting:
+            if row not in waiting:  # those that wait join again once they have their answer
                 self._slots.rejoin(row)
         self._running = [row for row in self._running if self._slots.has_slot(row)]
         self._count(preempted_rows=len(given))

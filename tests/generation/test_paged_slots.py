@@ -47,14 +47,14 @@ def test_members_share_full_pages_and_differ_from_the_first_that_is_not():
 def test_the_prompt_is_held_until_its_last_member_has_a_slot():
     slots = make_slots((3,), (6,), pages=9, per_shard=1)
     [group] = slots.begin()
-    held = 2
-    assert slots.used == held + 1 and group[0].copy[0] != group[0].pages[1]
+    prompt = 2
+    assert slots.used == prompt + 1 and group[0].copy[0] != group[0].pages[1]
     slots.release(group[0])
-    assert slots.used == held and slots.renew() == [] and slots.join() == [group[1]]
+    assert slots.used == prompt and slots.renew() == [] and slots.join() == [group[1]]
     source = group[1].copy[0]
     slots.release(group[1])
     assert slots.join() == [group[2]] and group[2].copy is None
-    assert group[2].pages[1] == source and slots.used == held
+    assert group[2].pages[1] == source and slots.used == prompt
 
 
 def test_rows_begin_while_pages_are_free_and_a_dispatch_of_all_has_room():
@@ -69,11 +69,11 @@ def test_rows_begin_while_pages_are_free_and_a_dispatch_of_all_has_room():
 def test_the_youngest_gives_its_pages_back_and_the_oldest_never():
     slots = make_slots((1, 1, 1), (4, 4, 4), pages=12)
     rows = [group[0] for group in slots.begin()]
-    kept, given = slots.secure(rows, lambda row: 16)
-    assert kept == rows and given == [] and slots.used == 12
-    kept, given = slots.secure(rows[:2], lambda row: 28)
+    secured, given = slots.secure(rows, lambda row: 16)
+    assert secured == rows and given == [] and slots.used == 12
+    secured, given = slots.secure(rows[:2], lambda row: 28)
     # The third makes room for the first; then the second is the youngest itself.
-    assert kept == rows[:1] and given == [(rows[2], 2), (rows[1], 1)]
+    assert secured == rows[:1] and given == [(rows[2], 2), (rows[1], 1)]
     assert slots.used == 7 and not rows[1].pages and rows[1].again and not rows[0].again
     slots.rejoin(rows[2])
     slots.rejoin(rows[1])
@@ -84,8 +84,8 @@ def test_a_prompt_that_another_member_has_is_shared_again_and_not_computed():
     slots = make_slots((2,), (6,), pages=8)
     [[first, second]] = slots.begin()
     first.ids, second.ids = [7] * 3, [7] * 3
-    kept, [(given, _)] = slots.secure([first], lambda row: 32)
-    assert (kept, given) == ([first], second)
+    secured, [(given, _)] = slots.secure([first], lambda row: 32)
+    assert (secured, given) == ([first], second)
     slots.trim([first])
     slots.rejoin(second)
     assert slots.renew() == [] and slots.join() == [second]
@@ -133,20 +133,20 @@ def test_every_row_ends_and_pages_are_shared_in_prompts_alone(shards, data):
             break
         assert live, "rows wait and none is in a slot"
         chosen = [row for row in live if draw.random() < 0.7]
-        kept, given = slots.secure(chosen, lambda row: by_tokens(row) + 3)
+        secured, given = slots.secure(chosen, lambda row: by_tokens(row) + 3)
         for row, _ in given:
             slots.rejoin(row)
         live = [row for row in live if slots.has_slot(row)]
-        assert set(kept) <= set(live) and not {row for row, _ in given} & set(live)
-        for row in kept:
+        assert set(secured) <= set(live) and not {row for row, _ in given} & set(live)
+        for row in secured:
             row.ids += [0] * int(draw.integers(0, 4))
             row.length = by_tokens(row)
-        slots.trim(kept)
+        slots.trim(secured)
         users = collections.Counter((row.shard, page) for row in live for page in row.pages)
         for row in live:
             assert len(row.pages) * PAGE >= row.length
-            own = row.pages[row.prompt // PAGE :]
-            assert all(users[row.shard, page] == 1 for page in own), "a page has two writers"
+            unshared = row.pages[row.prompt // PAGE :]
+            assert all(users[row.shard, page] == 1 for page in unshared), "a page has two writers"
         for row in [row for row in live if len(row.ids) >= target[row.request, row.member]]:
             slots.release(row)
             live.remove(row)
