@@ -25,7 +25,7 @@ from experiments.benchmarks.rollout_occupancy import MOST_TURNS, NEVER, PAD, PAU
 ROWS = 64
 MEMBERS = 8
 PAGE = 16
-SHARES = (0.35, 0.15)  # of the columns' tokens: about what the rows need, and too little
+SHARES = (0.35, 0.15)  # of the columns' tokens
 TUNED = {"row_buckets": (ROWS,), "window_buckets": (400,)}
 SHAPE = dataclasses.replace(
     SMALL,

@@ -27,6 +27,15 @@ def test_committed_memory_on_slices():
     assert by_name["Qwen3-4B on v5e:4x4: 512 rollouts"]["ours"] <= 5
 
 
+def test_committed_memory_of_heavy_tailed_rows():
+    record = json.loads((RESULTS / "rollout_pages.json").read_text())
+    assert record["settings"] == {"rows": 64, "members": 8, "page_tokens": 16}
+    shares = [row for row in record["rows"] if row["unit"] == "of the columns"]
+    assert len(shares) == 2 and all(row["ours"] <= row["bound"] == 0.4 for row in shares)
+    counts = [row["ours"] for row in record["rows"] if row["unit"] in ("rows", "rollouts")]
+    assert counts == [0] * 4, "none is computed again, and none differs"
+
+
 @pytest.mark.slow
 def test_a_small_run_shows_the_memory_and_equal_rollouts():
     rows = rollout_pages.measure(count=16, members=4, turn=16.0)
