@@ -75,4 +75,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, arguments=("launcher",), rest=True)
+    app.run(main, arguments=["launcher"], rest=True)

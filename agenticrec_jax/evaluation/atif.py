@@ -12,7 +12,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from agenticrec_jax import __version__, strict_json
+import agenticrec_jax
+from agenticrec_jax import strict_json
 from agenticrec_jax.evaluation.turns import MALFORMED, tool_of, turns_of
 from agenticrec_jax.paths import Path, make_directory, whole_file, write_whole
 from agenticrec_jax.types import SAMPLED
@@ -48,7 +49,11 @@ def to_atif(record: Mapping, session: str) -> dict[str, Any]:
         counts = [step["metrics"] for step in agent_steps]
         final["total_prompt_tokens"] = sum(c["prompt_tokens"] for c in counts)
         final["total_completion_tokens"] = sum(c["completion_tokens"] for c in counts)
-    agent: dict[str, Any] = {"name": AGENT, "version": __version__, "model_name": record["stage"]}
+    agent: dict[str, Any] = {
+        "name": AGENT,
+        "version": agenticrec_jax.__version__,
+        "model_name": record["stage"],
+    }
     agent["extra"] = {"seed": record.get("seed")}
     return {
         "schema_version": SCHEMA_VERSION,

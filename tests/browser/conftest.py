@@ -69,8 +69,9 @@ class Opened:
         return summary
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
+    """Its event loop runs until it is closed, so no test of another file may find it open."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
