@@ -30,8 +30,7 @@ setup(
     include_package_data=False,
     package_data={
         PACKAGE: ["py.typed", "extras.json"],
-        f"{PACKAGE}.evaluation": ["templates/*.html"],
-        f"{PACKAGE}.experiments": ["launch/*.sh"],
+        f"{PACKAGE}.evaluation": ["templates/*.html", "templates/*.js"],
         f"{PACKAGE}.tools_data": ["*_sample/*", "tiny_policy/*"],
     },
     entry_points={"console_scripts": ["agenticrec = agenticrec_jax.cli.main:main"]},
@@ -51,6 +50,7 @@ setup(
         "absl-py>=2.1",
         "ml-collections>=1.0",
         "pydantic>=2.11",
+        "pyyaml>=6.0",
         "safetensors>=0.5",
         "etils[epath]>=1.9",
         "polars>=1.32",

@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import pydantic_core
+
 _HALF = re.compile(r"[\ud800-\udfff]|\\ud[89a-f]")  # as it is, or as ``ensure_ascii`` escapes it
 
 
@@ -25,6 +27,18 @@ def dumps(value: Any, **options: Any) -> str:
         return json.dumps(_strict(value), allow_nan=False, **options)
     # An escaped pair is one character. It is written once more, with the same result.
     return json.dumps(_strict(value), allow_nan=False, **options) if _HALF.search(text) else text
+
+
+def loads(text: str | bytes) -> Any:
+    """Returns the value of a JSON text; what ``dumps`` would not write is refused.
+
+    Raises:
+      ValueError: the text is no JSON, is nested more than 200 deep, or has a number that is not
+        finite or half of a surrogate pair; names the fault.
+    """
+    value = pydantic_core.from_json(text, allow_inf_nan=False)
+    json.dumps(value, allow_nan=False)  # refuses 1e999, which is infinite
+    return value
 
 
 def without_halves(text: str) -> str:

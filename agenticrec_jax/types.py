@@ -10,9 +10,10 @@ Every trajectory has one end, by one of these names. The engine's own:
 
 The agent's: ``TURN_BUDGET``, ``turn_tokens`` were sampled since the last observation, without a
 call; ``TOO_MANY_CALLS``, one call beyond the allowed ones; in training ``UNKNOWN_TOOL`` and
-``MALFORMED_CALL``; and ``CALLED``, a call where nobody answers any. A tool's own failure ends no
-trajectory: the policy reads an error observation in its place, and the call's record has the
-reason, ``TIMEOUT``, ``RAISED`` or ``JUNK`` (no usable text).
+``MALFORMED_CALL``; ``CALLED``, a call where nobody answers any; and in a server ``ABANDONED``, a
+call when nobody waits for the answer any more. A tool's own failure ends no trajectory: the policy
+reads an error observation in its place, and the call's record has the reason, ``TIMEOUT``,
+``RAISED`` or ``JUNK`` (no usable text).
 """
 
 SAMPLED = 1
@@ -26,6 +27,7 @@ TOO_MANY_CALLS = "too_many_calls"
 UNKNOWN_TOOL = "unknown_tool"
 MALFORMED_CALL = "malformed_call"
 CALLED = "called_a_tool"
+ABANDONED = "abandoned"
 ENDS = (
     STOP,
     TOKEN_BUDGET,
@@ -35,6 +37,7 @@ ENDS = (
     UNKNOWN_TOOL,
     MALFORMED_CALL,
     CALLED,
+    ABANDONED,
 )
 
 TIMEOUT = "timeout"

@@ -26,6 +26,8 @@ several processes with the same flags, and a workdir that all of them see; each 
 share of every step. TPU pods and Slurm are recognized; elsewhere ``AGENTICREC_COORDINATOR``
 (host:port of process 0), ``AGENTICREC_PROCESSES`` and ``AGENTICREC_PROCESS`` name the processes.
 
+``--profile_steps=3-5`` writes a profiler trace of these steps for TensorBoard.
+
 With ``--dry_run`` the programs of ``rta`` or ``ppr`` are only compiled, for this machine's devices
 or for a TPU slice that need not be there (``--dry_run_topology=v5e:4x4``), and a table of their
 memory is printed. Only the policy's ``config.json`` is read, and nothing is written.
@@ -47,6 +49,7 @@ from agenticrec_jax.runs.dry_run import compile_stage
 from agenticrec_jax.runs.plugins import load_plugins
 from agenticrec_jax.runs.stages import starting_directory
 from agenticrec_jax.runtime.phases import phase
+from agenticrec_jax.runtime.profiling import request_trace
 
 _CONFIG = define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
@@ -59,12 +62,16 @@ _DRY_RUN_TOPOLOGY = flags.DEFINE_string(
     "",
     "TPU slice to compile for, such as v5e:4x4; empty for this machine's devices.",
 )
+_PROFILE_STEPS = flags.DEFINE_string(
+    "profile_steps", "", "Steps of the stage to trace, such as 3-5; empty for none."
+)
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Run as one of several processes.")
 
 
 def main(argv: Sequence[str]) -> None:
     del argv
     stage = _STAGE.value
+    request_trace(_PROFILE_STEPS.value)
     workdir = workdir_path(_WORKDIR.value)
     # JAX has to know of the other processes, or of the slice, before it is asked for devices.
     if _DRY_RUN.value and _DRY_RUN_TOPOLOGY.value:
@@ -81,7 +88,7 @@ def main(argv: Sequence[str]) -> None:
     run = Run(config, workdir, policy_directory=start)
     settings = {"config": dataclasses.asdict(config), "stage": stage}
     multihost.check_same(settings, "the configuration")
-    app.print_devices()
+    app.print_devices(dataclasses.asdict(config.mesh))
     with phase("policy, data and tools"):
         _ = run.policy, run.data, run.artifacts_a
     with phase(stage):

@@ -3,6 +3,7 @@
 import ast
 import builtins
 import importlib.util
+import json
 import os
 import pathlib
 import re
@@ -19,6 +20,7 @@ PACKAGE = "agenticrec_jax"
 LONGEST_FILE = 420
 LARGEST_BYTES = 8.5 * 2**20
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+EXTRAS = json.loads((ROOT / PACKAGE / "extras.json").read_text(encoding="utf-8"))
 DOCS = README + (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
 
 
@@ -205,7 +207,17 @@ ROOMS = (
     *LEAVES,
     *("metrics", "rewards", "losses", "data", "parallel", "dryrun", "ingest", "runtime"),
     *("models", "tokenizers", "sequential", "generation", "tools", "agent", "evaluation"),
-    *("training", "language", "contrib", "runs", "serving", "cli", "reproduction", "testing"),
+    *(
+        "training",
+        "language",
+        "contrib",
+        "runs",
+        "serving",
+        "cli",
+        "launch",
+        "reproduction",
+        "testing",
+    ),
 )
 ALONE = {  # the rooms below that a room imports, where they are fewer than all
     "metrics": (),
@@ -240,26 +252,18 @@ def test_nothing_in_the_package_imports_programs_or_tests():
         assert not {i for i in imports if i.split(".")[0] in ("experiments", "tests")}, name
 
 
-def test_the_tpu_script_starts_every_worker_with_its_flags(tmp_path):
-    fake = tmp_path / "gcloud"
-    fake.write_text('#!/bin/sh\nfor a in "$@"; do echo "$a"; done\n')
-    fake.chmod(0o755)
-    script = ROOT / "experiments" / "launch" / "tpu_pod.sh"
-    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    ended = subprocess.run(
-        [script, "slice", "us-east1-d", "--workdir=/mnt/my runs", "--stage=rta"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    *arguments, command = ended.stdout.splitlines()
-    assert arguments == [
-        *("compute", "tpus", "tpu-vm", "ssh", "slice", "--zone=us-east1-d", "--worker=all")
-    ]
-    assert command.endswith(
-        "python3 -m experiments.train_policy --distributed --workdir=/mnt/my\\ runs --stage=rta"
-    )
-    assert "pip install -q -e '.[tpu]' &&" in command
-    usage = subprocess.run([script, "slice"], capture_output=True, text=True)
-    assert usage.returncode == 2 and "usage" in usage.stderr
+@pytest.mark.parametrize("name", ["tpu", "cuda"])
+def test_an_image_has_what_the_package_needs(name):
+    """What it copies is there and not ignored, its Python is new enough, its extras exist."""
+    text = (ROOT / "docker" / f"{name}.Dockerfile").read_text(encoding="utf-8")
+    steps = [line.split() for line in text.replace("\\\n", " ").splitlines() if line[:1].isalpha()]
+    copied = {source for step in steps if step[0] == "COPY" for source in step[1:-1]}
+    kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().split() if line[0] == "!"}
+    assert copied == kept and all((ROOT / source).exists() for source in copied)
+    assert {"setup.py", PACKAGE, "experiments", "tools_data"} <= copied
+    (version,) = re.findall(r"^FROM python:3\.(\d+)-slim$", text, re.M)
+    assert int(version) >= 11
+    (extras,) = re.findall(r'^RUN pip install .*"\.\[(.*)\]"$', text, re.M)
+    assert extras == f"{name},gcs" and set(extras.split(",")) <= set(EXTRAS)
+    # Arguments of a pod then start below tini, which passes SIGTERM on.
+    assert ["ENTRYPOINT", '["tini",', '"--"]'] in steps and "install -y" in text

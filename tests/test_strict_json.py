@@ -128,3 +128,20 @@ def test_whatever_writes_json_writes_it_strictly():
         if (lines := writes_of(path.read_text(encoding="utf-8")))
     }
     assert {path: lines for path, lines in loose.items() if path not in ALLOWED} == {}
+
+
+def test_what_is_read_is_what_may_be_written():
+    assert strict_json.loads(b'{"a": [1, 2.5, null, "\\u00e9"]}') == {"a": [1, 2.5, None, "é"]}
+    refused = [
+        b"NaN",
+        b"[-Infinity]",
+        b"1e999",
+        b'"\\ud83d"',
+        b'"\xff"',
+        b"[" * 10**5,
+        b"",
+        b"1" * 5000,
+    ]
+    for text in refused:
+        with pytest.raises(ValueError):
+            strict_json.loads(text)

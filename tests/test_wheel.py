@@ -60,6 +60,7 @@ def test_it_has_one_top_level_name_and_all_that_it_needs(wheel):
     for needed in (
         "py.typed",
         "evaluation/templates/report.html",
+        "evaluation/templates/viewer.js",
         "tools_data/office_sample/items.jsonl.gz",
         "tools_data/tiny_policy/model.safetensors",
     ):

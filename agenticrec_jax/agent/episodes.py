@@ -26,6 +26,7 @@ from agenticrec_jax.tools.artifacts import Artifacts
 from agenticrec_jax.tools.base import AsOfView, Toolbox, ToolFailure
 from agenticrec_jax.tools.checks import unknown_tool
 from agenticrec_jax.types import (
+    ABANDONED,
     CALLED,
     JUNK,
     MALFORMED_CALL,
@@ -218,6 +219,7 @@ def run_episodes(
     filters: Filters = NO_FILTERS,
     forced_calls: int = 0,
     on_trajectory: Callable[[Trajectory], None] | None = None,
+    abandoned: Callable[[Task], bool] | None = None,
 ) -> list[list[Trajectory]]:
     """Samples a group of trajectories for each task and scores them.
 
@@ -237,6 +239,8 @@ def run_episodes(
       forced_calls: members of each group whose first call is forced, see `openings`.
       on_trajectory: called with each trajectory as it ends, in any order and without its reward:
         for progress.
+      abandoned: whether nobody waits for a task's trajectories any more, asked in host threads.
+        They then end at their next call, as ``ABANDONED``. None for never.
 
     Returns:
       [tasks][members] trajectories with their rewards.
@@ -265,7 +269,7 @@ def run_episodes(
       [(0, False, -1.0), (1, False, -1.0)]
     """
     prompts = [tuple(agent.prompt(task)) for task in tasks]
-    episodes = _Episodes(agent, tasks, members)
+    episodes = _Episodes(agent, tasks, members, abandoned)
     openings: tuple[tuple[int, ...], ...] = ()
     if forced_calls and agent.use_tools:
         openings = forced_openings(
@@ -317,7 +321,14 @@ class _Episodes:
     reply, in the engine's thread.
     """
 
-    def __init__(self, agent: Agent, tasks: Sequence[Task], members: int):
+    def __init__(
+        self,
+        agent: Agent,
+        tasks: Sequence[Task],
+        members: int,
+        abandoned: Callable[[Task], bool] | None,
+    ):
+        self._abandoned = abandoned or (lambda task: False)
         views = [AsOfView(agent.log, task.example) for task in tasks]
         if agent.use_tools:
             agent.toolbox.prepare(views)
@@ -328,13 +339,17 @@ class _Episodes:
         }
 
     def respond(self, request: int, member: int, ids: Sequence[int]) -> Reply:
-        reply, episode = self.current[request, member].respond(ids)
+        episode = self.current[request, member]
+        if self._abandoned(episode.task):
+            return Reply((), ABANDONED)
+        reply, episode = episode.respond(ids)
         return self._replacing(request, member, reply, episode)
 
     def fail(self, request: int, member: int, ids: Sequence[int], failure: Failure) -> Reply:
-        reply, episode = self.current[request, member].fail(
-            ids, failure.reason, failure.detail, failure.seconds
-        )
+        episode = self.current[request, member]
+        if self._abandoned(episode.task):
+            return Reply((), ABANDONED)
+        reply, episode = episode.fail(ids, failure.reason, failure.detail, failure.seconds)
         return self._replacing(request, member, reply, episode)
 
     def _replacing(self, request: int, member: int, reply: Reply, episode: Episode) -> Reply:

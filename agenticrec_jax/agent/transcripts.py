@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -24,6 +24,7 @@ def transcript(
     tokenizer: Tokenizer,
     stage: str,
     seed: int | None = None,
+    popularity: Sequence[int] | None = None,
 ) -> dict:
     """Returns one record of ``trajectories.jsonl``, ready for JSON.
 
@@ -34,9 +35,10 @@ def transcript(
       tokenizer: the policy's.
       stage: name of the report's row that the trajectory belongs to.
       seed: of the policy's training; None for a policy that no seed trained.
+      popularity: number of events of each item that the tools know; None if not at hand.
     """
     title = log.items.title
-    reward = trajectory.reward
+    popular = None if popularity is None else int(popularity[example.target])
     return {
         "example_id": trajectory.example_id,
         "split": example.split,
@@ -47,12 +49,22 @@ def transcript(
         "history": [title[item] for item in example.history],
         "candidates": [title[item] for item in example.candidates],
         "target_number": example.target_number,
+        "target_popularity": popular,
+        **member_record(trajectory, tokenizer),
+    }
+
+
+def member_record(trajectory: Trajectory, tokenizer: Tokenizer) -> dict:
+    """Returns what a trajectory says beside its example: its segments, calls, result and reward."""
+    reward = trajectory.reward
+    return {
         "segments": [
             {"origin": origin, "text": tokenizer.decode(ids)}
             for origin, ids in _segments(trajectory)
         ],
         "calls": [dataclasses.asdict(call) for call in trajectory.calls],
         "ranking": list(trajectory.ranking) if trajectory.ranking else None,
+        "choice": trajectory.choice,
         "valid": trajectory.valid,
         "invalid_reason": trajectory.invalid_reason,
         "rank": trajectory.rank,

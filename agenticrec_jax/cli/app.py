@@ -1,14 +1,15 @@
 """Start of a program: flags, compilation cache, and one sentence for bad input.
 
 A program ends with ``if __name__ == "__main__": app.run(main)``. Bad input, an ``InputError`` or a
-flag that does not parse, ends it with one sentence on stderr and exit status 2.
+flag that does not parse, ends it with one sentence on stderr and exit status 2. A run that SIGTERM
+has stopped ends with status 75, by which a launcher knows to start it again.
 """
 
 import io
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 from absl import app as absl_app
@@ -19,15 +20,16 @@ from agenticrec_jax.cli.configs import complete
 from agenticrec_jax.cli.help import help_text, requested_help
 from agenticrec_jax.errors import InputError, Terminated
 from agenticrec_jax.paths import as_path, local_path, make_directory
-from agenticrec_jax.runtime.devices import device_line
+from agenticrec_jax.runtime.devices import device_line, version_line
 
 BAD_INPUT = 2
+TERMINATED = 75  # EX_TEMPFAIL of sysexits.h: the same command, later, goes on
 INTERRUPTED = 130
 
 # Flags that name a file or a directory, here or in a bucket: ``~`` in them is the home.
 PATH_FLAGS = (
     *("workdir", "output", "interactions", "items", "prepared", "policy", "downloads", "users"),
-    *("json", "parquet"),
+    *("json", "parquet", "trajectories", "api_key_file"),
 )
 LOCAL_FLAGS = ("wheel", "directory")  # that name one on this machine
 
@@ -38,19 +40,22 @@ _COMPILATION_CACHE = flags.DEFINE_string(
 )
 
 
-def run(main: Callable[[Sequence[str]], object], arguments: Sequence[str] = ()) -> NoReturn:
+def run(
+    main: Callable[[Sequence[str]], object], arguments: Sequence[str] = (), *, rest: bool = False
+) -> NoReturn:
     """Parses the flags, calls ``main(argv)`` and exits: 0, or 2 with one sentence for bad input.
 
-    A run that SIGTERM has ended in order (``Terminated``) says where it stands and exits with 0.
+    A run that SIGTERM has ended in order (``Terminated``) says where it stands and exits with 75.
 
     Args:
       main: of the program; ``argv[1:]`` are its arguments.
       arguments: names of the arguments beside flags, all of which have to be given.
+      rest: whether more may follow them, such as the flags of another program after ``--``.
     """
 
     def guarded(argv: Sequence[str]) -> None:
         try:
-            if len(argv) > 1 + len(arguments):
+            if len(argv) > 1 + len(arguments) and not rest:
                 raise InputError(
                     f"unexpected argument {argv[1 + len(arguments)]!r}: settings are given as "
                     "--flags."
@@ -71,6 +76,7 @@ def run(main: Callable[[Sequence[str]], object], arguments: Sequence[str] = ()) 
             _end(f"{place}: cannot be read or written ({error.strerror}).")
         except Terminated as ended:
             print(ended, flush=True)
+            sys.exit(TERMINATED)
         except KeyboardInterrupt:
             _end("interrupted.", INTERRUPTED)
 
@@ -81,15 +87,21 @@ def run(main: Callable[[Sequence[str]], object], arguments: Sequence[str] = ()) 
     sys.exit(0)
 
 
-def print_devices() -> None:
-    """Prints the devices that JAX computes on; process 0 for all.
+def print_devices(mesh: Mapping[str, int] | None = None) -> None:
+    """Prints the devices that JAX computes on, and with a mesh it and versions; process 0 for all.
 
     Several processes have to be joined before, since this starts JAX's backend.
+
+    Args:
+      mesh: devices along each of its axes; None in a program without one.
     """
     import jax
 
     if jax.process_index() == 0:
         print(device_line(), flush=True)
+        if mesh is not None:
+            axes = " x ".join(f"{axis} {size}" for axis, size in mesh.items())
+            print(f"mesh: {axes}", version_line(), sep="\n", flush=True)
 
 
 def use_compilation_cache(directory: str) -> None:

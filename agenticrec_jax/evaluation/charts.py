@@ -43,6 +43,8 @@ def line_chart(
     x_label: str = "step",
     zero: bool = False,
     breaks: Mapping[float, str] | None = None,
+    rings: Mapping[str, Points] | None = None,
+    levels: Mapping[str, float] | None = None,
 ) -> Markup:
     """Draws one line per series over common axes; points that are None or not finite are left out.
 
@@ -53,17 +55,22 @@ def line_chart(
       zero: whether the y axis must reach 0.
       breaks: x positions with the name of what begins there, each drawn as a dashed line. Points on
         its two sides are not joined.
+      rings: (x, y) points by the name of a series, in whose color each is drawn as a ring.
+      levels: y positions of dashed horizontal lines by their names.
     """
     breaks = breaks or {}
+    levels = levels or {}
     clean = {name: _finite(points) for name, points in series.items()}
-    points = [point for line in clean.values() for point in line]
+    ringed = {name: _finite(points) for name, points in (rings or {}).items()}
+    points = [point for line in [*clean.values(), *ringed.values()] for point in line]
     if not points:
         return Markup('<p class="none">no values</p>')
-    ys = [y for _, y in points] + ([0.0] if zero else [])
+    ys = [y for _, y in points] + [*levels.values()] + ([0.0] if zero else [])
     frame = _Frame.around([x for x, _ in points], ys, names=clean if len(clean) > 1 else {})
-    body = frame.axes(x_label) + frame.breaks(breaks)
+    body = frame.axes(x_label) + frame.breaks(breaks) + frame.levels(levels)
     for index, (name, line) in enumerate(clean.items()):
         body += _line(frame, line, name, f"s{index % COLORS}", breaks)
+        body += _rings(frame, ringed.get(name, ()), name, f"r{index % COLORS}")
     body += _end_labels(frame, clean) if len(clean) > 1 else Markup()
     return Markup(
         '<svg class="chart" viewBox="0 0 {} {}" role="img"><title>{}</title>{}</svg>'
@@ -137,10 +144,21 @@ class _Frame:
     def breaks(self, names: Mapping[float, str]) -> Markup:
         svg = Markup()
         for x, name in names.items():
+            if not self.xs[0] <= x <= self.xs[1]:
+                continue
             svg += Markup('<line class="break" x1="{x}" x2="{x}" y1="{}" y2="{}"/>').format(
                 _TOP, HEIGHT - _BOTTOM, x=self.x(x)
             )
             svg += _text(self.x(x), _TOP - 3, name, "middle")
+        return svg
+
+    def levels(self, names: Mapping[str, float]) -> Markup:
+        svg = Markup()
+        for name, y in names.items():
+            svg += Markup('<line class="level" x1="{}" x2="{}" y1="{y}" y2="{y}"/>').format(
+                _LEFT, self.right, y=self.y(y)
+            )
+            svg += _text(self.right - 4, self.y(y) - 4, f"{name}: {y:.3f}", "end", "label")
         return svg
 
     def _x_ticks(self) -> list[float]:
@@ -172,6 +190,15 @@ def _line(
         svg += Markup(
             '<circle class="{}" cx="{}" cy="{}" r="{}"><title>{}</title></circle>'
         ).format(color, frame.x(x), frame.y(y), radius, f"{name}, {x:g}: {y:.4g}")
+    return svg
+
+
+def _rings(frame: _Frame, points: Sequence[tuple[float, float]], name: str, color: str) -> Markup:
+    svg = Markup()
+    for x, y in points:
+        svg += Markup(
+            '<circle class="ring {}" cx="{}" cy="{}" r="4.5"><title>{}</title></circle>'
+        ).format(color, frame.x(x), frame.y(y), f"{name}, validation, {x:g}: {y:.4g}")
     return svg
 
 

@@ -20,16 +20,22 @@ PANELS = {
     "groups_all_equal": "Share of groups with equal rewards",
 }
 CALLS = "calls/"
+VALIDATION = "valid/ndcg@10"
+NDCG = "NDCG@10: rollouts, validation, warm start"
 
 
-def dynamics_figures(curves: Mapping[int, Lines]) -> list[tuple[str, Markup]]:
+def dynamics_figures(
+    curves: Mapping[int, Lines], warm_start: float | None = None
+) -> list[tuple[str, Markup]]:
     """Returns the title and the drawing of each panel; a metric that no line has gets none.
 
     Each panel has one line per seed. The calls have a panel per seed, with one line per tool. The
-    steps of a stage follow those of the stage before it, behind a dashed line.
+    steps of a stage follow those of the stage before it, behind a dashed line. The panel of NDCG@10
+    has no line in stage two, where most tasks are no rankings.
 
     Args:
       curves: lines of ``metrics.jsonl`` by seed. Those of stages without a reward are left out.
+      warm_start: NDCG@10 of the policy before training on the test examples; None for no line.
     """
     curves = {seed: [line for line in lines if "reward" in line] for seed, lines in curves.items()}
     starts = stage_starts(curves)
@@ -43,6 +49,8 @@ def dynamics_figures(curves: Mapping[int, Lines]) -> list[tuple[str, Markup]]:
         }
         if series:
             figures.append((title, line_chart(series, title=title, breaks=breaks)))
+    if ndcg := _ndcg_figure(curves, starts, breaks, warm_start):
+        figures.append((NDCG, ndcg))
     for seed, lines in curves.items():
         tools = sorted({key for line in lines for key in line if key.startswith(CALLS)})
         if tools:
@@ -52,6 +60,27 @@ def dynamics_figures(curves: Mapping[int, Lines]) -> list[tuple[str, Markup]]:
             }
             figures.append((title, line_chart(series, title=title, zero=True, breaks=breaks)))
     return figures
+
+
+def _ndcg_figure(
+    curves: Mapping[int, Lines],
+    starts: Mapping[str, int],
+    breaks: Mapping[float, str],
+    warm_start: float | None,
+) -> Markup | None:
+    """Returns rollouts, validation and warm start in one drawing; None without curves."""
+    series = {}
+    rings = {}
+    for seed, lines in curves.items():
+        ranked = [line for line in lines if line["stage"] == "rta" and "ndcg@10" in line]
+        validated = [line for line in lines if VALIDATION in line]
+        if ranked or validated:
+            series[f"seed {seed}"] = _points(ranked, "ndcg@10", starts)
+            rings[f"seed {seed}"] = _points(validated, VALIDATION, starts)
+    if not series:
+        return None
+    levels = {} if warm_start is None else {"warm start": warm_start}
+    return line_chart(series, title=NDCG, breaks=breaks, rings=rings, levels=levels)
 
 
 def stage_starts(curves: Mapping[int, Lines]) -> dict[str, int]:

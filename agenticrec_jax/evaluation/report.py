@@ -1,8 +1,8 @@
 """Results of a run: a table on the terminal, and an HTML page that opens without a network.
 
-The page has the table with its intervals, the training curves and whole trajectories. Text of data
-or of the policy is escaped. The origin of a trajectory's segments decides its structure, so nothing
-inside an observation can look like a turn.
+The page has the table with its intervals, the training curves, and every trajectory behind filters
+(`viewer`). Where scripts are off it shows a few trajectories that are drawn by a seed. Text of data
+or of the policy is escaped, and the page's Content-Security-Policy allows its own script alone.
 """
 
 import os
@@ -13,13 +13,15 @@ from collections.abc import Mapping, Sequence
 import jinja2
 import numpy as np
 import rich
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from rich.console import Console
 from rich.table import Table
 
 from agenticrec_jax import strict_json
 from agenticrec_jax.evaluation import charts
 from agenticrec_jax.evaluation.dynamics import dynamics_figures
+from agenticrec_jax.evaluation.turns import mark_order, outcome, turns_of
+from agenticrec_jax.evaluation.viewer import viewer_blocks
 from agenticrec_jax.metrics.significance import Difference
 from agenticrec_jax.paths import write_whole
 from agenticrec_jax.runtime.console import column_blocks, print_whole
@@ -43,15 +45,6 @@ ROW_NOTES = {
 }
 FIRST_CURVES = {"reward": "Mean reward", "tool_calls": "Tool calls per trajectory"}
 
-_TAGGED = re.compile(r"<(think|tool_call|answer)>(.*?)(?:</\1>|\Z)", re.S)
-_TURN = r"(?:<\|im_start\|>\w+\s*)?"
-_END = r"(?:<\|im_end\|>|<\|endoftext\|>|</s>)"
-_OBSERVED = re.compile(
-    rf"{_END}?\s*{_TURN}<(observation|tool_response)>(.*)</\1>{_END}?\s*{_TURN}", re.S
-)
-_ENDED = re.compile(rf"{_END}\Z")
-_ORDER = re.compile(r"(?<=[:\[])\s*(?:\d+,\s*)+\d*")
-
 
 def choose_trajectories(trajectories: Sequence[Mapping], seed: int, n: int) -> list[Mapping]:
     """Draws ``n`` trajectories by ``seed``, with a miss and an invalid one if there are any.
@@ -70,13 +63,6 @@ def choose_trajectories(trajectories: Sequence[Mapping], seed: int, n: int) -> l
     others = [t for t in order if not any(t is other for other in needed)]
     chosen = others[: max(n - len(needed), 0)] + needed
     return [t for t in order if any(t is other for other in chosen)]
-
-
-def outcome(trajectory: Mapping) -> str:
-    """Returns ``invalid``, ``miss`` (a valid list without the target) or ``hit``."""
-    if not trajectory["valid"]:
-        return "invalid"
-    return "miss" if trajectory["rank"] is None else "hit"
 
 
 def print_table(results: Mapping, console: Console | None = None) -> None:
@@ -144,11 +130,13 @@ def write_report(
     results: Mapping,
     curves: Mapping[int, Sequence[Mapping]],
     trajectories: Sequence[Mapping],
+    groups: Sequence[Mapping] = (),
     *,
+    drawn_row: str | None = None,
     seed: int = 0,
     num_trajectories: int = 8,
 ) -> None:
-    """Writes the page, complete or not at all.
+    """Writes the page, complete or not at all; large ones with a folder (`viewer.viewer_blocks`).
 
     Args:
       path: path of the HTML file.
@@ -156,11 +144,16 @@ def write_report(
         gate, config.
       curves: lines of ``metrics.jsonl`` by seed, each with ``stage``, ``step`` and its values. The
         dynamics show every seed, the figures of the stages the first one.
-      trajectories: lines of ``trajectories.jsonl``.
-      seed: seed of the choice of trajectories; see `choose_trajectories`.
-      num_trajectories: number of trajectories on the page.
+      trajectories: lines of ``trajectories.jsonl``, all of which the page holds.
+      groups: of training rollouts, lines of ``rollouts.jsonl``.
+      drawn_row: row of the trajectories that are shown where scripts are off; None for any.
+      seed: seed of their choice; see `choose_trajectories`.
+      num_trajectories: number of them.
     """
-    chosen = choose_trajectories(trajectories, seed, num_trajectories)
+    candidates = [t for t in trajectories if drawn_row in (None, t["stage"])]
+    chosen = choose_trajectories(candidates, seed, num_trajectories)
+    rows = {row["name"]: row for row in results["rows"]}
+    warm_start = rows.get("warm_start", {}).get("ndcg@10")
     page = template("report.html").render(
         protocol=results.get("protocol", {}),
         rows=_rows(results["rows"]),
@@ -171,13 +164,15 @@ def write_report(
         phases=results.get("phases", []),
         gate=results.get("gate") or {},
         config=strict_json.dumps(results.get("config", {}), indent=2, ensure_ascii=False),
-        dynamics=dynamics_figures(curves),
+        dynamics=dynamics_figures(curves, warm_start),
         stages=_stages(next(iter(curves.values()), [])),
         stage_seed=next(iter(curves), None),
         cards=[_card(trajectory) for trajectory in chosen],
-        total=len(trajectories),
+        drawn=len(candidates),
         outcomes=Counter(outcome(t) for t in trajectories),
         seed=seed,
+        groups=len(groups),
+        viewer=viewer_blocks(path, trajectories, groups),
     )
     write_whole(path, page)
 
@@ -328,70 +323,3 @@ def _card(trajectory: Mapping) -> dict:
         "candidates": list(enumerate(trajectory["candidates"], 1)),
         "ranking": trajectory["ranking"] or [],
     }
-
-
-def turns_of(trajectory: Mapping) -> list[dict]:
-    """Splits a trajectory into turns, in order.
-
-    Only sampled segments are parsed. Call i belongs to sampled segment i, whether it was parsed or
-    not.
-
-    Returns:
-      Turns with the keys ``kind``, ``text`` and ``call``. A kind is ``think``, ``tool_call``,
-      ``answer``, ``text`` (text of the policy outside of these) or ``observation``. ``call`` is
-      None, or the call's record with its text under ``shown``, which is None for a malformed call.
-    """
-    calls = iter(trajectory["calls"])
-    turns = []
-    for segment in trajectory["segments"]:
-        if segment["origin"] == "observation":
-            framed = _OBSERVED.fullmatch(segment["text"])
-            text = framed[2] if framed else segment["text"]
-            turns.append({"kind": "observation", "text": text, "call": None})
-            continue
-        sampled = _sampled_turns(_ENDED.sub("", segment["text"]))
-        call = next(calls, None)
-        if call is not None and sampled:
-            tool_calls = [turn for turn in sampled if turn["kind"] == "tool_call"]
-            (tool_calls or sampled)[-1]["call"] = dict(call) | {"shown": _call_text(call)}
-        turns += sampled
-    return turns
-
-
-def _call_text(call: Mapping) -> str | None:
-    if not call["name"].isidentifier():
-        return None
-    arguments = [
-        f"{name}={strict_json.dumps(value, ensure_ascii=False)}"
-        for name, value in call["arguments"].items()
-    ]
-    return f"{call['name']}({', '.join(arguments)})"
-
-
-def _sampled_turns(text: str) -> list[dict]:
-    turns = []
-    end = 0
-    for match in _TAGGED.finditer(text):
-        turns.append({"kind": "text", "text": text[end : match.start()], "call": None})
-        turns.append({"kind": match[1], "text": match[2], "call": None})
-        end = match.end()
-    turns.append({"kind": "text", "text": text[end:], "call": None})
-    return [turn for turn in turns if turn["text"].strip()]
-
-
-def mark_order(text: str, target: int) -> Markup:
-    """Escapes ``text`` and marks the target's number in each order of candidate numbers.
-
-    Example:
-      >>> str(mark_order("rating 7; similarity: 4,7,9", target=7))
-      'rating 7; similarity: 4,<b class="target">7</b>,9'
-    """
-    marked = Markup()
-    end = 0
-    for match in _ORDER.finditer(text):
-        marked += escape(text[end : match.start()])
-        for piece in re.split(r"(\d+)", match[0]):
-            mark = Markup('<b class="target">{}</b>') if piece == str(target) else Markup("{}")
-            marked += mark.format(piece)
-        end = match.end()
-    return marked + escape(text[end:])

@@ -8,7 +8,9 @@ import numpy as np
 
 from agenticrec_jax.dtypes import dtype_name
 from agenticrec_jax.errors import expect
+from agenticrec_jax.generation.pages import pages_of
 
+PAGE_TOKENS = (16, 32, 64, 128)
 CACHE_DTYPES = ("", "float32", "bfloat16", "int8")
 
 
@@ -45,6 +47,10 @@ class EngineConfig:
       cache_dtype: dtype of the stored keys and values: ``float32``, ``bfloat16``, ``int8`` with a
         scale for each slot, column and key head, or, if empty, the dtype that the model computes
         in.
+      page_tokens: positions of a page of the cache: 16, 32, 64 or 128. Rows then take pages of one
+        pool as they grow, ``slots`` only bounds their number, and a prompt is stored once for its
+        group. 0 gives each slot columns for the longest row.
+      pages: pages of the pool, of all shards together; as many as all slots could fill if 0.
     """
 
     slots: int
@@ -62,6 +68,8 @@ class EngineConfig:
     deterministic: bool = True
     compile_ahead: bool = False
     cache_dtype: str = ""
+    page_tokens: int = 0
+    pages: int = 0
 
     def __post_init__(self):
         for name in ("prompt_buckets", "splice_buckets", "row_buckets", "window_buckets"):
@@ -88,22 +96,47 @@ class EngineConfig:
         room = min(self.window_buckets, default=self.columns) > self.decode_steps
         above = f"above decode_steps {self.decode_steps}"
         expect(room, "window_buckets", self.window_buckets, above)
+        sizes = f"0 (no pages) or one of {', '.join(map(str, PAGE_TOKENS))}"
+        expect(self.page_tokens in (0, *PAGE_TOKENS), "page_tokens", self.page_tokens, sizes)
+        without = f"0 where page_tokens is {self.page_tokens}"
+        expect(self.page_tokens > 0 or self.pages == 0, "pages", self.pages, without)
+        expect(self.pages >= 0, "pages", self.pages, "0 (as many as slots fill) or above")
 
     @property
     def columns(self) -> int:
-        """Cache columns of a slot: the longest row, and the steps of a dispatch."""
-        return _ceil(self.prompt_buckets[-1] + self.max_tokens + self.decode_steps, 16)
+        """Cache columns of a slot: the longest row, and what a dispatch computes beyond it."""
+        beyond = max(self.decode_steps, self.splice_buckets[-1] if self.page_tokens else 0)
+        return self._whole(self.prompt_buckets[-1] + self.max_tokens + beyond)
+
+    def pool_pages(self, shards: int) -> int:
+        """Returns the pages of each shard of a pool; 0 where slots have columns.
+
+        Raises:
+          InputError: they do not hold the longest row, or do not divide over the shards.
+        """
+        if not self.page_tokens:
+            return 0
+        # A row shares the last page of its prompt with no one, and the prompt's may be held.
+        row = self.prompt_buckets[-1] + self.max_tokens
+        least = pages_of(row, self.page_tokens) + 1
+        pages = self.pages or shards * least * (self.slots // shards)
+        fits = pages % shards == 0 and pages // shards >= least
+        expected = f"a multiple of the {shards} shards of the mesh, at least {least} for each"
+        expect(fits, "pages", pages, expected)
+        return pages // shards
 
     def windows(self) -> tuple[int, ...]:
         """Returns the columns that ``decode`` and ``splice`` may read, of which the smallest fits.
 
         With 128 columns, prompts from 20 and 16 decode steps: 64, 80, 112 and 128.
         """
-        if self.window_buckets:
-            return (*(w for w in self.window_buckets if w < self.columns), self.columns)
+        if windows := self.window_buckets:
+            if self.page_tokens:
+                windows = sorted({self._whole(w) for w in windows})
+            return (*(w for w in windows if w < self.columns), self.columns)
         low = min(self.prompt_buckets[0] + 2 * self.decode_steps, self.columns)
         steps = np.linspace(low, self.columns, 4)
-        return tuple(sorted({min(_ceil(int(w), 16), self.columns) for w in steps}))
+        return tuple(sorted({min(self._whole(int(w)), self.columns) for w in steps}))
 
     def rows(self, shards: int) -> tuple[int, ...]:
         """Returns the rows of each shard that ``decode`` and ``splice`` may compute.
@@ -115,6 +148,7 @@ class EngineConfig:
             return (*(r for r in self.row_buckets if r < most), most)
         return tuple(sorted({math.ceil(most * eighths / 8) for eighths in (1, 2, 4, 6, 8)}))
 
-
-def _ceil(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple
+    def _whole(self, columns: int) -> int:
+        """Returns the columns of whole pages, or of whole 16 columns without pages."""
+        multiple = self.page_tokens or 16
+        return -(-columns // multiple) * multiple

@@ -86,7 +86,8 @@ class Engine:
         sampled for them.
 
     Raises:
-      InputError: the slots do not divide over the shards of the mesh.
+      InputError: slots or pages do not divide over the shards of the mesh, or the pages of a shard
+        do not hold the longest row.
 
     Attributes:
       config: sizes of the engine.
@@ -155,6 +156,8 @@ class Engine:
             constrain=self.placement.constrain,
             mesh=mesh,
             rules=DECODE_RULES,
+            pages=self.shards * config.pool_pages(self.shards),
+            page_tokens=config.page_tokens,
             constraint=constraint,
         )
         self.shapes = Shapes(config, self.shards)

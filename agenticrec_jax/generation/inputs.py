@@ -5,8 +5,11 @@ shard of the mesh: with 2 shards of 4 slots, ``rows`` [1, 3, 0, 4] are the slots
 first shard, and slot 0 of the second. The 4 is out of range: such a row is padding. It reads some
 slot, and what is computed for it is dropped.
 
+Where the cache is paged, ``pages`` lists pages, counted within a shard too. Entries of a table
+beyond a row's pages are 0: they are read and masked.
+
 Axis letters: P prompts, G group, R rows of a dispatch, M shards of the mesh, T time, F numbers of a
-request's key.
+request's key, N pages of a table.
 """
 
 from typing import NamedTuple
@@ -15,6 +18,21 @@ from jaxtyping import Int, UInt32
 from numpy import ndarray
 
 from agenticrec_jax.generation.sampling import Draw
+
+
+class PromptPages(NamedTuple):
+    """Pages of the prompts that ``prefill`` computes.
+
+    Attributes:
+      table: [P, N] pages of each prompt; out of range beyond them.
+      copies: [P, G] page of each member that becomes a copy of the prompt's last one; out of range
+        for a member without one.
+      last: [P] the last page of each prompt.
+    """
+
+    table: Int[ndarray, "P N"]
+    copies: Int[ndarray, "P G"]
+    last: Int[ndarray, " P"]
 
 
 class PrefillInputs(NamedTuple):
@@ -29,6 +47,7 @@ class PrefillInputs(NamedTuple):
       choices: [P] candidates of a constrained answer; 0 for a free one.
       seed: scalar, seed of the call.
       draw: sampling parameters.
+      pages: pages of the prompts; None where slots have columns.
     """
 
     ids: Int[ndarray, "P T"]
@@ -39,6 +58,7 @@ class PrefillInputs(NamedTuple):
     choices: Int[ndarray, " P"]
     seed: UInt32[ndarray, ""]
     draw: Draw
+    pages: PromptPages | None = None
 
 
 class JoinInputs(NamedTuple):
@@ -46,7 +66,7 @@ class JoinInputs(NamedTuple):
 
     Attributes:
       rows: [M] slot of the member; out of range in a shard where none joins.
-      sources: [M] slot that has the group's prompt in its cache.
+      sources: [M] slot that has the group's prompt in its cache, or the last page of the prompt.
       lengths: [M] tokens of the prompt.
       limits: [M] tokens of prompt and completion at which the first turn must end.
       tokens: [M] first token of the member, which ``prefill`` sampled.
@@ -54,6 +74,8 @@ class JoinInputs(NamedTuple):
       choices: [M] candidates of a constrained answer; 0 for a free one.
       request_keys: [M, F] numbers that name the request in the sampling keys.
       seed: scalar, seed of the call.
+      pages: [M] page of the member that becomes a copy of the page ``sources``; out of range where
+        none does. None where slots have columns.
     """
 
     rows: Int[ndarray, " M"]
@@ -65,6 +87,7 @@ class JoinInputs(NamedTuple):
     choices: Int[ndarray, " M"]
     request_keys: UInt32[ndarray, "M F"]
     seed: UInt32[ndarray, ""]
+    pages: Int[ndarray, " M"] | None = None
 
 
 class DecodeInputs(NamedTuple):
@@ -74,11 +97,13 @@ class DecodeInputs(NamedTuple):
       rows: [R] their slots.
       quota: scalar; decoding may return early when so many rows have paused or ended.
       draw: sampling parameters.
+      pages: [R, N] table of each row; None where slots have columns.
     """
 
     rows: Int[ndarray, " R"]
     quota: Int[ndarray, ""]
     draw: Draw
+    pages: Int[ndarray, "R N"] | None = None
 
 
 class SpliceInputs(NamedTuple):
@@ -92,6 +117,7 @@ class SpliceInputs(NamedTuple):
       limits: [R] tokens of prompt and completion at which the next turn must end; 0 where more of
         the observation is to come.
       draw: sampling parameters.
+      pages: [R, N] table of each row; None where slots have columns.
     """
 
     rows: Int[ndarray, " R"]
@@ -99,6 +125,7 @@ class SpliceInputs(NamedTuple):
     counts: Int[ndarray, " R"]
     limits: Int[ndarray, " R"]
     draw: Draw
+    pages: Int[ndarray, "R N"] | None = None
 
 
 Inputs = PrefillInputs | JoinInputs | DecodeInputs | SpliceInputs

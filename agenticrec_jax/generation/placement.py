@@ -11,6 +11,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
 from agenticrec_jax.generation.kv_cache import Cache
+from agenticrec_jax.generation.page_pool import Pool
 from agenticrec_jax.models.kernels.panels import with_panels
 from agenticrec_jax.parallel.mesh import (
     RULES,
@@ -30,6 +31,8 @@ from agenticrec_jax.parallel.multihost import local_params
 DECODE_RULES: Rules = {**RULES, "embed": None}
 PANEL_ROWS = 8  # up to here kernels in panels take less of the processor, and no longer
 _CACHE_AXES = ("layers", "batch", "kv_heads", None, None)  # without the first: of one layer
+
+_PAGE_AXES = ("batch", None, None, "kv_heads", None)
 
 
 @functools.cache
@@ -130,12 +133,24 @@ class Placement:
         return abstract(params, tree_shardings(params, self._mesh, DECODE_RULES))
 
     def _shardings(self, tree: Any) -> Any:
-        return jax.tree.map(self._node_sharding, tree, is_leaf=lambda x: isinstance(x, Cache))
+        return jax.tree.map(
+            self._node_sharding, tree, is_leaf=lambda x: isinstance(x, Cache | Pool)
+        )
 
     def _node_sharding(self, node: Any) -> Any:
         if isinstance(node, Cache):
             return jax.tree.map(lambda x: self._sharding(x, _CACHE_AXES[-x.ndim :]), node)
+        if isinstance(node, Pool):
+            return jax.tree.map(self._page_sharding, node)
         return self._sharding(node, ("batch",) + (None,) * (node.ndim - 1))
+
+    def _page_sharding(self, array: jax.Array) -> NamedSharding:
+        # By heads, not by halves of a pair of keys and values.
+        *lead, pairs, width = array.shape
+        shape = (*lead, pairs // 2, width)
+        return NamedSharding(
+            self._mesh, partition_spec(_PAGE_AXES, shape, self._mesh, DECODE_RULES)
+        )
 
     def _sharding(self, array: jax.Array, axes: tuple[str | None, ...]) -> NamedSharding:
         spec = partition_spec(axes, array.shape, self._mesh, DECODE_RULES)

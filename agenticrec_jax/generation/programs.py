@@ -22,11 +22,11 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt32
 
-from agenticrec_jax.generation import kv_cache, sampling
+from agenticrec_jax.generation import sampling
 from agenticrec_jax.generation.compilations import CountedJit
 from agenticrec_jax.generation.constraint import Constraint, Progress
 from agenticrec_jax.generation.inputs import DecodeInputs, JoinInputs, PrefillInputs, SpliceInputs
-from agenticrec_jax.generation.rows import Rows, after
+from agenticrec_jax.generation.rows import ColumnRows, PagedRows
 from agenticrec_jax.generation.sampling import Draw
 from agenticrec_jax.generation.state import (
     AT_LIMIT,
@@ -53,6 +53,8 @@ class Programs:
       constrain: constrains arrays whose leading axis is slots or rows to their sharding.
       mesh: where parameters and slots lie; None for one device.
       rules: logical axis to mesh axis, for the arrays of the model.
+      pages: pages of the pool; 0 where slots have columns of their own.
+      page_tokens: positions of a page.
       constraint: restricts what is sampled in rows that have choices; without one the compiled
         programs have no operation of it.
     """
@@ -69,6 +71,8 @@ class Programs:
         constrain: Callable[[Any], Any] = lambda tree: tree,
         mesh: Mesh | None = None,
         rules: Rules = RULES,
+        pages: int = 0,
+        page_tokens: int = 0,
         constraint: Constraint | None = None,
     ):
         self._graphdef = graphdef
@@ -78,7 +82,10 @@ class Programs:
         self._shards = shards
         self._cache_dtype = cache_dtype
         self._constrain = constrain
-        self._rows = Rows(slots, shards, constrain)
+        if pages:
+            self._rows = PagedRows(slots, shards, constrain, pages=pages, page_tokens=page_tokens)
+        else:
+            self._rows = ColumnRows(slots, shards, constrain)
         self._mesh = mesh
         self._rules = rules
         self._constraint = constraint
@@ -110,7 +117,7 @@ class Programs:
         def build() -> State:
             zeros = jnp.zeros(self._slots, jnp.int32)
             key = jnp.zeros((self._slots, 2), jnp.uint32)
-            cache = kv_cache.allocate(kv, self._slots, columns, self._cache_dtype)
+            cache = self._rows.allocate(kv, columns, self._cache_dtype)
             answer = self._begin_answers(zeros)
             return self._constrain(State(cache, zeros, zeros, zeros, key, zeros, answer))
 
@@ -168,15 +175,16 @@ class Programs:
         has P * G rows, the members of a group side by side.
         """
         model = self._model(params)
-        prompts, group = inputs.rows.shape
+        group = inputs.rows.shape[1]
         steps = jnp.broadcast_to(jnp.arange(inputs.ids.shape[1]), inputs.ids.shape)
         valid = steps < inputs.lengths[:, None]
         # The last layer computes only the token that is sampled from.
-        last, new = self._forward(model, inputs.ids, steps, valid, query_index=inputs.lengths - 1)
+        end = inputs.lengths - 1
+        context = self._rows.prompt_context(state, inputs, valid, model.config.dtype)
+        last, new = self._forward(model, inputs.ids, steps, valid, context, query_index=end)
         members = jnp.arange(group)
         keys = sampling.row_keys(inputs.seed, inputs.request_keys, members).reshape(-1, 2)
         spread = functools.partial(jnp.repeat, repeats=group, axis=0)
-        source = jnp.arange(prompts) % (prompts // self._shards)  # index within the shard
         # All members sample from the same logits, each with the noise of its own key.
         token, logprob, answer = self._sample(
             spread(model.logits(last[:, 0])),
@@ -192,7 +200,7 @@ class Programs:
         state = self._rows.update(
             state,
             rows,
-            cache=self._rows.enter(state, rows, new, spread(source)),
+            cache=self._rows.enter(state, inputs, new),
             length=lengths,
             token=token,
             limit=limits,
@@ -219,13 +227,11 @@ class Programs:
         answer = self._begin_answers(inputs.choices)
         if answer is not None:
             answer = self._constraint.after(answer, inputs.tokens)
-        prompts = self._rows.prompts(state, inputs.sources, window)
-        zeros = jnp.zeros_like(inputs.tokens)  # each shard has one prompt, its own
         status = self._status(inputs.tokens, inputs.lengths + 1, inputs.limits)
         state = self._rows.update(
             state,
             inputs.rows,
-            cache=self._rows.enter(state, inputs.rows, prompts, source=zeros),
+            cache=self._rows.join(state, inputs, window),
             length=inputs.lengths,
             token=inputs.tokens,
             limit=inputs.limits,
@@ -233,8 +239,8 @@ class Programs:
             status=status,
             answer=answer,
         )
-        report = single(inputs.tokens, zeros.astype(jnp.float32), status)
-        return state, report._replace(count=zeros)
+        report = single(inputs.tokens, jnp.zeros(inputs.tokens.shape), status)
+        return state, report._replace(count=jnp.zeros_like(inputs.tokens))
 
     def _decode(
         self,
@@ -251,36 +257,21 @@ class Programs:
         Returns earlier when no row runs, or when ``quota`` rows have paused or ended and
         ``least_steps`` are done.
 
-        The loop works on a copy of the rows' first ``window`` columns. New tokens are written to
-        the last ``steps`` columns of the copy, which no row may have reached: in a step all rows
-        write the same column, which is one slice, where each row's own position would be a scatter
-        in every layer and step. Each row's own positions are written once, after the loop.
-
-        With ``window`` 8 and ``steps`` 3: row 0 has length 2 (its last token x is not in the cache
-        yet) and samples y, z, w. Row 1 has length 4 and pauses with its second sample. p prompt,
-        c completion, . left by an earlier row, - computed and dropped::
-
-            column       0 1 2 3 4 5 6 7
-            copy, row 0  p c . . . x y z     the step that reads y attends to columns 0, 1, 5, 6
-            copy, row 1  p p c c . x y -
-            slot, row 0  p c x y z . . .     afterwards; w is its ``token``
-            slot, row 1  p p c c x y . .
+        ``rows`` says what the loop works on: a copy of the rows' first ``window`` columns, or the
+        pool of pages itself.
         """
         model = self._model(params)
         row = self._rows.fields(state, inputs.rows)
-        columns = jnp.arange(window)
-        fresh = window - steps  # the first column of new tokens
+        sizes = {"window": window, "steps": steps}
 
         def step(carry):
             cache, token, answer, report = carry
             t = report.steps
             position = row.length + t
             running = report.status == RUNNING
-            # Column order is not position order. That is allowed: rope was applied to the keys at
-            # their own positions before they were written, and attention is a sum over columns.
-            past = columns < row.length[:, None]
-            recent = (columns >= fresh) & (columns < fresh + t)
-            context = kv_cache.context(cache, past | recent, model.config.dtype)
+            context = self._rows.step_context(
+                cache, inputs, row.length, report, dtype=model.config.dtype, **sizes
+            )
             valid = jnp.ones((len(inputs.rows), 1), bool)
             hidden, new = self._forward(model, token[:, None], position[:, None], valid, context)
             logits = model.logits(hidden[:, 0])
@@ -300,8 +291,7 @@ class Programs:
                 status=jnp.where(running, status, report.status),
                 steps=t + 1,
             )
-            # A row that no longer runs writes too, beyond the columns that count for it.
-            cache = kv_cache.write_column(cache, after(token, fresh + t), new)
+            cache = self._rows.step(cache, new, token, t, **sizes)
             return cache, token, answer, report
 
         def unfinished(carry):
@@ -311,7 +301,7 @@ class Programs:
             patient = (report.steps < least_steps) | (stopped < inputs.quota)
             return (report.steps < steps) & (running > 0) & patient
 
-        local = self._rows.window(state, inputs.rows, window)
+        local = self._rows.begin(state, inputs.rows, window)
         zeros = jnp.zeros((len(inputs.rows), steps), jnp.int32)
         report = Report(
             ids=zeros,
@@ -323,14 +313,12 @@ class Programs:
         local, _, answer, report = jax.lax.while_loop(
             unfinished, step, (local, row.token, row.answer, report)
         )
-        new = kv_cache.last_columns(local, steps)
-        written = jnp.arange(steps) < report.count[:, None]
         # Padding rows have a count of 0, and take some id, which ``update`` drops with its row.
         last = jnp.take_along_axis(report.ids, report.count[:, None] - 1, axis=1)[:, 0]
         state = self._rows.update(
             state,
             inputs.rows,
-            cache=self._rows.append(state, inputs.rows, row.length, written, new),
+            cache=self._rows.end(state, local, inputs, row.length, report),
             length=row.length + report.count,
             token=last,
             status=report.status,
@@ -351,9 +339,9 @@ class Programs:
         row = self._rows.fields(state, inputs.rows)
         offsets = jnp.arange(inputs.ids.shape[1])
         written = offsets < inputs.counts[:, None]
-        local = self._rows.window(state, inputs.rows, window)
-        past = jnp.arange(window) < row.length[:, None]
-        context = kv_cache.context(local, past, model.config.dtype)
+        context = self._rows.splice_context(
+            state, inputs, row.length, written, window=window, dtype=model.config.dtype
+        )
         positions = row.length[:, None] + offsets
         end = jnp.maximum(inputs.counts - 1, 0)  # padding rows have a count of 0
         last, new = self._forward(model, inputs.ids, positions, written, context, query_index=end)
@@ -367,7 +355,7 @@ class Programs:
         state = self._rows.update(
             state,
             inputs.rows,
-            cache=self._rows.append(state, inputs.rows, after(token, row.length), written, new),
+            cache=self._rows.append(state, inputs, token, row.length, written, new),
             length=length,
             token=token,
             limit=inputs.limits,

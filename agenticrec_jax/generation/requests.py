@@ -186,6 +186,12 @@ class Row:
       length: tokens in the cache.
       limit: tokens of prompt and completion at which the current turn must end.
       limit_reason: name of the budget that ``limit`` comes from.
+      age: number of rows that began before it.
+      pages: its pages, in order; empty where slots have columns of their own.
+      copy: page to copy the last page of its prompt from, and to, as it takes its slot; None for
+        no copy.
+      again: whether it has given its pages back, and is computed again.
+      progress: of its constrained answer, as it gave its pages back.
     """
 
     request: int
@@ -200,6 +206,11 @@ class Row:
     origin: list[int] = field(default_factory=list)
     pending: list[int] = field(default_factory=list)
     finish: str | None = None
+    age: int = 0
+    pages: list[int] = field(default_factory=list)
+    copy: tuple[int, int] | None = None
+    again: bool = False
+    progress: Any = None
 
     def __post_init__(self):
         self.length = self.prompt

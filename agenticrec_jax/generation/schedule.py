@@ -3,7 +3,6 @@
 Axis letters: those of ``inputs``.
 """
 
-import collections
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +11,9 @@ from contextlib import contextmanager
 import numpy as np
 
 from agenticrec_jax.generation.config import EngineConfig
-from agenticrec_jax.generation.inputs import DecodeInputs, JoinInputs, PrefillInputs, SpliceInputs
+from agenticrec_jax.generation.dispatches import batches, join_inputs, prefill_inputs
+from agenticrec_jax.generation.inputs import DecodeInputs, SpliceInputs
+from agenticrec_jax.generation.paged_slots import make_slots
 from agenticrec_jax.generation.placement import Placement
 from agenticrec_jax.generation.programs import Programs
 from agenticrec_jax.generation.requests import (
@@ -29,8 +30,16 @@ from agenticrec_jax.generation.requests import (
 )
 from agenticrec_jax.generation.sampling import Draw
 from agenticrec_jax.generation.shapes import PREFILL_SIZES, fit, group_bucket
-from agenticrec_jax.generation.slots import Slots
-from agenticrec_jax.generation.state import AT_LIMIT, PAUSED, RUNNING, STOPPED, Report, State
+from agenticrec_jax.generation.state import (
+    AT_LIMIT,
+    PAUSED,
+    RUNNING,
+    STOPPED,
+    Report,
+    State,
+    progress_at,
+    with_progress,
+)
 from agenticrec_jax.generation.telemetry import COUNTERS
 from agenticrec_jax.generation.threads import Call, HostThreads
 from agenticrec_jax.types import STOP, TURN_BUDGET
@@ -87,7 +96,7 @@ class Schedule:
         self._on_rollout = on_rollout
         self._compile_ahead = compile_ahead
         shards = placement.shards
-        self._slots = Slots(requests, shards, config.slots // shards, budget)
+        self._slots = make_slots(requests, config, shards, budget)
         self._running: list[Row] = []
         self._opening: list[Row] = []
         self._waiting: list[tuple[Row, Call]] = []
@@ -100,15 +109,19 @@ class Schedule:
         self._seed = seed
         start = time.perf_counter()
         compiled = self._programs.compilations()
+        buckets = self._config.prompt_buckets
         if self._compile_ahead and self._requests:
             state = self._compile_ahead(params, state, draw, self._requests)
         while self._slots.pending or self._opening or self._running or self._waiting:
             # Free slots first: members of groups that have begun, then new groups. A row that ends
             # with its first token frees its slot for another, so this is tried again each time.
-            if any(joining := self._slots.join()):
+            if renewed := self._slots.renew():
+                for batch in batches([[row] for row in renewed], self._slots.shards, buckets):
+                    state = self._prefill(state, batch, again=True)
+            elif any(joining := self._slots.join()):
                 state = self._join(state, joining)
             elif groups := self._slots.begin():
-                for batch in self._batches(groups):
+                for batch in batches(groups, self._slots.shards, buckets):
                     state = self._prefill(state, batch)
             elif opening := self._opening:
                 self._opening = []
@@ -161,83 +174,57 @@ class Schedule:
 
     def _join(self, state: State, members: list[Row | None]) -> State:
         """Dispatches ``join`` for at most one member in each shard."""
-        shards = len(members)
-        inputs = JoinInputs(
-            rows=np.full(shards, self._slots.per_shard, np.int32),
-            sources=np.zeros(shards, np.int32),
-            lengths=np.ones(shards, np.int32),
-            limits=np.ones(shards, np.int32),
-            tokens=np.full(shards, self._pad_id, np.int32),
-            members=np.zeros(shards, np.int32),
-            choices=np.zeros(shards, np.int32),
-            request_keys=np.zeros((shards, len(self._requests[0].key)), np.uint32),
+        indexed = [(row, shard) for shard, row in enumerate(members) if row]
+        inputs = join_inputs(
+            indexed,
+            self._requests,
+            shards=len(members),
+            no_slot=self._slots.per_shard,
+            pad_id=self._pad_id,
             seed=self._seed,
         )
-        indexed = [(row, shard) for shard, row in enumerate(members) if row]
-        for row, shard in indexed:
-            request = self._requests[row.request]
-            inputs.rows[shard] = row.slot
-            inputs.sources[shard] = self._slots.source(row)
-            inputs.lengths[shard] = row.prompt
-            inputs.limits[shard] = row.limit
-            inputs.tokens[shard] = row.ids[0]
-            inputs.members[shard] = row.member
-            inputs.choices[shard] = request.choices
-            inputs.request_keys[shard] = request.key
-        window = fit(max(row.prompt for row, _ in indexed), self._config.prompt_buckets)
+        inputs = self._slots.with_sources(inputs, indexed)
+        # Of pages only one is copied, however long the prompt is.
+        longest = max(row.prompt for row, _ in indexed)
+        window = self._config.page_tokens or fit(longest, self._config.prompt_buckets)
         with self._timed("join"):
             state, report = self._programs.join(self._params, state, inputs, window=window)
+            for row, shard in indexed:
+                if row.again:
+                    slot = shard * self._slots.per_shard + row.slot
+                    state = with_progress(state, slot, row.progress)
+                    self._count(recomputed_tokens=len(row.ids))
             self._receive(indexed, report)
         return state
 
-    def _batches(self, groups: list[list[Row]]) -> list[list[list[list[Row]]]]:
-        """Returns groups that are computed together, [shard][group][member].
+    def _prefill(self, state: State, batch: list[list[list[Row]]], again: bool = False) -> State:
+        """Dispatches ``prefill`` for the groups of one batch.
 
-        Prompts of a batch share a bucket. Their number is a compiled size, without padding if it
-        can be: 6 prompts are a batch of 4 and two of 1.
+        Of prompts that are computed ``again`` nothing but keys and values is kept. They take the
+        shapes of whole groups, so that none is compiled for them.
         """
-        by_bucket = collections.defaultdict(lambda: [[] for _ in range(self._slots.shards)])
-        for group in groups:
-            bucket = fit(group[0].prompt, self._config.prompt_buckets)
-            by_bucket[bucket][group[0].shard].append(group)
-        batches = []
-        for _, by_shard in sorted(by_bucket.items()):
-            while most := max(map(len, by_shard)):
-                size = next(size for size in PREFILL_SIZES if size <= most)
-                batches.append([groups[:size] for groups in by_shard])
-                by_shard = [groups[size:] for groups in by_shard]
-        return batches
-
-    def _prefill(self, state: State, batch: list[list[list[Row]]]) -> State:
-        """Dispatches ``prefill`` for the groups of one batch."""
         size = next(size for size in PREFILL_SIZES[::-1] if size >= max(map(len, batch)))
         # Shards with fewer groups than the others are padded with empty ones.
         groups = [group for shard in batch for group in shard + [[]] * (size - len(shard))]
-        members = group_bucket(max(map(len, groups)))
+        sizes = [self._requests[group[0].request].members for group in groups if group]
+        members = group_bucket(max(sizes))
         longest = max(group[0].prompt for group in groups if group)
-        inputs = PrefillInputs(
-            ids=np.full(
-                (len(groups), fit(longest, self._config.prompt_buckets)), self._pad_id, np.int32
-            ),
-            lengths=np.ones(len(groups), np.int32),
-            limits=np.ones(len(groups), np.int32),
-            rows=np.full((len(groups), members), self._slots.per_shard, np.int32),
-            request_keys=np.zeros((len(groups), len(self._requests[0].key)), np.uint32),
-            choices=np.zeros(len(groups), np.int32),
+        inputs = prefill_inputs(
+            groups,
+            self._requests,
+            tokens=fit(longest, self._config.prompt_buckets),
+            members=members,
+            no_slot=self._slots.per_shard,
+            pad_id=self._pad_id,
             seed=self._seed,
             draw=self._draw,
         )
-        for i, group in enumerate(groups):
-            if group:
-                request = self._requests[group[0].request]
-                inputs.ids[i, : len(request.prompt)] = request.prompt
-                inputs.lengths[i] = len(request.prompt)
-                inputs.limits[i] = group[0].limit
-                inputs.rows[i, : len(group)] = [row.slot for row in group]
-                inputs.request_keys[i] = request.key
-                inputs.choices[i] = request.choices
+        inputs = self._slots.with_pages(inputs, groups)
         with self._timed("prefill"):
             state, report = self._programs.prefill(self._params, state, inputs)
+            if again:
+                self._count(recomputed_tokens=sum(group[0].prompt for group in groups if group))
+                return state
             indexed = [(row, i * members + row.member) for i, g in enumerate(groups) for row in g]
             self._receive(indexed, report)
         self._count(prompt_tokens=sum(group[0].prompt for group in groups if group))
@@ -246,30 +233,40 @@ class Schedule:
     def _decode(self, state: State) -> State:
         """Dispatches ``decode`` for all running rows."""
         config = self._config
+        steps = config.decode_steps
+        self._secure(state, self._running, lambda row: min(row.length + steps, row.limit))
+        if not self._running:
+            return state
         indexed, slots = self._slots.list_rows(self._running, config.rows(self._slots.shards))
         longest = max(row.length for row in self._running)
         ready = len(self._ready())
         quota = max(1, self._needed(ready) - ready)
         params = self._placement.decode_params(self._params, len(slots))
+        window = fit(longest + steps, config.windows())
+        pages = self._slots.table(indexed, len(slots), window)
+        pages_used = self._slots.used
         with self._timed("decode"):
             state, report = self._programs.decode(
                 params,
                 state,
-                DecodeInputs(rows=slots, quota=np.int32(quota), draw=self._draw),
-                window=fit(longest + config.decode_steps, config.windows()),
-                steps=config.decode_steps,
+                DecodeInputs(slots, np.int32(quota), self._draw, pages),
+                window=window,
+                steps=steps,
                 least_steps=config.least_steps,
             )
+            running = self._running
             self._running = []
             self._receive(indexed, report, cached=True)
+            self._slots.trim(running)
         counts = np.asarray(report.count)
-        steps = int(report.steps)
+        steps = int(report.steps)  # no more than were asked for
         tokens = int(sum(counts[i] for _, i in indexed))
         self._count(
             decode_steps=steps,
             decode_row_steps=steps * len(slots),
             slot_steps=steps * config.slots,
             decode_tokens=tokens,
+            page_steps=steps * pages_used,
         )
         if not self._slots.pending:
             self._count(drain_slot_steps=steps * config.slots, drain_tokens=tokens)
@@ -278,6 +275,7 @@ class Schedule:
     def _splice(self, state: State, rows: list[Row]) -> State:
         """Dispatches ``splice`` for the observations of ``rows``, long ones in several pieces."""
         config = self._config
+        rows = self._secure(state, rows, lambda row: row.length + len(row.pending))
         while rows:
             indexed, slots = self._slots.list_rows(rows, config.rows(self._slots.shards))
             most = min(max(len(row.pending) for row in rows), config.splice_buckets[-1])
@@ -294,7 +292,11 @@ class Schedule:
                 inputs.ids[i, : len(piece)] = piece
                 inputs.counts[i] = len(piece)
                 inputs.limits[i] = 0 if row.pending else row.limit
-            window = fit(max(row.length for row in rows), config.windows())
+            longest = max(row.length for row in rows)
+            # The new tokens are in the pages too, padding included.
+            longest += inputs.ids.shape[1] if config.page_tokens else 0
+            window = fit(longest, config.windows())
+            inputs = inputs._replace(pages=self._slots.table(indexed, len(slots), window))
             with self._timed("splice"):
                 state, report = self._programs.splice(self._params, state, inputs, window=window)
                 for row, i in indexed:
@@ -316,7 +318,9 @@ class Schedule:
             self._count(calls=1, observed_tokens=len(row.ids) - before)
             if row.finish:
                 self._end(row)
-        return [row for row, _ in due if not row.finish]
+            elif not self._slots.has_slot(row):  # it gave its pages back while it waited
+                self._slots.rejoin(row)
+        return [row for row, _ in due if not row.finish and self._slots.has_slot(row)]
 
     def _reply(self, row: Row, call: Call) -> Reply:
         """Returns the reply to a row, or the one in place of a reply that failed.
@@ -359,7 +363,11 @@ class Schedule:
             self._count(sampled_tokens=0 if row.opening else n)
             if not self._slots.has_slot(row):  # its first token waits for ``join``
                 continue
-            if row.opening:
+            if row.again:  # all of its completion is spliced behind the prompt
+                row.again = False
+                row.pending = list(row.ids)
+                self._opening.append(row)
+            elif row.opening:
                 # The prompt's programs sample an id in every row. Here it is dropped: the opening
                 # is spliced behind the prompt, which sets the row's token and status again.
                 row.open()
@@ -376,8 +384,22 @@ class Schedule:
                 row.finish = STOP if status[i] == STOPPED else row.limit_reason
                 self._end(row)
 
+    def _secure(self, state: State, rows: list[Row], tokens: Callable[[Row], int]) -> list[Row]:
+        """Makes room for ``tokens`` of each row; returns the rows that have it."""
+        secured, given = self._slots.secure(rows, tokens)
+        waiting = {row for row, _ in self._waiting}
+        for row, slot in given:
+            index = row.shard * self._slots.per_shard + slot
+            row.progress = progress_at(state, index)
+            if row not in waiting:  # those that wait join again once they have their answer
+                self._slots.rejoin(row)
+        self._running = [row for row in self._running if self._slots.has_slot(row)]
+        self._count(preempted_rows=len(given))
+        return secured
+
     def _end(self, row: Row) -> None:
-        self._slots.release(row)
+        if self._slots.has_slot(row):
+            self._slots.release(row)
         if self._on_rollout:
             self._on_rollout(row.request, row.member, row.rollout())
 

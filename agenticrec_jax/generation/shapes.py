@@ -16,8 +16,10 @@ from agenticrec_jax.generation.inputs import (
     Inputs,
     JoinInputs,
     PrefillInputs,
+    PromptPages,
     SpliceInputs,
 )
+from agenticrec_jax.generation.pages import pages_of
 from agenticrec_jax.generation.sampling import Draw
 
 PREFILL_SIZES = (16, 4, 1)  # prompts that are computed at once in a shard
@@ -94,6 +96,10 @@ class Shapes:
             seed=_ints(dtype=np.uint32),
             draw=_abstract(draw),
         )
+        if page := self._config.page_tokens:
+            table = _ints(prompts, pages_of(tokens, page))
+            pages = PromptPages(table, copies=_ints(prompts, members), last=_ints(prompts))
+            inputs = inputs._replace(pages=pages)
         return Shape("prefill", inputs, {})
 
     def join(self, groups: set[int], numbers: int) -> list[Shape]:
@@ -110,6 +116,9 @@ class Shapes:
             request_keys=_ints(self._shards, numbers, dtype=np.uint32),
             seed=_ints(dtype=np.uint32),
         )
+        if self._config.page_tokens:  # any row may give its pages back and join again
+            inputs = inputs._replace(pages=of_member)
+            return [Shape("join", inputs, {"window": self._config.page_tokens})]
         windows = self._config.prompt_buckets if max(groups) > 1 else ()
         return [Shape("join", inputs, {"window": window}) for window in windows]
 
@@ -120,7 +129,7 @@ class Shapes:
         return [
             Shape(
                 "decode",
-                DecodeInputs(rows=_ints(rows), quota=_ints(), draw=_abstract(draw)),
+                DecodeInputs(_ints(rows), _ints(), _abstract(draw), self._table(rows, window)),
                 {"window": window} | steps,
             )
             for rows, window in itertools.product(self._rows(), config.windows())
@@ -139,6 +148,7 @@ class Shapes:
                     counts=_ints(rows),
                     limits=_ints(rows),
                     draw=_abstract(draw),
+                    pages=self._table(rows, window),
                 ),
                 {"window": window},
             )
@@ -151,6 +161,10 @@ class Shapes:
         yield from self.join(groups, numbers)
         yield from self.decode(draw)
         yield from self.splice(draw)
+
+    def _table(self, rows: int, window: int) -> jax.ShapeDtypeStruct | None:
+        page = self._config.page_tokens
+        return _ints(rows, window // page) if page else None
 
     def _rows(self) -> list[int]:
         return [self._shards * rows for rows in self._config.rows(self._shards)]

@@ -3,12 +3,15 @@
 Axis letters: R rows of a dispatch.
 """
 
+import bisect
 import collections
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Int32
 
+from agenticrec_jax.generation.inputs import JoinInputs, PrefillInputs
 from agenticrec_jax.generation.requests import Budget, Request, Row
 from agenticrec_jax.generation.shapes import fit
 
@@ -43,47 +46,60 @@ class Slots:
         return bool(self._queue) or any(self._joining)
 
     def begin(self) -> list[list[Row]]:
-        """Begins groups while there are free slots; returns all rows of each, with or without one.
+        """Begins groups while there is room; returns all rows of each, with or without a slot.
 
-        To be called once no member of a begun group waits for a free slot.
+        To be called once no row that has begun can take a slot.
         """
         groups = []
-        while self._queue and any(self._free):
-            shard = max(range(self.shards), key=lambda s: len(self._free[s]))
+        while self._queue and (shards := self._shards_for(self._queue[0][1])):
+            shard = max(shards, key=lambda s: len(self._free[s]))
             index, request = self._queue.popleft()
-            free = self._free[shard]
-            slots = free[: request.members]
-            del free[: request.members]
-            slots += [self.per_shard] * (request.members - len(slots))
             group = [
                 Row(
                     request=index,
                     member=member,
                     shard=shard,
-                    slot=slot,
+                    slot=self.per_shard,
                     prompt=len(request.prompt),
                     budget=self._budget,
                     opening=request.openings[member] if request.openings else (),
+                    age=len(self.rows) + member,
                 )
-                for member, slot in enumerate(slots)
+                for member in range(request.members)
             ]
             self.rows.update({(index, row.member): row for row in group})
-            self._joining[shard].extend(row for row in group if not self.has_slot(row))
+            joining = self._joining[shard]
+            joining.extend(group)
+            self._admit(group[0])
+            while joining and self._take(joining[0]):
+                joining.popleft()
             groups.append(group)
         return groups
 
     def join(self) -> list[Row | None]:
-        """Gives a slot to one waiting member in each shard; None where none waits or none is free.
+        """Gives a slot to one waiting row in each shard; None where none waits or has room.
 
         One in each shard, so that the program ``join`` has one shape for every case.
         """
-        members: list[Row | None] = []
-        for free, joining in zip(self._free, self._joining, strict=True):
-            row = joining.popleft() if free and joining else None
-            if row is not None:
-                row.slot = free.pop(0)
-            members.append(row)
-        return members
+        return [
+            joining.popleft() if joining and self._take(joining[0]) else None
+            for joining in self._joining
+        ]
+
+    def _shards_for(self, request: Request) -> list[int]:
+        """Returns the shards in which a group can begin."""
+        del request  # the length of its prompt makes no difference to slots
+        return [shard for shard, free in enumerate(self._free) if free]
+
+    def _admit(self, row: Row) -> None:
+        """Prepares the prompt of the group that ``row`` is the first of."""
+
+    def _take(self, row: Row) -> bool:
+        """Gives a slot to a row if there is room."""
+        free = self._free[row.shard]
+        if free:
+            row.slot = free.pop(0)
+        return self.has_slot(row)
 
     def has_slot(self, row: Row) -> bool:
         """Whether a row that has begun has a slot."""
@@ -93,9 +109,56 @@ class Slots:
         """Returns the slot that has the prompt of a row that joins its group."""
         return self.rows[row.request, 0].slot
 
+    def with_sources(self, inputs: JoinInputs, indexed: Sequence[tuple[Row, int]]) -> JoinInputs:
+        """Returns the inputs with the slots that have the prompts of rows that join their group."""
+        for row, shard in indexed:
+            inputs.sources[shard] = self.source(row)
+        return inputs
+
     def release(self, row: Row) -> None:
         """Frees a row's slot."""
         self._free[row.shard].append(row.slot)
+
+    # What follows is of slots that take pages; slots with columns of their own have all they need.
+
+    @property
+    def used(self) -> int:
+        """Pages in use."""
+        return 0
+
+    def renew(self) -> list[Row]:
+        """Returns rows whose prompt is computed again before they join."""
+        return []
+
+    def secure(
+        self, rows: Sequence[Row], tokens: Callable[[Row], int]
+    ) -> tuple[list[Row], list[tuple[Row, int]]]:
+        """Makes room for ``tokens`` of each row.
+
+        Returns:
+          The rows that have it, and those that gave theirs up (of ``rows`` or not), each with the
+          slot that it had.
+        """
+        del tokens
+        return list(rows), []
+
+    def rejoin(self, row: Row) -> None:
+        """Lets a row that gave its slot up wait for another, before all younger rows."""
+        bisect.insort(self._joining[row.shard], row, key=operator.attrgetter("age"))
+
+    def trim(self, rows: Sequence[Row]) -> None:
+        """Takes back the room that rows do not use."""
+
+    def with_pages(self, inputs: PrefillInputs, groups: Sequence[Sequence[Row]]) -> PrefillInputs:
+        """Returns the inputs with the pages of the groups' prompts."""
+        del groups
+        return inputs
+
+    def table(
+        self, indexed: Sequence[tuple[Row, int]], size: int, window: int
+    ) -> Int32[np.ndarray, "R N"] | None:
+        """Returns the pages of a dispatch of ``size`` rows that reads ``window`` positions."""
+        return None
 
     def list_rows(
         self, rows: Sequence[Row], sizes: Sequence[int]

@@ -2,11 +2,14 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, UInt32
 
 from agenticrec_jax.generation.constraint import Progress
 from agenticrec_jax.generation.kv_cache import Cache
+from agenticrec_jax.generation.page_pool import Pool
 
 EMPTY, RUNNING, PAUSED, STOPPED, AT_LIMIT = range(5)  # the status of a slot
 
@@ -18,7 +21,7 @@ class State(NamedTuple):
     in the host's ``Row`` of each rollout, which is filled from the report of each program.
 
     Attributes:
-      cache: keys and values of every slot.
+      cache: keys and values of every slot, in columns of its own or in pages of one pool.
       length: [B] computed columns of the cache; the position of the next token.
       token: [B] the last sampled id, whose keys and values are not in the cache yet.
       limit: [B] tokens of prompt and completion together at which the row's turn must end: the
@@ -30,7 +33,7 @@ class State(NamedTuple):
         constraint.
     """
 
-    cache: Cache
+    cache: Cache | Pool
     length: Int[Array, " B"]
     token: Int[Array, " B"]
     limit: Int[Array, " B"]
@@ -55,6 +58,20 @@ class Report(NamedTuple):
     count: Int[Array, " R"]
     status: Int[Array, " R"]
     steps: Int[Array, ""]
+
+
+def progress_at(state: State, slot: int) -> Progress | None:
+    """Returns a copy on the host of one row's progress in its answer."""
+    return jax.tree.map(lambda x: np.asarray(x[slot]), state.answer)
+
+
+def with_progress(state: State, slot: int, progress: Progress | None) -> State:
+    """Returns the state with the progress of one row in its answer."""
+
+    def put(x: Array, y: np.ndarray) -> Array:
+        return jax.device_put(x.at[slot].set(y), x.sharding)
+
+    return state._replace(answer=jax.tree.map(put, state.answer, progress))
 
 
 def single(

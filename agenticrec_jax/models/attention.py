@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from agenticrec_jax.errors import expect
+from agenticrec_jax.models.kernels.paged import paged_attend, paged_fits
 from agenticrec_jax.models.kernels.splash import (
     cudnn_attend,
     cudnn_fits,
@@ -18,6 +19,7 @@ from agenticrec_jax.models.kernels.splash import (
     splash_fits,
 )
 from agenticrec_jax.models.masks import Masks
+from agenticrec_jax.models.pages import PagedContext
 
 # Finite instead of -inf: a row that sees no key would have -inf - -inf = nan in its softmax, and a
 # nan there would pass through `where` into the gradient.
@@ -32,7 +34,7 @@ def attend(
     k: Float[Array, "B T K H"],
     v: Float[Array, "B T K H"],
     masks: Masks,
-    context: KeysAndValues | None = None,
+    context: KeysAndValues | PagedContext | None = None,
     implementation: str = "auto",
 ) -> Float[Array, "B Q N H"]:
     """Returns scaled dot-product attention over [context | new tokens].
@@ -45,13 +47,18 @@ def attend(
       k: keys of the new tokens.
       v: values of the new tokens.
       masks: which keys each query sees.
-      context: cached keys and values; prompt p serves rows ``p*G .. p*G+G-1``.
+      context: cached keys and values; prompt p serves rows ``p*G .. p*G+G-1``. A paged context has
+        the new tokens in it already. Where no kernel reads its pages, they are gathered.
       implementation: see ``select_implementation``.
 
     Raises:
       InputError: cuDNN is requested where there is no GPU.
     """
     platform = _platform()
+    if isinstance(context, PagedContext):
+        if reads_pages(implementation, platform, q, context):
+            return paged_attend(q, masks, context)
+        context = None if context.empty else context.gather(q)
     match select_implementation(implementation, platform, q, masks, context):
         case "cudnn":
             return cudnn_attend(q, k, v, masks, context)
@@ -65,6 +72,23 @@ def _platform() -> str:
     mesh = jax.sharding.get_abstract_mesh()
     device = None if mesh.empty else mesh.abstract_device
     return jax.default_backend() if device is None else device.platform
+
+
+def reads_pages(
+    implementation: str, platform: str, q: Float[Array, "B Q N H"], context: PagedContext
+) -> bool:
+    """Whether a kernel reads the pages of a paged context, so that they need not be gathered.
+
+    On a TPU with ``auto`` or ``splash``, on one device or where a mesh is named, and where
+    ``paged_fits``.
+    """
+    wanted = platform == "tpu" and implementation in ("auto", "splash")
+    return wanted and _has_mesh() and paged_fits(q, context)
+
+
+def _has_mesh() -> bool:
+    """Whether a kernel can be placed: XLA cannot split one, so over devices it needs the mesh."""
+    return jax.device_count() == 1 or not jax.sharding.get_abstract_mesh().empty
 
 
 def select_implementation(
@@ -108,9 +132,7 @@ def select_implementation(
         return "xla"
     if implementation in ("auto", "cudnn") and on_gpu:
         return "cudnn" if cudnn_fits(q, context) else "xla"
-    # XLA cannot split a kernel: over several devices `splash_attend` needs the mesh.
-    placed = jax.device_count() == 1 or not jax.sharding.get_abstract_mesh().empty
-    if implementation == "splash" or implementation == "auto" and platform == "tpu" and placed:
+    if implementation == "splash" or implementation == "auto" and platform == "tpu" and _has_mesh():
         return "splash" if splash_fits(q, masks, context) else "xla"
     return "xla"
 

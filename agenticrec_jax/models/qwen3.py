@@ -25,6 +25,7 @@ from agenticrec_jax.models.attention import attend
 from agenticrec_jax.models.config import Qwen3Config
 from agenticrec_jax.models.kernels.panels import is_in_panels, panel_product, panel_rows
 from agenticrec_jax.models.masks import KV, Context, Masks
+from agenticrec_jax.models.pages import PagedContext
 from agenticrec_jax.models.rope import rope_tables, rotate
 from agenticrec_jax.parallel.mesh import constrain
 
@@ -117,6 +118,7 @@ class Attention(nnx.Module):
         self.k_norm = RMSNorm(h, config) if config.qk_norm else None
 
     def __call__(self, x, tables, masks: Masks, context):
+        """Returns the output, and what is new: (k, v), or a paged context with them stored."""
         q = self.q(masks.select_queries(x))
         k = self.k(x)
         v = self.v(x)
@@ -125,7 +127,10 @@ class Attention(nnx.Module):
             k = self.k_norm(k)
         q = rotate(q, jax.tree.map(masks.select_queries, tables))
         k = rotate(k, tables)  # before it is cached, so that a cached key needs no position
-        return self.o(attend(q, k, v, masks, context, self.implementation)), (k, v)
+        new = (k, v)
+        if isinstance(context, PagedContext):
+            new = context = context.store(k, v)
+        return self.o(attend(q, k, v, masks, context, self.implementation)), new
 
 
 class MLP(nnx.Module):
@@ -151,9 +156,9 @@ class Block(nnx.Module):
         self.mlp = MLP(config, rngs=rngs)
 
     def __call__(self, x, tables, masks: Masks, context):
-        attended, kv = self.attention(self.attention_norm(x), tables, masks, context)
+        attended, new = self.attention(self.attention_norm(x), tables, masks, context)
         x = masks.select_queries(x) + attended
-        return x + self.mlp(self.mlp_norm(x)), kv
+        return x + self.mlp(self.mlp_norm(x)), new
 
 
 def _stacked(blocks: list[Block]) -> Block:
@@ -210,20 +215,22 @@ class Qwen3(nnx.Module):
         ids: Int[Array, "B T"],
         positions: Int[Array, "B T"],
         valid: Bool[Array, "B T"],
-        context: Context | None = None,
+        context: Context | PagedContext | None = None,
         segments: Int[Array, "B T"] | None = None,
         query_index: Int[Array, " B"] | None = None,
-    ) -> tuple[Float[Array, "B T D"], KV]:
+    ) -> tuple[Float[Array, "B T D"], Any]:
         """Returns final hidden states (after the last norm), and keys and values of the new tokens.
 
-        A new token sees the valid new tokens up to itself in its segment, and every valid position
-        of the context. Outputs at invalid tokens are finite and have no meaning.
+        These are a `KV`, or of a paged context its pool with the new tokens in it. A new token sees
+        the valid new tokens up to itself in its segment, and every valid position of the context.
+        Outputs at invalid tokens are finite and have no meaning.
 
         Args:
           ids: new tokens.
           positions: their positions, from 0 at the start of a sequence.
           valid: False for padding.
-          context: cached keys and values; its P prompts serve B = P * G rows.
+          context: cached keys and values. Its P prompts serve B = P * G rows; a paged one has a
+            table for each row.
           segments: as in ``__call__``.
           query_index: index of the one token of each row whose hidden state is needed; the hidden
             states are then [B, 1, D]. The last layer computes keys and values of the other tokens
@@ -237,7 +244,7 @@ class Qwen3(nnx.Module):
         ids: Int[Array, "B T"],
         positions: Int[Array, "B T"],
         valid: Bool[Array, "B T"],
-        context: Context | None = None,
+        context: Context | PagedContext | None = None,
     ) -> tuple[list[Float[Array, "B T D"]], Float[Array, "B T D"], KV]:
         """Returns the output of every layer, and what ``forward`` returns for the same arguments.
 
@@ -255,11 +262,11 @@ class Qwen3(nnx.Module):
         ids: Array,
         positions: Array,
         valid: Array,
-        context: Context | None,
+        context: Context | PagedContext | None,
         segments: Array | None = None,
         query_index: Array | None = None,
         outputs: list[Array] | None = None,
-    ) -> tuple[Float[Array, "B T D"], KV]:
+    ) -> tuple[Float[Array, "B T D"], Any]:
         """Returns the output of the last layer; that of each is appended to ``outputs``."""
         config = self.config
         tables = rope_tables(positions, config.head_dim, config.rope_theta, config.rope_scaling)
@@ -284,35 +291,62 @@ class Qwen3(nnx.Module):
         x,
         tables,
         masks: Masks,
-        context: Context | None,
+        context: Context | PagedContext | None,
         query_index: Array | None,
         outputs: list[Array] | None,
     ):
+        paged = isinstance(context, PagedContext)
         keys, values = [], []
         for i, block in enumerate(self.layers):
-            past = None if context is None else context.view(context.kv.k[i], context.kv.v[i], x)
+            if paged:
+                past = context.at_layer(i)
+            else:
+                past = context and context.view(context.kv.k[i], context.kv.v[i], x)
             # Layers before the last need all tokens: the next layer's keys are made of them.
             if i == len(self.layers) - 1:
                 masks = masks._replace(query_index=query_index)
-            x, (k, v) = self._recomputed(block.__call__)(x, tables, masks, past)
-            keys.append(k)
-            values.append(v)
+            x, new = self._recomputed(block.__call__)(x, tables, masks, past)
+            if paged:
+                context = new
+            else:
+                keys.append(new[0])
+                values.append(new[1])
             if outputs is not None:
                 outputs.append(x)
-        return x, KV(tuple(keys), tuple(values))
+        return x, context.pool if paged else KV(tuple(keys), tuple(values))
 
-    def _scan(self, x, tables, masks: Masks, context: Context | None, query_index: Array | None):
+    def _scan(
+        self,
+        x,
+        tables,
+        masks: Masks,
+        context: Context | PagedContext | None,
+        query_index: Array | None,
+    ):
         # The scan slices parameters and context, so that a step reads its layer where it lies.
         graphdef, params = nnx.split(self.layers)
+        last = masks._replace(query_index=query_index)
 
         def step(x, layer):
             params, kv = layer
             past = None if kv is None else context.view(kv.k, kv.v, x)
             return nnx.merge(graphdef, params)(x, tables, masks, past)
 
+        def paged_step(carry, layer):
+            # The pool is carried: as an input and an output of each step it would be two.
+            x, context = carry
+            params, i = layer
+            x, context = nnx.merge(graphdef, params)(x, tables, masks, context.at_layer(i))
+            return (x, context), None
+
+        if isinstance(context, PagedContext):
+            layers = (params, jnp.arange(self.config.num_layers))
+            carry = (x, context.at_layer(jnp.int32(0)))
+            (x, context), _ = jax.lax.scan(self._recomputed(paged_step), carry, layers)
+            return last.select_queries(x), context.pool
         layers = (params, None if context is None else context.kv)
         x, (k, v) = jax.lax.scan(self._recomputed(step), x, layers)
-        return masks._replace(query_index=query_index).select_queries(x), KV(k, v)
+        return last.select_queries(x), KV(k, v)
 
     def _recomputed(self, block):
         if self.config.remat == "none":

@@ -45,8 +45,8 @@ def initialize(
     ``AGENTICREC_PROCESSES``, ``AGENTICREC_PROCESS``). Without both, this is a single process.
 
     Args:
-      coordinator: ``host:port`` of process 0, or ``"auto"``: JAX finds the cluster (TPU pods,
-        Slurm).
+      coordinator: ``host:port`` of process 0, or ``"auto"``: JAX finds the cluster by itself (TPU
+        slices of Cloud TPU and GKE, Slurm).
       processes: their number.
       process: number of this process, from 0.
 
@@ -60,6 +60,7 @@ def initialize(
     if coordinator is None and processes is None and process is None:
         return
     if coordinator == "auto":
+        _configure()
         try:
             jax.distributed.initialize()
         except ValueError as error:
@@ -74,10 +75,17 @@ def initialize(
             f"{coordinator}, {processes}, {process}, expected all three or none"
         )
     expect(0 <= process < processes, "process", process, f"0 to {processes - 1}")
-    # The other implementation of CPU collectives, mpi, does not work with simulated devices. JAX
-    # reads this once, when it first looks for devices.
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    _configure()
     jax.distributed.initialize(coordinator, processes, process)
+
+
+def _configure() -> None:
+    """Sets options that JAX reads once, before it looks for processes and devices."""
+    # The other implementation of CPU collectives, mpi, does not work with simulated devices.
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # JAX's own service swallows SIGTERM: a process would not end while it loads or compiles. A
+    # stage receives it by `runtime.termination`; elsewhere it ends the process at once.
+    jax.config.update("jax_enable_preemption_service", False)
 
 
 def _number(value: int | None, variable: str) -> int | None:

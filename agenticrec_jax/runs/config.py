@@ -237,6 +237,28 @@ class EvaluationConfig:
 
 
 @configuration
+class LoggingConfig:
+    """Outputs of training beside its metrics; no number of a run depends on it."""
+
+    rollout_groups: int = Field(
+        2,
+        ge=0,
+        description="Groups of rollouts that a recorded step writes for the report; 0: none.",
+    )
+    rollout_every: int = Field(
+        5, ge=1, description="Steps between two recorded ones; the first step is always recorded."
+    )
+    trackers: tuple[Literal["trackio", "wandb"], ...] = Field(
+        (), description="Trackers that get the metrics too: trackio, wandb (extras)."
+    )
+    project: str = Field("agenticrec", min_length=1, description="Project of the trackers.")
+
+    def __post_init__(self):
+        different = len(set(self.trackers)) == len(self.trackers)
+        expect(different, "trackers", self.trackers, "each tracker once")
+
+
+@configuration
 class RunConfig:
     """Everything that a run depends on."""
 
@@ -271,6 +293,7 @@ class RunConfig:
     rere: ReReConfig = ReReConfig()
     mesh: MeshConfig = MeshConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    logging: LoggingConfig = LoggingConfig()
     seed: int = Field(0, ge=0, description="Seed of training and sampling.")
     preparation: dict[str, Any] | None = Field(None, description="Settings of prepare_data.")
 

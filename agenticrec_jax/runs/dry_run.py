@@ -103,7 +103,7 @@ def programs(
     settings = getattr(config, stage)
     mesh, host = meshes(config, topology)
     device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
-    graphdef, params = nnx.split(nnx.eval_shape(lambda: _policy(config, model)))
+    graphdef, params = nnx.split(nnx.eval_shape(lambda: model_of(config, model)))
     engine = Engine(graphdef, config.engine, 1, (2,), 0, mesh=host)
     learner = grpo_stage(
         stage,
@@ -133,7 +133,8 @@ def programs(
     yield Program("update", 1, frozen + slots + reference, lowered["apply"], device)
 
 
-def _policy(config: RunConfig, model: Qwen3Config) -> Qwen3:
+def model_of(config: RunConfig, model: Qwen3Config) -> Qwen3:
+    """Returns a run's policy of a shape, with its adapters; to be traced, not computed."""
     policy, adapters = Qwen3(model, rngs=nnx.Rngs(0)), config.policy.lora.adapters()
     return policy if adapters is None else add_lora(policy, adapters, rngs=nnx.Rngs(0))
 
@@ -376,6 +377,7 @@ def described(config: RunConfig, stage: str) -> dict:
         **config.policy.computation(),
         "lora_rank": config.policy.lora.rank,
         "slots": config.engine.slots,
+        **({"pages": config.engine.pages} if config.engine.page_tokens else {}),
         "max_tokens": config.engine.max_tokens,
         "prompts": settings.prompts,
         "members": settings.members,

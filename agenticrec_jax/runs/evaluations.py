@@ -10,9 +10,10 @@ from typing import Any
 from agenticrec_jax import strict_json
 from agenticrec_jax.agent.interventions import blank, permute
 from agenticrec_jax.agent.trajectories import Trajectory
-from agenticrec_jax.agent.transcripts import ids_of
+from agenticrec_jax.agent.transcripts import ids_of, transcript
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import InteractionLog
+from agenticrec_jax.evaluation.baselines.popularity import item_counts
 from agenticrec_jax.evaluation.evaluator import evaluate
 from agenticrec_jax.evaluation.rankings import (
     Ranking,
@@ -132,7 +133,12 @@ def evaluate_agent(
         "observations": observations,
         "sampling": drawn | dataclasses.asdict(sampling.filters),
     }
-    records = (trajectory.record() for trajectory in trajectories)
+    popularity = item_counts(log, run.data.splits.fit_range_b)
+    records = (  # readable too, for ``compare`` and exports
+        transcript(trajectory, example, log, policy.tokenizer, name, seed, popularity)
+        | trajectory.record()
+        for trajectory, example in zip(trajectories, examples, strict=True)
+    )
     return write_evaluation(run, row, rankings, records, examples, split=split, facts=facts)
 
 

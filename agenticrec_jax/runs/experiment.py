@@ -13,6 +13,7 @@ from agenticrec_jax.agent.transcripts import transcript
 from agenticrec_jax.bundled import resolve
 from agenticrec_jax.data.examples import RankingExample, evenly_spread
 from agenticrec_jax.data.interactions import InteractionLog
+from agenticrec_jax.evaluation.baselines.popularity import item_counts
 from agenticrec_jax.evaluation.comparisons import TRAINED_NO_TOOLS, compare_rows
 from agenticrec_jax.evaluation.rankings import (
     RANKINGS,
@@ -38,9 +39,11 @@ from agenticrec_jax.runs.evaluations import (
 from agenticrec_jax.runs.heldout import preference_rows
 from agenticrec_jax.runs.policy import Policy
 from agenticrec_jax.runs.run import Run
-from agenticrec_jax.runs.stages import train
+from agenticrec_jax.runs.stages import REINFORCEMENT, train
 from agenticrec_jax.runtime.metric_logging import read_metrics
 from agenticrec_jax.runtime.phases import phase, phase_records, resume_phases
+from agenticrec_jax.training import rollout_log
+from agenticrec_jax.training.rollout_log import read_rollouts
 
 
 @dataclasses.dataclass
@@ -163,6 +166,7 @@ def open_run(config: RunConfig, workdir: str | os.PathLike) -> Run:
     with phase("data"):
         _ = run.data
     settings = {"config": dataclasses.asdict(config), "policy": policy.weights_hash}
+    del settings["config"]["logging"]  # no number depends on it
     store_settings(run.workdir, settings)
     resume_phases(run.workdir / "phases.jsonl")
     return run
@@ -218,6 +222,7 @@ def write_results(run: Run, results: EvaluationResults, seeds: Sequence[int]) ->
     }
     log = run.data.log
     tokenizer = run.policy.tokenizer
+    popularity = item_counts(log, run.data.splits.fit_range_b)
     count = len(results.examples)
     transcripts = []
     for i in range(len(seeds)):
@@ -227,7 +232,7 @@ def write_results(run: Run, results: EvaluationResults, seeds: Sequence[int]) ->
             # A policy that no seed trained has trajectories for i = 0 only.
             share = trajectories[i * count : (i + 1) * count]
             transcripts += [
-                transcript(trajectory, example, log, tokenizer, name, seed)
+                transcript(trajectory, example, log, tokenizer, name, seed, popularity)
                 for trajectory, example in zip(share, results.examples, strict=False)
             ]
     workdir = run.workdir
@@ -237,14 +242,20 @@ def write_results(run: Run, results: EvaluationResults, seeds: Sequence[int]) ->
     text = strict_json.dumps(written, indent=1) + "\n"
     (workdir / "results.json").write_text(text, encoding="utf-8")
     curves = {seed: read_metrics(workdir / f"seed_{seed}" / "metrics.jsonl") for seed in seeds}
-    last = [record for record in transcripts if record["stage"] == "rta_ppr"]
-    write_report(workdir / "report.html", written, curves, last, seed=seeds[0])
+    groups = [
+        group
+        for seed in seeds
+        for stage in REINFORCEMENT
+        for group in read_rollouts(workdir / f"seed_{seed}" / stage / rollout_log.FILE_NAME)
+    ]
+    page = workdir / "report.html"
+    write_report(page, written, curves, transcripts, groups, drawn_row="rta_ppr", seed=seeds[0])
     print_table(written)
     for comparison in written["comparisons"]:
         print(comparison["sentence"])
     for row in written["preferences"]:
         print(row["sentence"])
-    print(f"report: {workdir / 'report.html'}")
+    print(f"report: {page}")
     return written
 
 

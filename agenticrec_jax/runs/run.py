@@ -3,6 +3,7 @@
 import operator
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any
@@ -31,6 +32,7 @@ from agenticrec_jax.runs.data import (
 from agenticrec_jax.runs.plugins import load_plugins
 from agenticrec_jax.runs.policy import Policy, load_policy, weights_hash
 from agenticrec_jax.runs.remembered import remember
+from agenticrec_jax.runtime.trackers import check_installed, tracking
 from agenticrec_jax.sequential.model import SequentialModel
 from agenticrec_jax.tokenizers.base import Tokenizer
 from agenticrec_jax.tools.artifacts import Artifacts, Fitted
@@ -80,10 +82,18 @@ class Run:
         self.policy_directory = policy_directory or config.policy.directory
         check_paths(config)
         self.plugins = load_plugins(config)
+        check_installed(config.logging.trackers)
         if data is not None:
             self.data = data
         if policy is not None:
             self.policy = policy
+
+    def tracking(self) -> AbstractContextManager[None]:
+        """Opens the trackers of ``config.logging`` for a block; see `runtime.trackers.tracking`."""
+        settings = self.config.logging
+        return tracking(
+            settings.trackers, self.workdir, project=settings.project, config=asdict(self.config)
+        )
 
     @cached_property
     def mesh(self) -> Mesh | None:

@@ -45,7 +45,7 @@ from agenticrec_jax.runs.tallrec import evaluate_tallrec, train_tallrec
 from agenticrec_jax.runs.titles import evaluate_s_dpo, train_s_dpo, train_title_sft
 from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.runtime.metric_logging import MetricsWriter
-from agenticrec_jax.training import loop, supervised
+from agenticrec_jax.training import loop, rollout_log, supervised
 from agenticrec_jax.training.learner import (
     TrainState,
     Update,
@@ -57,6 +57,7 @@ from agenticrec_jax.training.logprobs import make_scorer
 from agenticrec_jax.training.mining import pairs_hash
 from agenticrec_jax.training.packing import Packing
 from agenticrec_jax.training.references import Scorer
+from agenticrec_jax.training.rollout_log import RolloutLog
 from agenticrec_jax.training.tasks import TasksAt, ranking_tasks, refinement_tasks
 from agenticrec_jax.training.validation import Validation, ndcg_scorer
 
@@ -115,45 +116,54 @@ def train(
     policy = run.policy if policy is None else policy
     directory = Path(directory or run.workdir)
     seed = run.config.seed if seed is None else seed
-    if stage not in REINFORCEMENT:
-        trained = _SUPERVISED[stage](run, policy, directory, seed)
-    elif (tasks_at := stage_tasks(run, stage, policy, directory, seed)) is None:
-        print("no hard pairs: the policy stays as it is")
-        trained = policy
-    else:
-        settings = getattr(run.config, stage)
-        resolved = grpo_stage(
-            stage,
-            settings,
-            loss_fn=run.plugins.losses[stage],
-            advantage_fn=run.plugins.advantages[stage],
-            graphdef=policy.graphdef,
-            mesh=run.mesh,
-            pad_id=policy.tokenizer.pad_id,
-            seed=seed,
-        )
-        record = {"seed": seed}
-        if not use_tools:
-            record["use_tools"] = False
-        with _services(run, stage, settings, directory, record, use_tools) as services:
-            state = loop.reinforce(
-                resolved.loop,
-                init_state(policy.params, resolved.optimizer, run.mesh),
-                agent=dataclasses.replace(run.training_agent, use_tools=use_tools),
-                engine=run.engine,
-                update=resolved.update,
-                tasks_at=tasks_at,
-                score=resolved.score,
-                writer=services.writer,
-                checkpoints=services.checkpoints,
-                validation=services.validation,
-            )
-            services.save_best(state, policy)
-        trained = dataclasses.replace(policy, params=state.params)
-    if stage == "ppr":
-        ask_heldout(run, trained, directory / stage, AFTER, seed=seed)
+    with run.tracking():
+        if stage in REINFORCEMENT:
+            trained = _reinforced(run, stage, policy, directory, seed, use_tools)
+        else:
+            trained = _SUPERVISED[stage](run, policy, directory, seed)
+        if stage == "ppr":
+            ask_heldout(run, trained, directory / stage, AFTER, seed=seed)
     save_policy(trained, directory / stage / "policy")
     return trained
+
+
+def _reinforced(
+    run: Run, stage: str, policy: Policy, directory: Path, seed: int, use_tools: bool
+) -> Policy:
+    tasks_at = stage_tasks(run, stage, policy, directory, seed)
+    if tasks_at is None:
+        print("no hard pairs: the policy stays as it is")
+        return policy
+    settings = getattr(run.config, stage)
+    resolved = grpo_stage(
+        stage,
+        settings,
+        loss_fn=run.plugins.losses[stage],
+        advantage_fn=run.plugins.advantages[stage],
+        graphdef=policy.graphdef,
+        mesh=run.mesh,
+        pad_id=policy.tokenizer.pad_id,
+        seed=seed,
+    )
+    record = {"seed": seed}
+    if not use_tools:
+        record["use_tools"] = False
+    with _services(run, stage, settings, directory, record, use_tools) as services:
+        state = loop.reinforce(
+            resolved.loop,
+            init_state(policy.params, resolved.optimizer, run.mesh),
+            agent=dataclasses.replace(run.training_agent, use_tools=use_tools),
+            engine=run.engine,
+            update=resolved.update,
+            tasks_at=tasks_at,
+            score=resolved.score,
+            writer=services.writer,
+            checkpoints=services.checkpoints,
+            validation=services.validation,
+            rollout_log=_rollout_log(run, policy, directory / stage, seed),
+        )
+        services.save_best(state, policy)
+    return dataclasses.replace(policy, params=state.params)
 
 
 def stage_tasks(run: Run, stage: str, policy: Policy, directory: Path, seed: int) -> TasksAt | None:
@@ -171,6 +181,21 @@ def stage_tasks(run: Run, stage: str, policy: Policy, directory: Path, seed: int
     # A ranking task rewards the target of its example, which is the answer to a held-out question.
     examples = [example for example in examples if example.example_id not in held_out]
     return refinement_tasks(pairs, examples, settings.prompts, settings.rank_share, seed)
+
+
+def _rollout_log(run: Run, policy: Policy, directory: Path, seed: int) -> RolloutLog:
+    settings = run.config.logging
+    return RolloutLog(
+        directory / rollout_log.FILE_NAME,
+        stage=directory.name,
+        seed=seed,
+        examples=run.data.by_id("policy"),
+        log=run.data.log,
+        tokenizer=policy.tokenizer,
+        groups=settings.rollout_groups,
+        every=settings.rollout_every,
+        is_main=multihost.is_main(),
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,10 @@
-"""The devices that a program runs on, in words."""
+"""The devices that a program runs on and the versions that drive them, in words."""
 
+import platform
 from collections import Counter
+from importlib import metadata
+
+VERSIONS = ("jax", "jaxlib", "flax", "libtpu", "jax-cuda12-plugin")
 
 
 def device_line() -> str:
@@ -15,3 +19,14 @@ def device_line() -> str:
     processes = jax.process_count()
     others = f", {processes} processes" if processes > 1 else ""
     return f"devices: {devices} ({jax.default_backend()}{others})"
+
+
+def version_line() -> str:
+    """Returns the versions of Python and of the packages in ``VERSIONS`` that are installed."""
+    versions = [f"python {platform.python_version()}"]
+    for package in VERSIONS:
+        try:
+            versions.append(f"{package} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            pass
+    return "versions: " + ", ".join(versions)

@@ -1,4 +1,4 @@
-"""Metric logging: one line of metrics.jsonl per step, and TensorBoard.
+"""Metric logging: one line of metrics.jsonl per step, TensorBoard, and the open trackers.
 
 A line is ``{"stage": "rta", "step": 3, "loss": 0.12, ...}``. Only process 0 writes. A resumed run
 first cuts the lines after its last committed step, so a replayed step stands in the file once.
@@ -17,6 +17,7 @@ from tensorboardX import SummaryWriter
 from agenticrec_jax import strict_json
 from agenticrec_jax.errors import InputError, expect
 from agenticrec_jax.paths import Appender, Path, is_bucket, upload, write_whole
+from agenticrec_jax.runtime import trackers
 
 Metric = float | tuple[float, float]  # a value, or (sum, count) that stands for its mean
 
@@ -64,6 +65,9 @@ class MetricsWriter:
       workdir: directory; ``metrics.jsonl`` and ``tensorboard/<stage>/`` are made in it.
       process_index: of this process among those of the run.
 
+    Attributes:
+      workdir: as given.
+
     Example:
       >>> import pathlib, tempfile
       >>> directory = tempfile.mkdtemp()
@@ -75,6 +79,7 @@ class MetricsWriter:
 
     def __init__(self, workdir: str | os.PathLike, process_index: int = 0):
         self._active = process_index == 0
+        self.workdir = Path(workdir)
         self._path = Path(workdir) / FILE_NAME
         self._file = Appender(self._path)
         self._boards: dict[str, SummaryWriter] = {}
@@ -103,7 +108,7 @@ class MetricsWriter:
     def write(self, stage: str, step: int, metrics: Mapping[str, Metric]) -> dict:
         """Writes one step and returns its line, which is empty on processes other than 0.
 
-        A value that is not finite becomes null in the file, and TensorBoard does not get it.
+        A value that is not finite becomes null in the file; TensorBoard and trackers do not get it.
 
         Args:
           stage: in whose name the line stands.
@@ -119,6 +124,7 @@ class MetricsWriter:
             return {}
         values = {name: mean_of(metric) for name, metric in metrics.items()}
         self._file.write(_json_line(line := {"stage": stage, "step": int(step)} | values))
+        trackers.log(self._path.parent, stage, int(step), values)
         for name, value in values.items():
             if math.isfinite(value):  # TensorBoard would print a warning into the progress
                 self._board(stage).add_scalar(name, value, int(step))

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
+from jaxtyping import Float
 
 from agenticrec_jax.agent.episodes import Agent, run_episodes
 from agenticrec_jax.agent.protocol import RANKED
 from agenticrec_jax.agent.tasks import Task
 from agenticrec_jax.agent.trajectories import Trajectory
-from agenticrec_jax.agent.transcripts import observations_read
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.errors import InputError, expect
 from agenticrec_jax.generation.config import EngineConfig
@@ -22,8 +22,8 @@ from agenticrec_jax.runs.config import RunConfig
 from agenticrec_jax.runs.data import workdir_path
 from agenticrec_jax.runs.remembered import remembered, trained_policy
 from agenticrec_jax.runs.run import Run
-from agenticrec_jax.serving.reasons import EXPLAINED, Evidence, item_reason, list_reason
-from agenticrec_jax.serving.recommendations import RankedItem, Recommendation, ordinal_score
+from agenticrec_jax.serving.answers import policys_answer, sasrecs_answer
+from agenticrec_jax.serving.recommendations import Recommendation
 from agenticrec_jax.serving.requests import (
     FEWEST,
     NewItem,
@@ -36,12 +36,11 @@ from agenticrec_jax.serving.requests import (
 )
 from agenticrec_jax.serving.retrieval import catalog_scores, retrieve
 from agenticrec_jax.tools.artifacts import Artifacts
-from agenticrec_jax.tools.text import ranked as ranked_numbers
-from agenticrec_jax.types import OBSERVATION, SAMPLED
 
 SLOTS = 32  # most requests in the engine at once
 ROWS = (1, 4, 10, 16)  # rows that a dispatch computes, where the config names none
 OnRefused = Callable[[Question, InputError], None]
+OnAnswer = Callable[[Question, Recommendation, Trajectory], None]
 
 
 class Recommender:
@@ -73,13 +72,22 @@ class Recommender:
       run: log, artifacts and policy.
       constrained: whether an answer that is begun can only become a valid ranking.
       retrieved: candidates of a request that names none, 20 to 30.
+      tool_timeout: seconds that a tool may take; requests whose tools have answered then go on
+        without those that still wait. None for the order and the time of the run's configuration.
     """
 
-    def __init__(self, run: Run, *, constrained: bool = True, retrieved: int = 20):
+    def __init__(
+        self,
+        run: Run,
+        *,
+        constrained: bool = True,
+        retrieved: int = 20,
+        tool_timeout: float | None = None,
+    ):
         expect(20 <= retrieved <= 30, "retrieved", retrieved, "20 to 30 candidates")
         self.run = run
         self._retrieved = retrieved
-        sizes = serving_sizes(run.config.engine)
+        sizes = serving_sizes(run.config.engine, tool_timeout)
         self._engine = run.make_engine(constrained=constrained, sizes=sizes)
         self._lock = threading.Lock()
         self._use(run.artifacts_b)
@@ -93,6 +101,7 @@ class Recommender:
         config: RunConfig | None = None,
         constrained: bool = True,
         retrieved: int = 20,
+        tool_timeout: float | None = None,
         warm_up: bool = True,
     ) -> Self:
         """Returns the recommender of a run's workdir.
@@ -106,6 +115,7 @@ class Recommender:
           config: of the run; None for that of the newest run.
           constrained: whether an answer that is begun can only become a valid ranking.
           retrieved: candidates of a request that names none, 20 to 30.
+          tool_timeout: seconds that a tool may take; None for those of the configuration.
           warm_up: whether the programs of few and of many requests are compiled now, not by the
             first requests.
 
@@ -118,7 +128,9 @@ class Recommender:
             config, start = remembered(workdir)
         policy = policy or trained_policy(workdir) or start
         run = Run(config, workdir, policy_directory=policy)
-        recommender = cls(run, constrained=constrained, retrieved=retrieved)
+        recommender = cls(
+            run, constrained=constrained, retrieved=retrieved, tool_timeout=tool_timeout
+        )
         if warm_up:
             recommender.warm_up()
         return recommender
@@ -183,7 +195,12 @@ class Recommender:
         return self.answer(questions)
 
     def answer(
-        self, questions: Sequence[Question], *, on_refused: OnRefused | None = None
+        self,
+        questions: Sequence[Question],
+        *,
+        on_refused: OnRefused | None = None,
+        on_answer: OnAnswer | None = None,
+        abandoned: Callable[[Question], bool] | None = None,
     ) -> list[Recommendation]:
         """Returns the recommendations of questions, all of which are computed together.
 
@@ -191,6 +208,10 @@ class Recommender:
           questions: users and histories, with candidates or without.
           on_refused: called with each question that cannot be answered; the others are. None raises
             the error of the first.
+          on_answer: called with question, recommendation and trajectory as each one is there, in
+            any order and in the thread of this call.
+          abandoned: whether nobody waits for the answer to a question any more, asked in other
+            threads. Its answer is then SASRec's, from the policy's next call on. None for never.
 
         Raises:
           InputError: without ``on_refused``: names the question and what cannot be used.
@@ -198,12 +219,25 @@ class Recommender:
         start = time.perf_counter()
         with self._lock:
             agent, served = self._examples(questions, on_refused)
-            ended: dict[int, float] = {}
+            requests = {example.example_id: request for request, example in served}
+            answers: dict[int, Recommendation] = {}
 
             def end(trajectory: Trajectory) -> None:
-                ended[trajectory.example_id] = time.perf_counter() - start
+                request = requests[trajectory.example_id]
+                answers[trajectory.example_id] = policys_answer(
+                    request,
+                    trajectory,
+                    agent,
+                    words=self.run.config.tools.title_words,
+                    seconds=time.perf_counter() - start,
+                )
+                if on_answer:
+                    on_answer(request.question, answers[trajectory.example_id], trajectory)
 
-            groups = run_episodes(
+            def unwanted(task: Task) -> bool:
+                return abandoned(requests[task.example.example_id].question)
+
+            run_episodes(
                 agent,
                 self._engine,
                 self.run.policy.params,
@@ -212,11 +246,47 @@ class Recommender:
                 temperature=0.0,
                 seed=self.run.config.seed,
                 on_trajectory=end,
+                abandoned=unwanted if abandoned else None,
             )
-            return [
-                self._recommendation(request, example, trajectory, agent, ended[example.example_id])
-                for (request, example), (trajectory,) in zip(served, groups, strict=True)
-            ]
+        return [answers[example.example_id] for _, example in served]
+
+    @property
+    def tool_names(self) -> tuple[str, ...]:
+        """Names of the tools that the policy can call."""
+        return self._agents[()].toolbox.names
+
+    def check(self, question: Question) -> None:
+        """Raises InputError for a question that names what cannot be used."""
+        read_question(question, self.run.data.log, 0)
+
+    def fallback(self, question: Question, reason: str) -> Recommendation:
+        """Returns SASRec's order of a question's candidates, at once and without the policy.
+
+        Args:
+          question: as for ``answer``, whose calls in other threads are not waited for.
+          reason: why the policy did not answer.
+
+        Raises:
+          InputError: names what cannot be used.
+        """
+        start = time.perf_counter()
+        request = self._with_candidates(read_question(question, self.run.data.log, 0))
+        return sasrecs_answer(
+            request,
+            self.run.data.log.items,
+            self._artifacts,
+            reason=reason,
+            seconds=time.perf_counter() - start,
+        )
+
+    def sasrec_scores(self, question: Question) -> Float[np.ndarray, "I"]:
+        """Returns SASRec's score of each item of the catalog, by code; candidates do not matter.
+
+        Raises:
+          InputError: names the user or the history that cannot be used.
+        """
+        request = read_question(question, self.run.data.log, 0)
+        return catalog_scores(self._artifacts, request, request.items.tolist())
 
     def _use(self, artifacts: Artifacts) -> None:
         self._artifacts = artifacts
@@ -292,79 +362,17 @@ class Recommender:
             self._agents = {(): self._agents[()], new: agent}
         return self._agents[new]
 
-    def _recommendation(
-        self,
-        request: Request,
-        example: RankingExample,
-        trajectory: Trajectory,
-        agent: Agent,
-        seconds: float,
-    ) -> Recommendation:
-        items = agent.log.items
-        question = request.question
-        evidence = read_evidence(trajectory, agent)
-        ranking = trajectory.ranking or self._sasrec_order(agent.artifacts, request, example)
-        numbers = ranking[: question.k]
-        reason = list_reason(numbers, evidence)
-        if not trajectory.valid:
-            reason = f"SASRec's order, without a ranking of the policy: {trajectory.invalid_reason}"
-        ranked = []
-        for rank, number in enumerate(numbers, 1):
-            item = example.candidates[number - 1]
-            title = items.title[item]
-            explained = trajectory.valid and rank <= EXPLAINED
-            words = self.run.config.tools.title_words
-            ranked.append(
-                RankedItem(
-                    rank=rank,
-                    item_id=items.item_id[item],
-                    title=title,
-                    ordinal_score=ordinal_score(rank),
-                    reason=item_reason(number, title, evidence, words) if explained else None,
-                )
-            )
-        origin = trajectory.origin
-        return Recommendation(
-            user=question.user,
-            time=example.time,
-            events=len(request.items),
-            candidates=tuple(items.item_id[item] for item in example.candidates),
-            retrieved=question.candidates is None,
-            items=tuple(ranked),
-            reason=reason,
-            evidence=evidence,
-            fallback=trajectory.invalid_reason,
-            seconds=seconds,
-            tokens={
-                "prompt": len(trajectory.prompt),
-                "sampled": int((origin == SAMPLED).sum()),
-                "observed": int((origin == OBSERVATION).sum()),
-            },
-        )
 
-    def _sasrec_order(
-        self, artifacts: Artifacts, request: Request, example: RankingExample
-    ) -> list[int]:
-        """Returns ten candidate numbers by SASRec, in place of a ranking of the policy."""
-        scores = catalog_scores(artifacts, request, request.items.tolist())
-        candidates = scores[list(example.candidates)]
-        return ranked_numbers(candidates, np.zeros(len(candidates)))[:RANKED]
+def serving_sizes(config: EngineConfig, tool_timeout: float | None = None) -> EngineConfig:
+    """Returns the sizes of an engine that answers few requests at once as well as many.
 
-
-def serving_sizes(config: EngineConfig) -> EngineConfig:
-    """Returns the sizes of an engine that answers few requests at once as well as many."""
+    With a ``tool_timeout`` rows do not wait for the tools of other rows.
+    """
     rows = config.row_buckets or ROWS
-    return dataclasses.replace(config, slots=min(config.slots, SLOTS), row_buckets=rows)
-
-
-def read_evidence(trajectory: Trajectory, agent: Agent) -> tuple[Evidence, ...]:
-    """Returns the calls of a trajectory with what the policy read of their observations."""
-    texts = observations_read(trajectory, agent.prompts.tokenizer)
-    texts += [""] * (len(trajectory.calls) - len(texts))
-    return tuple(
-        Evidence(call.name, call.arguments, call.observation, text, call.ok, call.seconds)
-        for call, text in zip(trajectory.calls, texts, strict=True)
-    )
+    config = dataclasses.replace(config, slots=min(config.slots, SLOTS), row_buckets=rows)
+    if tool_timeout is None:
+        return config
+    return dataclasses.replace(config, tool_timeout=tool_timeout, deterministic=False)
 
 
 @contextlib.contextmanager

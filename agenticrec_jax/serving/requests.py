@@ -138,7 +138,7 @@ def _read_history(
     events = []
     for number, event in enumerate(history, 1):
         place = f"{where}, item {number}"
-        event = Event(item_id=event) if _is_id(event) else _checked(Event, event, place)
+        event = Event(item_id=event) if _is_id(event) else checked(Event, event, place)
         expect(event.item_id in log.items.code, place, event.item_id, "an item of the catalog")
         events.append(event)
     times = [event.timestamp for event in events]
@@ -167,7 +167,7 @@ def _read_candidates(candidates: Any, items: Items, where: str) -> tuple[int | N
             expect(candidate in items.code, place, candidate, "an item of the catalog")
             item_id, item = candidate, items.code[candidate]
         else:
-            item = _checked(NewItem, candidate, place)
+            item = checked(NewItem, candidate, place)
             item_id = item.item_id
             expect(item_id not in items.code, place, item_id, "its id alone: the catalog has it")
         expect(item_id not in ids, place, item_id, "each candidate once")
@@ -185,19 +185,29 @@ def _expect_list(value: Any, where: str, expected: str) -> None:
     expect(listed, where, value, f"a list of {expected}")
 
 
-def _checked(kind: type[Checked], value: Any, where: str) -> Checked:
-    """Returns an `Event` or a `NewItem` of a mapping; an InputError names its first fault."""
+def checked(kind: type[Checked], value: Any, where: str) -> Checked:
+    """Returns a checked dataclass or model of a mapping's fields.
+
+    Args:
+      kind: the class, such as `Event`.
+      value: the mapping.
+      where: names the mapping in the error.
+
+    Raises:
+      InputError: names the first field that is wrong, missing or unknown.
+    """
     fields = isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
     expect(fields, where, value, "an id, or fields by name")
     try:
         return kind(**value)
+    except TypeError:  # a field with the name that pydantic gives to the object itself
+        raise InputError(f"{where}: found {shorten([*value])}, expected known fields") from None
     except pydantic.ValidationError as error:
         fault = error.errors()[0]
         name = ".".join(map(str, fault["loc"]))
         expected = fault["msg"].removeprefix("Input should be ").removeprefix("a valid ")
-        raise InputError(
-            f"{where}, field {name}: found {shorten(fault['input'])}, expected {expected}"
-        ) from None
+        value = "nothing" if fault["type"] == "missing" else shorten(fault["input"])
+        raise InputError(f"{where}, field {name}: found {value}, expected {expected}") from None
 
 
 def with_new_items(items: Items, new: Sequence[NewItem]) -> Items:

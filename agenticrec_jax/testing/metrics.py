@@ -2,7 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 
-CLOCK = ("engine/", "seconds/", "time_share/", "tokens_per_s")  # prefixes of metrics of time
+CLOCK = (
+    "engine/",
+    "goodput/",
+    "seconds/",
+    "time_share/",
+    "tokens_per_s",
+)  # prefixes of metrics of time
 
 
 def timeless(lines: Sequence[Mapping]) -> list[dict]:

@@ -30,6 +30,7 @@ from agenticrec_jax.training.groups import GroupWeighting
 from agenticrec_jax.training.learner import TrainState, Update, init_state, make_update
 from agenticrec_jax.training.packing import Packing
 from agenticrec_jax.training.references import Scorer
+from agenticrec_jax.training.rollout_log import RolloutLog
 from agenticrec_jax.training.tasks import ranking_tasks
 from agenticrec_jax.training.validation import Validation
 from agenticrec_jax.types import SAMPLED
@@ -101,6 +102,7 @@ class TinyStage:
         directory: Path,
         checkpoints: Checkpoints | None = None,
         validation: Validation | None = None,
+        rollout_log: RolloutLog | None = None,
         **changes: Any,
     ) -> TinyRun:
         """Runs the stage from the first weights.
@@ -109,6 +111,7 @@ class TinyStage:
           directory: directory of the metrics.
           checkpoints: where the run is saved, and resumed from.
           validation: validation between steps.
+          rollout_log: records groups of rollouts.
           changes: other values of fields of the stage, such as ``steps=1``.
         """
         seen: list[Trajectory] = []
@@ -128,6 +131,7 @@ class TinyStage:
                 writer=writer,
                 checkpoints=checkpoints,
                 score=self.score,
+                rollout_log=rollout_log,
                 validation=validation,
             )
         leaves = [to_host(leaf) for leaf in jax.tree.leaves(state.params)]

@@ -3,7 +3,7 @@
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import jax
 import rich
@@ -15,14 +15,17 @@ from agenticrec_jax.parallel.multihost import allgather, is_main
 from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.runtime.console import print_line
 from agenticrec_jax.runtime.finite import expect_finite
+from agenticrec_jax.runtime.goodput import Goodput
 from agenticrec_jax.runtime.metric_logging import Metric, MetricsWriter, mean_of
+from agenticrec_jax.runtime.profiling import Trace
 from agenticrec_jax.runtime.progress import Progress
 from agenticrec_jax.runtime.termination import Dropped, Termination, save_and_end
 from agenticrec_jax.training.collapse import collapses
 from agenticrec_jax.training.learner import TrainState
 from agenticrec_jax.training.validation import Validation
 
-_ENDED = "ended"  # the key of the sentence in ``carried``
+_ENDED = "ended"  # keys in ``carried``: the sentence of an early end, and the time that was spent
+_GOODPUT = "goodput"
 
 
 class StepHooks:
@@ -54,6 +57,8 @@ class StepHooks:
       carried: JSON values that every checkpoint stores beside the arrays, and that a resumed run
         gets back: what later steps need of earlier ones. A step changes them after its rollouts,
         since a step that is dropped while it rolls out must leave them as they were.
+      goodput: how the time of the stage is spent. What droppable work takes counts as rollout, what
+        follows until `after_step` as update.
     """
 
     def __init__(
@@ -78,6 +83,8 @@ class StepHooks:
         self._stop = stop
         self._warned: set[str] = set()
         self.carried: dict[str, Any] = {}
+        self.goodput = Goodput()
+        self._trace = Trace(writer.workdir, stage)
 
     @property
     def ended(self) -> bool:
@@ -107,11 +114,15 @@ class StepHooks:
         )
         if self.ended:
             self._print_end()
+        self._start = start
+        self.goodput.begin(self.carried.get(_GOODPUT, {}))
         return state, self._steps if self.ended else start
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._progress)
+            stack.callback(self._trace.close)
+            self._trace.before(self._start + 1)
             self._termination = stack.enter_context(Termination())
             self._stack = stack.pop_all()
         return self
@@ -130,8 +141,8 @@ class StepHooks:
             with self._termination.dropping():
                 yield
         except Dropped:
-            self._writer.flush()
-            save_and_end(self._stage, step, state, self._checkpoints, self.carried)
+            self._save_and_end(step, state)
+        self.goodput.lap("rollout")
 
     def after_step(
         self, step: int, state: TrainState, metrics: dict[str, Metric], note: str = ""
@@ -148,6 +159,7 @@ class StepHooks:
           Terminated: SIGTERM came; what is done is saved.
           Diverged: the loss or a parameter is not finite. Nothing of the step is written.
         """
+        self.goodput.lap("update")
         # Before anything is written: a best checkpoint and a line of metrics count as written too.
         where = f"stage {self._stage}, step {step}"
         loss = mean_of(metrics.get("loss", 0.0))  # a step that was skipped has none
@@ -160,6 +172,8 @@ class StepHooks:
         if self._validation and (last or self._validation.due(step, self._steps)):
             resumable = self._checkpoints.steps if self._checkpoints else ()
             metrics = metrics | self._validation(step, state, resumable)
+        self.goodput.lap(None)
+        metrics = metrics | self.goodput.metrics()
         # Metrics before the checkpoint: a kill between the two leaves a line that ``resume`` cuts.
         # In the other order a committed step could lack its line.
         self._lines.append(self._writer.write(self._stage, step, metrics))
@@ -173,11 +187,19 @@ class StepHooks:
             self._print_end()
         if self._checkpoints and (step % self._save_every == 0 or last):
             self._writer.flush()
+            self.carried[_GOODPUT] = self.goodput.stored()
             self._checkpoints.save(step, state, self.carried)
+            self.goodput.lap("checkpoint")
+        self._trace.after(step)
         # Asked in every step on every process, since the answer is exchanged between them.
         if self._termination.due():
-            self._writer.flush()
-            save_and_end(self._stage, step, state, self._checkpoints, self.carried)
+            self._save_and_end(step, state)
+        self._trace.before(step + 1)
+
+    def _save_and_end(self, step: int, state: TrainState) -> NoReturn:
+        self._writer.flush()
+        self.carried[_GOODPUT] = self.goodput.stored()
+        save_and_end(self._stage, step, state, self._checkpoints, self.carried)
 
     def _reason_to_end(self, metrics: Mapping[str, Metric]) -> str | None:
         """Returns why the stage ends with a step of these metrics; None if it goes on."""

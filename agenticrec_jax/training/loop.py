@@ -27,6 +27,7 @@ from agenticrec_jax.training.learner import TrainState, Update
 from agenticrec_jax.training.packing import Packing, pack
 from agenticrec_jax.training.plans import plan_counts, plan_metrics
 from agenticrec_jax.training.references import ReferencePolicy, Scorer
+from agenticrec_jax.training.rollout_log import RolloutLog
 from agenticrec_jax.training.step_metrics import (
     engine_metrics,
     progress_note,
@@ -91,6 +92,7 @@ def reinforce(
     checkpoints: Checkpoints | None = None,
     score: Scorer | None = None,
     validation: Validation | None = None,
+    rollout_log: RolloutLog | None = None,
 ) -> TrainState:
     """Runs a stage from the newest checkpoint, or from ``state`` without one.
 
@@ -112,6 +114,7 @@ def reinforce(
       score: see `logprobs.make_scorer`. With it every micro-batch gets log-probs of the reference
         policy: the weights in ``state`` as it is given, whether the run is resumed or not.
       validation: scores the state on its schedule.
+      rollout_log: records groups of rollouts; None for none.
 
     Returns:
       The state after the last step.
@@ -162,6 +165,8 @@ def reinforce(
         stop=stop if stage.stop_spread else None,
     )
     state, start = hooks.resume(state)
+    if rollout_log:
+        rollout_log.resume(start)
     with hooks:
         for step in range(start, stage.steps):
             began = time.perf_counter()
@@ -179,6 +184,8 @@ def reinforce(
                         telemetry=dict(engine.telemetry),
                     )
             sampled = time.perf_counter()
+            waited = rollouts.telemetry["tool_wait_seconds"]
+            hooks.goodput.move(waited, source="rollout", target="tools")
             plans = plan_counts(rollouts.trajectories)
             if stage.weighting.plan_bonus:
                 hooks.carried["plans"] = sum(plans, Counter(hooks.carried.get("plans", {})))
@@ -190,6 +197,8 @@ def reinforce(
                 counts=hooks.carried.get("plans"),
                 spelling=spelling,
             )
+            if rollout_log:
+                rollout_log.write(step + 1, rollouts, groups)
             batches = pack(groups, stage.packing)
             if reference:
                 batches = [reference(batch) for batch in batches]
@@ -207,7 +216,7 @@ def reinforce(
             metrics |= learner_metrics
             metrics |= time_metrics(
                 rollout=sampled - began,
-                tools=rollouts.telemetry["tool_wait_seconds"],
+                tools=waited,
                 update=updated - sampled,
                 sampled=metrics["sampled_tokens"][0],
             )

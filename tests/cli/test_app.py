@@ -110,9 +110,9 @@ def test_an_interrupt_ends_quietly_and_a_fault_of_ours_keeps_its_traceback(progr
     assert fault.returncode == 1 and "Traceback" in fault.stderr
 
 
-def test_a_run_that_sigterm_ended_says_where_it_stands_and_succeeds(program):
+def test_a_run_that_sigterm_ended_says_where_it_stands_and_asks_to_be_started_again(program):
     ended = start(program, "--count=11")
-    assert (ended.returncode, ended.stderr) == (0, "")
+    assert (ended.returncode, ended.stderr) == (app.TERMINATED, "")
     assert ended.stdout.endswith("stopped by SIGTERM, step 3 is saved; the same command goes on\n")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -93,4 +94,13 @@ def test_a_program_says_its_devices(capsys):
     count = len(jax.devices())
     assert capsys.readouterr().out == (
         f"devices: {count} x {jax.devices()[0].device_kind} ({jax.default_backend()})\n"
+    )
+
+
+def test_a_program_with_a_mesh_says_it_and_the_versions(capsys):
+    app.print_devices({"data": 2, "fsdp": 4})
+    _, mesh, versions = capsys.readouterr().out.splitlines()
+    assert mesh == "mesh: data 2 x fsdp 4"
+    assert (
+        f"jax {jax.__version__}" in versions and f"python {platform.python_version()}" in versions
     )

@@ -8,7 +8,6 @@ import pytest
 from agenticrec_jax.runs import default_config
 from tests.docs.pages import ROOT, blocks, name, pages
 
-SCRIPTS = {"tpu_pod.sh": "train_policy", "gpu.sh": "train_policy"}
 SHARED = ROOT / "agenticrec_jax" / "cli" / "app.py"
 
 
@@ -18,24 +17,34 @@ def commands(page) -> list[tuple[str, list[str]]]:
     lines = [block.text.replace("\\\n", " ") for block in blocks(page) if block.language == "bash"]
     prose = re.sub(r"^```.*?^```$", "", text, flags=re.S | re.M)
     lines += [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose)]
-    return [command for line in "\n".join(lines).splitlines() if (command := parsed(line))]
+    return [command for line in "\n".join(lines).splitlines() for command in parsed(line)]
 
 
-def parsed(line: str) -> tuple[str, list[str]] | None:
-    """The program and the flags of a command line; None if it runs no program of ours."""
+def parsed(line: str) -> list[tuple[str, list[str]]]:
+    """The program and the flags of a command line; none if it runs no program of ours.
+
+    Behind ``--`` of a launcher stand the flags of another program.
+    """
     try:
         words = shlex.split(line)
     except ValueError:
-        return None
+        return []
+    words, launched = split_at(words, "--")
     program = None
     for before, word in zip(["", *words], words, strict=False):
         name = word.removeprefix("experiments.")
         called = (before == "-m" and name != word) or before == "agenticrec"
         if called and re.fullmatch(r"[a-z0-9_.]+", name):  # not the JOB of a synopsis
             program = name
-        elif word.rpartition("/")[2] in SCRIPTS and "launch" in word:
-            program = SCRIPTS[word.rpartition("/")[2]]
-    return program and (program, [word for word in words if word.startswith("--")])
+    runs = [(program, words), ("train_policy", launched)] if program == "launch" else []
+    runs = runs or [(program, words)]
+    return [(name, [word for word in run if word.startswith("--")]) for name, run in runs if name]
+
+
+def split_at(words: list[str], mark: str) -> tuple[list[str], list[str]]:
+    """The words before the first mark and those behind it."""
+    at = words.index(mark) if mark in words else len(words)
+    return words[:at], words[at + 1 :]
 
 
 def defined_flags(program: str) -> set[str]:
@@ -72,7 +81,9 @@ def assert_setting(keys: list[str]) -> None:
 def test_commands_are_found():
     programs = {program for page in pages() for program, _ in commands(page)}
     assert {"quickstart", "train_policy", "evaluate", "prepare_data"} <= programs
-    assert parsed("python -m experiments.evaluate --policy=DIR") == ("evaluate", ["--policy=DIR"])
-    assert parsed("agenticrec evaluate --policy=DIR") == ("evaluate", ["--policy=DIR"])
-    assert parsed("agenticrec JOB --flags") is None
+    assert parsed("python -m experiments.evaluate --policy=DIR") == [("evaluate", ["--policy=DIR"])]
+    assert parsed("agenticrec evaluate --policy=DIR") == [("evaluate", ["--policy=DIR"])]
+    assert parsed("agenticrec JOB --flags") == []
+    launched = parsed("agenticrec launch slurm --print -- --stage=rta")
+    assert launched == [("launch", ["--print"]), ("train_policy", ["--stage=rta"])]
     assert "policy" in defined_flags("evaluate") and "polic" not in defined_flags("evaluate")

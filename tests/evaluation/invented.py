@@ -156,3 +156,22 @@ def example_trajectory(example_id, kind="hit", stage="rta_ppr"):
 def example_trajectories(hits=40):
     trajectories = [example_trajectory(i) for i in range(hits)]
     return trajectories + [example_trajectory(100, "miss"), example_trajectory(101, "invalid")]
+
+
+def example_group(step=1, group=0, advantages=(0.5, -0.5), stage="rta"):
+    """A group of training rollouts: a hit, and misses."""
+    first = example_trajectory(200 + step)
+    example = ("example_id", "split", "user", "history", "candidates", "target_number")
+    members = [
+        example_trajectory(200 + step, "miss" if i else "hit") | {"choice": None, "advantage": a}
+        for i, a in enumerate(advantages)
+    ]
+    return {name: first[name] for name in example} | {
+        "stage": stage,
+        "seed": 12,
+        "step": step,
+        "group": group,
+        "task": "rank",
+        "prompt": f"prompt of step {step}",
+        "members": members,
+    }

@@ -1,5 +1,7 @@
 """The report page and the table, on invented results."""
 
+import base64
+import hashlib
 import html
 import html.parser
 import io
@@ -11,6 +13,7 @@ from rich.console import Console
 
 from agenticrec_jax.evaluation import report
 from agenticrec_jax.evaluation.dynamics import dynamics_figures
+from agenticrec_jax.evaluation.viewer import SCRIPT
 from agenticrec_jax.testing.errors import assert_names
 from tests.evaluation.invented import (
     HOSTILE,
@@ -25,7 +28,7 @@ from tests.evaluation.invented import (
 
 
 class Page(html.parser.HTMLParser):
-    """Tags and attributes of a page; ``open`` has the tags that are not closed."""
+    """Tags (``open``: not closed), attributes, and scripts of code and of packed data."""
 
     VOID = {"meta", "link", "img", "br", "hr", "input"}
 
@@ -34,6 +37,8 @@ class Page(html.parser.HTMLParser):
         self.tags = []
         self.attributes = []
         self.open = []
+        self.code = []
+        self.packed = []
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
@@ -41,6 +46,13 @@ class Page(html.parser.HTMLParser):
         self.attributes += attrs
         if tag not in self.VOID:
             self.open.append(tag)
+        if tag == "script":
+            (self.packed if ("type", "application/gzip;base64") in attrs else self.code).append("")
+            self.script = self.packed if dict(attrs) else self.code
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "script":
+            self.script[-1] += data
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
@@ -62,11 +74,30 @@ def page(tmp_path_factory):
 def test_the_page_is_complete_and_loads_no_other_file(page):
     parsed = Page(page)
     assert parsed.open == []
-    assert not {"script", "link", "img", "iframe", "object"} & set(parsed.tags)
+    assert not {"link", "img", "iframe", "object"} & set(parsed.tags)
     outside = [(k, v) for k, v in parsed.attributes if k in ("src", "href", "xlink:href")]
     assert outside == []
-    assert "http" not in page and "@import" not in page and "url(" not in page
+    assert "://" not in page and "@import" not in page and "url(" not in page
     assert "prefers-color-scheme: dark" in page
+
+
+def runs_its_own_script_alone(text):
+    """Returns whether the viewer is all that a page runs and lets run."""
+    parsed = Page(text)
+    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+    (policy,) = (v for k, v in parsed.attributes if k == "content" and "default-src" in v)
+    return (
+        parsed.code == [SCRIPT]
+        and all(re.fullmatch(r"[A-Za-z0-9+/=\s]*", packed) for packed in parsed.packed)
+        and not [name for name, _ in parsed.attributes if name.startswith("on")]
+        and policy.startswith(f"default-src 'none'; script-src 'sha256-{digest}';")
+    )
+
+
+def test_the_page_runs_the_viewer_alone(page):
+    assert runs_its_own_script_alone(page)
+    assert not runs_its_own_script_alone(page.replace("</main>", "<script>x</script></main>"))
+    assert not runs_its_own_script_alone(page.replace("</main>", "<b onclick='x'></b></main>"))
 
 
 def test_the_table_shows_each_row_with_its_interval(page):
@@ -191,7 +222,7 @@ def test_text_from_data_stays_text(tmp_path, field):
         results["rows"][0]["name"] = HOSTILE
     report.write_report(tmp_path / "page.html", results, {0: example_curves()}, [bad])
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert "script" not in Page(text).tags
+    assert runs_its_own_script_alone(text)
     assert text.count("&lt;script&gt;alert(") >= 2  # the configuration and the field
 
 

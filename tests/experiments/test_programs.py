@@ -17,7 +17,7 @@ LONGEST = 150
 SETTINGS = flat_settings(dataclasses.asdict(RunConfig()))
 PROGRAMS = jobs()
 FLAGS = "DEFINE_"
-APP_RUN = r"    app\.run\(main(, arguments=\[.+\])?\)\n$"
+APP_RUN = r"    app\.run\(main(, arguments=\[.+\])?(, rest=True)?\)\n$"
 # Runs ``python -m experiments.NAME --help`` for each name, in one process, since most of a
 # program's start are the imports that they share. The flags of a program go when it has ended.
 HELP = """

@@ -24,6 +24,15 @@ def test_given_buckets_end_in_the_whole():
     assert config.windows() == (64, 96, config.columns)
 
 
+def test_pages_are_whole_in_every_window():
+    config = EngineConfig(**SIZES, window_buckets=(64, 100), page_tokens=32)
+    assert config.windows() == (64, 128, config.columns) and config.columns % 32 == 0
+    row = 50 + 70  # 4 pages of 32, and the one of a prompt that is held
+    assert config.pool_pages(1) == 24 * 5 and config.pool_pages(2) == 12 * 5
+    assert EngineConfig(**SIZES, page_tokens=32, pages=10).pool_pages(2) == 5
+    assert config.columns >= row + 32 and EngineConfig(**SIZES).pool_pages(1) == 0
+
+
 @pytest.mark.parametrize(
     "change, expected",
     [
@@ -40,6 +49,8 @@ def test_given_buckets_end_in_the_whole():
         ({"tool_timeout": float("inf")}, [f"{threading.TIMEOUT_MAX:.0f}"]),
         ({"window_buckets": (32,)}, ["decode_steps 32"]),
         ({"cache_dtype": "int4"}, ["float32", "bfloat16", "int8"]),
+        ({"page_tokens": 24}, ["16", "32", "64", "128"]),
+        ({"pages": 100}, ["0 where page_tokens is 0"]),
     ],
 )
 def test_a_bad_size_is_refused(change, expected):

@@ -88,7 +88,7 @@ class NamedPolicy:
 
 
 def test_transcripts_are_written_seed_by_seed(tmp_path, monkeypatch):
-    """In the order of evaluation; the report shows those of the last stage."""
+    """In the order of evaluation; the report has all of them, and the groups of each seed."""
     results = EvaluationResults([SimpleNamespace(user=user) for user in (4, 9)], log=None)
     results.trajectories = {"warm_start": ["w0", "w1"]}
     for name in ("rta", "rta_ppr"):
@@ -100,7 +100,7 @@ def test_transcripts_are_written_seed_by_seed(tmp_path, monkeypatch):
     monkeypatch.setattr(
         experiment,
         "transcript",
-        lambda trajectory, example, log, tokenizer, stage, seed: {
+        lambda trajectory, example, log, tokenizer, stage, seed, popularity: {
             "stage": stage,
             "seed": seed,
             "id": trajectory,
@@ -110,12 +110,19 @@ def test_transcripts_are_written_seed_by_seed(tmp_path, monkeypatch):
     monkeypatch.setattr(
         experiment,
         "write_report",
-        lambda path, written, curves, last, seed: report.update(last=last, seed=seed),
+        lambda path, written, curves, trajectories, groups, drawn_row, seed: report.update(
+            trajectories=trajectories, groups=groups, drawn_row=drawn_row, seed=seed
+        ),
     )
+    monkeypatch.setattr(experiment, "item_counts", lambda log, fit_range: [])
+    for seed, stage in ((5, "ppr"), (3, "rta"), (5, "rta")):
+        directory = tmp_path / f"seed_{seed}" / stage
+        directory.mkdir(parents=True)
+        (directory / "rollouts.jsonl").write_text(f'{{"of": "{stage} {seed}"}}\n')
     run = SimpleNamespace(
         config=RunConfig(),
         workdir=tmp_path,
-        data=SimpleNamespace(log=None),
+        data=SimpleNamespace(log=None, splits=SimpleNamespace(fit_range_b=None)),
         policy=SimpleNamespace(tokenizer=None),
         protocol=lambda split, seeds, examples: {"seeds": seeds, "examples": examples},
     )
@@ -127,8 +134,9 @@ def test_transcripts_are_written_seed_by_seed(tmp_path, monkeypatch):
     assert [record["id"] for record in records] == seeds
     assert [record["user"] for record in records] == [4, 9] * 5
     assert [record["seed"] for record in records] == [None, None, *[3] * 4, *[5] * 4]
-    assert [record["id"] for record in report["last"]] == [f"rta_ppr{i}" for i in range(4)]
-    assert report["seed"] == 3
+    assert report["trajectories"] == records
+    assert [group["of"] for group in report["groups"]] == ["rta 3", "rta 5", "ppr 5"]
+    assert report["drawn_row"] == "rta_ppr" and report["seed"] == 3
     written = json.loads((tmp_path / "results.json").read_text())
     assert written["protocol"] == {"seeds": [3, 5], "examples": 2}
     assert written["preferences"] == []

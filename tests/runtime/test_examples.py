@@ -4,9 +4,9 @@ import doctest
 
 import pytest
 
-from agenticrec_jax.runtime import checkpoints, console, metric_logging, progress
+from agenticrec_jax.runtime import checkpoints, console, goodput, metric_logging, progress
 
-MODULES = [checkpoints, console, metric_logging, progress]
+MODULES = [checkpoints, console, goodput, metric_logging, progress]
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)

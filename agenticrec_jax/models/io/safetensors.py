@@ -26,6 +26,7 @@ _DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 _WEIGHTS = ("F64", "F32", "BF16", "F16")
 _NUMPY = {"F64": "float64"} | {name: dtype for dtype, name in _DTYPES.items()}
 _ROWS = 4096  # compared at once
+_CHECKED = 2**20  # numbers that are checked at once
 _DAMAGED = (ValueError, TypeError, KeyError, AttributeError, RecursionError)  # of a header
 _PIECE_BYTES = 32 * 2**20  # of a tensor in a bucket that are read at once
 
@@ -185,6 +186,17 @@ class _BucketFile:
         return self._tensors[name].whole()
 
 
+def _is_finite(tensor: np.ndarray) -> bool:
+    """Whether all numbers are finite: those that are not have every bit of infinity's exponent.
+
+    NumPy's own check is slow for bfloat16 and float16.
+    """
+    exponent = np.array(np.inf, tensor.dtype).view(f"u{tensor.itemsize}")
+    bits = tensor.reshape(-1).view(exponent.dtype)
+    pieces = (bits[i : i + _CHECKED] for i in range(0, len(bits), _CHECKED))
+    return not any((piece & exponent == exponent).any() for piece in pieces)
+
+
 class Reader:
     """Reads tensors by name from ``<stem>.safetensors``, or from the shard files of its index.
 
@@ -212,15 +224,20 @@ class Reader:
         """Reads one tensor.
 
         Raises:
-          InputError: names file and tensor, if it is missing, or has another shape or a dtype that
-            weights do not have.
+          InputError: names file and tensor, if it is missing, has another shape or a dtype that
+            weights do not have, or holds a NaN or an infinity.
         """
         path = self._locate(name)
         # Opened for each tensor: an open file would keep every page that was read.
         with self._opened(path, name) as file:
             self._check(path, file, name, shape)
             self._read.add((path, name))
-            return file.get_tensor(name)
+            tensor = file.get_tensor(name)
+        if not _is_finite(tensor):
+            raise InputError(
+                f"{path}: found a NaN or an infinity in tensor {name}, expected finite numbers"
+            )
+        return tensor
 
     def expect(self, name: str, shape: tuple[int, ...]) -> None:
         """Checks name, shape and dtype of a tensor without reading it; InputError as in `read`."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 from flax import nnx
@@ -15,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.models.config import Qwen3Config
+from agenticrec_jax.models.io import safetensors
 from agenticrec_jax.models.io.huggingface import load_policy
 from agenticrec_jax.models.io.peft import load_adapters, read_adapter_config
 from agenticrec_jax.models.io.safetensors import Reader
@@ -257,6 +259,28 @@ def test_weights_have_the_dtypes_of_weights(dtype, copy):
     else:
         sentence = refused(load_policy, policy)
         assert_names(sentence, "model.norm.weight", "dtype", "BF16")
+
+
+@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("place", [0, 7, -1])
+def test_weights_that_are_not_finite_are_refused(dtype, place, copy, monkeypatch):
+    monkeypatch.setattr(safetensors, "_CHECKED", 5)  # numbers at once
+    name, policy = "model.norm.weight", copy(TIED)
+    largest = min(ml_dtypes.finfo(dtype).max, ml_dtypes.finfo(np.float32).max)
+
+    def plant(value):
+        def change(tensors):
+            tensors[name] = tensors[name].astype(dtype)
+            tensors[name][place] = value
+
+        edited(policy, change)
+
+    for value in (largest, -largest, ml_dtypes.finfo(dtype).smallest_subnormal):
+        plant(value)
+        load_policy(policy)
+    for value in (np.nan, np.inf, -np.inf):
+        plant(value)
+        assert_names(refused(load_policy, policy), name, "model.safetensors", "finite")
 
 
 INDEX_VALUES = VALUES | st.sampled_from(

@@ -1,0 +1,1 @@
+"""Launchers: the files and commands that start a program on pods and clusters."""

@@ -1,0 +1,1 @@
+"""Recommendations over HTTP: an ASGI application on a `Recommender`; needs the extra ``serve``."""
