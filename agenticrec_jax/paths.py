@@ -59,11 +59,12 @@ def as_path(path: str | os.PathLike, where: str = "path") -> Path:
         raise InputError(f"{where}: found {text!r}, expected a path in UTF-8") from error
     if _SCHEME.match(text):
         return _bucket_path(text, where)
-    if _LIKE_BUCKETS.match(text):
-        raise InputError(f"{where}: found {text!r}, expected another directory or {BUCKET}bucket")
     expanded = os.path.expanduser(text)
     if text.startswith("~") and expanded == text:
         raise InputError(f"{where}: found {text!r}, expected a known home directory")
+    place = os.path.abspath(expanded)
+    if _LIKE_BUCKETS.match(place):
+        raise InputError(f"{where}: found {place!r}, expected another directory or {BUCKET}bucket")
     return Path(expanded)
 
 

@@ -23,7 +23,7 @@ from absl import flags
 from agenticrec_jax.cli import app
 from agenticrec_jax.cli.configs import define_config
 from agenticrec_jax.errors import InputError, expect
-from agenticrec_jax.paths import Appender, Path
+from agenticrec_jax.paths import Appender, Path, make_directory
 from agenticrec_jax.runs import run_config
 from agenticrec_jax.runtime.phases import phase
 from agenticrec_jax.serving import Recommender
@@ -87,6 +87,7 @@ def main(argv: Sequence[str]) -> None:
     with contextlib.ExitStack() as stack:
         trajectories = None
         if _TRAJECTORIES.value:
+            make_directory(Path(_TRAJECTORIES.value).parent, "flag --trajectories")
             trajectories = stack.enter_context(Appender(_TRAJECTORIES.value))
         serve(make_app(recommender, limits, api_key=key, trajectories=trajectories), bound)
     print("ended: all requests are answered", flush=True)

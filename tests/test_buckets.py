@@ -22,7 +22,7 @@ from agenticrec_jax.data.loader import first_samples, write_samples
 from agenticrec_jax.data.prepared import PREPARED_INTERACTIONS, PREPARED_ITEMS
 from agenticrec_jax.models.io import safetensors as weight_files
 from agenticrec_jax.models.io.huggingface import load_policy, save_policy
-from agenticrec_jax.paths import as_path, glob, is_file, make_directory, write_whole
+from agenticrec_jax.paths import as_path, glob, is_file, make_directory, upload, write_whole
 from agenticrec_jax.reproduction.logs import find_log
 from agenticrec_jax.runs import run_config
 from agenticrec_jax.runs.policy import weights_hash
@@ -46,11 +46,6 @@ TINY = ROOT / "tests" / "oracles" / "tiny_qwen3"
 def folder(bucket, tmp_path):
     """A folder in the bucket that no other test uses."""
     return as_path(f"{bucket}/{tmp_path.name}")
-
-
-def upload(directory, folder):
-    for file in directory.iterdir():
-        write_whole(folder / file.name, file.read_bytes())
 
 
 def values(model):
@@ -117,13 +112,15 @@ def test_metrics_of_a_bucket_are_cut_and_appended_as_on_a_disk(folder):
         for step in (1, 2, 3):
             writer.write("rta", step, {"loss": 0.5 * step})
         assert [line["step"] for line in writer.lines("rta")] == [1, 2, 3]
+    first = glob(folder / "tensorboard" / "rta", "events*")
+    time.sleep(1.1)  # boards are named by the second
     with MetricsWriter(folder) as writer:
         writer.resume("rta", 1)
         writer.write("rta", 2, {"loss": 7.0})
         writer.flush()  # as before a checkpoint
         assert [line["loss"] for line in read_metrics(folder / FILE_NAME)] == [0.5, 7.0]
-    assert all(is_file(file) for file in glob(folder / "tensorboard" / "rta", "events*"))
-    assert len(glob(folder / "tensorboard" / "rta", "events*")) >= 1
+    boards = glob(folder / "tensorboard" / "rta", "events*")
+    assert len(boards) > len(first) >= 1 and all(is_file(file) for file in boards)
 
 
 def test_checkpoints_in_a_bucket_fall_back_and_resume(folder, caplog):

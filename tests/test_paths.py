@@ -48,6 +48,15 @@ def test_an_unknown_address_is_refused_before_a_directory_is_made(monkeypatch, t
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("path", ["run", "~/run", "../me/run"])
+def test_a_place_that_is_spelled_as_an_address_is_refused(monkeypatch, path):
+    """A file system may be mounted there, and the working directory or the home lie in it."""
+    monkeypatch.setenv("HOME", "/s3/me")
+    monkeypatch.setattr(os, "getcwd", lambda: "/gs/me")
+    place = {"run": "/gs/me/run", "~/run": "/s3/me/run", "../me/run": "/gs/me/run"}[path]
+    assert_names(refused(as_path, path, "flag --workdir"), "flag --workdir", place)
+
+
 def test_a_bucket_is_refused_where_a_file_has_to_be_here():
     assert_names(refused(local_path, "gs://bucket/a.py", "flag --wheel"), "flag --wheel", "gs://")
 

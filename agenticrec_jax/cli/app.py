@@ -29,9 +29,9 @@ INTERRUPTED = 130
 # Flags that name a file or a directory, here or in a bucket: ``~`` in them is the home.
 PATH_FLAGS = (
     *("workdir", "output", "interactions", "items", "prepared", "policy", "downloads", "users"),
-    *("json", "parquet", "trajectories", "api_key_file"),
+    *("json", "parquet", "api_key_file"),
 )
-LOCAL_FLAGS = ("wheel", "directory")  # that name one on this machine
+LOCAL_FLAGS = ("wheel", "directory", "trajectories")  # that name one on this machine
 
 _COMPILATION_CACHE = flags.DEFINE_string(
     "compilation_cache",

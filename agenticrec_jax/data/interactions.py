@@ -41,6 +41,10 @@ class Items:
     """The catalog, in columns of length I; an item's code is its index.
 
     Unknown values are None, NaN or an empty tuple.
+
+    Attributes:
+      catalog: the items that tools find by id or title, where these have more behind them that
+        only prompts name; None for all.
     """
 
     item_id: tuple[str, ...]
@@ -51,6 +55,7 @@ class Items:
     average_rating: Float32[np.ndarray, "I"]
     description: tuple[str | None, ...]
     year: tuple[int | None, ...]
+    catalog: "Items | None" = None
 
     def __len__(self) -> int:
         return len(self.item_id)

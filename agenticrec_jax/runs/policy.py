@@ -19,7 +19,7 @@ from agenticrec_jax.models.io.peft import save_adapters
 from agenticrec_jax.models.lora import LoraConfig, add_lora, lora_config
 from agenticrec_jax.parallel.mesh import shard_params
 from agenticrec_jax.parallel.multihost import main_writes
-from agenticrec_jax.paths import Path, glob
+from agenticrec_jax.paths import Path, glob, make_directory
 from agenticrec_jax.runs.config import PolicyConfig
 from agenticrec_jax.runtime.finite import expect_finite
 from agenticrec_jax.tokenizers.base import Tokenizer
@@ -112,12 +112,12 @@ def save_policy(policy: Policy, directory: str | os.PathLike) -> None:
     model = nnx.merge(policy.graphdef, policy.params)
     tokenizer = policy.tokenizer
     ends = {"eos_token_id": list(tokenizer.stop_ids), "pad_token_id": tokenizer.pad_id}
-    save_model(model, directory, generation=ends)
-    if lora_config(model):
-        save_adapters(model, Path(directory) / "adapter")
     with main_writes("tokenizer") as writes:
         if writes:
-            tokenizer.save(directory)
+            tokenizer.save(make_directory(directory, "policy directory"))
+    if lora_config(model):
+        save_adapters(model, Path(directory) / "adapter")
+    save_model(model, directory, generation=ends)  # last its configuration: see `trained_policy`
 
 
 def weights_hash(path: str | os.PathLike) -> str:

@@ -211,7 +211,10 @@ def checked(kind: type[Checked], value: Any, where: str) -> Checked:
 
 
 def with_new_items(items: Items, new: Sequence[NewItem]) -> Items:
-    """Returns the catalog with new items behind its own."""
+    """Returns the catalog with new items behind its own, found in the prompts with them alone.
+
+    Requests of several clients are answered together, and none may see what another one sent.
+    """
     if not new:
         return items
     prices = [np.nan if item.price is None else item.price for item in new]
@@ -224,6 +227,7 @@ def with_new_items(items: Items, new: Sequence[NewItem]) -> Items:
         average_rating=np.pad(items.average_rating, (0, len(new)), constant_values=np.nan),
         description=items.description + tuple(item.description for item in new),
         year=items.year + tuple(item.year for item in new),
+        catalog=items,
     )
 
 

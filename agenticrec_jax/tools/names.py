@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from rapidfuzz import fuzz
 
+from agenticrec_jax.data.interactions import Items
 from agenticrec_jax.tools.base import AsOfView
 from agenticrec_jax.tools.text import ELLIPSIS, cut
 from agenticrec_jax.tools.titles import most_similar, title_index
@@ -58,7 +59,7 @@ def address(view: AsOfView, item: int) -> str | None:
 
 def listed(view: AsOfView, item: int, words: int) -> str:
     """Returns an item's entry in a list: the cut title, or `called` if others have that title."""
-    if len(view.items.codes_of_title[view.items.title_key[item]]) > 1:
+    if _shares_title(view, item):
         return called(view, item, words)
     return cut(view.items.title[item], words)
 
@@ -70,7 +71,7 @@ def called(view: AsOfView, item: int, words: int) -> str:
     """
     title = cut(view.items.title[item], words)
     known = address(view, item)
-    if known is None and len(view.items.codes_of_title[view.items.title_key[item]]) > 1:
+    if known is None and _shares_title(view, item):
         known = f"id {view.items.item_id[item]}"
     return f"{known} {title}" if known else title
 
@@ -108,6 +109,21 @@ def no_item(view: AsOfView, resolved: Resolved, words: int) -> str:
     return f"{count} named {resolved.label or 'nothing'}; close: {close or 'none'}"
 
 
+def _in_prompt(view: AsOfView) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(view.candidates + view.history))
+
+
+def _catalog(view: AsOfView) -> Items:
+    """Returns the items that are found outside the prompt; each has the code that it has there."""
+    return view.items.catalog or view.items
+
+
+def _shares_title(view: AsOfView, item: int) -> bool:
+    titles = view.items.title_key
+    others = {i for i in _in_prompt(view) if titles[i] == titles[item]}
+    return len(others.union(_catalog(view).codes_of_title.get(titles[item], ()))) > 1
+
+
 def _by_address(view: AsOfView, text: str) -> int | None:
     for pattern, items in ((_CANDIDATE, view.candidates), (_HISTORY, view.history)):
         match = pattern.fullmatch(text)
@@ -118,17 +134,20 @@ def _by_address(view: AsOfView, text: str) -> int | None:
 
 def _by_id(view: AsOfView, text: str) -> int | None:
     match = _ID.fullmatch(text)
-    return view.items.code.get(match[1]) if match else None
+    if not match:
+        return None
+    ids = {view.items.item_id[item]: item for item in _in_prompt(view)}
+    return ids.get(match[1], _catalog(view).code.get(match[1]))
 
 
 def _by_title(view: AsOfView, text: str) -> tuple[int | None, tuple[int, ...]]:
     """Returns the item of a title, or None and the items to suggest."""
     titles = view.items.title_key
-    in_prompt = tuple(dict.fromkeys(view.candidates + view.history))
+    in_prompt = _in_prompt(view)
     exact = [item for item in in_prompt if titles[item] == text]
     if exact:
         return exact[0], ()
-    exact = view.items.codes_of_title.get(text, ())
+    exact = _catalog(view).codes_of_title.get(text, ())
     if exact:
         return (exact[0], ()) if len(exact) == 1 else (None, exact[:SUGGESTIONS])
     prefix = text.removesuffix(ELLIPSIS)
@@ -145,7 +164,7 @@ def _by_similarity(
     """Returns the item whose title ``text`` misspells, or None and the items to suggest."""
     titles = view.items.title_key
     near = most_similar(text, {item: titles[item] for item in in_prompt}, 3, CLOSE)
-    near += title_index(view.items).nearest(text, 3, CLOSE)
+    near += title_index(_catalog(view)).nearest(text, 3, CLOSE)
     close = tuple(dict.fromkeys(item for _, item in near))
     for item in close:
         if fuzz.ratio(text, titles[item]) >= SURE:

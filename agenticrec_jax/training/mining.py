@@ -298,9 +298,7 @@ def read_pairs(path: str | os.PathLike, examples: Examples) -> list[HardPair]:
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise InputError(
-            f"{path}: {error.strerror or 'no such file'}, expected a file of pairs"
-        ) from error
+        raise InputError(f"{path}: {error.strerror or error}, expected a file of pairs") from error
     return [_pair(line, examples, f"{path}, line {i}") for i, line in enumerate(lines, 1)]
 
 

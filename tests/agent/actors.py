@@ -46,7 +46,8 @@ class Actor:
                 finish = "stop"
                 break
             reply = respond(request, member, ids)
-            reply.on_accept()
+            if reply.on_accept is not None:
+                reply.on_accept()
             ids += reply.ids
             origin += [OBSERVATION] * len(reply.ids)
             if reply.finish:

@@ -2,6 +2,7 @@ import pytest
 
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import make_items, make_log
+from agenticrec_jax.serving.requests import NewItem, with_new_items
 from agenticrec_jax.tools.base import AsOfView
 from agenticrec_jax.tools.names import address, called, listed, no_item, resolve
 
@@ -17,11 +18,11 @@ TITLES = (
 )
 
 
-def view_of(titles):
-    """History: items 0, 1, 0; candidates 2, 3, 4; items 5 to 7 are only in the catalog."""
+def view_of(titles, new=(), last=4):
+    """History: items 0, 1, 0; candidates 2, 3, ``last``; items 5 to 7 are only in the catalog."""
     items = make_items([f"i{n}" for n in range(8)], titles)
-    log = make_log(["u"] * 4, [0, 1, 0, 3], [1, 2, 3, 4], items=items)
-    example = RankingExample(3, 0, 3, 4, (0, 1, 0), (2, 3, 4), 3, "test")
+    log = make_log(["u"] * 4, [0, 1, 0, 3], [1, 2, 3, 4], items=with_new_items(items, new))
+    example = RankingExample(3, 0, 3, 4, (0, 1, 0), (2, 3, last), 3, "test")
     return AsOfView(log, example)
 
 
@@ -122,3 +123,22 @@ def test_a_list_tells_the_title_and_tells_items_of_one_title_apart():
     assert entries[6:] == ["id i6 Scotch Magic Tape…", "id i7 Sharpie markers"]
     addresses = [name.split(" Sc")[0].split(" Sh")[0] for name in entries[4:]]
     assert [resolve(view, name, 3).item for name in addresses] == [4, 5, 6, 7]
+
+
+def test_new_items_of_other_requests_cannot_be_found(view):
+    """Items 8 and 9 came with requests that are answered together; this prompt has 9 alone."""
+    secret = NewItem(item_id="n1", title="Glass Dip Pen")
+    own = NewItem(item_id="n2", title="Sharpie Fine Markers")  # as item 7 is called
+    mine = view_of(TITLES, [secret, own], last=9)
+    for name in ("Glass Dip Pen", "glass dip pens", "id n1", "Glass Dip…"):
+        resolved = resolve(mine, name, 4)
+        assert resolved.item is None and 8 not in resolved.close
+    assert resolve(mine, "id n2", 4).item == resolve(mine, "sharpie fine markers", 4).item == 9
+    # Its title is that of an item outside the prompt, which is told apart by its id.
+    assert listed(mine, 7, 4) == called(mine, 7, 4) == "id i7 Sharpie Fine Markers"
+    assert resolve(mine, "id i7", 4).item == 7
+    # What other requests have changes nothing for a prompt without new items.
+    theirs = view_of(TITLES, [secret, own])
+    for name in ("Sharpie Fine Markers", "Sharpie Fine Marker", "id i7", "id n2", "4", "h3"):
+        assert resolve(theirs, name, 4) == resolve(view, name, 4)
+    assert listed(theirs, 7, 4) == listed(view, 7, 4) == "Sharpie Fine Markers"

@@ -132,7 +132,7 @@ class Batches:
                 self._changed.wait_for(lambda: self._jobs or self._closed)
             time.sleep(GATHERED)
             with self._changed:
-                jobs = list(self._jobs)
+                jobs = [job for job in self._jobs if not job.abandoned()]
                 self._jobs.clear()
                 if jobs or self._closed:  # the only ones may have been abandoned
                     return jobs

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from agenticrec_jax.sequential.model import candidate_scores
+from agenticrec_jax.serving import recommender as recommender_module
+from agenticrec_jax.serving.answers import policys_answer
 from agenticrec_jax.serving.http.app import Limits
 from agenticrec_jax.testing.errors import assert_names
 from tests.serving.http.conftest import NUMBERS, TOOL_TIMEOUT, serving
@@ -166,9 +168,14 @@ def test_a_failure_of_the_server_names_its_trace_and_no_more(recommender, log, m
     assert any(failed.json()["trace_id"] in line for line in lines())
 
 
-def test_what_is_not_finite_never_leaves_as_a_number(recommender, log, plant):
-    """A tool's seconds are numbers of ours; arguments are what the policy wrote."""
-    plant(lambda view: f"{np.nan} {np.inf}")
+def test_what_is_not_finite_never_leaves_as_a_number(recommender, log, plant, monkeypatch):
+    """A clock that fails, in the place of any number of ours that is none."""
+    plant(lambda view: "alive")
+    monkeypatch.setattr(recommender_module, "policys_answer", _without_a_clock)
     with serving(recommender) as (_, client):
         response = client.post("/v1/recommend", json={"user": log.user_ids[3]})
-    json.loads(response.text, parse_constant=pytest.fail)
+    assert json.loads(response.text, parse_constant=pytest.fail)["seconds"] is None
+
+
+def _without_a_clock(*arguments, seconds, **options):
+    return policys_answer(*arguments, seconds=np.nan, **options)
