@@ -20,6 +20,7 @@ from agenticrec_jax.cli.configs import load_config
 from agenticrec_jax.cli.ids import listed
 from agenticrec_jax.data.loader import first_samples, write_samples
 from agenticrec_jax.data.prepared import PREPARED_INTERACTIONS, PREPARED_ITEMS
+from agenticrec_jax.evaluation.viewer import write_page
 from agenticrec_jax.models.io import safetensors as weight_files
 from agenticrec_jax.models.io.huggingface import load_policy, save_policy
 from agenticrec_jax.paths import as_path, glob, is_file, make_directory, upload, write_whole
@@ -171,6 +172,18 @@ def test_ids_in_a_bucket_are_listed_by_lines(folder):
 def test_answers_are_written_to_a_bucket(folder):
     write_parquet(folder / "answers.parquet", [])
     assert pl.read_parquet_schema((folder / "answers.parquet").open("rb")) == SCHEMA
+
+
+def test_a_page_in_a_bucket_replaces_its_own_chunks_alone(folder):
+    page, chunks = folder / "page.html", folder / "page_data"
+    names = [f"0-{digit * 16}.js" for digit in "ab"]
+    write_page(page, "small", {})
+    write_page(page, "first", {names[0]: "chunk"})
+    (chunks / "0.js").write_text("another's")
+    for files in ({names[1]: "chunk"}, {}):
+        write_page(page, "later", files)
+        assert sorted(file.name for file in glob(chunks, "*")) == sorted(["0.js", *files])
+    assert page.read_text() == "later"
 
 
 def test_a_log_of_a_paper_s_table_may_be_in_a_bucket(folder, tmp_path):

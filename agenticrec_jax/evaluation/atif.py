@@ -10,7 +10,7 @@ import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import agenticrec_jax
 from agenticrec_jax import strict_json
@@ -30,6 +30,14 @@ _EXTRA = (
 )
 
 
+class SampledTurn(NamedTuple):
+    """A sampled segment, the text of the observation that answers it, and its call."""
+
+    segment: Mapping
+    observation: str | None
+    call: Mapping | None
+
+
 def to_atif(record: Mapping, session: str) -> dict[str, Any]:
     """Returns a trajectory as a document of ATIF 1.7, ready for JSON.
 
@@ -40,7 +48,7 @@ def to_atif(record: Mapping, session: str) -> dict[str, Any]:
     """
     tokens = _turn_tokens(record) if "ids" in record else itertools.repeat(None)
     agent_steps = [
-        _agent_step(*turn, call_id=f"call_{i}", metrics=metrics)
+        _agent_step(turn, call_id=f"call_{i}", metrics=metrics)
         for i, (turn, metrics) in enumerate(zip(_turns(record), tokens, strict=False), start=1)
     ]
     steps = [{"source": "user", "message": _task(record)}, *agent_steps]
@@ -105,7 +113,7 @@ def _task(record: Mapping) -> str:
     return "\n".join(lines)
 
 
-def _turns(record: Mapping) -> Iterator[tuple[Mapping, str | None, Mapping | None]]:
+def _turns(record: Mapping) -> Iterator[SampledTurn]:
     """Yields each sampled segment with the observation that answers it and its call."""
     segments = record["segments"]
     calls = iter(record["calls"])
@@ -117,22 +125,15 @@ def _turns(record: Mapping) -> Iterator[tuple[Mapping, str | None, Mapping | Non
         if following is not None and following["origin"] == "observation":
             (turn,) = turns_of({"segments": [following], "calls": []})
             observation = turn["text"].strip()
-        yield segment, observation, next(calls, None)
+        yield SampledTurn(segment, observation, next(calls, None))
 
 
-def _agent_step(
-    segment: Mapping,
-    observation: str | None,
-    call: Mapping | None,
-    *,
-    call_id: str,
-    metrics: Mapping | None,
-) -> dict[str, Any]:
-    turns = turns_of({"segments": [segment], "calls": [call] if call else []})
+def _agent_step(turn: SampledTurn, *, call_id: str, metrics: Mapping | None) -> dict[str, Any]:
+    call = turn.call
     texts: dict[str, list[str]] = {}
-    for turn in turns:
-        kind = "message" if turn["kind"] in ("answer", "text") else turn["kind"]
-        texts.setdefault(kind, []).append(turn["text"].strip())
+    for piece in turns_of({"segments": [turn.segment], "calls": [call] if call else []}):
+        kind = "message" if piece["kind"] in ("answer", "text") else piece["kind"]
+        texts.setdefault(kind, []).append(piece["text"].strip())
     is_call = call is not None and tool_of(call) != MALFORMED
     if not is_call:  # what was meant as a call is text
         texts.setdefault("message", []).extend(texts.get("tool_call", []))
@@ -149,9 +150,9 @@ def _agent_step(
                 "extra": {name: call.get(name) for name in ("ok", "seconds", "failure")},
             }
         ]
-    if observation is not None:
+    if turn.observation is not None:
         source = {"source_call_id": call_id} if is_call else {}
-        step["observation"] = {"results": [source | {"content": observation}]}
+        step["observation"] = {"results": [source | {"content": turn.observation}]}
     if metrics is not None:
         step["metrics"] = dict(metrics)
     return step

@@ -16,10 +16,10 @@ from agenticrec_jax.errors import InputError, expect
 from agenticrec_jax.evaluation.records import read_trajectories
 from agenticrec_jax.evaluation.report import template
 from agenticrec_jax.evaluation.turns import tool_of
-from agenticrec_jax.evaluation.viewer import viewer_blocks
+from agenticrec_jax.evaluation.viewer import viewer_blocks, write_page
 from agenticrec_jax.metrics.ranking import ndcg_values
 from agenticrec_jax.metrics.significance import paired_difference
-from agenticrec_jax.paths import Path, make_directory, write_whole
+from agenticrec_jax.paths import Path, make_directory
 from agenticrec_jax.runtime.console import print_whole
 
 PREFERRED = ("rta_ppr", "rta", "warm_start", "policy")  # rows that are compared if none is named
@@ -39,6 +39,7 @@ class Comparison(NamedTuple):
 
     Attributes:
       names: of both sides, directory and row.
+      split: of the examples.
       pairs: of trajectories.
       unpaired: trajectories of either side without a partner.
       at: lowest rank that hits.
@@ -46,6 +47,7 @@ class Comparison(NamedTuple):
     """
 
     names: tuple[str, str]
+    split: str
     pairs: list[Pair]
     unpaired: int
     at: int
@@ -58,6 +60,7 @@ def compare_runs(
     *,
     rows: Sequence[str] = (),
     at: int = LIST_LENGTH,
+    split: str | None = None,
 ) -> Comparison:
     """Compares a row of each of two runs, seed by seed: the lowest seeds, the next ones, and so on.
 
@@ -65,18 +68,26 @@ def compare_runs(
       first, second: workdirs of ``quickstart`` or ``evaluate``.
       rows: names of a row of each, or one for both; none: the first of `PREFERRED` in each.
       at: lowest rank that counts as a hit.
+      split: of the examples, see `records.read_trajectories`.
 
     Raises:
-      InputError: a run has no trajectories or not the row, or the two have no example in common or
-        other candidates for one.
+      InputError: a run has no trajectories or not the row, or the two have another split, no
+        example in common or other candidates for one.
     """
     expect(len(rows) <= 2, "flag --rows", ",".join(rows), "one row for both runs, or two")
     expect(1 <= at <= LIST_LENGTH, "flag --at", at, f"a rank from 1 to {LIST_LENGTH}")
     sides = []
     for i, directory in enumerate((first, second)):
         row = rows[min(i, len(rows) - 1)] if rows else None
-        sides.append(_read_row(Path(directory), row))
+        sides.append(_read_row(Path(directory), row, split))
     (name_a, a), (name_b, b) = sides
+    splits = [next(iter(side.values()))["split"] for side in (a, b)]
+    expect(
+        splits[0] == splits[1],
+        f"{second}, split",
+        splits[1],
+        f"{splits[0]} as in {first}; see --split",
+    )
     keys = [key for key in a if key in b]
     if not keys:
         raise InputError(f"{first} and {second}: found no example in both, expected the same ones")
@@ -90,6 +101,7 @@ def compare_runs(
             )
     return Comparison(
         names=(f"{first}: {name_a}", f"{second}: {name_b}"),
+        split=splits[0],
         pairs=pairs,
         unpaired=len(a) + len(b) - 2 * len(pairs),
         at=at,
@@ -97,15 +109,19 @@ def compare_runs(
     )
 
 
-def _read_row(directory: Path, row: str | None) -> tuple[str, dict[tuple[int, int], Mapping]]:
+def _read_row(
+    directory: Path, row: str | None, split: str | None
+) -> tuple[str, dict[tuple[int, int], Mapping]]:
     """Returns a row's name and its trajectories by (index of the seed, example)."""
     by_row: dict[str, list[dict]] = {}
-    for record in read_trajectories(directory):
+    records = read_trajectories(directory, split)
+    for record in records:
         by_row.setdefault(record["stage"], []).append(record)
     if row is None:
         row = next((name for name in PREFERRED if name in by_row), next(iter(by_row)))
     known = ", ".join(by_row)
-    expect(row in by_row, f"{directory}, row", row, f"one of {known}")
+    where = f"{directory}, row of the split {records[0]['split']}"
+    expect(row in by_row, where, row, f"one of {known}")
     records = by_row[row]
     seeds = sorted({record["seed"] for record in records}, key=lambda seed: (seed is None, seed))
     return row, {(seeds.index(r["seed"]), r["example_id"]): r for r in records}
@@ -195,19 +211,19 @@ def stratum(label: str, pairs: Sequence[Pair], at: int) -> dict:
 def write_comparison(path: str | os.PathLike, comparison: Comparison) -> None:
     """Writes the page of a comparison: its tables, and the pairs side by side behind filters."""
     trajectories = [trajectory for pair in comparison.pairs for trajectory in pair]
-    numbered = [(2 * i, 2 * i + 1) for i in range(len(comparison.pairs))]
+    numbered = [
+        (2 * i, 2 * i + 1, change_of(pair, comparison.at))
+        for i, pair in enumerate(comparison.pairs)
+    ]
+    blocks = viewer_blocks(path, trajectories, pairs=numbered)
     make_directory(Path(path).parent)
-    page = template("compare.html").render(
-        comparison=comparison,
-        protocol=comparison.pairs[0].first,
-        viewer=viewer_blocks(path, trajectories, pairs=numbered, facts={"at": comparison.at}),
-    )
-    write_whole(path, page)
+    page = template("compare.html").render(comparison=comparison, viewer=blocks)
+    write_page(path, page, blocks["files"])
 
 
 def print_comparison(comparison: Comparison) -> None:
     """Prints the names of both sides and the tables."""
-    print(f"A = {comparison.names[0]}\nB = {comparison.names[1]}")
+    print(f"A = {comparison.names[0]}\nB = {comparison.names[1]}\nsplit: {comparison.split}")
     if comparison.unpaired:
         print(f"{comparison.unpaired} trajectories have no partner and are left out")
     for title, rows in comparison.tables.items():

@@ -21,9 +21,8 @@ from agenticrec_jax import strict_json
 from agenticrec_jax.evaluation import charts
 from agenticrec_jax.evaluation.dynamics import dynamics_figures
 from agenticrec_jax.evaluation.turns import mark_order, outcome, turns_of
-from agenticrec_jax.evaluation.viewer import viewer_blocks
+from agenticrec_jax.evaluation.viewer import viewer_blocks, write_page
 from agenticrec_jax.metrics.significance import Difference
-from agenticrec_jax.paths import write_whole
 from agenticrec_jax.runtime.console import column_blocks, print_whole
 
 METRICS = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "invalid_rate", "mean_tool_calls")
@@ -136,7 +135,7 @@ def write_report(
     seed: int = 0,
     num_trajectories: int = 8,
 ) -> None:
-    """Writes the page, complete or not at all; large ones with a folder (`viewer.viewer_blocks`).
+    """Writes the page, complete or not at all; large ones with a folder (`viewer.write_page`).
 
     Args:
       path: path of the HTML file.
@@ -154,6 +153,7 @@ def write_report(
     chosen = choose_trajectories(candidates, seed, num_trajectories)
     rows = {row["name"]: row for row in results["rows"]}
     warm_start = rows.get("warm_start", {}).get("ndcg@10")
+    blocks = viewer_blocks(path, trajectories, groups)
     page = template("report.html").render(
         protocol=results.get("protocol", {}),
         rows=_rows(results["rows"]),
@@ -172,9 +172,9 @@ def write_report(
         outcomes=Counter(outcome(t) for t in trajectories),
         seed=seed,
         groups=len(groups),
-        viewer=viewer_blocks(path, trajectories, groups),
+        viewer=blocks,
     )
-    write_whole(path, page)
+    write_page(path, page, blocks["files"])
 
 
 def format_value(value: float | int | None) -> str:

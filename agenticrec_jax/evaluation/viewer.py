@@ -7,20 +7,22 @@ into text nodes, never into HTML, and the page's Content-Security-Policy allows 
 """
 
 import base64
+import contextlib
 import gzip
 import hashlib
 import os
-import shutil
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
 from agenticrec_jax import strict_json
 from agenticrec_jax.evaluation.turns import outcome, tool_of, turns_of
-from agenticrec_jax.paths import Path, is_bucket, make_directory, write_whole
+from agenticrec_jax.paths import Path, glob, is_bucket, make_directory, write_whole
 
 LARGEST_PAGE = 30_000_000  # bytes of packed trajectories in one file
 CHUNK = 256  # trajectories, or groups, of a chunk
+_CHUNK_NAME = re.compile(r"\d+-[0-9a-f]{16}\.js(\.part)?")
 
 SCRIPT = (
     resources.files("agenticrec_jax.evaluation")
@@ -33,43 +35,76 @@ def viewer_blocks(
     path: str | os.PathLike,
     trajectories: Sequence[Mapping],
     groups: Sequence[Mapping] = (),
-    pairs: Sequence[tuple[int, int]] = (),
+    pairs: Sequence[tuple[int, int, str]] = (),
     *,
-    facts: Mapping[str, Any] | None = None,
     largest_page: int = LARGEST_PAGE,
 ) -> dict[str, Any]:
     """Returns what the template ``viewer.html`` needs to show trajectories on a page.
 
-    Chunks that are larger than ``largest_page`` together are written to a folder beside the page,
-    ``<name of the page>_data``, from which the page loads them one by one. Such a folder of an
-    earlier page is deleted.
+    Chunks that are larger than ``largest_page`` together belong into a folder beside the page,
+    ``<name of the page>_data``, from which the page loads them one by one. They are the text by the
+    file's name under ``files``, for `write_page`. Their names have a digest of all of them, so the
+    chunks of an earlier page remain until the new page is there.
 
     Args:
       path: of the page.
       trajectories: lines of ``trajectories.jsonl``, see `agent.transcripts.transcript`.
       groups: lines of ``rollouts.jsonl``, see `training.rollout_log`.
-      pairs: of trajectories that are compared, by their index.
-      facts: further keys of the index.
+      pairs: of trajectories that are compared, by their index, and how the second differs.
       largest_page: bytes of packed chunks that the page itself may hold.
     """
     index, details = _index(trajectories, groups)
-    index |= {"pairs": list(pairs), "chunk": CHUNK} | dict(facts or {})
+    index |= {"pairs": list(pairs), "chunk": CHUNK, "folder": None}
     chunks = [_packed(details[i : i + CHUNK]) for i in range(0, len(details), CHUNK)]
-    folder = Path(path).parent / f"{Path(path).stem}_data"
-    if not is_bucket(folder):
-        shutil.rmtree(folder, ignore_errors=True)
     beside = sum(map(len, chunks)) > largest_page
+    files = {}
     if beside:
-        make_directory(folder)
-        for number, chunk in enumerate(chunks):
-            write_whole(folder / f"{number}.js", f'viewerChunk({number}, "{chunk}");\n')
-    index["folder"] = folder.name if beside else None
+        digest = hashlib.sha256("\n".join(chunks).encode()).hexdigest()[:16]
+        index |= {"folder": _folder(path).name, "digest": digest}
+        files = {
+            f"{number}-{digest}.js": f'viewerChunk({number}, "{chunk}");\n'
+            for number, chunk in enumerate(chunks)
+        }
     return {
         "index": _packed(index),
         "chunks": [] if beside else chunks,
+        "files": files,
         "script": SCRIPT,
         "policy": _policy(beside),
     }
+
+
+def write_page(path: str | os.PathLike, page: str, files: Mapping[str, str]) -> None:
+    """Writes a page with the chunks beside it, then deletes those of an earlier page.
+
+    Nothing else in the folder is deleted, and the folder only if it is empty then. A process that
+    is killed leaves the old page or the new one, with its chunks.
+
+    Args:
+      path: of the page.
+      page: its text.
+      files: of its folder, see `viewer_blocks`.
+    """
+    folder = _folder(path)
+    if files:
+        make_directory(folder)
+    for name, text in files.items():
+        write_whole(folder / name, text)
+    write_whole(path, page)
+    stale = [
+        file
+        for file in glob(folder, "*")
+        if _CHUNK_NAME.fullmatch(file.name) and file.name not in files
+    ]
+    with contextlib.suppress(OSError):  # as for a folder that also holds other files
+        for file in stale:
+            file.unlink()
+        if stale and not is_bucket(folder):
+            os.rmdir(folder)
+
+
+def _folder(path: str | os.PathLike) -> Path:
+    return Path(path).parent / f"{Path(path).stem}_data"
 
 
 def _policy(beside: bool) -> str:

@@ -257,10 +257,49 @@ def test_a_folder_beside_a_large_page_is_read_from_disk(tmp_path, open_page, mon
     opened.search("purple stapler")
     opened.count(1)
     assert opened.faults == []
-    (tmp_path / "my run #1_data" / "0.js").unlink()
+    (chunk,) = (tmp_path / "my run #1_data").glob("0-*.js")
+    chunk.unlink()
     broken = open_page()
     broken.page.goto(page.as_uri() + "#trajectory=warm_start,,0")
-    broken.page.locator(".failed", has_text="0.js is missing").wait_for()
+    broken.page.locator(".failed", has_text=f"{chunk.name} is missing").wait_for()
+
+
+def test_a_chunk_that_is_missing_later_is_said_and_asked_for_again(
+    tmp_path, open_page, monkeypatch
+):
+    monkeypatch.setattr(viewer, "CHUNK", 64)
+    monkeypatch.setattr(report, "viewer_blocks", _in_a_folder)
+    page = tmp_path / "report.html"
+    report.write_report(page, example_results(), {}, records())
+    (chunk,) = (tmp_path / "report_data").glob("0-*.js")
+    text = chunk.read_text()
+    opened = open_page().goto(page)
+    failed = opened.page.locator("#trajectories .count .failed", has_text=chunk.name)
+    sheet = opened.page.locator("#trajectories .sheet article")
+
+    opened.page.goto(page.as_uri() + "#trajectory=rta,1,99")
+    sheet.wait_for()
+    chunk.unlink()
+    opened.page.goto(page.as_uri() + "#trajectory=warm_start,,0")
+    failed.wait_for()
+    assert sheet.count() == 0  # the one of another trajectory is not left below the address
+    opened.page.goto(page.as_uri() + "#trajectory=rta,1,99")
+    sheet.wait_for()
+    opened.count(300)
+    opened.search("purple stapler")
+    failed.wait_for()
+    opened.choose("row", "rta")
+    failed.wait_for()
+
+    chunk.write_text(text)
+    opened.search("purple  stapler")
+    opened.count(0)
+    opened.page.get_by_text("clear").first.click()
+    opened.search("purple stapler")
+    opened.count(1)
+    opened.page.goto(page.as_uri() + "#trajectory=warm_start,,0")
+    opened.page.locator(".sheet h3", has_text="Example 0").wait_for()
+    assert all("ERR_FILE_NOT_FOUND" in fault for fault in opened.faults), opened.faults
 
 
 def _in_a_folder(path, trajectories, groups):

@@ -1,6 +1,10 @@
 """Comparison of two runs: which pairs flipped, where, and what is refused."""
 
+import base64
+import dataclasses
+import gzip
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +13,8 @@ import pytest
 
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.evaluation.flips import Pair, change_of, compare_runs, strata, write_comparison
+from agenticrec_jax.evaluation.records import read_trajectories
+from agenticrec_jax.language.answers import Answer
 from agenticrec_jax.testing.errors import assert_names
 from tests.evaluation.invented import HOSTILE, example_trajectory
 
@@ -32,6 +38,14 @@ def record(example, kind, *, history=3, popularity=1, tools=("a",), seed=0, stag
     made["history"] = [f"item {i}" for i in range(history)]
     made["calls"] = [call | {"name": tool} for tool in tools]
     return made
+
+
+def program(name, *arguments):
+    code = "import sys; sys.modules['jax'] = None\nfrom agenticrec_jax.cli.main import main; main()"
+    command = [sys.executable, "-c", code, name, *map(str, arguments)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    return ended
 
 
 @pytest.fixture
@@ -111,6 +125,78 @@ def test_rows_of_one_run_and_those_of_evaluate_can_be_compared(tmp_path):
     assert compare_runs(run, evaluated).names[1].endswith("policy")
 
 
+def test_the_page_says_of_each_pair_what_the_counts_say(tmp_path, runs):
+    for at in (1, 10):
+        compared = compare_runs(*runs, at=at)
+        write_comparison(tmp_path / "page.html", compared)
+        text = (tmp_path / "page.html").read_text()
+        packed = re.search(r'id="index"[^>]*>\s*([\w+/=]+)\s*<', text)[1]
+        index = json.loads(gzip.decompress(base64.b64decode(packed)))
+        assert index["pairs"] == [
+            [2 * i, 2 * i + 1, change_of(pair, at)] for i, pair in enumerate(compared.pairs)
+        ]
+
+
+def test_one_split_is_compared_and_exported_and_both_say_which(tmp_path):
+    run = tmp_path / "run"
+    for split, kind in (("valid", "miss"), ("test", "hit")):
+        listed = [record(i, kind, stage="policy") | {"split": split} for i in range(2)]
+        write_run(run, listed, name=f"evaluation_policy_{split}.jsonl")
+    page = tmp_path / "page.html"
+    for split, options in (("test", {}), ("valid", {"split": "valid"})):
+        compared = compare_runs(run, run, **options)
+        assert compared.split == split and len(compared.pairs) == 2
+        assert {t["split"] for pair in compared.pairs for t in pair} == {split}
+        flags = [f"--{name}={value}" for name, value in options.items()]
+        ended = program("compare", run, run, f"--output={page}", *flags)
+        assert split in ended.stdout.splitlines()[2]
+        out = tmp_path / f"{split}.jsonl"
+        ended = program("export_trajectories", run, f"--output={out}", *flags)
+        assert f"2 trajectories of {split}" in ended.stdout
+        documents = [json.loads(line) for line in out.read_text().splitlines()]
+        assert [d["extra"]["split"] for d in documents] == [split] * 2
+
+
+def test_two_splits_are_not_compared_with_each_other(tmp_path, runs):
+    other = write_run(tmp_path / "v", [record(i, "hit") | {"split": "valid"} for i in range(8)])
+    with pytest.raises(InputError) as refused:
+        compare_runs(runs[0], other)
+    assert_names(refused.value, other, "'valid'", "test", runs[0])
+    with pytest.raises(InputError) as refused:
+        compare_runs(runs[0], other, split="test")
+    assert_names(refused.value, other, "'test'", "valid")
+
+
+def test_answers_of_language_models_are_left_out(tmp_path):
+    run = write_run(tmp_path / "run", [record(1, "hit")], name="evaluation_policy_test.jsonl")
+    answer = dataclasses.asdict(Answer(1, (2, 1), invalid_reason=None, calls=0, texts=("2, 1",)))
+    answer |= {"rank": 1, "seed": 0, "user": "u", "candidate_ids": ["a", "b"]}
+    write_run(run, [answer] * 3, name="evaluation_llmrank_test.jsonl")
+    assert [r["stage"] for r in read_trajectories(run)] == ["rta_ppr"]
+    assert len(compare_runs(run, run).pairs) == 1
+    (run / "evaluation_policy_test.jsonl").unlink()
+    with pytest.raises(InputError) as refused:
+        read_trajectories(run)
+    assert_names(refused.value, run, "evaluation_llmrank_test.jsonl")
+
+
+def test_a_run_without_a_trajectory_is_named(tmp_path, runs):
+    empty = write_run(tmp_path / "empty", [])
+    with pytest.raises(InputError) as refused:
+        compare_runs(runs[0], empty)
+    assert_names(refused.value, empty, "trajectories.jsonl")
+
+
+@pytest.mark.parametrize("field", sorted(record(1, "hit").keys() - {"target_popularity"}))
+def test_a_field_that_is_missing_is_named(tmp_path, runs, field):
+    lacking = record(1, "hit")
+    del lacking[field]
+    file = write_run(tmp_path / "lacking", [record(0, "hit"), lacking]) / "trajectories.jsonl"
+    with pytest.raises(InputError) as refused:
+        compare_runs(runs[0], file.parent)
+    assert_names(refused.value, f"{file}, line 2", field)
+
+
 def test_what_cannot_be_compared_is_named(tmp_path, runs):
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -150,11 +236,8 @@ def test_the_page_escapes_what_the_runs_are_called(tmp_path):
 
 def test_the_program_needs_no_jax(tmp_path, runs):
     """It prints the table and writes the page."""
-    code = "import sys; sys.modules['jax'] = None\nfrom agenticrec_jax.cli.main import main; main()"
     page = tmp_path / "page.html"
-    command = [sys.executable, "-c", code, "compare", *map(str, runs), f"--output={page}"]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
+    ended = program("compare", *runs, f"--output={page}")
     line = next(line for line in ended.stdout.splitlines() if line.startswith("│ all"))
     assert [cell.strip() for cell in line.split("│")][2:7] == ["8", "4", "6", "3", "1"]
     assert page.stat().st_size > 10_000

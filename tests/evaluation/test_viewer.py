@@ -87,18 +87,73 @@ def test_groups_stand_behind_the_trajectories_with_their_advantages(tmp_path):
     assert [m["outcome"] for m in first["members"]] == ["hit", "miss"]
 
 
+def write(path, records, **options):
+    """Writes a page that is its blocks, which are returned."""
+    blocks = viewer.viewer_blocks(path, records, **options)
+    viewer.write_page(path, json.dumps(blocks), blocks["files"])
+    return blocks
+
+
 def test_a_large_page_has_a_folder_and_a_small_one_deletes_it(tmp_path, records):
     path = tmp_path / "page.html"
     whole = viewer.viewer_blocks(path, records)
-    large = viewer.viewer_blocks(path, records, largest_page=1)
+    large = write(path, records, largest_page=1)
     files = sorted((tmp_path / "page_data").iterdir())
-    assert unpacked(large["index"])["folder"] == "page_data" and large["chunks"] == []
-    assert [file.name for file in files] == [f"{i}.js" for i in range(len(whole["chunks"]))]
+    index = unpacked(large["index"])
+    assert index["folder"] == "page_data" and large["chunks"] == []
+    names = [f"{i}-{index['digest']}.js" for i in range(len(whole["chunks"]))]
+    assert [file.name for file in files] == names
     for number, (file, chunk) in enumerate(zip(files, whole["chunks"], strict=True)):
         assert file.read_text() == f'viewerChunk({number}, "{chunk}");\n'
     assert "'self'" in large["policy"] and "'self'" not in whole["policy"]
-    viewer.viewer_blocks(path, records)
+    write(path, records)
     assert not (tmp_path / "page_data").exists()
+
+
+@pytest.mark.parametrize("largest_page", [1, viewer.LARGEST_PAGE])
+def test_files_of_others_in_the_folder_survive(tmp_path, records, largest_page):
+    path, folder = tmp_path / "tools.html", tmp_path / "tools_data"
+    (folder / "deeper").mkdir(parents=True)
+    others = [folder / name for name in ("pack.py", "0.js", "1-beef.js", "deeper/0.js")]
+    for file in others:
+        file.write_text("another's")
+    write(path, records[:10], largest_page=1)
+    (stale,) = folder.glob("0-*.js")
+    blocks = write(path, records, largest_page=largest_page)
+    assert not stale.exists()
+    assert all(file.read_text() == "another's" for file in others)
+    chunks = {file for file in folder.glob("**/*.js")} - set(others)
+    assert {file.name for file in chunks} == set(blocks["files"])
+
+
+def test_an_empty_folder_of_another_survives(tmp_path, records):
+    (tmp_path / "page_data").mkdir()
+    write(tmp_path / "page.html", records)
+    assert (tmp_path / "page_data").is_dir()
+
+
+@pytest.mark.parametrize("largest_page", [1, viewer.LARGEST_PAGE])
+def test_a_kill_before_the_page_is_written_leaves_the_old_one_whole(
+    tmp_path, records, monkeypatch, largest_page
+):
+    path = tmp_path / "page.html"
+    old = write(path, records, largest_page=1)["files"]
+    write_whole = viewer.write_whole
+
+    def killed(file, content):
+        if file == path:
+            raise KeyboardInterrupt
+        write_whole(file, content)
+
+    monkeypatch.setattr(viewer, "write_whole", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write(path, records[::-1], largest_page=largest_page)
+    assert json.loads(path.read_text())["files"] == old
+    for name, text in old.items():
+        assert (tmp_path / "page_data" / name).read_text() == text
+    monkeypatch.undo()
+    new = write(path, records[::-1], largest_page=1)["files"]
+    assert {file.name for file in (tmp_path / "page_data").iterdir()} == set(new)
 
 
 def test_equal_trajectories_make_equal_pages(tmp_path, records):

@@ -29,6 +29,7 @@ class Chunks {
   constructor(index) {
     this.size = index.chunk;
     this.folder = index.folder;
+    this.digest = index.digest;
     this.count = Math.ceil((index.trajectories.length + index.groups.length) / index.chunk);
     this.promises = new Map();
     this.arriving = new Map();
@@ -36,7 +37,13 @@ class Chunks {
   }
 
   chunk(number) {
-    if (!this.promises.has(number)) this.promises.set(number, this.read(number).then(unpack));
+    if (!this.promises.has(number)) {
+      const forget = (error) => { // so that the next one who asks loads it again
+        this.promises.delete(number);
+        throw error;
+      };
+      this.promises.set(number, this.read(number).then(unpack).catch(forget));
+    }
     return this.promises.get(number);
   }
 
@@ -44,8 +51,9 @@ class Chunks {
     if (!this.folder) return document.getElementById(`chunk-${number}`).textContent;
     return new Promise((resolve, reject) => {
       this.arriving.set(number, resolve);
-      const missing = () => reject(new Error(`${this.folder}/${number}.js is missing`));
-      const src = `${encodeURIComponent(this.folder)}/${number}.js`;
+      const name = `${number}-${this.digest}.js`;
+      const missing = () => reject(new Error(`${this.folder}/${name} is missing`));
+      const src = `${encodeURIComponent(this.folder)}/${name}`;
       document.head.append(make("script", { src, error: missing }));
     });
   }
@@ -95,12 +103,9 @@ function readGroups(index, examples) {
 }
 
 function readPairs(index, trajectories) {
-  return index.pairs.map(([a, b]) => {
+  return index.pairs.map(([a, b, change]) => {
     const [first, second] = [trajectories[a], trajectories[b]];
-    const hit = (entry) => entry.rank !== null && entry.rank <= index.at;
-    const change = { 0: "neither hits", 1: "lost", 2: "gained", 3: "both hit" };
-    const entry = { first, second, example: first.example, seed: first.seed };
-    entry.change = change[Number(hit(first)) + 2 * Number(hit(second))];
+    const entry = { first, second, change, example: first.example, seed: first.seed };
     entry.calls = [...new Set([...first.calls, ...second.calls])];
     entry.numbers = [a, b];
     entry.hash = `#pair=${first.key}`;
@@ -389,7 +394,8 @@ class List {
       };
     };
     const search = make("input", { type: "search", placeholder: "user, example, title, any text",
-      focus: () => this.viewer.readAll(), input: later((event) => this.search(event.target.value)) });
+      focus: () => this.viewer.readAll().catch(() => {}), // the search says what is missing
+      input: later((event) => this.search(event.target.value)) });
     const order = make("select", { change: (event) => this.apply(event.target.value) },
       Object.keys(this.view.orders).map((label) => make("option", {}, label)));
     this.form = make("form", { class: "filters", submit: (event) => event.preventDefault(),
@@ -446,14 +452,9 @@ class List {
     this.apply();
   }
 
-  async search(text) {
+  search(text) {
     this.words = text.toLowerCase().split(/\s+/).filter(Boolean);
-    const asked = this.words;
-    if (asked.length && !this.viewer.isRead) {
-      this.count.textContent = "reading all trajectories …";
-      await this.viewer.readAll();
-    }
-    if (asked === this.words) this.apply();
+    this.apply();
   }
 
   matches(entry) {
@@ -461,20 +462,36 @@ class List {
     return this.words.every((word) => texts.some((text) => text.includes(word)));
   }
 
-  apply(order = this.order) {
+  // Filters and orders as the controls say; a search first reads the turns of all trajectories.
+  async apply(order = this.order) {
     this.order = order;
+    if (this.words.length && !this.viewer.isRead) {
+      this.count.textContent = "reading all trajectories …";
+      try {
+        await this.viewer.readAll();
+      } catch (error) {
+        if (this.words.length) this.fail(error);
+        return;
+      }
+    }
     const tests = [...this.state.values()];
     if (this.words.length) tests.push((entry) => this.matches(entry));
     this.chosen = this.entries.filter((entry) => tests.every((test) => test(entry)));
     const value = this.view.orders[order];
     if (value) this.chosen.sort((a, b) => value(a) - value(b));
-    this.count.textContent = `${this.chosen.length} of ${this.entries.length} ${this.view.noun}: ` +
-      this.view.summary(this.chosen);
     this.show(AT_ONCE);
+  }
+
+  // Says in the line above the list why something is not shown.
+  fail(error) {
+    this.count.replaceChildren(make("span", { class: "failed" }, `Cannot be shown: ${error.message}`));
   }
 
   show(limit) {
     this.limit = limit;
+    const unread = this.words.length && !this.viewer.isRead ? "not searched: " : "";
+    this.count.textContent = `${unread}${this.chosen.length} of ${this.entries.length} ` +
+      `${this.view.noun}: ${this.view.summary(this.chosen)}`;
     this.body.replaceChildren(...this.chosen.slice(0, limit).map((entry) => this.line(entry)));
     const left = this.chosen.length - limit;
     this.more.hidden = left <= 0;
@@ -538,7 +555,10 @@ class Viewer {
 
   // Reads the text of every turn, for the search.
   async readAll() {
-    this.reading ??= this.readChunks();
+    this.reading ??= this.readChunks().catch((error) => {
+      this.reading = null; // the next search reads again
+      throw error;
+    });
     await this.reading;
   }
 
@@ -559,7 +579,15 @@ class Viewer {
     for (const list of this.lists) {
       if (!linked || linked[0] !== list) list.close();
     }
-    if (linked) await linked[0].present(linked[1], this.byKey.get(key));
+    if (!linked) return;
+    const [list, entry] = linked;
+    try {
+      await list.present(entry, this.byKey.get(key));
+    } catch (error) {
+      if (list.open !== entry) return; // another one was asked for in the meantime
+      list.close();
+      list.fail(error);
+    }
   }
 }
 
