@@ -177,6 +177,7 @@ class PagedSlots(Slots):
         self._live[row.shard].remove(row)
         self._pages[row.shard].give(row.pages)
         row.pages = []
+        row.copy = None  # the page that it copied to is another row's from now on
 
     def _count(self, tokens: int) -> int:
         return pages_of(tokens, self._page_tokens)

@@ -80,7 +80,7 @@ class TpuSlice:
         return _KINDS[self.kind].runtime
 
 
-def tpu_slice(name: str, flag: str = "topology") -> TpuSlice:
+def tpu_slice(name: str) -> TpuSlice:
     """Returns the slice of a name such as ``v5e:4x4``.
 
     Raises:
@@ -88,14 +88,14 @@ def tpu_slice(name: str, flag: str = "topology") -> TpuSlice:
     """
     kind, _, topology = name.partition(":")
     kinds = ", ".join(_KINDS)
-    expect(kind in _KINDS, f"flag --{flag}", name, f"a slice such as v5e:4x4 of {kinds}")
+    expect(kind in _KINDS, "flag --topology", name, f"a slice such as v5e:4x4 of {kinds}")
     if kind == "v5p":
         ok = topology in _SMALL_CUBES or _is_cube(topology)
         expected = f"v5p with {', '.join(_SMALL_CUBES)}, or three rising multiples of 4"
     else:
         ok = topology in _FLAT
         expected = f"{kind} with {', '.join(_FLAT)}"
-    expect(ok, f"flag --{flag}", name, expected)
+    expect(ok, "flag --topology", name, expected)
     return TpuSlice(kind, topology)
 
 

@@ -85,7 +85,7 @@ _SCRIPT = """\
 #!/usr/bin/env bash
 {options}
 # Runs a job on every node. One that is stopped before the time limit saves its state and is queued
-# again; Slurm itself queues one again that it preempts.
+# again; Slurm itself queues one again that it preempts. One that is cancelled runs no longer.
 set -euo pipefail
 trap : TERM # the processes of srun get it too, and this script waits for them
 
@@ -94,7 +94,7 @@ export JAX_LOCAL_DEVICE_IDS={devices}
 status=0
 srun --cpus-per-task={cpus} --kill-on-bad-exit=0 --wait={wait} \\
   {command} || status=$?
-if ((status == {terminated})); then
+if ((status == {terminated})) && [[ "$(squeue -h -j "$SLURM_JOB_ID" -o %T)" == RUNNING ]]; then
   scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$status"

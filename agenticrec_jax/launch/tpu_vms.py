@@ -143,7 +143,8 @@ _SSH = """\
 set -euo pipefail
 
 command={command}
-exec gcloud compute tpus tpu-vm ssh {name} {place} --worker=all --command="$command"
+exec gcloud compute tpus tpu-vm ssh {name} {place} --worker=all --batch-size=all \\
+  --command="$command"
 """
 _QUEUED = """\
 #!/usr/bin/env bash

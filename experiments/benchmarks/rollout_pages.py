@@ -2,12 +2,14 @@
 
 ``python -m experiments.benchmarks.rollout_pages --json=FILE`` runs 64 conversations in groups of 8,
 all at once and without waiting for tools. Lengths are those of ``rollout_occupancy``; the policy is
-smaller, which changes no share. The pools hold ``SHARES`` of the columns' tokens. ``ours`` is of
-pages and ``peer`` of columns. Rollouts that differ have an id that rounding decided otherwise; any
-other difference is an error.
+smaller, which changes no share. The pools hold ``SHARES`` of the columns' tokens; in the smallest
+rows give their pages back and are computed again. ``ours`` is of pages and ``peer`` of columns. The
+cache in use is that of the pages that rows or held prompts have, a mean over the steps of decode.
+Rollouts that differ have an id that rounding decided otherwise; any other difference is an error.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -25,7 +27,8 @@ from experiments.benchmarks.rollout_occupancy import MOST_TURNS, NEVER, PAD, PAU
 ROWS = 64
 MEMBERS = 8
 PAGE = 16
-SHARES = (0.35, 0.15)  # of the columns' tokens
+SHARES = (0.35, 0.15, 0.05)  # of the columns' tokens
+MOST_IN_USE = 0.1  # of the columns' cache
 TUNED = {"row_buckets": (ROWS,), "window_buckets": (400,)}
 SHAPE = dataclasses.replace(
     SMALL,
@@ -40,9 +43,13 @@ SAMPLING = {"temperature": 1.0, "seed": 0}
 
 
 def measure(
-    shape: Qwen3Config = SHAPE, count: int = ROWS, members: int = MEMBERS, turn: float = TURN
+    shape: Qwen3Config = SHAPE,
+    count: int = ROWS,
+    members: int = MEMBERS,
+    turn: float = TURN,
+    shares: Sequence[float] = SHARES,
 ) -> list[dict]:
-    """Returns the rows of each pool, with ``count`` conversations."""
+    """Returns the rows of a pool of each of ``shares``, with ``count`` conversations."""
     rng = np.random.default_rng(0)
     lengths = rng.integers(100, 200, count // members)
     prompts = [tuple(rng.integers(3, shape.vocab_size, n).tolist()) for n in lengths]
@@ -68,16 +75,18 @@ def measure(
     tokens = count * engine.config.columns
     before = cache_bytes(engine)
     rows = [lengths_figure(expected)]
-    for share in SHARES:
+    for share in shares:
         engine, rollouts, pages = run(page_tokens=PAGE, pages=int(share * tokens) // PAGE)
         name = f"pool of {share:.0%}"
         after = cache_bytes(engine)
+        bound = MOST_IN_USE if share > MOST_IN_USE else None  # a smaller pool cannot exceed it
         differ = differences(rollouts, expected, perturbed)
         used = pages["page_steps"] / max(pages["decode_steps"] * engine.config.pages, 1)
         recomputed = pages["recomputed_tokens"] / (pages["sampled_tokens"] + pages["prompt_tokens"])
         rows += [
             figure(f"{name}: cache", "MiB", after / 2**20, before / 2**20, "columns"),
-            figure(f"{name}: cache", "of the columns", after / before, bound=0.4),
+            figure(f"{name}: cache in use", "MiB", used * after / 2**20),
+            figure(f"{name}: cache in use", "of the columns", used * after / before, bound=bound),
             figure(f"{name}: pages in use", "share", used),
             figure(f"{name}: rows computed again", "rows", pages["preempted_rows"]),
             figure(f"{name}: tokens computed again", "share", recomputed),

@@ -6,28 +6,17 @@ import pytest
 from flax import nnx
 
 from agenticrec_jax.agent.answers import ranking_constraint
-from agenticrec_jax.generation.engine import Engine, EngineConfig, Reply, Request
+from agenticrec_jax.generation.engine import Engine, EngineConfig, Request
 from agenticrec_jax.parallel.mesh import make_mesh
 from agenticrec_jax.testing.agreement import differences, perturbed_logits
 from agenticrec_jax.testing.errors import refused
 from agenticrec_jax.testing.models import calling_qwen3, tiny_qwen3
+from tests.generation import test_refill
 from tests.generation.test_programs import Letters, abstract_policy, collectives
+from tests.generation.test_refill import PAUSE, SAMPLING, STOP, V, make_requests, respond
 
-V = 40
-PAUSE = 3
-STOP = 5
-SAMPLING = {"temperature": 0.9, "seed": 6}
 MEMBERS = (4, 1, 5, 3)
-SIZES = {
-    "slots": 8,
-    "prompt_buckets": (20,),
-    "splice_buckets": (7,),
-    "max_tokens": 48,
-    "decode_steps": 8,
-    "least_steps": 4,
-    "row_buckets": (32,),
-    "window_buckets": (96,),
-}
+SIZES = test_refill.SIZES | {"slots": 8}
 FEW = {"page_tokens": 16, "pages": 14}
 
 
@@ -38,21 +27,10 @@ def policy():
     return model, *nnx.split(model)
 
 
-def make_requests():
-    rng = np.random.default_rng(1)
-    prompts = [tuple(rng.integers(7, V, rng.integers(2, 21)).tolist()) for _ in MEMBERS]
-    return [Request(prompts[i], count, (11, 100 + i)) for i, count in enumerate(MEMBERS)]
-
-
-def respond(request, member, ids):
-    rng = np.random.default_rng([len(ids), sum(ids)])
-    return Reply(tuple(rng.integers(7, V, rng.integers(0, 10)).tolist()))
-
-
 def roll_out(policy, mesh=None, **changes):
     """Returns the rollouts and the telemetry of an engine."""
     engine = Engine(policy[1], EngineConfig(**SIZES | changes), PAUSE, (STOP,), 0, mesh=mesh)
-    out = engine.generate(policy[2], make_requests(), respond, **SAMPLING)
+    out = engine.generate(policy[2], make_requests(MEMBERS), respond, **SAMPLING)
     return sum(out, []), engine.telemetry
 
 
@@ -66,7 +44,7 @@ def expected(policy):
 
 
 def assert_agrees(policy, out, expected):
-    members = [(request, m) for request in make_requests() for m in range(request.members)]
+    members = [(request, m) for request in make_requests(MEMBERS) for m in range(request.members)]
 
     def perturbed(i):
         return perturbed_logits(policy[0], *members[i], expected[i].ids, **SAMPLING)
@@ -78,7 +56,7 @@ def test_rows_that_gave_their_pages_back_are_those_of_an_engine_with_columns(pol
     out, telemetry = roll_out(policy, **FEW)
     assert_agrees(policy, out, expected)
     assert telemetry["preempted_rows"] > 1 and telemetry["recomputed_tokens"] > 50
-    assert telemetry["prompt_tokens"] == sum(len(r.prompt) for r in make_requests())
+    assert telemetry["prompt_tokens"] == sum(len(r.prompt) for r in make_requests(MEMBERS))
     assert telemetry["page_steps"] <= telemetry["decode_steps"] * FEW["pages"]
 
 

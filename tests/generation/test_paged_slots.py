@@ -13,6 +13,7 @@ from tests.generation.test_slots import names
 
 PAGE = 4
 NO_LIMIT = Budget(60, 0, 100)
+Inputs = collections.namedtuple("Inputs", "ids rows pages")
 
 
 def make_slots(members, prompts, pages, shards=1, per_shard=8, growth=1):
@@ -27,6 +28,12 @@ def make_slots(members, prompts, pages, shards=1, per_shard=8, growth=1):
 
 def by_tokens(row):
     return row.prompt + len(row.ids)
+
+
+def copies_of(slots, renewed):
+    """The pages that a prefill of prompts alone copies to."""
+    inputs = Inputs(np.zeros((len(renewed), 12)), np.zeros((len(renewed), 1)), None)
+    return slots.with_pages(inputs, [[row] for row in renewed]).pages.copies
 
 
 def test_members_share_full_pages_and_differ_from_the_first_that_is_not():
@@ -100,14 +107,26 @@ def test_a_dispatch_lists_the_pages_of_prompts_copies_and_rows():
     assert table.shape == (3, 4) and table[1].tolist() == [*second.pages, 0, 0]
     assert (table[[0, 2]] == 0).all()
 
-    class Inputs(collections.namedtuple("Inputs", "ids rows pages")):
-        pass
-
     inputs = Inputs(np.zeros((2, 12)), np.zeros((2, 4)), None)
     pages = slots.with_pages(inputs, [[first, second], []]).pages
     assert pages.table.tolist() == [[*second.pages, NO_PAGE], [NO_PAGE] * 3]
     assert pages.last[0] == second.pages[1]
     assert pages.copies.tolist() == [[first.pages[1]] + [NO_PAGE] * 3, [NO_PAGE] * 4]
+
+
+def test_a_prompt_that_is_computed_again_is_copied_to_no_page():
+    """The page that its row once copied to belongs to another row by now."""
+    slots = make_slots((1, 2), (4, 6), pages=12)
+    [[oldest], [first, second]] = slots.begin()
+    given_back = first.copy[1]
+    _, given = slots.secure([oldest], lambda row: 44)
+    for row, _ in given:
+        slots.rejoin(row)
+    assert [row for row, _ in given] == [second, first] and given_back in oldest.pages
+    oldest.length = 24
+    slots.trim([oldest])
+    assert slots.renew() == [first] and given_back in oldest.pages
+    assert copies_of(slots, [first]).tolist() == [[NO_PAGE]]
 
 
 @pytest.mark.parametrize("shards", [1, 2])
@@ -121,7 +140,7 @@ def test_every_row_ends_and_pages_are_shared_in_prompts_alone(shards, data):
     target = {(i, m): int(draw.integers(1, 20)) for i, n in enumerate(members) for m in range(n)}
     live = []
     for _ in range(3000):
-        slots.renew()
+        assert (copies_of(slots, slots.renew()) == NO_PAGE).all(), "a page has two writers"
         began = [row for row in slots.join() if row]
         if not began and not any(slots._joining):  # otherwise those that wait come first
             began = [row for group in slots.begin() for row in group if slots.has_slot(row)]

@@ -122,6 +122,18 @@ def test_slurm_queues_again_what_has_saved_and_nothing_else(fake, tmp_path):
     assert (tmp_path / "queued").read_text() == "requeue 7\n"
 
 
+def test_slurm_does_not_queue_again_what_is_cancelled(fake, tmp_path):
+    """Its processes get SIGTERM and end with 75 too, but the job is COMPLETING by then."""
+    squeue = '[[ "$*" == "-h -j 7 -o %T" ]] && echo COMPLETING'
+    scontrol = 'echo "$@" >> "$HOME/queued"'
+    commands(tmp_path, agenticrec="exit 75", squeue=squeue, scontrol=scontrol)
+    assert run(script_of("slurm"), fake).returncode == 75
+    assert not (tmp_path / "queued").exists()
+    commands(tmp_path, squeue=squeue.replace("COMPLETING", "RUNNING"))
+    assert run(script_of("slurm"), fake).returncode == 75
+    assert (tmp_path / "queued").exists()
+
+
 def test_slurm_sends_sigterm_to_the_processes_before_the_limit():
     lines = Slurm(grace_seconds=120, time="2-00:00:00").render(job()).splitlines()
     options = [line.removeprefix("#SBATCH --") for line in lines if line.startswith("#SBATCH")]
@@ -222,6 +234,15 @@ def test_a_container_replaces_an_earlier_one_and_is_stopped_gently(tmp_path):
     assert stop == "stop -t 300 agenticrec"
     assert f" --stop-timeout=300 {IMAGE} agenticrec train_policy" in start
     assert {"--privileged", "--network=host", "--name=agenticrec"} < set(start.split())
+
+
+@pytest.mark.parametrize("name", ["gcloud_ssh", "queued_resource"])
+def test_all_machines_start_at_once(name, tmp_path):
+    """In batches, 64 machines would wait for each other's end, and for the others to start."""
+    cloud = ALL["gcloud"].replace("exec bash", 'echo "$@" >> "$HOME/ssh"; exec bash')
+    environment = commands(tmp_path, **ALL | {"gcloud": cloud})
+    assert run(script_of(name), environment).returncode == 0
+    assert {"--worker=all", "--batch-size=all"} < set((tmp_path / "ssh").read_text().split())
 
 
 def test_nodes_of_skypilot_name_their_coordinator(fake, tmp_path):

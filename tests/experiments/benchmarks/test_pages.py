@@ -30,15 +30,26 @@ def test_committed_memory_on_slices():
 def test_committed_memory_of_heavy_tailed_rows():
     record = json.loads((RESULTS / "rollout_pages.json").read_text())
     assert record["settings"] == {"rows": 64, "members": 8, "page_tokens": 16}
-    shares = [row for row in record["rows"] if row["unit"] == "of the columns"]
-    assert len(shares) == 2 and all(row["ours"] <= row["bound"] == 0.4 for row in shares)
-    counts = [row["ours"] for row in record["rows"] if row["unit"] in ("rows", "rollouts")]
-    assert counts == [0] * 4, "none is computed again, and none differs"
+    rows = {f"{row['name']}, {row['unit']}": row for row in record["rows"]}
+    for pool in ("pool of 35%", "pool of 15%"):
+        in_use = rows[f"{pool}: cache in use, of the columns"]
+        assert in_use["ours"] <= in_use["bound"] == 0.1
+        assert rows[f"{pool}: rows computed again, rows"]["ours"] == 0
+    assert rows["pool of 5%: rows computed again, rows"]["ours"] > 1
+    assert 0.01 < rows["pool of 5%: tokens computed again, share"]["ours"] < 0.2
+    differ = [row["ours"] for row in rows.values() if row["unit"] == "rollouts"]
+    assert differ == [0] * 3
 
 
 @pytest.mark.slow
 def test_a_small_run_shows_the_memory_and_equal_rollouts():
-    rows = rollout_pages.measure(count=16, members=4, turn=16.0)
-    values = {row["name"]: row["ours"] for row in rows if row["unit"] != "MiB"}
-    assert values["pool of 35%: cache"] == pytest.approx(0.35, abs=0.01)
-    assert values["pool of 35%: rollouts that differ"] <= 2
+    rows = rollout_pages.measure(count=16, members=4, turn=16.0, shares=(0.35,))
+    columns = rows[1]["peer"]
+    values = {f"{row['name']}, {row['unit']}": row["ours"] for row in rows}
+    assert values["pool of 35%: cache, MiB"] == pytest.approx(0.35 * columns, rel=0.03)
+    in_use = values["pool of 35%: cache in use, MiB"]
+    assert values["pool of 35%: cache in use, of the columns"] == pytest.approx(
+        in_use / columns, rel=0.03
+    )
+    assert 0.01 * columns < in_use < 0.1 * columns
+    assert values["pool of 35%: rollouts that differ, rollouts"] <= 2
