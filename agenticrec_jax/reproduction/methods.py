@@ -195,6 +195,10 @@ TINY_SECONDS = {
     "stage_ppr": 125.0,
     "stage_self_sft": 300.0,
     "stage_tallrec": 120.0,
+    "stage_llara": 150.0,
+    "stage_title_sft": 150.0,
+    "stage_s_dpo": 200.0,
+    "stage_rere": 400.0,
     "table": 5.0,
 } | {method.together or method.row: method.tiny_seconds for method in TABLE}
 

@@ -58,7 +58,7 @@ def test_a_method_names_sections_and_stages_that_exist(row):
     assert not method.stages or method.seeded
     for stage in method.stages:
         assert stage.name in STAGES and {*stage.reads, stage.name} <= FIELDS
-        assert TINY_SECONDS.get(stage.kind, 1.0) > 0  # 1: of unknown time
+        assert TINY_SECONDS[stage.kind] > 0
     assert TINY_SECONDS[method.together or row] > 0
     assert not method.fits or TINY_SECONDS[f"fit_{row}"] > 0
 
