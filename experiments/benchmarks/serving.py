@@ -100,12 +100,12 @@ def measure() -> list[dict]:
 def shares(got: dict) -> list[tuple[str, str, float]]:
     """Returns names, units and values of where the time of a load went."""
     counted, seconds = got["counted"], got["seconds"]
-    parts = {name: value for (metric, name), value in counted.items() if metric == PART}
+    engine = {name: value for (metric, name), value in counted.items() if metric == PART}
     called = counted["agenticrec_engine_seconds_total", ""]
-    parts["Python"] = called - sum(parts.values())
+    engine["Python"] = called - sum(engine.values())
     steps = max(1.0, counted["agenticrec_engine_decode_steps_total", ""])
     return [
-        *((f"engine, {part}", "share of the time", s / seconds) for part, s in parts.items()),
+        *((f"engine, {name}", "share of the time", s / seconds) for name, s in engine.items()),
         ("engine without a request", "share of the time", 1 - called / seconds),
         *(
             (what, "in a decoding step", counted[f"agenticrec_engine_{name}_total", ""] / steps)

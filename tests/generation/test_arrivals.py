@@ -29,6 +29,7 @@ SIZES = {
     "row_buckets": (4,),
     "window_buckets": (96,),
     "deterministic": False,
+    "tool_timeout": 120.0,
 }
 
 
@@ -146,7 +147,7 @@ def test_a_request_that_arrives_while_a_tool_hangs_ends_before_it(policy, engine
         if request == 0 and not begun.is_set():
             events.append("tool begins")
             begun.set()
-            assert ended.wait(20)
+            assert ended.wait(100)
             events.append("tool ends")
         return respond(request, member, ids)
 

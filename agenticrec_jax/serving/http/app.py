@@ -65,7 +65,7 @@ def make_app(
     """Returns the application; its lifespan runs the thread that has the engine.
 
     Args:
-      recommender: answers the requests; it is warm.
+      recommender: answers the requests; it is warm, and was loaded with a ``tool_timeout``.
       limits: of requests.
       api_key: that requests for recommendations have to bring; None for none.
       trajectories: file that each trajectory is appended to, with its trace id; None for none.

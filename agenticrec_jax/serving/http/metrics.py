@@ -106,8 +106,8 @@ class _EngineCollector(Collector):
         metric = CounterMetricFamily(
             "agenticrec_engine_part_seconds", "Time of the engine by part.", labels=["part"]
         )
-        for part in (*PROGRAMS, "tool_wait"):
-            metric.add_metric([part], counters.get(f"{part}_seconds", 0))
+        for name in (*PROGRAMS, "tool_wait"):
+            metric.add_metric([name], counters.get(f"{name}_seconds", 0))
         yield metric
         metric = CounterMetricFamily(
             "agenticrec_engine_dispatches", "Dispatches by program.", labels=["program"]
