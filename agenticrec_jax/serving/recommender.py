@@ -1,6 +1,7 @@
 """The recommender: a run's policy with its log, tools and engine, loaded once and used often."""
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import os
@@ -344,15 +345,10 @@ class Recommender:
             return base
         made_of, items, agent = self._extended
         if made_of is not base or items != new:
-            run = self.run
-            log = dataclasses.replace(run.data.log, items=with_new_items(run.data.log.items, new))
-            extended = Run(
-                run.config,
-                run.workdir,
-                policy_directory=run.policy_directory,
-                data=dataclasses.replace(run.data, log=log),
-                policy=run.policy,
-            )
+            data = self.run.data
+            log = dataclasses.replace(data.log, items=with_new_items(data.log.items, new))
+            extended = copy.copy(self.run)  # with what it has loaded, for its tools and prompts
+            extended.data = dataclasses.replace(data, log=log)
             artifacts = base.artifacts.extended(len(new))
             agent = extended.agent(artifacts, stop_on_illegal=False)
             self._extended = (base, new, agent)

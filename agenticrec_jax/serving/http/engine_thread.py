@@ -65,11 +65,11 @@ class EngineThread:
         self._recommender = recommender
         self._most = most
         self._on_trajectory = on_trajectory
-        self._changed = threading.Condition()  # guards the four below
+        self._changed = threading.Condition()  # guards the three below
         self._jobs: collections.deque[Job] = collections.deque()
         self._closed = False
-        self._called = False  # whether a call of the engine goes on
         self._counters: collections.Counter[str] = collections.Counter()  # of calls before
+        self._called = False  # whether a call of the engine goes on
         self._running: set[Job] = set()
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
@@ -132,8 +132,10 @@ class EngineThread:
             try:
                 self._recommender.serve(self._arrivals)
             except Exception as error:  # whatever it is: the next requests need this thread
-                _LOG.exception("the engine failed, and with it %d requests", self.running)
-                for job in self._running:
+                # If it took none it would fail again with those that wait.
+                failed = [*self._running] or self._take(self.waiting)
+                _LOG.exception("the engine failed, and with it %d requests", len(failed))
+                for job in failed:
                     job.fail(error)
                 self._running.clear()
             with self._changed:
@@ -147,14 +149,9 @@ class EngineThread:
             return bool(self._jobs)
 
     def _arrivals(self, free: int) -> list[Arrival]:
-        """Takes as many jobs as slots are free."""
-        jobs = []
-        with self._changed:
-            self._called = True
-            while self._jobs and len(jobs) < free:
-                job = self._jobs.popleft()
-                if not job.abandoned():
-                    jobs.append(job)
+        """Gives the first jobs that wait to the engine, as many as slots are free."""
+        self._called = True
+        jobs = self._take(free)
         self._running.update(jobs)
         return [
             Arrival(
@@ -165,6 +162,16 @@ class EngineThread:
             )
             for job in jobs
         ]
+
+    def _take(self, most: int) -> list[Job]:
+        """Takes the first jobs from the queue, without those that nobody waits for."""
+        jobs = []
+        with self._changed:
+            while self._jobs and len(jobs) < most:
+                job = self._jobs.popleft()
+                if not job.abandoned():
+                    jobs.append(job)
+        return jobs
 
     def _ended(self, job: Job, trajectory: Trajectory) -> None:
         self._running.discard(job)

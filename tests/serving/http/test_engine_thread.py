@@ -152,6 +152,21 @@ def test_an_error_is_that_of_its_job_and_one_of_the_engine_that_of_all_that_run(
     assert recommender.calls[-1] == ["a"]
 
 
+def test_an_engine_that_fails_before_it_takes_a_job_fails_those_that_wait(played, monkeypatch):
+    recommender, engine, _ = played
+
+    def fails(arrivals):
+        raise ArithmeticError("planted")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(recommender, "serve", fails)
+        (broken,) = submitted(engine, "a")
+        with pytest.raises(ArithmeticError):
+            broken.trajectory.result(10)
+    (after,) = submitted(engine, "b")
+    assert after.trajectory.result(10) == "B"
+
+
 def test_what_runs_and_what_waits_when_it_closes_ends(played):
     recommender, engine, _ = played
     running = begin_slow(recommender, engine, "slow", "slower")
