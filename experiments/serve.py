@@ -5,8 +5,9 @@
 The workdir is that of ``quickstart``, ``train_policy`` or ``evaluate``, as for ``recommend``.
 ``POST /v1/recommend`` answers a user of the log or a history, ``POST /v1/rerank`` speaks to clients
 of Cohere, Jina and vLLM. ``/openapi.json`` describes both, ``/healthz``, ``/readyz`` and
-``/metrics`` are for machines. Requests that come together are ranked together. One that the policy
-does not answer within its ``timeout_ms`` gets SASRec's order, with ``"fallback": true``.
+``/metrics`` are for machines. A request is ranked beside those that run, as soon as a slot of the
+engine is free. One that the policy does not answer within its ``timeout_ms`` gets SASRec's order,
+with ``"fallback": true``.
 
 Only this machine can connect unless ``--host`` says otherwise. With ``--api_key_file`` requests
 have to bring the key of that file (``Authorization: Bearer KEY``). SIGTERM ends the program after

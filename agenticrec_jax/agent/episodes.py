@@ -26,7 +26,6 @@ from agenticrec_jax.tools.artifacts import Artifacts
 from agenticrec_jax.tools.base import AsOfView, Toolbox, ToolFailure
 from agenticrec_jax.tools.checks import unknown_tool
 from agenticrec_jax.types import (
-    ABANDONED,
     CALLED,
     JUNK,
     MALFORMED_CALL,
@@ -219,7 +218,6 @@ def run_episodes(
     filters: Filters = NO_FILTERS,
     forced_calls: int = 0,
     on_trajectory: Callable[[Trajectory], None] | None = None,
-    abandoned: Callable[[Task], bool] | None = None,
 ) -> list[list[Trajectory]]:
     """Samples a group of trajectories for each task and scores them.
 
@@ -239,8 +237,6 @@ def run_episodes(
       forced_calls: members of each group whose first call is forced, see `openings`.
       on_trajectory: called with each trajectory as it ends, in any order and without its reward:
         for progress.
-      abandoned: whether nobody waits for a task's trajectories any more, asked in host threads.
-        They then end at their next call, as ``ABANDONED``. None for never.
 
     Returns:
       [tasks][members] trajectories with their rewards.
@@ -269,20 +265,20 @@ def run_episodes(
       [(0, False, -1.0), (1, False, -1.0)]
     """
     prompts = [tuple(agent.prompt(task)) for task in tasks]
-    episodes = _Episodes(agent, tasks, members, abandoned)
+    views = [AsOfView(agent.log, task.example) for task in tasks]
+    if agent.use_tools:
+        agent.toolbox.prepare(views)
+    episodes = Episodes()
+    for index, (task, view) in enumerate(zip(tasks, views, strict=True)):
+        for member in range(members):
+            episodes.current[index, member] = Episode(agent, task, view)
     openings: tuple[tuple[int, ...], ...] = ()
     if forced_calls and agent.use_tools:
         openings = forced_openings(
             agent.prompts, agent.toolbox.names, members=members, forced=forced_calls, step=step
         )
     requests = [
-        Request(
-            prompt,
-            members,
-            (step, task.example.example_id, _KIND_KEY[task.kind]),
-            choices=len(task.example.candidates) if task.kind == RANK else 0,
-            openings=openings,
-        )
+        request_of(task, prompt, members=members, step=step, openings=openings)
         for prompt, task in zip(prompts, tasks, strict=True)
     ]
 
@@ -314,42 +310,42 @@ def run_episodes(
 _KIND_KEY = {RANK: 0, MORE: 1, LESS: 2}
 
 
-class _Episodes:
+def request_of(
+    task: Task,
+    prompt: tuple[int, ...],
+    *,
+    members: int = 1,
+    step: int = 0,
+    openings: tuple[tuple[int, ...], ...] = (),
+) -> Request:
+    """Returns the engine's request for the rollouts of a task."""
+    return Request(
+        prompt,
+        members,
+        (step, task.example.example_id, _KIND_KEY[task.kind]),
+        choices=len(task.example.candidates) if task.kind == RANK else 0,
+        openings=openings,
+    )
+
+
+class Episodes:
     """The current episode of each rollout, by (request, member).
 
     ``respond`` runs in host threads and only reads ``current``. It changes when a rollout accepts a
     reply, in the engine's thread.
     """
 
-    def __init__(
-        self,
-        agent: Agent,
-        tasks: Sequence[Task],
-        members: int,
-        abandoned: Callable[[Task], bool] | None,
-    ):
-        self._abandoned = abandoned or (lambda task: False)
-        views = [AsOfView(agent.log, task.example) for task in tasks]
-        if agent.use_tools:
-            agent.toolbox.prepare(views)
-        self.current = {
-            (index, member): Episode(agent, task, views[index])
-            for index, task in enumerate(tasks)
-            for member in range(members)
-        }
+    def __init__(self):
+        self.current: dict[tuple[int, int], Episode] = {}
 
     def respond(self, request: int, member: int, ids: Sequence[int]) -> Reply:
-        episode = self.current[request, member]
-        if self._abandoned(episode.task):
-            return Reply((), ABANDONED)
-        reply, episode = episode.respond(ids)
+        reply, episode = self.current[request, member].respond(ids)
         return self._replacing(request, member, reply, episode)
 
     def fail(self, request: int, member: int, ids: Sequence[int], failure: Failure) -> Reply:
-        episode = self.current[request, member]
-        if self._abandoned(episode.task):
-            return Reply((), ABANDONED)
-        reply, episode = episode.fail(ids, failure.reason, failure.detail, failure.seconds)
+        reply, episode = self.current[request, member].fail(
+            ids, failure.reason, failure.detail, failure.seconds
+        )
         return self._replacing(request, member, reply, episode)
 
     def _replacing(self, request: int, member: int, reply: Reply, episode: Episode) -> Reply:

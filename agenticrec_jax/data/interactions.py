@@ -73,7 +73,9 @@ class Items:
     @cached_property
     def title_key(self) -> tuple[str, ...]:
         """Titles for comparisons: case folded, with single spaces."""
-        return tuple(" ".join(title.casefold().split()) for title in self.title)
+        known = self.catalog.title_key if self.catalog else ()  # made once for all that extend it
+        new = self.title[len(known) :]
+        return known + tuple(" ".join(title.casefold().split()) for title in new)
 
     @cached_property
     def codes_of_title(self) -> dict[str, tuple[int, ...]]:

@@ -1,14 +1,15 @@
-"""Inputs of ``prefill`` and ``join`` for rows of the host, padded to a compiled shape.
+"""Inputs of ``prefill``, ``join`` and ``splice`` for rows of the host, padded to compiled shapes.
 
 Axis letters: those of ``inputs``.
 """
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Int32
 
-from agenticrec_jax.generation.inputs import JoinInputs, PrefillInputs
+from agenticrec_jax.generation.inputs import JoinInputs, PrefillInputs, SpliceInputs
 from agenticrec_jax.generation.requests import Request, Row
 from agenticrec_jax.generation.sampling import Draw
 from agenticrec_jax.generation.shapes import PREFILL_SIZES, fit
@@ -36,7 +37,7 @@ def batches(
 
 def prefill_inputs(
     groups: Sequence[Sequence[Row]],
-    requests: Sequence[Request],
+    requests: Mapping[int, Request],
     *,
     tokens: int,
     members: int,
@@ -49,7 +50,7 @@ def prefill_inputs(
 
     Args:
       groups: rows of each group, with or without a slot, P.
-      requests: all requests of the call.
+      requests: requests of the call by their indices.
       tokens: length that prompts are padded to, T.
       members: members that groups are padded to, G.
       no_slot: number that is no slot.
@@ -57,12 +58,13 @@ def prefill_inputs(
       seed: of the call.
       draw: sampling parameters.
     """
+    numbers = len(requests[next(group for group in groups if group)[0].request].key)
     inputs = PrefillInputs(
         ids=np.full((len(groups), tokens), pad_id, np.int32),
         lengths=np.ones(len(groups), np.int32),
         limits=np.ones(len(groups), np.int32),
         rows=np.full((len(groups), members), no_slot, np.int32),
-        request_keys=np.zeros((len(groups), len(requests[0].key)), np.uint32),
+        request_keys=np.zeros((len(groups), numbers), np.uint32),
         choices=np.zeros(len(groups), np.int32),
         seed=seed,
         draw=draw,
@@ -81,7 +83,7 @@ def prefill_inputs(
 
 def join_inputs(
     indexed: Sequence[tuple[Row, int]],
-    requests: Sequence[Request],
+    requests: Mapping[int, Request],
     *,
     shards: int,
     no_slot: int,
@@ -92,12 +94,13 @@ def join_inputs(
 
     Args:
       indexed: rows with their shards.
-      requests: all requests of the call.
+      requests: requests of the call by their indices.
       shards: shards of the mesh, M.
       no_slot: number that is no slot.
       pad_id: id of padding.
       seed: of the call.
     """
+    numbers = len(requests[indexed[0][0].request].key)
     inputs = JoinInputs(
         rows=np.full(shards, no_slot, np.int32),
         sources=np.zeros(shards, np.int32),
@@ -106,7 +109,7 @@ def join_inputs(
         tokens=np.full(shards, pad_id, np.int32),
         members=np.zeros(shards, np.int32),
         choices=np.zeros(shards, np.int32),
-        request_keys=np.zeros((shards, len(requests[0].key)), np.uint32),
+        request_keys=np.zeros((shards, numbers), np.uint32),
         seed=seed,
     )
     for row, shard in indexed:
@@ -118,4 +121,38 @@ def join_inputs(
         inputs.members[shard] = row.member
         inputs.choices[shard] = request.choices
         inputs.request_keys[shard] = request.key
+    return inputs
+
+
+def splice_inputs(
+    indexed: Sequence[tuple[Row, int]],
+    slots: Int32[np.ndarray, " R"],
+    buckets: Sequence[int],
+    *,
+    pad_id: int,
+    draw: Draw,
+) -> SpliceInputs:
+    """Returns the pending ids of rows, of long ones the next piece, which is taken from them.
+
+    Args:
+      indexed: rows with their indices in the dispatch.
+      slots: slots of the dispatch, R.
+      buckets: lengths that pieces are padded to.
+      pad_id: id of padding.
+      draw: sampling parameters.
+    """
+    most = min(max(len(row.pending) for row, _ in indexed), buckets[-1])
+    inputs = SpliceInputs(
+        rows=slots,
+        ids=np.full((len(slots), fit(most, buckets)), pad_id, np.int32),
+        counts=np.zeros(len(slots), np.int32),
+        limits=np.ones(len(slots), np.int32),
+        draw=draw,
+    )
+    for row, i in indexed:
+        piece = row.pending[:most]
+        row.pending = row.pending[most:]
+        inputs.ids[i, : len(piece)] = piece
+        inputs.counts[i] = len(piece)
+        inputs.limits[i] = 0 if row.pending else row.limit
     return inputs

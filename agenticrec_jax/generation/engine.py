@@ -16,8 +16,8 @@ the device (`State`). The host decides which jitted program runs next, and on wh
 That is the deterministic order. It depends on what was sampled, never on how long an answer took,
 so a call with the same requests runs the same programs on the same rows. In the eager order
 (``EngineConfig.deterministic`` off) rows whose answers are in are spliced without those that still
-wait. In both, sampling keys are folded from the seed, the request's key, the member and the
-position alone.
+wait, and more requests can arrive while the call runs. In both, sampling keys are folded from the
+seed, the request's key, the member and the position alone.
 
 An answer that raises, hangs or is malformed is a failure, and ``on_failure`` returns the reply in
 its place. Time can change a rollout in one way only: by whether an answer took longer than
@@ -29,7 +29,7 @@ agreement on the next program is needed. Only parameters that are spread over pr
 gathered, on the devices, when a call begins; all processes must then make the call.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import jax
 import numpy as np
@@ -41,6 +41,7 @@ from agenticrec_jax.generation.constraint import MAX_NUMBER, Constraint
 from agenticrec_jax.generation.placement import DECODE_RULES, Placement
 from agenticrec_jax.generation.programs import Programs
 from agenticrec_jax.generation.requests import (
+    Arrivals,
     Budget,
     Failure,
     OnFailure,
@@ -177,6 +178,7 @@ class Engine:
         filters: Filters = NO_FILTERS,
         on_failure: OnFailure | None = None,
         on_rollout: OnRollout | None = None,
+        arrivals: Arrivals | None = None,
     ) -> list[list[Rollout]]:
         """Samples every member of every request.
 
@@ -194,12 +196,18 @@ class Engine:
             gave a malformed reply; returns the reply in its place.
           on_rollout: called in the thread of this call with the request's index, the member and the
             rollout as each one ends, in any order: for progress. None for no call.
+          arrivals: called in the thread of this call, before each dispatch and while tools alone
+            run, whenever slots are free and no request waits for one; returns the requests that
+            have arrived, which join those that run. They are numbered behind ``requests``, and
+            their rollouts are given to ``on_rollout`` alone. The call ends when all rollouts have
+            ended and none has arrived. Needs the eager order. None for none.
 
         Returns:
-          Rollouts, [requests][members].
+          Rollouts of ``requests``, [requests][members].
 
         Raises:
-          InputError: a request does not fit the engine, named by its index and field.
+          InputError: a request does not fit the engine, named by its index and field; or there are
+            arrivals in the deterministic order.
           RespondError: a reply failed and there is no ``on_failure``; names request and member.
         """
         draw = filters.draw(temperature)
@@ -210,6 +218,14 @@ class Engine:
         config = self.config
         context = self.programs.context_length(params)
         self._check(requests, context)
+        eager = arrivals is None or not config.deterministic
+        expect(eager, "deterministic", True, "False where requests arrive: their order is of time")
+
+        def checked(free: int) -> Sequence[Request]:
+            arrived = arrivals(free)
+            self._check(arrived, context)
+            return arrived
+
         # The state is donated to the first program. If the call fails its buffers are gone, and the
         # next call begins with empty slots.
         state = self.state
@@ -227,6 +243,7 @@ class Engine:
                 threads=threads,
                 on_failure=on_failure,
                 on_rollout=on_rollout,
+                arrivals=checked if arrivals else None,
                 compile_ahead=self.compile_ahead if config.compile_ahead else None,
             )
             self.telemetry = schedule.telemetry
@@ -263,14 +280,16 @@ class Engine:
             for name, shape in largest.items()
         }
 
-    def compile_ahead(self, params, state: State, draw: Draw, requests: Sequence[Request]) -> State:
+    def compile_ahead(
+        self, params, state: State, draw: Draw, requests: Collection[Request]
+    ) -> State:
         """Compiles the shapes that requests like these can meet; returns the state (donated).
 
         Each program is called on padding rows, which change no slot. Shapes that an earlier call
         has compiled are skipped.
         """
         groups = frozenset(request.members for request in requests)
-        numbers = len(requests[0].key)
+        numbers = len(next(iter(requests)).key)
         kind = (groups, numbers, jax.tree.structure(draw))
         if kind in self._compiled_ahead:
             return state

@@ -88,15 +88,20 @@ OnFailure = Callable[[int, int, list[int], Failure], Reply]
 OnRollout = Callable[[int, int, "Rollout"], None]
 """(request index, member, rollout that has ended)."""
 
+Arrivals = Callable[[int], Sequence[Request]]
+"""(number of free slots) -> requests that have arrived, no more than that."""
+
 
 def reply_failure(reply: Any, vocabulary: int, longest: int | None) -> Failure | None:
-    """Returns the failure of a malformed reply, None for a well-formed one.
+    """Returns the failure in place of a reply or of a malformed one, None for a well-formed one.
 
     Args:
-      reply: return value of a ``Respond``.
+      reply: return value of a ``Respond``, or its failure.
       vocabulary: ids must be below this.
       longest: most ids; None for any number.
     """
+    if isinstance(reply, Failure):
+        return reply
     if not isinstance(reply, Reply):
         return Failure(JUNK, f"gave a {type(reply).__name__}; expected a Reply")
     if not isinstance(reply.ids, tuple | list) or not isinstance(reply.finish, str | None):
@@ -258,3 +263,21 @@ class Row:
             np.array(self.origin, np.uint8),
             self.finish or "",
         )
+
+
+def substitute_reply(
+    row: Row, failure: Failure, on_failure: OnFailure | None, vocabulary: int
+) -> Reply:
+    """Returns the reply in place of one that failed.
+
+    Raises:
+      RespondError: no ``on_failure``, or its reply is malformed.
+    """
+    who = f"for request {row.request}, member {row.member}"
+    if on_failure is None:
+        raise RespondError(f"respond {who} {failure.detail}")
+    reply = on_failure(row.request, row.member, list(row.ids), failure)
+    # Of any length: one that is too long ends the row, as other observations do.
+    if wrong := reply_failure(reply, vocabulary, longest=None):
+        raise RespondError(f"on_failure {who} {wrong.detail}")
+    return reply

@@ -4,29 +4,34 @@ Axis letters: those of ``inputs``.
 """
 
 import dataclasses
+import itertools
+import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
 
 import numpy as np
 
 from agenticrec_jax.generation.config import EngineConfig
-from agenticrec_jax.generation.dispatches import batches, join_inputs, prefill_inputs
-from agenticrec_jax.generation.inputs import DecodeInputs, SpliceInputs
+from agenticrec_jax.generation.dispatches import (
+    batches,
+    join_inputs,
+    prefill_inputs,
+    splice_inputs,
+)
+from agenticrec_jax.generation.inputs import DecodeInputs
 from agenticrec_jax.generation.paged_slots import make_slots
 from agenticrec_jax.generation.placement import Placement
 from agenticrec_jax.generation.programs import Programs
 from agenticrec_jax.generation.requests import (
+    Arrivals,
     Budget,
-    Failure,
     OnFailure,
     OnRollout,
-    Reply,
     Request,
-    RespondError,
     Rollout,
     Row,
     reply_failure,
+    substitute_reply,
 )
 from agenticrec_jax.generation.sampling import Draw
 from agenticrec_jax.generation.shapes import PREFILL_SIZES, fit, group_bucket
@@ -40,9 +45,11 @@ from agenticrec_jax.generation.state import (
     progress_at,
     with_progress,
 )
-from agenticrec_jax.generation.telemetry import COUNTERS
+from agenticrec_jax.generation.telemetry import Telemetry
 from agenticrec_jax.generation.threads import Call, HostThreads
 from agenticrec_jax.types import STOP, TURN_BUDGET
+
+ASKED_EVERY = 0.005  # seconds between two questions for arrivals while nothing but tools runs
 
 
 class Schedule:
@@ -50,7 +57,8 @@ class Schedule:
 
     In the deterministic order the next program is a function of the rows' contents, never of the
     time that an answer takes. In the eager order (``EngineConfig.deterministic`` off) answers are
-    spliced when they are in. Either looks only at the rows of this process.
+    spliced when they are in, and requests may arrive. Either looks only at the rows of this
+    process.
 
     Args:
       requests: groups of rollouts to generate.
@@ -63,6 +71,8 @@ class Schedule:
       threads: host threads that answer the rows that pause.
       on_failure: returns the reply in place of an answer that failed; None raises `RespondError`.
       on_rollout: called with request, member and rollout as each row ends; None for no call.
+      arrivals: asked for more requests while slots are free, in the eager order; None for none. Of
+        requests that have arrived nothing is kept once they have ended.
       compile_ahead: (params, state, draw, requests) -> state; compiles all shapes before the first
         dispatch. None compiles each where it is first met.
 
@@ -83,9 +93,12 @@ class Schedule:
         threads: HostThreads,
         on_failure: OnFailure | None,
         on_rollout: OnRollout | None,
+        arrivals: Arrivals | None,
         compile_ahead: Callable[..., State] | None,
     ):
-        self._requests = requests
+        self._requests = dict(enumerate(requests))
+        self._given = len(requests)
+        self._indices = itertools.count(self._given)
         self._config = config
         self._programs = programs
         self._placement = placement
@@ -94,24 +107,26 @@ class Schedule:
         self._threads = threads
         self._on_failure = on_failure
         self._on_rollout = on_rollout
+        self._arrivals = arrivals
         self._compile_ahead = compile_ahead
         shards = placement.shards
         self._slots = make_slots(requests, config, shards, budget)
         self._running: list[Row] = []
         self._opening: list[Row] = []
         self._waiting: list[tuple[Row, Call]] = []
-        self.telemetry: dict[str, float] = dict.fromkeys(COUNTERS, 0)
+        self.telemetry = Telemetry()
 
     def run(self, params, state: State, draw: Draw, seed: np.uint32) -> State:
         """Runs every row to its end; takes the slots' state (donated) and returns the next one."""
         self._params = params
         self._draw = draw
         self._seed = seed
-        start = time.perf_counter()
-        compiled = self._programs.compilations()
+        self._start = time.perf_counter()
+        self._compiled = self._programs.compilations()
         buckets = self._config.prompt_buckets
         if self._compile_ahead and self._requests:
-            state = self._compile_ahead(params, state, draw, self._requests)
+            state = self._compile_ahead(params, state, draw, self._requests.values())
+        state = self._admit(state)
         while self._slots.pending or self._opening or self._running or self._waiting:
             # Free slots first: members of groups that have begun, then new groups. A row that ends
             # with its first token frees its slot for another, so this is tried again each time.
@@ -130,15 +145,38 @@ class Schedule:
                 state = self._splice(state, self._accept(due))
             elif self._running:
                 state = self._decode(state)
-        self.telemetry["compilations"] = self._programs.compilations() - compiled
-        self.telemetry["seconds"] = time.perf_counter() - start
+            state = self._admit(state)
+        self._measure()
+        return state
+
+    def _measure(self) -> None:
+        self.telemetry["compilations"] = self._programs.compilations() - self._compiled
+        self.telemetry["seconds"] = time.perf_counter() - self._start
+
+    def _admit(self, state: State) -> State:
+        """Puts requests that have arrived behind the others, as many as slots are free."""
+        if self._arrivals is None:
+            return state
+        self._measure()  # somebody may watch a call that does not end
+        if self._slots.pending or not self._slots.free:
+            return state
+        arrived = self._arrivals(self._slots.free)
+        if arrived and self._compile_ahead:
+            state = self._compile_ahead(self._params, state, self._draw, arrived)
+        for request in arrived:
+            index = next(self._indices)
+            self._requests[index] = request
+            self._slots.add(index, request)
         return state
 
     def rollouts(self) -> list[list[Rollout]]:
-        """Returns the finished rows, [requests][members]."""
+        """Returns the finished rows of the requests of the call, [requests][members]."""
         return [
-            [self._slots.rows[index, member].rollout() for member in range(request.members)]
-            for index, request in enumerate(self._requests)
+            [
+                self._slots.rows[index, member].rollout()
+                for member in range(self._requests[index].members)
+            ]
+            for index in range(self._given)
         ]
 
     def _due(self) -> list[tuple[Row, Call]]:
@@ -167,9 +205,10 @@ class Schedule:
         return max(1, share) if self._running else 1
 
     def _await(self, count: int) -> None:
-        """Waits until ``count`` of the waiting rows have an answer."""
+        """Waits until ``count`` of the waiting rows have an answer, or it is time for arrivals."""
         start = time.perf_counter()
-        self._threads.wait([call for _, call in self._waiting], count)
+        most = math.inf if self._arrivals is None else ASKED_EVERY
+        self._threads.wait([call for _, call in self._waiting], count, most)
         self.telemetry["tool_wait_seconds"] += time.perf_counter() - start
 
     def _join(self, state: State, members: list[Row | None]) -> State:
@@ -187,13 +226,13 @@ class Schedule:
         # Of pages only one is copied, however long the prompt is.
         longest = max(row.prompt for row, _ in indexed)
         window = self._config.page_tokens or fit(longest, self._config.prompt_buckets)
-        with self._timed("join"):
+        with self.telemetry.timed("join"):
             state, report = self._programs.join(self._params, state, inputs, window=window)
             for row, shard in indexed:
                 if row.again:
                     slot = shard * self._slots.per_shard + row.slot
                     state = with_progress(state, slot, row.progress)
-                    self._count(recomputed_tokens=len(row.ids))
+                    self.telemetry.count(recomputed_tokens=len(row.ids))
             self._receive(indexed, report)
         return state
 
@@ -220,14 +259,16 @@ class Schedule:
             draw=self._draw,
         )
         inputs = self._slots.with_pages(inputs, groups)
-        with self._timed("prefill"):
+        with self.telemetry.timed("prefill"):
             state, report = self._programs.prefill(self._params, state, inputs)
             if again:
-                self._count(recomputed_tokens=sum(group[0].prompt for group in groups if group))
+                self.telemetry.count(
+                    recomputed_tokens=sum(group[0].prompt for group in groups if group)
+                )
                 return state
             indexed = [(row, i * members + row.member) for i, g in enumerate(groups) for row in g]
             self._receive(indexed, report)
-        self._count(prompt_tokens=sum(group[0].prompt for group in groups if group))
+        self.telemetry.count(prompt_tokens=sum(group[0].prompt for group in groups if group))
         return state
 
     def _decode(self, state: State) -> State:
@@ -245,7 +286,7 @@ class Schedule:
         window = fit(longest + steps, config.windows())
         pages = self._slots.table(indexed, len(slots), window)
         pages_used = self._slots.used
-        with self._timed("decode"):
+        with self.telemetry.timed("decode"):
             state, report = self._programs.decode(
                 params,
                 state,
@@ -261,7 +302,7 @@ class Schedule:
         counts = np.asarray(report.count)
         steps = int(report.steps)  # no more than were asked for
         tokens = int(sum(counts[i] for _, i in indexed))
-        self._count(
+        self.telemetry.count(
             decode_steps=steps,
             decode_row_steps=steps * len(slots),
             slot_steps=steps * config.slots,
@@ -269,7 +310,7 @@ class Schedule:
             page_steps=steps * pages_used,
         )
         if not self._slots.pending:
-            self._count(drain_slot_steps=steps * config.slots, drain_tokens=tokens)
+            self.telemetry.count(drain_slot_steps=steps * config.slots, drain_tokens=tokens)
         return state
 
     def _splice(self, state: State, rows: list[Row]) -> State:
@@ -278,31 +319,20 @@ class Schedule:
         rows = self._secure(state, rows, lambda row: row.length + len(row.pending))
         while rows:
             indexed, slots = self._slots.list_rows(rows, config.rows(self._slots.shards))
-            most = min(max(len(row.pending) for row in rows), config.splice_buckets[-1])
-            inputs = SpliceInputs(
-                rows=slots,
-                ids=np.full((len(slots), fit(most, config.splice_buckets)), self._pad_id, np.int32),
-                counts=np.zeros(len(slots), np.int32),
-                limits=np.ones(len(slots), np.int32),
-                draw=self._draw,
+            inputs = splice_inputs(
+                indexed, slots, config.splice_buckets, pad_id=self._pad_id, draw=self._draw
             )
-            for row, i in indexed:
-                piece = row.pending[:most]
-                row.pending = row.pending[most:]
-                inputs.ids[i, : len(piece)] = piece
-                inputs.counts[i] = len(piece)
-                inputs.limits[i] = 0 if row.pending else row.limit
             longest = max(row.length for row in rows)
             # The new tokens are in the pages too, padding included.
             longest += inputs.ids.shape[1] if config.page_tokens else 0
             window = fit(longest, config.windows())
             inputs = inputs._replace(pages=self._slots.table(indexed, len(slots), window))
-            with self._timed("splice"):
+            with self.telemetry.timed("splice"):
                 state, report = self._programs.splice(self._params, state, inputs, window=window)
                 for row, i in indexed:
                     row.length += int(inputs.counts[i])
                 self._receive([(row, i) for row, i in indexed if not row.pending], report)
-            self._count(spliced_tokens=int(inputs.counts.sum()))
+            self.telemetry.count(spliced_tokens=int(inputs.counts.sum()))
             rows = [row for row in rows if row.pending]
         return state
 
@@ -314,36 +344,19 @@ class Schedule:
         self._waiting = [(row, call) for row, call in self._waiting if row not in rows]
         for row, call in due:
             before = len(row.ids)
-            row.add_reply(self._reply(row, call))
-            self._count(calls=1, observed_tokens=len(row.ids) - before)
+            reply = call.outcome
+            # More ids than a completion has could never be accepted.
+            if failure := reply_failure(reply, self._vocabulary, self._config.max_tokens):
+                self.telemetry.count(failed_calls=1)
+                failure = dataclasses.replace(failure, seconds=call.seconds)
+                reply = substitute_reply(row, failure, self._on_failure, self._vocabulary)
+            row.add_reply(reply)
+            self.telemetry.count(calls=1, observed_tokens=len(row.ids) - before)
             if row.finish:
                 self._end(row)
             elif not self._slots.has_slot(row):  # it gave its pages back while it waited
                 self._slots.rejoin(row)
         return [row for row, _ in due if not row.finish and self._slots.has_slot(row)]
-
-    def _reply(self, row: Row, call: Call) -> Reply:
-        """Returns the reply to a row, or the one in place of a reply that failed.
-
-        Raises:
-          RespondError: no ``on_failure``, or its reply is malformed.
-        """
-        failure = call.outcome
-        if not isinstance(failure, Failure):
-            # More ids than a completion has could never be accepted.
-            longest = self._config.max_tokens
-            failure = reply_failure(call.outcome, self._vocabulary, longest)
-        if failure is None:
-            return call.outcome
-        self._count(failed_calls=1)
-        if self._on_failure is None:
-            raise RespondError(f"{_who('respond', row)} {failure.detail}")
-        failure = dataclasses.replace(failure, seconds=call.seconds)
-        reply = self._on_failure(row.request, row.member, list(row.ids), failure)
-        # Of any length: one that is too long ends the row, as other observations do.
-        if wrong := reply_failure(reply, self._vocabulary, longest=None):
-            raise RespondError(f"{_who('on_failure', row)} {wrong.detail}")
-        return reply
 
     def _receive(
         self, indexed: list[tuple[Row, int]], report: Report, cached: bool = False
@@ -360,7 +373,7 @@ class Schedule:
             n = int(count[i])
             row.add_sampled(ids[i, :n].tolist(), logprobs[i, :n].tolist())
             row.length += n if cached else 0
-            self._count(sampled_tokens=0 if row.opening else n)
+            self.telemetry.count(sampled_tokens=0 if row.opening else n)
             if not self._slots.has_slot(row):  # its first token waits for ``join``
                 continue
             if row.again:  # all of its completion is spliced behind the prompt
@@ -394,7 +407,7 @@ class Schedule:
             if row not in waiting:  # those that wait join again once they have their answer
                 self._slots.rejoin(row)
         self._running = [row for row in self._running if self._slots.has_slot(row)]
-        self._count(preempted_rows=len(given))
+        self.telemetry.count(preempted_rows=len(given))
         return secured
 
     def _end(self, row: Row) -> None:
@@ -402,18 +415,6 @@ class Schedule:
             self._slots.release(row)
         if self._on_rollout:
             self._on_rollout(row.request, row.member, row.rollout())
-
-    def _count(self, **counts: int) -> None:
-        for name, count in counts.items():
-            self.telemetry[name] += count
-
-    @contextmanager
-    def _timed(self, program: str):
-        start = time.perf_counter()
-        yield
-        self.telemetry[f"{program}_seconds"] += time.perf_counter() - start
-        self.telemetry[f"{program}_dispatches"] += 1
-
-
-def _who(function: str, row: Row) -> str:
-    return f"{function} for request {row.request}, member {row.member}"
+        arrived = row.request >= self._given
+        if arrived and self._slots.forget(row.request, self._requests[row.request]):
+            del self._requests[row.request]

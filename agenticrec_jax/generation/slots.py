@@ -28,7 +28,7 @@ class Slots:
     Attributes:
       shards: number of mesh shards.
       per_shard: slots of a shard, numbered from 0; as an index this number means no slot.
-      rows: rows that have begun, by request and member.
+      rows: rows that have begun and are not forgotten, by request and member.
     """
 
     def __init__(self, requests: Sequence[Request], shards: int, per_shard: int, budget: Budget):
@@ -36,6 +36,7 @@ class Slots:
         self.per_shard = per_shard
         self.rows: dict[tuple[int, int], Row] = {}
         self._budget = budget
+        self._begun = 0
         self._queue = collections.deque(enumerate(requests))
         self._free = [list(range(per_shard)) for _ in range(shards)]
         self._joining: list[collections.deque[Row]] = [collections.deque() for _ in range(shards)]
@@ -44,6 +45,23 @@ class Slots:
     def pending(self) -> bool:
         """Whether any row has no slot yet."""
         return bool(self._queue) or any(self._joining)
+
+    @property
+    def free(self) -> int:
+        """Number of free slots, in all shards."""
+        return sum(map(len, self._free))
+
+    def add(self, index: int, request: Request) -> None:
+        """Puts another request behind those that wait."""
+        self._queue.append((index, request))
+
+    def forget(self, index: int, request: Request) -> bool:
+        """Drops the rows of a request once all have ended; returns whether they have."""
+        keys = [(index, member) for member in range(request.members)]
+        ended = all(key in self.rows and self.rows[key].finish for key in keys)
+        for key in keys if ended else ():
+            del self.rows[key]
+        return ended
 
     def begin(self) -> list[list[Row]]:
         """Begins groups while there is room; returns all rows of each, with or without a slot.
@@ -63,10 +81,11 @@ class Slots:
                     prompt=len(request.prompt),
                     budget=self._budget,
                     opening=request.openings[member] if request.openings else (),
-                    age=len(self.rows) + member,
+                    age=self._begun + member,
                 )
                 for member in range(request.members)
             ]
+            self._begun += len(group)
             self.rows.update({(index, row.member): row for row in group})
             joining = self._joining[shard]
             joining.extend(group)

@@ -1,5 +1,9 @@
 """Counters of one call of the engine."""
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 _UNTIL = "seconds of its dispatches, until the result is on the host; the first include compilation"
 
 COUNTERS = {
@@ -31,3 +35,23 @@ COUNTERS = {
     "seconds": "seconds of the whole call",
 }
 """Name -> meaning of each counter of ``Engine.telemetry``."""
+
+
+class Telemetry(dict[str, float]):
+    """The counters, all 0 at first."""
+
+    def __init__(self):
+        super().__init__(dict.fromkeys(COUNTERS, 0))
+
+    def count(self, **counts: float) -> None:
+        """Adds to counters."""
+        for name, count in counts.items():
+            self[name] += count
+
+    @contextmanager
+    def timed(self, program: str) -> Iterator[None]:
+        """Counts the block as one dispatch of a program, with its time."""
+        start = time.perf_counter()
+        yield
+        self[f"{program}_seconds"] += time.perf_counter() - start
+        self[f"{program}_dispatches"] += 1

@@ -1,6 +1,7 @@
 """Host threads that answer paused rows, each call within a time of its own."""
 
 import collections
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -54,16 +55,24 @@ class HostThreads:
             self._start()
         return call
 
-    def wait(self, calls: Sequence[Call], count: int) -> None:
-        """Returns when ``count`` of ``calls`` are over; 0 only ends the calls that are late."""
+    def wait(self, calls: Sequence[Call], count: int, most: float = math.inf) -> None:
+        """Returns when ``count`` of ``calls`` are over; 0 only ends the calls that are late.
+
+        Args:
+          calls: calls that were submitted.
+          count: number of them.
+          most: seconds after which it returns in any case.
+        """
+        end = time.monotonic() + most
         with self._changed:
             while True:
                 self._end_late()
-                if sum(call.over for call in calls) >= count:
+                now = time.monotonic()
+                if now >= end or sum(call.over for call in calls) >= count:
                     return
                 # Woken by a call that ends, or when the oldest one becomes late.
                 oldest = min(call.started for call in self._running)
-                self._changed.wait(max(0.0, oldest + self._timeout - time.monotonic()))
+                self._changed.wait(max(0.0, min(oldest + self._timeout, end) - now))
 
     def close(self) -> None:
         """Drops the calls that have not begun; the others end by themselves."""

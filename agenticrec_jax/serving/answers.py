@@ -1,90 +1,119 @@
 """Recommendations made of the policy's trajectories, or of SASRec's order alone."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 
+from agenticrec_jax.agent.arrivals import Prepared
 from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.agent.transcripts import observations_read
 from agenticrec_jax.data.interactions import Items
 from agenticrec_jax.serving.reasons import EXPLAINED, Evidence, item_reason, list_reason
 from agenticrec_jax.serving.recommendations import RankedItem, Recommendation, ordinal_score
-from agenticrec_jax.serving.requests import NewItem, Request
+from agenticrec_jax.serving.requests import Request
 from agenticrec_jax.serving.retrieval import catalog_scores
-from agenticrec_jax.tools.artifacts import Artifacts
-from agenticrec_jax.tools.text import ranked as ranked_numbers
+from agenticrec_jax.tools.text import ranked
 from agenticrec_jax.types import OBSERVATION, SAMPLED
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class PreparedQuestion:
+    """A question that the policy can answer.
+
+    Attributes:
+      request: the question in codes, with candidates.
+      prepared: the policy's episode.
+    """
+
+    request: Request
+    prepared: Prepared
+
+    @property
+    def agent(self) -> Agent:
+        """The agent, whose catalog has the question's new items behind its own."""
+        return self.prepared.episode.agent
+
+    @property
+    def items(self) -> Items:
+        """That catalog."""
+        return self.agent.log.items
+
+    @property
+    def candidates(self) -> tuple[int, ...]:
+        """Codes of the candidates in that catalog."""
+        return self.prepared.episode.task.example.candidates
+
+
 def policys_answer(
-    request: Request, trajectory: Trajectory, agent: Agent, *, words: int, seconds: float
+    question: PreparedQuestion, trajectory: Trajectory, *, words: int, seconds: float
 ) -> Recommendation:
     """Returns the answer of a finished trajectory; SASRec's order where it has no valid ranking.
 
     Args:
-      request: with candidates.
+      question: the question.
       trajectory: of the policy.
-      agent: that the trajectory was sampled with.
       words: of a title before observations cut it.
       seconds: until the trajectory ended.
     """
-    evidence = read_evidence(trajectory, agent)
-    reasons = []
-    if trajectory.valid:
-        numbers = trajectory.ranking[: request.question.k]
-        for number in numbers[:EXPLAINED]:
-            _, title = _name(request.candidates[number - 1], agent.log.items)
-            reasons.append(item_reason(number, title, evidence, words))
-    else:
-        numbers = order_by_sasrec(agent.artifacts, request)[: request.question.k]
-    origin = trajectory.origin
+    evidence = read_evidence(trajectory, question.agent)
+    tokens = {
+        "prompt": len(trajectory.prompt),
+        "sampled": int((trajectory.origin == SAMPLED).sum()),
+        "observed": int((trajectory.origin == OBSERVATION).sum()),
+    }
+    if not trajectory.valid:
+        reason = trajectory.invalid_reason
+        return sasrecs_answer(question, reason, seconds=seconds, evidence=evidence, tokens=tokens)
+    numbers = trajectory.ranking[: question.request.question.k]
+    titles = [question.items.title[question.candidates[n - 1]] for n in numbers[:EXPLAINED]]
     return _recommendation(
-        request,
-        agent.log.items,
+        question,
         numbers,
-        reasons,
+        reasons=[item_reason(n, t, evidence, words) for n, t in zip(numbers, titles, strict=False)],
+        reason=list_reason(numbers, evidence),
         evidence=evidence,
-        fallback=trajectory.invalid_reason,
+        fallback=None,
         seconds=seconds,
-        tokens=(
-            len(trajectory.prompt),
-            int((origin == SAMPLED).sum()),
-            int((origin == OBSERVATION).sum()),
-        ),
+        tokens=tokens,
     )
 
 
 def sasrecs_answer(
-    request: Request, items: Items, artifacts: Artifacts, *, reason: str, seconds: float
+    question: PreparedQuestion,
+    reason: str,
+    *,
+    seconds: float,
+    evidence: tuple[Evidence, ...] = (),
+    tokens: dict[str, int] | None = None,
 ) -> Recommendation:
-    """Returns SASRec's order of a request's candidates as an answer.
+    """Returns SASRec's order of a question's candidates as an answer.
 
     Args:
-      request: with candidates.
-      items: the catalog.
-      artifacts: with the SASRec index.
+      question: the question.
       reason: why the policy did not rank.
-      seconds: since the request was made.
+      seconds: since the question was asked.
+      evidence: calls of the policy, if it began.
+      tokens: of the policy.
     """
-    numbers = order_by_sasrec(artifacts, request)[: request.question.k]
     return _recommendation(
-        request,
-        items,
-        numbers,
-        [],
-        evidence=(),
+        question,
+        order_by_sasrec(question)[: question.request.question.k],
+        reasons=[],
+        reason=f"SASRec's order, without a ranking of the policy: {reason}",
+        evidence=evidence,
         fallback=reason,
         seconds=seconds,
-        tokens=(0, 0, 0),
+        tokens=tokens or {"prompt": 0, "sampled": 0, "observed": 0},
     )
 
 
-def order_by_sasrec(artifacts: Artifacts, request: Request) -> list[int]:
-    """Returns the numbers of a request's candidates, from 1, by SASRec; unknown items come last."""
-    scores = catalog_scores(artifacts, request, request.items.tolist())
-    known = [-np.inf if isinstance(c, NewItem) else scores[c] for c in request.candidates]
-    return ranked_numbers(known, np.zeros(len(known)))
+def order_by_sasrec(question: PreparedQuestion) -> list[int]:
+    """Returns the numbers of the candidates, from 1, by SASRec; unknown items come last."""
+    request = question.request
+    scores = catalog_scores(question.agent.artifacts, request, request.items.tolist())
+    return ranked(scores[list(question.candidates)], np.zeros(len(question.candidates)))
 
 
 def read_evidence(trajectory: Trajectory, agent: Agent) -> tuple[Evidence, ...]:
@@ -98,46 +127,26 @@ def read_evidence(trajectory: Trajectory, agent: Agent) -> tuple[Evidence, ...]:
 
 
 def _recommendation(
-    request: Request,
-    items: Items,
-    numbers: Sequence[int],
-    reasons: Sequence[str],
-    *,
-    evidence: tuple[Evidence, ...],
-    fallback: str | None,
-    seconds: float,
-    tokens: tuple[int, int, int],
+    question: PreparedQuestion, numbers: Sequence[int], reasons: Sequence[str], **fields
 ) -> Recommendation:
     """Returns the recommendation of candidate numbers, the first of which may have reasons."""
-    names = [_name(candidate, items) for candidate in request.candidates]
-    ranked = [
-        RankedItem(
-            rank=rank,
-            item_id=names[number - 1][0],
-            title=names[number - 1][1],
-            ordinal_score=ordinal_score(rank),
-            reason=reasons[rank - 1] if rank <= len(reasons) else None,
-        )
-        for rank, number in enumerate(numbers, 1)
-    ]
-    why = f"SASRec's order, without a ranking of the policy: {fallback}"
+    request = question.request
+    items = question.items
     return Recommendation(
         user=request.question.user,
         time=request.time,
         events=len(request.items),
-        candidates=tuple(item_id for item_id, _ in names),
+        candidates=tuple(items.item_id[code] for code in question.candidates),
         retrieved=request.question.candidates is None,
-        items=tuple(ranked),
-        reason=why if fallback else list_reason(numbers, evidence),
-        evidence=evidence,
-        fallback=fallback,
-        seconds=seconds,
-        tokens=dict(zip(("prompt", "sampled", "observed"), tokens, strict=True)),
+        items=tuple(
+            RankedItem(
+                rank=rank,
+                item_id=items.item_id[code],
+                title=items.title[code],
+                ordinal_score=ordinal_score(rank),
+                reason=reasons[rank - 1] if rank <= len(reasons) else None,
+            )
+            for rank, code in enumerate((question.candidates[n - 1] for n in numbers), 1)
+        ),
+        **fields,
     )
-
-
-def _name(candidate: int | NewItem, items: Items) -> tuple[str, str]:
-    """Returns id and title of a candidate."""
-    if isinstance(candidate, NewItem):
-        return candidate.item_id, candidate.title.strip() or candidate.item_id
-    return items.item_id[candidate], items.title[candidate]

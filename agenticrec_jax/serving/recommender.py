@@ -1,7 +1,9 @@
 """The recommender: a run's policy with its log, tools and engine, loaded once and used often."""
 
 import contextlib
+import copy
 import dataclasses
+import functools
 import os
 import threading
 import time
@@ -11,18 +13,18 @@ from typing import Any, Self
 import numpy as np
 from jaxtyping import Float
 
-from agenticrec_jax.agent.episodes import Agent, run_episodes
+from agenticrec_jax.agent.arrivals import Arrival, prepare_episode, prepare_tools, run_prepared
+from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.agent.protocol import RANKED
 from agenticrec_jax.agent.tasks import Task
 from agenticrec_jax.agent.trajectories import Trajectory
-from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.errors import InputError, expect
 from agenticrec_jax.generation.config import EngineConfig
 from agenticrec_jax.runs.config import RunConfig
 from agenticrec_jax.runs.data import workdir_path
 from agenticrec_jax.runs.remembered import remembered, trained_policy
 from agenticrec_jax.runs.run import Run
-from agenticrec_jax.serving.answers import policys_answer, sasrecs_answer
+from agenticrec_jax.serving.answers import PreparedQuestion, policys_answer
 from agenticrec_jax.serving.recommendations import Recommendation
 from agenticrec_jax.serving.requests import (
     FEWEST,
@@ -40,7 +42,6 @@ from agenticrec_jax.tools.artifacts import Artifacts
 SLOTS = 32  # most requests in the engine at once
 ROWS = (1, 4, 10, 16)  # rows that a dispatch computes, where the config names none
 OnRefused = Callable[[Question, InputError], None]
-OnAnswer = Callable[[Question, Recommendation, Trajectory], None]
 
 
 class Recommender:
@@ -52,7 +53,7 @@ class Recommender:
 
     The policy is greedy, so that equal requests give equal answers. (In another batch floating
     point differs in the last bits, which can decide between two tokens that are equally likely.)
-    Safe in several threads, which wait for each other.
+    Safe in several threads; the calls that need the policy wait for each other.
 
     Example::
 
@@ -195,12 +196,7 @@ class Recommender:
         return self.answer(questions)
 
     def answer(
-        self,
-        questions: Sequence[Question],
-        *,
-        on_refused: OnRefused | None = None,
-        on_answer: OnAnswer | None = None,
-        abandoned: Callable[[Question], bool] | None = None,
+        self, questions: Sequence[Question], *, on_refused: OnRefused | None = None
     ) -> list[Recommendation]:
         """Returns the recommendations of questions, all of which are computed together.
 
@@ -208,76 +204,69 @@ class Recommender:
           questions: users and histories, with candidates or without.
           on_refused: called with each question that cannot be answered; the others are. None raises
             the error of the first.
-          on_answer: called with question, recommendation and trajectory as each one is there, in
-            any order and in the thread of this call.
-          abandoned: whether nobody waits for the answer to a question any more, asked in other
-            threads. Its answer is then SASRec's, from the policy's next call on. None for never.
 
         Raises:
           InputError: without ``on_refused``: names the question and what cannot be used.
         """
         start = time.perf_counter()
-        with self._lock:
-            agent, served = self._examples(questions, on_refused)
-            requests = {example.example_id: request for request, example in served}
-            answers: dict[int, Recommendation] = {}
+        prepared: list[PreparedQuestion] = []
+        for question in questions:
+            with _refusing(question, on_refused):
+                prepared.append(self._prepared(question))
+        prepare_tools([one.prepared for one in prepared])
+        answers: dict[PreparedQuestion, Recommendation] = {}
 
-            def end(trajectory: Trajectory) -> None:
-                request = requests[trajectory.example_id]
-                answers[trajectory.example_id] = policys_answer(
-                    request,
-                    trajectory,
-                    agent,
-                    words=self.run.config.tools.title_words,
-                    seconds=time.perf_counter() - start,
-                )
-                if on_answer:
-                    on_answer(request.question, answers[trajectory.example_id], trajectory)
+        def end(one: PreparedQuestion, trajectory: Trajectory) -> None:
+            answers[one] = self.finish(one, trajectory, seconds=time.perf_counter() - start)
 
-            def unwanted(task: Task) -> bool:
-                return abandoned(requests[task.example.example_id].question)
+        self._run([Arrival(one.prepared, functools.partial(end, one)) for one in prepared])
+        return [answers[one] for one in prepared]
 
-            run_episodes(
-                agent,
-                self._engine,
-                self.run.policy.params,
-                [Task(example) for _, example in served],
-                members=1,
-                temperature=0.0,
-                seed=self.run.config.seed,
-                on_trajectory=end,
-                abandoned=unwanted if abandoned else None,
-            )
-        return [answers[example.example_id] for _, example in served]
+    def prepare(self, question: Question) -> PreparedQuestion:
+        """Returns a question that `serve` can take: checked, with its candidates and its prompt.
 
-    @property
-    def tool_names(self) -> tuple[str, ...]:
-        """Names of the tools that the policy can call."""
-        return self._agents[()].toolbox.names
-
-    def check(self, question: Question) -> None:
-        """Raises InputError for a question that names what cannot be used."""
-        read_question(question, self.run.data.log, 0)
-
-    def fallback(self, question: Question, reason: str) -> Recommendation:
-        """Returns SASRec's order of a question's candidates, at once and without the policy.
-
-        Args:
-          question: as for ``answer``, whose calls in other threads are not waited for.
-          reason: why the policy did not answer.
+        It waits for no call of other threads.
 
         Raises:
           InputError: names what cannot be used.
         """
-        start = time.perf_counter()
-        request = self._with_candidates(read_question(question, self.run.data.log, 0))
-        return sasrecs_answer(
-            request,
-            self.run.data.log.items,
-            self._artifacts,
-            reason=reason,
-            seconds=time.perf_counter() - start,
-        )
+        prepared = self._prepared(question)
+        prepare_tools([prepared.prepared])
+        return prepared
+
+    def serve(self, arrivals: Callable[[int], Sequence[Arrival]]) -> None:
+        """Lets the policy answer prepared questions that arrive, until there are none.
+
+        Needs a ``tool_timeout``: the order of answers is that of time.
+
+        Args:
+          arrivals: called in this thread with the number of free slots whenever there are some;
+            returns at most so many episodes, which join those that run.
+        """
+        self._run([], arrivals)
+
+    def finish(
+        self, question: PreparedQuestion, trajectory: Trajectory, *, seconds: float
+    ) -> Recommendation:
+        """Returns the answer of a question's trajectory.
+
+        Args:
+          question: the question.
+          trajectory: its trajectory.
+          seconds: since the question was asked.
+        """
+        words = self.run.config.tools.title_words
+        return policys_answer(question, trajectory, words=words, seconds=seconds)
+
+    @property
+    def telemetry(self) -> Mapping[str, float]:
+        """Counters of the engine's newest call, which grow as it runs; see `COUNTERS`."""
+        return self._engine.telemetry
+
+    @property
+    def tool_names(self) -> tuple[str, ...]:
+        """Names of the tools that the policy can call."""
+        return self._agent.toolbox.names
 
     def sasrec_scores(self, question: Question) -> Float[np.ndarray, "I"]:
         """Returns SASRec's score of each item of the catalog, by code; candidates do not matter.
@@ -285,53 +274,57 @@ class Recommender:
         Raises:
           InputError: names the user or the history that cannot be used.
         """
-        request = read_question(question, self.run.data.log, 0)
-        return catalog_scores(self._artifacts, request, request.items.tolist())
+        request = read_question(question, self.run.data.log)
+        return catalog_scores(self._agent.artifacts, request, request.items.tolist())
 
     def _use(self, artifacts: Artifacts) -> None:
-        self._artifacts = artifacts
-        # The agent of each set of new items: of none, and of the newest request with some.
-        self._agents = {(): self.run.agent(artifacts, stop_on_illegal=False)}
+        self._agent = self.run.agent(artifacts, stop_on_illegal=False)
+        # The newest agent with new items: the agent that it was made of, the items, itself.
+        self._extended: tuple[Agent, tuple[NewItem, ...], Agent] = (self._agent, (), self._agent)
 
-    def _examples(
-        self, questions: Sequence[Question], on_refused: OnRefused | None
-    ) -> tuple[Agent, list[tuple[Request, RankingExample]]]:
-        """Returns the agent of some questions, and requests with examples of those it can answer.
+    def _run(
+        self,
+        first: Sequence[Arrival],
+        arrivals: Callable[[int], Sequence[Arrival]] | None = None,
+    ) -> None:
+        with self._lock:
+            run_prepared(
+                self._engine,
+                self.run.policy.params,
+                first,
+                temperature=0.0,
+                seed=self.run.config.seed,
+                arrivals=arrivals,
+            )
 
-        The agent's catalog has the questions' new items behind its own, its log the events of the
-        questions' users alone.
+    def _prepared(self, question: Question) -> PreparedQuestion:
+        """Returns a question for which no tool has prepared anything yet.
+
+        The agent's catalog has the question's new items behind its own, its log the user's events
+        alone: no question sees what belongs to another.
         """
         log = self.run.data.log
-        requests = []
-        for index, question in enumerate(questions):
-            with _refusing(question, on_refused):
-                requests.append(self._with_candidates(read_question(question, log, index)))
-        if not requests:
-            return self._agent(()), []
-        new = dict.fromkeys(
-            item for r in requests for item in r.candidates if isinstance(item, NewItem)
-        )
+        base = self._agent
+        request = self._with_candidates(read_question(question, log), base.artifacts)
+        new = tuple(item for item in request.candidates if isinstance(item, NewItem))
         codes = {item: log.num_items + i for i, item in enumerate(new)}
-        agent = self._agent(tuple(new))
-        agent = dataclasses.replace(agent, log=log_of(requests, agent.log))
-        longest = self._engine.config.prompt_buckets[-1]
-        served = []
-        for index, request in enumerate(requests):
-            example = example_of(
-                request,
-                [codes.get(item, item) for item in request.candidates],
-                example_id=len(log) + index,
-                position=len(agent.log),
-                max_history=self.run.config.dataset.max_history,
-            )
-            with _refusing(request.question, on_refused):
-                tokens = len(agent.prompt(Task(example)))
-                where = f"{request.question.where}, prompt"
-                expect(tokens <= longest, where, f"{tokens} tokens", f"at most {longest}")
-                served.append((request, example))
-        return agent, served
+        agent = self._with_new_items(base, new)
+        agent = dataclasses.replace(agent, log=log_of(request, agent.log))
+        example = example_of(
+            request,
+            [codes.get(item, item) for item in request.candidates],
+            example_id=len(log),
+            position=len(agent.log),
+            max_history=self.run.config.dataset.max_history,
+        )
+        prepared = prepare_episode(agent, Task(example))
+        tokens, longest = len(prepared.prompt), self._engine.config.prompt_buckets[-1]
+        expect(
+            tokens <= longest, f"{question.where}, prompt", f"{tokens} tokens", f"at most {longest}"
+        )
+        return PreparedQuestion(request, prepared)
 
-    def _with_candidates(self, request: Request) -> Request:
+    def _with_candidates(self, request: Request, artifacts: Artifacts) -> Request:
         """Returns the request with candidates, retrieved if it has none.
 
         Retrieved ones are shuffled, as those that the policy was trained on: the prompt does not
@@ -340,27 +333,26 @@ class Recommender:
         if request.candidates is not None:
             return request
         history = request.items.tolist()
-        items = retrieve(self._artifacts, request, history, self._retrieved)
+        items = retrieve(artifacts, request, history, self._retrieved)
         where = f"{request.question.where}, retrieved candidates"
         expect(len(items) >= FEWEST, where, len(items), f"at least {FEWEST}")
         shuffled = np.random.default_rng([self.run.config.seed, *history]).permutation(items)
         return dataclasses.replace(request, candidates=tuple(shuffled.tolist()))
 
-    def _agent(self, new: tuple[NewItem, ...]) -> Agent:
-        """Returns the agent of the catalog with new items behind its own."""
-        if new not in self._agents:
-            run = self.run
-            log = dataclasses.replace(run.data.log, items=with_new_items(run.data.log.items, new))
-            extended = Run(
-                run.config,
-                run.workdir,
-                policy_directory=run.policy_directory,
-                data=dataclasses.replace(run.data, log=log),
-                policy=run.policy,
-            )
-            agent = extended.agent(self._artifacts.extended(len(new)), stop_on_illegal=False)
-            self._agents = {(): self._agents[()], new: agent}
-        return self._agents[new]
+    def _with_new_items(self, base: Agent, new: tuple[NewItem, ...]) -> Agent:
+        """Returns an agent with new items behind those of its catalog."""
+        if not new:
+            return base
+        made_of, items, agent = self._extended
+        if made_of is not base or items != new:
+            data = self.run.data
+            log = dataclasses.replace(data.log, items=with_new_items(data.log.items, new))
+            extended = copy.copy(self.run)  # with what it has loaded, for its tools and prompts
+            extended.data = dataclasses.replace(data, log=log)
+            artifacts = base.artifacts.extended(len(new))
+            agent = extended.agent(artifacts, stop_on_illegal=False)
+            self._extended = (base, new, agent)
+        return agent
 
 
 def serving_sizes(config: EngineConfig, tool_timeout: float | None = None) -> EngineConfig:

@@ -91,13 +91,12 @@ class Request:
     candidates: tuple[int | NewItem, ...] | None
 
 
-def read_question(question: Question, log: InteractionLog, index: int) -> Request:
-    """Returns a question in codes.
+def read_question(question: Question, log: InteractionLog) -> Request:
+    """Returns a question in codes; an unseen user has the code behind those of the log.
 
     Args:
       question: the question.
       log: whose users and items it names.
-      index: of the question among those of one call; an unseen user gets a code of it.
 
     Raises:
       InputError: names the first thing that cannot be used: an unknown user or item, an empty
@@ -115,7 +114,7 @@ def read_question(question: Question, log: InteractionLog, index: int) -> Reques
         events = log.events_of(code)
         items, times, ratings = log.item[events], log.time[events], log.rating[events]
     else:
-        code = log.num_users + index
+        code = log.num_users
         items, times, ratings = _read_history(question.history, log, where)
     return Request(
         question=question,
@@ -211,10 +210,7 @@ def checked(kind: type[Checked], value: Any, where: str) -> Checked:
 
 
 def with_new_items(items: Items, new: Sequence[NewItem]) -> Items:
-    """Returns the catalog with new items behind its own, found in the prompts with them alone.
-
-    Requests of several clients are answered together, and none may see what another one sent.
-    """
+    """Returns the catalog with new items behind its own, which only prompts find."""
     if not new:
         return items
     prices = [np.nan if item.price is None else item.price for item in new]
@@ -231,23 +227,16 @@ def with_new_items(items: Items, new: Sequence[NewItem]) -> Items:
     )
 
 
-def log_of(requests: Sequence[Request], log: InteractionLog) -> InteractionLog:
-    """Returns a log of the requests' own events only, with the users and items of ``log``.
-
-    Unseen users have codes behind those of the log's users.
-    """
-    users = {request.code: request for request in requests}
-    unseen = 1 + max(users) - log.num_users
-    times = np.concatenate([request.times for request in users.values()])
-    order = np.argsort(times, kind="stable")  # a user's own events keep their order
-    codes = np.repeat([*users], [len(request.items) for request in users.values()])
+def log_of(request: Request, log: InteractionLog) -> InteractionLog:
+    """Returns a log of the request's own events only, with the users and items of ``log``."""
+    unseen = request.code == log.num_users
     return dataclasses.replace(
         log,
-        user_ids=log.user_ids + ("",) * max(unseen, 0),
-        user=codes.astype(np.int32)[order],
-        item=np.concatenate([request.items for request in users.values()])[order],
-        time=times[order],
-        rating=np.concatenate([request.ratings for request in users.values()])[order],
+        user_ids=(*log.user_ids, "") if unseen else log.user_ids,
+        user=np.full(len(request.items), request.code, np.int32),
+        item=request.items,
+        time=request.times,
+        rating=request.ratings,
     )
 
 
@@ -265,7 +254,7 @@ def example_of(
       request: the request.
       candidates: item codes.
       example_id: a number that no stored profile has.
-      position: end of the log of the requests' events.
+      position: end of the log of the request's events.
       max_history: number of newest events in the history.
     """
     return RankingExample(

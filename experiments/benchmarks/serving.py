@@ -5,9 +5,15 @@
 
 The server is a process of its own, started on the workdir as a person starts it, with the embedded
 tiny policy by default. Each request names a user of the log and 20 candidates drawn from the
-catalog. ``bound`` of the throughput is three times that of one request after another. Late is an
-answer more than 100 ms above its time budget, lost is one that is no answer of status 200. The
-client computes on the same cores as the server.
+catalog. ``bound`` of the throughput is three times that of one request after another, of which half
+are sent before the others and half after them. A client sends its next request as soon as it has an
+answer. Late is an answer more than 100 ms above its time budget, lost is one that is no answer of
+status 200. The client computes on the same cores as the server.
+
+The server's own counters say where the time goes: the share that the engine spends in each of its
+programs, in waiting for tools and in Python, the share without any request in it, the requests in a
+decoding step and the rows that are computed for them, and the processor time of a request. Where a
+request takes nearly as much of it among others as alone, throughput is bound by the cores.
 """
 
 import asyncio
@@ -22,6 +28,7 @@ from collections.abc import Iterator, Sequence
 import httpx2
 import numpy as np
 from absl import flags
+from prometheus_client.parser import text_string_to_metric_families
 
 from agenticrec_jax.bundled import ROOT
 from agenticrec_jax.cli import app
@@ -34,6 +41,8 @@ from experiments.benchmarks.figures import figure, publish
 CANDIDATES = 20
 SLACK_MS = 100.0
 TIMES = 3.0  # least throughput at once, in times that of one after another
+PART = "agenticrec_engine_part_seconds_total"
+CPU = "process_cpu_seconds_total"
 TINY = ROOT / "tools_data" / "tiny_policy"
 
 _JSON = flags.DEFINE_string("json", "", "File of the figures.")
@@ -41,7 +50,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a run.", required=
 _ADDRESS = flags.DEFINE_string("address", None, "Of a server that runs; started if not given.")
 _POLICY = flags.DEFINE_string("policy", str(TINY), "Policy directory.")
 _REQUESTS = flags.DEFINE_integer("requests", 200, "Requests at once, in all.", lower_bound=2)
-_ALONE = flags.DEFINE_integer("alone", 40, "Requests one after another.", lower_bound=1)
+_ALONE = flags.DEFINE_integer("alone", 40, "Requests one after another.", lower_bound=2)
 _AT_ONCE = flags.DEFINE_integer("at_once", 16, "Requests at once.", lower_bound=2)
 _TIMEOUT_MS = flags.DEFINE_integer("timeout_ms", 10_000, "Time budget of each.", lower_bound=1)
 
@@ -65,9 +74,13 @@ def measure() -> list[dict]:
     bodies = requests_of(load_data(config.dataset, as_path(_WORKDIR.value)).log, _REQUESTS.value)
     running = contextlib.nullcontext(_ADDRESS.value) if _ADDRESS.value else server()
     with running as address:
-        asyncio.run(load(address, bodies[: _AT_ONCE.value], _AT_ONCE.value))  # warm
-        alone = asyncio.run(load(address, bodies[: _ALONE.value], 1))
+        asyncio.run(load(address, bodies, _AT_ONCE.value))  # warm: compiles the shapes that occur
+        asyncio.run(load(address, bodies[:4], 1))
+        half = -(-_ALONE.value // 2)
+        before = asyncio.run(load(address, bodies[:half], 1))
         together = asyncio.run(load(address, bodies, _AT_ONCE.value))
+        after = asyncio.run(load(address, bodies[half : _ALONE.value], 1))
+    alone = joined(before, after)
     ratio = together["throughput"] / alone["throughput"]
     rows = [figure("throughput at once", "times one after another", ratio, bound=TIMES)]
     for name, got in (("one after another", alone), (f"{_AT_ONCE.value} at once", together)):
@@ -79,8 +92,36 @@ def measure() -> list[dict]:
             figure(f"{name}: lost", "requests", got["lost"], bound=0),
             figure(f"{name}: late", "requests", late(got["ms"], _TIMEOUT_MS.value), bound=0),
             figure(f"{name}: in SASRec's order", "requests", got["fallback"]),
+            *(figure(f"{name}: {what}", unit, value) for what, unit, value in shares(got)),
         ]
     return rows
+
+
+def shares(got: dict) -> list[tuple[str, str, float]]:
+    """Returns names, units and values of where the time of a load went."""
+    counted, seconds = got["counted"], got["seconds"]
+    engine = {name: value for (metric, name), value in counted.items() if metric == PART}
+    called = counted["agenticrec_engine_seconds_total", ""]
+    engine["Python"] = called - sum(engine.values())
+    steps = max(1.0, counted["agenticrec_engine_decode_steps_total", ""])
+    return [
+        *((f"engine, {name}", "share of the time", s / seconds) for name, s in engine.items()),
+        ("engine without a request", "share of the time", 1 - called / seconds),
+        *(
+            (what, "in a decoding step", counted[f"agenticrec_engine_{name}_total", ""] / steps)
+            for what, name in (("requests", "decode_tokens"), ("rows", "decode_row_steps"))
+        ),
+        ("processor", "s / request", counted[CPU, ""] / len(got["ms"])),
+        ("cores of the server in use", "cores", counted[CPU, ""] / seconds),
+        ("compiled", "programs", counted["agenticrec_engine_compilations_total", ""]),
+    ]
+
+
+def joined(one: dict, other: dict) -> dict:
+    """Returns two loads as one."""
+    got = {name: one[name] + other[name] for name in ("ms", "lost", "fallback", "seconds")}
+    counted = {name: one["counted"][name] + other["counted"][name] for name in one["counted"]}
+    return got | {"counted": counted, "throughput": len(got["ms"]) / got["seconds"]}
 
 
 def requests_of(log: InteractionLog, count: int) -> list[dict]:
@@ -134,10 +175,30 @@ async def load(address: str, bodies: Sequence[dict], at_once: int) -> dict:
             fallback += answered and response.json()["fallback"]
 
     async with httpx2.AsyncClient(base_url=address, timeout=600) as http:
+        before = await counters(http)
         start = time.perf_counter()
         await asyncio.gather(*(client(http) for _ in range(at_once)))
         seconds = time.perf_counter() - start
-    return {"throughput": len(bodies) / seconds, "ms": ms, "lost": lost, "fallback": fallback}
+        after = await counters(http)
+    return {
+        "throughput": len(bodies) / seconds,
+        "seconds": seconds,
+        "ms": ms,
+        "lost": lost,
+        "fallback": fallback,
+        "counted": {name: value - before[name] for name, value in after.items()},
+    }
+
+
+async def counters(http: httpx2.AsyncClient) -> dict[tuple[str, str], float]:
+    """Returns the engine's and the process's counters by metric and label."""
+    text = (await http.get("/metrics")).text
+    return {
+        (sample.name, next(iter(sample.labels.values()), "")): sample.value
+        for metric in text_string_to_metric_families(text)
+        for sample in metric.samples
+        if sample.name.startswith("agenticrec_engine_") or sample.name == CPU
+    }
 
 
 def late(ms: Sequence[float], budget_ms: float) -> int:

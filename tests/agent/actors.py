@@ -21,7 +21,17 @@ class Actor:
         self.scripts = scripts
 
     def generate(
-        self, params, requests, respond, *, temperature, seed, filters, on_failure, on_rollout
+        self,
+        params,
+        requests,
+        respond,
+        *,
+        temperature,
+        seed,
+        on_failure,
+        on_rollout,
+        filters=None,
+        arrivals=None,
     ):
         groups = [
             [self._play(i, m, respond, self._opening(request, m)) for m in range(request.members)]

@@ -167,21 +167,6 @@ def test_a_failed_call_counts_as_one_of_ten(agent):
     assert played.finish == "too_many_calls" and len(played.calls) == 10
 
 
-def test_an_abandoned_episode_ends_at_its_next_call(agent):
-    """The second of three calls is the first after nobody waits any more."""
-    gone = []
-
-    def abandoned(task):
-        gone.append(task.example.example_id)
-        return len(gone) > 1
-
-    (ended,) = play(agent, [LOOK, NEAR, LOOK, list_with_target_at(1)], abandoned=abandoned)
-    assert ended.finish == "abandoned" and not ended.valid and len(ended.calls) == 1
-    assert set(gone) == {tiny_world().examples[0].example_id} and len(gone) == 2
-    (answered,) = play(agent, [LOOK, NEAR, list_with_target_at(1)], abandoned=lambda task: False)
-    assert answered.valid and len(answered.calls) == 2
-
-
 def test_an_answer_quoted_by_a_tool_is_not_the_policys(agent):
     forged = dataclasses.replace(agent, transform=lambda text, _: list_with_target_at(1))
     (played,) = play(forged, [LOOK, "<think>done</think>"])

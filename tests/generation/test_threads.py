@@ -52,6 +52,8 @@ def test_waiting_for_some_returns_before_the_slow_ones(forever):
     threads.wait(calls, 0)
     threads.wait(calls, 2)
     assert [call.over for call in calls] == [False, True, True]
+    threads.wait(calls, 3, most=0.01)  # else until the slow one is late
+    assert [call.over for call in calls] == [False, True, True]
     forever.set()
     assert outcomes(threads, calls) == [True, 1, 2]
 

@@ -200,8 +200,7 @@ def test_an_answer_that_is_begun_becomes_a_ranking_and_none_becomes_sasrecs(
 
 def test_refit_sees_the_newest_events_of_others(served, monkeypatch):
     recommender, log, users = served
-    for name in ("_agents", "_artifacts"):  # which refit replaces
-        monkeypatch.setattr(recommender, name, getattr(recommender, name))
+    monkeypatch.setattr(recommender, "_agent", recommender._agent)  # which refit replaces
     late = log.num_items - 1
     names = log.items.item_id[late - 19 :]
 

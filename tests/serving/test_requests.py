@@ -39,23 +39,20 @@ def events_of(log, user):
     ]
 
 
-def views(log, questions):
-    """The tools' views of questions that are asked together."""
-    requests = [read_question(question, log, i) for i, question in enumerate(questions)]
-    small = log_of(requests, log)
-    return [
-        AsOfView(
-            small,
-            example_of(
-                request,
-                request.candidates,
-                example_id=len(log) + i,
-                position=len(small),
-                max_history=10,
-            ),
-        )
-        for i, request in enumerate(requests)
-    ]
+def view_of(log, question):
+    """The tools' view of a question."""
+    request = read_question(question, log)
+    small = log_of(request, log)
+    return AsOfView(
+        small,
+        example_of(
+            request,
+            request.candidates,
+            example_id=len(log),
+            position=len(small),
+            max_history=10,
+        ),
+    )
 
 
 def observations(toolbox, view):
@@ -63,18 +60,15 @@ def observations(toolbox, view):
 
 
 def test_a_known_user_is_seen_as_in_the_log():
-    """The view of a request equals one that is made of the whole log, whoever else is asked of."""
+    """The view of a request equals one that is made of the whole log."""
     log = tiny_world().log
     for user in (3, 50):
         history = tuple(log.item[log.events_of(user)][-10:].tolist())
         time = int(log.time[-1]) + 1
         example = RankingExample(0, user, len(log), time, history, CANDIDATES, None, "now")
         expected = vars(AsOfView(log, example))
-        questions = [
-            Question(user=log.user_ids[other], candidates=ids_of(log, CANDIDATES))
-            for other in (7, user, 90)
-        ]
-        for name, value in vars(views(log, questions)[1]).items():
+        question = Question(user=log.user_ids[user], candidates=ids_of(log, CANDIDATES))
+        for name, value in vars(view_of(log, question)).items():
             if name not in ("example_id", "position"):
                 np.testing.assert_equal(value, expected[name], name)
 
@@ -86,32 +80,27 @@ def test_an_unseen_user_with_the_history_of_a_known_one_gets_its_observations():
     fitted = set(log.user[: world.artifacts.fit_range.events].tolist())
     user = next(u for u in range(log.num_users) if u not in fitted)
     items = ids_of(log, CANDIDATES)
-    known, unseen = views(
-        log,
-        [
-            Question(user=log.user_ids[user], candidates=items),
-            Question(history=events_of(log, user), candidates=items),
-        ],
-    )
+    known = view_of(log, Question(user=log.user_ids[user], candidates=items))
+    unseen = view_of(log, Question(history=events_of(log, user), candidates=items))
     assert known.user != unseen.user and len(known.own_items) > 2
     seen = observations(world.toolbox, known)
     assert observations(world.toolbox, unseen) == seen
     assert seen["get_similar_users"].count(",") > 5
     for changed in (events_of(log, user)[:-1], events_of(log, user)[::-1]):
         changed = [event | {"timestamp": int(log.time[-1])} for event in changed]
-        (other,) = views(log, [Question(history=changed, candidates=items)])
+        other = view_of(log, Question(history=changed, candidates=items))
         assert observations(world.toolbox, other) != seen
 
 
 def test_a_history_of_ids_is_of_now():
     log = tiny_world().log
-    (view,) = views(log, [Question(history=ids_of(log, (4, 4, 9)), candidates=ids_of(log, (1, 2)))])
+    view = view_of(log, Question(history=ids_of(log, (4, 4, 9)), candidates=ids_of(log, (1, 2))))
     assert view.own_items == view.history == (4, 4, 9)
     assert view.own_times == (int(log.time[-1]),) * 3 and view.time == log.time[-1] + 1
     assert np.isnan(view.own_ratings).all()
     later = int(log.time[-1]) + 500
     event = {"item_id": log.items.item_id[4], "timestamp": later}
-    (view,) = views(log, [Question(history=[event], candidates=ids_of(log, (1, 2)))])
+    view = view_of(log, Question(history=[event], candidates=ids_of(log, (1, 2))))
     assert view.time == later + 1
 
 
@@ -123,7 +112,7 @@ def test_a_new_item_is_known_by_its_metadata_alone():
     brand = log.items.brand[log.item[log.events_of(8)[-1]]]
     new = {"item_id": "n1", "title": "Glass Pen", "brand": brand, "price": 7.5}
     new |= {"categories": ["Pens", "Dip Pens"]}
-    request = read_question(Question(user=user, candidates=[*log.items.item_id[:4], new]), log, 0)
+    request = read_question(Question(user=user, candidates=[*log.items.item_id[:4], new]), log)
     assert request.candidates[:4] == (0, 1, 2, 3)
     items = with_new_items(log.items, [request.candidates[4]])
     assert items.item_id[-1] == "n1" and items.code["n1"] == log.num_items
@@ -131,8 +120,8 @@ def test_a_new_item_is_known_by_its_metadata_alone():
     extended = dataclasses.replace(log, items=items)
     artifacts = world.artifacts.extended(1)
     toolbox = agenticrec_tools(artifacts)
-    (before,) = views(log, [Question(user=user, candidates=log.items.item_id[:4])])
-    small = log_of([request], extended)
+    before = view_of(log, Question(user=user, candidates=log.items.item_id[:4]))
+    small = log_of(request, extended)
     codes = [*request.candidates[:4], log.num_items]
     example = example_of(request, codes, example_id=0, position=len(small), max_history=10)
     view = AsOfView(small, example)
@@ -211,7 +200,7 @@ def test_a_question_that_cannot_be_answered_is_refused(fields, named):
         return known.get(value, value) if isinstance(value, str) else value
 
     question = Question(**with_ids(fields), where="here")
-    sentence = refused(read_question, question, log, 0)
+    sentence = refused(read_question, question, log)
     for name, item in known.items():
         sentence = sentence.replace(f"'{item}'", f"'{name}'")
     assert_names(sentence, *named)

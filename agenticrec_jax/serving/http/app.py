@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import hmac
 import logging
 import time
@@ -21,9 +22,10 @@ from agenticrec_jax import strict_json
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.errors import InputError, shorten
 from agenticrec_jax.paths import Appender
+from agenticrec_jax.serving.answers import sasrecs_answer
 from agenticrec_jax.serving.http import openapi
-from agenticrec_jax.serving.http.batches import Batches, Job, QueueFull
 from agenticrec_jax.serving.http.bodies import RecommendBody, RerankBody
+from agenticrec_jax.serving.http.engine_thread import EngineThread, Job, QueueFull
 from agenticrec_jax.serving.http.metrics import ServerMetrics
 from agenticrec_jax.serving.http.rerank import read_rerank, rerank_answer, titles_of
 from agenticrec_jax.serving.http.tracing import HungUp, Traced, answer_error
@@ -63,7 +65,7 @@ def make_app(
     """Returns the application; its lifespan runs the thread that has the engine.
 
     Args:
-      recommender: answers the requests; it is warm.
+      recommender: answers the requests; it is warm, and was loaded with a ``tool_timeout``.
       limits: of requests.
       api_key: that requests for recommendations have to bring; None for none.
       trajectories: file that each trajectory is appended to, with its trace id; None for none.
@@ -88,7 +90,7 @@ class _Service:
         self._titles = titles_of(recommender.run.data.log.items)
         self._metrics = ServerMetrics(recommender.tool_names)
         self._document = openapi.document()
-        self._batches: Batches | None = None
+        self._engine: EngineThread | None = None
 
     def app(self) -> Starlette:
         routes = [
@@ -113,25 +115,19 @@ class _Service:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        batches = Batches(
-            self._recommender,
-            self._limits.waiting,
-            on_batch=self._metrics.count_batch,
-            on_trajectory=self._record,
-        )
-        self._metrics.watch_waiting(lambda: batches.waiting)
-        self._batches = batches
+        engine = EngineThread(self._recommender, self._limits.waiting, self._record)
+        self._metrics.watch(engine)
+        self._engine = engine
         yield
         # All requests are answered by now; a tool that hangs may still have the thread.
-        self._batches = None
-        await asyncio.to_thread(batches.close, 1.0)
+        self._engine = None
+        await asyncio.to_thread(engine.close, 1.0)
 
     async def recommend(self, request: Request) -> Response:
         body = await self._body(request, RecommendBody)
         question = Question(
             user=body.user, history=body.history, candidates=body.candidates, k=body.k, where="body"
         )
-        self._recommender.check(question)
         answer = await self._answer(request, question, body.timeout_ms)
         record = answer.record() | {
             "fallback": answer.fallback is not None,
@@ -149,11 +145,11 @@ class _Service:
         return _json(rerank_answer(body, reranking, answer, request.scope["trace_id"]))
 
     async def healthz(self, request: Request) -> Response:
-        works = self._batches is not None and self._batches.alive
+        works = self._engine is not None and self._engine.alive
         return _json({"status": "ok" if works else "failed"}, 200 if works else 503)
 
     async def readyz(self, request: Request) -> Response:
-        ready = self._batches is not None and self._batches.waiting < self._limits.waiting
+        ready = self._engine is not None and not self._engine.full
         return _json({"status": "ready" if ready else "busy"}, 200 if ready else 503)
 
     async def metrics(self, request: Request) -> Response:
@@ -166,35 +162,53 @@ class _Service:
         self, request: Request, question: Question, timeout_ms: int | None
     ) -> Recommendation:
         """Returns the policy's answer, or SASRec's where the time budget ends first."""
-        budget = (timeout_ms or self._limits.timeout_ms) / 1000
-        deadline = request.scope["started"] + budget
-        job = Job(question, deadline, request.scope["trace_id"])
+        started = request.scope["started"]
+        deadline = started + (timeout_ms or self._limits.timeout_ms) / 1000
         try:
-            self._batches.submit(job)
+            if self._engine.full:  # before the work of preparing a request that is refused
+                raise QueueFull
+            prepared = await asyncio.to_thread(self._recommender.prepare, question)
+            job = Job(prepared.prepared, deadline, request.scope["trace_id"])
+            self._engine.submit(job)
         except QueueFull:
             message = f"found {self._limits.waiting} requests that wait, expected fewer"
             raise HTTPException(429, message, {"Retry-After": "1"}) from None
-        answered = asyncio.wrap_future(job.answer)
-        hung_up = asyncio.ensure_future(_disconnected(request))
-        try:
-            await asyncio.wait(
-                (answered, hung_up),
-                timeout=deadline - time.monotonic(),
-                return_when=asyncio.FIRST_COMPLETED,
+        trajectory = await self._trajectory(request, job)
+        seconds = time.monotonic() - started
+        if trajectory is None:
+            make = functools.partial(sasrecs_answer, prepared, TIMEOUT, seconds=seconds)
+        else:
+            make = functools.partial(
+                self._recommender.finish, prepared, trajectory, seconds=seconds
             )
-            if answered.done():
-                answer = answered.result()
-            elif hung_up.done():
-                raise HungUp
-            else:
-                answer = await asyncio.to_thread(self._recommender.fallback, question, TIMEOUT)
-        finally:
-            hung_up.cancel()
-            self._batches.abandon(job)
+        answer = await asyncio.to_thread(make)
         if answer.fallback:
             self._metrics.count_fallback(answer.fallback)
             request.scope["log"] = {"fallback": answer.fallback}
         return answer
+
+    async def _trajectory(self, request: Request, job: Job) -> Trajectory | None:
+        """Returns a job's trajectory; None where its time ends first.
+
+        Raises:
+          HungUp: the client has closed its connection.
+        """
+        ended = asyncio.wrap_future(job.trajectory)
+        hung_up = asyncio.ensure_future(_disconnected(request))
+        try:
+            await asyncio.wait(
+                (ended, hung_up),
+                timeout=max(0.0, job.deadline - time.monotonic()),
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if ended.done():
+                return ended.result()
+            if hung_up.done():
+                raise HungUp
+            return None
+        finally:
+            hung_up.cancel()
+            self._engine.abandon(job)
 
     async def _body(self, request: Request, kind: type[Body]) -> Body:
         """Returns the checked body of an allowed request.
@@ -215,11 +229,7 @@ class _Service:
         except TimeoutError:
             message = f"body: found no end after {BODY_SECONDS:g} s, expected the whole body"
             raise HTTPException(408, message, {"Connection": "close"}) from None
-        try:
-            value = strict_json.loads(text)
-        except ValueError as error:
-            raise HTTPException(400, f"body: found no JSON ({error}), expected an object") from None
-        return checked(kind, value, "body")
+        return await asyncio.to_thread(_parsed, text, kind)
 
     def _check_key(self, request: Request) -> None:
         if self._api_key is None:
@@ -260,6 +270,14 @@ class _Service:
             self._trajectories.write(strict_json.dumps(record, ensure_ascii=False) + "\n")
         except OSError as error:  # a full disk is no reason to answer nobody
             _LOG.error("a trajectory was not written: %s", error)
+
+
+def _parsed(text: bytes, kind: type[Body]) -> Body:
+    try:
+        value = strict_json.loads(text)
+    except ValueError as error:
+        raise HTTPException(400, f"body: found no JSON ({error}), expected an object") from None
+    return checked(kind, value, "body")
 
 
 def _json(value: Any, status: int = 200) -> Response:

@@ -1,14 +1,24 @@
 """Metrics of the server in Prometheus' format. No label has a text of a client or of the policy."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from agenticrec_jax.agent.trajectories import Trajectory
+from agenticrec_jax.serving.http.engine_thread import EngineThread
 from agenticrec_jax.types import OBSERVATION, SAMPLED
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-ROWS = (1, 2, 4, 8, 16, 32, 64)
+PROGRAMS = ("prefill", "join", "decode", "splice")
 OTHER = "other"
 
 
@@ -22,6 +32,7 @@ class ServerMetrics:
     def __init__(self, tools: Sequence[str]):
         self._tools = frozenset(tools)
         self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
         registry = {"registry": self._registry}
         self._requests = Counter(
             "agenticrec_requests", "Requests by path and status.", ["path", "status"], **registry
@@ -36,12 +47,6 @@ class ServerMetrics:
         self._fallbacks = Counter(
             "agenticrec_fallbacks", "Answers in SASRec's order by reason.", ["reason"], **registry
         )
-        self._batches = Histogram(
-            "agenticrec_batch_requests",
-            "Requests that one call of the engine began with.",
-            buckets=ROWS,
-            **registry,
-        )
         self._tokens = Counter(
             "agenticrec_tokens", "Tokens of finished rollouts by kind.", ["kind"], **registry
         )
@@ -52,12 +57,17 @@ class ServerMetrics:
             **registry,
         )
         self._waiting = Gauge(
-            "agenticrec_waiting_requests", "Requests that wait for the engine.", **registry
+            "agenticrec_waiting_requests", "Requests that wait for a slot.", **registry
+        )
+        self._running = Gauge(
+            "agenticrec_running_requests", "Requests that have a slot of the engine.", **registry
         )
 
-    def watch_waiting(self, waiting: Callable[[], int]) -> None:
-        """Reads the number of waiting requests from a function."""
-        self._waiting.set_function(waiting)
+    def watch(self, engine: EngineThread) -> None:
+        """Reads the numbers of requests, and what the engine has counted, at each scrape."""
+        self._waiting.set_function(lambda: engine.waiting)
+        self._running.set_function(lambda: engine.running)
+        self._registry.register(_EngineCollector(engine.counters))
 
     def count_request(self, path: str, status: int, seconds: float) -> None:
         """Counts an answered request."""
@@ -67,10 +77,6 @@ class ServerMetrics:
     def count_fallback(self, reason: str) -> None:
         """Counts an answer in SASRec's order."""
         self._fallbacks.labels(reason).inc()
-
-    def count_batch(self, requests: int) -> None:
-        """Counts a call of the engine."""
-        self._batches.observe(requests)
 
     def count_trajectory(self, trajectory: Trajectory) -> None:
         """Counts tokens and calls of a finished rollout."""
@@ -84,3 +90,38 @@ class ServerMetrics:
     def text(self) -> bytes:
         """Returns all metrics in the text format."""
         return generate_latest(self._registry)
+
+
+class _EngineCollector(Collector):
+    """Counters of the engine, of which some are read while it computes."""
+
+    def __init__(self, counters: Callable[[], Mapping[str, float]]):
+        self._counters = counters
+
+    def describe(self) -> list[Metric]:
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        counters = self._counters()
+        metric = CounterMetricFamily(
+            "agenticrec_engine_part_seconds", "Time of the engine by part.", labels=["part"]
+        )
+        for name in (*PROGRAMS, "tool_wait"):
+            metric.add_metric([name], counters.get(f"{name}_seconds", 0))
+        yield metric
+        metric = CounterMetricFamily(
+            "agenticrec_engine_dispatches", "Dispatches by program.", labels=["program"]
+        )
+        for program in PROGRAMS:
+            metric.add_metric([program], counters.get(f"{program}_dispatches", 0))
+        yield metric
+        for name, meaning in (
+            ("seconds", "Time with requests in it; what is in no part is Python's."),
+            ("decode_steps", "Decoding steps, in each of which all running requests are."),
+            ("decode_row_steps", "The same times the rows that were computed, padding included."),
+            ("decode_tokens", "Tokens of decoding steps; over the steps, the requests in one."),
+            ("compilations", "Programs compiled."),
+        ):
+            yield CounterMetricFamily(
+                f"agenticrec_engine_{name}", meaning, value=counters.get(name, 0)
+            )

@@ -11,7 +11,7 @@ import numpy as np
 
 from agenticrec_jax.data.interactions import InteractionLog, Items
 from agenticrec_jax.errors import expect
-from agenticrec_jax.serving.http.bodies import RerankBody
+from agenticrec_jax.serving.http.bodies import Document, RerankBody
 from agenticrec_jax.serving.recommendations import Recommendation, ordinal_score
 from agenticrec_jax.serving.recommender import Recommender
 from agenticrec_jax.serving.requests import FEWEST, Question
@@ -55,7 +55,7 @@ def read_rerank(body: RerankBody, recommender: Recommender, titles: dict[str, in
     """
     log = recommender.run.data.log
     subject = _subject(body.query, log)
-    texts = [d if isinstance(d, str) else d.text for d in body.documents]
+    texts = [_text(document) for document in body.documents]
     codes = [log.items.code.get(text, titles.get(text)) for text in texts]
     names = [
         _unused_id(number, log.items) if code is None else log.items.item_id[code]
@@ -92,13 +92,12 @@ def rerank_answer(
     """
     fallback = "one document" if answer is None else answer.fallback
     listed = [] if fallback else [reranking.index[item] for item in answer.item_ids]
-    order = [*listed, *(i for i in reranking.order if i not in set(listed))]
+    order = list(dict.fromkeys([*listed, *reranking.order]))
     results = []
     for rank, i in enumerate(order[: body.top_n or None], 1):
         result = {"index": i, "relevance_score": ordinal_score(rank)}
         if body.return_documents:
-            document = body.documents[i]
-            result["document"] = {"text": document if isinstance(document, str) else document.text}
+            result["document"] = {"text": _text(body.documents[i])}
         results.append(result)
     tokens = answer.tokens if answer else {"prompt": 0, "sampled": 0}
     return {
@@ -119,6 +118,10 @@ def rerank_answer(
         "fallback": fallback is not None,
         "fallback_reason": fallback,
     }
+
+
+def _text(document: str | Document) -> str:
+    return document if isinstance(document, str) else document.text
 
 
 def _subject(query: str, log: InteractionLog) -> dict:

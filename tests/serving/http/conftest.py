@@ -84,11 +84,10 @@ def plant(recommender, monkeypatch):
     """Returns a function that puts a function of the view in the place of the policy's tool."""
 
     def planted(body):
-        agent = recommender._agents[()]
         toolbox = Toolbox([PlantedTool(body)])
         # The prompt lists the tools that the engine has room for.
-        changed = dataclasses.replace(agent, toolbox=toolbox)
-        monkeypatch.setattr(recommender, "_agents", {(): changed})
+        changed = dataclasses.replace(recommender._agent, toolbox=toolbox)
+        monkeypatch.setattr(recommender, "_agent", changed)
 
     return planted
 

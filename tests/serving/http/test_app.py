@@ -134,6 +134,13 @@ def test_states_and_metrics_and_the_document_are_read_by_machines(shared, log):
     assert 'agenticrec_requests_total{path="/v1/recommend",status="200"}' in text
     assert f'agenticrec_tool_calls_total{{outcome="ok",tool="{TOOL}"}}' in text
     assert "agenticrec_waiting_requests 0.0" in text
+    assert "agenticrec_running_requests 0.0" in text
+    parts = re.findall(r'agenticrec_engine_part_seconds_total\{part="(\w+)"\} (\S+)', text)
+    spent = {part: float(seconds) for part, seconds in parts}
+    assert set(spent) == {"prefill", "decode", "splice", "join", "tool_wait"}
+    assert min(spent["prefill"], spent["decode"], spent["splice"]) > 0
+    whole = float(re.search(r"^agenticrec_engine_seconds_total (\S+)", text, re.M)[1])
+    assert whole > sum(spent.values())
     document = shared.get("/openapi.json").json()
     validate(document)
     assert "/v1/rerank" in document["paths"]
@@ -141,7 +148,7 @@ def test_states_and_metrics_and_the_document_are_read_by_machines(shared, log):
 
 def test_requests_that_come_together_are_ranked_together(recommender, log):
     """Sixteen at once, of which the engine has slots for four; each has the answer that it has
-    alone."""
+    alone. On average more than two of them are in a decoding step."""
     users = [log.user_ids[i] for i in range(16)]
 
     async def ask(address):
@@ -155,8 +162,11 @@ def test_requests_that_come_together_are_ranked_together(recommender, log):
         text = client.get("/metrics").text
     for user, answer in zip(users, answers, strict=True):
         assert timeless(answer.json()) == expected(recommender, users=[user])
-    calls = re.search(r"^agenticrec_batch_requests_count (.+)$", text, re.M)[1]
-    assert float(calls) <= 8
+    steps, tokens = (
+        float(re.search(rf"^agenticrec_engine_decode_{name}_total (.+)$", text, re.M)[1])
+        for name in ("steps", "tokens")
+    )
+    assert tokens > 2 * steps > 0
 
 
 def test_a_body_of_50_mb_is_refused_and_the_next_request_answered(recommender, log):

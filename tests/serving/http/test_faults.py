@@ -1,5 +1,6 @@
 """Tools that hang or die, clients that hang up, a full queue: the right answer, no stuck slot."""
 
+import dataclasses
 import json
 import socket
 import threading
@@ -121,15 +122,14 @@ def test_a_client_that_hangs_up_leaves_no_slot_taken(recommender, log, hanging, 
 
 
 def test_a_request_beyond_the_queue_is_refused_at_once(recommender, log, monkeypatch):
-    begun, go = threading.Event(), threading.Event()
-    examples = recommender._examples
+    go = threading.Event()
+    serve = recommender.serve
 
-    def gated(*arguments):
-        begun.set()
+    def gated(arrivals):
         assert go.wait(60)
-        return examples(*arguments)
+        serve(arrivals)
 
-    monkeypatch.setattr(recommender, "_examples", gated)
+    monkeypatch.setattr(recommender, "serve", gated)
     answers = []
 
     def ask(address):
@@ -137,35 +137,76 @@ def test_a_request_beyond_the_queue_is_refused_at_once(recommender, log, monkeyp
         answers.append(httpx2.post(f"{address}/v1/recommend", json=body, timeout=60))
 
     with serving(recommender, limits=Limits(waiting=1)) as (_, client):
-        threads = [threading.Thread(target=ask, args=(client.base_url,)) for _ in range(2)]
-        threads[0].start()
-        assert begun.wait(30)
-        threads[1].start()
+        thread = threading.Thread(target=ask, args=(client.base_url,))
+        thread.start()
         while "agenticrec_waiting_requests 1.0" not in client.get("/metrics").text:
             time.sleep(0.01)
         assert client.get("/readyz").json() == {"status": "busy"}
         refused = client.post("/v1/recommend", json={"user": log.user_ids[3]})
         go.set()
-        for thread in threads:
-            thread.join(60)
+        thread.join(60)
         assert client.get("/readyz").status_code == 200
     assert refused.status_code == 429 and refused.headers["retry-after"] == "1"
     assert_names(refused.json()["error"]["message"], "1 requests", "wait")
-    assert [answer.status_code for answer in answers] == [200, 200]
+    assert [answer.status_code for answer in answers] == [200]
 
 
-def test_a_failure_of_the_server_names_its_trace_and_no_more(recommender, log, monkeypatch, lines):
+@pytest.mark.parametrize("name", ["prepare", "serve", "finish"])
+def test_a_failure_of_the_server_names_its_trace_and_no_more(
+    recommender, log, monkeypatch, lines, name
+):
     def fails(*_, **__):
         raise ArithmeticError("a secret of the inside")
 
     with serving(recommender) as (_, client):
         with monkeypatch.context() as patched:
-            patched.setattr(recommender, "_examples", fails)
+            patched.setattr(recommender, name, fails)
             failed = client.post("/v1/recommend", json={"user": log.user_ids[3]})
         assert failed.status_code == 500 and "secret" not in failed.text
         assert failed.json()["trace_id"] in failed.json()["error"]["message"]
         assert client.post("/v1/recommend", json={"user": log.user_ids[3]}).status_code == 200
     assert any(failed.json()["trace_id"] in line for line in lines())
+
+
+def test_a_request_is_answered_while_the_tool_of_another_runs(recommender, log, plant, monkeypatch):
+    """The tool goes on once the other request is answered; otherwise it never would in time.
+
+    A third request, whose prompt cannot be made meanwhile, is refused alone.
+    """
+    sizes = dataclasses.replace(recommender._engine.config, tool_timeout=60.0)
+    monkeypatch.setattr(recommender._engine, "config", sizes)
+    begun, go = threading.Event(), threading.Event()
+    slow, quick = log.user_ids[3], log.user_ids[4]
+    events = []
+
+    def tool(view):
+        if view.user == log.user_code[slow]:
+            begun.set()
+            events.append(f"tool {go.wait(30)}")
+        return "alive"
+
+    plant(tool)
+
+    def ask(address):
+        body = {"user": slow, "timeout_ms": 60000}
+        answer = httpx2.post(f"{address}/v1/recommend", json=body, timeout=60).json()
+        events.append(f"slow {answer['evidence'][0]['ok']}")
+
+    with serving(recommender) as (_, client):
+        thread = threading.Thread(target=ask, args=(client.base_url,))
+        thread.start()
+        assert begun.wait(30)
+        for _ in range(2):
+            answer = client.post("/v1/recommend", json={"user": quick, "timeout_ms": 60000}).json()
+            events.append(f"quick {answer['evidence'][0]['ok']}")
+            long = [{"item_id": f"n{i}", "title": "a b c d e f g"} for i in range(31)]
+            refused = client.post("/v1/recommend", json={"user": quick, "candidates": long})
+            assert refused.status_code == 422
+            assert_names(refused.json()["error"]["message"], "prompt", "tokens")
+        assert "agenticrec_running_requests 1.0" in client.get("/metrics").text
+        go.set()
+        thread.join(60)
+    assert events == ["quick True", "quick True", "tool True", "slow True"]
 
 
 def test_what_is_not_finite_never_leaves_as_a_number(recommender, log, plant, monkeypatch):
