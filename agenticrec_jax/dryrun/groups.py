@@ -37,31 +37,29 @@ def replica_groups(attributes: str, devices: int) -> Int[np.ndarray, "groups siz
 
 
 def _mesh_groups(mesh: str, dims: str | None, order: str | None, axes: str) -> np.ndarray:
-    """Returns the groups along axes of a mesh, or along parts of axes.
+    """Returns the groups along axes of a mesh, or along factors of axes.
 
-    ``'a':(2)4`` is the part of size 4 of an axis, with 2 before it and the rest behind it.
+    ``'a':(2)4`` is the factor of size 4 of an axis, with 2 before it and the rest behind it.
     """
     sizes = {axis: int(size) for axis, size in re.findall(r"'(\w+)'=(\d+)", mesh)}
     ids = _tiled(dims, order) if dims else np.arange(math.prod(sizes.values()))
     shape: list[int] = []
-    where = {}  # of an axis, or of a part of it, in the shape
-    parts = re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", axes)
+    dimension = {}  # of an axis, or of a factor of it, in the shape
+    factors = re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", axes)
     for axis, size in sizes.items():
-        cuts = sorted(
-            (int(before), int(part)) for name, before, part in parts if name == axis and part
-        )
+        cuts = sorted((int(b), int(f)) for name, b, f in factors if name == axis and f)
         done = 1
-        for before, part in cuts:
+        for before, factor in cuts:
             if before > done:
                 shape.append(before // done)
-            where[axis, before] = len(shape)
-            shape.append(part)
-            done = before * part
+            dimension[axis, before] = len(shape)
+            shape.append(factor)
+            done = before * factor
         if not cuts:
-            where[axis, None] = len(shape)
+            dimension[axis, None] = len(shape)
         if size > done or not cuts:
             shape.append(size // done)
-    chosen = [where[axis, int(before) if part else None] for axis, before, part in parts]
+    chosen = [dimension[axis, int(before) if factor else None] for axis, before, factor in factors]
     table = np.moveaxis(ids.reshape(shape), chosen, range(-len(chosen), 0))
     return table.reshape(-1, math.prod(shape[axis] for axis in chosen))
 

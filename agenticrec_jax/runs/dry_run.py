@@ -334,12 +334,12 @@ def compile_stage(config: RunConfig, stage: str, directory: str, topology: str =
     return compiled_rows
 
 
-def _say(large: Collection[str], found: list[tuple[Change, ...]]) -> None:
+def _say(large: Collection[str], options: list[tuple[Change, ...]]) -> None:
     print(f"does not fit: {', '.join(large)}")
-    for changes in found:
+    for changes in options:
         flags = " ".join(f"--config.{name}={value}" for name, value in changes)
         print(f"all programs fit with {flags}")
-    if not found:
+    if not options:
         print(
             "no one or two of the settings that were tried make it fit; take more or larger chips"
         )

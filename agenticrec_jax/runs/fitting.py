@@ -44,8 +44,8 @@ def search(
 
     options = alternatives(config, stage, shards)
     singles = [[((name, value),) for value in values] for name, values in options.items()]
-    if found := [changes for values in singles if (changes := nearest(values))]:
-        return found
+    if alone := [changes for values in singles if (changes := nearest(values))]:
+        return alone
     for changes in meshes(config):
         if works(*changes):
             return [changes]
@@ -62,30 +62,30 @@ def alternatives(config: RunConfig, stage: str, shards: int) -> dict[str, list[A
     """Returns the values of each setting that take less memory, from the nearest on."""
     settings = getattr(config, stage)
     members = settings.members_at_once or settings.members
-    parts = [n for n in range(members - 1, 0, -1) if settings.members % n == 0]
+    fewer = [n for n in range(members - 1, 0, -1) if settings.members % n == 0]
     slots = config.engine.slots
     halves = [slots >> n for n in range(1, slots.bit_length()) if slots % (shards << n) == 0]
     # One part of one group in a micro-batch of a process, or as many as it has shards.
     completion = config.engine.max_tokens
     least = config.engine.prompt_buckets[-1] + members * completion
-    found = {
+    values = {
         "engine.slots": halves,
         "policy.remat": ["full"] if config.policy.remat != "full" else [],
-        f"{stage}.members_at_once": parts,
+        f"{stage}.members_at_once": fewer,
         f"{stage}.token_budget": [least] if least < settings.token_budget else [],
     }
-    return {name: values for name, values in found.items() if values}
+    return {name: tried for name, tried in values.items() if tried}
 
 
 def meshes(config: RunConfig) -> list[tuple[Change, ...]]:
     """Returns meshes of the same devices that split the state or the engine's weights further."""
     data, fsdp, tensor = config.mesh.data, config.mesh.fsdp, config.mesh.tensor
-    found = []
+    others = []
     if data > 1:
-        found.append((("mesh.data", 1), ("mesh.fsdp", data * fsdp)))
+        others.append((("mesh.data", 1), ("mesh.fsdp", data * fsdp)))
     if fsdp % 2 == 0:
-        found.append((("mesh.fsdp", fsdp // 2), ("mesh.tensor", 2 * tensor)))
-    return found
+        others.append((("mesh.fsdp", fsdp // 2), ("mesh.tensor", 2 * tensor)))
+    return others
 
 
 def changed(config: RunConfig, changes: Any) -> RunConfig:

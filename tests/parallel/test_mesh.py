@@ -67,7 +67,7 @@ def test_several_slices_are_the_first_axis_and_split_nothing_but_rows():
 
 @dataclass(frozen=True)
 class StandIn:
-    """What a mesh asks of a device."""
+    """A device, as far as a mesh reads it."""
 
     id: int
     process_index: int
