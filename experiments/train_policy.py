@@ -30,11 +30,13 @@ share of every step. TPU pods and Slurm are recognized; elsewhere ``AGENTICREC_C
 
 With ``--dry_run`` the programs of ``rta`` or ``ppr`` are only compiled, for this machine's devices
 or for a TPU slice that need not be there (``--dry_run_topology=v5e:4x4``), and a table of their
-memory is printed. Only the policy's ``config.json`` is read, and nothing is written.
+memory is printed. Only the policy's ``config.json`` is read, and nothing is written. If a program
+does not fit, settings with which all do are searched and printed, and the status is 3.
 """
 
 import dataclasses
 import os
+import sys
 from collections.abc import Sequence
 
 from absl import flags
@@ -84,7 +86,9 @@ def main(argv: Sequence[str]) -> None:
     if _DRY_RUN.value:
         load_plugins(config)
         with phase("compiling"):
-            compile_stage(config, stage, start, _DRY_RUN_TOPOLOGY.value)
+            rows = compile_stage(config, stage, start, _DRY_RUN_TOPOLOGY.value)
+        if not all(row["fits"] for row in rows):
+            sys.exit(app.TOO_LARGE)
         return
     run = Run(config, workdir, policy_directory=start)
     settings = {"config": dataclasses.asdict(config), "stage": stage}

@@ -23,6 +23,7 @@ from agenticrec_jax.paths import as_path, local_path, make_directory
 from agenticrec_jax.runtime.devices import device_line, version_line
 
 BAD_INPUT = 2
+TOO_LARGE = 3  # a dry run's programs do not fit
 TERMINATED = 75  # EX_TEMPFAIL of sysexits.h: the same command, later, goes on
 INTERRUPTED = 130
 

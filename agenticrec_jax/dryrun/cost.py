@@ -10,11 +10,12 @@ import collections
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from agenticrec_jax.dryrun.groups import replica_groups
 from agenticrec_jax.dryrun.hlo import Array, Computation, Instruction, Program, parse
 
 Kernels = Mapping[str, Callable[[str, tuple[Array, ...]], float]]
@@ -31,12 +32,15 @@ COLLECTIVES = (
 _FREE = {  # opcodes that name existing data or wait for it: they access no memory
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "iota"),
     *("while", "conditional", "call", "partition-id", "replica-id", "opt-barrier", "domain"),
-    *("copy-start", "copy-done", "slice-start", "slice-done", "async-done", "async-update"),
+    *("copy-start", "copy-done", "slice-start", "slice-done"),
+    *("async-start", "async-done", "async-update"),
 }
 # Custom calls that compute: Pallas' kernels on TPU, libraries elsewhere. Others only annotate or
 # move data.
 _KERNEL = re.compile(r'custom_call_target="(tpu_custom_call|__cu|__onednn|__gpu|triton)')
+_BETWEEN_SLICES = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 _SLICES = ("dynamic-slice", "slice", "gather")
+_MOVES = ("copy", "transpose", "reshape", "concatenate", "dynamic-slice", "slice")
 
 
 @dataclass(frozen=True)
@@ -78,24 +82,34 @@ class Cost:
     Attributes:
       flops: of matrix products; a multiplication and an addition count as two.
       bytes: read and written by instructions, in any memory.
+      copied: those of them of instructions that only move data. (Of scanned layers XLA's CPU
+        compiler copies each layer's weights out of the stack before it uses them.)
       collectives: by kind.
+      between_slices: those of them that cross slices.
       uncounted: kernels of unknown work, by name, and loops whose trip count is not in the program
         (their body is counted once).
     """
 
     flops: float = 0
     bytes: float = 0
+    copied: float = 0
     collectives: dict[str, Traffic] = field(default_factory=dict)
+    between_slices: dict[str, Traffic] = field(default_factory=dict)
     uncounted: collections.Counter = field(default_factory=collections.Counter)
 
     def add(self, other: "Cost", times: float = 1) -> "Cost":
         """Adds ``times`` times ``other`` in place, and returns the sum."""
         self.flops += times * other.flops
         self.bytes += times * other.bytes
-        for kind, traffic in other.collectives.items():
-            total = self.collectives.setdefault(kind, Traffic())
-            total.count += times * traffic.count
-            total.bytes += times * traffic.bytes
+        self.copied += times * other.copied
+        for mine, others in (
+            (self.collectives, other.collectives),
+            (self.between_slices, other.between_slices),
+        ):
+            for kind, traffic in others.items():
+                total = mine.setdefault(kind, Traffic())
+                total.count += times * traffic.count
+                total.bytes += times * traffic.bytes
         for name, count in other.uncounted.items():
             self.uncounted[name] += times * count
         return self
@@ -113,7 +127,9 @@ def memory(compiled: Any) -> Memory:
     )
 
 
-def estimate(text: str, kernels: Kernels | None = None) -> Cost:
+def estimate(
+    text: str, kernels: Kernels | None = None, *, slices: int = 1, devices: int | None = None
+) -> Cost:
     """Estimates the cost of one run of a program on one chip.
 
     Of a conditional the branch with the most work is counted.
@@ -122,17 +138,23 @@ def estimate(text: str, kernels: Kernels | None = None) -> Cost:
       text: the optimized program, ``compiled.as_text()``.
       kernels: counts the operations of hand-written kernels, which XLA cannot look into: prefixes
         of their names to functions of the name and the operands' shapes.
+      slices: equal runs of the devices, between which the network is slow.
+      devices: of all slices; None for those of the program. (Of several TPU slices the program is
+        that of one.)
     """
     program = parse(text)
-    return _Walk(program, kernels or {}).cost(program.computations[program.entry])
+    walk = _Walk(program, kernels or {}, slices, (devices or program.devices) // slices)
+    return walk.cost(program.computations[program.entry])
 
 
 class _Walk:
     """Adds up the costs of a program's instructions, visiting every computation once."""
 
-    def __init__(self, program: Program, kernels: Kernels):
+    def __init__(self, program: Program, kernels: Kernels, slices: int, slice_size: int):
         self._program = program
         self._kernels = kernels
+        self._slices = slices
+        self._slice_size = slice_size
         self._costs: dict[str, Cost] = {}
 
     def cost(self, computation: Computation) -> Cost:
@@ -151,11 +173,14 @@ class _Walk:
         if opcode == "conditional":
             branches = [self.cost(branch) for branch in called]
             return max(branches, key=lambda cost: (cost.flops, cost.bytes))
-        cost = Cost(bytes=self._bytes(inside, instruction))
+        accessed = self._bytes(inside, instruction)
+        cost = Cost(bytes=accessed, copied=accessed if self._only_moves(instruction) else 0)
         shapes = tuple(inside.instructions[name] for name in instruction.operands)
         kind = opcode.removesuffix("-start")
         if kind in COLLECTIVES:
-            cost.collectives[kind] = self._traffic(kind, instruction, shapes)
+            self._collective(kind, instruction, shapes, cost)
+        elif opcode == "send":
+            self._sent_between_slices(instruction, shapes, cost)
         elif opcode in ("dot", "convolution"):
             cost.flops = (_dot if opcode == "dot" else _convolution)(instruction, shapes)
         elif opcode == "custom-call":
@@ -179,7 +204,7 @@ class _Walk:
     def _fused(self, fused: Computation, instruction: Instruction, shapes, cost: Cost) -> None:
         """Adds a fusion's products and collectives; its bytes are counted at its border."""
         within = self.cost(fused)
-        cost.add(Cost(within.flops, 0, within.collectives, within.uncounted))
+        cost.add(replace(within, bytes=0, copied=0))
         # XLA writes a fused reduce-scatter as an all-reduce and a slice, which would be counted as
         # twice the bytes.
         if "all-reduce-scatter" in instruction.name + fused.name and shapes:
@@ -196,26 +221,29 @@ class _Walk:
                 return
         cost.uncounted[instruction.name.split(".")[0]] += 1
 
-    def _traffic(self, kind: str, instruction: Instruction, shapes) -> Traffic:
-        """Returns the bytes that a chip sends if the collective is a ring around its group.
+    def _collective(self, kind: str, instruction: Instruction, shapes, cost: Cost) -> None:
+        groups = replica_groups(instruction.attributes, self._program.devices)
+        sent = _sent(kind, sum(shape.bytes for shape in shapes), groups.shape[1])
+        cost.collectives[kind] = Traffic(1, sent)
+        slice_of = groups // self._slice_size
+        if (slice_of != slice_of[:, :1]).any():
+            cost.between_slices[kind] = Traffic(1, sent)
 
-        In a group of 4 a chip that gathers 1 MB from each sends 3 MB (its own and two that it
-        passes on), and one that reduces 1 MB sends 1.5 MB: 3/4 to reduce and 3/4 to gather.
+    def _sent_between_slices(self, instruction: Instruction, shapes, cost: Cost) -> None:
+        """Adds a collective of several TPU slices.
+
+        The program is that of one slice. It hands an array to its host, which exchanges it with
+        hosts of other slices: ``send(..), .. _xla_megascale_transfer_type="ALL_REDUCE"``.
         """
-        group = _group_size(instruction.attributes, self._program.devices)
-        operand_bytes = sum(shape.bytes for shape in shapes)
-        share = (group - 1) / group
-        sent = {
-            "all-gather": operand_bytes * (group - 1),
-            "all-reduce": 2 * operand_bytes * share,
-            "collective-permute": operand_bytes,
-        }
-        return Traffic(1, sent.get(kind, operand_bytes * share))
+        if match := _BETWEEN_SLICES.search(instruction.attributes):
+            kind = match.group(1).lower().replace("_", "-")
+            sent = Traffic(1, _sent(kind, shapes[0].bytes, self._slices))
+            cost.collectives[kind] = cost.between_slices[kind] = sent
 
     def _bytes(self, inside: Computation, instruction: Instruction) -> float:
         opcode = instruction.opcode
-        if opcode in _FREE or opcode.endswith("-done"):
-            return 0
+        if opcode in _FREE or opcode.endswith("-done") or "ConcatBitcast" in instruction.attributes:
+            return 0  # (a TPU's custom call: slices that lie one behind another are one array)
         if opcode == "fusion":
             return self._border(inside, instruction)
         operands = [inside.instructions[name] for name in instruction.operands]
@@ -223,36 +251,78 @@ class _Walk:
             return 2 * instruction.bytes  # the slice is read and written, not its source
         if opcode == "dynamic-update-slice":
             return 2 * operands[1].bytes  # in place: the update is read and written
+        if opcode in ("send", "recv"):
+            return instruction.arrays[0].bytes
         if opcode == "scatter":
             return 3 * operands[-1].bytes  # updates are read, targets read and written
         return instruction.bytes + sum(operand.bytes for operand in operands)
 
+    def _only_moves(self, instruction: Instruction) -> bool:
+        if instruction.opcode != "fusion":
+            return instruction.opcode in _MOVES
+        fused = self._program.computations[instruction.attribute("calls")]
+        # Scalars are positions of a slice.
+        arrays = [i for i in fused if any(array.dims for array in i.arrays)]
+        return all(i.opcode in (*_MOVES, *_FREE) or self._only_moves(i) for i in arrays)
+
     def _border(self, inside: Computation, instruction: Instruction) -> float:
         """Returns a fusion's bytes: only the slice of an array that it slices or writes into."""
         fused = self._program.computations[instruction.attribute("calls")]
-        total = _written(fused, fused.root)
+        total = _written(self._program, fused, fused.root)
         for number, name in enumerate(instruction.operands):
-            total += _read(fused, fused.parameters[number], inside.instructions[name].bytes)
+            size = inside.instructions[name].bytes
+            total += _read(self._program, fused, fused.parameters[number].name, size)
         return total
 
 
-def _read(fused: Computation, parameter: Instruction, size: int) -> float:
-    users = fused.users(parameter.name)
-    while len(users) == 1 and users[0].opcode == "bitcast":
-        users = fused.users(users[0].name)
-    sliced = 0
-    for user in users:
-        if user.opcode in _SLICES:
-            sliced += user.bytes
-        elif user.opcode != "dynamic-update-slice" or fused.source(user.operands[0]) != parameter:
+def _sent(kind: str, operand_bytes: float, group: int) -> float:
+    """Returns the bytes that a chip sends if a collective is a ring around its group.
+
+    In a group of 4 a chip that gathers 1 MB from each sends 3 MB (its own and two that it passes
+    on), and one that reduces 1 MB sends 1.5 MB: 3/4 to reduce and 3/4 to gather.
+    """
+    share = (group - 1) / group
+    sent = {
+        "all-gather": operand_bytes * (group - 1),
+        "all-reduce": 2 * operand_bytes * share,
+        "collective-permute": operand_bytes,
+    }
+    return sent.get(kind, operand_bytes * share)
+
+
+def _read(program: Program, fused: Computation, name: str, size: int) -> float:
+    """Returns the bytes that a fusion reads of one operand, of which it may take slices only.
+
+    Args:
+      program: that the fusion is part of.
+      fused: its computation.
+      name: of the operand in it, or of a view of the operand.
+      size: bytes of the operand.
+    """
+    total = 0
+    for user in fused.users(name):
+        if user.opcode == "bitcast":
+            total += _read(program, fused, user.name, size)
+        elif user.opcode == "fusion":
+            inner = program.computations[user.attribute("calls")]
+            numbers = [i for i, operand in enumerate(user.operands) if operand == name]
+            names = [inner.parameters[number].name for number in numbers]
+            total += sum(_read(program, inner, parameter, size) for parameter in names)
+        elif user.opcode in _SLICES:
+            total += user.bytes
+        elif user.opcode != "dynamic-update-slice" or user.operands[0] != name:
             return size
-    return min(sliced, size)
+    return min(total, size)
 
 
-def _written(fused: Computation, root: Instruction) -> float:
+def _written(program: Program, fused: Computation, root: Instruction) -> float:
+    """Returns the bytes that a fusion writes: of an array that it updates, the update only."""
     if root.opcode == "tuple":
-        return sum(_written(fused, fused.instructions[name]) for name in root.operands)
+        return sum(_written(program, fused, fused.instructions[name]) for name in root.operands)
     source = fused.source(root.name) if root.opcode == "bitcast" else root
+    if source.opcode == "fusion":
+        inner = program.computations[source.attribute("calls")]
+        return _written(program, inner, inner.root)
     if source.opcode == "dynamic-update-slice":
         return fused.instructions[source.operands[1]].bytes
     return root.bytes
@@ -311,18 +381,3 @@ def _meetings(data, out, *, size, pad, stride, lhs_dilate, rhs_dilate) -> int:
         at = starts + element * rhs_dilate
         count += int(((at >= 0) & (at % lhs_dilate == 0) & (at // lhs_dilate < data)).sum())
     return count
-
-
-def _group_size(attributes: str, devices: int) -> int:
-    """Returns the number of devices in each replica group, in any of XLA's three notations.
-
-    ``[2,4]<=[8]``, ``mesh['a'=2,'b'=4]{'b'}`` and ``{{0,1,2,3},{4,5,6,7}}`` all have groups of 4.
-    """
-    if match := re.search(r"replica_groups=\[(?:\d+,)*(\d+)\]<=", attributes):
-        return int(match.group(1))
-    if match := re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", attributes):
-        sizes = dict(re.findall(r"'(\w+)'=(\d+)", match.group(1)))
-        axes = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", match.group(2))
-        return math.prod(int(sub_size or sizes[axis]) for axis, sub_size in axes)
-    match = re.search(r"replica_groups=\{\{([\d,]+)\}", attributes)
-    return len(match.group(1).split(",")) if match else devices

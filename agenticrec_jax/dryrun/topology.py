@@ -37,8 +37,8 @@ _ALLOCATION = re.compile(r"^allocation \d+: size (\d+), (.*)$", re.MULTILINE)
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
-def slice_devices(name: str) -> list[jax.Device]:
-    """Returns the chips of a slice, such as ``v5e:4x4`` or ``v5p:2x2x4``.
+def slice_devices(name: str, slices: int = 1) -> list[jax.Device]:
+    """Returns the chips of a slice, such as ``v5e:4x4`` or ``v5p:2x2x4``, or of several such.
 
     ``jax_platforms`` becomes ``cpu`` if JAX has not started yet, so that a machine without a TPU
     does not look for one.
@@ -57,8 +57,10 @@ def slice_devices(name: str) -> list[jax.Device]:
         jax.config.update("jax_platforms", "cpu")
     for variable, value in _ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
+    options = {"num_slices": slices} if slices > 1 else {}
     try:
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
+        topology = topologies.get_topology_desc(platform="tpu", topology_name=name, **options)
+        return list(topology.devices)
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0].removeprefix("INVALID_ARGUMENT: ")
         raise InputError(

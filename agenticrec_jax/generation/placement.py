@@ -1,7 +1,6 @@
 """Sharding of slots and parameters on a mesh, and the layout of parameters for decoding."""
 
 import functools
-import math
 import weakref
 from typing import Any
 
@@ -17,6 +16,7 @@ from agenticrec_jax.parallel.mesh import (
     RULES,
     Rules,
     abstract,
+    batch_shards,
     is_variable,
     partition_spec,
     shard_params,
@@ -68,7 +68,7 @@ class Placement:
         self._panels = mesh is None and platform == "cpu"
         self._copy = None
         self._sources: list[weakref.ref] = []  # the arrays that the copy was made from
-        self.shards = 1 if mesh is None else math.prod(mesh.shape[a] for a in DECODE_RULES["batch"])
+        self.shards = 1 if mesh is None else batch_shards(mesh, DECODE_RULES)
 
     def params(self, params: Any, dtype: str) -> Any:
         """Returns the parameters in ``dtype``, placed by ``DECODE_RULES``.

@@ -16,6 +16,7 @@ from agenticrec_jax.errors import InputError, expect
 from agenticrec_jax.paths import BUCKET
 
 DISTRIBUTED = ("train_policy",)  # the programs that run as several processes
+_SLICES = "config.mesh.slices"
 _MAIN = "from agenticrec_jax.cli.main import main; main()"
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")  # names of pods add some 20 characters
 
@@ -55,21 +56,27 @@ class Job:
                 value = after if match[1] is None else match[1]
         return value
 
-    def arguments(self, processes: int) -> list[str]:
+    def arguments(self, processes: int, slices: int | None = None) -> list[str]:
         """Returns the command line of each process of the job.
 
         Args:
           processes: of the job; 0 if JAX finds them by itself, one or more.
+          slices: TPU slices that the setting ``config.mesh.slices`` has to be; None for any.
 
         Raises:
-          InputError: the program runs as one process only.
+          InputError: the program runs as one process only, or has a setting of other slices.
         """
         several = processes != 1
         if several:
             expected = f"one of {', '.join(DISTRIBUTED)} on several hosts, or one host"
             expect(self.program in DISTRIBUTED, "flag --program", self.program, expected)
-        joins = several and self.flag("distributed") is None
-        return ["agenticrec", self.program, *(["--distributed"] if joins else []), *self.flags]
+        added = ["--distributed"] if several and self.flag("distributed") is None else []
+        given = self.flag(_SLICES)
+        if slices is not None and given is not None:
+            expect(given == str(slices), f"flag --{_SLICES} of the job", given, f"{slices}")
+        elif slices is not None and slices > 1:
+            added.append(f"--{_SLICES}={slices}")
+        return ["agenticrec", self.program, *added, *self.flags]
 
     def expect_bucket(self, reason: str) -> None:
         """Raises InputError unless ``--workdir`` of the job is in a bucket."""

@@ -54,7 +54,7 @@ class JobSet:
         expect(self.slices >= 1, "flag --slices", self.slices, "1 or more")
         tpu = tpu_slice(self.topology)
         job.expect_bucket("the disk of a pod is lost with it")
-        processes = tpu.hosts * self.slices
+        arguments = job.arguments(tpu.hosts * self.slices, self.slices)
         metadata: dict[str, Any] = {
             "name": self.name,
             "namespace": self.namespace,
@@ -76,7 +76,7 @@ class JobSet:
                 {
                     "name": CONTAINER,
                     "image": self.image,
-                    "args": [_literal(argument) for argument in job.arguments(processes)],
+                    "args": [_literal(argument) for argument in arguments],
                     "ports": [{"containerPort": 8471}, {"containerPort": 8431}],
                     "resources": {
                         "requests": {"google.com/tpu": tpu.chips_per_host},

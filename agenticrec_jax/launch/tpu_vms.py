@@ -65,7 +65,7 @@ class QueuedResource:
             create.append("--spot")
         if self.service_account:
             create.append(f"--service-account={self.service_account}")
-        arguments = job.arguments(tpu.hosts * self.slices)
+        arguments = job.arguments(tpu.hosts * self.slices, self.slices)
         place = shlex.join(_place(self.zone, self.project))
         return _QUEUED.format(
             name=self.name,

@@ -9,6 +9,7 @@ With ``RULES`` on a mesh of data=2, fsdp=2, tensor=4 a kernel [D, N, H] with the
 heads, and the two halves of ``data`` have copies.
 """
 
+import collections
 import contextlib
 import contextvars
 import functools
@@ -23,12 +24,13 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 
 from agenticrec_jax.errors import InputError, expect
 
-MESH_AXES = ("data", "fsdp", "tensor")
+SLICE = "slice"  # the axis of a mesh over several slices
+MESH_AXES = ("data", "fsdp", "tensor")  # within a slice
 Rules = Mapping[str, str | tuple[str, ...] | None]
 
-# Logical axis -> mesh axis or axes; None: replicated.
+# Logical axis -> mesh axis or axes; None: replicated. A mesh over one slice has no axis SLICE.
 RULES: Rules = {
-    "batch": ("data", "fsdp"),
+    "batch": (SLICE, "data", "fsdp"),
     "vocab": "tensor",
     "embed": "fsdp",
     "heads": "tensor",
@@ -45,34 +47,90 @@ _traced_rules = contextvars.ContextVar("rules", default=RULES)
 
 
 def make_mesh(
-    data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
+    data: int = 1,
+    fsdp: int = 1,
+    tensor: int = 1,
+    devices: Sequence[jax.Device] | None = None,
+    slices: int = 1,
 ) -> Mesh:
-    """Makes a mesh of ``data x fsdp x tensor`` devices with automatic axes.
+    """Makes a mesh of ``slices x data x fsdp x tensor`` devices with automatic axes.
+
+    With one slice the mesh has the axes ``MESH_AXES``, with several ``SLICE`` before them. No other
+    axis crosses slices. TPUs know theirs. Other devices are split process by process, or those of a
+    single process in their order: ``slices=2`` of 4 hosts with GPUs are hosts 0, 1 and hosts 2, 3.
 
     Args:
-      data: copies of the parameters, each for some rows of a batch.
+      data: copies of the parameters in a slice, each for some rows of a batch.
       fsdp: devices that rows and parameters are split over.
       tensor: devices that heads, feed-forward and vocabulary are split over.
       devices: their devices; None for all.
+      slices: groups of devices with a fast network within and a slow one between them. Each has
+        copies of the parameters and some rows of a batch.
 
     Raises:
-      InputError: the sizes do not multiply to the number of devices.
+      InputError: the sizes do not multiply to the number of devices, or the devices do not form
+        that many slices.
     """
     shape = (data, fsdp, tensor)
     devices = jax.devices() if devices is None else devices
-    if min(shape) < 1 or math.prod(shape) != len(devices):
+    sizes = (slices, *shape)
+    if min(sizes) < 1 or math.prod(sizes) != len(devices):
         raise InputError(
-            f"mesh data={data} fsdp={fsdp} tensor={tensor} takes {math.prod(shape)} devices; "
-            f"found {len(devices)}"
+            f"mesh slices={slices} data={data} fsdp={fsdp} tensor={tensor} takes "
+            f"{math.prod(sizes)} devices; found {len(devices)}"
         )
-    types = (AxisType.Auto,) * len(shape)
+    # As `mesh_utils.create_hybrid_device_mesh`, which does not keep the hosts of a slice together.
+    arranged = [_arranged(shape, group) for group in _by_slice(devices, slices)]
+    if slices == 1:
+        return auto_mesh(arranged[0], MESH_AXES)
+    return auto_mesh(np.stack(arranged), (SLICE, *MESH_AXES))
+
+
+def within_slice(rules: Rules) -> Rules:
+    """Returns the rules of an array that each slice has for itself."""
+    axes = {axis: (rule,) if isinstance(rule, str) else rule for axis, rule in rules.items()}
+    return {axis: rule and tuple(x for x in rule if x != SLICE) for axis, rule in axes.items()}
+
+
+def auto_mesh(devices: np.ndarray, axes: tuple[str, ...]) -> Mesh:
+    """Returns a mesh of an array of devices, all of whose axes are automatic."""
+    return Mesh(devices, axes, axis_types=(AxisType.Auto,) * len(axes))
+
+
+def _by_slice(devices: Sequence[jax.Device], slices: int) -> list[list[jax.Device]]:
+    """Returns the devices of each slice.
+
+    Raises:
+      InputError: they form another number of slices.
+    """
+    on_tpu = devices[0].platform == "tpu"
+    by_index = collections.defaultdict(list)
+    for device in devices:
+        # Of a GPU the attribute counts groups of NVLink, and a lone slice may be without it.
+        by_index[getattr(device, "slice_index", 0) if on_tpu else 0].append(device)
+    if on_tpu:
+        expect(len(by_index) == slices, "mesh slices", slices, f"{len(by_index)}, those of the TPU")
+        return [by_index[index] for index in sorted(by_index)]
+    processes = len({device.process_index for device in devices})
+    splits = processes == 1 or processes % slices == 0
+    expect(splits, "mesh slices", slices, f"a divisor of the {processes} processes")
+    ordered = _by_process(devices) if slices > 1 else devices
+    size = len(devices) // slices
+    return [ordered[start : start + size] for start in range(0, len(devices), size)]
+
+
+def _arranged(shape: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarray:
+    """Returns the devices of a slice as [data, fsdp, tensor]."""
     if len({device.process_index for device in devices}) > 1:
         # Process by process, so that each has one run of rows and a tensor group lies within one
         # process, which rollouts need. `jax.make_mesh` follows a slice's wires instead: on v5e:4x4
         # a tensor group of 4 would be a row of chips of two hosts.
-        ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
-        return Mesh(np.array(ordered).reshape(shape), MESH_AXES, axis_types=types)
-    return jax.make_mesh(shape, MESH_AXES, axis_types=types, devices=devices)
+        return np.array(_by_process(devices)).reshape(shape)
+    return jax.make_mesh(shape, MESH_AXES, devices=devices).devices
+
+
+def _by_process(devices: Sequence[jax.Device]) -> list[jax.Device]:
+    return sorted(devices, key=lambda device: (device.process_index, device.id))
 
 
 def partition_spec(
@@ -123,6 +181,8 @@ def _mesh_axes(axis: str | None, mesh: Mesh, rules: Rules, name: str) -> tuple[s
     expect(axis in rules, f"{name}: logical axis", axis, f"one of {', '.join(rules)}")
     rule = rules[axis]
     group = () if rule is None else (rule,) if isinstance(rule, str) else tuple(rule)
+    if SLICE not in mesh.shape:
+        group = tuple(mesh_axis for mesh_axis in group if mesh_axis != SLICE)
     for mesh_axis in group:
         expected = f"one of {', '.join(mesh.axis_names)}"
         expect(mesh_axis in mesh.shape, f"{name}: mesh axis of {axis}", mesh_axis, expected)
@@ -194,8 +254,10 @@ def traced_on(mesh: Mesh | None, rules: Rules = RULES) -> Iterator[None]:
         yield
         return
     token = _traced_rules.set(rules)
+    # Inside ``jax.shard_map`` the mesh is there already, and some of its axes are not automatic.
+    context = jax.sharding.get_abstract_mesh()
     try:
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh if context.empty else context):
             yield
     finally:
         _traced_rules.reset(token)
@@ -221,8 +283,13 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh, rules: Rules = RULES) -> NamedSharding:
-    """Returns the sharding of a batch: rows over data and fsdp, other dimensions whole."""
+    """Returns the sharding of a batch: rows by the rule of ``batch``, other dimensions whole."""
     return NamedSharding(mesh, PartitionSpec(_entry(_mesh_axes("batch", mesh, rules, "batch"))))
+
+
+def batch_shards(mesh: Mesh, rules: Rules = RULES) -> int:
+    """Returns the number of shards that ``batch_sharding`` splits rows into."""
+    return _device_count(_mesh_axes("batch", mesh, rules, "batch"), mesh)
 
 
 def batch_shardings(batch: Any, mesh: Mesh, rules: Rules = RULES) -> Any:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array
 
 from agenticrec_jax.errors import InputError, expect
@@ -26,7 +26,9 @@ from agenticrec_jax.parallel.mesh import (
     MESH_AXES,
     RULES,
     Rules,
+    auto_mesh,
     batch_sharding,
+    batch_shards,
     shard_batch,
     tree_shardings,
 )
@@ -178,7 +180,7 @@ def process_rows(total: int, mesh: Mesh, rules: Rules = RULES) -> slice:
       InputError: the rows do not divide over the mesh, or are not one run of rows.
     """
     sharding = batch_sharding(mesh, rules)
-    shards = sharding.num_devices // _replicas(mesh, sharding)
+    shards = batch_shards(mesh, rules)
     expect(total % shards == 0, "rows of a batch", total, f"a multiple of data x fsdp, {shards}")
     spans = sorted(
         {index[0].indices(total)[:2] for index in _local_indices(sharding, total).values()}
@@ -190,12 +192,6 @@ def process_rows(total: int, mesh: Mesh, rules: Rules = RULES) -> slice:
 
 def _local_indices(sharding, total: int):
     return sharding.addressable_devices_indices_map((total,))
-
-
-def _replicas(mesh: Mesh, sharding) -> int:
-    spec = sharding.spec[0] or ()
-    split = (spec,) if isinstance(spec, str) else spec
-    return int(np.prod([size for axis, size in mesh.shape.items() if axis not in split]))
 
 
 def global_batch(local: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
@@ -249,8 +245,7 @@ def row_shards(mesh: Mesh | None, rules: Rules = RULES) -> int:
     """
     if mesh is None:
         return 1
-    sharding = batch_sharding(mesh, rules)
-    shards = sharding.num_devices // _replicas(mesh, sharding)
+    shards = batch_shards(mesh, rules)
     rows = process_rows(shards, mesh, rules)
     local_shards = rows.stop - rows.start
     processes = len({device.process_index for device in mesh.devices.flat})
@@ -267,7 +262,7 @@ def local_mesh(mesh: Mesh | None) -> Mesh | None:
     """
     if mesh is None or not mesh.is_multi_process:
         return mesh
-    return _mesh(_devices_by_process(mesh)[jax.process_index()], MESH_AXES)
+    return auto_mesh(_devices_by_process(mesh)[jax.process_index()], MESH_AXES)
 
 
 def local_params(params: Any, rules: Rules = RULES) -> Any:
@@ -282,8 +277,8 @@ def local_params(params: Any, rules: Rules = RULES) -> Any:
     if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
         return params
     devices = _devices_by_process(leaf.sharding.mesh)
-    side_by_side = _mesh(devices, ("process", *MESH_AXES))
-    mesh = _mesh(devices[jax.process_index()], MESH_AXES)
+    side_by_side = auto_mesh(devices, ("process", *MESH_AXES))
+    mesh = auto_mesh(devices[jax.process_index()], MESH_AXES)
 
     def localize(array: Array, sharding: NamedSharding) -> Array:
         shards = [shard.data for shard in jax.device_put(array, sharding).addressable_shards]
@@ -291,10 +286,6 @@ def local_params(params: Any, rules: Rules = RULES) -> Any:
         return jax.make_array_from_single_device_arrays(array.shape, local, shards)
 
     return jax.tree.map(localize, params, tree_shardings(params, side_by_side, rules))
-
-
-def _mesh(devices: np.ndarray, axes: tuple[str, ...]) -> Mesh:
-    return Mesh(devices, axes, axis_types=(AxisType.Auto,) * len(axes))
 
 
 def _devices_by_process(mesh: Mesh) -> np.ndarray:

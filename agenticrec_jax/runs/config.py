@@ -205,6 +205,12 @@ class ProfilesConfig:
 class MeshConfig:
     """Devices along each axis of the mesh, over all processes."""
 
+    slices: int = Field(
+        1,
+        ge=1,
+        description="Slices with a slow network between them, each with a copy of data x "
+        "fsdp x tensor devices.",
+    )
     data: int = Field(1, ge=1, description="Devices that split the batch.")
     fsdp: int = Field(1, ge=1, description="Devices that split parameters and the batch.")
     tensor: int = Field(1, ge=1, description="Devices that split each layer.")

@@ -13,14 +13,13 @@ import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any
 
 import jax
 from flax import nnx
 from jax.sharding import Mesh
-from rich.table import Table
 
 from agenticrec_jax.dryrun import cost
 from agenticrec_jax.dryrun.kernels import splash_flops
@@ -35,24 +34,22 @@ from agenticrec_jax.errors import InputError
 from agenticrec_jax.generation.engine import Engine
 from agenticrec_jax.models.lora import add_lora, split_learned
 from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config
-from agenticrec_jax.parallel.mesh import abstract, batch_shardings, make_mesh
+from agenticrec_jax.parallel.mesh import abstract, batch_shardings, batch_shards, make_mesh
 from agenticrec_jax.parallel.multihost import local_mesh
 from agenticrec_jax.runs.config import RunConfig
+from agenticrec_jax.runs.dry_run_table import GIB, show
+from agenticrec_jax.runs.fitting import Change, search
 from agenticrec_jax.runs.plugins import grpo_stage_loss
 from agenticrec_jax.runs.policy import model_config
 from agenticrec_jax.runs.run import check_paths, device_mesh
 from agenticrec_jax.runs.stage_config import GrpoConfig
 from agenticrec_jax.runs.stages import REINFORCEMENT, grpo_stage
-from agenticrec_jax.runtime.console import print_whole
 from agenticrec_jax.training.learner import abstract_state
 from agenticrec_jax.training.packing import Packing, abstract_batch, micro_batches
 from agenticrec_jax.training.types import RolloutBatch
 
-GIB = 2**30
 KERNELS = {"splash_m": splash_flops}
 Compiler = Callable[[jax.Device, jax.stages.Lowered], tuple[cost.Memory, str]]
-COLUMNS = ("program", "runs", "arguments", "temporaries", "beside", "GiB", "of", "fits")
-COLUMNS += ("collectives", "TFLOP (estimate)", "GB accessed (estimate)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +61,9 @@ class Program:
         runs: executions in a step of training; 0 where the rollouts decide.
         beside: bytes on a chip of arrays that stay there without being its arguments.
         lowered: the program, for its mesh and shapes.
-        device: one of its chips.
+        device: a chip of their kind.
+        slices: that it runs on.
+        devices: of all these slices; None: those of the program.
     """
 
     name: str
@@ -72,6 +71,8 @@ class Program:
     beside: int
     lowered: jax.stages.Lowered
     device: jax.Device
+    slices: int = 1
+    devices: int | None = None
 
 
 def meshes(config: RunConfig, topology: str) -> tuple[Mesh | None, Mesh | None]:
@@ -83,7 +84,8 @@ def meshes(config: RunConfig, topology: str) -> tuple[Mesh | None, Mesh | None]:
     if not topology:
         mesh = device_mesh(config.mesh)
         return mesh, local_mesh(mesh)
-    mesh = make_mesh(**dataclasses.asdict(config.mesh), devices=slice_devices(topology))
+    devices = slice_devices(topology, config.mesh.slices)
+    mesh = make_mesh(**dataclasses.asdict(config.mesh), devices=devices)
     if not mesh.is_multi_process:
         return mesh, mesh
     return mesh, make_mesh(**local_mesh(mesh).shape, devices=host_devices(topology))
@@ -102,7 +104,7 @@ def programs(
     """
     settings = getattr(config, stage)
     mesh, host = meshes(config, topology)
-    device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
+    device = jax.devices()[0] if host is None else host.devices.flat[0]
     graphdef, params = nnx.split(nnx.eval_shape(lambda: model_of(config, model)))
     engine = Engine(graphdef, config.engine, 1, (2,), 0, mesh=host)
     learner = grpo_stage(
@@ -116,6 +118,9 @@ def programs(
     slots = chip_bytes(engine.abstract_state(params))
     learned, frozen = map(chip_bytes, split_learned(state.params))
     moments = chip_bytes(state.opt_state)
+    learning = functools.partial(
+        Program, device=device, slices=config.mesh.slices, devices=mesh and mesh.size
+    )
     shared = _shared(state.params, engine.abstract_params(params)) if host is mesh else 0
     reference = learned if learner.score else 0  # its copy of the trained weights
     beside = learned + frozen + moments + reference - shared
@@ -127,10 +132,10 @@ def programs(
         lowered = learner.score.lower(
             state.params, dataclasses.replace(placed, reference_logprobs=None)
         )
-        yield Program("reference", count, moments + slots + learned, lowered, device)
+        yield learning("reference", count, moments + slots + learned, lowered)
     lowered = learner.update.lower(state, batch)
-    yield Program("gradients", count, moments + slots + reference, lowered["accumulate"], device)
-    yield Program("update", 1, frozen + slots + reference, lowered["apply"], device)
+    yield learning("gradients", count, moments + slots + reference, lowered["accumulate"])
+    yield learning("update", 1, frozen + slots + reference, lowered["apply"])
 
 
 def model_of(config: RunConfig, model: Qwen3Config) -> Qwen3:
@@ -196,6 +201,7 @@ def rows(
     label: str,
     compiler: Compiler = compile_for,
     at_once: int | None = min(4, os.cpu_count()),
+    names: Collection[str] = (),
 ) -> list[dict]:
     """Compiles the programs of a stage; returns a `row` for each.
 
@@ -207,10 +213,11 @@ def rows(
         label: first words of the rows' names.
         compiler: compiles one program for a device.
         at_once: programs compiled together; None for all.
+        names: of the programs; empty for all.
     """
     if topology:  # a cache on disk would hold programs that this machine cannot read back
         jax.config.update("jax_enable_compilation_cache", False)
-    lowered = list(programs(config, stage, model, topology))
+    lowered = [p for p in programs(config, stage, model, topology) if p.name in names or not names]
     settings = described(config, stage)
     with ThreadPoolExecutor(at_once or len(lowered)) as pool:
         figures = list(pool.map(functools.partial(compiled, compiler=compiler), lowered))
@@ -272,53 +279,26 @@ def _compile(program: Program, compiler: Compiler) -> dict:
             raise
         return {"bytes": None, "needs": str(error).splitlines()[0]}
     seconds = time.perf_counter() - began
-    work = cost.estimate(text, KERNELS)
+    work = cost.estimate(text, KERNELS, slices=program.slices, devices=program.devices)
     return {
         "bytes": dataclasses.asdict(memory) | {"peak": memory.peak},
         "collectives": {kind: dataclasses.asdict(t) for kind, t in work.collectives.items()},
-        "estimate": {"matmul_flops": work.flops, "bytes_accessed": work.bytes},
+        "between_slices": {kind: dataclasses.asdict(t) for kind, t in work.between_slices.items()},
+        "estimate": {
+            "matmul_flops": work.flops,
+            "bytes_accessed": work.bytes,
+            "bytes_copied": work.copied,
+        },
         "uncounted": dict(work.uncounted),
         "compile_seconds": round(seconds, 1),
     }
 
 
-def show(rows: list[dict]) -> None:
-    """Prints rows as a table: bytes against the chip's memory, collectives, the estimate."""
-    table = Table(title="of one chip; FLOP and bytes accessed are estimates, never speeds")
-    if any(row["bytes"] and not row["bytes"]["code"] for row in rows):
-        table.caption = "the programs' own code, tens of MB each, comes to this"
-    for column in COLUMNS:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*_cells(row), end_section=row["name"].endswith(": update"))
-    print_whole(table)
-
-
-def _cells(row: dict) -> list[str]:
-    of = "?" if row["bound"] is None else f"{row['bound']:.2f}"
-    first = [row["name"], str(row["runs"] or "")]
-    if row["ours"] is None:
-        return [*first, "", "", f"{row['beside'] / GIB:.2f}", "", of, "no", row["needs"], "", ""]
-    sizes = [row["bytes"]["arguments"], row["bytes"]["temporaries"], row["beside"]]
-    sent = [
-        f"{kind} {traffic['count']:.0f} ({traffic['bytes'] / 1e9:.2f} GB)"
-        for kind, traffic in sorted(row["collectives"].items())
-    ]
-    work = row["estimate"]
-    return [
-        *first,
-        *(f"{size / GIB:.2f}" for size in sizes),
-        f"{row['ours']:.2f}",
-        of,
-        "yes" if row["fits"] else "no",
-        ", ".join(sent) or "none",
-        f"{work['matmul_flops'] / 1e12:.3g}",
-        f"{work['bytes_accessed'] / 1e9:.3g}",
-    ]
-
-
 def compile_stage(config: RunConfig, stage: str, directory: str, topology: str = "") -> list[dict]:
     """Compiles the programs of a stage of reinforcement and prints a table; returns its rows.
+
+    Where a program does not fit, settings with which all do are searched (`fitting.search`) and
+    printed.
 
     Args:
         config: of the run.
@@ -334,16 +314,44 @@ def compile_stage(config: RunConfig, stage: str, directory: str, topology: str =
     check_paths(config)
     model = model_config(config.policy, directory)
     label = topology or "this machine"
-    if topology:
-        compiled_rows = planned(config, stage, model, topology, label)
-    else:
-        compiled_rows = rows(config, stage, model, topology, label)
+
+    def measure(config: RunConfig, names: Collection[str] = ()) -> list[dict]:
+        shape = dataclasses.replace(model, **config.policy.computation())
+        compiles = planned if topology else rows
+        return compiles(config, stage, shape, topology, label, names=names)
+
+    compiled_rows = measure(config)
     show(compiled_rows)
+    large = [row["name"].removeprefix(f"{label}: ") for row in compiled_rows if not row["fits"]]
+    if large:
+
+        def fits(changed: RunConfig) -> bool:
+            # A change makes the others no larger, which is checked once these fit.
+            return all(row["fits"] for names in (large, ()) for row in measure(changed, names))
+
+        _, host = meshes(config, topology)
+        _say(large, search(config, stage, 1 if host is None else batch_shards(host), fits))
     return compiled_rows
 
 
+def _say(large: Collection[str], options: list[tuple[Change, ...]]) -> None:
+    print(f"does not fit: {', '.join(large)}")
+    for changes in options:
+        flags = " ".join(f"--config.{name}={value}" for name, value in changes)
+        print(f"all programs fit with {flags}")
+    if not options:
+        print(
+            "no one or two of the settings that were tried make it fit; take more or larger chips"
+        )
+
+
 def planned(
-    config: RunConfig, stage: str, model: Qwen3Config, topology: str, label: str
+    config: RunConfig,
+    stage: str,
+    model: Qwen3Config,
+    topology: str,
+    label: str,
+    names: Collection[str] = (),
 ) -> list[dict]:
     """Returns the `rows` of a slice, without the bytes of the machine's code.
 
@@ -352,7 +360,7 @@ def planned(
     """
     with tempfile.TemporaryDirectory() as dumps:
         compiler = functools.partial(plan_for, directory=dumps)
-        work = functools.partial(rows, config, stage, model, topology, label, compiler, None)
+        work = functools.partial(rows, config, stage, model, topology, label, compiler, None, names)
         return run_in_process(work)
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
 from agenticrec_jax.errors import expect
@@ -20,6 +20,7 @@ from agenticrec_jax.losses.reductions import metric
 from agenticrec_jax.models.lora import join_learned, split_learned
 from agenticrec_jax.parallel.mesh import (
     RULES,
+    SLICE,
     Rules,
     abstract,
     batch_shardings,
@@ -28,6 +29,7 @@ from agenticrec_jax.parallel.mesh import (
     shard_params,
     traced_on,
     tree_shardings,
+    within_slice,
 )
 from agenticrec_jax.parallel.multihost import global_batch
 from agenticrec_jax.training.logprobs import CHUNK, policy_logprobs
@@ -125,6 +127,23 @@ def abstract_state(
     return abstract(state, None if mesh is None else tree_shardings(state, mesh, rules))
 
 
+def gradient_shardings(learned: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
+    """Returns the shardings of gradients that micro-batches add up to.
+
+    They are those of the parameters. Over several slices each slice has a sum of its own, along an
+    axis before the others: so nothing but the sum of a whole step crosses slices.
+
+    Args:
+      learned: the parameters that are learned.
+      mesh: of the devices.
+      rules: from logical axes to mesh axes.
+    """
+    shardings = tree_shardings(learned, mesh, rules)
+    if SLICE not in mesh.shape:
+        return shardings
+    return jax.tree.map(lambda x: NamedSharding(mesh, PartitionSpec(SLICE, *x.spec)), shardings)
+
+
 def _moments(optimizer: optax.GradientTransformation) -> Callable:
     def moments(params: Any) -> Any:
         # bfloat16 moments would lose updates: 0.999 of a number rounds back to the number.
@@ -196,7 +215,7 @@ class Update:
         learned, frozen = split_learned(state.params)
         gradients = jax.eval_shape(self.zeros, learned)
         if self.mesh is not None:
-            gradients = abstract(gradients, tree_shardings(gradients, self.mesh, self.rules))
+            gradients = abstract(gradients, gradient_shardings(learned, self.mesh, self.rules))
             batch = abstract(batch, batch_shardings(batch, self.mesh, self.rules))
         return {
             "accumulate": self.accumulate.lower(learned, frozen, gradients, batch),
@@ -216,9 +235,10 @@ def make_update(
 ) -> Update:
     """Returns an `Update`, called as ``update(state, micro_batches) -> (state, metrics)``.
 
-    The gradients of the micro-batches are added up in float32 and applied once. Where the policy
-    has adapters (`models.lora`) they alone have gradients and change; the base passes through
-    untouched. The metrics are those that `Update.__call__` lists.
+    The gradients of the micro-batches are added up in float32 and applied once. On a mesh of
+    several slices each adds up those of its own rows, and the sums are added across slices once.
+    Where the policy has adapters (`models.lora`) they alone have gradients and change; the base
+    passes through untouched. The metrics are those that `Update.__call__` lists.
 
     Args:
       graphdef: the policy's static half, of ``nnx.split(model)``.
@@ -260,32 +280,62 @@ def make_update(
     """
     expect(temperature > 0, "temperature", temperature, "a number above 0")
 
+    slices = 1 if mesh is None else mesh.shape.get(SLICE, 1)
+
+    # Left to itself, XLA may give an output another sharding than the input that it is donated
+    # from. Then the donation fails, and the next call compiles again.
     def pinned(tree: Any) -> Any:
-        # Left to itself, XLA may give an output another sharding than the input that it is donated
-        # from. Then the donation fails, and the next call compiles again.
         if mesh is None:
             return tree
         return jax.lax.with_sharding_constraint(tree, tree_shardings(tree, mesh, rules))
 
+    def pinned_gradients(gradients: Any, learned: Any) -> Any:
+        if mesh is None:
+            return gradients
+        shardings = gradient_shardings(learned, mesh, rules)
+        return jax.lax.with_sharding_constraint(gradients, shardings)
+
     def loss_of(learned: Any, frozen: nnx.State, batch: RolloutBatch) -> tuple[Array, dict]:
         model = nnx.merge(graphdef, join_learned(learned, frozen))
-        with traced_on(mesh, rules):
+        with traced_on(mesh, within_slice(rules)):
             logprobs, entropy = policy_logprobs(model, batch, temperature, chunk)
         loss, metrics = loss_fn(logprobs, replace(batch, entropy=entropy))
         return loss, {"entropy": metric(entropy, batch.sampled)} | metrics
 
+    gradients_of = jax.value_and_grad(loss_of, has_aux=True)
+
+    # Left to XLA, gradients would cross slices after every micro-batch.
+    def gradients_of_slice(learned: Any, frozen: nnx.State, batch: RolloutBatch) -> Any:
+        total, gradients = gradients_of(learned, frozen, batch)
+        return jax.lax.psum(total, SLICE), jax.tree.map(lambda x: x[None], gradients)
+
+    if slices > 1:
+        gradients_of_slices = jax.shard_map(
+            gradients_of_slice,
+            mesh=mesh,
+            in_specs=(PartitionSpec(), PartitionSpec(), PartitionSpec(SLICE)),
+            out_specs=(PartitionSpec(), PartitionSpec(SLICE)),
+            axis_names={SLICE},
+            check_vma=False,
+        )
+
     @jax.jit
-    def zeros(params: Any) -> Any:
-        return pinned(jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), params))
+    def zeros(learned: Any) -> Any:
+        lead = () if slices == 1 else (slices,)
+        gradients = jax.tree.map(lambda x: jnp.zeros((*lead, *x.shape), jnp.float32), learned)
+        return pinned_gradients(gradients, learned)
 
     def accumulate(
         learned: Any, frozen: nnx.State, gradients: Any, batch: RolloutBatch
     ) -> tuple[Any, Array, dict]:
-        (loss, metrics), more = jax.value_and_grad(loss_of, has_aux=True)(learned, frozen, batch)
+        compute = gradients_of if slices == 1 else gradients_of_slices
+        (loss, metrics), more = compute(learned, frozen, batch)
         # The sum is float32: of bfloat16 gradients many small ones would be rounded away.
-        return pinned(jax.tree.map(jnp.add, gradients, more)), loss, metrics
+        return pinned_gradients(jax.tree.map(jnp.add, gradients, more), learned), loss, metrics
 
     def apply(state: TrainState, gradients: Any) -> tuple[TrainState, Array]:
+        if slices > 1:
+            gradients = pinned(jax.tree.map(lambda x: x.sum(axis=0), gradients))
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         norm = optax.global_norm(gradients)

@@ -3,7 +3,8 @@
 ``python -m experiments.benchmarks.tpu_compile --json=FILE [--topology=v5e:4x4] [--model=Qwen3-4B]``
 compiles prefill, join, decode, splice and the learner's step of Qwen3-1.7B, 4B and 8B for four
 slices, as far as a dry run does. ``--code`` also generates the machine code, which takes most of
-the time and changes figures only by its own bytes. Sizes are those of
+the time and changes figures only by its own bytes. ``--slices=2`` compiles for two of each slice,
+each with a copy of the parameters. Sizes are those of
 ``experiments.configs.qwen3``: 64 prompts of up to 2,048 tokens in groups of 8, up to 6,144
 generated tokens, bfloat16. The programs are those of a run (see ``agenticrec_jax.runs.dry_run``);
 no parameter is allocated. Rows of FILE for other models and slices remain, if it was written with
@@ -51,11 +52,12 @@ FITTED = {
 }
 
 
-def settings(model: str, topology: str) -> RunConfig:
+def settings(model: str, topology: str, slices: int = 1) -> RunConfig:
     """Returns the configuration of a row: the paper's sizes, fitted to the slice."""
     tensor, slots, members, rank = FITTED[model, topology]
     config = qwen3.get_config()
-    config.mesh.update({"fsdp": len(slice_devices(topology)) // tensor, "tensor": tensor})
+    fsdp = len(slice_devices(topology)) // tensor
+    config.mesh.update({"slices": slices, "fsdp": fsdp, "tensor": tensor})
     config.policy.param_dtype = (
         "bfloat16" if rank else "float32"
     )  # a frozen base needs no float32 copy
@@ -68,11 +70,16 @@ def settings(model: str, topology: str) -> RunConfig:
     return run_config(config)
 
 
-def measure(model: str, topology: str) -> list[dict]:
-    """Returns the rows of a model on a slice."""
-    config = settings(model, topology)
+def place(topology: str, slices: int) -> str:
+    """Returns the name of one slice or several in rows."""
+    return topology if slices == 1 else f"{slices} x {topology}"
+
+
+def measure(model: str, topology: str, slices: int) -> list[dict]:
+    """Returns the rows of a model on a slice, or on several."""
+    config = settings(model, topology, slices)
     shape = dataclasses.replace(QWEN3[model], **config.policy.computation())
-    label = f"{model} on {topology}"
+    label = f"{model} on {place(topology, slices)}"
     with phase(label):
         measured = dry_run.rows if _CODE.value else dry_run.planned
         return measured(config, "rta", shape, topology, label)
@@ -95,10 +102,11 @@ def main(argv) -> None:
     models = app.some_of("model", _MODEL.value, MODELS)
     slices = app.some_of("topology", _TOPOLOGY.value, SLICES)
     slice_devices(slices[0])  # the topology must exist before JAX starts another backend
-    rows = earlier_rows(_JSON.value, models, slices)
+    places = [place(topology, _SLICES.value) for topology in slices]
+    rows = earlier_rows(_JSON.value, models, places)
     for topology in slices:
         for model in models:
-            rows += measure(model, topology)
+            rows += measure(model, topology, _SLICES.value)
             publish(rows.copy, _JSON.value, dry_run.show, ("libtpu",))
 
 
@@ -106,5 +114,6 @@ if __name__ == "__main__":
     _JSON = flags.DEFINE_string("json", "", "File to write the figures to; empty for none.")
     _MODEL = flags.DEFINE_list("model", list(MODELS), "Models to compile.")
     _TOPOLOGY = flags.DEFINE_list("topology", list(SLICES), "TPU slices to compile for.")
+    _SLICES = flags.DEFINE_integer("slices", 1, "Slices of each.", lower_bound=1)
     _CODE = flags.DEFINE_bool("code", False, "Generate the machine code too.")
     app.run(main)

@@ -98,6 +98,19 @@ def test_several_slices_are_jobs_in_node_pools_of_their_own():
     assert document["spec"]["failurePolicy"]["maxRestarts"] == 7
 
 
+@pytest.mark.parametrize("flags", [(), ("--config.mesh.slices=2",)])
+def test_the_mesh_of_the_job_has_the_slices_of_the_launcher(flags):
+    args = pod_of(yaml.safe_load(TWO.render(job(*flags))))["containers"][0]["args"]
+    assert args.count("--config.mesh.slices=2") == 1
+
+
+@pytest.mark.parametrize("launcher,given", [(ONE, 2), (TWO, 1), (TWO, 4)])
+def test_a_mesh_of_other_slices_is_refused(launcher, given):
+    with pytest.raises(InputError) as refused:
+        launcher.render(job(f"--config.mesh.slices={given}"))
+    assert_names(str(refused.value), "--config.mesh.slices", given, launcher.slices)
+
+
 def restart_of(document, *, code: int = 0, condition: str = "") -> str:
     """The action of JobSet when a pod fails so, by the rules of a Job and of a JobSet."""
     spec = document["spec"]["replicatedJobs"][0]["template"]["spec"]

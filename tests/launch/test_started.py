@@ -145,7 +145,7 @@ def test_outside_a_stage_sigterm_ends_a_process_at_once(tmp_path):
         assert processes[1].wait(PATIENCE) == -signal.SIGTERM
 
 
-FLAGS = ("--config=office:smoke", "--stage=rta", "--config.mesh.data=2", "--config.rta.steps=4")
+FLAGS = ("--config=office:smoke", "--stage=rta", "--config.rta.steps=4")
 
 
 @pytest.fixture
@@ -155,9 +155,9 @@ def log(tmp_path) -> list[str]:
     return [f"--config.dataset.{table}={dataset[table]}" for table in ("interactions", "items")]
 
 
-def job(folder, workdir, log) -> Job:
+def job(folder, workdir, log, *flags) -> Job:
     cache = f"--compilation_cache={folder}/cache"
-    return Job("train_policy", (*FLAGS, *log, cache, f"--workdir={folder}/{workdir}"))
+    return Job("train_policy", (*FLAGS, *flags, *log, cache, f"--workdir={folder}/{workdir}"))
 
 
 def committed(folder, workdir) -> int:
@@ -233,7 +233,8 @@ def test_a_slurm_job_at_its_time_limit_is_queued_again_and_resumes(bucket, log, 
     commands(tmp_path, srun=SRUN, scontrol='echo "$@" >> "$HOME/queued"')
     environment |= {"SLURM_JOB_ID": "4243"}
     script = tmp_path / "script.sh"
-    script.write_text(Slurm(nodes=2, gpus=1).render(job(folder, "run", log)))
+    flags = job(folder, "run", log, "--config.mesh.data=2")
+    script.write_text(Slurm(nodes=2, gpus=1).render(flags))
     batch = subprocess.Popen(["bash", script], env=os.environ | environment)
     wait_for(lambda: committed(folder, "run") >= 1, [batch])
     for process in (tmp_path / "pids").read_text().split():

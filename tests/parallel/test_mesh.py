@@ -1,5 +1,6 @@
 """The table from logical to mesh axes, and a sharded policy equal to one on a single device."""
 
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import jax
@@ -17,6 +18,7 @@ from agenticrec_jax.parallel.mesh import (
     RULES,
     abstract,
     batch_sharding,
+    batch_shards,
     constrain,
     make_mesh,
     partition_spec,
@@ -46,6 +48,67 @@ def test_sizes_that_do_not_match_the_devices_are_refused(sizes):
     data, fsdp, tensor = sizes
     sentence = refused(make_mesh, data=data, fsdp=fsdp, tensor=tensor)
     assert_names(sentence, f"data={data}", f"fsdp={fsdp}", f"tensor={tensor}", 8)
+
+
+def test_several_slices_are_the_first_axis_and_split_nothing_but_rows():
+    mesh = make_mesh(slices=2, fsdp=2, tensor=2)
+    assert dict(mesh.shape) == {"slice": 2, "data": 1, "fsdp": 2, "tensor": 2}
+    assert mesh.devices.reshape(2, 4).tolist() == [jax.devices()[:4], jax.devices()[4:]]
+    assert batch_sharding(mesh).spec == P(("slice", "data", "fsdp"))
+    assert batch_shards(mesh) == 4
+    _, params = nnx.split(nnx.eval_shape(tiny_qwen3))
+    shardings = jax.tree.leaves(tree_shardings(params, mesh))
+    assert all("slice" not in str(sharding.spec) for sharding in shardings)
+    one = make_mesh(data=2, fsdp=2, tensor=2)
+    assert [s.spec for s in shardings] == [
+        s.spec for s in jax.tree.leaves(tree_shardings(params, one))
+    ]
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """A device, as far as a mesh reads it."""
+
+    id: int
+    process_index: int
+    slice_index: int
+    platform: str
+    device_kind: str = "stand-in"
+
+
+def devices_of(*owners, platform="cpu"):
+    """Devices whose processes and slices are given, in an order of no meaning."""
+    devices = [StandIn(i, *owner, platform) for i, owner in enumerate(owners)]
+    return devices[1::2] + devices[::2]
+
+
+@pytest.mark.parametrize(
+    "platform,owners",
+    [  # process and slice_index of each device
+        ("tpu", [(0, 0), (1, 0), (2, 1), (3, 1)]),
+        ("tpu", [(2, 0), (3, 0), (0, 1), (1, 1)]),
+        ("gpu", [(0, 0), (1, 1), (2, 2), (3, 3)]),  # groups of NVLink, of which it takes two
+    ],
+)
+def test_slices_are_those_of_the_devices_or_runs_of_processes(platform, owners):
+    devices = devices_of(*owners, platform=platform)
+    mesh = make_mesh(slices=2, fsdp=2, devices=devices)
+    found = [[(d.process_index, d.slice_index) for d in row.flat] for row in mesh.devices]
+    assert found == [owners[:2], owners[2:]]
+
+
+@pytest.mark.parametrize(
+    "slices,platform,owners,named",
+    [
+        (2, "tpu", [(0, 0), (1, 0)], ["slices", 2, 1]),
+        (1, "tpu", [(0, 0), (1, 1)], ["slices", 1, 2]),
+        (2, "cpu", [(p, 0) for p in (0, 0, 1, 1, 2, 2)], ["slices", 2, 3, "processes"]),
+    ],
+)
+def test_slices_that_the_devices_do_not_form_are_refused(slices, platform, owners, named):
+    devices = devices_of(*owners, platform=platform)
+    sizes = {"slices": slices, "data": len(devices) // slices}
+    assert_names(refused(make_mesh, **sizes, devices=devices), *named)
 
 
 def test_table_decides_the_placement(mesh):

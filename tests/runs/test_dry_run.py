@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import multiprocessing
 import os
 import subprocess
@@ -18,6 +19,7 @@ from flax import nnx
 from agenticrec_jax.cli.configs import load_config
 from agenticrec_jax.dryrun.topology import compile_for
 from agenticrec_jax.errors import InputError
+from agenticrec_jax.parallel.mesh import tree_shardings
 from agenticrec_jax.runs import dry_run, run_config
 from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.testing.models import TINY, tiny_qwen3
@@ -49,7 +51,8 @@ def test_a_row_for_every_program_says_what_it_takes(rows):
     assert list(rows) == ["prefill", "join", "decode", "splice", "gradients", "update"]
     for row in rows.values():
         assert row["fits"] and row["ours"] < row["bound"] and row["uncounted"] == {}
-        assert row["settings"]["mesh"] == {"data": 1, "fsdp": 4, "tensor": 2}
+        assert row["settings"]["mesh"] == {"slices": 1, "data": 1, "fsdp": 4, "tensor": 2}
+        assert row["between_slices"] == {}
         total = row["bytes"]["peak"] + row["beside"]
         assert row["ours"] == round(total / 2**30, 3)
 
@@ -84,6 +87,36 @@ def test_a_reference_policy_has_its_program_and_its_weights_beside_the_others(ro
     assert len(set(weights.values())) == 1 and weights["decode"] > 0
     beside = rows["gradients"]["beside"] + weights["decode"]
     assert programs["reference"].beside == beside
+
+
+@pytest.mark.parametrize(
+    "topology,most",
+    [
+        ("", 1),
+        pytest.param("v5e:2x2", 1.1, marks=pytest.mark.peer),  # the compiler pads arrays
+        pytest.param("v6e:2x2", 1.1, marks=pytest.mark.peer),
+    ],
+)
+def test_gradients_cross_slices_once_a_step_and_else_scalars_do(topology, most):
+    config = small_config()
+    config.mesh.update({"slices": 2, "fsdp": 2})
+    config = run_config(config)
+    sums = {}
+    for program in dry_run.programs(config, "rta", TINY, topology):
+        if program.name in ("gradients", "update"):
+            crossing = dry_run.compiled(program, compile_for)["between_slices"]
+            assert crossing.keys() == {"all-reduce"}
+            sums[program.name] = crossing["all-reduce"]["bytes"]
+    _, params = nnx.split(nnx.eval_shape(tiny_qwen3))
+    mesh, _ = dry_run.meshes(config, topology)
+    gradients = F32 * sum(
+        math.prod(sharding.shard_shape(x.shape))
+        for x, sharding in zip(
+            jax.tree.leaves(params), jax.tree.leaves(tree_shardings(params, mesh)), strict=True
+        )
+    )
+    assert sums["gradients"] <= 512 < gradients
+    assert gradients <= sums["update"] <= most * gradients
 
 
 def test_a_step_has_the_micro_batches_of_its_groups(rows):
@@ -171,6 +204,16 @@ def test_the_users_own_config_for_a_slice(tmp_path):
     assert done.returncode == 0, done.stderr
     for name in ("v5e:2x2: prefill", "15.75", "update", "yes", "all-gather"):
         assert name in done.stdout
+
+
+@pytest.mark.peer
+def test_settings_with_which_a_config_fits_are_named_with_status_3(tmp_path):
+    flags = "--config.mesh.fsdp=4", f"--config.engine.slots={2**16}"
+    done = dry(tmp_path, "--dry_run_topology=v5e:2x2", *flags)
+    assert done.returncode == 3, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("all programs fit")]
+    name, _, value = line.split()[-1].partition("=")
+    assert name == "--config.engine.slots" and 4 <= int(value) < 2**16
 
 
 @pytest.mark.peer

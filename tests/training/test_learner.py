@@ -37,10 +37,11 @@ from agenticrec_jax.training.packing import Packing, pack_groups
 
 TEMPERATURE = 0.7
 TWO_LAYERS = replace(CONFIG, num_layers=2)
-MESHES = [  # data, fsdp, tensor, and the shard of a kernel
-    (2, 2, 2, (12, 20)),
-    pytest.param(1, 8, 1, (3, 40), marks=pytest.mark.slow),
-    pytest.param(1, 1, 8, (24, 5), marks=pytest.mark.slow),
+MESHES = [  # slices, data, fsdp, tensor, and the shard of a kernel
+    (1, 2, 2, 2, (12, 20)),
+    (2, 1, 2, 2, (12, 20)),
+    pytest.param(1, 1, 8, 1, (3, 40), marks=pytest.mark.slow),
+    pytest.param(1, 1, 1, 8, (24, 5), marks=pytest.mark.slow),
 ]
 GRPO = for_batch(grpo_loss, normalizer=16.0, clip_low=0.2, clip_high=0.3)
 
@@ -168,11 +169,11 @@ def test_the_entropy_of_the_batch_has_a_gradient():
     np.testing.assert_allclose(-first["loss"][0], first["entropy"][0] / 12, rtol=1e-5)
 
 
-@pytest.mark.parametrize("data,fsdp,tensor,shard", MESHES)
-def test_sharded_update_equals_a_single_device(data, fsdp, tensor, shard, capfd):
+@pytest.mark.parametrize("slices,data,fsdp,tensor,shard", MESHES)
+def test_sharded_update_equals_a_single_device(slices, data, fsdp, tensor, shard, capfd):
     """Losses and parameters to 1e-5 of each one's largest entry; no activation is replicated."""
     single, expected = one_micro_batch()
-    mesh = make_mesh(data=data, fsdp=fsdp, tensor=tensor)
+    mesh = make_mesh(slices=slices, data=data, fsdp=fsdp, tensor=tensor)
     batches = pack_groups(GROUPS, replace(WHOLE, group_multiple=4))
     sharded, actual = two_updates(batches, *updater(mesh), mesh)
     assert "full rematerialization" not in capfd.readouterr().err

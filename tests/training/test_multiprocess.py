@@ -87,16 +87,27 @@ def test_slow_tools_of_one_process_hold_up_no_other_and_change_nothing(
     assert (perturbed(0).argmax(1) == expected[0].ids)[sampled].all()  # what the rule judges by
 
 
-def test_losses_metrics_and_weights_are_those_of_one_process(directory, single):
-    lines = read_metrics(directory / "0/whole/metrics.jsonl")
-    assert not (directory / "1/whole/metrics.jsonl").exists()
+@pytest.mark.parametrize("case", ["whole", "slices"])
+def test_losses_metrics_and_weights_are_those_of_one_process(directory, single, case):
+    assert_as_one(directory, case, PROCESSES, single)
+
+
+@pytest.mark.slow
+def test_four_processes_in_two_slices_train_as_one(tmp_path, single):
+    run_together([str(CHILD), str(tmp_path), "slices"], 4, devices=2)
+    assert_as_one(tmp_path, "slices", 4, single)
+
+
+def assert_as_one(directory, case, processes, single):
+    lines = read_metrics(directory / f"0/{case}/metrics.jsonl")
+    assert not (directory / f"1/{case}/metrics.jsonl").exists()
     for actual, expected in zip(lines, single.lines, strict=True):
         assert actual.keys() == expected.keys()
         for name in expected:
             if not name.startswith(CLOCK):
                 assert actual[name] == pytest.approx(expected[name], abs=1e-4), name
-    for process in range(PROCESSES):
-        assert furthest(params(directory / f"{process}/whole"), single.params) < 1e-4
+    for process in range(processes):
+        assert furthest(params(directory / f"{process}/{case}"), single.params) < 1e-4
 
 
 def test_refilled_groups_and_means_over_tokens_are_those_of_one_process(

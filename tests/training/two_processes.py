@@ -1,12 +1,13 @@
 """One of several processes that run the tiny stage together; `test_multiprocess` starts them.
 
-    python two_processes.py DIRECTORY [resumed]
+    python two_processes.py DIRECTORY [resumed|slices]
 
-The stage runs on one mesh over the devices of all: as it is; with no gradient from the rows of the
-last process; for one step with refilled groups, a mean over tokens and a reference policy; and, for
-one step in either order, with slow tools on the first process. What came of each goes to
-DIRECTORY/<process>/<case>. Besides there is a checkpoint after the first step; with ``resumed`` the
-stage goes on from there, and nothing else is run.
+The stage runs on one mesh over the devices of all: as it is; on a mesh of two slices; with no
+gradient from the rows of the last process; for one step with refilled groups, a mean over tokens
+and a reference policy; and, for one step in either order, with slow tools on the first process.
+What came of each goes to DIRECTORY/<process>/<case>. Besides there is a checkpoint after the first
+step; with ``resumed`` the stage goes on from there, and nothing else is run. With ``slices`` it
+runs on two slices only.
 """
 
 import dataclasses
@@ -22,6 +23,7 @@ from agenticrec_jax.parallel import multihost
 from agenticrec_jax.parallel.mesh import make_mesh
 from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.testing.stages import LOSS, refilling, tiny_stage
+from agenticrec_jax.training.learner import make_update
 from agenticrec_jax.training.logprobs import make_scorer
 
 
@@ -79,11 +81,27 @@ def run_resumable(stage, directory: Path, **changes) -> None:
         run_case(stage, "resumed", directory, checkpoints=checkpoints, **changes)
 
 
+def sliced(stage):
+    """The stage with the learner on two slices; a process and its engine lie within one."""
+    mesh = make_mesh(slices=2, fsdp=2, tensor=2)
+    update = make_update(
+        stage.graphdef,
+        loss_of_kept_rows,
+        stage.optimizer,
+        temperature=stage.stage.temperature,
+        mesh=mesh,
+    )
+    return dataclasses.replace(stage, mesh=mesh, update=update)
+
+
 def main(directory: Path, which: str = "") -> None:
     multihost.initialize()
     stage = tiny_stage(make_mesh(data=2, fsdp=2, tensor=2), loss_of_kept_rows)
-    if which:
+    if which == "resumed":
         run_resumable(stage, directory)
+        return
+    run_case(sliced(stage), "slices", directory)
+    if which == "slices":
         return
     run_resumable(stage, directory, steps=1)
     process, last = jax.process_index(), jax.process_count() - 1
