@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from agenticrec_jax import strict_json
+from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.agent.interventions import blank, permute
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.agent.transcripts import ids_of, transcript
@@ -30,13 +31,14 @@ from agenticrec_jax.runs.policy import Policy
 from agenticrec_jax.runs.run import Run
 from agenticrec_jax.runtime.phases import phase
 
-# What the policy can read, and the suffix of such a row's name.
+# What the policy can read, and the suffix of such a row's name. Beside these, `without` a tool.
 OBSERVATIONS = {
     "as_they_are": "",
     "none": "_no_tools",
     "blank": "_blanked",
     "permute": "_permuted",
 }
+WITHOUT = "without_"  # before the name of a tool, in a kind of observations and a row's name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,18 +50,42 @@ class Sampling:
     seed: int = 0
 
 
-def agent_options(observations: str, candidates: int) -> dict[str, Any]:
-    """Returns the fields of `Agent` for one of `OBSERVATIONS`.
+def row_name(policy: str, observations: str) -> str:
+    """Returns the name of a policy's row: a kind of `OBSERVATIONS`, or `without` a tool.
 
-    ``none`` offers no tool. ``blank`` empties the observations, and ``permute`` renames the
-    ``candidates`` in them: evidence of neither is about the example any more.
+    >>> row_name("rta", "blank"), row_name("rta", without("get_similar_users"))
+    ('rta_blanked', 'rta_without_get_similar_users')
     """
-    return {
+    return policy + OBSERVATIONS.get(observations, f"_{observations}")
+
+
+def without(tool: str) -> str:
+    """Returns the kind of observations in which one tool is not offered."""
+    return f"{WITHOUT}{tool}"
+
+
+def observing(agent: Agent, observations: str, candidates: int) -> Agent:
+    """Returns the agent whose policy can read some of the evidence only.
+
+    ``none`` offers no tool, `without` a tool all others. ``blank`` empties the observations, and
+    ``permute`` renames the ``candidates`` in them: evidence of neither is about the example any
+    more.
+
+    Args:
+      agent: with all its tools.
+      observations: one of `OBSERVATIONS`, or `without` a tool.
+      candidates: of an example.
+    """
+    if observations.startswith(WITHOUT):
+        tool = observations.removeprefix(WITHOUT)
+        return dataclasses.replace(agent, toolbox=agent.toolbox.without([tool]))
+    changes: dict[str, dict[str, Any]] = {
         "as_they_are": {},
         "none": {"use_tools": False},
         "blank": {"transform": blank},
         "permute": {"transform": partial(permute, candidates=candidates)},
-    }[observations]
+    }
+    return dataclasses.replace(agent, **changes[observations])
 
 
 def evaluate_policy(
@@ -77,13 +103,13 @@ def evaluate_policy(
       run: log and tools.
       policy: that ranks.
       examples: to rank.
-      observations: one of `OBSERVATIONS`.
+      observations: one of `OBSERVATIONS`, or `without` a tool.
       engine: None for the run's.
       sampling: None for greedy rankings.
     """
     sampling = sampling or Sampling()
     candidates = run.config.dataset.negatives + 1
-    agent = run.agent(run.artifacts_b, **agent_options(observations, candidates))
+    agent = observing(run.agent(run.artifacts_b), observations, candidates)
     return evaluate(
         agent,
         engine or run.engine,
@@ -114,7 +140,7 @@ def evaluate_agent(
       examples: of the split.
       name: of the row.
       split: ``valid`` or ``test``.
-      observations: one of `OBSERVATIONS`.
+      observations: one of `OBSERVATIONS`, or `without` a tool.
       seed: of the policy's training or of its sampling; None for neither.
       engine: None for the run's.
       sampling: None for greedy rankings.
@@ -131,6 +157,7 @@ def evaluate_agent(
     facts = {
         "policy": {"directory": str(run.policy_directory), "weights": policy.weights_hash},
         "observations": observations,
+        "disabled_tools": list(run.config.tools.disabled),
         "sampling": drawn | dataclasses.asdict(sampling.filters),
     }
     popularity = item_counts(log, run.data.splits.fit_range_b)
