@@ -133,7 +133,7 @@ def check_tool(
     chosen = evenly_spread(world.examples, examples)
     calls = [(example, each) for example in chosen for each in allowed]
     texts, seconds, faults = _measured(tool, world.log, calls)
-    tokens = [len(world.tokenizer.encode_data(text)) for text in texts]
+    tokens = [_tokens(world, text) for text in texts]
     for call, text, count in zip(calls, texts, tokens, strict=True):
         if count > budget:
             sentence = f"found {count} tokens, expected at most {budget}"
@@ -340,6 +340,11 @@ def _compare(
             sentence = f"found {one!r} and, {how}, {two!r}, expected the same"
             faults.setdefault(kind, _sentence(tool, call, sentence))
             return
+
+
+def _tokens(world: TinyWorld, text: str) -> int:
+    """Returns the tokens of an observation; 0 for a call that failed."""
+    return 0 if text.startswith(_FAILED) else len(world.tokenizer.encode_data(text))
 
 
 def _sentence(tool: Tool, call: Call, sentence: str) -> str:

@@ -1,4 +1,4 @@
-"""Tools of each agent, AgenticRec's seven (section 3) and RecThinker's five, and how one is made."""
+"""Tools of each agent (AgenticRec's seven, RecThinker's five), and how a tool is made by name."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
