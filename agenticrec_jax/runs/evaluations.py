@@ -64,18 +64,19 @@ def without(tool: str) -> str:
     return f"{WITHOUT}{tool}"
 
 
-def observing(agent: Agent, observations: str, candidates: int) -> Agent:
-    """Returns the agent whose policy can read some of the evidence only.
+def observing(run: Run, observations: str) -> Agent:
+    """Returns the run's agent of evaluation, whose policy can read some of the evidence only.
 
     ``none`` offers no tool, `without` a tool all others. ``blank`` empties the observations, and
     ``permute`` renames the ``candidates`` in them: evidence of neither is about the example any
     more.
 
     Args:
-      agent: with all its tools.
+      run: whose agent has all its tools.
       observations: one of `OBSERVATIONS`, or `without` a tool.
-      candidates: of an example.
     """
+    agent = run.evaluation_agent
+    candidates = run.config.dataset.negatives + 1
     if observations.startswith(WITHOUT):
         tool = observations.removeprefix(WITHOUT)
         return dataclasses.replace(agent, toolbox=agent.toolbox.without([tool]))
@@ -108,10 +109,8 @@ def evaluate_policy(
       sampling: None for greedy rankings.
     """
     sampling = sampling or Sampling()
-    candidates = run.config.dataset.negatives + 1
-    agent = observing(run.agent(run.artifacts_b), observations, candidates)
     return evaluate(
-        agent,
+        observing(run, observations),
         engine or run.engine,
         policy.params,
         examples,
@@ -153,6 +152,9 @@ def evaluate_agent(
         trajectories = evaluate_policy(run, policy, examples, **options)
     rankings = policy_rankings(name, trajectories, examples=examples, log=log, seed=seed)
     row = evaluation_row(name, rankings, trajectories, examples, log)
+    row["calls_by_tool"] = calls_by_tool(observing(run, observations), trajectories)
+    calls = [f"{tool} {calls:.2f}" for tool, calls in row["calls_by_tool"].items()]
+    print(f"{name}: calls an episode: {', '.join(calls) or 'no tool is offered'}")
     drawn = {"temperature": sampling.temperature, "constrained": constrained}
     facts = {
         "policy": {"directory": str(run.policy_directory), "weights": policy.weights_hash},
@@ -167,6 +169,13 @@ def evaluate_agent(
         for trajectory, example in zip(trajectories, examples, strict=True)
     )
     return write_evaluation(run, row, rankings, records, examples, split=split, facts=facts)
+
+
+def calls_by_tool(agent: Agent, trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Returns the mean number of calls of each tool that the agent offers."""
+    calls = Counter(call.name for trajectory in trajectories for call in trajectory.calls)
+    tools = agent.toolbox.names if agent.use_tools else ()
+    return {tool: calls[tool] / len(trajectories) for tool in tools}
 
 
 def policy_rankings(

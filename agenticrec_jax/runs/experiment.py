@@ -222,7 +222,7 @@ def write_results(run: Run, results: EvaluationResults, seeds: Sequence[int]) ->
         "comparisons": results.comparisons(),
         "preferences": preference_rows(run, seeds),
         "phases": phase_records(),
-        "gate": _gate(run.config.policy.directory),
+        "gate": _gate(run.config),
         "config": dataclasses.asdict(run.config),
     }
     log = run.data.log
@@ -264,7 +264,16 @@ def write_results(run: Run, results: EvaluationResults, seeds: Sequence[int]) ->
     return written
 
 
-def _gate(directory: str) -> dict:
-    """Returns the skills of a policy that ``make_policy`` measured; none of another policy."""
-    record = resolve(directory) / "made.json"
-    return json.loads(record.read_text()).get("gate", {}) if record.exists() else {}
+def _gate(config: RunConfig) -> dict:
+    """Returns the skills that ``make_policy`` measured of the policy on the run's own log.
+
+    None of another policy, or of one that was measured on another log.
+    """
+    path = resolve(config.policy.directory) / "made.json"
+    if not path.exists():
+        return {}
+    made = json.loads(path.read_text())
+    measured_on = made.get("config", {}).get("dataset", {})
+    tables = {name: getattr(config.dataset, name) for name in ("interactions", "items", "prepared")}
+    same = all(measured_on.get(name, table) == table for name, table in tables.items())
+    return made.get("gate", {}) if same else {}

@@ -131,6 +131,10 @@ def test_all_rows_are_judged_alike(evaluated):
         assert row["invalid_rate"] == 1 and row["ndcg@10"] == row["hr@10"] == 0
         assert row["invalid_reasons"] == {"too_many_calls": COUNT}
         assert row["mean_tool_calls"] == 10
+        counted = {tool: 10.0 * (tool == "get_user_profile") for tool in ROWS[name][1]}
+        assert row["calls_by_tool"] == counted
+        said = ", ".join(f"{tool} {calls:.2f}" for tool, calls in counted.items())
+        assert f"{name}: calls an episode: {said or 'no tool is offered'}" in table
         protocol = results["protocol"]
         assert protocol["dataset"] == "log" and row["seeds"] == [0]
         assert protocol["candidate_hash"] == candidate_hash(workdir / "candidates.jsonl.gz")

@@ -4,7 +4,7 @@ import json
 from types import SimpleNamespace
 
 from agenticrec_jax.runs import RunConfig, experiment
-from agenticrec_jax.runs.config import EvaluationConfig
+from agenticrec_jax.runs.config import DatasetConfig, EvaluationConfig, PolicyConfig
 from agenticrec_jax.runs.experiment import EvaluationResults, write_results
 
 
@@ -146,3 +146,10 @@ def test_transcripts_are_written_seed_by_seed(tmp_path, monkeypatch):
     written = json.loads((tmp_path / "results.json").read_text())
     assert written["protocol"] == {"seeds": [3, 5], "examples": 2}
     assert written["preferences"] == []
+
+
+def test_the_skills_of_the_policy_are_those_of_the_log_that_it_was_measured_on(tmp_path):
+    gate = experiment._gate(RunConfig())
+    assert gate["single"]["n"] == 400
+    assert experiment._gate(RunConfig(dataset=DatasetConfig(prepared="mine"))) == {}
+    assert experiment._gate(RunConfig(policy=PolicyConfig(directory=str(tmp_path)))) == {}
