@@ -81,7 +81,7 @@ def test_a_catalog_is_a_frame_too(kind, without_pyarrow):
 
 @pytest.mark.parametrize("zone", [None, "UTC", "Asia/Tokyo"])
 def test_dates_of_a_frame_are_instants(zone, without_pyarrow):
-    days = pd.to_datetime(["2024-03-31", "2024-04-01 12:00:00.5"]).tz_localize(zone)
+    days = pd.to_datetime(["2024-03-31 00:00:00.0", "2024-04-01 12:00:00.5"]).tz_localize(zone)
     columns = {"user_id": ["a", "a"], "item_id": ["x", "y"]}
     expected = [int(day.timestamp()) for day in days.tz_localize(None).tz_localize(zone or "UTC")]
     for frame in (

