@@ -218,6 +218,7 @@ def run_episodes(
     step: int = 0,
     filters: Filters = NO_FILTERS,
     forced_calls: int = 0,
+    forced_tools: Sequence[str] = (),
     on_trajectory: Callable[[Trajectory], None] | None = None,
     abandoned: Callable[[Task], bool] | None = None,
 ) -> list[list[Trajectory]]:
@@ -237,6 +238,7 @@ def run_episodes(
       step: step of the training, which is folded into the keys.
       filters: the ids that can be sampled; all of them by default.
       forced_calls: members of each group whose first call is forced, see `openings`.
+      forced_tools: names of the tools that are called so, in turn; none: all of the agent's.
       on_trajectory: called with each trajectory as it ends, in any order and without its reward:
         for progress.
       abandoned: whether nobody waits for a task's trajectories any more, asked in host threads.
@@ -272,8 +274,9 @@ def run_episodes(
     episodes = _Episodes(agent, tasks, members, abandoned)
     openings: tuple[tuple[int, ...], ...] = ()
     if forced_calls and agent.use_tools:
+        tools = forced_tools or agent.toolbox.names
         openings = forced_openings(
-            agent.prompts, agent.toolbox.names, members=members, forced=forced_calls, step=step
+            agent.prompts, tools, members=members, forced=forced_calls, step=step
         )
     requests = [
         Request(

@@ -137,6 +137,9 @@ class SelfSftConfig(TrainingConfig):
         description="Members of a group whose first call is forced, each to another tool in turn; "
         "such calls are imitated too.",
     )
+    forced_tools: tuple[str, ...] = Field(
+        (), description="Names of the tools of forced calls; none: all tools."
+    )
     chunk: int = Field(64, ge=1, description="Examples between two saves of rollouts.")
     rules: Rules = Rules()
     epochs: int = Field(2, ge=1, description="Passes over the trajectories.")
@@ -147,6 +150,8 @@ class SelfSftConfig(TrainingConfig):
         TrainingConfig.__post_init__(self)
         most = f"at most members {self.members}"
         expect(self.forced_calls <= self.members, "forced_calls", self.forced_calls, most)
+        used = self.forced_calls > 0 or not self.forced_tools
+        expect(used, "forced_tools", self.forced_tools, "none where forced_calls is 0")
 
 
 @configuration

@@ -150,16 +150,19 @@ class Recommender:
         """
         expect((item is None) != (user is None), "neighbors", (item, user), "an item or a user")
         if user is None:
-            code = self._item_code(item, "item")
-            table, ids, own = self._item_directions, self.item_ids, code
-            query = np.asarray(table[code])[None]
+            excluded = self._item_code(item, "item")
+            ids: Sequence[str] = self.item_ids
+            table = self._item_directions
+            query = table[excluded][None]
         else:
             expect(len(self.histories) > 0, "users of the model", 0, "those of a log")
-            table, ids = self._user_directions, tuple(self.histories)
-            own = self._user_row.get(user, PAD) if isinstance(user, str) else PAD
-            query = np.asarray(unit_rows(jnp.asarray(self.user_embeddings([user]))))
+            excluded = self._user_row.get(user, PAD) if isinstance(user, str) else PAD
+            ids = tuple(self.histories)
+            table = self._user_directions
+            query = unit_rows(jnp.asarray(self.user_embeddings([user])))
         count = min(whole("count", count, least=0), len(ids))
-        cosines, rows = searched(query, table, count, np.array([[own]], np.int32))
+        exclude = np.array([[excluded]], np.int32)
+        cosines, rows = searched(np.asarray(query), table, count, exclude)
         return _pairs(cosines, rows, ids)[0]
 
     def item_embeddings(self, items: Sequence[str] | None = None) -> Float[np.ndarray, "n D"]:

@@ -96,7 +96,7 @@ def check_tool(
         tool that looks some up itself.
       arguments: of the calls; None for some that the tool's schema allows.
       world: log, examples and fitted values, and the tokenizer that counts; None for `tiny_world`.
-      examples: how many of the world's examples are asked about, evenly spread.
+      examples: number of the world's examples, evenly spread.
       budget: most tokens of an observation.
       options: of the tool; None for the defaults.
       profiles: of the tool.
@@ -148,13 +148,12 @@ def check_tool(
     for how, answers in repeated.items():
         _compare(faults, "unstable", tool, calls, texts, answers, how)
     if "unstable" not in faults:
-        for example in chosen:
-            asked = [(example, each) for each in allowed]
-            expected = [text for call, text in zip(calls, texts, strict=True) if call[0] is example]
+        for i, example in enumerate(chosen):
+            span = slice(i * len(allowed), (i + 1) * len(allowed))
             for kind, how, log, changed in _changes(world.log, example):
                 other = made(log)
                 answers = [_answer(other, log, (changed, each)) for each in allowed]
-                _compare(faults, kind, tool, asked, expected, answers, how)
+                _compare(faults, kind, tool, calls[span], texts[span], answers, how)
         _check_range(faults, world, made, calls)
     return ToolReport(
         tool.name,
@@ -233,7 +232,7 @@ def _answer(tool: Tool, log: InteractionLog, call: Call, view: AsOfView | None =
 
 
 def _from_threads(tool: Tool, log: InteractionLog, calls: Sequence[Call]) -> list[str]:
-    """Returns the answers for views that are prepared together, asked for in reverse order."""
+    """Returns the answers for views that are prepared together, called in reverse order."""
     views = {id(example): AsOfView(log, example) for example, _ in calls}
     Toolbox([tool]).prepare(list(views.values()))
     with ThreadPoolExecutor(WORKERS) as pool:
@@ -286,17 +285,12 @@ def _check_range(
     tool = made()
     time_inside = world.artifacts.fit_range.end_time - 1
     inside = [(dataclasses.replace(example, time=time_inside), each) for example, each in calls]
-    expected = [_answer(tool, world.log, call) for call in inside]
-    answers = [_answer(other, world.log, call) for call in inside]
-    answered = [
-        (call, one, two)
-        for call, one, two in zip(inside, expected, answers, strict=True)
-        if not one.startswith(_FAILED)
-    ]
-    if answered:
-        asked, expected, answers = zip(*answered, strict=True)
-        how = "inside the fit range with other fitted values"
-        _compare(faults, "fitted", tool, asked, expected, answers, how)
+    how = "inside the fit range with other fitted values"
+    for call in inside:
+        answer = _answer(tool, world.log, call)
+        if not answer.startswith(_FAILED):
+            answers = [_answer(other, world.log, call)]
+            _compare(faults, "fitted", tool, [call], [answer], answers, how)
 
 
 def _other_values(artifacts: Artifacts, after: RankingExample) -> Artifacts:

@@ -13,10 +13,14 @@ from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.testing.world import tiny_world
 from agenticrec_jax.types import OBSERVATION, SAMPLED, STOP
 
+TOOL = ("get_similar_items",)
+
 
 @pytest.mark.parametrize("forced", [0, 2])
 def test_each_chunk_forces_other_calls_and_what_is_kept_learns_them(forced, tmp_path, monkeypatch):
-    settings = SelfSftConfig(examples=6, chunk=2, members=2, forced_calls=forced)
+    settings = SelfSftConfig(
+        examples=6, chunk=2, members=2, forced_calls=forced, forced_tools=TOOL[:forced]
+    )
     world = tiny_world()
     run = SimpleNamespace(
         config=RunConfig(self_sft=settings),
@@ -27,8 +31,9 @@ def test_each_chunk_forces_other_calls_and_what_is_kept_learns_them(forced, tmp_
     )
     asked = []
 
-    def stored_episodes(path, agent, engine, policy, tasks, *, members, step, forced_calls, **_):
+    def stored_episodes(path, agent, engine, policy, tasks, *, step, forced_calls, **options):
         asked.append((path.name, len(tasks), step, forced_calls))
+        assert options["forced_tools"] == TOOL[:forced]
         origin = [OBSERVATION, SAMPLED, OBSERVATION, SAMPLED] if forced else [SAMPLED] * 4
         good = Trajectory(
             example_id=3,
@@ -57,8 +62,13 @@ def test_each_chunk_forces_other_calls_and_what_is_kept_learns_them(forced, tmp_
         run.training_agent.toolbox = world.toolbox.without(["get_user_profile"])
         sentence = refused(imitation.sampled_trajectories, run, None, tmp_path, 0)
         assert_names(sentence, "settings.json", "tools")
+        run.training_agent.toolbox = world.toolbox.without(TOOL)
+        sentence = refused(imitation.sampled_trajectories, run, None, tmp_path / "new", 0)
+        assert_names(sentence, "config.self_sft.forced_tools", *TOOL)
 
 
 def test_more_forced_calls_than_members_are_refused():
     sentence = refused(SelfSftConfig, members=4, forced_calls=5)
     assert_names(sentence, "SelfSftConfig.forced_calls", 5, "members 4")
+    sentence = refused(SelfSftConfig, forced_tools=TOOL)
+    assert_names(sentence, "SelfSftConfig.forced_tools", "forced_calls")
