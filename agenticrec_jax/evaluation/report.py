@@ -41,6 +41,8 @@ ROW_NOTES = {
     "trained_no_tools": "stage one without a tool, the same settings and steps",
     "rta": "after stage one, list-wise GRPO",
     "rta_ppr": "after stage two, preference refinement",
+    "rta_ppr_blanked": "after stage two, every observation blank",
+    "rta_ppr_permuted": "after stage two, candidate numbers in observations exchanged",
 }
 WITHOUT_TOOL = "rta_ppr_without_"  # before the tool's name, in rows of the policy without one tool
 FIRST_CURVES = {"reward": "Mean reward", "tool_calls": "Tool calls per trajectory"}

@@ -75,7 +75,9 @@ def skills_after(forced, steps=60):
         openings = forced_openings(prompts, ["a", "b"], members=8, forced=forced, step=step)
         texts = [prompts.tokenizer.decode(ids) for ids in openings]
         calls = np.where(rng.random(8) < 0.995, 0, 1)
-        calls = np.array(["ab".index(t[-1]) if t else c for t, c in zip(texts, calls, strict=True)])
+        forced_names = [text.rpartition('"name":"')[2][:1] for text in texts]
+        pairs = zip(forced_names, calls, strict=True)
+        calls = np.array(["ab".index(name) if name else call for name, call in pairs])
         right = rng.random(8) < chances()[calls]
         advantages = right - right.mean()
         for tool in range(2):
