@@ -6,6 +6,7 @@
 offers no tool: three ways to see whether the policy uses what it reads. Several, separated by
 commas, are several rows: ``--observations=none,as_they_are`` of a directory that was not trained
 are the baselines of a frozen language model, direct answers and the same agent with its tools.
+``--observations=as_they_are,without_each`` takes each tool away in turn, a row for each tool.
 ``--top_k``, ``--top_p`` and ``--min_p`` filter the tokens that are drawn at a ``--temperature``
 above 0, and with ``--constrained`` an answer that is begun can only become a valid one. For each
 row the workdir gets ``evaluation_<row>_<split>.json``, the rankings (``.parquet``) and the
@@ -24,7 +25,13 @@ from agenticrec_jax.errors import InputError
 from agenticrec_jax.evaluation.report import print_table
 from agenticrec_jax.generation.sampling import Filters
 from agenticrec_jax.runs import Run, run_config
-from agenticrec_jax.runs.evaluations import OBSERVATIONS, Sampling, evaluate_agent
+from agenticrec_jax.runs.evaluations import (
+    OBSERVATIONS,
+    Sampling,
+    evaluate_agent,
+    row_name,
+    without,
+)
 from agenticrec_jax.runtime.phases import phase
 
 _CONFIG = define_config()
@@ -37,10 +44,12 @@ _TOP_K = flags.DEFINE_integer("top_k", 0, "Draw from so many most likely tokens;
 _TOP_P = flags.DEFINE_float("top_p", 1.0, "Draw from the most likely tokens of this mass.")
 _MIN_P = flags.DEFINE_float("min_p", 0.0, "Least share of the most likely token's probability.")
 _CONSTRAINED = flags.DEFINE_bool("constrained", False, "Let answers be valid rankings only.")
+_EACH = "without_each"
+_KINDS = (*OBSERVATIONS, _EACH)
 _OBSERVATIONS = flags.DEFINE_list(
     "observations",
     ["as_they_are"],
-    f"What the policy can read, a row each: some of {', '.join(OBSERVATIONS)}.",
+    f"What the policy can read, a row each: some of {', '.join(_KINDS)}.",
 )
 _NAME = flags.DEFINE_string("name", "policy", "Name of rows and files.")
 
@@ -50,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
     config = run_config(_CONFIG.value)
     split = _SPLIT.value
     filters = Filters(_TOP_K.value, _TOP_P.value, _MIN_P.value)
-    observations = app.some_of("observations", _OBSERVATIONS.value, list(OBSERVATIONS))
+    observations = app.some_of("observations", _OBSERVATIONS.value, _KINDS)
     if not re.fullmatch(r"[\w.-]+", _NAME.value):
         raise InputError(
             f"flag --name: found {_NAME.value!r}, expected letters, digits, '_', '.' or '-'"
@@ -69,8 +78,12 @@ def main(argv: Sequence[str]) -> None:
         "constrained": _CONSTRAINED.value,
     }
     rows = []
+    if _EACH in observations:
+        tools = run.toolbox(run.artifacts_b).names
+        each = observations.index(_EACH)
+        observations[each : each + 1] = map(without, tools)
     for kind in observations:
-        name = _NAME.value + OBSERVATIONS[kind]
+        name = row_name(_NAME.value, kind)
         results = evaluate_agent(run, examples, name=name, observations=kind, **row)
         rows += results["rows"]
     print_table({"rows": rows, "protocol": results["protocol"]})

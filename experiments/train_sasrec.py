@@ -1,6 +1,6 @@
 """Fits the artifacts that tools read, or another sequential recommender, and evaluates the model.
 
-    python -m experiments.train_sasrec --interactions=FILE --items=FILE --workdir=DIR
+    python -m experiments.train_sasrec --interactions=FILE [--items=FILE] --workdir=DIR
 
 Artifacts A are fitted before the first policy sample and evaluated on the policy samples. Artifacts
 B are fitted before the first valid sample and evaluated on valid and test. The workdir gets both,
@@ -33,10 +33,10 @@ from agenticrec_jax.sequential.objective import LOSSES, SAMPLED_LOSSES, Objectiv
 from agenticrec_jax.sequential.training import SequentialTraining
 
 _INTERACTIONS = flags.DEFINE_string("interactions", None, "Table of events.")
-_ITEMS = flags.DEFINE_string("items", None, "Table of items.")
+_ITEMS = flags.DEFINE_string("items", None, "Table of items; without one those of the events.")
 _PREPARED = flags.DEFINE_string("prepared", None, "Output of prepare_data, in place of the tables.")
 flags.mark_flags_as_mutual_exclusive(["interactions", "prepared"], required=True)
-flags.mark_flags_as_mutual_exclusive(["items", "prepared"], required=True)
+flags.mark_flags_as_mutual_exclusive(["items", "prepared"])
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the results.", required=True)
 _EPOCHS = flags.DEFINE_integer("epochs", SequentialTraining.epochs, "Passes.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of initialization, order and dropout.")

@@ -217,6 +217,7 @@ def run_episodes(
     step: int = 0,
     filters: Filters = NO_FILTERS,
     forced_calls: int = 0,
+    forced_tools: Sequence[str] = (),
     on_trajectory: Callable[[Trajectory], None] | None = None,
 ) -> list[list[Trajectory]]:
     """Samples a group of trajectories for each task and scores them.
@@ -235,6 +236,7 @@ def run_episodes(
       step: step of the training, which is folded into the keys.
       filters: the ids that can be sampled; all of them by default.
       forced_calls: members of each group whose first call is forced, see `openings`.
+      forced_tools: names of the tools that are called so, in turn; none: all of the agent's.
       on_trajectory: called with each trajectory as it ends, in any order and without its reward:
         for progress.
 
@@ -274,8 +276,9 @@ def run_episodes(
             episodes.current[index, member] = Episode(agent, task, view)
     openings: tuple[tuple[int, ...], ...] = ()
     if forced_calls and agent.use_tools:
+        tools = forced_tools or agent.toolbox.names
         openings = forced_openings(
-            agent.prompts, agent.toolbox.names, members=members, forced=forced_calls, step=step
+            agent.prompts, tools, members=members, forced=forced_calls, step=step
         )
     requests = [
         request_of(task, prompt, members=members, step=step, openings=openings)

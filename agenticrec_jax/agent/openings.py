@@ -15,7 +15,7 @@ from agenticrec_jax.agent.prompts import PromptBuilder
 def forced_openings(
     prompts: PromptBuilder, tools: Sequence[str], *, members: int, forced: int, step: int
 ) -> tuple[tuple[int, ...], ...]:
-    """Returns the ids that each member of a group begins with: a first call up to the tool's name.
+    """Returns the ids that each member of a group begins with: a first call up to its arguments.
 
     The first ``forced`` members call the tools in turn, each another one while there are enough;
     the others decide themselves. A step begins with the tool after the last of the step before. The
@@ -37,10 +37,12 @@ def forced_openings(
       >>> openings = forced_openings(
       ...     prompts, ["get_user_profile", "get_similar_users"], members=3, forced=1, step=3)
       >>> [world.tokenizer.decode(ids) for ids in openings]
-      ['<think></think><tool_call>{"name":"get_similar_users', '', '']
+      ['<think></think><tool_call>{"name":"get_similar_users","arguments":{', '', '']
     """
     if not tools:
         return ()
     names = [tools[(step * forced + member) % len(tools)] for member in range(forced)]
-    texts = [f'<think></think>{protocol.CALL_OPEN}{{"name":"{name}' for name in names]
+    # Behind the name of a tool that it has not seen, a policy does not know how a call goes on.
+    begun = "<think></think>" + protocol.CALL_OPEN
+    texts = [f'{begun}{{"name":"{name}","arguments":{{' for name in names]
     return tuple(tuple(prompts.written(text)) for text in texts) + ((),) * (members - forced)

@@ -118,11 +118,13 @@ class ConfigFlag(flags.Flag):
 
     Attributes:
       default_name: of the configuration without the flag, None for none.
+      chosen: name of the configuration, once it is parsed.
       settings: changed by ``--config.KEY=VALUE``.
     """
 
     def __init__(self, default_name: str | None, help_string: str):
         self.default_name = default_name
+        self.chosen = default_name
         self.settings: list[Override] = []
         parser = flags.ArgumentParser()
         super().__init__(parser, flags.ArgumentSerializer(), "config", None, help_string)
@@ -134,9 +136,22 @@ class ConfigFlag(flags.Flag):
             config = load_config(argument)
         except InputError as error:
             raise InputError(f"flag --config: {error}") from error
+        self.chosen = argument
         _add_defaults(config, default_config())
         apply_settings(config, self.settings)
         return config
+
+    def with_preset(self, flag: flags.FlagHolder) -> ConfigDict:
+        """Returns the default configuration with the preset of a flag, and with all settings.
+
+        Raises:
+          InputError: the command line names another configuration too.
+        """
+        if self.chosen != self.default_name:
+            raise InputError(
+                f"flag --{flag.name}: found it beside --config={self.chosen}, expected one of them"
+            )
+        return self._parse(f"{self.default_name}:{flag.value}")
 
 
 def _add_defaults(config: ConfigDict, defaults: ConfigDict) -> None:

@@ -3,8 +3,8 @@
 - A value follows an equals sign or a blank: ``--config.seed=9``, ``--config.seed 9``.
 - A switch may stand alone, ``--config.policy.scan_layers``; ``--noconfig.policy.scan_layers`` turns
   it off.
-- A sequence is a Python literal, ``--config.rta.prompt_buckets=(32,64)``, or the setting repeated
-  for each element.
+- A sequence is a Python literal, ``--config.rta.prompt_buckets=(32,64)``, words between commas,
+  ``--config.policy.lora.targets=q_proj,v_proj``, or the setting repeated for each element.
 - ``None`` stands for no value where a setting may have none.
 
 A text that its type does not read stays text, and `runs.run_config` refuses it by its key.
@@ -137,6 +137,8 @@ def read_value(texts: Sequence[str], declared: Any) -> Any:
     (16, (16,))
     >>> read_value(["q_proj", "v_proj"], tuple[str, ...]), read_value(["None"], float | None)
     (('q_proj', 'v_proj'), None)
+    >>> read_value(["q_proj,v_proj"], tuple[str, ...])
+    ('q_proj', 'v_proj')
     """
     union = get_origin(declared) in (Union, types.UnionType)
     members = get_args(declared) if union else (declared,)
@@ -159,6 +161,8 @@ def read_value(texts: Sequence[str], declared: Any) -> Any:
             except ValueError:
                 continue
     value = _literal(text)
+    if is_sequence and value == text:  # no literal: words
+        return tuple(text.split(","))
     if is_sequence and not isinstance(value, tuple):
         return tuple(value) if isinstance(value, list) else (value,)
     return value

@@ -12,11 +12,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Int64
 from numpy.typing import ArrayLike
 
+from agenticrec_jax.data.formats.frames import is_frame
 from agenticrec_jax.data.formats.times import LATEST_TIME
 from agenticrec_jax.data.tables import Table, read_table
 from agenticrec_jax.errors import InputError
@@ -225,8 +227,14 @@ def make_log(
     )
 
 
-def read_log(interactions_path: str | os.PathLike, items_path: str | os.PathLike) -> InteractionLog:
-    """Reads and validates a log: CSV or JSON lines (either gzipped) or Parquet, by suffix.
+def read_log(
+    interactions: str | os.PathLike | Any, items: str | os.PathLike | Any | None = None
+) -> InteractionLog:
+    """Reads and validates a log from files or data frames.
+
+    A file is CSV, TSV or JSON lines (each may be gzipped) or Parquet, by its suffix. A data frame
+    is one of polars, pandas or any library that exports Arrow, or a dict of columns
+    (`data.formats.frames.frame_file`).
 
     Interactions have columns user_id, item_id, timestamp (unix seconds, or a date in ISO 8601, of
     UTC if it names no zone) and optionally rating. Items have item_id, title and optionally
@@ -234,14 +242,19 @@ def read_log(interactions_path: str | os.PathLike, items_path: str | os.PathLike
     Other columns are ignored. Ids are text: leading zeros stay. An item without a title gets its id
     for a title.
 
+    Args:
+      interactions: the events.
+      items: the catalog; without one it has the items of the events, in the order of their first
+        event in the table, with their ids for titles.
+
     Raises:
       InputError: naming file, line and column, for a missing file or column, a missing id, a
         timestamp that is neither seconds nor a date from 1970 to 5138, a rating or price that is
         not finite, a year that is no whole number from 1 to 9999, an item listed twice or an
         interaction with an item not listed.
     """
-    items = read_items(items_path)
-    table = read_table(interactions_path, ("user_id", "item_id", "timestamp"), _EVENT_KINDS)
+    catalog = None if items is None else read_items(items)
+    table = read_table(interactions, ("user_id", "item_id", "timestamp"), _EVENT_KINDS)
     user_id = table.text("user_id", "a user id")
     item_id = table.text("item_id", "an item id")
     time = table.times("timestamp", "unix seconds or a date such as 2024-03-31")
@@ -250,16 +263,20 @@ def read_log(interactions_path: str | os.PathLike, items_path: str | os.PathLike
     table.refuse(time >= LATEST_TIME, "timestamp", time.tolist(), "unix seconds, not milliseconds")
     table.refuse(time < 0, "timestamp", time.tolist(), "a time from 1970 on")
     rating = table.numbers("rating", "a finite number or nothing", required=False)
-    item = np.fromiter((items.code.get(name, -1) for name in item_id), np.int32, len(item_id))
-    table.refuse(item < 0, "item_id", item_id, f"an item listed in {items_path}")
+    if catalog is None:
+        names = list(dict.fromkeys(item_id))
+        catalog = make_items(names, names)
+    item = np.fromiter((catalog.code.get(name, -1) for name in item_id), np.int32, len(item_id))
+    listed = "the items' data frame" if is_frame(items) else items
+    table.refuse(item < 0, "item_id", item_id, f"an item listed in {listed}")
     if not len(item):
         raise InputError(f"{table.path}: found no interactions, expected at least one")
-    return make_log(user_id, item, time, rating, items=items)
+    return make_log(user_id, item, time, rating, items=catalog)
 
 
-def read_items(path: str | os.PathLike) -> Items:
+def read_items(source: str | os.PathLike | Any) -> Items:
     """Reads and validates a catalog; `read_log` describes its columns and errors."""
-    table = read_table(path, ("item_id", "title"), _ITEM_KINDS)
+    table = read_table(source, ("item_id", "title"), _ITEM_KINDS)
     item_id = table.text("item_id", "an item id")
     _refuse_repeats(table, item_id)
     titles = zip(item_id, table.optional_text("title"), strict=True)

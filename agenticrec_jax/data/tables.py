@@ -7,7 +7,7 @@ that does not parse is refused at its first broken row.
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import polars as pl
@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int64
 
 from agenticrec_jax.data.formats.blocks import read_blocks
 from agenticrec_jax.data.formats.files import TableFile, require_columns, table_file
+from agenticrec_jax.data.formats.frames import frame_file, is_frame
 from agenticrec_jax.data.formats.rows import BrokenRow, Kind, split_list
 from agenticrec_jax.data.formats.times import seconds
 from agenticrec_jax.errors import InputError
@@ -112,17 +113,24 @@ class Table:
 
 
 def read_table(
-    path: str | os.PathLike, required: Sequence[str], kinds: Mapping[str, Kind]
+    source: str | os.PathLike | Any, required: Sequence[str], kinds: Mapping[str, Kind]
 ) -> Table:
-    """Reads the columns of ``kinds`` ("text", "number" or "list") that the file has.
+    """Reads the columns of ``kinds`` ("text", "number" or "list") that a table has.
 
-    The format follows the suffix: .csv, .jsonl, .ndjson or .json (each also .gz), or .parquet.
+    Args:
+      source: a file, whose format follows the suffix: .csv, .tsv, .jsonl, .ndjson or .json (each
+        also .gz), or .parquet; or a data frame, see `formats.frames.frame_file`.
+      required: names of the columns that it must have.
+      kinds: of the columns, by name.
 
     Raises:
       InputError: missing or unreadable file, unknown suffix, a required column missing, broken
         CSV or JSON, or a JSON cell or Parquet column of the wrong type.
     """
-    file = table_file(path, f"a table of {', '.join(required)}")
+    if is_frame(source):
+        file = frame_file(source, kinds, required)
+    else:
+        file = table_file(source, f"a table of {', '.join(required)}")
     names = require_columns(file, required)
     columns = {name: kind for name, kind in kinds.items() if names is None or name in names}
 

@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 from jaxtyping import Float, Int
 
-from agenticrec_jax.evaluation.report import comparison_sentence
+from agenticrec_jax.evaluation.report import WITHOUT_TOOL, comparison_sentence
 from agenticrec_jax.metrics.ranking import hr_values, ndcg_values
 from agenticrec_jax.metrics.significance import Difference, holm, paired_difference
 
@@ -40,8 +40,8 @@ COMPARED_BY = {"ndcg@10": partial(ndcg_values, k=10), "hr@1": partial(hr_values,
 def compare_rows(ranks: Mapping[str, Int[np.ndarray, "n"]], users: Sequence) -> list[dict]:
     """Returns paired differences over the same examples, with 95% intervals; NDCG@10 first.
 
-    The pairs of rows are those of `COMPARED` that have ranks. ``single_tool_mean`` is the mean over
-    the fixed plans of one tool.
+    The pairs of rows are those of `COMPARED` that have ranks, and the trained policy with its rows
+    of one tool away. ``single_tool_mean`` is the mean over the fixed plans of one tool.
 
     Args:
       ranks: of the targets by row, [examples] or [seeds * examples]; 0 for a miss or an invalid
@@ -53,12 +53,13 @@ def compare_rows(ranks: Mapping[str, Int[np.ndarray, "n"]], users: Sequence) -> 
       ``interval`` and ``sentence``, the same in words.
     """
     compared = []
+    pairs = [*COMPARED, *(("rta_ppr", row) for row in ranks if row.startswith(WITHOUT_TOOL))]
     for metric in COMPARED_BY:
         values = {name: example_means(each, len(users), metric) for name, each in ranks.items()}
         single = [row for name, row in values.items() if name.startswith(SINGLE_TOOL)]
         if single:
             values["single_tool_mean"] = np.mean(single, axis=0)
-        for a, b in COMPARED:
+        for a, b in pairs:
             if {a, b} <= values.keys():
                 compared.append(_comparison(a, b, metric, values, users)[0])
     return compared

@@ -41,7 +41,10 @@ ROW_NOTES = {
     "trained_no_tools": "stage one without a tool, the same settings and steps",
     "rta": "after stage one, list-wise GRPO",
     "rta_ppr": "after stage two, preference refinement",
+    "rta_ppr_blanked": "after stage two, every observation blank",
+    "rta_ppr_permuted": "after stage two, candidate numbers in observations exchanged",
 }
+WITHOUT_TOOL = "rta_ppr_without_"  # before the tool's name, in rows of the policy without one tool
 FIRST_CURVES = {"reward": "Mean reward", "tool_calls": "Tool calls per trajectory"}
 
 
@@ -243,13 +246,20 @@ def _rows(rows: Sequence[Mapping]) -> list[dict]:
         empty
         | dict(row)
         | {
-            "note": ROW_NOTES.get(row["name"], ""),
+            "note": _note(row["name"]),
             "bar": charts.interval_bar(
                 row.get("ndcg@10"), row.get("ndcg@10_interval"), low, high, mark
             ),
         }
         for row in rows
     ]
+
+
+def _note(row: str) -> str:
+    """Returns the method of a row in words; empty for a row that has none."""
+    if row.startswith(WITHOUT_TOOL):
+        return f"after stage two, with every tool but {row.removeprefix(WITHOUT_TOOL)}"
+    return ROW_NOTES.get(row, "")
 
 
 def _with_relation(differences: Sequence[Mapping]) -> list[dict]:

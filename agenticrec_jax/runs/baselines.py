@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from agenticrec_jax.agent.scripted import LABELS, fixed_plans, tools_with
+from agenticrec_jax.agent.scripted import ORDERS, fixed_plans, tools_with
 from agenticrec_jax.data.examples import RankingExample, evenly_spread
 from agenticrec_jax.data.interactions import InteractionLog
 from agenticrec_jax.data.splits import FitRange
@@ -81,7 +81,8 @@ def evidence_rows(run: Run, examples: Sequence[RankingExample]) -> Iterator[Row]
 
     The best plan and the best fusion are chosen on valid examples, the linear combination is fitted
     on policy examples. A row's tool calls are those that its evidence takes: one of each tool whose
-    orders it reads.
+    orders it reads. Tools that the run does not have show no orders; without any order there is no
+    row.
 
     Args:
       run: log, tools and artifacts.
@@ -92,13 +93,17 @@ def evidence_rows(run: Run, examples: Sequence[RankingExample]) -> Iterator[Row]
     artifacts = run.artifacts_b
     config = run.config.evaluation
     tools = run.toolbox(artifacts)
+    labels = [label for name in ORDERS if name in tools.names for label in ORDERS[name]]
+    if not labels:
+        return
     evidence = scripted.gather_evidence(log, tools, artifacts, examples)
     valid = evenly_spread(run.data.examples["valid"], config.validation_examples)
     valid_evidence = scripted.gather_evidence(log, tools, artifacts, valid)
-    best = scripted.best_plan(fixed_plans(), valid_evidence, valid)
-    plans = {"scripted_agent": best}
-    plans["best_fusion"] = scripted.best_fusion(valid_evidence, valid)
-    plans |= {f"{SINGLE_TOOL}{plan.name}": plan for plan in fixed_plans(max_orders=1)}
+    possible = [plan for plan in fixed_plans() if set(plan.priority) <= set(labels)]
+    plans = {"scripted_agent": scripted.best_plan(possible, valid_evidence, valid)}
+    plans["best_fusion"] = scripted.best_fusion(valid_evidence, valid, labels=labels)
+    single = (plan for plan in possible if len(plan.priority) == 1)
+    plans |= {f"{SINGLE_TOOL}{plan.name}": plan for plan in single}
     for name, plan in plans.items():
         numbers = scripted.plan_numbers(plan, evidence, examples)
         rankings = number_rankings(name, numbers, examples, log, calls=len(plan.tools))
@@ -113,7 +118,7 @@ def evidence_rows(run: Run, examples: Sequence[RankingExample]) -> Iterator[Row]
         np.array([example.target_number - 1 for example in policy]),
     )
     scores = scripted.linear_scores(scripted.evidence_features(evidence), coefficients)
-    calls = len(tools_with(LABELS))
+    calls = len(tools_with(labels))
     yield _row(score_rankings("linear_combination", scores, examples, log, calls=calls), targets)
 
 

@@ -123,6 +123,13 @@ class ToolsConfig:
     extra: str = Field(
         "", description="Tools of your own: package.module:Class, separated by commas."
     )
+    disabled: tuple[str, ...] = Field(
+        (), description="Names of tools that are not offered, the agent's or your own."
+    )
+
+    def __post_init__(self):
+        different = len(set(self.disabled)) == len(self.disabled)
+        expect(different, "disabled", self.disabled, "each tool once")
 
     def options(self) -> ToolOptions:
         """Returns the options that every tool takes."""
@@ -232,6 +239,9 @@ class EvaluationConfig:
     )
     trained_no_tools: bool = Field(
         False, description="Also train rta without tools in each seed, for the row of that name."
+    )
+    ablations: bool = Field(
+        False, description="Also evaluate the trained policy with each tool away, a row each."
     )
 
     def __post_init__(self):

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from agenticrec_jax import strict_json
+from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.agent.interventions import blank, permute
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.agent.transcripts import ids_of, transcript
@@ -30,13 +31,14 @@ from agenticrec_jax.runs.policy import Policy
 from agenticrec_jax.runs.run import Run
 from agenticrec_jax.runtime.phases import phase
 
-# What the policy can read, and the suffix of such a row's name.
+# What the policy can read, and the suffix of such a row's name. Beside these, `without` a tool.
 OBSERVATIONS = {
     "as_they_are": "",
     "none": "_no_tools",
     "blank": "_blanked",
     "permute": "_permuted",
 }
+WITHOUT = "without_"  # before the name of a tool, in a kind of observations and a row's name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,18 +50,43 @@ class Sampling:
     seed: int = 0
 
 
-def agent_options(observations: str, candidates: int) -> dict[str, Any]:
-    """Returns the fields of `Agent` for one of `OBSERVATIONS`.
+def row_name(policy: str, observations: str) -> str:
+    """Returns the name of a policy's row: a kind of `OBSERVATIONS`, or `without` a tool.
 
-    ``none`` offers no tool. ``blank`` empties the observations, and ``permute`` renames the
-    ``candidates`` in them: evidence of neither is about the example any more.
+    >>> row_name("rta", "blank"), row_name("rta", without("get_similar_users"))
+    ('rta_blanked', 'rta_without_get_similar_users')
     """
-    return {
+    return policy + OBSERVATIONS.get(observations, f"_{observations}")
+
+
+def without(tool: str) -> str:
+    """Returns the kind of observations in which one tool is not offered."""
+    return f"{WITHOUT}{tool}"
+
+
+def observing(run: Run, observations: str) -> Agent:
+    """Returns the run's agent of evaluation, whose policy can read some of the evidence only.
+
+    ``none`` offers no tool, `without` a tool all others. ``blank`` empties the observations, and
+    ``permute`` renames the ``candidates`` in them: evidence of neither is about the example any
+    more.
+
+    Args:
+      run: whose agent has all its tools.
+      observations: one of `OBSERVATIONS`, or `without` a tool.
+    """
+    agent = run.evaluation_agent
+    candidates = run.config.dataset.negatives + 1
+    if observations.startswith(WITHOUT):
+        tool = observations.removeprefix(WITHOUT)
+        return dataclasses.replace(agent, toolbox=agent.toolbox.without([tool]))
+    changes: dict[str, dict[str, Any]] = {
         "as_they_are": {},
         "none": {"use_tools": False},
         "blank": {"transform": blank},
         "permute": {"transform": partial(permute, candidates=candidates)},
-    }[observations]
+    }
+    return dataclasses.replace(agent, **changes[observations])
 
 
 def evaluate_policy(
@@ -77,15 +104,13 @@ def evaluate_policy(
       run: log and tools.
       policy: that ranks.
       examples: to rank.
-      observations: one of `OBSERVATIONS`.
+      observations: one of `OBSERVATIONS`, or `without` a tool.
       engine: None for the run's.
       sampling: None for greedy rankings.
     """
     sampling = sampling or Sampling()
-    candidates = run.config.dataset.negatives + 1
-    agent = run.agent(run.artifacts_b, **agent_options(observations, candidates))
     return evaluate(
-        agent,
+        observing(run, observations),
         engine or run.engine,
         policy.params,
         examples,
@@ -114,7 +139,7 @@ def evaluate_agent(
       examples: of the split.
       name: of the row.
       split: ``valid`` or ``test``.
-      observations: one of `OBSERVATIONS`.
+      observations: one of `OBSERVATIONS`, or `without` a tool.
       seed: of the policy's training or of its sampling; None for neither.
       engine: None for the run's.
       sampling: None for greedy rankings.
@@ -127,10 +152,14 @@ def evaluate_agent(
         trajectories = evaluate_policy(run, policy, examples, **options)
     rankings = policy_rankings(name, trajectories, examples=examples, log=log, seed=seed)
     row = evaluation_row(name, rankings, trajectories, examples, log)
+    row["calls_by_tool"] = calls_by_tool(observing(run, observations), trajectories)
+    calls = [f"{tool} {calls:.2f}" for tool, calls in row["calls_by_tool"].items()]
+    print(f"{name}: calls an episode: {', '.join(calls) or 'no tool is offered'}")
     drawn = {"temperature": sampling.temperature, "constrained": constrained}
     facts = {
         "policy": {"directory": str(run.policy_directory), "weights": policy.weights_hash},
         "observations": observations,
+        "disabled_tools": list(run.config.tools.disabled),
         "sampling": drawn | dataclasses.asdict(sampling.filters),
     }
     popularity = item_counts(log, run.data.splits.fit_range_b)
@@ -140,6 +169,13 @@ def evaluate_agent(
         for trajectory, example in zip(trajectories, examples, strict=True)
     )
     return write_evaluation(run, row, rankings, records, examples, split=split, facts=facts)
+
+
+def calls_by_tool(agent: Agent, trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Returns the mean number of calls of each tool that the agent offers."""
+    calls = Counter(call.name for trajectory in trajectories for call in trajectory.calls)
+    tools = agent.toolbox.names if agent.use_tools else ()
+    return {tool: calls[tool] / len(trajectories) for tool in tools}
 
 
 def policy_rankings(

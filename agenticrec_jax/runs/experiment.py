@@ -30,10 +30,11 @@ from agenticrec_jax.runs.baselines import baseline_rows
 from agenticrec_jax.runs.config import RunConfig
 from agenticrec_jax.runs.data import store_settings
 from agenticrec_jax.runs.evaluations import (
-    OBSERVATIONS,
     evaluate_policy,
     policy_rankings,
     read_trajectories,
+    row_name,
+    without,
     write_trajectories,
 )
 from agenticrec_jax.runs.heldout import preference_rows
@@ -112,7 +113,8 @@ def run_experiment(config: RunConfig, workdir: str | os.PathLike, seeds: Sequenc
 
     The policy's rows are the chain of AgenticRec's Table 2 (arXiv:2603.21613): frozen without tools
     and with them, trained without tools (with ``config.evaluation.trained_no_tools``), after RTA
-    and after PPR. The control without tools trains in ``seed_<n>/no_tools``.
+    and after PPR. The control without tools trains in ``seed_<n>/no_tools``. With
+    ``config.evaluation.ablations`` the last policy has a row with each tool away.
 
     Args:
       config: of the run.
@@ -132,6 +134,9 @@ def run_experiment(config: RunConfig, workdir: str | os.PathLike, seeds: Sequenc
         for row, rankings in baseline_rows(run, examples):
             results.add(row, rankings)
 
+    ablations = []
+    if config.evaluation.ablations:
+        ablations = [without(tool) for tool in run.toolbox(run.artifacts_b).names]
     evaluate_row(run, results, "warm_start", policy, run.workdir, observations="none")
     evaluate_row(run, results, "warm_start", policy, run.workdir)
     for seed in seeds:
@@ -148,7 +153,7 @@ def run_experiment(config: RunConfig, workdir: str | os.PathLike, seeds: Sequenc
         evaluate_row(run, results, "rta", rta, directory, seed)
         with phase(f"ppr, seed {seed}"):
             ppr = train(run, "ppr", rta.copy(), directory=directory, seed=seed)
-        for observations in ("as_they_are", "blank", "permute"):
+        for observations in ("as_they_are", "blank", "permute", *ablations):
             evaluate_row(run, results, "rta_ppr", ppr, directory, seed, observations=observations)
     results.add_policy_rows()
     return write_results(run, results, seeds)
@@ -190,9 +195,9 @@ def evaluate_row(
       policy: that ranks.
       directory: of ``<row>.jsonl``.
       seed: that trained the policy; None for none.
-      observations: one of `OBSERVATIONS`.
+      observations: one of `evaluations.OBSERVATIONS`, or `evaluations.without` a tool.
     """
-    name = row + OBSERVATIONS[observations]
+    name = row_name(row, observations)
     path = directory / f"{name}.jsonl"
     if not path.exists():
         with phase(f"evaluating {name}"):
@@ -217,7 +222,7 @@ def write_results(run: Run, results: EvaluationResults, seeds: Sequence[int]) ->
         "comparisons": results.comparisons(),
         "preferences": preference_rows(run, seeds),
         "phases": phase_records(),
-        "gate": _gate(run.config.policy.directory),
+        "gate": _gate(run.config),
         "config": dataclasses.asdict(run.config),
     }
     log = run.data.log
@@ -259,7 +264,16 @@ def write_results(run: Run, results: EvaluationResults, seeds: Sequence[int]) ->
     return written
 
 
-def _gate(directory: str) -> dict:
-    """Returns the skills of a policy that ``make_policy`` measured; none of another policy."""
-    record = resolve(directory) / "made.json"
-    return json.loads(record.read_text()).get("gate", {}) if record.exists() else {}
+def _gate(config: RunConfig) -> dict:
+    """Returns the skills that ``make_policy`` measured of the policy on the run's own log.
+
+    None of another policy, or of one that was measured on another log.
+    """
+    path = resolve(config.policy.directory) / "made.json"
+    if not path.exists():
+        return {}
+    made = json.loads(path.read_text())
+    measured_on = made.get("config", {}).get("dataset", {})
+    tables = {name: getattr(config.dataset, name) for name in ("interactions", "items", "prepared")}
+    same = all(measured_on.get(name, table) == table for name, table in tables.items())
+    return made.get("gate", {}) if same else {}

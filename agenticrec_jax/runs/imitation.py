@@ -23,10 +23,11 @@ from agenticrec_jax.runs.run import Run
 from agenticrec_jax.runs.stage_config import TrainingConfig, WarmStartConfig
 from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.runtime.metric_logging import MetricsWriter
+from agenticrec_jax.tools.checks import check_known
 from agenticrec_jax.training import supervised
 from agenticrec_jax.training.learner import init_state, make_optimizer, make_update
 from agenticrec_jax.training.packing import Packing
-from agenticrec_jax.training.self_augmentation import RULES, Imitation, select
+from agenticrec_jax.training.self_augmentation import RULES, Imitation, learning_forced, select
 from agenticrec_jax.training.warm_start import WarmStart, curriculum
 
 ImitationConfig = WarmStartConfig | TrainingConfig
@@ -182,6 +183,11 @@ def sampled_trajectories(
     sampling = {name: getattr(settings, name) for name in names}
     sampling |= {"start": str(run.policy_directory), "seed": seed}
     sampling |= {"candidates": run.data.candidate_hash}
+    if settings.forced_calls:
+        tools = run.training_agent.toolbox.names
+        check_known(settings.forced_tools, tools, "config.self_sft.forced_tools")
+        sampling |= {"forced_calls": settings.forced_calls}
+        sampling |= {"tools": list(tools), "forced_tools": list(settings.forced_tools)}
     rollouts = directory / "self_sft" / "rollouts"
     rollouts.mkdir(parents=True, exist_ok=True)
     multihost.check_on_main(lambda: store_settings(rollouts, sampling))
@@ -198,9 +204,12 @@ def sampled_trajectories(
             temperature=settings.temperature,
             seed=seed,
             name=f"rollouts {chunk:05d}",
+            step=chunk if settings.forced_calls else 0,
+            forced_calls=settings.forced_calls,
+            forced_tools=settings.forced_tools,
         )
         groups, counts = select(groups, settings.rules)
-        trajectories += [trajectory for group in groups for trajectory in group]
+        trajectories += [learning_forced(trajectory) for group in groups for trajectory in group]
         dropped += counts
     total = float(len(examples) * settings.members)
     metrics = {"kept": (float(len(trajectories)), total)}

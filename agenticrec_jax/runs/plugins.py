@@ -1,7 +1,8 @@
 """Tools, rewards, losses and advantages of your own, named in the configuration by import path.
 
 - ``config.tools.extra=my_tools:CountBrands,my_tools:Other`` adds tools to the agent's. Parameters
-  of a class are filled by name from what the agent's own tools get (`TOOL_ARGUMENTS`).
+  of a class are filled by name from what the agent's own tools get (`tools.registry.ARGUMENTS`).
+- ``config.tools.disabled=get_similar_items`` takes tools away, the agent's or your own.
 - ``config.reward=my_rewards:diverse`` replaces the reward.
 - ``config.rta.loss_fn=my_losses:better_half`` replaces a stage's loss.
 - ``config.rta.advantage_fn=my_advantages:upper_half`` replaces a stage's advantages.
@@ -13,7 +14,7 @@ run refuses a bad one before it loads anything.
 import dataclasses
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -39,13 +40,14 @@ from agenticrec_jax.runs.stage_config import (
     PairsConfig,
 )
 from agenticrec_jax.tools.base import Tool, Toolbox
-from agenticrec_jax.tools.checks import tool_fault
+from agenticrec_jax.tools.checks import check_known, tool_fault
+from agenticrec_jax.tools.registry import ARGUMENTS, TOOLS, filled_parameters, make_tool
 from agenticrec_jax.training.groups import GroupWeighting, advantages_of
 from agenticrec_jax.training.packing import abstract_batch
 from agenticrec_jax.training.types import RolloutBatch
 
-TOOL_ARGUMENTS = ("artifacts", "items", "options", "profiles")  # as in tools.registry
 _TOOLS_KEY = "config.tools.extra"
+_DISABLED_KEY = "config.tools.disabled"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,25 +60,28 @@ class Plugins:
       advantages: ``(rewards, mask) -> advantages`` of the stages ``rta`` and ``ppr``; None for
         `losses.group_advantages`.
       tools: import paths of extra tools, each with its class.
+      disabled: names of tools that are not offered.
     """
 
     reward: RewardFn
     losses: Mapping[str, LossFn]
     advantages: Mapping[str, AdvantageFn | None]
     tools: tuple[tuple[str, Callable[..., Tool]], ...]
+    disabled: tuple[str, ...]
 
-    def extend(self, toolbox: Toolbox, arguments: Mapping[str, Any]) -> Toolbox:
-        """Returns the toolbox with the extra tools.
+    def configured(self, toolbox: Toolbox, arguments: Mapping[str, Any]) -> Toolbox:
+        """Returns the toolbox with the extra tools and without the disabled ones.
 
         Args:
           toolbox: of the agent.
-          arguments: values of `TOOL_ARGUMENTS` by name.
+          arguments: values of `tools.registry.ARGUMENTS` by name.
 
         Raises:
-          InputError: a class makes no tool, or one with the name of another tool.
+          InputError: a class makes no tool, or one with the name of another tool; or a disabled
+            tool does not exist.
         """
         for path, tool_class in self.tools:
-            tool = tool_class(**{name: arguments[name] for name in _parameters(tool_class)})
+            tool = make_tool(tool_class, arguments)
             if fault := tool_fault(tool):
                 raise InputError(f"{_TOOLS_KEY}: found {path} {fault}")
             if tool.name in toolbox.names:
@@ -85,7 +90,7 @@ class Plugins:
                     f"{', '.join(toolbox.names)}"
                 )
             toolbox = toolbox.with_tools([tool])
-        return toolbox
+        return toolbox.without(self.disabled, _DISABLED_KEY)
 
 
 def load_plugins(config: RunConfig) -> Plugins:
@@ -95,6 +100,8 @@ def load_plugins(config: RunConfig) -> Plugins:
       InputError: names the key of a path that leads nowhere, or to something that cannot be used.
     """
     paths = [path.strip() for path in config.tools.extra.split(",") if config.tools.extra]
+    tools = tuple((path, _tool_class(path)) for path in paths)
+    _check_disabled(config, [tool_class for _, tool_class in tools])
     return Plugins(
         reward=_reward(config.reward),
         losses={
@@ -106,7 +113,8 @@ def load_plugins(config: RunConfig) -> Plugins:
             "rta": stage_advantages(config.rta, "config.rta"),
             "ppr": stage_advantages(config.ppr, "config.ppr"),
         },
-        tools=tuple((path, _tool_class(path)) for path in paths),
+        tools=tools,
+        disabled=config.tools.disabled,
     )
 
 
@@ -276,17 +284,24 @@ def pairs_loss(config: PairsConfig) -> LossFn:
     return for_batch(dpo_preference_loss, beta=beta)
 
 
+def _check_disabled(config: RunConfig, extra: Sequence[Callable[..., Tool]]) -> None:
+    """Refuses names of no tool before anything is loaded, where all names are known then.
+
+    A tool whose class has no name gets one when it is made, and `Plugins.configured` checks again.
+    """
+    names = [getattr(tool_class, "name", None) for tool_class in extra]
+    if None not in names:
+        known = [*(tool.name for tool in TOOLS[config.agent]), *names]
+        check_known(config.tools.disabled, known, _DISABLED_KEY)
+
+
 def _tool_class(path: str) -> Callable[..., Tool]:
     tool_class = import_path(path, _TOOLS_KEY, "class")
     try:
-        inspect.signature(tool_class).bind(**dict.fromkeys(_parameters(tool_class)))
+        inspect.signature(tool_class).bind(**dict.fromkeys(filled_parameters(tool_class)))
     except (TypeError, ValueError) as error:
         raise InputError(
             f"{_TOOLS_KEY}: found {path} that cannot be made ({error}), expected a class with "
-            f"parameters among {', '.join(TOOL_ARGUMENTS)}"
+            f"parameters among {', '.join(ARGUMENTS)}"
         ) from error
     return tool_class
-
-
-def _parameters(tool_class: Callable) -> list[str]:
-    return [name for name in TOOL_ARGUMENTS if name in inspect.signature(tool_class).parameters]

@@ -26,6 +26,9 @@ def stored_episodes(
     temperature: float,
     seed: int,
     name: str,
+    step: int = 0,
+    forced_calls: int = 0,
+    forced_tools: Sequence[str] = (),
 ) -> list[list[Trajectory]]:
     """Returns [tasks][members] trajectories of a file; without it they are sampled and written.
 
@@ -41,6 +44,9 @@ def stored_episodes(
       temperature: of sampling; 0 is greedy.
       seed: of sampling.
       name: of the phase in which they are sampled.
+      step: which is folded into the sampling keys, and decides whose calls are forced.
+      forced_calls: members of each group whose first call is forced, see `agent.openings`.
+      forced_tools: names of the tools that are called so; none: all of the agent's.
     """
     # Process 0 decides for all: the others may not see its new files yet.
     if not multihost.allgather(path.exists())[0]:
@@ -54,6 +60,9 @@ def stored_episodes(
                 members=members,
                 temperature=temperature,
                 seed=seed,
+                step=step,
+                forced_calls=forced_calls,
+                forced_tools=forced_tools,
                 on_trajectory=on_trajectory,
             )
         shares = multihost.allgather([[t.to_json() for t in group] for group in groups])

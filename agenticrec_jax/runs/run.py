@@ -175,7 +175,10 @@ class Run:
         return profiles
 
     def toolbox(self, artifacts: Artifacts) -> Toolbox:
-        """Returns the tools of the config's agent over ``artifacts``, extra tools last."""
+        """Returns the tools of the config's agent over ``artifacts``.
+
+        Extra tools come last, and disabled ones are not there.
+        """
         config = self.config
         items = self.data.log.items
         options = config.tools.options()
@@ -184,7 +187,7 @@ class Run:
         else:
             tools = agenticrec_tools(artifacts, options, self.profiles)
         arguments = {"artifacts": artifacts, "items": items, "options": options}
-        return self.plugins.extend(tools, arguments | {"profiles": self.profiles})
+        return self.plugins.configured(tools, arguments | {"profiles": self.profiles})
 
     def prompts(self, tokenizer: Tokenizer) -> PromptBuilder:
         """Returns the prompt builder for a tokenizer."""

@@ -131,11 +131,27 @@ class SelfSftConfig(TrainingConfig):
     examples: int = Field(0, ge=0, description="Policy examples that are sampled; 0 for all.")
     members: int = Field(8, ge=1, description="Trajectories an example.")
     temperature: float = Field(1.0, gt=0, description="Of sampling.")
+    forced_calls: int = Field(
+        0,
+        ge=0,
+        description="Members of a group whose first call is forced, each to another tool in turn; "
+        "such calls are imitated too.",
+    )
+    forced_tools: tuple[str, ...] = Field(
+        (), description="Names of the tools of forced calls; none: all tools."
+    )
     chunk: int = Field(64, ge=1, description="Examples between two saves of rollouts.")
     rules: Rules = Rules()
     epochs: int = Field(2, ge=1, description="Passes over the trajectories.")
     batch: int = Field(16, ge=1, description="Trajectories an update.")
     save_every: int = Field(20, ge=1, description="Steps between two checkpoints.")
+
+    def __post_init__(self):
+        TrainingConfig.__post_init__(self)
+        most = f"at most members {self.members}"
+        expect(self.forced_calls <= self.members, "forced_calls", self.forced_calls, most)
+        used = self.forced_calls > 0 or not self.forced_tools
+        expect(used, "forced_tools", self.forced_tools, "none where forced_calls is 0")
 
 
 @configuration

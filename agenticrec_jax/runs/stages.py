@@ -372,6 +372,8 @@ def _services(
         "candidates": run.data.candidate_hash,
         **record,
     }
+    if run.config.tools.disabled:
+        record["disabled_tools"] = list(run.config.tools.disabled)
     if run.config.policy.lora.rank:
         record["lora"] = dataclasses.asdict(run.config.policy.lora)
     directory = directory / name

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import InteractionLog, Items
 from agenticrec_jax.errors import InputError, expect
-from agenticrec_jax.tools.checks import argument_fault, text_fault, unknown_tool
+from agenticrec_jax.tools.checks import argument_fault, check_known, text_fault, unknown_tool
 from agenticrec_jax.types import JUNK, RAISED
 
 
@@ -187,6 +187,19 @@ class Toolbox:
     def with_tools(self, tools: Iterable[Tool]) -> "Toolbox":
         """Returns a toolbox with more tools behind these."""
         return Toolbox([*self._tools.values(), *tools])
+
+    def without(self, names: Iterable[str], field: str = "tools to leave out") -> "Toolbox":
+        """Returns a toolbox without some of these tools, which then do not exist for the policy.
+
+        Args:
+          names: of the tools that are left out.
+          field: what gives the names, for errors.
+
+        Raises:
+          InputError: names the first name that no tool has.
+        """
+        left_out = check_known(names, self.names, field)
+        return Toolbox([tool for name, tool in self._tools.items() if name not in left_out])
 
     def check(self, example: RankingExample) -> None:
         """Raises InputError if a tool cannot serve the example."""

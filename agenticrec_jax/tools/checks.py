@@ -1,16 +1,19 @@
 """Checks of tools, of the arguments of a call and of an observation's text.
 
-Each function returns a description of the fault, or None. Those of `argument_fault` and
+Most functions return a description of the fault, or None. Those of `argument_fault` and
 `unknown_tool` are read by the policy. They never repeat a name that the policy wrote, which might
 spell a marker.
 """
 
 import inspect
 import math
+import re
 from collections.abc import Iterable
 from typing import Any
 
 from rapidfuzz import fuzz, process
+
+from agenticrec_jax.errors import expect
 
 MAX_CHARACTERS = 20_000  # of an observation; about a hundred times what a tool has to say
 SIMILAR = 60  # rapidfuzz ratio (0..100) from which a known name is suggested for another
@@ -44,6 +47,8 @@ def tool_fault(tool: Any) -> str | None:
         value = getattr(tool, field, None)
         if not (value and isinstance(value, kind)):
             return f"with {field} {value!r}, expected a {kind.__name__} that is not empty"
+    if not re.fullmatch(r"[\w.-]+", tool.name):  # a piece of JSON, of prompts and of file names
+        return f"with name {tool.name!r}, expected letters, digits, '_', '.' or '-'"
     properties = tool.parameters.get("properties", {})
     if not (isinstance(properties, dict) and all(map(_is_typed, properties.values()))):
         return f"with properties {properties!r}, expected each of a type of {', '.join(_TYPES)}"
@@ -160,6 +165,24 @@ def _is_type(value: Any, name: str) -> bool:
 def unknown_tool(name: Any, known: Iterable[str]) -> str:
     """Returns the observation of a call to a tool that is none of ``known``."""
     return f"no tool of that name; {suggestion(name, known, label='tools')}"
+
+
+def check_known(names: Iterable[str], known: Iterable[str], field: str) -> set[str]:
+    """Returns the different ``names`` of tools.
+
+    Args:
+      names: that a person gave.
+      known: names of the tools that there are.
+      field: the setting or flag that gave them, for errors.
+
+    Raises:
+      InputError: names ``field`` and the first name that is not known.
+    """
+    known = list(known)
+    names = list(names)
+    for name in names:
+        expect(name in known, field, name, f"names of tools: {', '.join(known) or 'there is none'}")
+    return set(names)
 
 
 def suggestion(name: Any, known: Iterable[str], label: str) -> str:

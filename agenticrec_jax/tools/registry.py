@@ -1,8 +1,12 @@
-"""Toolbox of each agent: AgenticRec's seven tools (section 3), RecThinker's five."""
+"""Tools of each agent (AgenticRec's seven, RecThinker's five), and how a tool is made by name."""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from agenticrec_jax.data.interactions import Items
 from agenticrec_jax.tools.artifacts import Artifacts
-from agenticrec_jax.tools.base import Toolbox
+from agenticrec_jax.tools.base import Tool, Toolbox
 from agenticrec_jax.tools.behavior import GetRatingBehavior, GetSessionBehavior, GetUserProfile
 from agenticrec_jax.tools.collaborative import GetSimilarItems, GetSimilarUsers
 from agenticrec_jax.tools.items import CandidatesAnalyze, ItemInfoSearch
@@ -16,6 +20,44 @@ from agenticrec_jax.tools.recthinker import (
     SearchUserProfile,
 )
 from agenticrec_jax.tools.text import ToolOptions
+
+TOOLS = {  # classes of each agent's tools, in the order of the prompt
+    "agenticrec": (
+        GetUserProfile,
+        ItemInfoSearch,
+        CandidatesAnalyze,
+        GetSessionBehavior,
+        GetRatingBehavior,
+        GetSimilarItems,
+        GetSimilarUsers,
+    ),
+    "recthinker": (
+        SearchUserProfile,
+        SearchUserHistory,
+        SearchSimilarUsers,
+        SearchItemInfo,
+        SearchKnowledgeGraph,
+    ),
+}
+
+ARGUMENTS = ("artifacts", "items", "options", "profiles")  # that every program fills by name
+
+
+def make_tool(make: Callable[..., Tool], values: Mapping[str, Any]) -> Tool:
+    """Returns the tool of a class or function, whose parameters are filled by name.
+
+    Args:
+      make: the class or function; a parameter of another name than ``values`` has keeps its
+        default.
+      values: by name, such as those of `ARGUMENTS`.
+    """
+    return make(**{name: values[name] for name in filled_parameters(make, values)})
+
+
+def filled_parameters(make: Callable[..., Tool], names: Iterable[str] = ARGUMENTS) -> list[str]:
+    """Returns the parameters of a tool's class or function that have one of the names."""
+    parameters = inspect.signature(make).parameters
+    return [name for name in names if name in parameters]
 
 
 def agenticrec_tools(

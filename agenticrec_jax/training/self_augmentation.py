@@ -8,6 +8,8 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 from agenticrec_jax import strict_json
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.errors import expect
@@ -16,6 +18,7 @@ from agenticrec_jax.training.epochs import Epochs
 from agenticrec_jax.training.groups import demonstration_groups
 from agenticrec_jax.training.packing import Packing, pack_share
 from agenticrec_jax.training.types import Demonstration, RolloutBatch
+from agenticrec_jax.types import SAMPLED
 
 INVALID = "invalid"
 TOO_FEW_CALLS = "too_few_calls"
@@ -99,6 +102,22 @@ class Imitation(Epochs):
             demonstrations=[[Demonstration(t.ids, t.origin)] for t in trajectories],
         )
         return pack_share(groups, packing)
+
+
+def learning_forced(trajectory: Trajectory) -> Trajectory:
+    """Returns the trajectory with a forced first call as if the policy had sampled it.
+
+    Forced ids (`agent.openings`) stand at the beginning and have the origin of observations, so an
+    imitation does not learn them otherwise. A trajectory without a forced call stays as it is, and
+    so does one whose forced call the tool refused.
+    """
+    sampled = np.flatnonzero(trajectory.origin == SAMPLED)
+    forced = int(sampled[0]) if len(sampled) else 0
+    if not forced or not trajectory.calls or not trajectory.calls[0].ok:
+        return trajectory
+    origin = trajectory.origin.copy()
+    origin[:forced] = SAMPLED
+    return dataclasses.replace(trajectory, origin=origin)
 
 
 def read_groups(path: Path, members: int) -> list[list[Trajectory]]:

@@ -12,7 +12,9 @@ TOOLS = ["a", "b", "c", "d", "e"]
 def forced_tools(**options):
     prompts = tiny_agent().prompts
     openings = forced_openings(prompts, TOOLS, **options)
-    return [prompts.tokenizer.decode(ids).rpartition('"name":"')[2] for ids in openings]
+    texts = [prompts.tokenizer.decode(ids).rpartition('"name":"')[2] for ids in openings]
+    assert all(text.endswith('","arguments":{') for text in texts if text)
+    return [text.partition('"')[0] for text in texts]
 
 
 def test_members_take_the_tools_in_turn_and_steps_go_on_where_the_last_ended():
@@ -28,8 +30,8 @@ def test_a_forced_call_is_made_and_has_no_gradient():
     """Two members are forced to the first two tools and write the arguments; one is free."""
     agent = tiny_agent()
     answer = f"<think>so</think>{list_with_target_at(2)}"
-    arguments = '","arguments":{}}</tool_call>'
-    named = '","arguments":{"item_name":"1"}}</tool_call>'
+    arguments = "}}</tool_call>"
+    named = '"item_name":"1"}}</tool_call>'
     first, second, free = play(
         agent, [arguments, answer], [named, answer], [answer], forced_calls=2
     )
@@ -41,7 +43,7 @@ def test_a_forced_call_is_made_and_has_no_gradient():
     sampled = tokenizer.decode(first.ids[first.origin == SAMPLED])
     assert sampled == arguments + answer
     opening = tokenizer.encode_markup(
-        f'<think></think><tool_call>{{"name":"{agent.toolbox.names[0]}'
+        f'<think></think><tool_call>{{"name":"{agent.toolbox.names[0]}","arguments":{{'
     )
     assert first.ids[: len(opening)].tolist() == opening
     assert (first.origin[: len(opening)] == OBSERVATION).all()
@@ -73,7 +75,9 @@ def skills_after(forced, steps=60):
         openings = forced_openings(prompts, ["a", "b"], members=8, forced=forced, step=step)
         texts = [prompts.tokenizer.decode(ids) for ids in openings]
         calls = np.where(rng.random(8) < 0.995, 0, 1)
-        calls = np.array(["ab".index(t[-1]) if t else c for t, c in zip(texts, calls, strict=True)])
+        forced_names = [text.rpartition('"name":"')[2][:1] for text in texts]
+        pairs = zip(forced_names, calls, strict=True)
+        calls = np.array(["ab".index(name) if name else call for name, call in pairs])
         right = rng.random(8) < chances()[calls]
         advantages = right - right.mean()
         for tool in range(2):

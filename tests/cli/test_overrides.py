@@ -54,10 +54,11 @@ def test_switches_stand_alone():
     assert config_of("--config.engine.deterministic=False").engine.deterministic is False
 
 
-def test_sequences_are_literals_or_repeated():
+def test_sequences_are_literals_words_or_repeated():
     targets = ("q_proj", "v_proj")
     for arguments in (
         ["--config.policy.lora.targets=('q_proj','v_proj')"],
+        ["--config.policy.lora.targets=q_proj,v_proj"],
         ["--config.policy.lora.targets=q_proj", "--config.policy.lora.targets=v_proj"],
     ):
         assert config_of(*arguments).policy.lora.targets == targets

@@ -30,15 +30,16 @@ TIMES = {
     "2020-09-13 12:26": 1599999960,
 }
 NAMES = ("user_id", "item_id", "timestamp")
-FORMATS = ("t.csv", "escaped.jsonl", "t.jsonl", "t[1].parquet")
+FORMATS = ("t.csv", "t.tsv", "escaped.jsonl", "t.jsonl", "t[1].parquet")
 rows_of_logs = st.lists(st.tuples(ids, ids, st.sampled_from(sorted(TIMES))), min_size=1, max_size=8)
 
 
 def written(path, rows):
     """Writes rows in the format of a file's suffix; returns the path."""
-    if path.suffix == ".csv":
+    if path.suffix in (".csv", ".tsv"):
         buffer = io.StringIO()
-        csv.writer(buffer, lineterminator="\n").writerows([NAMES, *rows])
+        separator = {".csv": ",", ".tsv": "\t"}[path.suffix]
+        csv.writer(buffer, delimiter=separator, lineterminator="\n").writerows([NAMES, *rows])
         path.write_text(buffer.getvalue(), encoding="utf-8")
     elif path.suffix == ".jsonl":
         records = (dict(zip(NAMES, row, strict=True)) for row in rows)

@@ -5,7 +5,7 @@ import pytest
 
 from agenticrec_jax.agent.scripted import LABELS
 from agenticrec_jax.evaluation.comparisons import COMPARED, SINGLE_TOOL, compare_rows
-from agenticrec_jax.evaluation.report import comparison_sentence
+from agenticrec_jax.evaluation.report import WITHOUT_TOOL, comparison_sentence
 from agenticrec_jax.metrics.ranking import ndcg_values
 
 USERS = [4, 9]
@@ -54,6 +54,18 @@ def test_the_control_without_tools_is_compared_where_it_was_trained():
     pairs = [(c["a"], c["b"]) for c in compared(rows) if c["metric"] == "ndcg@10"]
     assert pairs == [pair for pair in COMPARED if "trained_no_tools" not in pair]
     assert len(pairs) == len(COMPARED) - 3
+
+
+def test_the_policy_is_compared_with_itself_without_each_tool():
+    without = {f"{WITHOUT_TOOL}search": [1, 4, 0, 2], f"{WITHOUT_TOOL}profile": [1, 1, 1, 2]}
+    pairs = {(c["a"], c["b"]): c for c in compared(RANKS | without) if c["metric"] == "ndcg@10"}
+    assert set(pairs) == {*COMPARED, *(("rta_ppr", row) for row in without)}
+    lost = values(RANKS["rta_ppr"], "ndcg@10").mean()
+    lost -= values(without[f"{WITHOUT_TOOL}search"], "ndcg@10").mean()
+    search, profile = (pairs["rta_ppr", row] for row in without)
+    assert search["difference"] == pytest.approx(lost) and lost > 0.3
+    assert profile["difference"] == 0 and profile["interval"] == [0, 0]
+    assert len(compared(without)) == 0
 
 
 def test_rows_of_different_numbers_of_seeds_are_compared_by_their_means():

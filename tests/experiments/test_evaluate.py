@@ -1,4 +1,4 @@
-"""A frozen language model in the results table: both rows by the one command of the README."""
+"""A frozen language model in the results table: all rows by the one command of the README."""
 
 import json
 import re
@@ -22,6 +22,19 @@ from agenticrec_jax.tokenizers.huggingface import read_hf_tokenizer
 from agenticrec_jax.tools.profiles import Profile, read_profiles, write_profiles
 
 COUNT = 3
+DISABLED = (
+    *("candidates_analyze", "get_session_behavior", "get_rating_behavior"),
+    *("get_similar_items", "get_similar_users"),
+)
+ROWS = {  # what the policy reads at each of its calls of the profile, and the tools of its prompt
+    "frozen_no_tools": ("error: no tool of that name; tools: none", ()),
+    "frozen": ("profile: No {}.", ("get_user_profile", "item_info_search")),
+    "frozen_without_get_user_profile": (
+        "error: no tool of that name; tools: item_info_search",
+        ("item_info_search",),
+    ),
+    "frozen_without_item_info_search": ("profile: No {}.", ("get_user_profile",)),
+}
 CALL = '<tool_call>{"name":"get_user_profile","arguments":{}}</tool_call>'
 CONFIG = """
 from agenticrec_jax.cli.configs import load_config
@@ -62,7 +75,7 @@ def save_caller(directory, log):
 
 @pytest.fixture(scope="module")
 def evaluated(program, tmp_path_factory):
-    """Profiles (with other words in them) and both rows of that policy, as a person makes them."""
+    """Profiles (with other words in them) and all rows of that policy, as a person makes them."""
 
     def printed(name, *flags):
         ended = program(name, *flags)
@@ -90,7 +103,8 @@ def evaluated(program, tmp_path_factory):
     ]
     write_profiles(profiles.path, profiles.header, texts)
     rows = [
-        "--observations=none,as_they_are",
+        "--observations=none,as_they_are,without_each",
+        f"--config.tools.disabled={','.join(DISABLED)}",
         "--name=frozen",
         "--split=valid",
         f"--policy={policy}",
@@ -99,24 +113,28 @@ def evaluated(program, tmp_path_factory):
     return workdir, table, read_log(interactions, items)
 
 
-def test_both_rows_hold_against_their_rankings_and_trajectories(evaluated, program):
+def test_all_rows_hold_against_their_rankings_and_trajectories(evaluated, program):
     ended = program("verify", str(evaluated[0]))
     assert ended.returncode == 0 and "0 differs" in ended.stdout, ended.stdout + ended.stderr
-    for name in ("frozen_no_tools", "frozen"):
+    for name in ROWS:
         assert f"evaluation_{name}_valid.json: row {name} (" in ended.stdout
         assert f"evaluation_{name}_valid.jsonl: ranks" in ended.stdout
 
 
-def test_both_rows_are_judged_alike(evaluated):
+def test_all_rows_are_judged_alike(evaluated):
     workdir, table, log = evaluated
     frozen = read_candidates(workdir / "candidates.jsonl.gz", log)
-    for name, calls in (("frozen_no_tools", 10), ("frozen", 10)):
+    for name in ROWS:
         results = json.loads((workdir / f"evaluation_{name}_valid.json").read_text())
         (row,) = results["rows"]
         assert row["name"] == name and row["n"] == COUNT
         assert row["invalid_rate"] == 1 and row["ndcg@10"] == row["hr@10"] == 0
         assert row["invalid_reasons"] == {"too_many_calls": COUNT}
-        assert row["mean_tool_calls"] == calls
+        assert row["mean_tool_calls"] == 10
+        counted = {tool: 10.0 * (tool == "get_user_profile") for tool in ROWS[name][1]}
+        assert row["calls_by_tool"] == counted
+        said = ", ".join(f"{tool} {calls:.2f}" for tool, calls in counted.items())
+        assert f"{name}: calls an episode: {said or 'no tool is offered'}" in table
         protocol = results["protocol"]
         assert protocol["dataset"] == "log" and row["seeds"] == [0]
         assert protocol["candidate_hash"] == candidate_hash(workdir / "candidates.jsonl.gz")
@@ -141,21 +159,18 @@ def test_both_rows_are_judged_alike(evaluated):
     )
 
 
-def test_only_the_row_with_tools_is_offered_and_given_any(evaluated):
-    """There, what the policy reads is the stored profile of the example."""
+def test_each_row_is_offered_its_tools_and_given_no_other(evaluated):
+    """Where it has the profile, what the policy reads is that of the example."""
     workdir = evaluated[0]
     tokenizer = read_hf_tokenizer(workdir.parent / "policy")
-    for name in ("frozen_no_tools", "frozen"):
+    known = {name for _, tools in ROWS.values() for name in tools} | set(DISABLED)
+    for name, (said, tools) in ROWS.items():
         for t in read_trajectories(workdir / f"evaluation_{name}_valid.jsonl"):
             prompt = tokenizer.decode(t.prompt)
-            offered = name == "frozen"
-            assert ("get_user_profile" in prompt) == offered == ("<tools>" in prompt)
-            said = (
-                f"profile: No {t.example_id}."
-                if offered
-                else "error: no tool of that name; tools: none"
-            )
-            assert [(call.observation, call.ok) for call in t.calls] == [(said, offered)] * 10
+            assert {tool for tool in known if tool in prompt} == set(tools)
+            assert ("<tools>" in prompt) == bool(tools)
+            read = (said.format(t.example_id), "get_user_profile" in tools)
+            assert [(call.observation, call.ok) for call in t.calls] == [read] * 10
             assert tokenizer.decode(t.ids).count(CALL) == 11
 
 

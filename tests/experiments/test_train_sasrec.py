@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import numpy as np
+import polars as pl
 import pytest
 
 from agenticrec_jax.data.candidates import candidate_hash, read_candidates
@@ -29,6 +30,10 @@ def tables(tmp_path_factory):
 
 def train_sasrec(tables, workdir, *more):
     flags = [f"--interactions={tables[0]}", f"--items={tables[1]}", f"--workdir={workdir}", *more]
+    return run_program(flags)
+
+
+def run_program(flags):
     return subprocess.run(
         [sys.executable, "-m", "experiments.train_sasrec", *flags, "--compilation_cache="],
         cwd=ROOT,
@@ -104,6 +109,20 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(tables, tmp_path):
     assert ended.returncode == 2
     assert ended.stderr.count("\n") == 1 and "none.csv" in ended.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_table_of_events_alone_is_enough(tmp_path):
+    """A TSV; the catalog is that of the events."""
+    log = synthetic_log(SyntheticConfig(users=40, items=40, brands=5), seed=2)
+    user = [log.user_ids[code] for code in log.user]
+    item = [log.items.item_id[code] for code in log.item]
+    events = pl.DataFrame({"user_id": user, "item_id": item, "timestamp": log.time})
+    events.write_csv(tmp_path / "events.tsv", separator="\t")
+    flags = [f"--interactions={tmp_path / 'events.tsv'}", f"--workdir={tmp_path / 'out'}"]
+    ended = run_program([*flags, "--model=bpr", "--epochs=1"])
+    assert ended.returncode == 0, ended.stderr
+    assert f"{len(set(item))} items" in ended.stdout
+    assert (tmp_path / "out" / "bpr.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,7 @@ from agenticrec_jax.runs.baselines import baseline_rows
 from agenticrec_jax.testing.world import tiny_world
 
 
-@pytest.fixture(scope="module")
-def rows():
+def rows_of(toolbox):
     """The rows of a few examples, with one artifact for all splits and an untrained SASRec."""
     world = tiny_world()
     examples = world.examples[:6]
@@ -29,7 +28,7 @@ def rows():
                 validation_examples=0, fitting_examples=0, sequential=("gru4rec",)
             )
         ),
-        toolbox=lambda artifacts: world.toolbox,
+        toolbox=lambda artifacts: toolbox,
         sequential_model=lambda name: fitted_sasrec(world.artifacts),
     )
     named = {row["name"]: (row, rankings) for row, rankings in baseline_rows(run, examples)}
@@ -39,6 +38,25 @@ def rows():
         recomputed = summarize_rankings(rankings, targets) if rankings else {}
         assert recomputed.items() <= row.items()
     return {name: row for name, (row, _) in named.items()}
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return rows_of(tiny_world().toolbox)
+
+
+def test_rows_know_nothing_of_tools_that_the_run_does_not_have(rows):
+    """Without one tool no row reads its orders; without any that shows orders there is no row."""
+    box = tiny_world().toolbox
+    without = rows_of(box.without(["candidates_analyze"]))
+    assert set(rows) - set(without) == {"scripted:brand bought", "scripted:popular"}
+    for row in without.values():
+        assert not {"brand bought", "popular"} & set(row.get("plan", "").split(" > "))
+        assert "popular" not in row.get("plan", "")
+    assert without["linear_combination"]["mean_tool_calls"] == 2
+    none = rows_of(box.without(ORDERS))
+    assert set(none) == {name for name in rows if rows[name]["mean_tool_calls"] == 0}
+    assert "sasrec" in none
 
 
 def test_a_row_has_the_calls_that_its_evidence_takes(rows):

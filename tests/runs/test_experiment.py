@@ -4,7 +4,7 @@ import json
 from types import SimpleNamespace
 
 from agenticrec_jax.runs import RunConfig, experiment
-from agenticrec_jax.runs.config import EvaluationConfig
+from agenticrec_jax.runs.config import DatasetConfig, EvaluationConfig, PolicyConfig
 from agenticrec_jax.runs.experiment import EvaluationResults, write_results
 
 
@@ -20,11 +20,12 @@ def test_the_chain_of_the_paper_is_trained_and_evaluated_in_order(tmp_path, monk
         return [SimpleNamespace(label=f"{policy.name} {observations}") for _ in examples]
 
     run = SimpleNamespace(
-        config=RunConfig(evaluation=EvaluationConfig(trained_no_tools=True)),
+        config=RunConfig(evaluation=EvaluationConfig(trained_no_tools=True, ablations=True)),
         workdir=tmp_path,
         policy=NamedPolicy("first"),
         artifacts_a=None,
         artifacts_b=None,
+        toolbox=lambda artifacts: SimpleNamespace(names=("search", "profile")),
         data=SimpleNamespace(examples={"test": [SimpleNamespace(user=4)]}, log=None),
     )
     finished = {}
@@ -54,6 +55,11 @@ def test_the_chain_of_the_paper_is_trained_and_evaluated_in_order(tmp_path, monk
     assert list(finished) == [
         *("warm_start_no_tools", "warm_start", "trained_no_tools"),
         *("rta", "rta_ppr", "rta_ppr_blanked", "rta_ppr_permuted"),
+        *("rta_ppr_without_search", "rta_ppr_without_profile"),
+    ]
+    assert finished["rta_ppr_without_search"] == [
+        "first>rta3>ppr3 without_search 3",
+        "first>rta5>ppr5 without_search 5",
     ]
     assert finished["trained_no_tools"] == ["first>rta-3 none 3", "first>rta-5 none 5"]
     assert finished["rta_ppr"] == [
@@ -140,3 +146,10 @@ def test_transcripts_are_written_seed_by_seed(tmp_path, monkeypatch):
     written = json.loads((tmp_path / "results.json").read_text())
     assert written["protocol"] == {"seeds": [3, 5], "examples": 2}
     assert written["preferences"] == []
+
+
+def test_the_skills_of_the_policy_are_those_of_the_log_that_it_was_measured_on(tmp_path):
+    gate = experiment._gate(RunConfig())
+    assert gate["single"]["n"] == 400
+    assert experiment._gate(RunConfig(dataset=DatasetConfig(prepared="mine"))) == {}
+    assert experiment._gate(RunConfig(policy=PolicyConfig(directory=str(tmp_path)))) == {}

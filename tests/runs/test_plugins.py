@@ -62,6 +62,10 @@ class Again(CountBrands):
     pass
 
 
+def make_counter():
+    return CountBrands()
+
+
 class Needy(CountBrands):
     def __init__(self, artifacts, database):
         del artifacts, database
@@ -119,6 +123,67 @@ def test_named_tools_are_in_the_box_in_the_prompt_and_in_episodes(named, name, t
         (record,) = episode.calls
         assert (record.observation, record.ok) == (said, True)
     assert not agent.toolbox.call(view, "times_taken", {"number": 21}).ok
+
+
+@pytest.mark.parametrize("name", ["office", "recthinker"])
+def test_a_disabled_tool_is_in_no_prompt_and_no_call_reaches_it(named, name, tmp_path):
+    """Neither the agent's own tool nor an extra one; the others are as they were."""
+    world, config = tiny_world(), named("CountBrands", "Taken", name=name)
+    (first, *others) = agent_of(config, tmp_path).toolbox.names
+    others.remove("count_brands")
+    config.tools.disabled = ("count_brands", first)
+    agent = agent_of(config, tmp_path)
+    assert agent.toolbox.names == tuple(others)
+
+    task = Task(world.examples[4])
+    prompt = agent.prompts.tokenizer.decode(agent.prompt(task))
+    assert first not in prompt and "count_brands" not in prompt and others[0] in prompt
+    agent = dataclasses.replace(agent, stop_on_illegal=False)
+    turn = f'<tool_call>{{"name": "{first}", "arguments": {{}}}}</tool_call>'
+    episode = Episode(agent, task, AsOfView(world.log, task.example))
+    _, episode = episode.respond(agent.prompts.written(turn))
+    (record,) = episode.calls
+    assert not record.ok and first not in record.observation
+
+
+@pytest.mark.parametrize(
+    ("extra", "disabled"),
+    [
+        ((), ("get_similar_item",)),
+        ((), ("get_user_profile", "search_user_profile")),
+        (("CountBrands",), ("count_brand",)),
+        ((), ("get_user_profile", "get_user_profile")),
+    ],
+)
+def test_a_disabled_tool_that_there_is_not_is_refused_before_the_log_is_read(
+    named, extra, disabled, tmp_path
+):
+    config = named(*extra)
+    config.tools.disabled = disabled
+    config.dataset.interactions = str(tmp_path / "none.csv")
+    sentence = refused(lambda: Run(run_config(config), tmp_path))
+    assert_names(sentence, "config.tools.disabled", repr(disabled[-1]))
+
+
+def test_the_name_of_a_tool_that_is_made_by_a_function_is_checked_when_it_is_made(named, tmp_path):
+    config = named("make_counter")
+    config.tools.disabled = ("count_brands",)
+    assert len(agent_of(config, tmp_path).toolbox.names) == 7
+    config.tools.disabled = ("count_brand",)
+    assert_names(refused(agent_of, config, tmp_path), "config.tools.disabled", "'count_brand'")
+
+
+def test_demonstrations_without_a_tool_do_not_call_it(named, tmp_path):
+    config = named()
+    config.tools.disabled = ("get_similar_users", "get_user_profile")
+    agent = agent_of(config, tmp_path)
+    mixture, rng = Mixture(4, no_tools=0.0, preference=0.0, blank=0.0), np.random.default_rng(0)
+    texts = ""
+    for example in tiny_world().examples[:6]:
+        group = episode_group(agent, example, rng, 4, mixture)
+        texts += "".join(map(agent.prompts.tokenizer.decode, [group.prompt, *group.ids]))
+    assert "get_similar_items" in texts
+    assert "get_similar_users" not in texts and "get_user_profile" not in texts
 
 
 def test_no_program_has_them_unless_they_are_named(tmp_path):

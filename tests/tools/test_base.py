@@ -176,3 +176,13 @@ def test_a_box_with_more_tools_leaves_the_first_as_it_was():
 
     box = Toolbox([_Echo()])
     assert box.with_tools([Other()]).names == (*box.names, "other") and len(box.names) == 1
+
+
+def test_a_box_without_a_tool_leaves_the_first_as_it_was_and_refuses_unknown_names():
+    class Other(_Echo):
+        name = "other"
+
+    box = Toolbox([_Echo(), Other()])
+    assert box.without(["echo"]).names == ("other",) and len(box.names) == 2
+    assert box.without([]).names == box.names and box.without(box.names).names == ()
+    assert_names(refused(box.without, ["other", "ehco"], "--flag"), "--flag", "'ehco'", "echo")

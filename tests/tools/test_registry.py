@@ -17,7 +17,7 @@ from agenticrec_jax.ingest.report import COLUMN_USES, RATING_USES
 from agenticrec_jax.testing.synthetic import randomized
 from agenticrec_jax.tools.artifacts import Artifacts
 from agenticrec_jax.tools.base import AsOfView, ToolFailure
-from agenticrec_jax.tools.registry import agenticrec_tools, recthinker_tools
+from agenticrec_jax.tools.registry import TOOLS, agenticrec_tools, recthinker_tools
 from agenticrec_jax.tools.statistics import fit_statistics
 from agenticrec_jax.tools.text import ToolOptions
 
@@ -240,7 +240,7 @@ def test_the_boxes_have_their_tools_with_schemas(boxes):
     takes |= {name: ["k"] for name in ("search_user_history", "search_similar_users")}
     takes |= {name: ["item_ids"] for name in ("search_item_info", "search_knowledge_graph")}
     for agent, names in (("agenticrec", NAMES), ("recthinker", SEARCHES)):
-        assert boxes[agent].names == names
+        assert boxes[agent].names == names == tuple(tool.name for tool in TOOLS[agent])
         for schema in boxes[agent].schemas():
             assert schema["parameters"]["required"] == takes.get(schema["name"], [])
             assert schema["description"]

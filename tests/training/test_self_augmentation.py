@@ -10,6 +10,7 @@ from agenticrec_jax.training.self_augmentation import (
     RULES,
     Imitation,
     Rules,
+    learning_forced,
     read_groups,
     select,
 )
@@ -39,6 +40,20 @@ def trajectory(member=0, rank=1, calls=None, example_id=3, invalid_reason=None):
         invalid_reason,
         rank,
     )
+
+
+def test_a_forced_call_is_learned_where_its_tool_answered():
+    """The ids before the first sampled one; what the tools returned stays as it is."""
+    forced = np.array([OBSERVATION, OBSERVATION, SAMPLED, OBSERVATION, SAMPLED], np.uint8)
+    began = dataclasses.replace(trajectory(), origin=forced)
+    learned = learning_forced(began)
+    assert learned.origin.tolist() == [SAMPLED, SAMPLED, SAMPLED, OBSERVATION, SAMPLED]
+    assert began.origin.tolist() == forced.tolist() and learned.ids is began.ids
+    plain = trajectory()
+    assert learning_forced(plain) is plain
+    for calls in ([], [dataclasses.replace(call(), ok=False), call("item")]):
+        refused = dataclasses.replace(began, calls=calls)
+        assert learning_forced(refused) is refused
 
 
 def calls_of(count):

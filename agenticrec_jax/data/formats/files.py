@@ -1,8 +1,9 @@
 """Files of tables: their formats by suffix, the names of their columns, their bytes in pieces.
 
 A table is CSV, JSON lines or lines of Python literals (each may be gzipped or a member of a zip
-archive), or Parquet. Text is read and unzipped in pieces of some megabytes that end with a whole
-record, the next piece on a thread while one is parsed, so memory does not grow with the file.
+archive), Parquet, or a data frame in memory. Text is read and unzipped in pieces of some megabytes
+that end with a whole record, the next piece on a thread while one is parsed, so memory does not
+grow with the file.
 """
 
 import csv
@@ -13,7 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import BinaryIO
 
 import polars as pl
@@ -26,7 +27,8 @@ LONGEST_RECORD = 4 * PIECE_BYTES  # more between two quotation marks is a mark t
 HEADER_BYTES = 2**16
 
 _JSON = (".jsonl", ".ndjson", ".json")
-_FORMATS = dict.fromkeys(_JSON, "json") | {".csv": "csv", ".parquet": "parquet"}
+_FORMATS = dict.fromkeys(_JSON, "json") | {".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
+FRAME = "data frame"  # stands in errors where a file's path does
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # marks of the encodings of spreadsheets' "Unicode text"
 _UNREADABLE = (OSError, EOFError, ValueError, zlib.error, zipfile.BadZipFile)
@@ -44,6 +46,7 @@ class TableFile:
       separator: between cells of a CSV file; with ``::`` there are no quotation marks.
       encoding: of a CSV file.
       member: the name of the file inside a zip archive.
+      frame: the rows of a table in memory, read as those of Parquet are; no file is read then.
     """
 
     path: Path
@@ -52,6 +55,7 @@ class TableFile:
     separator: str = ","
     encoding: str = "utf-8"
     member: str | None = None
+    frame: pl.LazyFrame | None = field(default=None, compare=False)
 
     @property
     def name(self) -> str:
@@ -69,9 +73,10 @@ class TableFile:
 
 
 def table_file(path: str | os.PathLike, content: str = "a table") -> TableFile:
-    """Returns a file with the format of its suffix: .csv, .jsonl, .ndjson, .json (.gz), .parquet.
+    """Returns a file with the format of its suffix: .csv, .tsv, .json(l), .ndjson (.gz), .parquet.
 
     Args:
+      path: of the file.
       content: what the error for a missing file says was expected.
 
     Raises:
@@ -82,8 +87,10 @@ def table_file(path: str | os.PathLike, content: str = "a table") -> TableFile:
         raise InputError(f"{path}: no such file, expected {content}")
     suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
     if suffix not in _FORMATS or path.name.endswith(".parquet.gz"):
-        raise InputError(f"{path}: unknown suffix, expected .csv, .jsonl (or .gz) or .parquet")
-    return TableFile(path, _FORMATS[suffix])
+        raise InputError(
+            f"{path}: unknown suffix, expected .csv, .tsv, .jsonl (or .gz) or .parquet"
+        )
+    return TableFile(path, _FORMATS[suffix], separator="\t" if suffix == ".tsv" else ",")
 
 
 def column_names(file: TableFile) -> list[str] | None:
@@ -147,11 +154,13 @@ def _header_names(file: TableFile) -> list[str]:
 
 
 def scan_parquet(file: TableFile) -> pl.LazyFrame:
-    """Opens a Parquet file without reading its rows.
+    """Opens a Parquet file without reading its rows; of a table in memory it returns the frame.
 
     Raises:
       InputError: it is no Parquet file.
     """
+    if file.frame is not None:
+        return file.frame
     # The path is no pattern: it may hold brackets and stars.
     frame = pl.scan_parquet(local_file(file.path), glob=False)
     try:

@@ -1,0 +1,81 @@
+"""Tables in memory: data frames of polars, pandas, Arrow and others, and mappings of columns."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from agenticrec_jax.data.formats.files import FRAME, TableFile, columns_text
+from agenticrec_jax.errors import InputError
+from agenticrec_jax.paths import Path
+
+
+def frame_file(frame: Any, columns: Iterable[str], required: Sequence[str] = ()) -> TableFile:
+    """Returns a data frame as a table that is read as a Parquet file is.
+
+    Args:
+      frame: of polars (lazy too); any that exports Arrow's C stream, as those of pandas with
+        pyarrow, pyarrow, DuckDB and cuDF do; or one with columns by name, as pandas without
+        pyarrow or a dict of lists.
+      columns: to read, of those that the frame has.
+      required: names of columns that it must have.
+
+    Raises:
+      InputError: it is nothing of that kind, lacks a required column, or has one of values of no
+        type that a table has.
+
+    Example:
+      >>> file = frame_file({"user_id": ["ann"], "age": [3]}, ["user_id", "item_id"])
+      >>> file.frame.collect().rows()
+      [('ann',)]
+    """
+    names = _names(frame)
+    for name in required:
+        if name not in names:
+            raise InputError(f"{FRAME}: column {name} is missing, found {columns_text(names)}")
+    wanted = [name for name in columns if name in names]
+    lazy = frame if isinstance(frame, pl.LazyFrame) else _polars(frame, wanted).lazy()
+    return TableFile(Path(FRAME), "parquet", frame=lazy.select(wanted))
+
+
+def is_frame(source: Any) -> bool:
+    """Whether an argument that names a table is the table itself, not the path of a file."""
+    return isinstance(source, Mapping) or hasattr(source, "columns")
+
+
+def _names(frame: Any) -> list[str]:
+    if isinstance(frame, Mapping):
+        return list(frame)
+    if isinstance(frame, pl.LazyFrame):
+        return frame.collect_schema().names()
+    # In pyarrow ``columns`` are the data.
+    return [str(name) for name in getattr(frame, "column_names", frame.columns)]
+
+
+def _polars(frame: Any, columns: Sequence[str]) -> pl.DataFrame:
+    if isinstance(frame, pl.DataFrame):
+        return frame
+    try:
+        if hasattr(frame, "__arrow_c_stream__"):
+            return pl.from_dataframe(frame)
+    except ImportError:  # pandas exports Arrow by pyarrow only, which it does not need itself
+        pass
+    return pl.DataFrame([_series(name, frame[name]) for name in columns])
+
+
+def _series(name: str, column: Any) -> pl.Series:
+    array = np.asarray(column)
+    if not len(array):  # of no type that says anything
+        return pl.Series(name, [], pl.String)
+    values = array
+    if array.dtype == object:  # texts, with None or NaN for absent ones, or dates of a time zone
+        values = [None if value != value else value for value in array.tolist()]
+    try:
+        return pl.Series(name, values)
+    except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{FRAME}, column {name}: found values of no one type ({reason}), expected text, "
+            "numbers or dates"
+        ) from error
