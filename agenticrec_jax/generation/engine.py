@@ -139,7 +139,7 @@ class Engine:
     ):
         self.config = config
         self.constraint = constraint
-        self.placement = Placement(mesh, graphdef)
+        self.placement = Placement(mesh, graphdef, config.weight_dtype)
         self.shards = self.placement.shards
         shards = f"a multiple of the {self.shards} shards of the mesh"
         expect(config.slots % self.shards == 0, "slots", config.slots, shards)

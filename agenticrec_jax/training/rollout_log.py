@@ -71,8 +71,8 @@ class RolloutLog:
             return
         learned = {id(group.completions): group for group in groups}
         make_directory(self.path.parent)
-        # In a bucket the file is read and written again as a whole. A recorded step has about 20 KB,
-        # so after 200 steps that is 1 MB, outside of what is timed.
+        # In a bucket the whole file is read and written again. A recorded step has about 20 KB,
+        # so that is 1 MB after 200 steps, outside of what is timed.
         appender = Appender(self.path)
         for number, index in enumerate(rollouts.batch[: self.groups]):
             members = rollouts.trajectories[index]
