@@ -1,4 +1,4 @@
-"""Inputs of ``prefill`` and ``join`` for rows of the host, padded to a compiled shape.
+"""Inputs of ``prefill``, ``join`` and ``splice`` for rows of the host, padded to compiled shapes.
 
 Axis letters: those of ``inputs``.
 """
@@ -7,8 +7,9 @@ import collections
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Int32
 
-from agenticrec_jax.generation.inputs import JoinInputs, PrefillInputs
+from agenticrec_jax.generation.inputs import JoinInputs, PrefillInputs, SpliceInputs
 from agenticrec_jax.generation.requests import Request, Row
 from agenticrec_jax.generation.sampling import Draw
 from agenticrec_jax.generation.shapes import PREFILL_SIZES, fit
@@ -88,7 +89,7 @@ def join_inputs(
     pad_id: int,
     seed: np.uint32,
 ) -> JoinInputs:
-    """Returns rows that join their group; ``Slots.with_sources`` says where their prompts are.
+    """Returns rows that join their group; ``Slots.with_sources`` says where they are copied from.
 
     Args:
       indexed: rows with their shards.
@@ -112,10 +113,45 @@ def join_inputs(
     for row, shard in indexed:
         request = requests[row.request]
         inputs.rows[shard] = row.slot
-        inputs.lengths[shard] = row.prompt
+        inputs.lengths[shard] = row.length
         inputs.limits[shard] = row.limit
-        inputs.tokens[shard] = row.ids[0]
-        inputs.members[shard] = row.member
+        # The first id that is not in the cache: of a branch the last that was sampled.
+        inputs.tokens[shard] = row.ids[row.length - row.prompt]
+        inputs.members[shard] = row.number
         inputs.choices[shard] = request.choices
         inputs.request_keys[shard] = request.key
+    return inputs
+
+
+def splice_inputs(
+    indexed: Sequence[tuple[Row, int]],
+    slots: Int32[np.ndarray, " R"],
+    buckets: Sequence[int],
+    *,
+    pad_id: int,
+    draw: Draw,
+) -> SpliceInputs:
+    """Returns the pending ids of rows, of long ones the next piece, which is taken from them.
+
+    Args:
+      indexed: rows with their indices in the dispatch.
+      slots: slots of the dispatch, R.
+      buckets: lengths that pieces are padded to.
+      pad_id: id of padding.
+      draw: sampling parameters.
+    """
+    most = min(max(len(row.pending) for row, _ in indexed), buckets[-1])
+    inputs = SpliceInputs(
+        rows=slots,
+        ids=np.full((len(slots), fit(most, buckets)), pad_id, np.int32),
+        counts=np.zeros(len(slots), np.int32),
+        limits=np.ones(len(slots), np.int32),
+        draw=draw,
+    )
+    for row, i in indexed:
+        piece = row.pending[:most]
+        row.pending = row.pending[most:]
+        inputs.ids[i, : len(piece)] = piece
+        inputs.counts[i] = len(piece)
+        inputs.limits[i] = 0 if row.pending else row.limit
     return inputs

@@ -11,22 +11,25 @@ from contextlib import contextmanager
 import numpy as np
 
 from agenticrec_jax.generation.config import EngineConfig
-from agenticrec_jax.generation.dispatches import batches, join_inputs, prefill_inputs
-from agenticrec_jax.generation.inputs import DecodeInputs, SpliceInputs
+from agenticrec_jax.generation.dispatches import (
+    batches,
+    join_inputs,
+    prefill_inputs,
+    splice_inputs,
+)
+from agenticrec_jax.generation.inputs import DecodeInputs
 from agenticrec_jax.generation.paged_slots import make_slots
 from agenticrec_jax.generation.placement import Placement
 from agenticrec_jax.generation.programs import Programs
 from agenticrec_jax.generation.requests import (
     Budget,
-    Failure,
     OnFailure,
     OnRollout,
-    Reply,
     Request,
-    RespondError,
     Rollout,
     Row,
     reply_failure,
+    substitute_reply,
 )
 from agenticrec_jax.generation.sampling import Draw
 from agenticrec_jax.generation.shapes import PREFILL_SIZES, fit, group_bucket
@@ -99,6 +102,7 @@ class Schedule:
         self._slots = make_slots(requests, config, shards, budget)
         self._running: list[Row] = []
         self._opening: list[Row] = []
+        self._branches: list[Row] = []
         self._waiting: list[tuple[Row, Call]] = []
         self.telemetry: dict[str, float] = dict.fromkeys(COUNTERS, 0)
 
@@ -127,7 +131,7 @@ class Schedule:
                 self._opening = []
                 state = self._splice(state, opening)
             elif due := self._due():
-                state = self._splice(state, self._accept(due))
+                state = self._splice(*self._branch(state, self._accept(due)))
             elif self._running:
                 state = self._decode(state)
         self.telemetry["compilations"] = self._programs.compilations() - compiled
@@ -135,10 +139,10 @@ class Schedule:
         return state
 
     def rollouts(self) -> list[list[Rollout]]:
-        """Returns the finished rows, [requests][members]."""
+        """Returns the finished rows, [requests][members], with branches behind their members."""
         return [
-            [self._slots.rows[index, member].rollout() for member in range(request.members)]
-            for index, request in enumerate(self._requests)
+            [self._slots.rows[index, i].rollout() for i in range(self._slots.members(index))]
+            for index in range(len(self._requests))
         ]
 
     def _due(self) -> list[tuple[Row, Call]]:
@@ -185,16 +189,19 @@ class Schedule:
         )
         inputs = self._slots.with_sources(inputs, indexed)
         # Of pages only one is copied, however long the prompt is.
-        longest = max(row.prompt for row, _ in indexed)
-        window = self._config.page_tokens or fit(longest, self._config.prompt_buckets)
+        longest = max(row.length for row, _ in indexed)
+        sizes = self._config.prompt_buckets
+        sizes = sizes if longest <= sizes[-1] else self._config.windows()
+        window = self._config.page_tokens or fit(longest, sizes)
         with self._timed("join"):
             state, report = self._programs.join(self._params, state, inputs, window=window)
             for row, shard in indexed:
-                if row.again:
+                if row.again or row.source:
                     slot = shard * self._slots.per_shard + row.slot
                     state = with_progress(state, slot, row.progress)
-                    self._count(recomputed_tokens=len(row.ids))
-            self._receive(indexed, report)
+                    self._count(recomputed_tokens=len(row.ids) * row.again)
+            # A branch has received its reply already.
+            self._receive([(row, i) for row, i in indexed if not row.source], report)
         return state
 
     def _prefill(self, state: State, batch: list[list[list[Row]]], again: bool = False) -> State:
@@ -278,20 +285,9 @@ class Schedule:
         rows = self._secure(state, rows, lambda row: row.length + len(row.pending))
         while rows:
             indexed, slots = self._slots.list_rows(rows, config.rows(self._slots.shards))
-            most = min(max(len(row.pending) for row in rows), config.splice_buckets[-1])
-            inputs = SpliceInputs(
-                rows=slots,
-                ids=np.full((len(slots), fit(most, config.splice_buckets)), self._pad_id, np.int32),
-                counts=np.zeros(len(slots), np.int32),
-                limits=np.ones(len(slots), np.int32),
-                draw=self._draw,
+            inputs = splice_inputs(
+                indexed, slots, config.splice_buckets, pad_id=self._pad_id, draw=self._draw
             )
-            for row, i in indexed:
-                piece = row.pending[:most]
-                row.pending = row.pending[most:]
-                inputs.ids[i, : len(piece)] = piece
-                inputs.counts[i] = len(piece)
-                inputs.limits[i] = 0 if row.pending else row.limit
             longest = max(row.length for row in rows)
             # The new tokens are in the pages too, padding included.
             longest += inputs.ids.shape[1] if config.page_tokens else 0
@@ -314,36 +310,39 @@ class Schedule:
         self._waiting = [(row, call) for row, call in self._waiting if row not in rows]
         for row, call in due:
             before = len(row.ids)
-            row.add_reply(self._reply(row, call))
+            reply = call.outcome
+            # More ids than a completion has could never be accepted.
+            if failure := reply_failure(reply, self._vocabulary, self._config.max_tokens):
+                self._count(failed_calls=1)
+                failure = dataclasses.replace(failure, seconds=call.seconds)
+                reply = substitute_reply(row, failure, self._on_failure, self._vocabulary)
+            row.add_reply(reply)
             self._count(calls=1, observed_tokens=len(row.ids) - before)
             if row.finish:
                 self._end(row)
-            elif not self._slots.has_slot(row):  # it gave its pages back while it waited
+                continue
+            self._branches += self._slots.branches(row, reply.members - 1)
+            if not self._slots.has_slot(row):  # it gave its pages back while it waited
                 self._slots.rejoin(row)
         return [row for row, _ in due if not row.finish and self._slots.has_slot(row)]
 
-    def _reply(self, row: Row, call: Call) -> Reply:
-        """Returns the reply to a row, or the one in place of a reply that failed.
-
-        Raises:
-          RespondError: no ``on_failure``, or its reply is malformed.
-        """
-        failure = call.outcome
-        if not isinstance(failure, Failure):
-            # More ids than a completion has could never be accepted.
-            longest = self._config.max_tokens
-            failure = reply_failure(call.outcome, self._vocabulary, longest)
-        if failure is None:
-            return call.outcome
-        self._count(failed_calls=1)
-        if self._on_failure is None:
-            raise RespondError(f"{_who('respond', row)} {failure.detail}")
-        failure = dataclasses.replace(failure, seconds=call.seconds)
-        reply = self._on_failure(row.request, row.member, list(row.ids), failure)
-        # Of any length: one that is too long ends the row, as other observations do.
-        if wrong := reply_failure(reply, self._vocabulary, longest=None):
-            raise RespondError(f"{_who('on_failure', row)} {wrong.detail}")
-        return reply
+    def _branch(self, state: State, rows: list[Row]) -> tuple[State, list[Row]]:
+        """Copies rows for their branches, which are added to ``rows`` as far as there is room."""
+        branches, self._branches = self._branches, []
+        for row in branches:
+            row.progress = row.source.progress
+            if self._slots.has_slot(row.source):
+                slot = row.shard * self._slots.per_shard + row.source.slot
+                row.progress = progress_at(state, slot)
+            if self._slots.copy(row):
+                shards = range(self._slots.shards)
+                state = self._join(state, [row if s == row.shard else None for s in shards])
+                row.source = None
+                rows.append(row)
+            else:
+                self._slots.recompute(row)
+        self._count(branched_rows=len(branches))
+        return state, rows
 
     def _receive(
         self, indexed: list[tuple[Row, int]], report: Report, cached: bool = False
@@ -413,7 +412,3 @@ class Schedule:
         yield
         self.telemetry[f"{program}_seconds"] += time.perf_counter() - start
         self.telemetry[f"{program}_dispatches"] += 1
-
-
-def _who(function: str, row: Row) -> str:
-    return f"{function} for request {row.request}, member {row.member}"
