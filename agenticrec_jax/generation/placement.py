@@ -55,7 +55,8 @@ class Placement:
     parameters whose kernels are in panels (``models.kernels.panels``): a product of few rows takes
     the time to read its kernel, and a panel lies in memory in the order in which it is read. The
     copy is made when it is first needed. It lives as long as the arrays that it was made from, so
-    that all calls with the same parameters (a frozen policy) share one copy.
+    that all calls with the same parameters (a frozen policy) share one copy. Narrower weights are
+    made anew in each call of `params`, and are the caller's to drop.
 
     Args:
       mesh: where slots and parameters lie; None for one device.

@@ -45,11 +45,22 @@ class Projection(nnx.Module):
 def widened(kernel: Array, x: Array, dtype: Any) -> Array:
     """Returns ``kernel`` in ``dtype``; a narrower one is widened where ``x`` is known, not before.
 
-    A loop of decode steps has the same kernels in every step, so XLA could widen all of them once
+    A loop of decode steps has the same kernels in every step. XLA would widen all of them once,
     ahead of the loop, and a narrow copy of the parameters would save nothing.
     """
-    if kernel.dtype.itemsize < jnp.dtype(dtype).itemsize:
-        kernel, _ = jax.lax.optimization_barrier((kernel, x))
+    if kernel.dtype.itemsize >= jnp.dtype(dtype).itemsize:
+        return kernel.astype(dtype)
+    if jax.sharding.get_abstract_mesh().empty:
+        # XLA's CPU compiler drops a barrier before it moves what a loop does not change. So the
+        # narrow numbers, as integers, get an addend that ``x`` decides and is always 0.
+        first = jax.lax.stop_gradient(x[(0,) * x.ndim])
+        integer = jnp.dtype(f"uint{8 * kernel.dtype.itemsize}")
+        zero = (jnp.isnan(first) & jnp.isinf(first)).astype(integer)
+        bits = jax.lax.bitcast_convert_type(kernel, integer) + zero
+        kernel = jax.lax.bitcast_convert_type(bits, kernel.dtype)
+        return kernel.astype(dtype)
+    # Of rows that are split over devices, one number would have to be sent to all.
+    kernel, _ = jax.lax.optimization_barrier((kernel, x))
     return kernel.astype(dtype)
 
 

@@ -34,26 +34,31 @@ def weight_bytes(engine: Engine, params: Any) -> int:
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(engine.abstract_params(params)))
 
 
-def published(config: RunConfig, name: str, shape: Qwen3Config) -> list[dict]:
-    """Returns the rows of a published model."""
+def sizes(config: RunConfig, shape: Qwen3Config) -> dict[str, int]:
+    """Returns the bytes of the engine's weights of a model by their dtype, from its shape."""
     shape = dataclasses.replace(shape, dtype="float32", param_dtype="float32", scan_layers=True)
     graphdef, params = nnx.split(nnx.eval_shape(lambda: Qwen3(shape, rngs=nnx.Rngs(0))))
-    sizes = {}
+    result = {}
     for dtype in DTYPES:
         narrow = "" if dtype == DTYPES[0] else dtype
         engine_config = dataclasses.replace(config.engine, weight_dtype=narrow)
-        sizes[dtype] = weight_bytes(Engine(graphdef, engine_config, 1, (2,), 0), params)
+        result[dtype] = weight_bytes(Engine(graphdef, engine_config, 1, (2,), 0), params)
+    return result
+
+
+def published(config: RunConfig, name: str) -> list[dict]:
+    """Returns the rows of a published model."""
+    of_dtype = sizes(config, QWEN3[name])
+    whole = of_dtype[DTYPES[0]] / 2**30
     return [
-        figure(
-            f"{name}: weights, {dtype}", "GiB", size / 2**30, sizes["float32"] / 2**30, "float32"
-        )
-        for dtype, size in sizes.items()
+        figure(f"{name}: weights, {dtype}", "GiB", size / 2**30, whole, DTYPES[0])
+        for dtype, size in of_dtype.items()
     ]
 
 
 def measure(config: RunConfig, workdir: str, count: int) -> list[dict]:
     """Returns all rows."""
-    rows = [row for name in MODELS for row in published(config, name, QWEN3[name])]
+    rows = [row for name in MODELS for row in published(config, name)]
     return rows + rankings(
         config,
         workdir,
