@@ -196,7 +196,7 @@ class Engine:
             rollout as each one ends, in any order: for progress. None for no call.
 
         Returns:
-          Rollouts, [requests][members].
+          Rollouts, [requests][members], with branches (``Reply.members``) behind the members.
 
         Raises:
           InputError: a request does not fit the engine, named by its index and field.

@@ -212,7 +212,8 @@ class Row:
       pages: its pages, in order; empty where slots have columns of their own.
       copy: page to copy the last page of its prompt from, and to, as it takes its slot; None for
         no copy.
-      again: whether it has given its pages back, and is computed again.
+      again: whether it is computed again: it has given its pages back, or is a branch for which
+        there was no room.
       progress: of its constrained answer, as it gave its pages back or branched off.
       number: number in its sampling keys: the member, or `branch_number`; the member if None.
       parent: member that it branched off; None for none.

@@ -51,14 +51,11 @@ def widened(kernel: Array, x: Array, dtype: Any) -> Array:
     if kernel.dtype.itemsize >= jnp.dtype(dtype).itemsize:
         return kernel.astype(dtype)
     if jax.sharding.get_abstract_mesh().empty:
-        # XLA's CPU compiler drops a barrier before it moves what a loop does not change. So the
-        # narrow numbers, as integers, get an addend that ``x`` decides and is always 0.
+        # XLA's CPU compiler drops a barrier before it moves what a loop does not change. So ``x``
+        # selects between the kernel and zeros, and it is always the kernel.
         first = jax.lax.stop_gradient(x[(0,) * x.ndim])
-        integer = jnp.dtype(f"uint{8 * kernel.dtype.itemsize}")
-        zero = (jnp.isnan(first) & jnp.isinf(first)).astype(integer)
-        bits = jax.lax.bitcast_convert_type(kernel, integer) + zero
-        kernel = jax.lax.bitcast_convert_type(bits, kernel.dtype)
-        return kernel.astype(dtype)
+        never = jnp.isnan(first) & jnp.isinf(first)
+        return jnp.where(never, jnp.zeros_like(kernel), kernel).astype(dtype)
     # Of rows that are split over devices, one number would have to be sent to all.
     kernel, _ = jax.lax.optimization_barrier((kernel, x))
     return kernel.astype(dtype)

@@ -11,6 +11,7 @@ from agenticrec_jax.generation.engine import Engine, EngineConfig, Reply, Reques
 from agenticrec_jax.generation.paged_slots import make_slots
 from agenticrec_jax.generation.requests import Budget, branch_number, reply_failure
 from agenticrec_jax.generation.rows import PagedRows
+from agenticrec_jax.parallel.mesh import make_mesh, shard_params
 from agenticrec_jax.testing.agreement import differences, perturbed_logits, plain_logprobs
 from agenticrec_jax.testing.models import calling_qwen3
 from agenticrec_jax.types import JUNK, SAMPLED
@@ -52,9 +53,11 @@ def plain(request, member, ids):
     return dataclasses.replace(branching(request, member, ids), members=1)
 
 
-def sampled(model, respond, **changes):
+def sampled(model, respond, mesh=None, **changes):
     graphdef, params = nnx.split(model)
-    engine = Engine(graphdef, dataclasses.replace(SIZES, **changes), PAUSE, (STOP,), 0)
+    sizes = dataclasses.replace(SIZES, **changes)
+    engine = Engine(graphdef, sizes, PAUSE, (STOP,), 0, mesh=mesh)
+    params = params if mesh is None else shard_params(params, mesh)
     groups = engine.generate(params, REQUESTS, respond, temperature=TEMPERATURE, seed=SEED)
     return groups, engine.telemetry
 
@@ -125,6 +128,18 @@ def test_branches_are_those_of_any_layout_and_of_plain_forwards(model, reference
         assert not differences(rollouts, list(expected.values()), perturbed)
     assert (telemetry["recomputed_tokens"] > 0) == ("few" in layout)
     assert (telemetry["preempted_rows"] > 0) == (layout == "pages, few")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page_tokens", [0, 16])
+def test_on_eight_devices_a_branch_stays_in_the_shard_of_its_parent(model, reference, page_tokens):
+    mesh = make_mesh(data=2, fsdp=2, tensor=2)
+    sizes = {"page_tokens": page_tokens, "row_buckets": (12,)}
+    groups, telemetry = sampled(model, branching, mesh, **sizes)
+    check(model, groups)
+    assert telemetry["branched_rows"] > 6
+    for expected, group in zip(reference, groups, strict=True):
+        assert set(numbered(group)) == set(expected)
 
 
 def test_members_of_a_request_are_those_of_an_engine_without_branches(model, reference):
