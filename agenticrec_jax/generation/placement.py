@@ -183,8 +183,8 @@ def _in_dtype(params: Any, dtype: str) -> Any:
 def _in_int8(graphdef: nnx.GraphDef, params: Any, dtype: str) -> Any:
     """Returns kernels and embedding in int8, adapters and biases in ``dtype``."""
     narrow = int8_weights.quantized(graphdef, params)
-    kept = ("scale", "kernel", "embedding", "kernel_scale", "embedding_scale")
-    return _cast_but(narrow, dtype, kept)
+    unchanged = ("scale", "kernel", "embedding", "kernel_scale", "embedding_scale")
+    return _cast_but(narrow, dtype, unchanged)
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
@@ -192,11 +192,11 @@ def _cast(params: Any, dtype: str) -> Any:
     return _cast_but(params, dtype, ("scale",))
 
 
-def _cast_but(params: Any, dtype: str, kept: tuple[str, ...]) -> Any:
+def _cast_but(params: Any, dtype: str, unchanged: tuple[str, ...]) -> Any:
     """Returns all parameters in ``dtype`` but those of these names."""
 
     def cast(path: tuple, variable: nnx.Variable) -> nnx.Variable:
         value = variable.get_value()
-        return variable if path[-1] in kept else variable.replace(value.astype(dtype))
+        return variable if path[-1] in unchanged else variable.replace(value.astype(dtype))
 
     return nnx.from_flat_state([(p, cast(p, v)) for p, v in nnx.to_flat_state(params)])

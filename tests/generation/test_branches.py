@@ -81,7 +81,7 @@ def numbered(group):
 
 @pytest.fixture(scope="module")
 def reference(model):
-    """What an engine with columns and room for all samples."""
+    """Samples of an engine with columns and room for all rows."""
     return [numbered(group) for group in sampled(model, branching)[0]]
 
 
@@ -89,15 +89,15 @@ def check(model, groups):
     """Every id is what the noise of its row's number draws from a plain forward pass."""
     for request, group in zip(REQUESTS, groups, strict=True):
         for number, rollout in numbered(group).items():
-            own = np.flatnonzero(rollout.origin == SAMPLED)
+            drawn = np.flatnonzero(rollout.origin == SAMPLED)
             scores = plain_logprobs(model, request, rollout.ids, TEMPERATURE)
-            np.testing.assert_allclose(rollout.logprobs[own], scores[own], atol=1e-4)
-            own = own[own >= rollout.shared]
+            np.testing.assert_allclose(rollout.logprobs[drawn], scores[drawn], atol=1e-4)
+            drawn = drawn[drawn >= rollout.shared]
             perturbed = perturbed_logits(
                 model, request, number, rollout.ids, temperature=TEMPERATURE, seed=SEED
             )
             behind = perturbed.max(-1) - perturbed[np.arange(len(perturbed)), rollout.ids]
-            assert behind[own].max(initial=0) < 1e-4
+            assert behind[drawn].max(initial=0) < 1e-4
             if rollout.parent is not None:
                 parent = group[rollout.parent]
                 for name in ("ids", "logprobs", "origin"):

@@ -88,11 +88,11 @@ def gaps(graphdef, params, rollouts):
     """Differences of the rollouts' log-probs from plain forwards with ``params``."""
     model = nnx.merge(graphdef, params)
     members = [request for request in REQUESTS for _ in range(3)]
-    found = []
+    result = []
     for request, rollout in zip(members, rollouts, strict=True):
         plain = plain_logprobs(model, request, rollout.ids, TEMPERATURE)
-        found.append(np.abs(rollout.logprobs - plain)[rollout.origin == SAMPLED])
-    return np.concatenate(found)
+        result.append(np.abs(rollout.logprobs - plain)[rollout.origin == SAMPLED])
+    return np.concatenate(result)
 
 
 CASES = {
