@@ -37,6 +37,7 @@ class Slots:
         self.per_shard = per_shard
         self.rows: dict[tuple[int, int], Row] = {}
         self._budget = budget
+        self._begun = 0
         self._queue = collections.deque(enumerate(requests))
         self._free = [list(range(per_shard)) for _ in range(shards)]
         self._joining: list[collections.deque[Row]] = [collections.deque() for _ in range(shards)]
@@ -64,10 +65,11 @@ class Slots:
                     prompt=len(request.prompt),
                     budget=self._budget,
                     opening=request.openings[member] if request.openings else (),
-                    age=len(self.rows) + member,
+                    age=self._begun + member,
                 )
                 for member in range(request.members)
             ]
+            self._begun += len(group)
             self.rows.update({(index, row.member): row for row in group})
             joining = self._joining[shard]
             joining.extend(group)
@@ -127,8 +129,9 @@ class Slots:
         branches = []
         for index in range(1, count + 1):
             branch = row.branch(
-                self.members(row.request), slot=self.per_shard, age=len(self.rows), index=index
+                self.members(row.request), slot=self.per_shard, age=self._begun, index=index
             )
+            self._begun += 1
             self.rows[branch.request, branch.member] = branch
             branches.append(branch)
         return branches
