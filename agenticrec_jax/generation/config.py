@@ -12,6 +12,7 @@ from agenticrec_jax.generation.pages import pages_of
 
 PAGE_TOKENS = (16, 32, 64, 128)
 CACHE_DTYPES = ("", "float32", "bfloat16", "int8")
+WEIGHT_DTYPES = ("", "bfloat16", "int8")
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,9 @@ class EngineConfig:
         pool as they grow, ``slots`` only bounds their number, and a prompt is stored once for its
         group. 0 gives each slot columns for the longest row.
       pages: pages of the pool, of all shards together; as many as all slots could fill if 0.
+      weight_dtype: dtype of the copy of the policy's weights that is sampled with: ``bfloat16``,
+        ``int8`` with a scale for each output channel, or, if empty, the dtype that the model
+        computes in. It computes in its own dtype with all three.
     """
 
     slots: int
@@ -70,6 +74,7 @@ class EngineConfig:
     cache_dtype: str = ""
     page_tokens: int = 0
     pages: int = 0
+    weight_dtype: str = ""
 
     def __post_init__(self):
         for name in ("prompt_buckets", "splice_buckets", "row_buckets", "window_buckets"):
@@ -88,6 +93,8 @@ class EngineConfig:
         expect(in_time, "tool_timeout", self.tool_timeout, seconds)
         name = dtype_name(self.cache_dtype, "cache_dtype", CACHE_DTYPES)
         object.__setattr__(self, "cache_dtype", name)
+        name = dtype_name(self.weight_dtype, "weight_dtype", WEIGHT_DTYPES)
+        object.__setattr__(self, "weight_dtype", name)
         share = 0 < self.wait_fraction <= 1
         expect(share, "wait_fraction", self.wait_fraction, "above 0 and at most 1")
         steps = 1 <= self.least_steps <= self.decode_steps

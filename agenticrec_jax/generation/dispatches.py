@@ -90,7 +90,7 @@ def join_inputs(
     pad_id: int,
     seed: np.uint32,
 ) -> JoinInputs:
-    """Returns rows that join their group; ``Slots.with_sources`` says where their prompts are.
+    """Returns rows that join their group; ``Slots.with_sources`` says where they are copied from.
 
     Args:
       indexed: rows with their shards.
@@ -115,10 +115,11 @@ def join_inputs(
     for row, shard in indexed:
         request = requests[row.request]
         inputs.rows[shard] = row.slot
-        inputs.lengths[shard] = row.prompt
+        inputs.lengths[shard] = row.length
         inputs.limits[shard] = row.limit
-        inputs.tokens[shard] = row.ids[0]
-        inputs.members[shard] = row.member
+        # The first id that is not in the cache: of a branch the last that was sampled.
+        inputs.tokens[shard] = row.ids[row.length - row.prompt]
+        inputs.members[shard] = row.number
         inputs.choices[shard] = request.choices
         inputs.request_keys[shard] = request.key
     return inputs

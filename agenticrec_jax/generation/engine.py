@@ -140,7 +140,7 @@ class Engine:
     ):
         self.config = config
         self.constraint = constraint
-        self.placement = Placement(mesh, graphdef)
+        self.placement = Placement(mesh, graphdef, config.weight_dtype)
         self.shards = self.placement.shards
         shards = f"a multiple of the {self.shards} shards of the mesh"
         expect(config.slots % self.shards == 0, "slots", config.slots, shards)
@@ -203,7 +203,8 @@ class Engine:
             ended and none has arrived. Needs the eager order. None for none.
 
         Returns:
-          Rollouts of ``requests``, [requests][members].
+          Rollouts of ``requests``, [requests][members], with branches (``Reply.members``) behind
+          the members.
 
         Raises:
           InputError: a request does not fit the engine, named by its index and field; or there are

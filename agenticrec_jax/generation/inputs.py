@@ -64,13 +64,17 @@ class PrefillInputs(NamedTuple):
 class JoinInputs(NamedTuple):
     """Members that take a slot after the others of their group, at most one in each of M shards.
 
+    A member begins with its group's prompt, and a branch with all that its parent has in the cache.
+
     Attributes:
       rows: [M] slot of the member; out of range in a shard where none joins.
-      sources: [M] slot that has the group's prompt in its cache, or the last page of the prompt.
-      lengths: [M] tokens of the prompt.
+      sources: [M] slot that has the group's prompt (or the parent) in its cache, or the last page
+        of it.
+      lengths: [M] tokens of the prompt, or of the parent.
       limits: [M] tokens of prompt and completion at which the first turn must end.
-      tokens: [M] first token of the member, which ``prefill`` sampled.
-      members: [M] index of the member in its group.
+      tokens: [M] token behind these: the member's first, which ``prefill`` sampled, or the last
+        that the parent sampled.
+      members: [M] index of the member in its group, or the number of a branch (`branch_number`).
       choices: [M] candidates of a constrained answer; 0 for a free one.
       request_keys: [M, F] numbers that name the request in the sampling keys.
       seed: scalar, seed of the call.

@@ -30,7 +30,7 @@ K kv heads, H head width, L layers, D embedding.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -39,9 +39,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Float32, Int, Int8, UInt16
 
 from agenticrec_jax.dtypes import named
+from agenticrec_jax.models.int8_weights import to_int8
 from agenticrec_jax.models.masks import KV, Context
-
-_LARGEST = 127  # of int8; symmetric, -128 stays unused
 
 
 class Quantized(NamedTuple):
@@ -72,7 +71,8 @@ class Bits(NamedTuple):
 Stored = Array | Bits | Quantized
 
 
-def _is_packed(x: Any) -> bool:
+def is_packed(x: Any) -> bool:
+    """Whether numbers are stored in a form that has to be widened."""
     return isinstance(x, Bits | Quantized)
 
 
@@ -108,11 +108,7 @@ def quantize(x: Float[Array, "... H"]) -> Quantized:
     A number is off by at most half a scale. For H = 3, (2.54, -1, .013) has the scale 2.54 / 127 =
     .02 and is stored as (127, -50, 1), which is read as (2.54, -1, .02).
     """
-    wide = x.astype(jnp.float32)
-    scale = jnp.max(jnp.abs(wide), axis=-1, keepdims=True) / _LARGEST
-    # A head of zeros has a scale of 0. Divided by 1 it stays zeros, and not 0 / 0.
-    steps = jnp.round(wide / jnp.where(scale == 0, 1, scale))
-    return Quantized(jnp.clip(steps, -_LARGEST, _LARGEST).astype(jnp.int8), scale)
+    return Quantized(*to_int8(x, axes=-1))
 
 
 def to_bits(x: Float[Array, "..."]) -> Bits:
@@ -135,6 +131,40 @@ def widen(x: Stored, dtype: str, zero: Array | float = 0.0) -> Array:
     return x.astype(dtype)
 
 
+def zeros(
+    shape: Sequence[int], computed: DTypeLike, dtype: DTypeLike = "", *, width: int
+) -> Stored:
+    """Returns zeros in the stored form of a dtype.
+
+    Args:
+      shape: of the numbers.
+      computed: dtype that the model computes in.
+      dtype: ``EngineConfig.cache_dtype``.
+      width: axis of the head's width, counted from the end, as -1.
+    """
+    stored = named(dtype or computed)
+    if stored == "int8":
+        one = list(shape)
+        one[width] = 1
+        return Quantized(jnp.zeros(shape, stored), jnp.zeros(one))
+    if stored == "bfloat16" != computed:
+        return Bits(jnp.zeros(shape, jnp.uint16))
+    return jnp.zeros(shape, stored)
+
+
+def as_stored(x: Stored, like: Stored) -> Stored:
+    """Returns numbers in the stored form of ``like``.
+
+    What was copied from such a cache is packed already and stays as it is: numbers that are rounded
+    again would move once more, and log-probs would depend on the number of copies.
+    """
+    if is_packed(x):
+        return x
+    if is_packed(like):
+        return quantize(x) if isinstance(like, Quantized) else to_bits(x)
+    return x.astype(like.dtype)
+
+
 def allocate(abstract: KV, slots: int, columns: int, dtype: DTypeLike = "") -> Cache:
     """Returns a cache of zeros for ``slots`` x ``columns``.
 
@@ -146,41 +176,22 @@ def allocate(abstract: KV, slots: int, columns: int, dtype: DTypeLike = "") -> C
         if it is empty.
     """
 
-    def zeros(x: jax.ShapeDtypeStruct, width: int, *shape: int) -> Stored:
-        lead = (*x.shape[:-4], slots)  # after the layers axis of a model that scans its layers
-        stored = named(dtype or x.dtype)
-        if stored == "int8":
-            one = (1 if axis == width else size for axis, size in enumerate(shape))
-            return Quantized(jnp.zeros((*lead, *shape), stored), jnp.zeros((*lead, *one)))
-        if stored == "bfloat16" != x.dtype:
-            return Bits(jnp.zeros((*lead, *shape), jnp.uint16))
-        return jnp.zeros((*lead, *shape), stored)
-
     def k(x: jax.ShapeDtypeStruct) -> Stored:
-        return zeros(x, 1, x.shape[-2], x.shape[-1], columns)
+        # The slots come after the layers axis of a model that scans its layers.
+        shape = (*x.shape[:-4], slots, x.shape[-2], x.shape[-1], columns)
+        return zeros(shape, x.dtype, dtype, width=-2)
 
     def v(x: jax.ShapeDtypeStruct) -> Stored:
-        return zeros(x, 2, x.shape[-2], columns, x.shape[-1])
+        shape = (*x.shape[:-4], slots, x.shape[-2], columns, x.shape[-1])
+        return zeros(shape, x.dtype, dtype, width=-1)
 
     return Cache(jax.tree.map(k, abstract.k), jax.tree.map(v, abstract.v))
 
 
-def _as_stored(new: KV, cache: Cache) -> KV:
-    """Returns ``new`` [.., K, H] in the form of ``cache``.
-
-    What was copied from such a cache is packed already and stays as it is: numbers that are rounded
-    again would move once more, and log-probs would depend on the number of copies.
-    """
-
-    def like(stored: Stored, x: Stored) -> Stored:
-        if _is_packed(x):
-            return x
-        if _is_packed(stored):
-            return quantize(x) if isinstance(stored, Quantized) else to_bits(x)
-        return x.astype(stored.dtype)
-
-    k = jax.tree.map(like, cache.k, new.k, is_leaf=_is_packed)
-    return KV(k, jax.tree.map(like, cache.v, new.v, is_leaf=_is_packed))
+def _all_as_stored(new: KV, cache: Cache) -> KV:
+    """Returns ``new`` [.., K, H] in the form of ``cache``."""
+    k = jax.tree.map(as_stored, new.k, cache.k, is_leaf=is_packed)
+    return KV(k, jax.tree.map(as_stored, new.v, cache.v, is_leaf=is_packed))
 
 
 def view(
@@ -194,7 +205,7 @@ def view(
     # Packed numbers do not depend on the layer's input, so XLA's CPU compiler would widen those of
     # all layers at once, which is a second cache of the wider dtype. A zero that is computed from
     # the stream ties the widening to the layer.
-    zero = 0 * x[:, :1, :1, None].astype(jnp.float32) if _is_packed(k) else 0.0
+    zero = 0 * x[:, :1, :1, None].astype(jnp.float32) if is_packed(k) else 0.0
     k = widen(k, dtype, zero)
     v = widen(v, dtype, zero)
     return k.transpose(0, 3, 1, 2), v.transpose(0, 2, 1, 3)
@@ -262,7 +273,7 @@ def enter(
     def put_v(x: Array, r: Array, s: Array, y: Array) -> Array:
         return x.at[r, :, : y.shape[1]].set(y.transpose(0, 2, 1, 3)[s], mode="drop")
 
-    new = _as_stored(new, cache)
+    new = _all_as_stored(new, cache)
     k = _map_layers(lambda x, y: by_shard(put_k, shards, x, rows, source, y), cache.k, new.k)
     return Cache(
         k, _map_layers(lambda x, y: by_shard(put_v, shards, x, rows, source, y), cache.v, new.v)
@@ -285,7 +296,7 @@ def append(
     def put_v(x: Array, r: Array, c: Array, y: Array) -> Array:
         return x.at[r[:, None], :, c].set(y, mode="drop")
 
-    new = _as_stored(new, cache)
+    new = _all_as_stored(new, cache)
     k = _map_layers(lambda x, y: by_shard(put_k, shards, x, rows, columns, y), cache.k, new.k)
     return Cache(
         k, _map_layers(lambda x, y: by_shard(put_v, shards, x, rows, columns, y), cache.v, new.v)
@@ -299,7 +310,7 @@ def write_column(cache: Cache, column: Int[Array, ""], new: KV) -> Cache:
     def at(x: Array, y: Array, axis: int) -> Array:
         return jax.lax.dynamic_update_slice_in_dim(x, y, column, axis)
 
-    new = _as_stored(new, cache)
+    new = _all_as_stored(new, cache)
     k = _map_layers(lambda x, y: at(x, y.transpose(0, 2, 3, 1), 3), cache.k, new.k)
     return Cache(k, _map_layers(lambda x, y: at(x, y.transpose(0, 2, 1, 3), 2), cache.v, new.v))
 

@@ -31,15 +31,13 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from agenticrec_jax.dtypes import named
 from agenticrec_jax.generation.kv_cache import (
-    Bits,
-    Quantized,
     Stored,
+    as_stored,
     by_shard,
-    quantize,
-    to_bits,
+    is_packed,
     widen,
+    zeros,
 )
 from agenticrec_jax.models.masks import KV
 from agenticrec_jax.models.pages import PagedContext
@@ -73,25 +71,13 @@ def allocate(abstract: KV, pages: int, page_tokens: int, dtype: DTypeLike = "") 
     given = jax.tree.leaves(abstract)[0].dtype
     layers = len(abstract.k) if isinstance(abstract.k, tuple) else abstract.k.shape[0]
     shape = (pages, layers, page_tokens, 2 * heads, width)
-    stored = named(dtype or given)
-    if stored == "int8":
-        scale = jnp.zeros((*shape[:-1], 1))
-        return Pool(Quantized(jnp.zeros(shape, stored), scale))
-    if stored == "bfloat16" != given:
-        return Pool(Bits(jnp.zeros(shape, jnp.uint16)))
-    return Pool(jnp.zeros(shape, stored))
+    return Pool(zeros(shape, given, dtype, width=-1))
 
 
 def _in_turns(k: Float[Array, "... K H"], v: Float[Array, "... K H"]) -> Float[Array, "... 2K H"]:
     """Returns keys and values side by side, one head after the other."""
     joined = jnp.stack([k, v], axis=-2)
     return joined.reshape(*k.shape[:-2], -1, k.shape[-1])
-
-
-def _as_stored(new: Array, pages: Stored) -> Stored:
-    if isinstance(pages, Quantized):
-        return quantize(new)
-    return to_bits(new) if isinstance(pages, Bits) else new.astype(pages.dtype)
 
 
 def write(
@@ -109,7 +95,7 @@ def write(
     def put_tokens(x: Array, at: Array, places: Array, y: Array) -> Array:
         return x.at[at, layer, places].set(y, mode="drop")
 
-    new = _as_stored(_in_turns(k, v), pages)
+    new = as_stored(_in_turns(k, v), pages)
     return jax.tree.map(lambda x, y: by_shard(put_tokens, shards, x, at, places, y), pages, new)
 
 
@@ -129,7 +115,7 @@ def read(
 
     stored = jax.tree.map(lambda y: by_shard(take_pages, shards, y, table), pages)
     zero = 0.0
-    if isinstance(stored, Bits | Quantized):  # widened for this layer only: see `kv_cache.view`
+    if is_packed(stored):  # widened for this layer only: see `kv_cache.view`
         zero = 0 * x.reshape(len(x), -1)[:, :1, None, None, None].astype(jnp.float32)
     both = widen(stored, dtype, zero)
     rows, count, places, pairs, width = both.shape

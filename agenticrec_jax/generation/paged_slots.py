@@ -123,6 +123,25 @@ class PagedSlots(Slots):
                 secured.append(row)
         return secured, given
 
+    def copy(self, row: Row) -> bool:
+        """Gives a slot to a branch that shares the full pages of its parent, if there is room.
+
+        The last page, if it is not full, is copied before either row writes to it.
+        """
+        shard = row.shard
+        parent = row.source
+        full = row.length // self._page_tokens
+        needed = self._count(row.length) - full
+        if not self.has_slot(parent) or not self._free[shard] or not self._fits(shard, needed):
+            return False
+        row.slot = self._free[shard].pop(0)
+        bisect.insort(self._live[shard], row, key=_age)
+        shared = parent.pages[:full]
+        self._pages[shard].share(shared)
+        row.pages = shared + self._pages[shard].take(needed)
+        row.copy = (parent.pages[full], row.pages[full]) if needed else None
+        return True
+
     def trim(self, rows: Sequence[Row]) -> None:
         """Takes back the pages beyond the tokens of rows that go on."""
         for row in rows:

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from agenticrec_jax.generation.kv_cache import Cache
 from agenticrec_jax.generation.page_pool import Pool
+from agenticrec_jax.models import int8_weights
 from agenticrec_jax.models.kernels.panels import with_panels
 from agenticrec_jax.parallel.mesh import (
     RULES,
@@ -54,14 +55,21 @@ class Placement:
     parameters whose kernels are in panels (``models.kernels.panels``): a product of few rows takes
     the time to read its kernel, and a panel lies in memory in the order in which it is read. The
     copy is made when it is first needed. It lives as long as the arrays that it was made from, so
-    that all calls with the same parameters (a frozen policy) share one copy.
+    that all calls with the same parameters (a frozen policy) share one copy. Narrower weights are
+    made anew in each call of `params`, and are the caller's to drop.
+
+    Args:
+      mesh: where slots and parameters lie; None for one device.
+      graphdef: of the policy.
+      weight_dtype: ``EngineConfig.weight_dtype``.
 
     Attributes:
       shards: number of mesh shards that the slots are split over; 1 without a mesh.
     """
 
-    def __init__(self, mesh: Mesh | None, graphdef: nnx.GraphDef):
+    def __init__(self, mesh: Mesh | None, graphdef: nnx.GraphDef, weight_dtype: str = ""):
         self._mesh = mesh
+        self._weight_dtype = weight_dtype
         self._graphdef = graphdef
         platform = mesh.devices.flat[0].platform if mesh else jax.default_backend()
         # Other devices' compilers choose the layout of a kernel themselves.
@@ -71,10 +79,11 @@ class Placement:
         self.shards = 1 if mesh is None else batch_shards(mesh, DECODE_RULES)
 
     def params(self, params: Any, dtype: str) -> Any:
-        """Returns the parameters in ``dtype``, placed by ``DECODE_RULES``.
+        """Returns the parameters as they are sampled with, placed by ``DECODE_RULES``.
 
-        They move between devices only. Where they are spread over processes every process must call
-        this at the same time.
+        They are in ``weight_dtype`` or, if it is empty, in ``dtype``. They are narrowed where they
+        lie, and then moved between devices only. Where they are spread over processes every process
+        must call this at the same time.
 
         Args:
           params: parameters of the policy, wherever they lie.
@@ -82,7 +91,7 @@ class Placement:
             every use of them would round them; only norms read theirs in float32. So the engine's
             copy is no wider than it must be.
         """
-        params = local_params(_in_dtype(params, dtype), DECODE_RULES)
+        params = local_params(self._narrowed(params, dtype), DECODE_RULES)
         return params if self._mesh is None else shard_params(params, self._mesh, DECODE_RULES)
 
     def decode_params(self, params: Any, rows: int) -> Any:
@@ -127,10 +136,15 @@ class Placement:
 
     def abstract_params(self, params: Any, dtype: str) -> Any:
         """Returns shapes of parameters with the shardings of `params`."""
-        params = jax.eval_shape(lambda tree: _in_dtype(tree, dtype), params)
+        params = jax.eval_shape(lambda tree: self._narrowed(tree, dtype), params)
         if self._mesh is None:
             return abstract(params)
         return abstract(params, tree_shardings(params, self._mesh, DECODE_RULES))
+
+    def _narrowed(self, params: Any, dtype: str) -> Any:
+        if self._weight_dtype == "int8":
+            return _in_int8(self._graphdef, params, dtype)
+        return _in_dtype(params, self._weight_dtype or dtype)
 
     def _shardings(self, tree: Any) -> Any:
         return jax.tree.map(
@@ -165,10 +179,24 @@ def _in_dtype(params: Any, dtype: str) -> Any:
     return _cast(params, dtype)
 
 
+@functools.partial(jax.jit, static_argnames=("graphdef", "dtype"))
+def _in_int8(graphdef: nnx.GraphDef, params: Any, dtype: str) -> Any:
+    """Returns kernels and embedding in int8, adapters and biases in ``dtype``."""
+    narrow = int8_weights.quantized(graphdef, params)
+    unchanged = ("scale", "kernel", "embedding", "kernel_scale", "embedding_scale")
+    return _cast_but(narrow, dtype, unchanged)
+
+
 @functools.partial(jax.jit, static_argnames="dtype")
 def _cast(params: Any, dtype: str) -> Any:
+    return _cast_but(params, dtype, ("scale",))
+
+
+def _cast_but(params: Any, dtype: str, unchanged: tuple[str, ...]) -> Any:
+    """Returns all parameters in ``dtype`` but those of these names."""
+
     def cast(path: tuple, variable: nnx.Variable) -> nnx.Variable:
         value = variable.get_value()
-        return variable if path[-1] == "scale" else variable.replace(value.astype(dtype))
+        return variable if path[-1] in unchanged else variable.replace(value.astype(dtype))
 
     return nnx.from_flat_state([(p, cast(p, v)) for p, v in nnx.to_flat_state(params)])

@@ -37,6 +37,7 @@ from agenticrec_jax.generation.state import (
     State,
     single,
 )
+from agenticrec_jax.models.int8_weights import merge
 from agenticrec_jax.parallel.mesh import RULES, Rules, traced_on
 
 
@@ -126,11 +127,11 @@ class Programs:
 
     def dtype(self, params) -> str:
         """The dtype that the model computes in."""
-        return self._model(params).config.dtype
+        return self._abstract_model(params).config.dtype
 
     def context_length(self, params) -> int:
         """Largest number of tokens of a row that the model was made for."""
-        return self._model(params).config.context_length
+        return self._abstract_model(params).config.context_length
 
     def vocab_size(self, params) -> int:
         """Width of the model's logits, V."""
@@ -138,7 +139,11 @@ class Programs:
         return jax.eval_shape(lambda p, x: self._model(p)(x), params, one).shape[-1]
 
     def _model(self, params):
-        return nnx.merge(self._graphdef, params)
+        return merge(self._graphdef, params)
+
+    def _abstract_model(self, params):
+        # Of shapes only, because flax keeps a merged model alive until garbage is collected.
+        return self._model(jax.eval_shape(lambda x: x, params))
 
     def _forward(self, model, *args, **kwargs):
         # Fused kernels are split over the mesh by hand, so they have to know it while they trace.

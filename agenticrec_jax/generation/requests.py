@@ -3,8 +3,10 @@
 Axis letters: T time.
 """
 
+import struct
+import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Integral
 from typing import Any
 
@@ -19,6 +21,9 @@ from agenticrec_jax.types import (
     TOKEN_BUDGET,
     TURN_BUDGET,
 )
+
+MAX_MEMBERS = 1024  # that one reply lets go on
+_BRANCHES = 1 << 30  # numbers of branches in sampling keys are from here on
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,10 @@ class Reply:
     Attributes:
       ids: observation to append; then the row goes on.
       finish: reason to end the row, after ``ids``; None to go on.
+      members: rollouts that go on after ``ids``: the row and ``members - 1`` branches of it. A
+        branch begins with a copy of all that the row has sampled and observed, and samples with
+        noise of its own. It is a further member of the group, with the next free number, and may
+        branch in its turn.
       on_accept: called in the thread of ``generate`` once the row has received the reply. A reply
         that comes too late, is malformed, or has more ids than the row has room for is not
         accepted. State that a tool has changed belongs here, so that a late answer changes nothing.
@@ -58,6 +67,7 @@ class Reply:
     ids: tuple[int, ...] = ()
     finish: str | None = None
     on_accept: Callable[[], None] | None = field(default=None, compare=False)
+    members: int = 1
 
 
 @dataclass(frozen=True)
@@ -111,6 +121,12 @@ def reply_failure(reply: Any, vocabulary: int, longest: int | None) -> Failure |
         return Failure(
             JUNK, f"gave a reply whose on_accept has type {name}; expected a function or None"
         )
+    members = reply.members
+    if not isinstance(members, Integral) or not 1 <= members <= (
+        1 if reply.finish else MAX_MEMBERS
+    ):
+        most = "1 where it ends the row" if reply.finish else f"1 to {MAX_MEMBERS}"
+        return Failure(JUNK, f"gave a reply with members {members!r}; expected {most}")
     if longest is not None and len(reply.ids) > longest:
         return Failure(JUNK, f"gave a reply of {len(reply.ids)} ids; expected at most {longest}")
     for i in reply.ids:
@@ -159,12 +175,16 @@ class Rollout:
       logprobs: [T] log-probs of the sampled ids, in nats; 0 where observed.
       origin: [T] ``SAMPLED`` or ``OBSERVATION``.
       finish: reason of the end: a name of ``agenticrec_jax.types`` or ``Reply.finish``.
+      parent: member that it branched off; None for a member of the request.
+      shared: leading ids that a branch has from its parent.
     """
 
     ids: Int32[np.ndarray, " T"]
     logprobs: Float32[np.ndarray, " T"]
     origin: UInt8[np.ndarray, " T"]
     finish: str
+    parent: int | None = None
+    shared: int = 0
 
 
 class RespondError(RuntimeError):
@@ -195,8 +215,14 @@ class Row:
       pages: its pages, in order; empty where slots have columns of their own.
       copy: page to copy the last page of its prompt from, and to, as it takes its slot; None for
         no copy.
-      again: whether it has given its pages back, and is computed again.
-      progress: of its constrained answer, as it gave its pages back.
+      again: whether it is computed again: it has given its pages back, or is a branch for which
+        there was no room.
+      progress: of its constrained answer, as it gave its pages back or branched off.
+      number: number in its sampling keys: the member, or `branch_number`; the member if None.
+      parent: member that it branched off; None for none.
+      shared: leading ids of the completion that it has from there.
+      source: row whose keys and values are copied as it takes its slot; None for those of the
+        prompt.
     """
 
     request: int
@@ -216,8 +242,14 @@ class Row:
     copy: tuple[int, int] | None = None
     again: bool = False
     progress: Any = None
+    number: int | None = None
+    parent: int | None = None
+    shared: int = 0
+    source: "Row | None" = None
 
     def __post_init__(self):
+        if self.number is None:
+            self.number = self.member
         self.length = self.prompt
         self.limit, self.limit_reason = self.budget.turn_limit(self.prompt, 0)
 
@@ -255,6 +287,36 @@ class Row:
         if reply.on_accept is not None:
             reply.on_accept()
 
+    def branch(self, member: int, *, slot: int, age: int, index: int) -> "Row":
+        """Returns a row that goes on from here too, once a reply is added.
+
+        Args:
+          member: its index in the group.
+          slot: number that is no slot.
+          age: number of rows that began before it.
+          index: number of the branch among those of the reply, from 1.
+        """
+        row = replace(
+            self,
+            member=member,
+            slot=slot,
+            age=age,
+            ids=list(self.ids),
+            logprobs=list(self.logprobs),
+            origin=list(self.origin),
+            pending=list(self.pending),
+            pages=[],
+            copy=None,
+            number=branch_number(self.number, len(self.ids), index),
+            parent=self.member,
+            shared=len(self.ids),
+            source=self,
+        )
+        row.length = self.length
+        row.limit = self.limit
+        row.limit_reason = self.limit_reason
+        return row
+
     def rollout(self) -> Rollout:
         """Returns the record as arrays."""
         return Rollout(
@@ -262,6 +324,8 @@ class Row:
             np.array(self.logprobs, np.float32),
             np.array(self.origin, np.uint8),
             self.finish or "",
+            self.parent,
+            self.shared,
         )
 
 
@@ -281,3 +345,17 @@ def substitute_reply(
     if wrong := reply_failure(reply, vocabulary, longest=None):
         raise RespondError(f"on_failure {who} {wrong.detail}")
     return reply
+
+
+def branch_number(parent: int, shared: int, index: int) -> int:
+    """Returns the number of a branch in the sampling keys, in place of a member's index.
+
+    It depends on where the row branched, and not on when: a branch has the same noise whatever ran
+    beside it. Numbers are hashes of 30 bits behind those of all members.
+
+    Args:
+      parent: number of the row that it branched off.
+      shared: ids of the completion that both have.
+      index: number of the branch among those of the reply, from 1.
+    """
+    return _BRANCHES | zlib.crc32(struct.pack("<3I", parent, shared, index)) % _BRANCHES

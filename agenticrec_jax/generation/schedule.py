@@ -47,6 +47,7 @@ from agenticrec_jax.generation.state import (
 )
 from agenticrec_jax.generation.telemetry import Telemetry
 from agenticrec_jax.generation.threads import Call, HostThreads
+from agenticrec_jax.generation.waiting import Waiting
 from agenticrec_jax.types import STOP, TURN_BUDGET
 
 ASKED_EVERY = 0.005  # seconds between two questions for arrivals while nothing but tools runs
@@ -104,7 +105,6 @@ class Schedule:
         self._placement = placement
         self._pad_id = pad_id
         self._vocabulary = vocabulary
-        self._threads = threads
         self._on_failure = on_failure
         self._on_rollout = on_rollout
         self._arrivals = arrivals
@@ -113,8 +113,10 @@ class Schedule:
         self._slots = make_slots(requests, config, shards, budget)
         self._running: list[Row] = []
         self._opening: list[Row] = []
-        self._waiting: list[tuple[Row, Call]] = []
+        self._branches: list[Row] = []
         self.telemetry = Telemetry()
+        longest = math.inf if arrivals is None else ASKED_EVERY
+        self._waiting = Waiting(config, threads, self.telemetry, longest)
 
     def run(self, params, state: State, draw: Draw, seed: np.uint32) -> State:
         """Runs every row to its end; takes the slots' state (donated) and returns the next one."""
@@ -141,8 +143,8 @@ class Schedule:
             elif opening := self._opening:
                 self._opening = []
                 state = self._splice(state, opening)
-            elif due := self._due():
-                state = self._splice(state, self._accept(due))
+            elif due := self._waiting.due(len(self._running)):
+                state = self._splice(*self._branch(state, self._accept(due)))
             elif self._running:
                 state = self._decode(state)
             state = self._admit(state)
@@ -170,46 +172,14 @@ class Schedule:
         return state
 
     def rollouts(self) -> list[list[Rollout]]:
-        """Returns the finished rows of the requests of the call, [requests][members]."""
+        """Returns the finished rows of the requests of the call, [requests][members].
+
+        Branches are behind the members.
+        """
         return [
-            [
-                self._slots.rows[index, member].rollout()
-                for member in range(self._requests[index].members)
-            ]
+            [self._slots.rows[index, i].rollout() for i in range(self._slots.members(index))]
             for index in range(self._given)
         ]
-
-    def _due(self) -> list[tuple[Row, Call]]:
-        """Returns the rows to splice now: none unless enough are ready, or no row runs.
-
-        With ``wait_fraction`` .35, 6 running rows and 3 waiting, ceil(.35 * 9) = 4 must be ready:
-        decoding goes on.
-        """
-        if self._waiting and not self._config.deterministic:
-            self._await(0 if self._running else 1)
-        ready = self._ready()
-        return ready if ready and len(ready) >= self._needed(len(ready)) else []
-
-    def _ready(self) -> list[tuple[Row, Call]]:
-        """Returns rows that may be spliced: in the deterministic order all that wait.
-
-        Answered or not: which of them are answered by now depends on time.
-        """
-        if self._config.deterministic:
-            return self._waiting
-        return [(row, call) for row, call in self._waiting if call.over]
-
-    def _needed(self, ready: int) -> int:
-        """Returns the number of ready rows for which the running ones stop."""
-        share = int(np.ceil(self._config.wait_fraction * (len(self._running) + ready)))
-        return max(1, share) if self._running else 1
-
-    def _await(self, count: int) -> None:
-        """Waits until ``count`` of the waiting rows have an answer, or it is time for arrivals."""
-        start = time.perf_counter()
-        most = math.inf if self._arrivals is None else ASKED_EVERY
-        self._threads.wait([call for _, call in self._waiting], count, most)
-        self.telemetry["tool_wait_seconds"] += time.perf_counter() - start
 
     def _join(self, state: State, members: list[Row | None]) -> State:
         """Dispatches ``join`` for at most one member in each shard."""
@@ -224,16 +194,19 @@ class Schedule:
         )
         inputs = self._slots.with_sources(inputs, indexed)
         # Of pages only one is copied, however long the prompt is.
-        longest = max(row.prompt for row, _ in indexed)
-        window = self._config.page_tokens or fit(longest, self._config.prompt_buckets)
+        longest = max(row.length for row, _ in indexed)
+        sizes = self._config.prompt_buckets
+        sizes = sizes if longest <= sizes[-1] else self._config.windows()
+        window = self._config.page_tokens or fit(longest, sizes)
         with self.telemetry.timed("join"):
             state, report = self._programs.join(self._params, state, inputs, window=window)
             for row, shard in indexed:
-                if row.again:
+                if row.again or row.source:
                     slot = shard * self._slots.per_shard + row.slot
                     state = with_progress(state, slot, row.progress)
-                    self.telemetry.count(recomputed_tokens=len(row.ids))
-            self._receive(indexed, report)
+                    self.telemetry.count(recomputed_tokens=len(row.ids) * row.again)
+            # A branch has received its reply already.
+            self._receive([(row, i) for row, i in indexed if not row.source], report)
         return state
 
     def _prefill(self, state: State, batch: list[list[list[Row]]], again: bool = False) -> State:
@@ -280,8 +253,7 @@ class Schedule:
             return state
         indexed, slots = self._slots.list_rows(self._running, config.rows(self._slots.shards))
         longest = max(row.length for row in self._running)
-        ready = len(self._ready())
-        quota = max(1, self._needed(ready) - ready)
+        quota = self._waiting.quota(len(self._running))
         params = self._placement.decode_params(self._params, len(slots))
         window = fit(longest + steps, config.windows())
         pages = self._slots.table(indexed, len(slots), window)
@@ -338,10 +310,7 @@ class Schedule:
 
     def _accept(self, due: list[tuple[Row, Call]]) -> list[Row]:
         """Gives the rows of ``due`` their replies, awaited if need be; returns those that go on."""
-        rows = {row for row, _ in due}
-        if self._config.deterministic:
-            self._await(len(self._waiting))
-        self._waiting = [(row, call) for row, call in self._waiting if row not in rows]
+        self._waiting.take(due)
         for row, call in due:
             before = len(row.ids)
             reply = call.outcome
@@ -354,9 +323,29 @@ class Schedule:
             self.telemetry.count(calls=1, observed_tokens=len(row.ids) - before)
             if row.finish:
                 self._end(row)
-            elif not self._slots.has_slot(row):  # it gave its pages back while it waited
+                continue
+            self._branches += self._slots.branches(row, reply.members - 1)
+            if not self._slots.has_slot(row):  # it gave its pages back while it waited
                 self._slots.rejoin(row)
         return [row for row, _ in due if not row.finish and self._slots.has_slot(row)]
+
+    def _branch(self, state: State, rows: list[Row]) -> tuple[State, list[Row]]:
+        """Copies rows for their branches, which are added to ``rows`` as far as there is room."""
+        branches, self._branches = self._branches, []
+        for row in branches:
+            row.progress = row.source.progress
+            if self._slots.has_slot(row.source):
+                slot = row.shard * self._slots.per_shard + row.source.slot
+                row.progress = progress_at(state, slot)
+            if self._slots.copy(row):
+                shards = range(self._slots.shards)
+                state = self._join(state, [row if s == row.shard else None for s in shards])
+                row.source = None
+                rows.append(row)
+            else:
+                self._slots.recompute(row)
+        self.telemetry.count(branched_rows=len(branches))
+        return state, rows
 
     def _receive(
         self, indexed: list[tuple[Row, int]], report: Report, cached: bool = False
@@ -391,8 +380,7 @@ class Schedule:
             elif status[i] == RUNNING:
                 self._running.append(row)
             elif status[i] == PAUSED or (status[i] == AT_LIMIT and row.limit_reason == TURN_BUDGET):
-                call = self._threads.submit(row.request, row.member, list(row.ids))
-                self._waiting.append((row, call))
+                self._waiting.submit(row)
             else:
                 row.finish = STOP if status[i] == STOPPED else row.limit_reason
                 self._end(row)
@@ -400,11 +388,10 @@ class Schedule:
     def _secure(self, state: State, rows: list[Row], tokens: Callable[[Row], int]) -> list[Row]:
         """Makes room for ``tokens`` of each row; returns the rows that have it."""
         secured, given = self._slots.secure(rows, tokens)
-        waiting = {row for row, _ in self._waiting}
         for row, slot in given:
             index = row.shard * self._slots.per_shard + slot
             row.progress = progress_at(state, index)
-            if row not in waiting:  # those that wait join again once they have their answer
+            if row not in self._waiting:  # those that wait join again once they have their answer
                 self._slots.rejoin(row)
         self._running = [row for row in self._running if self._slots.has_slot(row)]
         self.telemetry.count(preempted_rows=len(given))
@@ -416,5 +403,5 @@ class Schedule:
         if self._on_rollout:
             self._on_rollout(row.request, row.member, row.rollout())
         arrived = row.request >= self._given
-        if arrived and self._slots.forget(row.request, self._requests[row.request]):
+        if arrived and self._slots.forget(row.request):
             del self._requests[row.request]

@@ -5,6 +5,7 @@ Axis letters: R rows of a dispatch.
 
 import bisect
 import collections
+import itertools
 import operator
 from collections.abc import Callable, Sequence
 
@@ -55,10 +56,10 @@ class Slots:
         """Puts another request behind those that wait."""
         self._queue.append((index, request))
 
-    def forget(self, index: int, request: Request) -> bool:
-        """Drops the rows of a request once all have ended; returns whether they have."""
-        keys = [(index, member) for member in range(request.members)]
-        ended = all(key in self.rows and self.rows[key].finish for key in keys)
+    def forget(self, index: int) -> bool:
+        """Drops the rows of a request that has begun once all have ended; returns whether."""
+        keys = [(index, member) for member in range(self.members(index))]
+        ended = all(self.rows[key].finish for key in keys)
         for key in keys if ended else ():
             del self.rows[key]
         return ended
@@ -116,7 +117,7 @@ class Slots:
     def _take(self, row: Row) -> bool:
         """Gives a slot to a row if there is room."""
         free = self._free[row.shard]
-        if free:
+        if free and not self.has_slot(row):
             row.slot = free.pop(0)
         return self.has_slot(row)
 
@@ -125,8 +126,10 @@ class Slots:
         return row.slot != self.per_shard
 
     def source(self, row: Row) -> int:
-        """Returns the slot that has the prompt of a row that joins its group."""
-        return self.rows[row.request, 0].slot
+        """Returns the slot that has the prompt of a row that joins its group, or its parent."""
+        if row.again:  # its prompt is computed in its own slot
+            return row.slot
+        return (row.source or self.rows[row.request, 0]).slot
 
     def with_sources(self, inputs: JoinInputs, indexed: Sequence[tuple[Row, int]]) -> JoinInputs:
         """Returns the inputs with the slots that have the prompts of rows that join their group."""
@@ -134,9 +137,49 @@ class Slots:
             inputs.sources[shard] = self.source(row)
         return inputs
 
+    def members(self, request: int) -> int:
+        """Returns the number of rows of a request that have begun, branches included."""
+        return next(i for i in itertools.count() if (request, i) not in self.rows)
+
+    def branches(self, row: Row, count: int) -> list[Row]:
+        """Returns ``count`` branches of a row that has received its reply, none with a slot."""
+        branches = []
+        for index in range(1, count + 1):
+            branch = row.branch(
+                self.members(row.request), slot=self.per_shard, age=self._begun, index=index
+            )
+            self._begun += 1
+            self.rows[branch.request, branch.member] = branch
+            branches.append(branch)
+        return branches
+
+    def copy(self, row: Row) -> bool:
+        """Gives a slot to a branch beside its parent, if there is room for a copy."""
+        # A free slot has the prompt of a group as long as members of the group wait for one.
+        return not self._joining[row.shard] and self._take(row)
+
+    def recompute(self, row: Row) -> None:
+        """Lets a row without a slot wait for one, in which all of it is computed again."""
+        row.source = None
+        row.again = True
+        row.length = row.prompt
+        self.rejoin(row)
+
     def release(self, row: Row) -> None:
         """Frees a row's slot."""
         self._free[row.shard].append(row.slot)
+
+    def renew(self) -> list[Row]:
+        """Returns rows that have taken a slot in which their prompt is computed again.
+
+        At most one in each shard. They are branches for which no slot was free.
+        """
+        renewed = []
+        for joining in self._joining:
+            row = joining[0] if joining else None
+            if row and row.again and not self.has_slot(row) and self._take(row):
+                renewed.append(row)
+        return renewed
 
     # What follows is of slots that take pages; slots with columns of their own have all they need.
 
@@ -144,10 +187,6 @@ class Slots:
     def used(self) -> int:
         """Pages in use."""
         return 0
-
-    def renew(self) -> list[Row]:
-        """Returns rows whose prompt is computed again before they join."""
-        return []
 
     def secure(
         self, rows: Sequence[Row], tokens: Callable[[Row], int]

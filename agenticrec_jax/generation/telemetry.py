@@ -23,7 +23,9 @@ COUNTERS = {
     "drain_tokens": "decode_tokens after the last row got its slot",
     "page_steps": "decode_steps times the pages in use, 0 without pages",
     "preempted_rows": "rows that gave their pages back when these ran out; each counts every time",
-    "recomputed_tokens": "tokens computed again after their pages were given back",
+    "branched_rows": "branches that began at a reply",
+    "recomputed_tokens": "tokens computed again: of rows that had given their pages back, and of "
+    "branches that found no room",
     "calls": "answered turns, those that their token budget ended included",
     "failed_calls": "calls whose answer timed out, raised or was malformed",
     "compilations": "programs compiled, or loaded from a cache on disk",

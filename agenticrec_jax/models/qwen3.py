@@ -23,9 +23,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from agenticrec_jax.models.attention import attend
 from agenticrec_jax.models.config import Qwen3Config
-from agenticrec_jax.models.kernels.panels import is_in_panels, panel_product, panel_rows
+from agenticrec_jax.models.kernels.panels import is_in_panels, panel_rows
 from agenticrec_jax.models.masks import KV, Context, Masks
 from agenticrec_jax.models.pages import PagedContext
+from agenticrec_jax.models.projections import INIT_STD, Projection, product, widened
 from agenticrec_jax.models.rope import rope_tables, rotate
 from agenticrec_jax.parallel.mesh import constrain
 
@@ -39,51 +40,10 @@ __all__ = [
     "segment_positions",
 ]
 
-_INIT_STD = 0.02
 _SAVEABLE = {  # by `remat`: the intermediate results that a block saves for the backward pass
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
-
-
-class Projection(nnx.Module):
-    """A linear map over named axes: contracts the input's last ``inputs`` axes."""
-
-    def __init__(self, shape, axes, config, *, rngs, inputs=1, bias=False):
-        self.inputs = inputs
-        self.outputs = shape[inputs:]
-        self.dtype = jnp.dtype(config.dtype)
-        dtype = jnp.dtype(config.param_dtype)
-        # Drawn in float32 and rounded, so that every dtype starts from the same numbers.
-        kernel = _INIT_STD * jax.random.normal(rngs.params(), shape, jnp.float32)
-        self.kernel = nnx.Param(kernel.astype(dtype), logical_axes=axes)
-        zeros = jnp.zeros(self.outputs, dtype)
-        self.bias = nnx.Param(zeros, logical_axes=axes[inputs:]) if bias else None
-        self.lora = nnx.data(None)  # `lora.add_lora` puts an adapter here
-
-    def __call__(self, x):
-        kernel = self.kernel[...].astype(self.dtype)
-        out = _product(x.astype(self.dtype), kernel, self.kernel, self.inputs)
-        if self.lora is not None:
-            out = out + self.lora(x)
-        return out if self.bias is None else out + self.bias[...].astype(self.dtype)
-
-
-def _product(
-    x: Array,
-    kernel: Array,
-    variable: nnx.Variable,
-    axes: int | tuple[int, int] = 1,
-    dtype: Any = None,
-) -> Array:
-    """Returns ``jnp.tensordot(x, kernel, axes)``, where ``kernel`` is the value of ``variable``.
-
-    On a CPU a copy of the parameters may be laid out in panels (``models.kernels.panels``).
-    """
-    if is_in_panels(variable):
-        inputs = axes if isinstance(axes, int) else 1
-        return panel_product(x, kernel, variable, inputs, dtype or x.dtype)
-    return jnp.tensordot(x, kernel, axes, preferred_element_type=dtype)
 
 
 class RMSNorm(nnx.Module):
@@ -183,9 +143,10 @@ class Qwen3(nnx.Module):
     def __init__(self, config: Qwen3Config, *, rngs: nnx.Rngs):
         self.config = config
         shape = (config.vocab_size, config.hidden_size)
-        table = _INIT_STD * jax.random.normal(rngs.params(), shape, jnp.float32)
+        table = INIT_STD * jax.random.normal(rngs.params(), shape, jnp.float32)
         dtype = jnp.dtype(config.param_dtype)
         self.embedding = nnx.Param(table.astype(dtype), logical_axes=("vocab", "embed"))
+        self.embedding_scale = nnx.data(None)  # of an int8 embedding (`int8_weights.merge`)
         # Stacked after they are made, so that the same `rngs` give the same weights either way.
         blocks = [Block(config, rngs=rngs) for _ in range(config.num_layers)]
         self.layers = _stacked(blocks) if config.scan_layers else nnx.List(blocks)
@@ -279,12 +240,17 @@ class Qwen3(nnx.Module):
     def _embed(self, ids):
         """Returns the embeddings [B, T, D] of token ids."""
         if is_in_panels(self.embedding):
-            return panel_rows(self.embedding[...], ids).astype(self.config.dtype)
+            return self._scaled_rows(panel_rows(self.embedding[...], ids), ids)
         # Rows and width of the table may be split over the same devices. XLA would replicate the
         # rows to go from one split to the other, so the table is gathered over its width first.
         table = constrain(self.embedding[...], ("vocab", None), "embedding")
-        x = table[ids].astype(self.config.dtype)
+        x = self._scaled_rows(table[ids], ids)
         return constrain(x, ("batch", None, None), "embedded tokens")
+
+    def _scaled_rows(self, rows: Array, ids: Array) -> Array:
+        if self.embedding_scale is not None:
+            rows = rows * self.embedding_scale[...][ids][..., None]
+        return rows.astype(self.config.dtype)
 
     def _unroll(
         self,
@@ -370,14 +336,16 @@ class Qwen3(nnx.Module):
         A loop over chunks calls this with a kernel that is gathered over devices once, ahead of it.
         """
         tied = self.head is None
-        return _product(
+        logits = product(
             hidden,
-            kernel.astype(self.config.dtype),
+            widened(kernel, hidden, self.config.dtype),
             self.embedding if tied else self.head.kernel,
             axes=(-1, -1) if tied else 1,
             # A log-prob is a difference of logits. In bfloat16 one of 20 is off by up to 0.06.
             dtype=jnp.float32,
         )
+        scale = self.embedding_scale if tied else self.head.kernel_scale
+        return logits if scale is None else logits * scale[...]
 
 
 def is_stacked(path: tuple) -> bool:

@@ -189,8 +189,10 @@ def _shared(learner, engine) -> int:
         placed = a.sharding is None or a.sharding.is_equivalent_to(b.sharding, len(a.shape))
         return placed and a.dtype == b.dtype
 
-    pairs = zip(jax.tree.leaves(learner), jax.tree.leaves(engine), strict=True)
-    return chip_bytes([a for a, b in pairs if same(a, b)])
+    # By name: an int8 copy has arrays that the learner has not.
+    engines = dict(jax.tree_util.tree_leaves_with_path(engine))
+    named = jax.tree_util.tree_leaves_with_path(learner)
+    return chip_bytes([a for name, a in named if same(a, engines[name])])
 
 
 def rows(
@@ -385,6 +387,7 @@ def described(config: RunConfig, stage: str) -> dict:
         **config.policy.computation(),
         "lora_rank": config.policy.lora.rank,
         "slots": config.engine.slots,
+        **({"weight_dtype": config.engine.weight_dtype} if config.engine.weight_dtype else {}),
         **({"pages": config.engine.pages} if config.engine.page_tokens else {}),
         "max_tokens": config.engine.max_tokens,
         "prompts": settings.prompts,

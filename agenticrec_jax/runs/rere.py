@@ -54,7 +54,7 @@ def train_rere(run: Run, policy: Policy, directory: Path, seed: int) -> Policy:
     one_group = stage_packing(run, policy, settings, token_budget=1)
     packing = stage_packing(run, policy, settings)
 
-    def draw(params: Any, step: int) -> tuple[list[RolloutBatch], Metrics]:
+    def searched(step: int, packing: Packing, params: Any) -> tuple[list[RolloutBatch], Metrics]:
         groups, metrics = searched_groups(
             score, params, prompts, source.items_at(step), one_group, width=settings.beams
         )
@@ -76,7 +76,7 @@ def train_rere(run: Run, policy: Policy, directory: Path, seed: int) -> Policy:
             checkpoints=checkpoints,
             score=score,
             progress_metric="beam_reward",
-            draw=draw,
+            batches=searched,
         )
     return dataclasses.replace(policy, params=state.params)
 

@@ -66,7 +66,7 @@ class Goodput:
         """Counts the time since the last lap to a kind, less what this thread has compiled in it.
 
         Args:
-          kind: one of `KINDS`; None for none of them.
+          kind: one of `KINDS`, or `LOST` for work that is dropped; None for none of them.
         """
         began, compiled_before = self._lap
         self._lap = self._clock(), _compiled_seconds()

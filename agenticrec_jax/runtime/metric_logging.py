@@ -4,7 +4,6 @@ A line is ``{"stage": "rta", "step": 3, "loss": 0.12, ...}``. Only process 0 wri
 first cuts the lines after its last committed step, so a replayed step stands in the file once.
 """
 
-import json
 import math
 import os
 import tempfile
@@ -15,9 +14,9 @@ import numpy as np
 from tensorboardX import SummaryWriter
 
 from agenticrec_jax import strict_json
-from agenticrec_jax.errors import InputError, expect
 from agenticrec_jax.paths import Appender, Path, is_bucket, upload, write_whole
 from agenticrec_jax.runtime import trackers
+from agenticrec_jax.runtime.json_lines import read_json_lines
 
 Metric = float | tuple[float, float]  # a value, or (sum, count) that stands for its mean
 
@@ -40,22 +39,7 @@ def read_metrics(path: str | os.PathLike) -> list[dict]:
     Raises:
       InputError: another line is no JSON object with a stage and a step.
     """
-    file = Path(path)
-    if not file.exists():
-        return []
-    lines = enumerate(file.read_bytes().splitlines(keepends=True), start=1)
-    return [_read_line(file, number, line) for number, line in lines if line.endswith(b"\n")]
-
-
-def _read_line(file: Path, number: int, line: bytes) -> dict:
-    where = f"{file}, line {number}"
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: found invalid JSON ({error}), expected metrics") from error
-    has_step = isinstance(record, dict) and type(record.get("step")) is int
-    expect(has_step and isinstance(record.get("stage"), str), where, record, "a stage and a step")
-    return record
+    return read_json_lines(path, "metrics with a stage and a step", {"stage": str, "step": int})
 
 
 class MetricsWriter:

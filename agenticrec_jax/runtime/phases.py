@@ -1,7 +1,6 @@
 """Phases of a run: wall seconds, CPU seconds and peak memory of each."""
 
 import contextlib
-import json
 import os
 import resource
 import sys
@@ -11,6 +10,7 @@ from collections.abc import Iterator
 
 from agenticrec_jax import strict_json
 from agenticrec_jax.paths import Appender, Path, write_whole
+from agenticrec_jax.runtime.json_lines import read_json_lines
 
 _records: list[dict] = []
 _records_file: Path | None = None
@@ -59,12 +59,13 @@ def resume_phases(path: str | os.PathLike) -> None:
     """Takes over the phases in a file of JSON lines, and appends to it those that end from now on.
 
     A run that was stopped and is resumed in another process so has the phases of both.
+
+    Raises:
+      InputError: a line of the file is no phase.
     """
     global _records_file
     _records_file = Path(path)
-    if _records_file.exists():
-        lines = _records_file.read_text(encoding="utf-8").splitlines(keepends=True)
-        _records[:0] = [json.loads(line) for line in lines if line.endswith("\n")]
+    _records[:0] = read_json_lines(_records_file, "a phase with a name", {"name": str})
     text = "".join(strict_json.dumps(record) + "\n" for record in _records)
     write_whole(_records_file, text)
 

@@ -145,13 +145,16 @@ def refilling(stage: TinyStage, score: Scorer | None = None) -> TinyStage:
     return dataclasses.replace(stage, stage=refills, reward=dull_or_even, score=score)
 
 
-def tiny_stage(
-    mesh: Mesh | None = None, loss_fn: LossFn = LOSS, cache_dtype: str = ""
-) -> TinyStage:
+def tiny_stage(mesh: Mesh | None = None, loss_fn: LossFn = LOSS, **sizes: Any) -> TinyStage:
     """Returns a stage of two steps, each with 4 prompts x 4 rollouts of at most 32 tokens.
 
     The policy is random and has one layer. About one token in twelve is a call, which is malformed
     and answered with an error observation.
+
+    Args:
+      mesh: of the learner; the engine has this process's part of it.
+      loss_fn: of the learner.
+      sizes: other fields of the engine's configuration, such as ``cache_dtype="int8"``.
     """
     world = tiny_world()
     temperature = 0.9
@@ -163,7 +166,7 @@ def tiny_stage(
     optimizer = optax.sgd(1.0, momentum=0.9)
     engine = Engine(
         graphdef,
-        _sizes(cache_dtype),
+        _sizes(**sizes),
         pause_id=call,
         stop_ids=[tokenizer.marker("</answer>")],
         pad_id=tokenizer.pad_id,
@@ -195,7 +198,7 @@ def _agent(world: TinyWorld) -> Agent:
     )
 
 
-def _sizes(cache_dtype: str) -> EngineConfig:
+def _sizes(**sizes: Any) -> EngineConfig:
     return EngineConfig(
         slots=16,
         prompt_buckets=(96,),
@@ -205,7 +208,7 @@ def _sizes(cache_dtype: str) -> EngineConfig:
         least_steps=4,
         row_buckets=(16,),
         window_buckets=(144,),
-        cache_dtype=cache_dtype,
+        **sizes,
     )
 
 

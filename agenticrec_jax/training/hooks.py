@@ -15,7 +15,7 @@ from agenticrec_jax.parallel.multihost import allgather, is_main
 from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.runtime.console import print_line
 from agenticrec_jax.runtime.finite import expect_finite
-from agenticrec_jax.runtime.goodput import Goodput
+from agenticrec_jax.runtime.goodput import LOST, Goodput
 from agenticrec_jax.runtime.metric_logging import Metric, MetricsWriter, mean_of
 from agenticrec_jax.runtime.profiling import Trace
 from agenticrec_jax.runtime.progress import Progress
@@ -57,8 +57,8 @@ class StepHooks:
       carried: JSON values that every checkpoint stores beside the arrays, and that a resumed run
         gets back: what later steps need of earlier ones. A step changes them after its rollouts,
         since a step that is dropped while it rolls out must leave them as they were.
-      goodput: how the time of the stage is spent. What droppable work takes counts as rollout, what
-        follows until `after_step` as update.
+      goodput: how the time of the stage is spent. What droppable work takes counts as rollout, or
+        as lost where it is dropped; what follows until `after_step` counts as update.
     """
 
     def __init__(
@@ -122,13 +122,17 @@ class StepHooks:
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._progress)
             stack.callback(self._trace.close)
-            self._trace.before(self._start + 1)
+            self._before_step(self._start + 1)
             self._termination = stack.enter_context(Termination())
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *exception) -> None:
         self._stack.close()
+
+    def _before_step(self, step: int) -> None:
+        if step <= self._steps and not self.ended:
+            self._trace.before(step)
 
     @contextlib.contextmanager
     def droppable(self, step: int, state: TrainState) -> Iterator[None]:
@@ -141,6 +145,7 @@ class StepHooks:
             with self._termination.dropping():
                 yield
         except Dropped:
+            self.goodput.lap(LOST)
             self._save_and_end(step, state)
         self.goodput.lap("rollout")
 
@@ -194,7 +199,7 @@ class StepHooks:
         # Asked in every step on every process, since the answer is exchanged between them.
         if self._termination.due():
             self._save_and_end(step, state)
-        self._trace.before(step + 1)
+        self._before_step(step + 1)
 
     def _save_and_end(self, step: int, state: TrainState) -> NoReturn:
         self._writer.flush()

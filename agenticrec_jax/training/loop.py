@@ -197,8 +197,6 @@ def reinforce(
                 counts=hooks.carried.get("plans"),
                 spelling=spelling,
             )
-            if rollout_log:
-                rollout_log.write(step + 1, rollouts, groups)
             batches = pack(groups, stage.packing)
             if reference:
                 batches = [reference(batch) for batch in batches]
@@ -208,6 +206,10 @@ def reinforce(
             if entropy_target:
                 learner_metrics |= entropy_target.adjust(hooks.carried, learner_metrics)
             updated = time.perf_counter()
+            hooks.goodput.lap("update")
+            if rollout_log:
+                rollout_log.write(step + 1, rollouts, groups)
+            hooks.goodput.lap(None)
 
             tools = agent.toolbox.names if agent.use_tools else ()
             metrics = rollout_metrics(rollouts.trajectories, tools) | group_metrics

@@ -6,7 +6,6 @@ A resumed run first cuts the lines of steps that it repeats.
 """
 
 import dataclasses
-import json
 import os
 from collections.abc import Sequence
 
@@ -19,6 +18,7 @@ from agenticrec_jax.agent.transcripts import member_record
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import InteractionLog
 from agenticrec_jax.paths import Appender, Path, make_directory, write_whole
+from agenticrec_jax.runtime.json_lines import read_json_lines
 from agenticrec_jax.tokenizers.base import Tokenizer
 from agenticrec_jax.training.types import Group, Rollouts
 from agenticrec_jax.types import SAMPLED
@@ -71,6 +71,8 @@ class RolloutLog:
             return
         learned = {id(group.completions): group for group in groups}
         make_directory(self.path.parent)
+        # In a bucket the whole file is read and written again. A recorded step has about 20 KB,
+        # so that is 1 MB after 200 steps, outside of what is timed.
         appender = Appender(self.path)
         for number, index in enumerate(rollouts.batch[: self.groups]):
             members = rollouts.trajectories[index]
@@ -127,12 +129,12 @@ def read_rollouts(path: str | os.PathLike) -> list[dict]:
     """Returns the groups of a ``rollouts.jsonl``; none without the file.
 
     A last line that a kill left unfinished is passed over.
+
+    Raises:
+      InputError: another line is no JSON object with a stage and a step.
     """
-    file = Path(path)
-    if not file.exists():
-        return []
-    lines = file.read_bytes().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith(b"\n")]
+    expected = "a group of rollouts with a stage and a step"
+    return read_json_lines(path, expected, {"stage": str, "step": int})
 
 
 def _json_line(record: dict) -> str:

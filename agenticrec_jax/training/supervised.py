@@ -29,6 +29,10 @@ class Source(Protocol):
         """Returns this process's micro-batches of a step."""
 
 
+BatchesAt = Callable[[int, Packing, Any], tuple[list[RolloutBatch], Metrics]]
+"""(step from 0, packing, parameters) -> (this process's micro-batches, their metrics)."""
+
+
 def train(
     stage: str,
     source: Source,
@@ -42,7 +46,7 @@ def train(
     score: Scorer | None = None,
     validation: Validation | None = None,
     progress_metric: str = "nll",
-    draw: Callable[[Any, int], tuple[list[RolloutBatch], Metrics]] | None = None,
+    batches: BatchesAt | None = None,
 ) -> TrainState:
     """Runs all steps of a source, from the newest checkpoint or from ``state`` without one.
 
@@ -59,8 +63,8 @@ def train(
       writer: of the metrics.
       checkpoints, score, validation: as in `loop.reinforce`.
       progress_metric: name of the metric beside the progress.
-      draw: ``(params, step) -> (batches, metrics)`` in place of the source's batches, for those
-        that the policy itself makes. None for the source's.
+      batches: in place of the source's batches, those that the policy itself makes. None for the
+        source's.
 
     Returns:
       The state after the last step.
@@ -83,14 +87,13 @@ def train(
     with hooks:
         for step in range(start, source.steps):
             began = time.perf_counter()
-            drawn = {}
-            if draw:
-                batches, drawn = draw(state.params, step)
+            if batches:
+                micro_batches, drawn = batches(step, packing, state.params)
             else:
-                batches = source.batches(step, packing)
+                micro_batches, drawn = source.batches(step, packing), {}
             if reference:
-                batches = [reference(batch) for batch in batches]
-            state, metrics = update(state, batches)
+                micro_batches = [reference(batch) for batch in micro_batches]
+            state, metrics = update(state, micro_batches)
             seconds = time.perf_counter() - began
             metrics |= drawn | {"tokens_per_s": (metrics["entropy"][1], seconds)}
             mean = mean_of(metrics[progress_metric])

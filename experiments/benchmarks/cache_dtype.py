@@ -22,7 +22,8 @@ import dataclasses
 import math
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -53,8 +54,25 @@ DTYPES = ("float32", "bfloat16", "int8")
 OUTLIER = 30.0
 
 
-def rankings(config: RunConfig, workdir: str, count: int) -> list[dict]:
-    """Returns the rows of ``count`` samples of valid, ranked with each dtype."""
+def rankings(
+    config: RunConfig,
+    workdir: str,
+    count: int,
+    *,
+    setting: str = "cache_dtype",
+    sizes: Callable[[str, Engine, Any], dict] = lambda dtype, engine, params: figure(
+        f"{dtype}: bytes of a slot", "KiB", slot_bytes(engine, params) / 1024
+    ),
+) -> list[dict]:
+    """Returns the rows of ``count`` samples of valid, ranked with each dtype.
+
+    Args:
+      config: of the run; the policy computes in float32.
+      workdir: of the artifacts.
+      count: number of samples.
+      setting: of the engine, which has each dtype in turn.
+      sizes: returns the row of memory of a dtype.
+    """
     run = Run(config, workdir)
     policy = run.policy
     agent = run.evaluation_agent
@@ -62,8 +80,10 @@ def rankings(config: RunConfig, workdir: str, count: int) -> list[dict]:
     rows = []
     first = None  # the trajectories with a float32 cache
     for dtype in DTYPES:
-        sizes = dataclasses.replace(config.engine, cache_dtype=dtype)
-        changed = dataclasses.replace(config, engine=sizes)
+        # The dtype that the policy computes in is the default of every setting.
+        narrow = "" if dtype == DTYPES[0] else dtype
+        narrow_engine = dataclasses.replace(config.engine, **{setting: narrow})
+        changed = dataclasses.replace(config, engine=narrow_engine)
         engine = Run(changed, workdir, policy=policy).engine
         trajectories, seconds = _twice(
             lambda engine: evaluate(agent, engine, policy.params, examples), engine
@@ -71,7 +91,7 @@ def rankings(config: RunConfig, workdir: str, count: int) -> list[dict]:
         first = first or trajectories
         ndcg, first_ndcg = (ndcg_at_k([t.rank for t in each], 10) for each in (trajectories, first))
         rows += [
-            figure(f"{dtype}: bytes of a slot", "KiB", slot_bytes(engine, policy.params) / 1024),
+            sizes(dtype, engine, policy.params),
             *_differences(dtype, policy, trajectories),
             *_agreement(dtype, trajectories, first),
             figure(f"{dtype}: NDCG@10, {len(examples)} samples", "", ndcg, first_ndcg, DTYPES[0]),

@@ -19,7 +19,8 @@ from flax import nnx
 from agenticrec_jax.cli.configs import load_config
 from agenticrec_jax.dryrun.topology import compile_for
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.parallel.mesh import tree_shardings
+from agenticrec_jax.generation.engine import Engine
+from agenticrec_jax.parallel.mesh import abstract, tree_shardings
 from agenticrec_jax.runs import dry_run, run_config
 from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.testing.models import TINY, tiny_qwen3
@@ -252,3 +253,23 @@ def test_a_policy_at_an_unknown_address_is_refused_by_its_setting():
     config.policy.directory = "s3://bucket/policy"
     sentence = refused(dry_run.compile_stage, run_config(config), "rta", "workdir/policy")
     assert_names(sentence, "config.policy.directory", "s3://bucket/policy")
+
+
+def test_the_learner_shares_what_the_engine_has_as_wide():
+    """Of narrow weights these are the scales of the norms alone."""
+    _, params = nnx.split(nnx.eval_shape(tiny_qwen3))
+    config = run_config(small_config())
+    wide, narrow = (
+        Engine(
+            nnx.graphdef(nnx.eval_shape(tiny_qwen3)),
+            dataclasses.replace(config.engine, weight_dtype=dtype),
+            1,
+            (2,),
+            0,
+        ).abstract_params(params)
+        for dtype in ("", "int8")
+    )
+    norms = F32 * (TINY.num_layers * 2 * (TINY.hidden_size + TINY.head_dim) + TINY.hidden_size)
+    learner = abstract(params)
+    assert dry_run._shared(learner, wide) == dry_run.chip_bytes(learner) > 10 * norms
+    assert dry_run._shared(learner, narrow) == norms

@@ -115,6 +115,18 @@ def test_what_a_narrow_cache_costs_is_logged(single, pieces, tmp_path):
     assert 10 * single.lines[0]["logprob_difference"] < cost < 0.05 and cost > 1e-5
 
 
+def test_what_narrow_weights_cost_is_logged(single, pieces, tmp_path):
+    """In both steps: the sampler's copy is that of the weights before each update."""
+    narrow = dataclasses.replace(pieces, engine=tiny_stage(weight_dtype="int8").engine)
+    run = narrow.run(tmp_path)
+    for line in run.lines:
+        assert 10 * single.lines[0]["logprob_difference"] < line["logprob_difference"] < 0.05
+        assert 1e-5 < line["logprob_difference"] and line["ratio_spread"] > 1e-5
+    assert all(leaf.dtype == np.float32 for leaf in run.params)
+    stale = dataclasses.replace(narrow, engine=Stale(narrow.engine)).run(tmp_path / "stale")
+    assert stale.lines[1]["logprob_difference"] > 1.5 * run.lines[1]["logprob_difference"]
+
+
 class Stale:
     """An engine that never hears of new weights: the fault to be found."""
 

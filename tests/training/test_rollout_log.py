@@ -6,7 +6,9 @@ import json
 import numpy as np
 import pytest
 
+from agenticrec_jax.errors import InputError
 from agenticrec_jax.runtime.checkpoints import Checkpoints
+from agenticrec_jax.testing.errors import assert_names
 from agenticrec_jax.testing.world import tiny_world
 from agenticrec_jax.training import rollout_log
 from agenticrec_jax.training.rollout_log import RolloutLog, read_rollouts
@@ -96,6 +98,15 @@ def test_advantages_of_tokens_are_their_mean_over_sampled_ones(tmp_path, recorde
     log_of(tmp_path).write(1, rollouts, [group])
     (written,) = read_rollouts(tmp_path / rollout_log.FILE_NAME)
     assert written["members"][0]["advantage"] == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("damaged", ['{"stage": "tiny", "st', '{"stage": "tiny"}', "[]"])
+def test_a_damaged_line_is_named(tmp_path, damaged):
+    file = tmp_path / rollout_log.FILE_NAME
+    file.write_text(f'{{"stage": "tiny", "step": 1}}\n{damaged}\n{{"stage": "ti')
+    with pytest.raises(InputError) as refused:
+        read_rollouts(file)
+    assert_names(str(refused.value), str(file), "line 2", "stage", "step")
 
 
 @pytest.mark.parametrize("changes", [{"groups": 0}, {"is_main": False}])

@@ -46,6 +46,9 @@ def test_a_stage_saves_ends_and_goes_on_bit_for_bit(single, pieces, tmp_path, pi
             killed.run(tmp_path, checkpoints, save_every=5)
         assert signal.getsignal(signal.SIGTERM) is handler
         assert checkpoints.steps == ([saved] if saved else [])
+        if piece == "engine" and saved:
+            seconds = checkpoints.restore(pieces.first_state()).host["goodput"]["seconds"]
+            assert seconds["lost"] > 0, "of the rollout that was dropped"
         assert (f"step {saved} is saved" in str(ended.value)) == bool(saved)
     with Checkpoints(tmp_path / "checkpoints", {}) as checkpoints:
         resumed = pieces.run(tmp_path, checkpoints, save_every=5)

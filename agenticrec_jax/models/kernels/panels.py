@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from agenticrec_jax.models.int8_weights import merge
 from agenticrec_jax.parallel.mesh import is_variable
 
 PANELS = "panels"  # metadata of a parameter in panels: the sizes of its output axes
@@ -79,7 +80,7 @@ def with_panels(graphdef: nnx.GraphDef, params: nnx.State, width: int) -> nnx.St
       width: W, outputs of a panel.
     """
     # Of shapes only, because flax keeps a merged model alive until garbage is collected.
-    model = nnx.merge(graphdef, jax.eval_shape(lambda x: x, params))
+    model = merge(graphdef, jax.eval_shape(lambda x: x, params))
     outputs = {
         (*path, "kernel"): module.outputs
         for path, module in nnx.iter_modules(model)
