@@ -315,7 +315,8 @@ def compile_stage(config: RunConfig, stage: str, directory: str, topology: str =
         raise InputError(f"flag --dry_run: found --stage={stage}, expected rta or ppr")
     check_paths(config)
     model = model_config(config.policy, directory)
-    label = topology or "this machine"
+    slices = f"{config.mesh.slices} x " if config.mesh.slices > 1 else ""
+    label = f"{slices}{topology}" if topology else "this machine"
 
     def measure(config: RunConfig, names: Collection[str] = ()) -> list[dict]:
         shape = dataclasses.replace(model, **config.policy.computation())
@@ -342,9 +343,7 @@ def _say(large: Collection[str], options: list[tuple[Change, ...]]) -> None:
         flags = " ".join(f"--config.{name}={value}" for name, value in changes)
         print(f"all programs fit with {flags}")
     if not options:
-        print(
-            "no one or two of the settings that were tried make it fit; take more or larger chips"
-        )
+        print("no one or two settings that were tried make it fit; take more or larger chips")
 
 
 def planned(

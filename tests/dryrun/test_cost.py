@@ -179,13 +179,15 @@ ENTRY %main (g: f32[8,128]) -> f32[8,128] {
   %g = f32[8,128]{1,0} parameter(0)
   %r = f32[8,128]{1,0} all-reduce(%g), replica_groups={{0,1,2,3}}, to_apply=%add
   %t = token[] after-all()
-  %send = (f32[8,128]{1,0}, u32[]{:S(2)}, token[]) send(%r, %t), channel_id=2, is_host_transfer=true, frontend_attributes={_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
-  %recv = (f32[8,128]{1,0}, u32[]{:S(2)}, token[]) recv(%t), channel_id=1, is_host_transfer=true, frontend_attributes={_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %send = (f32[8,128]{1,0}, u32[]{:S(2)}, token[]) send(%r, %t), channel_id=2,
+    is_host_transfer=true, frontend_attributes={_xla_megascale_transfer_type="ALL_REDUCE"}
+  %recv = (f32[8,128]{1,0}, u32[]{:S(2)}, token[]) recv(%t), channel_id=1,
+    is_host_transfer=true, frontend_attributes={_xla_megascale_transfer_type="ALL_REDUCE"}
   %sent = token[] send-done(%send), channel_id=2, is_host_transfer=true
   %got = (f32[8,128]{1,0}, token[]) recv-done(%recv), channel_id=1, is_host_transfer=true
   ROOT %s = f32[8,128]{1,0} get-tuple-element(%got), index=0
 }
-"""  # noqa: E501 (lines of the compiler)
+"""
 
 
 def test_what_tpu_slices_exchange_by_their_hosts_crosses_slices():
