@@ -120,7 +120,7 @@ def gate_failures(report: dict) -> list[str]:
     return failures
 
 
-def gate(run: Run, count: int = 400) -> dict:
+def gate(run: Run, count: int = 1600) -> dict:
     """Measures the skills of the run's policy before any reinforcement, on valid examples.
 
     Args:
