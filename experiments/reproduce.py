@@ -1,7 +1,8 @@
 """Makes a paper's results tables: every method and seed on the same frozen candidates.
 
     python -m experiments.reproduce --paper=agenticrec|recthinker --workdir=DIR
-        [--logs=LOG,...] [--methods=ROW,...] [--seeds=0,1,2] [--preset=tiny|paper] [--dry_run]
+        [--logs=LOG,...] [--methods=ROW,...] [--seeds=0,1,2] [--preset=tiny|paper] [--figures]
+        [--dry_run]
 
 A log is ``office`` or ``synthetic`` (embedded), a directory that ``prepare_data`` wrote, or one of
 the papers', whose download lies in ``--downloads``: CDs_and_Vinyl, Musical_Instruments,
@@ -16,7 +17,9 @@ fails stops those that need it and no others; the table says what is missing and
 status is 2. ``--dry_run`` lists the steps and estimates the time left.
 
 ``DIR/PAPER_LOG`` leads to the folder of each table: ``table.md``, ``table.tex``, ``table.html``,
-``results.json`` and the rankings of all rows, which ``verify DIR/PAPER_LOG`` checks.
+``results.json`` and the rankings of all rows, which ``verify DIR/PAPER_LOG`` checks. ``--figures``
+also makes ``DIR/PAPER_LOG_figures``: the papers' figures as PNG and SVG, with their numbers as JSON
+and CSV. They train further policies, with other group sizes, histories and ``--policies``.
 """
 
 import dataclasses
@@ -30,6 +33,7 @@ from agenticrec_jax.errors import InputError, expect
 from agenticrec_jax.evaluation.paper_cells import PAPERS
 from agenticrec_jax.language.endpoint import Endpoint
 from agenticrec_jax.paths import is_bucket
+from agenticrec_jax.reproduction.figures import figures_step
 from agenticrec_jax.reproduction.logs import find_logs
 from agenticrec_jax.reproduction.methods import TINY_SECONDS, methods_of
 from agenticrec_jax.reproduction.plan import Plan
@@ -50,6 +54,10 @@ _SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds of training, separated by comm
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "List the steps and the time left, and end.")
 _POLICY = flags.DEFINE_string("policy", None, "Policy directory; the configuration's if not given.")
 _DOWNLOADS = flags.DEFINE_string("downloads", "downloads", "Directory of the downloaded logs.")
+_FIGURES = flags.DEFINE_bool("figures", False, "Also make the paper's figures.")
+_POLICIES = flags.DEFINE_list(
+    "policies", [], "Policy directories of other sizes, for the figure of policy sizes."
+)
 _ENDPOINT = flags.DEFINE_string(
     "endpoint", None, "Address of a server in place of the policy, for rows without training."
 )
@@ -65,12 +73,14 @@ def main(argv: Sequence[str]) -> None:
     logs = find_logs(preset.logs if _LOGS.value is None else _LOGS.value, _DOWNLOADS.value)
     plan = make_plan(preset)
     tables = [plan.table(log) for log in logs]
+    expect(_FIGURES.value or not _POLICIES.value, "flag --policies", _POLICIES.value, "--figures")
+    figures = [figures_step(plan, log, _POLICIES.value) for log in logs if _FIGURES.value]
     expected = TINY_SECONDS if _CONFIG.value is None and plan.tiny else {}
     if _DRY_RUN.value:
-        print("\n".join(describe(in_order(tables), workdir, expected)))
+        print("\n".join(describe(in_order([*tables, *figures]), workdir, expected)))
         return
     app.print_devices()
-    make_tables(tables, workdir, expected)
+    make_tables(tables, workdir, expected, figures)
 
 
 def make_plan(preset: Preset) -> Plan:

@@ -49,7 +49,7 @@ from agenticrec_jax.runs import STAGES, Run, run_config, train
 from agenticrec_jax.runs.data import workdir_path
 from agenticrec_jax.runs.dry_run import compile_stage
 from agenticrec_jax.runs.plugins import load_plugins
-from agenticrec_jax.runs.stages import check_stage, starting_directory
+from agenticrec_jax.runs.stages import starting_directory
 from agenticrec_jax.runtime.phases import phase
 from agenticrec_jax.runtime.profiling import request_trace
 
@@ -81,7 +81,6 @@ def main(argv: Sequence[str]) -> None:
     elif _DISTRIBUTED.value and not _DRY_RUN.value:
         multihost.initialize(os.environ.get(multihost.COORDINATOR, "auto"))
     config = run_config(_CONFIG.value)
-    check_stage(config, stage)
     start = starting_directory(workdir, stage, config.policy.directory)
     if _DRY_RUN.value:
         load_plugins(config)

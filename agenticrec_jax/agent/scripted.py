@@ -14,35 +14,17 @@ from fractions import Fraction
 import numpy as np
 
 from agenticrec_jax.agent import protocol
+from agenticrec_jax.agent.scripts import AGENTICREC_SCRIPT, MAX_WEIGHT, Script, script_of
 from agenticrec_jax.agent.tasks import LESS, RANK
 from agenticrec_jax.tools.base import AsOfView, Toolbox
 from agenticrec_jax.tools.text import ELLIPSIS
 from agenticrec_jax.types import OBSERVATION, SAMPLED
 
-ORDERS = {
-    "candidates_analyze": ("brand bought", "popular"),
-    "get_similar_items": ("similar",),
-    "get_similar_users": ("taken",),
-}
-LABELS = tuple(label for labels in ORDERS.values() for label in labels)
+ORDERS = AGENTICREC_SCRIPT.orders
+LABELS = AGENTICREC_SCRIPT.labels
+PHRASES = AGENTICREC_SCRIPT.phrases
 DRAFT = "draft"  # label of the agent's own order, which it writes before it calls a tool
-MAX_WEIGHT = 3  # of an order in a fused list
 _ORDER = re.compile(r"([a-z][a-z ]*):((?:\d+,)+)")
-_INTENT = {
-    "get_user_profile": "who is the user",
-    "item_info_search": "what is known of it",
-    "candidates_analyze": "which brands and what is popular",
-    "get_session_behavior": "what changed lately",
-    "get_rating_behavior": "what was rated well",
-    "get_similar_items": "what is similar",
-    "get_similar_users": "what similar users took",
-}
-PHRASES = (  # of the thoughts; a tokenizer can make each one piece
-    *(f" {intent}?" for intent in _INTENT.values()),
-    *(f" {label} {state}" for label in LABELS for state in ("puts ", "is empty,")),
-    *(" first,", " noted,", " rank by ", " then ", " no evidence.", f",{ELLIPSIS}"),
-    *(f"×{weight}" for weight in range(1, MAX_WEIGHT + 1)),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,9 +105,10 @@ def read_orders(text: str) -> dict[str, tuple[int, ...]]:
 
 def orders_of(view: AsOfView, toolbox: Toolbox) -> dict[str, tuple[int, ...]]:
     """Returns the orders of all tools for a view, called as the scripted agent calls them."""
+    script = script_of(toolbox.names)
     orders: dict[str, tuple[int, ...]] = {}
-    for name in ORDERS:
-        orders |= read_orders(toolbox.call(view, name, _arguments(name, view)).text)
+    for name in script.orders:
+        orders |= read_orders(toolbox.call(view, name, _arguments(script, name, view)).text)
     return orders
 
 
@@ -195,26 +178,28 @@ def draw_plan(
 
     Args:
       rng: the source of randomness.
-      tools: names of the available tools. The script knows AgenticRec's only and calls no other.
+      tools: names of the available tools. The plan calls those that its script knows
+        (`scripts.script_of`).
       max_calls: most tools of the plan.
       fused: share of plans with orders that fuse them, by random weights from 1 to `MAX_WEIGHT`.
       draft: whether the agent has an order of its own to rank by.
       thorough: share of plans that call two or all of the tools with orders, in random order and
         now and then another tool too, and fuse all orders.
     """
-    tools = [name for name in tools if name in _INTENT]
+    script = script_of(tools)
+    tools = [name for name in tools if name in script.intents]
     if thorough and rng.random() < thorough:
-        calls = rng.permutation([name for name in tools if name in ORDERS]).tolist()
+        calls = rng.permutation([name for name in tools if name in script.orders]).tolist()
         if rng.random() < 0.3:
             calls = calls[:2]
-        others = [name for name in tools if name not in ORDERS]
+        others = [name for name in tools if name not in script.orders]
         if others and rng.random() < 0.2:
             calls.insert(rng.integers(len(calls) + 1), str(rng.choice(others)))
-        labels = [label for tool in calls for label in ORDERS.get(tool, ())]
+        labels = [label for tool in calls for label in script.orders.get(tool, ())]
         labels += [DRAFT] if draft else []
         return draw_decision(rng, labels, 1.0, tuple(calls), least=len(labels))
     calls = rng.permutation(tools)[: rng.integers(1, max_calls + 1)].tolist() if tools else []
-    labels = [label for tool in calls for label in ORDERS.get(tool, ())]
+    labels = [label for tool in calls for label in script.orders.get(tool, ())]
     if draft:
         labels.append(DRAFT)
     return draw_decision(rng, labels, fused, tuple(calls))
@@ -263,26 +248,26 @@ def demonstrate(
       blank: a text that replaces every observation, for episodes without evidence.
       draft: the agent's own order of the candidates, best first, which it writes at the beginning.
     """
+    script = script_of(plan.tools)
     turns: list[tuple[int, str]] = []
     orders: dict[str, tuple[int, ...]] = {}
-    thought = ""
+    evidence = ""
     if draft:
         orders[DRAFT] = tuple(draft)
-        thought = draft_text(draft)
+        evidence = draft_text(draft)
     for name in plan.tools:
-        arguments = _arguments(name, view)
-        call = protocol.ToolCall(name, arguments)
-        turns.append((SAMPLED, f"<think>{thought} {_INTENT[name]}?</think>{call.render()}"))
+        arguments = _arguments(script, name, view)
+        thought = script.thought(evidence, f" {script.intents[name]}?", calls=True)
+        turns.append((SAMPLED, thought + protocol.ToolCall(name, arguments).render()))
         text = blank if blank is not None else toolbox.call(view, name, arguments).text
         turns.append((OBSERVATION, text))
         observed = read_orders(text)
         orders |= observed
-        thought = _reading(name, observed)
+        evidence = _reading(script.orders.get(name, ()), observed)
     candidates = len(view.candidates)
     numbers = plan.rank(orders, candidates)
-    turns.append(
-        (SAMPLED, f"<think>{thought}{decision(plan, orders)}</think>{_answer(numbers, task)}")
-    )
+    thought = script.thought(evidence, decision(plan, orders), calls=False)
+    turns.append((SAMPLED, thought + _answer(numbers, task)))
     scores = tuple(plan.scores(orders, candidates))
     return ScriptedEpisode(tuple(turns), numbers, scores, plan)
 
@@ -298,22 +283,19 @@ def order_text(label: str, numbers: Sequence[int]) -> str:
 
 
 def tools_with(priority: Sequence[str]) -> tuple[str, ...]:
-    """Returns the fewest tools that show the orders; a label of no tool needs none."""
-    tool_of = {label: tool for tool, labels in ORDERS.items() for label in labels}
-    return tuple(dict.fromkeys(tool_of[label] for label in priority if label in tool_of))
+    """Returns the fewest of AgenticRec's tools that show the orders; see `Script.tools_with`."""
+    return AGENTICREC_SCRIPT.tools_with(priority)
 
 
-def _arguments(name: str, view: AsOfView) -> dict:
-    if name == "get_similar_items":
-        return {"item_name": f"h{len(view.history)}"}
-    return {"item_name": "1"} if name == "item_info_search" else {}
+def _arguments(script: Script, name: str, view: AsOfView) -> dict:
+    return script.arguments[name](view) if name in script.arguments else {}
 
 
-def _reading(name: str, orders: Mapping[str, Sequence[int]]) -> str:
+def _reading(labels: Sequence[str], orders: Mapping[str, Sequence[int]]) -> str:
     """Returns the thought about an observation: the first of each order, or that it is empty."""
     clauses = [
         f" {label} puts {orders[label][0]} first" if label in orders else f" {label} is empty"
-        for label in ORDERS.get(name, ())
+        for label in labels
     ]
     return "".join(f"{clause}," for clause in clauses) or " noted,"
 

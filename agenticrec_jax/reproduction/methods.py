@@ -30,7 +30,7 @@ class Stage:
     """A stage of training, whose policy the next stage or the row takes.
 
     Attributes:
-      name: one of `runs.stages.STAGES`; also the section of its settings.
+      name: one of `runs.stages.STAGES`.
       use_tools: whether its rollouts offer tools.
       reads: other sections of the configuration that it depends on.
       artifacts: that it reads, ``a`` and ``b``.
@@ -45,6 +45,11 @@ class Stage:
     def kind(self) -> str:
         """Name of its step."""
         return f"stage_{self.name}{'' if self.use_tools else '_no_tools'}"
+
+    @property
+    def section(self) -> str:
+        """Section of the configuration that has its settings."""
+        return "warm_start" if self.name == "sft" else self.name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +87,11 @@ class Method:
     together: str = ""
     tiny_seconds: float = 5.0
     tiny_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def is_agent(self) -> bool:
+        """Whether the agent ranks, by the policy and its tools."""
+        return self.reads is POLICY
 
     @property
     def takes_server(self) -> bool:
@@ -135,6 +145,7 @@ RERE = Stage("rere", reads=(*LANGUAGE, "title_sft"), artifacts=())
 RTA = Stage("rta")
 PPR = Stage("ppr")
 SELF_SFT = Stage("self_sft")
+SFT = Stage("sft")  # of an agent that the tiny policy was not made for, see `Plan.warm_start`
 
 TABLE = (
     Method(CHANCE, "a uniformly random order, computed exactly", None),
@@ -193,6 +204,7 @@ TINY_SECONDS = {
     "stage_rta": 190.0,
     "stage_rta_no_tools": 100.0,
     "stage_ppr": 125.0,
+    "stage_sft": 900.0,
     "stage_self_sft": 300.0,
     "stage_tallrec": 120.0,
     "stage_llara": 150.0,
@@ -200,6 +212,7 @@ TINY_SECONDS = {
     "stage_s_dpo": 200.0,
     "stage_rere": 400.0,
     "table": 5.0,
+    "figures": 15.0,
 } | {method.together or method.row: method.tiny_seconds for method in TABLE}
 
 

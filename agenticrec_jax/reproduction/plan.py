@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+from agenticrec_jax.agent.chat import RECTHINKER
 from agenticrec_jax.bundled import resolve
 from agenticrec_jax.data.candidates import candidate_hash, read_candidate_lists, read_protocol
 from agenticrec_jax.data.examples import evenly_spread
@@ -22,10 +23,11 @@ from agenticrec_jax.evaluation.rankings import Target
 from agenticrec_jax.evaluation.table_formats import write_formats
 from agenticrec_jax.paths import Path, glob, make_directory
 from agenticrec_jax.reproduction.logs import Log
-from agenticrec_jax.reproduction.methods import METHODS, Method, Stage
+from agenticrec_jax.reproduction.methods import METHODS, SFT, Method, Stage
 from agenticrec_jax.reproduction.rows import SPLIT, Job, Server
 from agenticrec_jax.reproduction.steps import Failure, Step
 from agenticrec_jax.runs import Run, RunConfig, train
+from agenticrec_jax.runs.config import DatasetConfig
 from agenticrec_jax.runs.data import load_log
 from agenticrec_jax.runs.policy import weights_hash
 from agenticrec_jax.runtime.provenance import record_provenance
@@ -48,6 +50,7 @@ class Plan:
       epochs: passes over the policy examples by stage of reinforcement; the config's steps where
         there is none.
       tiny: whether the policy is a tiny one, which some rows are made for and the table says.
+      note: in the names of its stages and rows; of a figure, the setting that is not the table's.
     """
 
     paper: str
@@ -57,6 +60,7 @@ class Plan:
     server: Server | None = None
     epochs: Mapping[str, float] = dataclasses.field(default_factory=dict)
     tiny: bool = False
+    note: str = ""
 
     def __post_init__(self):
         agent = self.config.agent
@@ -66,6 +70,18 @@ class Plan:
     def weights(self) -> str:
         """Digest of the config's policy."""
         return weights_hash(resolve(self.config.policy.directory))
+
+    @property
+    def warm_start(self) -> tuple[Stage, ...]:
+        """Stages that teach the policy its agent, before those of any row and once for all seeds.
+
+        The embedded policy has learned AgenticRec's tools alone.
+        """
+        return (SFT,) if self.tiny and self.config.agent == RECTHINKER else ()
+
+    def stages_of(self, method: Method) -> tuple[Stage, ...]:
+        """Returns all stages that are trained before a row, in turn."""
+        return (*self.warm_start, *method.stages) if method.is_agent else method.stages
 
     def table(self, log: Log) -> Step:
         """Returns the step of the table of a log; its inputs are the steps before it."""
@@ -101,7 +117,7 @@ class Plan:
 
         settings = self._of_log(log, (*SPLITS, *LISTS))
         name = f"candidates, {log.name}"
-        return Step(name, "candidates", work, settings, self._raw(log), outputs=(CANDIDATES,))
+        return Step(name, "candidates", work, settings, self.raw(log), outputs=(CANDIDATES,))
 
     def prepared(self, log: Log) -> Step:
         """Returns the step that prepares a download."""
@@ -144,14 +160,16 @@ class Plan:
             record_provenance(folder)
 
         settings = self._settings(("sasrec",), config) | self._of_log(log, SPLITS)
-        return Step(title, kind, work, settings, self._raw(log), outputs=(output,))
+        return Step(title, kind, work, settings, self.raw(log), outputs=(output,))
 
     def stage(self, log: Log, stages: Sequence[Stage], seed: int) -> Step:
         """Returns the step of the last of some stages of training; those before are its inputs."""
         *before, stage = stages
+        if tuple(stages) == self.warm_start:
+            seed = self.config.seed
         config = dataclasses.replace(self.config, seed=seed)
-        section = getattr(config, stage.name)
-        settings = self._settings((*stage.reads, stage.name), config) | {"seed": seed}
+        section = getattr(config, stage.section)
+        settings = self._settings((*stage.reads, stage.section), config) | {"seed": seed}
         settings |= {"use_tools": stage.use_tools, "epochs": self.epochs.get(stage.name)}
         letters = dict.fromkeys(stage.artifacts)
         if getattr(section, "validate_every", 0):
@@ -167,7 +185,7 @@ class Plan:
             run = Run(self._config(log, inputs, config), folder, policy_directory=start)
             if epochs := self.epochs.get(stage.name):
                 steps = math.ceil(epochs * len(run.data.examples["policy"]) / section.prompts)
-                passes = {stage.name: dataclasses.replace(section, steps=steps)}
+                passes = {stage.section: dataclasses.replace(section, steps=steps)}
                 longer = dataclasses.replace(run.config, **passes)
                 run = Run(longer, folder, policy_directory=start, data=run.data)
             train(run, stage.name, directory=folder, use_tools=stage.use_tools)
@@ -175,12 +193,13 @@ class Plan:
         outputs = tuple(f"artifacts_{letter}" for letter in letters)
         tools = "" if stage.use_tools else " without tools"
         after = f" after {', '.join(each.name for each in before)}" if before else ""
-        title = f"stage {stage.name}{tools}{after}, seed {seed}, {log.name}"
+        title = f"stage {stage.name}{tools}{after}{self._noted}, seed {seed}, {log.name}"
         return Step(title, stage.kind, work, settings, inputs, outputs)
 
     def row(self, log: Log, method: Method, seed: int | None) -> Step:
-        """Returns the step that ranks the examples by a method."""
+        """Returns the step that ranks the examples by a method; ``seed`` counts if it is seeded."""
         config = self.config
+        seed = seed if method.seeded else None
         if seed is not None:
             config = dataclasses.replace(config, seed=seed)
             if "sasrec" in method.reads:
@@ -193,25 +212,31 @@ class Plan:
         inputs = self._data(log) | self._artifacts_of(log, method.artifacts, config.sasrec.seed)
         if method.fits:
             inputs["model"] = self.model(log, method.row, seed)
-        if method.stages:
-            inputs["stage"] = self.stage(log, method.stages, seed)
+        stages = self.stages_of(method)
+        if stages:
+            inputs["stage"] = self.stage(log, stages, seed)
 
         def work(folder: Path, inputs: Mapping[str, Path], missing: Mapping) -> None:
             del missing
-            start = _policy(inputs, method.stages)
+            start = _policy(inputs, stages)
             run = Run(self._config(log, inputs, config), folder, policy_directory=start)
             examples = evenly_spread(run.data.examples[SPLIT], config.evaluation.examples)
             method.rank(Job(run, examples, method.row, seed, server, options))
 
         kind = method.together or method.row
-        title = f"{kind}{'' if seed is None else f', seed {seed}'}, {log.name}"
+        title = f"{kind}{self._noted}{'' if seed is None else f', seed {seed}'}, {log.name}"
         return Step(title, kind, work, settings, inputs)
 
-    def _raw(self, log: Log) -> dict[str, Step]:
+    @property
+    def _noted(self) -> str:
+        return f", {self.note}" if self.note else ""
+
+    def raw(self, log: Log) -> dict[str, Step]:
+        """Returns the step that prepares a log, by the name that works know it by; none if none."""
         return {} if log.raw is None else {"log": self.prepared(log)}
 
     def _data(self, log: Log) -> dict[str, Step]:
-        return self._raw(log) | {"candidates": self.candidates(log)}
+        return self.raw(log) | {"candidates": self.candidates(log)}
 
     def _of_log(self, log: Log, names: Sequence[str]) -> dict[str, Any]:
         """Returns the log's content and settings of its dataset, for a hash."""
@@ -234,10 +259,14 @@ class Plan:
     ) -> RunConfig:
         """Returns the configuration of a step's run, which reads the log."""
         config = config or self.config
+        return dataclasses.replace(config, dataset=self.dataset_of(log, inputs))
+
+    def dataset_of(self, log: Log, inputs: Mapping[str, Path]) -> DatasetConfig:
+        """Returns how a log is read, which lies in an input if it had to be prepared."""
         of_log = {"name": log.name, **log.dataset}
         if "log" in inputs:
             of_log["prepared"] = str(inputs["log"])
-        return dataclasses.replace(config, dataset=dataclasses.replace(config.dataset, **of_log))
+        return dataclasses.replace(self.config.dataset, **of_log)
 
     def _settings(self, sections: Sequence[str], config: RunConfig) -> dict[str, Any]:
         """Returns the sections of a configuration, with contents in the place of paths."""

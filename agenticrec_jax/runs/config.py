@@ -120,6 +120,9 @@ class ToolsConfig:
     )
     profile_words: int = Field(200, ge=1, description="Words of a stored profile that are shown.")
     neighbors: int = Field(1500, ge=1, description="Nearest users that get_similar_users counts.")
+    related_titles: int = Field(
+        5, ge=1, description="Titles of a relation that search_knowledge_graph lists."
+    )
     extra: str = Field(
         "", description="Tools of your own: package.module:Class, separated by commas."
     )
@@ -163,7 +166,7 @@ class PolicyConfig:
     directory: str = Field(
         "tools_data/tiny_policy", description="Weights and tokenizer as Hugging Face has them."
     )
-    title_tokens: int = Field(6, ge=1, description="Tokens of a title in prompts.")
+    title_tokens: int = Field(8, ge=1, description="Tokens of a title in prompts.")
     prompt_style: Literal["auto", "compact", "chat"] = Field(
         "auto", description="auto: the style of the policy's tokenizer."
     )

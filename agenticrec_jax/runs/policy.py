@@ -17,6 +17,7 @@ from agenticrec_jax.models.io.huggingface import read_config
 from agenticrec_jax.models.io.huggingface import save_policy as save_model
 from agenticrec_jax.models.io.peft import save_adapters
 from agenticrec_jax.models.lora import LoraConfig, add_lora, lora_config
+from agenticrec_jax.models.qwen3 import Qwen3
 from agenticrec_jax.parallel.mesh import shard_params
 from agenticrec_jax.parallel.multihost import main_writes
 from agenticrec_jax.paths import Path, glob, make_directory
@@ -136,3 +137,10 @@ def weights_hash(path: str | os.PathLike) -> str:
             while piece := file.read(1 << 24):
                 digest.update(piece)
     return digest.hexdigest()[:16]
+
+
+def count_parameters(directory: str | os.PathLike) -> int:
+    """Returns the number of a policy directory's parameters; only ``config.json`` is read."""
+    shape = read_config(resolve(directory))
+    model = nnx.eval_shape(lambda: Qwen3(shape, rngs=nnx.Rngs(0)))
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +15,8 @@ from flax import nnx
 from optax.contrib import MuonDimensionNumbers
 
 from agenticrec_jax.agent.episodes import Agent
+from agenticrec_jax.agent.scripted import DRAFT
+from agenticrec_jax.agent.scripts import script_of
 from agenticrec_jax.data.candidates import draw_candidates
 from agenticrec_jax.data.examples import evenly_spread
 from agenticrec_jax.paths import Path
@@ -50,10 +53,10 @@ def skill_sources(
 ) -> dict[str, SkillSource]:
     """Returns the sources of the lessons, by the names that `PretrainingConfig` gives them.
 
-    ``weighing`` is ``fusing`` of long orders, two or more of them and always with weights.
-    ``drafting`` is ``reading`` whose drafts are less at random, and so is ``choosing`` beside
-    ``episodes``; most of its plans rank by all that they can read. Reinforcement then starts from a
-    policy that uses its evidence, and chooses how.
+    ``weighing`` is ``fusing`` of two orders or more, always with weights. ``drafting`` is
+    ``reading`` whose drafts are less at random, and so is ``choosing`` beside ``episodes``; many of
+    its plans, not most, rank by all that they can read. Reinforcement then starts from a policy
+    that uses its evidence, and can carry out any choice of it.
 
     Reading is about the samples that the agent's artifacts are fitted on, with candidates drawn as
     for all splits. Episodes are about the policy's samples, since tools refuse earlier ones.
@@ -77,15 +80,18 @@ def skill_sources(
     sharpness = config.pretraining.sharpness
     reading = Reading(agent, judge, [example for draw in draws for example in draw], sharpness)
     episodes = Episodes(agent, judge, data.examples["policy"], sharpness=sharpness)
-    weighing = Fusing(prompts, fused=1.0, orders=(2, 5), lengths=(10,), least=2, power=POWER)
+    labels = (*script_of(agent.toolbox.names).labels, DRAFT)
+    fusing = Fusing(prompts, labels, candidates=config.dataset.negatives + 1)
+    longer = {"orders": (2, len(labels)), "lengths": (2, 4, 7, 10, 10, 10), "least": 2}
+    weighing = dataclasses.replace(fusing, fused=1.0, power=POWER, **longer)
     sharper = SHARPER * sharpness
     return {
-        "fusing": Fusing(prompts),
+        "fusing": fusing,
         "weighing": weighing,
         "reading": reading,
         "drafting": dataclasses.replace(reading, sharpness=sharper),
         "episodes": episodes,
-        "choosing": dataclasses.replace(episodes, thorough=0.7, power=POWER, sharpness=sharper),
+        "choosing": dataclasses.replace(episodes, thorough=0.4, power=POWER, sharpness=sharper),
     }
 
 
@@ -122,6 +128,15 @@ def pretrain(
         name: _make_update(policy.graphdef, sources[name], ids, optimizer)
         for name in dict.fromkeys(names)
     }
+
+    def batch_at(step: int) -> tuple[SkillBatch, int]:
+        rng = np.random.default_rng((seed, step))
+        source = sources[names[step]]
+        prompts, members = getattr(settings, names[step])
+        groups = [source.group(rng, members) for _ in range(prompts)]
+        tokens = sum(len(row.ids) for group in groups for row in group.rows)
+        return pack_skills(groups, source, policy.tokenizer), tokens
+
     record = {"pretraining": dataclasses.asdict(settings), "seed": seed}
     directory = Path(directory)
     with (
@@ -136,24 +151,23 @@ def pretrain(
             checkpoints=checkpoints,
         )
         state, start = hooks.resume(state)
+        # The next batch is made while the device works on this one.
+        batches = grain.MapDataset.range(start, len(names)).map(batch_at)
+        ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
         with hooks:
-            for step in range(start, len(names)):
+            began = time.perf_counter()
+            for step, (batch, tokens) in enumerate(batches.to_iter_dataset(ahead), start):
                 name = names[step]
-                began = time.perf_counter()
-                rng = np.random.default_rng((seed, step))
-                source = sources[name]
-                prompts, members = getattr(settings, name)
-                groups = [source.group(rng, members) for _ in range(prompts)]
-                state, metrics = update[name](state, pack_skills(groups, source, policy.tokenizer))
+                state, metrics = update[name](state, batch)
                 metrics = {
                     key if key in _SHARED else f"{name}/{key}": (float(total), float(count))
                     for key, (total, count) in jax.device_get(metrics).items()
                 }
-                tokens = sum(len(row.ids) for group in groups for row in group.rows)
                 metrics["tokens_per_s"] = (tokens, time.perf_counter() - began)
                 first = mean_of(metrics[f"{name}/first"])
                 note = f"{name}, nll {mean_of(metrics[f'{name}/nll']):.3f}, first {first:.2f}"
                 hooks.after_step(step + 1, state, metrics, note=note)
+                began = time.perf_counter()
     return dataclasses.replace(policy, params=state.params["policy"])
 
 

@@ -41,7 +41,7 @@ class PretrainingConfig:
     lessons: tuple[tuple[tuple[Skill, ...], int], ...] = Field(
         (
             (("reading", "fusing", "reading", "episodes"), 1900),
-            (("weighing", "choosing", "drafting"), 600),
+            (("weighing", "choosing", "choosing", "drafting"), 960),
         ),
         description="Skills in turn, and steps.",
     )

@@ -24,7 +24,6 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from agenticrec_jax.agent.chat import AGENTICREC
 from agenticrec_jax.data.examples import evenly_spread
 from agenticrec_jax.errors import expect
 from agenticrec_jax.losses import AdvantageFn, LossFn
@@ -32,7 +31,6 @@ from agenticrec_jax.parallel import multihost
 from agenticrec_jax.paths import Path
 from agenticrec_jax.runs import imitation
 from agenticrec_jax.runs import pairs as run_pairs
-from agenticrec_jax.runs.config import RunConfig
 from agenticrec_jax.runs.heldout import AFTER, BEFORE, ask_heldout
 from agenticrec_jax.runs.llara import evaluate_llara, train_llara
 from agenticrec_jax.runs.policy import Policy, save_policy
@@ -86,17 +84,6 @@ def starting_directory(workdir: str | os.PathLike, stage: str, default: str) -> 
     return next((str(path) for path in earlier if path.is_dir()), default)
 
 
-def check_stage(config: RunConfig, stage: str) -> None:
-    """Raises InputError if the configuration has no such stage, before anything is loaded."""
-    expect(stage in STAGES, "stage", stage, f"one of {', '.join(STAGES)}")
-    expect(
-        stage != "sft" or config.agent == AGENTICREC,
-        "config.agent",
-        config.agent,
-        f"{AGENTICREC!r} in stage sft, whose scripted demonstrations call its tools",
-    )
-
-
 def train(
     run: Run,
     stage: str,
@@ -124,7 +111,7 @@ def train(
       InputError: a setting cannot be used, or checkpoints of other settings are in the directory.
       Terminated: SIGTERM came; what is done is saved, and the same call resumes.
     """
-    check_stage(run.config, stage)
+    expect(stage in STAGES, "stage", stage, f"one of {', '.join(STAGES)}")
     expect(use_tools or stage == "rta", "use_tools", use_tools, f"True in stage {stage}")
     policy = run.policy if policy is None else policy
     directory = Path(directory or run.workdir)

@@ -16,6 +16,7 @@ from agenticrec_jax import strict_json
 from agenticrec_jax.agent import protocol, scripted
 from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.agent.prompts import COMPACT_PHRASES, CompactPrompts
+from agenticrec_jax.agent.scripts import script_of
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.data.examples import RankingExample, evenly_spread
 from agenticrec_jax.data.interactions import InteractionLog
@@ -119,7 +120,7 @@ def gate_failures(report: dict) -> list[str]:
     return failures
 
 
-def gate(run: Run, count: int = 400) -> dict:
+def gate(run: Run, count: int = 1600) -> dict:
     """Measures the skills of the run's policy before any reinforcement, on valid examples.
 
     Args:
@@ -140,10 +141,11 @@ def gate(run: Run, count: int = 400) -> dict:
         tuple((rng.permutation(len(example.candidates))[: protocol.RANKED] + 1).tolist())
         for example in examples
     ]
-    labels = (*scripted.LABELS, scripted.DRAFT)
-    single = [scripted.Plan(scripted.tools_with((label,)), (label,)) for label in labels[1:]]
+    script = script_of(agent.toolbox.names)
+    labels = (*script.labels, scripted.DRAFT)
+    single = [scripted.Plan(script.tools_with((label,)), (label,)) for label in labels[1:]]
     merged = [
-        scripted.Plan(scripted.tools_with(priority), priority)
+        scripted.Plan(script.tools_with(priority), priority)
         for size in (2, 3, 4)
         for priority in itertools.permutations(labels, size)
     ]
@@ -224,8 +226,9 @@ def fit_tokenizer(
     """
     titles = list(_titles(data.log, fit_range))
     words = _frequent_words(titles, count=2 * settings.vocab_size // 3)
-    labels = [f"{label}:" for label in (*scripted.LABELS, scripted.DRAFT)]
-    phrases = [*labels, *scripted.PHRASES, *COMPACT_PHRASES]
+    script = script_of(toolbox.names)
+    labels = [f"{label}:" for label in (*script.labels, scripted.DRAFT)]
+    phrases = [*labels, *script.phrases, *COMPACT_PHRASES]
     symbols = [*toolbox.names, *JSON_SYMBOLS, *QUOTES, *phrases, *words]
     lines = [*titles, *_demonstrations(data, toolbox)]
     return train_tokenizer(lines, settings.vocab_size, list(dict.fromkeys(symbols)))

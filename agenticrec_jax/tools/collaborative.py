@@ -64,10 +64,12 @@ class GetSimilarUsers:
     Each of the ``neighbors`` nearest users has a weight of the squared cosine between the two
     states. (Office log, valid NDCG@10 of the order with popularity behind it: 400 users of equal
     weight .501; 1500 users, weighted, .522; more users or a sharper weight are no better.)
+
+    The second order is by users that took some of the same items, see `Statistics.taken_together`.
     """
 
     name = "get_similar_users"
-    description = "What similar users took lately, and the candidates by how often they took them."
+    description = "What similar users took lately, and the candidates by what such users took."
     parameters = object_schema()
 
     def __init__(self, artifacts: Artifacts, options: ToolOptions):
@@ -105,7 +107,10 @@ class GetSimilarUsers:
         candidates = list(view.candidates)
         counts = _weighted_counts(recent, weights, len(view.items))[candidates]
         numbers = ranked(counts, data.statistics.popularity[candidates], positive=True)
-        return f"{text}; {order('taken', numbers, self.options.evidence_length)}"
+        shared = data.statistics.taken_together(view.user, view.history, candidates)
+        together = ranked(shared, data.statistics.popularity[candidates], positive=True)
+        length = self.options.evidence_length
+        return f"{text}; {order('taken', numbers, length)}; {order('together', together, length)}"
 
     def _newest(self, view: AsOfView, recent: np.ndarray) -> list[str]:
         """Returns titles of the items most common among the nearest users' newest ones.

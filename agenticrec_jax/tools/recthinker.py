@@ -18,7 +18,6 @@ from agenticrec_jax.tools.text import ToolOptions, ago, cut, order
 
 MAX_ITEMS = 10  # items in one call
 MAX_EVENTS = 50  # events of the user's history in one call
-TITLES = 5  # items of a relation that are listed by title
 
 ITEM_IDS = {
     "type": "array",
@@ -88,9 +87,9 @@ class SearchItemInfo(ItemInfoSearch):
 class SearchKnowledgeGraph:
     """Relations of some items: by brand, category and year, and taken by the same users.
 
-    Of each relation the first five items are listed by title. The candidates that the graph or the
-    catalog relates to an item follow (``candidate_evidence``), those taken with it before those
-    two steps away.
+    Of each relation the first items are listed by title (``related_titles``). The candidates that
+    the graph or the catalog relates to an item follow (``candidate_evidence``), those taken with it
+    before those two steps away.
     """
 
     name = "search_knowledge_graph"
@@ -120,7 +119,9 @@ class SearchKnowledgeGraph:
         value = None if relation == TAKEN_WITH else graph.values[relation][item]
         if value is None and not near:
             return ""
-        titles = [listed(view, i, self.options.title_words) for i in near[:TITLES]]
+        titles = [
+            listed(view, i, self.options.title_words) for i in near[: self.options.related_titles]
+        ]
         label = f"{relation} {cut(value, 3)}" if value else relation
         text = f"{label}: {', '.join(titles) or 'no other'}"
         if not self.options.candidate_evidence:

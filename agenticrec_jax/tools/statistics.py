@@ -1,8 +1,9 @@
 """Counts of a fit range: how often items were taken, how they were rated, and who took them.
 
-Axes: I items, E distinct (user, item) pairs.
+Axes: I items, E distinct (user, item) pairs, C candidates.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -56,6 +57,27 @@ class Statistics:
             popularity=np.pad(self.popularity, (0, count)),
             mean_rating=np.pad(self.mean_rating, (0, count), constant_values=np.nan),
         )
+
+    def taken_together(
+        self, user: int, history: Sequence[int], candidates: Sequence[int]
+    ) -> Float[np.ndarray, "C"]:
+        """Returns how often each candidate was taken by users that took items of the history.
+
+        Each other user counts with the number of the history's items that the user took, over the
+        root of the number of all that the user took: the cosine of the two sets of items, up to a
+        factor.
+
+        Args:
+          user: code of the user of the history, who does not count.
+          history: item codes.
+          candidates: item codes.
+        """
+        takers = self.taken[:, sorted(set(history))].indices
+        users, shared = np.unique(takers[takers != user], return_counts=True)
+        sizes = np.diff(self.taken_by_user.indptr)[users]
+        shape = (1, self.taken.shape[0])
+        weights = sparse.csr_array((shared / np.sqrt(sizes), (np.zeros_like(users), users)), shape)
+        return (weights @ self.taken[:, list(candidates)]).toarray()[0]
 
 
 def fit_statistics(log: InteractionLog, fit_range: FitRange) -> Statistics:

@@ -29,6 +29,7 @@ class ToolOptions:
       detail: ``compact``, or ``full`` to group candidates by category, brand and price in words.
       profile_words: words of a stored profile before the visible cut.
       neighbors: users with the nearest SASRec states that count as similar.
+      related_titles: items of a relation that the knowledge graph lists by title.
 
     Raises:
       InputError: an option has no such value.
@@ -40,10 +41,17 @@ class ToolOptions:
     detail: str = "compact"
     profile_words: int = 200
     neighbors: int = 1500
+    related_titles: int = 5
 
     def __post_init__(self):
         expect(self.detail in DETAILS, "tool option detail", self.detail, str(DETAILS))
-        for name in ("evidence_length", "title_words", "profile_words", "neighbors"):
+        for name in (
+            "evidence_length",
+            "title_words",
+            "profile_words",
+            "neighbors",
+            "related_titles",
+        ):
             value = getattr(self, name)
             expect(value >= 1, f"tool option {name}", value, ">= 1")
 

@@ -61,7 +61,12 @@ class Mixture:
 
 
 def drill_group(
-    prompts: PromptBuilder, kind: str, rng: np.random.Generator, members: int
+    prompts: PromptBuilder,
+    kind: str,
+    rng: np.random.Generator,
+    members: int,
+    labels: Sequence[str] = scripted.LABELS,
+    candidates: int = 20,
 ) -> SupervisedGroup:
     """Returns demonstrations of short exercises, several in each, after a minimal prompt.
 
@@ -70,10 +75,18 @@ def drill_group(
     is their concatenation without repeats. In ``fuse`` the thought gives the orders weights, and
     the answer is the fused list (`scripted.fused_scores`); several decisions follow one
     observation.
+
+    Args:
+      prompts: of the policy.
+      kind: one of ``DRILLS``.
+      rng: the source of randomness.
+      members: demonstrations.
+      labels: of the orders.
+      candidates: numbers that they are of.
     """
     exercise, count = DRILLS[kind]
     rows = [
-        prompts.turns([turn for _ in range(count) for turn in exercise(rng)])
+        prompts.turns([turn for _ in range(count) for turn in exercise(rng, labels, candidates)])
         for _ in range(members)
     ]
     return _group(prompts.drill(), rows)
@@ -116,21 +129,25 @@ def _group(prompt: Sequence[int], rows: Sequence[tuple]) -> SupervisedGroup:
     return SupervisedGroup(tuple(prompt), ids, origin)
 
 
-def _copy(rng: np.random.Generator, longest: int) -> list[tuple[int, str]]:
-    numbers = rng.permutation(20)[: rng.integers(3, longest + 1)] + 1
+def _copy(
+    rng: np.random.Generator, labels: Sequence[str], candidates: int, longest: int
+) -> list[tuple[int, str]]:
+    numbers = rng.permutation(candidates)[: rng.integers(3, longest + 1)] + 1
     return [
-        (OBSERVATION, _order(str(rng.choice(scripted.LABELS)), numbers)),
+        (OBSERVATION, _order(str(rng.choice(labels)), numbers)),
         (SAMPLED, protocol.render_ranking(numbers)),
     ]
 
 
-def _fuse(rng: np.random.Generator) -> list[tuple[int, str]]:
-    """Returns an observation of one to four orders that agree in part, and three decisions."""
-    worth = rng.normal(size=20)
-    labels = rng.permutation(scripted.LABELS)[: rng.integers(1, len(scripted.LABELS) + 1)].tolist()
+def _fuse(
+    rng: np.random.Generator, labels: Sequence[str], candidates: int
+) -> list[tuple[int, str]]:
+    """Returns an observation of one to all orders that agree in part, and three decisions."""
+    worth = rng.normal(size=candidates)
+    labels = rng.permutation(labels)[: rng.integers(1, len(labels) + 1)].tolist()
     orders = {}
     for label in labels:
-        seen = worth * rng.uniform(0.2, 1.2) + rng.normal(size=20)
+        seen = worth * rng.uniform(0.2, 1.2) + rng.normal(size=candidates)
         orders[label] = (np.argsort(-seen)[: rng.choice([2, 4, 7, 10, 10])] + 1).tolist()
     turns = [(OBSERVATION, "; ".join(_order(label, numbers) for label, numbers in orders.items()))]
     for _ in range(3):
@@ -138,20 +155,23 @@ def _fuse(rng: np.random.Generator) -> list[tuple[int, str]]:
         weights = tuple(rng.integers(1, scripted.MAX_WEIGHT + 1, size=len(used)).tolist())
         plan = scripted.Plan((), used, weights)
         thought = f"<think>{scripted.decision(plan, orders)}</think>"
-        turns.append((SAMPLED, thought + protocol.render_ranking(plan.rank(orders, 20))))
+        ranking = plan.rank(orders, candidates)
+        turns.append((SAMPLED, thought + protocol.render_ranking(ranking)))
     return turns
 
 
-def _merge(rng: np.random.Generator) -> list[tuple[int, str]]:
-    labels = rng.permutation(scripted.LABELS)[: rng.integers(1, 4)].tolist()
+def _merge(
+    rng: np.random.Generator, labels: Sequence[str], candidates: int
+) -> list[tuple[int, str]]:
+    labels = rng.permutation(labels)[: rng.integers(1, 4)].tolist()
     lengths = [rng.choice([0, 1, 2, 3, 10]) for _ in labels]
     orders = {
-        label: (rng.permutation(20)[:length] + 1).tolist()
+        label: (rng.permutation(candidates)[:length] + 1).tolist()
         for label, length in zip(labels, lengths, strict=True)
     }
     plan = scripted.Plan((), tuple(rng.permutation(labels)[: rng.integers(1, 4)].tolist()))
     nonempty = {label: numbers for label, numbers in orders.items() if numbers}
-    ranking = plan.rank(nonempty, 20)
+    ranking = plan.rank(nonempty, candidates)
     thought = f"<think>{scripted.decision(plan, nonempty)}</think>"
     return [
         (OBSERVATION, "; ".join(_order(label, numbers) for label, numbers in orders.items())),

@@ -2,11 +2,12 @@
 
 A small policy that starts from random weights knows nothing of the items that it reads about. The
 judge is fitted on the samples before the policy's own and teaches the policy to rank candidates by
-their titles (`training.skill_rows.Reading`). It reads the titles as prompts show them, and how
-often each item was taken, which a policy can learn from the titles that it meets.
+their titles (`training.skill_rows.Reading`). It reads the titles as prompts show them.
 
 Its score is a sum over the words of a candidate's title: of features of the word, and of the word's
-`Affinity` with the words of what was taken, such as of toner with a printer.
+`Affinity` with the words of what was taken, such as of toner with a printer. How often an item was
+taken is in the fit and not in the score: tools show it, and a draft that repeats it adds less to
+them (decision 0030 has the figures).
 
 Axes: C candidates, F features, T tokens of a title, D embedding of a word.
 """
@@ -155,7 +156,7 @@ class Judge:
 
     Attributes:
       titles: as prompts show them.
-      weights: of the features.
+      weights: of the features; that of popularity is fitted, and not in the scores.
       affinity: of the words; None for a judge by features alone.
     """
 
@@ -164,10 +165,8 @@ class Judge:
     affinity: Affinity | None = None
 
     def scores(self, example: RankingExample) -> Float[np.ndarray, "C"]:
-        """Returns the log-odds of each candidate to be the one that was taken, up to a constant."""
-        popularity = self.titles.popularity[list(example.candidates)]
-        tokens = np.array([each.sum() for each in self.token_scores(example)])
-        return np.log1p(popularity) * self.weights[0] + tokens
+        """Returns what the title of each candidate adds to the log-odds that it was taken."""
+        return np.array([each.sum() for each in self.token_scores(example)])
 
     def token_scores(self, example: RankingExample) -> list[Float[np.ndarray, "T"]]:
         """Returns what each token of each candidate's title adds to its score."""

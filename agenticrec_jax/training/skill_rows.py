@@ -88,6 +88,8 @@ class Fusing:
 
     Attributes:
       prompts: of the policy.
+      labels: that orders may have, at most as many as `ORDERED`.
+      candidates: numbers that orders are of, at most `CANDIDATES`.
       fused: share of decisions with weights; the others concatenate orders.
       orders: fewest and most orders in a prompt.
       lengths: of an order; one of them is drawn.
@@ -96,6 +98,8 @@ class Fusing:
     """
 
     prompts: PromptBuilder
+    labels: Sequence[str] = ORDERED
+    candidates: int = CANDIDATES
     fused: float = 0.7
     orders: tuple[int, int] = (1, 4)
     lengths: tuple[int, ...] = (2, 4, 7, 10, 10)
@@ -108,12 +112,12 @@ class Fusing:
     def group(self, rng: np.random.Generator, members: int) -> SkillGroup:
         """Returns orders that agree in part, and decisions about them."""
         fewest, most = self.orders
-        labels = rng.permutation(ORDERED)[: rng.integers(fewest, most + 1)].tolist()
-        worth = rng.normal(size=CANDIDATES)
+        labels = rng.permutation(self.labels)[: rng.integers(fewest, most + 1)].tolist()
+        worth = rng.normal(size=self.candidates)
         orders = {}
         for label in labels:
             length = protocol.RANKED if label == scripted.DRAFT else rng.choice(self.lengths)
-            seen = worth * rng.uniform(0.2, 1.2) + rng.normal(size=CANDIDATES)
+            seen = worth * rng.uniform(0.2, 1.2) + rng.normal(size=self.candidates)
             orders[label] = tuple((np.argsort(-seen)[:length] + 1).tolist())
         ids = list(self.prompts.drill())
         order_labels: list[tuple[int, int]] = [(NO_CLASS, NO_CLASS)] * len(ids)
@@ -121,7 +125,7 @@ class Fusing:
         def add(new: Sequence[int], label: str | None = None) -> None:
             # The numbers of an order are the ids between its label and what follows it.
             places = _places(new, self.prompts.tokenizer) if label else [NO_CLASS] * len(new)
-            index = ORDERED.index(label) if label else NO_CLASS
+            index = self.labels.index(label) if label else NO_CLASS
             ids.extend(new)
             order_labels.extend((index if p >= 0 else NO_CLASS, p) for p in places)
 
@@ -141,7 +145,7 @@ class Fusing:
         return SkillGroup(ids, rows, {LABEL.name: label_of[:, None], PLACE.name: place_of[:, None]})
 
     def _row(self, plan: scripted.Plan, orders: Mapping[str, Sequence[int]]) -> SkillRow:
-        ranking = plan.rank(orders, CANDIDATES)
+        ranking = plan.rank(orders, self.candidates)
         thought = f"<think>{scripted.decision(plan, orders)}</think>"
         ids, origin = self.prompts.turns([(SAMPLED, thought + protocol.render_ranking(ranking))])
         weights = np.full((len(ids), len(ORDERED)), NO_CLASS, np.int32)
@@ -150,10 +154,10 @@ class Fusing:
             # A number is chosen at the token before it.
             before = np.flatnonzero(_number_mask(ids, self.prompts.tokenizer))[-len(ranking) :] - 1
             of_label = dict(zip(plan.priority, plan.weights, strict=True))
-            weights[before] = [of_label.get(label, 0) for label in ORDERED]
-            fused = np.array([float(score) for score in plan.scores(orders, CANDIDATES)])
-            scores[before] = (fused - fused.mean()) / max(fused.std(), 1e-6)
-        lists = [(log_worth(plan, plan.scores(orders, CANDIDATES), self.power), ranking)]
+            weights[before, : len(self.labels)] = [of_label.get(name, 0) for name in self.labels]
+            fused = np.array([float(score) for score in plan.scores(orders, self.candidates)])
+            scores[before, : len(fused)] = (fused - fused.mean()) / max(fused.std(), 1e-6)
+        lists = [(log_worth(plan, plan.scores(orders, self.candidates), self.power), ranking)]
         return SkillRow(ids, origin, lists, {WEIGHT.name: weights, FUSED_SCORE.name: scores})
 
 

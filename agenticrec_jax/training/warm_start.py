@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from agenticrec_jax.agent.episodes import Agent
+from agenticrec_jax.agent.scripts import script_of
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.errors import expect
 from agenticrec_jax.parallel.multihost import nonempty_local_items
@@ -107,8 +108,12 @@ class WarmStart:
         rng = np.random.default_rng((self.seed, step))
         exercise = self.exercise_at(step)
         if isinstance(exercise, str):
-            prompts = self.agent.prompts
-            return [drill_group(prompts, exercise, rng, self.members) for _ in range(self.prompts)]
+            labels = script_of(self.agent.toolbox.names).labels
+            candidates = len(self.examples[0].candidates)
+            return [
+                drill_group(self.agent.prompts, exercise, rng, self.members, labels, candidates)
+                for _ in range(self.prompts)
+            ]
         chosen = rng.integers(len(self.examples), size=self.prompts)
         return [
             episode_group(self.agent, self.examples[i], rng, self.members, exercise) for i in chosen

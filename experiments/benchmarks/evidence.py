@@ -1,7 +1,7 @@
 """Measures how much the evidence about 20 candidates is worth: linear models and boosted trees.
 
 ``python -m experiments.benchmarks.evidence --workdir=DIR --json=FILE`` ranks the test samples of
-``--config``. It needs the extra ``benchmarks``. Beside the rows of ``runs.baselines`` stand three
+``--config``. It needs the extra ``benchmarks``. Beside the rows of ``runs.baselines`` stand these
 models:
 
 - ``boosted_trees`` reads what ``linear_combination`` reads: the place of each candidate in each of
@@ -12,6 +12,10 @@ models:
 The last two thus say how much is left to win beyond any use of the tools' orders. All models are
 fitted on policy samples.
 
+``policy_draft`` is what the config's policy writes without tools. ``best_fusion_with_draft``,
+``linear_with_draft`` and ``boosted_trees_with_draft`` read it as one more order: an agent that
+writes this draft and uses all orders as well as a fixed rule can, ends there.
+
 Two rows show what reading the titles would give an agent. ``title_match`` ranks by the words and
 brands that a candidate shares with the history (`baselines.titles`), with weights of the fit range.
 ``fusion_with_titles`` is ``best_fusion`` over the tools' orders and that one.
@@ -20,6 +24,7 @@ The size of the trees and the weights of a fusion are chosen on valid samples, b
 LightGBM's, with LambdaRank (Burges, "From RankNet to LambdaRank to LambdaMART", 2010).
 """
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 
@@ -28,8 +33,10 @@ from absl import flags
 from jaxtyping import Float, Int
 from rich.table import Table
 
+from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.agent.protocol import RANKED
-from agenticrec_jax.agent.scripted import LABELS
+from agenticrec_jax.agent.scripted import DRAFT, LABELS
+from agenticrec_jax.bundled import resolve
 from agenticrec_jax.cli import app
 from agenticrec_jax.cli.configs import load_config
 from agenticrec_jax.data.examples import RankingExample, evenly_spread
@@ -48,11 +55,13 @@ from agenticrec_jax.evaluation.baselines.titles import (
     title_match_scores,
     title_overlaps,
 )
+from agenticrec_jax.evaluation.evaluator import evaluate
 from agenticrec_jax.evaluation.rankings import target_ranks, targets_of
 from agenticrec_jax.metrics.ranking import ndcg_at_k, ndcg_values, rank_of_target, summarize
 from agenticrec_jax.metrics.significance import paired_difference
 from agenticrec_jax.runs import Run, run_config
 from agenticrec_jax.runs.baselines import baseline_rows
+from agenticrec_jax.runs.policy import weights_hash
 from agenticrec_jax.runtime.console import print_whole
 from agenticrec_jax.tools.artifacts import Artifacts
 from agenticrec_jax.tools.text import ranked
@@ -62,6 +71,7 @@ BASE = "linear_combination"  # the row that every other one is compared with
 LEAVES = (4, 7, 15)
 TREES = (50, 100, 200, 400)
 TITLES = "titles"  # label of the order by title match
+SPLITS = ("policy", "valid", "test")
 FITTED = 2000  # samples of the fit range for the weights of title match
 RECENT = (0.1, 0.03)  # shares of the fitted events, the newest ones, that count as recent
 
@@ -154,48 +164,69 @@ def linear_scores(
     return scripted.linear_scores(features["test"], weights)
 
 
-def fusion_with_titles(
-    run: Run, evidence: dict[str, scripted.Evidence], match: Float[np.ndarray, "5"]
+def fusion_with(
+    label: str,
+    orders: dict[str, list[Sequence[int]]],
+    evidence: dict[str, scripted.Evidence],
+    examples: dict[str, list[RankingExample]],
 ) -> tuple[Int[np.ndarray, "examples"], str]:
-    """Fuses the tools' orders and the order by title match; weights are chosen on ``valid``.
+    """Fuses the tools' orders and one more; the weights are chosen on ``valid``.
 
     Args:
-      run: log and examples.
+      label: of the order.
+      orders: one for each example, by split.
       evidence: the tools' orders by split.
-      match: weights of `fit_title_match`.
+      examples: by split.
 
     Returns:
       The ranks of the targets of ``test``, and the weights.
     """
-    labels = [*LABELS, TITLES]
-    orders = {}
-    for split in ("valid", "test"):
-        scores = title_match_scores(run.data.log.items, match, run.data.examples[split])
-        orders[split] = [
-            known | {TITLES: ranked(row, np.zeros(len(row)), positive=True)[:RANKED]}
-            for known, row in zip(evidence[split], scores, strict=True)
-        ]
-    plan = scripted.best_fusion(orders["valid"], run.data.examples["valid"], labels=labels)
-    return scripted.plan_ranks(plan, orders["test"], run.data.examples["test"]), plan.name
+    both = {split: with_order(evidence[split], label, orders[split]) for split in ("valid", "test")}
+    plan = scripted.best_fusion(both["valid"], examples["valid"], labels=[*LABELS, label])
+    return scripted.plan_ranks(plan, both["test"], examples["test"]), plan.name
+
+
+def with_order(
+    evidence: scripted.Evidence, label: str, orders: Sequence[Sequence[int]]
+) -> scripted.Evidence:
+    """Returns the evidence with one more order for each example."""
+    return [known | {label: tuple(order)} for known, order in zip(evidence, orders, strict=True)]
+
+
+def title_orders(
+    run: Run, match: Float[np.ndarray, "5"], examples: Sequence[RankingExample]
+) -> list[Sequence[int]]:
+    """Returns the order by title match of each example, of weights of `fit_title_match`."""
+    scores = title_match_scores(run.data.log.items, match, examples)
+    return [ranked(row, np.zeros(len(row)), positive=True)[:RANKED] for row in scores]
+
+
+def policy_drafts(
+    run: Run, agent: Agent, examples: Sequence[RankingExample]
+) -> list[Sequence[int]]:
+    """Returns what the policy answers without tools, greedily; nothing where that is invalid."""
+    agent = dataclasses.replace(agent, use_tools=False)
+    trajectories = evaluate(agent, run.engine, run.policy.params, examples, name="drafts")
+    return [trajectory.ranking or () for trajectory in trajectories]
 
 
 def measure(run: Run) -> list[dict]:
     """Returns a row for each method, with its paired difference to `BASE`."""
     examples = run.data.examples
-    evidence = {}
-    orders = {}
-    raw = {}
-    for split, artifacts in (
-        ("policy", run.artifacts_a),
-        ("valid", run.artifacts_b),
-        ("test", run.artifacts_b),
-    ):
+    evidence, drafts = {}, {}
+    orders, drafted, raw = {}, {}, {}
+    for split in SPLITS:
+        agent = run.training_agent if split == "policy" else run.evaluation_agent
         evidence[split] = scripted.gather_evidence(
-            run.data.log, run.toolbox(artifacts), artifacts, examples[split]
+            run.data.log, agent.toolbox, agent.artifacts, examples[split]
         )
+        drafts[split] = policy_drafts(run, agent, examples[split])
         candidates = len(examples[split][0].candidates)
         orders[split] = scripted.evidence_features(evidence[split], candidates)
-        numbers = raw_features(run.data.log, artifacts, examples[split])
+        drafted[split] = scripted.evidence_features(
+            with_order(evidence[split], DRAFT, drafts[split]), candidates, [*LABELS, DRAFT]
+        )
+        numbers = raw_features(run.data.log, agent.artifacts, examples[split])
         raw[split] = np.concatenate([orders[split], numbers], axis=-1)
     targets = {s: np.array([e.target_number - 1 for e in examples[s]]) for s in orders}
 
@@ -203,16 +234,24 @@ def measure(run: Run) -> list[dict]:
     of_test = targets_of(examples["test"], run.data.log)
     ranks = {row["name"]: target_ranks(rankings, of_test) for row, rankings in fixed if rankings}
     settings = {row["name"]: row["plan"] for row, _ in fixed if "plan" in row}
-    for name, features in (("boosted_trees", orders), ("boosted_trees_raw", raw)):
-        scores, settings[name] = chosen_trees(features, targets)
-        ranks[name] = rank_of_target(scores, targets["test"])
-    ranks["linear_raw"] = rank_of_target(linear_scores(raw, targets), targets["test"])
+    for name, features in (("", orders), ("_raw", raw), ("_with_draft", drafted)):
+        scores, settings[f"boosted_trees{name}"] = chosen_trees(features, targets)
+        ranks[f"boosted_trees{name}"] = rank_of_target(scores, targets["test"])
+        if name:  # of the orders alone it is `linear_combination`
+            scores = linear_scores(features, targets)
+            ranks[f"linear{name}"] = rank_of_target(scores, targets["test"])
+    only_draft = scripted.Plan((), (DRAFT,))
+    draft_alone = with_order([{}] * len(drafts["test"]), DRAFT, drafts["test"])
+    ranks["policy_draft"] = scripted.plan_ranks(only_draft, draft_alone, examples["test"])
     match = fit_title_match(run.data.log, evenly_spread(run.data.splits.fit, FITTED))
     by_title = title_match_scores(run.data.log.items, match, examples["test"])
     ranks["title_match"] = rank_of_target(by_title, targets["test"])
-    ranks["fusion_with_titles"], settings["fusion_with_titles"] = fusion_with_titles(
-        run, evidence, match
-    )
+    by_titles = {split: title_orders(run, match, examples[split]) for split in ("valid", "test")}
+    for name, label, added in (
+        ("fusion_with_titles", TITLES, by_titles),
+        ("best_fusion_with_draft", DRAFT, drafts),
+    ):
+        ranks[name], settings[name] = fusion_with(label, added, evidence, examples)
     return [
         result_row(name, ranks, examples["test"], settings.get(name))
         for name in sorted(ranks, key=lambda name: ndcg_at_k(ranks[name], 10))
@@ -269,6 +308,7 @@ def main(argv) -> None:
     del argv
     run = Run(run_config(load_config(_CONFIG.value)), _WORKDIR.value)
     settings = {"config": _CONFIG.value, "candidates": run.data.candidate_hash}
+    settings |= {"policy": weights_hash(resolve(run.config.policy.directory))}
     settings |= {"trees": list(itertools.product(LEAVES, TREES)), "learning_rate": 0.05}
     publish(lambda: measure(run), _JSON.value, show, packages=["lightgbm"], settings=settings)
 

@@ -6,8 +6,12 @@ paper, ten candidates are ranked in full: one positive and nine negatives.
 ``--config=recthinker:movielens_dense`` (or ``movielens_sparse``,
 ``cds_dense``, ``cds_sparse``) tells ``prepare_data`` which 100 users to draw from the download, and
 the other programs to judge the last event of each. The draw is ours: the paper's is not published.
-``recthinker:tiny`` is the embedded log with the embedded policy, whose compact prompts take the
-agent's tools without having learned them.
+
+``recthinker:tiny`` is the embedded log with the embedded policy. That policy has learned the tools
+of AgenticRec alone, so the stages of ``recthinker:tiny`` begin with ``sft``: demonstrations of
+RecThinker's scripted agent, whose thoughts analyze, plan and act. ``make_policy`` makes a policy of
+the same configuration that has learned them from the beginning. ``recthinker:smoke`` is a minute's
+run for tests.
 """
 
 import dataclasses
@@ -17,7 +21,6 @@ from ml_collections import ConfigDict
 from agenticrec_jax.cli.configs import load_config
 from agenticrec_jax.data.prepared import PREPARED_INTERACTIONS, PREPARED_ITEMS
 from agenticrec_jax.ingest.prepare import PRESETS
-from agenticrec_jax.runs import default_config
 
 LOGS = {
     "movielens": {"format": "movielens1m"},
@@ -26,6 +29,8 @@ LOGS = {
 DRAWS = ("sparse", "dense")
 SETS = tuple(f"{log}_{draw}" for log in LOGS for draw in DRAWS)
 TINY = "tiny"
+SMOKE = "smoke"
+EMBEDDED = {TINY: "office", SMOKE: "office:smoke"}  # and the configurations that they change
 
 
 def get_config(preset: str = "") -> ConfigDict:
@@ -33,16 +38,31 @@ def get_config(preset: str = "") -> ConfigDict:
 
     The policy's directory is one of the user's.
     """
-    if preset and preset not in (*SETS, TINY):
-        raise ValueError(f"preset: found {preset!r}, expected one of {', '.join((*SETS, TINY))}")
-    config = default_config() if preset == TINY else load_config("qwen3")
+    known = (*SETS, *EMBEDDED)
+    if preset and preset not in known:
+        raise ValueError(f"preset: found {preset!r}, expected one of {', '.join(known)}")
+    config = load_config(EMBEDDED.get(preset, "qwen3"))
     config.agent = config.reward = "recthinker"
     config.dataset.negatives = 9
-    if preset == TINY:
-        config.self_sft.update({"examples": 128, "members": 4})
+    if preset in EMBEDDED:
+        _fit_tiny_policy(config, preset)
         return config
     config.policy.observation_tokens = 768  # a call may ask for several items
     return _on_set(config, preset) if preset else config
+
+
+def _fit_tiny_policy(config: ConfigDict, preset: str) -> None:
+    """Makes observations short, and room for three of them."""
+    config.tools.related_titles = 1
+    config.policy.observation_tokens = 160
+    config.engine.max_tokens = 448
+    for stage in (config.self_sft, config.rta):
+        stage.completion_buckets = (448,) if preset == SMOKE else (64, 128, 192, 288, 448)
+    if preset == SMOKE:
+        config.engine.window_buckets = (768,)
+        return
+    config.warm_start.update({"lessons": (((8,), 300),), "fused": 0.3, "learning_rate": 1e-3})
+    config.self_sft.update({"examples": 256, "members": 8})
 
 
 def _on_set(config: ConfigDict, name: str) -> ConfigDict:

@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import re
 
 import pytest
 
@@ -11,6 +10,7 @@ from agenticrec_jax.agent.tasks import TASKS
 from agenticrec_jax.testing.chat import chat_tokenizer
 from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.testing.world import tiny_world
+from agenticrec_jax.tokenizers.compact import train_tokenizer
 from agenticrec_jax.types import OBSERVATION, SAMPLED
 
 
@@ -25,11 +25,12 @@ def test_the_compact_style_is_one_turn(prompts):
     history, candidates = world.examples[0].history, world.examples[0].candidates
     ids = prompts.build(history, candidates, world.toolbox.schemas()[:2])
     text = world.tokenizer.decode(ids)
-    title = world.log.items.title
-    assert text.startswith(f"<user> history: h1 {title[history[0]][:4].lower()}")
+    history_title, first, second = (
+        world.tokenizer.decode(prompts.title_ids(item)) for item in (history[0], *candidates[:2])
+    )
+    assert text.startswith(f"<user> history: h1{history_title}")
     # A candidate's number stands behind its title, in the form that answers have.
-    first, second = (title[item][:4].lower() for item in candidates[:2])
-    assert re.search(rf"; candidates: {first}\w*1, {second}", text)
+    assert f"; candidates:{first}1,{second}2," in text
     assert text.endswith("; rank; tools:get_user_profileitem_info_search<assistant>")
     assert world.tokenizer.decode(prompts.drill()) == "<user> rank<assistant>"
 
@@ -44,12 +45,24 @@ def test_tasks_ask_different_questions(prompts):
 
 def test_titles_keep_to_a_budget_also_after_a_change_of_it(prompts):
     decode = prompts.tokenizer.decode
+    raw = prompts.tokenizer.encode_data(f" {prompts.items.title[1]}")
+    assert prompts.title_ids(1) == raw[:4] and len(raw) > 4  # it has one word of one id
     long = prompts.build((0,), (1,), ())
     bare = dataclasses.replace(prompts, title_tokens=0).build((0,), (1,), ())
     assert decode(bare) == "<user> history: h1; candidates:1,; rank; tools:none<assistant>"
     assert "…" not in decode(long) and len(long) == len(bare) + 2 * 4
-    title = prompts.tokenizer.encode_data(f" {prompts.items.title[1]}")
-    assert prompts.title_ids(1) == title[:4] and len(title) > 4
+
+
+def test_a_title_is_its_known_words_where_they_fill_half_of_the_budget(prompts):
+    tokenizer = train_tokenizer(["pilot gel pens black"] * 5, 420, [" pilot", " gel", " pen"])
+    titles = ["Pilot (G-2) Gel Pens, 12 xqzvw, pens", "Pilot 2000 xqzvw gel"]
+    items = dataclasses.replace(prompts.items, title=titles)
+    for budget, expected in ((6, " pilot gel pen"), (4, " pilot gel pen"), (2, " pilot gel")):
+        shown = CompactPrompts(tokenizer, items, budget).title_ids(0)
+        assert tokenizer.decode(shown) == expected
+    raw = tokenizer.encode_data(f" {titles[1]}")
+    assert CompactPrompts(tokenizer, items, 5).title_ids(1) == raw[:5]
+    assert tokenizer.decode(CompactPrompts(tokenizer, items, 4).title_ids(1)) == " pilot gel"
 
 
 def test_turns_carry_their_origin(prompts):

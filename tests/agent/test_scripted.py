@@ -172,6 +172,7 @@ def test_tools_that_the_script_does_not_know_leave_its_plans_as_they_are():
 
 def test_fixed_plans_call_the_fewest_tools():
     plans = {plan.priority: plan.tools for plan in scripted.fixed_plans()}
-    assert len(plans) == 4 + 12 + 24
+    assert len(plans) == 5 + 20 + 60
     assert plans["brand bought", "popular"] == ("candidates_analyze",)
+    assert plans["taken", "together"] == ("get_similar_users",)
     assert plans["taken", "popular"] == ("get_similar_users", "candidates_analyze")

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from agenticrec_jax.evaluation.paper_cells import AGENTICREC, PAPERS
+from agenticrec_jax.evaluation.paper_cells import AGENTICREC, PAPERS, RECTHINKER
 from agenticrec_jax.evaluation.rankings import CHANCE
 from agenticrec_jax.reproduction.logs import find_log, find_logs
 from agenticrec_jax.reproduction.methods import METHODS, TABLE, TINY_SECONDS, methods_of
@@ -145,6 +145,28 @@ def test_a_server_takes_the_place_of_the_policy_where_nothing_is_trained():
 
 def test_a_configuration_of_the_other_agent_is_refused():
     assert_names(refused(keys, paper="recthinker"), "config.agent", "agenticrec", "recthinker")
+
+
+def test_the_embedded_policy_gets_one_warm_start_for_recthinkers_rows():
+    config = find_preset(RECTHINKER, TINY).config
+    rows = ["recthinker_frozen", "recthinker_sft", "tallrec"]
+    tiny = Plan(RECTHINKER, config, rows, (0, 1), tiny=True)
+    steps = {step.name: step for step in in_order([tiny.table(LOG)])}
+    (warm,) = (step for name, step in steps.items() if name.startswith("stage sft"))
+    assert warm.settings["warm_start"]["lessons"] == config.warm_start.lessons
+    assert steps["recthinker_frozen, synthetic"].inputs["stage"] is not None
+    for seed in (0, 1):
+        imitation = steps[f"stage self_sft after sft, seed {seed}, synthetic"]
+        assert imitation.inputs["stage"].key == warm.key
+        assert "stage" not in steps[f"stage tallrec, seed {seed}, synthetic"].inputs
+    before = {step.key: step.name for step in in_order([tiny.table(LOG)])}
+    longer = changed(config, warm_start={"lessons": (((8,), 7),)})
+    renewed = new(before, keys(longer, rows, (0, 1), paper=RECTHINKER, tiny=True))
+    assert {name.split(",")[0] for name in renewed} == {
+        *("stage sft", "stage self_sft after sft", "recthinker_frozen", "recthinker_sft")
+    }
+    for other in (keys(config, rows, paper=RECTHINKER), keys(tiny=True)):
+        assert not any(name.startswith("stage sft") for name in other.values())
 
 
 def test_passes_renew_their_stage():

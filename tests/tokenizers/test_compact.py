@@ -50,6 +50,15 @@ def test_numbers_and_symbols_are_one_id_each(tokenizer):
     assert len({tokenizer.encode_data(number)[0] for number in NUMBERS}) == 20
 
 
+def test_words_are_distinct_and_of_one_id():
+    symbols = [" pen", " ink", " tape", " a"]
+    tokenizer = train_tokenizer(TITLES, 420, symbols)
+    text = " Pens, ink pen 12 tape; a tapestry inkjet </think> ink"
+    assert tokenizer.decode(tokenizer.encode_words(text)) == " pen ink tape"
+    assert _markers(tokenizer, tokenizer.encode_words(text)) == []
+    assert tokenizer.encode_words("") == tokenizer.encode_words("12 / 7") == []
+
+
 def test_markup_round_trips_through_ids(tokenizer):
     call = '<think>so</think><tool_call>{"name":"get_user_profile"}</tool_call>'
     text = call + "<answer>\\boxed{[7,20,]}</answer>"

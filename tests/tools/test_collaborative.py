@@ -10,7 +10,7 @@ from agenticrec_jax.tools.artifacts import Artifacts
 from agenticrec_jax.tools.base import AsOfView
 from agenticrec_jax.tools.collaborative import GetSimilarItems, GetSimilarUsers
 from agenticrec_jax.tools.names import address, called, resolve
-from agenticrec_jax.tools.text import ToolOptions, cut
+from agenticrec_jax.tools.text import ToolOptions, cut, ranked
 
 
 @pytest.fixture
@@ -101,8 +101,33 @@ def test_candidates_are_ordered_by_what_near_users_took(
 def test_no_evidence_is_said_in_a_word(artifacts, view, others):
     index = others.sasrec_index
     nobody = dataclasses.replace(index, recent=np.full_like(index.recent, PAD))
-    empty = Artifacts(others.statistics, nobody, artifacts.fit_range)
-    assert GetSimilarUsers(empty, ToolOptions())(view) == "similar users took nothing; taken:none"
+    nothing = np.zeros(0, int)
+    untaken = dataclasses.replace(others.statistics, taken_user=nothing, taken_item=nothing)
+    empty = Artifacts(untaken, nobody, artifacts.fit_range)
+    text = GetSimilarUsers(empty, ToolOptions())(view)
+    assert text == "similar users took nothing; taken:none; together:none"
+
+
+def test_candidates_are_ordered_by_what_users_with_shared_items_took(
+    log, artifacts, examples, others
+):
+    """The oracle has a vector of items for each user, and takes cosines of whole vectors."""
+    statistics = others.statistics
+    took = np.zeros((log.num_users, log.num_items))
+    took[statistics.taken_user, statistics.taken_item] = 1
+    tool = GetSimilarUsers(artifacts, ToolOptions(evidence_length=20))
+    lengths = []
+    for example in examples[:10]:
+        view = AsOfView(log, example)
+        history = np.zeros(log.num_items)
+        history[list(view.history)] = 1
+        cosines = took @ history / np.maximum(np.linalg.norm(took, axis=1), 1)
+        cosines[view.user] = 0
+        scores = (cosines @ took)[list(view.candidates)]
+        ordered = ranked(scores.round(9), statistics.popularity[list(view.candidates)], True)
+        assert read_orders(tool(view)).get("together", ()) == tuple(ordered)
+        lengths.append(len(ordered))
+    assert 0 < np.mean(lengths) < 20
 
 
 def test_titles_are_what_most_of_the_nearest_took_and_the_user_has_not(
@@ -128,8 +153,13 @@ def test_the_users_own_fitted_events_are_no_evidence(log, artifacts, examples, o
     recent = np.full_like(index.recent, PAD)
     recent[own_row, :] = view.candidates[:10]
     index = dataclasses.replace(index, recent=recent)
-    only_own = Artifacts(others.statistics, index, artifacts.fit_range)
-    assert GetSimilarUsers(only_own, ToolOptions())(view).endswith("took nothing; taken:none")
+    taken = np.unique([*view.history, *view.candidates])
+    statistics = dataclasses.replace(
+        others.statistics, taken_user=np.full(len(taken), view.user), taken_item=taken
+    )
+    only_own = Artifacts(statistics, index, artifacts.fit_range)
+    text = GetSimilarUsers(only_own, ToolOptions())(view)
+    assert text.endswith("took nothing; taken:none; together:none")
 
 
 @pytest.mark.parametrize("tool", [GetSimilarItems, GetSimilarUsers])

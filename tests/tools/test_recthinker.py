@@ -125,3 +125,13 @@ def test_the_bare_form_orders_no_candidates_and_names_that_are_off_are_said(log,
     text = said(box, view, "search_knowledge_graph", item_ids=["h1", "Pocket Stapler"])
     assert not read_orders(text)
     assert " | no item named Pocket Stapler; close: " in text
+
+
+def test_fewer_titles_of_a_relation_leave_its_orders_as_they_are(log, artifacts, view):
+    box = recthinker_tools(log.items, artifacts, ToolOptions(related_titles=1))
+    (few, many) = (
+        said(each, view, "search_knowledge_graph", item_ids=["h1"])
+        for each in (box, recthinker_tools(log.items, artifacts))
+    )
+    assert read_orders(few) == read_orders(many) and len(few) < len(many)
+    assert few.split("taken with: ")[1].split(";")[0] in many.split("taken with: ")[1]

@@ -261,7 +261,7 @@ def test_orders_show_distinct_candidates_in_the_number_asked_for(log, artifacts,
     for example in examples[::7]:
         for observation in outputs(log, example, box):
             for label, numbers in read_orders(observation.text).items():
-                assert label in ("brand bought", "popular", "similar", "taken")
+                assert label in ("brand bought", "popular", "similar", "taken", "together")
                 assert len(set(numbers)) == len(numbers) <= 6
                 assert set(numbers) <= set(range(1, 21))
 

@@ -10,6 +10,7 @@ import pytest
 from agenticrec_jax.agent import protocol, scripted
 from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.agent.prompts import CompactPrompts
+from agenticrec_jax.agent.scripts import RECTHINKER_SCRIPT
 from agenticrec_jax.testing.world import tiny_world
 from agenticrec_jax.training.judge import fit_judge
 from agenticrec_jax.training.skill_rows import (
@@ -79,6 +80,26 @@ def test_fused_answers_are_the_weighted_sums_of_what_is_shown(agent):
                 assert list(answer) == list(dict.fromkeys([*chain, *range(1, 21)]))[:10]
                 merged += 1
     assert several > 10 and merged > 10
+
+
+def test_orders_have_the_labels_and_the_candidates_of_the_agent(agent):
+    """RecThinker's: other labels, and 10 candidates."""
+    labels = (*RECTHINKER_SCRIPT.labels, scripted.DRAFT)
+    source = Fusing(agent.prompts, labels, candidates=10, fused=1.0)
+    seen = set()
+    for group in source_groups(source, 20):
+        orders = scripted.read_orders(agent.prompts.tokenizer.decode(group.prompt))
+        seen |= set(orders)
+        assert set(sum(orders.values(), ())) <= set(range(1, 11))
+        named = group.readouts["order_label"]
+        assert {labels[i] for i in named[named != NO_CLASS]} == set(orders)
+        for row in group.rows:
+            ((worth, listed),) = row.lists
+            assert len(worth) == 10 and sorted(listed) == list(range(1, 11))
+            weights = row.readouts["order_weight"]
+            assert (weights[:, len(labels) :] == NO_CLASS).all() and weights.max() > 0
+            assert np.isnan(row.readouts["fused_score"][:, 10:]).all()
+    assert seen == set(labels)
 
 
 def test_fusing_can_be_of_many_long_orders_with_weights_alone(agent):

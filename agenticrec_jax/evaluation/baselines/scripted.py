@@ -146,15 +146,15 @@ def best_fusion(
 
 
 def evidence_features(
-    evidence: Evidence, candidates: int = 20
+    evidence: Evidence, candidates: int = 20, labels: Sequence[str] = LABELS
 ) -> Float[np.ndarray, "examples C F"]:
     """Returns two features F of each candidate and label: the discount of its rank, and presence.
 
     The discount is ``1 / log2(rank + 1)`` in the label's order, 0 for a candidate that is absent.
     """
-    features = np.zeros((len(evidence), candidates, 2 * len(LABELS)), np.float32)
+    features = np.zeros((len(evidence), candidates, 2 * len(labels)), np.float32)
     for i, orders in enumerate(evidence):
-        for f, label in enumerate(LABELS):
+        for f, label in enumerate(labels):
             for rank, number in enumerate(orders.get(label, ()), 1):
                 features[i, number - 1, 2 * f] = 1 / np.log2(rank + 1)
                 features[i, number - 1, 2 * f + 1] = 1.0

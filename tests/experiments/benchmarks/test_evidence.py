@@ -93,14 +93,19 @@ def test_a_row_has_its_difference_to_the_linear_combination():
 
 def test_titles_are_fused_where_they_tell_more_than_the_orders():
     """The target alone has the newest item's words; the one order of a tool puts it last."""
+    label, orders = evidence.TITLES, [{"taken": (1, 2, 3)}] * 4
     items = SimpleNamespace(title=["gel pen", "tape", "gel pen red", "desk"], brand=[None] * 4)
     examples = [SimpleNamespace(history=(1, 0), candidates=(3, 1, 2), target_number=3)] * 4
+    splits = ("valid", "test")
     data = SimpleNamespace(
         log=SimpleNamespace(items=items), examples={"valid": examples, "test": examples}
     )
-    orders = [{"taken": (1, 2, 3)}] * 4
-    ranks, words = evidence.fusion_with_titles(
-        SimpleNamespace(data=data), {"valid": orders, "test": orders}, np.array([0, 1.0, 0, 0, 0])
+    titles = evidence.title_orders(
+        SimpleNamespace(data=data), np.array([0, 1.0, 0, 0, 0]), examples
+    )
+    assert titles == [[3]] * 4
+    ranks, words = evidence.fusion_with(
+        label, dict.fromkeys(splits, titles), dict.fromkeys(splits, orders), data.examples
     )
     assert ranks.tolist() == [1] * 4 and words == "1 titles"
 

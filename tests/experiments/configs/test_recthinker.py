@@ -21,3 +21,14 @@ def test_without_a_name_it_is_the_office_log_and_an_unknown_name_is_refused():
     assert run_config(recthinker.get_config()).dataset.label == of_office == "office_sample"
     with pytest.raises(ValueError, match="found 'cds', expected one of movielens_sparse"):
         recthinker.get_config("cds")
+
+
+def test_the_embedded_presets_have_room_for_three_observations_and_a_warm_start():
+    for name in ("tiny", "smoke"):
+        config = run_config(recthinker.get_config(name))
+        assert (config.agent, config.reward, config.dataset.negatives) == (*["recthinker"] * 2, 9)
+        assert config.policy.directory == "tools_data/tiny_policy"
+        most = config.engine.max_tokens
+        assert config.self_sft.completion_buckets[-1] == config.rta.completion_buckets[-1] == most
+        assert config.warm_start.lessons
+    assert config.evaluation.examples == 12
