@@ -84,13 +84,13 @@ class PagedSlots(Slots):
         """Pages in use, in all shards."""
         return sum(pages.count - pages.free for pages in self._pages)
 
-    def renew(self) -> list[Row]:
+    def admit_recomputed(self) -> list[Row]:
         """Returns rows that can take a slot once their prompt is computed again, with held pages.
 
         At most one in each shard: the oldest that waits. Where another member has the prompt, its
         pages are shared, and nothing is computed.
         """
-        renewed = []
+        readmitted = []
         for shard, joining in enumerate(self._joining):
             row = joining[0] if joining and self._free[shard] else None
             if row is None or row.request in self._prompts[shard]:
@@ -102,14 +102,14 @@ class PagedSlots(Slots):
                 self._pages[shard].share(members[0].pages[:count])
             elif self._make_room(row, self._count(row.prompt + len(row.ids)) + 1):
                 self._prompts[shard][row.request] = self._pages[shard].take(count)
-                renewed.append(row)
-        return renewed
+                readmitted.append(row)
+        return readmitted
 
-    def secure(
+    def reserve(
         self, rows: Sequence[Row], tokens: Callable[[Row], int]
     ) -> tuple[list[Row], list[tuple[Row, int]]]:
-        """Gives each row the pages that hold ``tokens`` of it; see ``Slots.secure``."""
-        secured, given = [], []
+        """Gives each row the pages that hold ``tokens`` of it; see ``Slots.reserve``."""
+        reserved, given = [], []
         for row in sorted(rows, key=_age):
             while self.has_slot(row) and not self._grow(row, tokens(row)):
                 youngest = self._live[row.shard][-1]
@@ -117,11 +117,11 @@ class PagedSlots(Slots):
                     continue
                 given.append((youngest, youngest.slot))
                 self.release(youngest)
-                youngest.again = True
+                youngest.recompute = True
                 youngest.length = youngest.prompt
             if self.has_slot(row):
-                secured.append(row)
-        return secured, given
+                reserved.append(row)
+        return reserved, given
 
     def copy(self, row: Row) -> bool:
         """Gives a slot to a branch that shares the full pages of its parent, if there is room.
@@ -232,7 +232,7 @@ class PagedSlots(Slots):
         full = row.prompt // self._page_tokens
         last = all(other is row or other.request != row.request for other in self._joining[shard])
         taken_over = last and full < len(prompt) and pages.users(prompt[full]) == 1
-        tokens = row.prompt + len(row.ids) * row.again
+        tokens = row.prompt + len(row.ids) * row.recompute
         needed = self._count(tokens) - full - taken_over
         if not self._make_room(row, needed):
             return False

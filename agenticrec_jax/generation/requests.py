@@ -215,7 +215,7 @@ class Row:
       pages: its pages, in order; empty where slots have columns of their own.
       copy: page to copy the last page of its prompt from, and to, as it takes its slot; None for
         no copy.
-      again: whether it is computed again: it has given its pages back, or is a branch for which
+      recompute: whether it is computed again: it has given its pages back, or is a branch for which
         there was no room.
       progress: of its constrained answer, as it gave its pages back or branched off.
       number: number in its sampling keys: the member, or `branch_number`; the member if None.
@@ -240,7 +240,7 @@ class Row:
     age: int = 0
     pages: list[int] = field(default_factory=list)
     copy: tuple[int, int] | None = None
-    again: bool = False
+    recompute: bool = False
     progress: Any = None
     number: int | None = None
     parent: int | None = None

@@ -132,9 +132,9 @@ class Schedule:
         while self._slots.pending or self._opening or self._running or self._waiting:
             # Free slots first: members of groups that have begun, then new groups. A row that ends
             # with its first token frees its slot for another, so this is tried again each time.
-            if renewed := self._slots.renew():
-                for batch in batches([[row] for row in renewed], self._slots.shards, buckets):
-                    state = self._prefill(state, batch, again=True)
+            if readmitted := self._slots.admit_recomputed():
+                for batch in batches([[row] for row in readmitted], self._slots.shards, buckets):
+                    state = self._prefill(state, batch, recompute=True)
             elif any(joining := self._slots.join()):
                 state = self._join(state, joining)
             elif groups := self._slots.begin():
@@ -201,15 +201,15 @@ class Schedule:
         with self.telemetry.timed("join"):
             state, report = self._programs.join(self._params, state, inputs, window=window)
             for row, shard in indexed:
-                if row.again or row.source:
+                if row.recompute or row.source:
                     slot = shard * self._slots.per_shard + row.slot
                     state = with_progress(state, slot, row.progress)
-                    self.telemetry.count(recomputed_tokens=len(row.ids) * row.again)
+                    self.telemetry.count(recomputed_tokens=len(row.ids) * row.recompute)
             # A branch has received its reply already.
             self._receive([(row, i) for row, i in indexed if not row.source], report)
         return state
 
-    def _prefill(self, state: State, batch: list[list[list[Row]]], again: bool = False) -> State:
+    def _prefill(self, state: State, batch: list[list[list[Row]]], recompute: bool = False) -> State:
         """Dispatches ``prefill`` for the groups of one batch.
 
         Of prompts that are computed ``again`` nothing but keys and values is kept. They take the
@@ -234,7 +234,7 @@ class Schedule:
         inputs = self._slots.with_pages(inputs, groups)
         with self.telemetry.timed("prefill"):
             state, report = self._programs.prefill(self._params, state, inputs)
-            if again:
+            if recompute:
                 self.telemetry.count(
                     recomputed_tokens=sum(group[0].prompt for group in groups if group)
                 )
@@ -248,7 +248,7 @@ class Schedule:
         """Dispatches ``decode`` for all running rows."""
         config = self._config
         steps = config.decode_steps
-        self._secure(state, self._running, lambda row: min(row.length + steps, row.limit))
+        self._reserve(state, self._running, lambda row: min(row.length + steps, row.limit))
         if not self._running:
             return state
         indexed, slots = self._slots.list_rows(self._running, config.rows(self._slots.shards))
@@ -288,7 +288,7 @@ class Schedule:
     def _splice(self, state: State, rows: list[Row]) -> State:
         """Dispatches ``splice`` for the observations of ``rows``, long ones in several pieces."""
         config = self._config
-        rows = self._secure(state, rows, lambda row: row.length + len(row.pending))
+        rows = self._reserve(state, rows, lambda row: row.length + len(row.pending))
         while rows:
             indexed, slots = self._slots.list_rows(rows, config.rows(self._slots.shards))
             inputs = splice_inputs(
@@ -365,8 +365,8 @@ class Schedule:
             self.telemetry.count(sampled_tokens=0 if row.opening else n)
             if not self._slots.has_slot(row):  # its first token waits for ``join``
                 continue
-            if row.again:  # all of its completion is spliced behind the prompt
-                row.again = False
+            if row.recompute:  # all of its completion is spliced behind the prompt
+                row.recompute = False
                 row.pending = list(row.ids)
                 self._opening.append(row)
             elif row.opening:
@@ -385,9 +385,9 @@ class Schedule:
                 row.finish = STOP if status[i] == STOPPED else row.limit_reason
                 self._end(row)
 
-    def _secure(self, state: State, rows: list[Row], tokens: Callable[[Row], int]) -> list[Row]:
+    def _reserve(self, state: State, rows: list[Row], tokens: Callable[[Row], int]) -> list[Row]:
         """Makes room for ``tokens`` of each row; returns the rows that have it."""
-        secured, given = self._slots.secure(rows, tokens)
+        reserved, given = self._slots.reserve(rows, tokens)
         for row, slot in given:
             index = row.shard * self._slots.per_shard + slot
             row.progress = progress_at(state, index)
@@ -395,7 +395,7 @@ class Schedule:
                 self._slots.rejoin(row)
         self._running = [row for row in self._running if self._slots.has_slot(row)]
         self.telemetry.count(preempted_rows=len(given))
-        return secured
+        return reserved
 
     def _end(self, row: Row) -> None:
         if self._slots.has_slot(row):

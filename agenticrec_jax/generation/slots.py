@@ -127,7 +127,7 @@ class Slots:
 
     def source(self, row: Row) -> int:
         """Returns the slot that has the prompt of a row that joins its group, or its parent."""
-        if row.again:  # its prompt is computed in its own slot
+        if row.recompute:  # its prompt is computed in its own slot
             return row.slot
         return (row.source or self.rows[row.request, 0]).slot
 
@@ -161,7 +161,7 @@ class Slots:
     def recompute(self, row: Row) -> None:
         """Lets a row without a slot wait for one, in which all of it is computed again."""
         row.source = None
-        row.again = True
+        row.recompute = True
         row.length = row.prompt
         self.rejoin(row)
 
@@ -169,17 +169,17 @@ class Slots:
         """Frees a row's slot."""
         self._free[row.shard].append(row.slot)
 
-    def renew(self) -> list[Row]:
+    def admit_recomputed(self) -> list[Row]:
         """Returns rows that have taken a slot in which their prompt is computed again.
 
         At most one in each shard. They are branches for which no slot was free.
         """
-        renewed = []
+        readmitted = []
         for joining in self._joining:
             row = joining[0] if joining else None
-            if row and row.again and not self.has_slot(row) and self._take(row):
-                renewed.append(row)
-        return renewed
+            if row and row.recompute and not self.has_slot(row) and self._take(row):
+                readmitted.append(row)
+        return readmitted
 
     # What follows is of slots that take pages; slots with columns of their own have all they need.
 
@@ -188,7 +188,7 @@ class Slots:
         """Pages in use."""
         return 0
 
-    def secure(
+    def reserve(
         self, rows: Sequence[Row], tokens: Callable[[Row], int]
     ) -> tuple[list[Row], list[tuple[Row, int]]]:
         """Makes room for ``tokens`` of each row.

@@ -168,7 +168,7 @@ def test_a_branch_shares_the_full_pages_and_has_a_copy_of_the_last():
     parent = slots.begin()[0][0]
     parent.add_sampled([PAUSE], [0.0])
     parent.length = 33
-    slots.secure([parent], lambda row: row.length)
+    slots.reserve([parent], lambda row: row.length)
     used = slots.used
     parent.add_reply(Reply((8, 9), members=3))
     first, second = slots.branches(parent, 2)

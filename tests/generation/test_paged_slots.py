@@ -30,10 +30,10 @@ def by_tokens(row):
     return row.prompt + len(row.ids)
 
 
-def copies_of(slots, renewed):
+def copies_of(slots, readmitted):
     """The pages that a prefill of prompts alone copies to."""
-    inputs = Inputs(np.zeros((len(renewed), 12)), np.zeros((len(renewed), 1)), None)
-    return slots.with_pages(inputs, [[row] for row in renewed]).pages.copies
+    inputs = Inputs(np.zeros((len(readmitted), 12)), np.zeros((len(readmitted), 1)), None)
+    return slots.with_pages(inputs, [[row] for row in readmitted]).pages.copies
 
 
 def test_members_share_full_pages_and_differ_from_the_first_that_is_not():
@@ -57,7 +57,7 @@ def test_the_prompt_is_held_until_its_last_member_has_a_slot():
     prompt = 2
     assert slots.used == prompt + 1 and group[0].copy[0] != group[0].pages[1]
     slots.release(group[0])
-    assert slots.used == prompt and slots.renew() == [] and slots.join() == [group[1]]
+    assert slots.used == prompt and slots.admit_recomputed() == [] and slots.join() == [group[1]]
     source = group[1].copy[0]
     slots.release(group[1])
     assert slots.join() == [group[2]] and group[2].copy is None
@@ -76,26 +76,26 @@ def test_rows_begin_while_pages_are_free_and_a_dispatch_of_all_has_room():
 def test_the_youngest_gives_its_pages_back_and_the_oldest_never():
     slots = make_slots((1, 1, 1), (4, 4, 4), pages=12)
     rows = [group[0] for group in slots.begin()]
-    secured, given = slots.secure(rows, lambda row: 16)
-    assert secured == rows and given == [] and slots.used == 12
-    secured, given = slots.secure(rows[:2], lambda row: 28)
+    reserved, given = slots.reserve(rows, lambda row: 16)
+    assert reserved == rows and given == [] and slots.used == 12
+    reserved, given = slots.reserve(rows[:2], lambda row: 28)
     # The third makes room for the first; then the second is the youngest itself.
-    assert secured == rows[:1] and given == [(rows[2], 2), (rows[1], 1)]
-    assert slots.used == 7 and not rows[1].pages and rows[1].again and not rows[0].again
+    assert reserved == rows[:1] and given == [(rows[2], 2), (rows[1], 1)]
+    assert slots.used == 7 and not rows[1].pages and rows[1].recompute and not rows[0].recompute
     slots.rejoin(rows[2])
     slots.rejoin(rows[1])
-    assert slots.renew() == [rows[1]] and slots.join() == [rows[1]]  # the older first
+    assert slots.admit_recomputed() == [rows[1]] and slots.join() == [rows[1]]  # the older first
 
 
 def test_a_prompt_that_another_member_has_is_shared_again_and_not_computed():
     slots = make_slots((2,), (6,), pages=8)
     [[first, second]] = slots.begin()
     first.ids, second.ids = [7] * 3, [7] * 3
-    secured, [(given, _)] = slots.secure([first], lambda row: 32)
-    assert (secured, given) == ([first], second)
+    reserved, [(given, _)] = slots.reserve([first], lambda row: 32)
+    assert (reserved, given) == ([first], second)
     slots.trim([first])
     slots.rejoin(second)
-    assert slots.renew() == [] and slots.join() == [second]
+    assert slots.admit_recomputed() == [] and slots.join() == [second]
     assert second.pages[0] == first.pages[0] and second.copy == (first.pages[1], second.pages[1])
     assert len(second.pages) == 3  # of 9 tokens, to be spliced behind the prompt
 
@@ -119,13 +119,13 @@ def test_a_prompt_that_is_computed_again_is_copied_to_no_page():
     slots = make_slots((1, 2), (4, 6), pages=12)
     [[oldest], [first, second]] = slots.begin()
     given_back = first.copy[1]
-    _, given = slots.secure([oldest], lambda row: 44)
+    _, given = slots.reserve([oldest], lambda row: 44)
     for row, _ in given:
         slots.rejoin(row)
     assert [row for row, _ in given] == [second, first] and given_back in oldest.pages
     oldest.length = 24
     slots.trim([oldest])
-    assert slots.renew() == [first] and given_back in oldest.pages
+    assert slots.admit_recomputed() == [first] and given_back in oldest.pages
     assert copies_of(slots, [first]).tolist() == [[NO_PAGE]]
 
 
@@ -140,27 +140,27 @@ def test_every_row_ends_and_pages_are_shared_in_prompts_alone(shards, data):
     target = {(i, m): int(draw.integers(1, 20)) for i, n in enumerate(members) for m in range(n)}
     live = []
     for _ in range(3000):
-        assert (copies_of(slots, slots.renew()) == NO_PAGE).all(), "a page has two writers"
+        assert (copies_of(slots, slots.admit_recomputed()) == NO_PAGE).all(), "a page has two writers"
         began = [row for row in slots.join() if row]
         if not began and not any(slots._joining):  # otherwise those that wait come first
             began = [row for group in slots.begin() for row in group if slots.has_slot(row)]
         live += began
         for row in began:
-            row.again = False
+            row.recompute = False
             row.length = by_tokens(row)
         if not live and not slots.pending:
             break
         assert live, "rows wait and none is in a slot"
         chosen = [row for row in live if draw.random() < 0.7]
-        secured, given = slots.secure(chosen, lambda row: by_tokens(row) + 3)
+        reserved, given = slots.reserve(chosen, lambda row: by_tokens(row) + 3)
         for row, _ in given:
             slots.rejoin(row)
         live = [row for row in live if slots.has_slot(row)]
-        assert set(secured) <= set(live) and not {row for row, _ in given} & set(live)
-        for row in secured:
+        assert set(reserved) <= set(live) and not {row for row, _ in given} & set(live)
+        for row in reserved:
             row.ids += [0] * int(draw.integers(0, 4))
             row.length = by_tokens(row)
-        slots.trim(secured)
+        slots.trim(reserved)
         users = collections.Counter((row.shard, page) for row in live for page in row.pages)
         for row in live:
             assert len(row.pages) * PAGE >= row.length
