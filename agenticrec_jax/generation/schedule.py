@@ -209,10 +209,12 @@ class Schedule:
             self._receive([(row, i) for row, i in indexed if not row.source], report)
         return state
 
-    def _prefill(self, state: State, batch: list[list[list[Row]]], recompute: bool = False) -> State:
+    def _prefill(
+        self, state: State, batch: list[list[list[Row]]], recompute: bool = False
+    ) -> State:
         """Dispatches ``prefill`` for the groups of one batch.
 
-        Of prompts that are computed ``again`` nothing but keys and values is kept. They take the
+        Of prompts to ``recompute`` nothing but keys and values is kept. They take the
         shapes of whole groups, so that none is compiled for them.
         """
         size = next(size for size in PREFILL_SIZES[::-1] if size >= max(map(len, batch)))

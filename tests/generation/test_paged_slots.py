@@ -140,7 +140,9 @@ def test_every_row_ends_and_pages_are_shared_in_prompts_alone(shards, data):
     target = {(i, m): int(draw.integers(1, 20)) for i, n in enumerate(members) for m in range(n)}
     live = []
     for _ in range(3000):
-        assert (copies_of(slots, slots.admit_recomputed()) == NO_PAGE).all(), "a page has two writers"
+        assert (copies_of(slots, slots.admit_recomputed()) == NO_PAGE).all(), (
+            "a page has two writers"
+        )
         began = [row for row in slots.join() if row]
         if not began and not any(slots._joining):  # otherwise those that wait come first
             began = [row for group in slots.begin() for row in group if slots.has_slot(row)]
