@@ -48,7 +48,9 @@ def run(script: str, environment: dict[str, str]) -> subprocess.CompletedProcess
     """Runs a script as the launcher's file, read from its name and not from stdin."""
     path = pathlib.Path(environment["HOME"], "script.sh")
     path.write_text(script, encoding="utf-8", newline="")
-    return subprocess.run(["bash", path], env=environment, capture_output=True, text=True)
+    return subprocess.run(
+        ["bash", path], env=environment, capture_output=True, text=True, timeout=120
+    )
 
 
 # Writes its arguments, each followed by NUL.
