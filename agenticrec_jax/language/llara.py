@@ -69,6 +69,7 @@ class ItemQwen3(Qwen3):
     def __init__(self, policy: Qwen3, projector: ItemProjector):
         self.config = policy.config
         self.embedding = policy.embedding
+        self.embedding_scale = nnx.data(policy.embedding_scale)
         self.layers = policy.layers
         self.norm = policy.norm
         self.head = policy.head

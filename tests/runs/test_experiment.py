@@ -124,7 +124,8 @@ def test_transcripts_are_written_seed_by_seed(tmp_path, monkeypatch):
     for seed, stage in ((5, "ppr"), (3, "rta"), (5, "rta")):
         directory = tmp_path / f"seed_{seed}" / stage
         directory.mkdir(parents=True)
-        (directory / "rollouts.jsonl").write_text(f'{{"of": "{stage} {seed}"}}\n')
+        group = {"of": f"{stage} {seed}", "stage": stage, "step": 1}
+        (directory / "rollouts.jsonl").write_text(json.dumps(group) + "\n")
     run = SimpleNamespace(
         config=RunConfig(),
         workdir=tmp_path,
@@ -150,6 +151,6 @@ def test_transcripts_are_written_seed_by_seed(tmp_path, monkeypatch):
 
 def test_the_skills_of_the_policy_are_those_of_the_log_that_it_was_measured_on(tmp_path):
     gate = experiment._gate(RunConfig())
-    assert gate["single"]["n"] == 400
+    assert gate["single"]["n"] == 1600
     assert experiment._gate(RunConfig(dataset=DatasetConfig(prepared="mine"))) == {}
     assert experiment._gate(RunConfig(policy=PolicyConfig(directory=str(tmp_path)))) == {}

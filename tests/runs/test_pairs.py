@@ -69,8 +69,11 @@ class Rollouts:
         self.right = lambda example_id: False
         self.calls = []
 
-    def __call__(self, agent, engine, params, tasks, *, members, temperature, seed, on_trajectory):
+    def __call__(
+        self, agent, engine, params, tasks, *, members, temperature, seed, on_trajectory, **forced
+    ):
         assert agent.use_tools and not agent.stop_on_illegal
+        assert forced == {"step": 0, "forced_calls": 0, "forced_tools": ()}
         self.calls.append((len(tasks), members, temperature))
         groups = [
             [self.trajectory(task, member, seed) for member in range(members)] for task in tasks

@@ -202,7 +202,8 @@ def test_a_path_of_another_machine_is_refused_before_anything_is_written(
 
 def test_every_setting_of_text_is_a_path_or_a_name():
     """A new one has to be put into the one list or the other."""
-    names = {"dataset.name", "tools.extra", "reward", "engine.cache_dtype", "logging.project"}
+    names = {"dataset.name", "tools.extra", "reward", "logging.project"}
+    names |= {"engine.cache_dtype", "engine.weight_dtype"}
     for stage in ("rta", "ppr"):
         names |= {f"{stage}.{name}" for name in ("loss_fn", "advantage_fn")}
         names |= {f"{stage}.groups.{name}" for name in ("baseline", "scale", "aggregation")}

@@ -190,7 +190,8 @@ def test_forced_calls_reach_the_rollouts_of_a_stage(pieces, tmp_path):
     run = stage.run(tmp_path, steps=1, forced_calls=2)
     for t in run.trajectories:
         names = agent.toolbox.names[:2]
-        forced = f'<think></think><tool_call>{{"name":"{names[t.member % 2]}'
+        call = f'{{"name":"{names[t.member % 2]}","arguments":{{'
+        forced = f"<think></think><tool_call>{call}"
         opening = tokenizer.encode_markup(forced) if t.member < 2 else []
         assert t.ids[: len(opening)].tolist() == opening
         assert (t.origin[: len(opening)] == OBSERVATION).all()
