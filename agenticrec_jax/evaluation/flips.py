@@ -194,9 +194,9 @@ def stratum(label: str, pairs: Sequence[Pair], at: int) -> dict:
     both = changes.count("both hit")
     gained = changes.count("gained")
     lost = changes.count("lost")
-    ranks = [[t["rank"] or 0 for t in side] for side in zip(*pairs, strict=True)]
-    values = [ndcg_values(each, 10) for each in ranks]
-    difference = paired_difference(values[1], values[0], [pair.first["user"] for pair in pairs])
+    before = ndcg_values([pair.first["rank"] or 0 for pair in pairs], 10)
+    after = ndcg_values([pair.second["rank"] or 0 for pair in pairs], 10)
+    difference = paired_difference(after, before, [pair.first["user"] for pair in pairs])
     return {
         "label": label,
         "pairs": len(pairs),

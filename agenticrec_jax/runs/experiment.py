@@ -272,8 +272,8 @@ def _gate(config: RunConfig) -> dict:
     path = resolve(config.policy.directory) / "made.json"
     if not path.exists():
         return {}
-    made = json.loads(path.read_text())
-    measured_on = made.get("config", {}).get("dataset", {})
+    record = json.loads(path.read_text())
+    measured_on = record.get("config", {}).get("dataset", {})
     tables = {name: getattr(config.dataset, name) for name in ("interactions", "items", "prepared")}
     same = all(measured_on.get(name, table) == table for name, table in tables.items())
-    return made.get("gate", {}) if same else {}
+    return record.get("gate", {}) if same else {}

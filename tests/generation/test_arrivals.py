@@ -7,27 +7,19 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from agenticrec_jax.generation.engine import Engine, EngineConfig, Reply, Request
+from agenticrec_jax.generation.engine import Engine, EngineConfig, Request
 from agenticrec_jax.generation.requests import Row
 from agenticrec_jax.generation.sampling import NO_FILTERS
 from agenticrec_jax.parallel.mesh import make_mesh
 from agenticrec_jax.testing.agreement import differences, perturbed_logits
 from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.testing.models import calling_qwen3
+from tests.generation import test_refill
+from tests.generation.test_refill import PAUSE, SAMPLING, STOP, V, make_requests, respond
 
-V = 40
-PAUSE = 3
-STOP = 5
-SAMPLING = {"temperature": 0.9, "seed": 6}
-SIZES = {
+SIZES = test_refill.SIZES | {
     "slots": 4,
-    "prompt_buckets": (20,),
-    "splice_buckets": (7,),
-    "max_tokens": 48,
-    "decode_steps": 8,
-    "least_steps": 4,
     "row_buckets": (4,),
-    "window_buckets": (96,),
     "deterministic": False,
     "tool_timeout": 120.0,
 }
@@ -47,17 +39,6 @@ def make_engine(policy, mesh=None, **changes):
 @pytest.fixture(scope="module")
 def engine(policy):
     return make_engine(policy)
-
-
-def make_requests(members):
-    rng = np.random.default_rng(1)
-    prompts = [tuple(rng.integers(7, V, rng.integers(2, 21)).tolist()) for _ in members]
-    return [Request(prompts[i], count, (11, 100 + i)) for i, count in enumerate(members)]
-
-
-def respond(request, member, ids):
-    rng = np.random.default_rng([len(ids), sum(ids)])
-    return Reply(tuple(rng.integers(7, V, rng.integers(0, 10)).tolist()))
 
 
 class Drawn:
