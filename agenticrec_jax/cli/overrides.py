@@ -139,6 +139,8 @@ def read_value(texts: Sequence[str], declared: Any) -> Any:
     (('q_proj', 'v_proj'), None)
     >>> read_value(["q_proj,v_proj"], tuple[str, ...])
     ('q_proj', 'v_proj')
+    >>> read_value([""], tuple[str, ...]), read_value(["a, b"], tuple[str, ...])
+    ((), ('a', 'b'))
     """
     union = get_origin(declared) in (Union, types.UnionType)
     members = get_args(declared) if union else (declared,)
@@ -162,7 +164,7 @@ def read_value(texts: Sequence[str], declared: Any) -> Any:
                 continue
     value = _literal(text)
     if is_sequence and value == text:  # no literal: words
-        return tuple(text.split(","))
+        return tuple(word.strip() for word in text.split(",") if word.strip())
     if is_sequence and not isinstance(value, tuple):
         return tuple(value) if isinstance(value, list) else (value,)
     return value

@@ -181,7 +181,12 @@ def process_rows(total: int, mesh: Mesh, rules: Rules = RULES) -> slice:
     """
     sharding = batch_sharding(mesh, rules)
     shards = batch_shards(mesh, rules)
-    expect(total % shards == 0, "rows of a batch", total, f"a multiple of data x fsdp, {shards}")
+    expect(
+        total % shards == 0,
+        "rows of a batch",
+        total,
+        f"a multiple of slices x data x fsdp, {shards}",
+    )
     spans = sorted(
         {index[0].indices(total)[:2] for index in _local_indices(sharding, total).values()}
     )
@@ -251,7 +256,7 @@ def row_shards(mesh: Mesh | None, rules: Rules = RULES) -> int:
     processes = len({device.process_index for device in mesh.devices.flat})
     fits = local_shards * processes == shards
     expected = f"a multiple of the {processes} processes"
-    expect(fits, f"mesh {dict(mesh.shape)}: data x fsdp", shards, expected)
+    expect(fits, f"mesh {dict(mesh.shape)}: slices x data x fsdp", shards, expected)
     return local_shards
 
 

@@ -325,12 +325,15 @@ def compile_stage(config: RunConfig, stage: str, directory: str, topology: str =
 
     compiled_rows = measure(config)
     show(compiled_rows)
-    large = [row["name"].removeprefix(f"{label}: ") for row in compiled_rows if not row["fits"]]
+    fitting = {row["name"].removeprefix(f"{label}: "): row["fits"] for row in compiled_rows}
+    large = [name for name, fits in fitting.items() if not fits]
+    others = [name for name, fits in fitting.items() if fits]
     if large:
 
         def fits(changed: RunConfig) -> bool:
             # A change makes the others no larger, which is checked once these fit.
-            return all(row["fits"] for names in (large, ()) for row in measure(changed, names))
+            groups = [names for names in (large, others) if names]
+            return all(row["fits"] for names in groups for row in measure(changed, names))
 
         _, host = meshes(config, topology)
         _say(large, search(config, stage, 1 if host is None else batch_shards(host), fits))

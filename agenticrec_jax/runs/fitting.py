@@ -1,8 +1,9 @@
 """Search of one or two settings with which the programs of a stage fit a chip."""
 
 import dataclasses
+import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from agenticrec_jax.errors import InputError
@@ -26,6 +27,7 @@ def search(
       fits: whether a config fits; an InputError of it counts as no.
     """
 
+    @functools.cache  # each takes minutes, and pairs begin with one that was tried
     def works(*changes: Change) -> bool:
         try:
             return fits(changed(config, changes))
@@ -39,7 +41,10 @@ def search(
         low, high = 0, len(values) - 1
         while low < high:
             middle = (low + high) // 2
-            low, high = (low, middle) if works(*values[middle]) else (middle + 1, high)
+            if works(*values[middle]):
+                high = middle
+            else:
+                low = middle + 1
         return values[high]
 
     options = alternatives(config, stage, shards)
@@ -88,14 +93,14 @@ def meshes(config: RunConfig) -> list[tuple[Change, ...]]:
     return others
 
 
-def changed(config: RunConfig, changes: Any) -> RunConfig:
+def changed(config: RunConfig, changes: Iterable[Change]) -> RunConfig:
     """Returns the config with other values of some settings.
 
     Raises:
       InputError: a value does not go with the others.
     """
     for name, value in changes:
-        room, setting = name.split(".")
-        section = dataclasses.replace(getattr(config, room), **{setting: value})
-        config = dataclasses.replace(config, **{room: section})
+        section_name, setting = name.split(".")
+        section = dataclasses.replace(getattr(config, section_name), **{setting: value})
+        config = dataclasses.replace(config, **{section_name: section})
     return config

@@ -183,6 +183,8 @@ def sampled_trajectories(
     sampling = {name: getattr(settings, name) for name in names}
     sampling |= {"start": str(run.policy_directory), "seed": seed}
     sampling |= {"candidates": run.data.candidate_hash}
+    if run.config.tools.disabled:
+        sampling["disabled_tools"] = list(run.config.tools.disabled)
     if settings.forced_calls:
         tools = run.training_agent.toolbox.names
         check_known(settings.forced_tools, tools, "config.self_sft.forced_tools")

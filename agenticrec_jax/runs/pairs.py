@@ -67,6 +67,8 @@ def mined_pairs(
     names = [field.name for field in dataclasses.fields(MiningConfig)]
     record = {name: getattr(settings, name) for name in names} | {"heldout": heldout, "seed": seed}
     record |= {"candidates": run.data.candidate_hash, "start": str(run.policy_directory)}
+    if run.config.tools.disabled:
+        record["disabled_tools"] = list(run.config.tools.disabled)
     with multihost.main_writes("mining directory") as writes:
         if writes:
             (directory / "mining").mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from agenticrec_jax.data.formats import frames
-from agenticrec_jax.data.interactions import read_log
+from agenticrec_jax.data.interactions import read_items, read_log
 from agenticrec_jax.testing.errors import assert_names, refused
 
 COLUMNS = {
@@ -110,9 +110,40 @@ def test_faults_of_a_frame_name_row_and_column(kind):
     assert_names(refused(read_log, empty), "data frame", "no interactions")
 
 
+@pytest.mark.parametrize("absent", [None, math.nan, pd.NA, pd.NaT])
+def test_an_absent_cell_among_texts_is_none(absent, without_pyarrow):
+    users = ["a", absent, "b", "c"]
+    for column in (
+        users,
+        pd.Series(users, dtype=object),
+        pd.array(["a", None, "b", "c"], "string"),
+    ):
+        assert_names(refused(read_log, COLUMNS | {"user_id": column}), "row 2", "user_id")
+    catalog = {"item_id": ["5", "7", "12"], "title": ["Pen", absent, "Ink"]}
+    assert read_items(catalog).title == ("Pen", "7", "Ink")
+
+
+def test_lists_of_a_dict_are_cells_of_any_lengths(without_pyarrow):
+    cells = [["Office"], ["Office", "Pens"]]
+    for column in (cells, pd.Series([np.array(cell) for cell in cells])):
+        items = read_items({"item_id": ["5", "7"], "title": ["Pen", "Ink"], "categories": column})
+        assert [list(names) for names in items.categories] == cells
+
+
 def test_columns_of_values_of_several_types_are_refused():
-    mixed = COLUMNS | {"item_id": [{"a"}, 1, "x", object()]}
-    assert_names(refused(read_log, mixed), "data frame", "item_id")
+    for values in ([{"a"}, 1, "x", object()], ["5", 5, "7", "7"]):
+        mixed = COLUMNS | {"item_id": values}
+        assert_names(refused(read_log, mixed), "data frame", "item_id")
+
+
+def test_columns_of_several_lengths_are_refused():
+    shorter = COLUMNS | {"item_id": ["5", "7"]}
+    assert_names(refused(read_log, shorter), "data frame", "lengths of columns", "'item_id': 2")
+
+
+def test_a_column_that_arrow_cannot_hold_is_refused_only_where_it_is_read():
+    frame = pd.DataFrame(COLUMNS | {"mood": [object(), 1, "x", None]})
+    assert read_log(frame).item.tolist() == read_log(COLUMNS).item.tolist()
 
 
 def test_examples_give_what_they_print():

@@ -32,6 +32,18 @@ def test_the_nearest_value_of_each_setting_that_fits_alone(config):
     assert len(tried) < 16
 
 
+def test_no_setting_is_tried_twice(config):
+    """A compilation takes minutes."""
+    tried = []
+
+    def fits(changed):
+        tried.append((changed.engine.slots, changed.policy.remat, changed.rta, changed.mesh))
+        return changed.engine.slots <= 16 and changed.policy.remat == "full"
+
+    search(config, "rta", 2, fits)
+    assert len(tried) == len(set(map(repr, tried))) > 8
+
+
 def test_two_settings_where_one_is_not_enough(config):
     def fits(changed):
         return changed.engine.slots <= 16 and changed.policy.remat == "full"

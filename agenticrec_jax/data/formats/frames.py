@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 
 from agenticrec_jax.data.formats.files import FRAME, TableFile, columns_text
-from agenticrec_jax.errors import InputError
+from agenticrec_jax.errors import InputError, expect
 from agenticrec_jax.paths import Path
 
 
@@ -59,18 +59,23 @@ def _polars(frame: Any, columns: Sequence[str]) -> pl.DataFrame:
     try:
         if hasattr(frame, "__arrow_c_stream__"):
             return pl.from_dataframe(frame)
-    except ImportError:  # pandas exports Arrow by pyarrow only, which it does not need itself
+    # pandas exports Arrow by pyarrow only, which it does not need itself. A column that Arrow
+    # cannot hold may be one that is not read.
+    except (ImportError, TypeError, ValueError, NotImplementedError):
         pass
-    return pl.DataFrame([_series(name, frame[name]) for name in columns])
+    series = [_series(name, frame[name]) for name in columns]
+    lengths = {each.name: len(each) for each in series}
+    expect(len(set(lengths.values())) <= 1, f"{FRAME}, lengths of columns", lengths, "equal ones")
+    return pl.DataFrame(series)
 
 
 def _series(name: str, column: Any) -> pl.Series:
-    array = np.asarray(column)
-    if not len(array):  # of no type that says anything
+    # Of a list numpy would make one type: NaN among texts would become the text "nan".
+    values = column if isinstance(column, list | tuple) else np.asarray(column)
+    if not len(values):  # of no type that says anything
         return pl.Series(name, [], pl.String)
-    values = array
-    if array.dtype == object:  # texts, with None or NaN for absent ones, or dates of a time zone
-        values = [None if value != value else value for value in array.tolist()]
+    if isinstance(values, list | tuple) or values.dtype == object:
+        values = [None if _is_absent(value) else value for value in values]
     try:
         return pl.Series(name, values)
     except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
@@ -79,3 +84,9 @@ def _series(name: str, column: Any) -> pl.Series:
             f"{FRAME}, column {name}: found values of no one type ({reason}), expected text, "
             "numbers or dates"
         ) from error
+
+
+def _is_absent(value: Any) -> bool:
+    """Whether a cell is NaN, or pandas' NaT or NA, of which NA has no truth value."""
+    is_nan = isinstance(value, float) and value != value
+    return is_nan or type(value).__name__ in ("NAType", "NaTType")
