@@ -218,13 +218,16 @@ class Engine:
             self.vocabulary = self.programs.vocab_size(params)
         config = self.config
         context = self.programs.context_length(params)
-        self._check(requests, context)
+        known = len(requests)
+        numbers = self._check(requests, context)
         eager = arrivals is None or not config.deterministic
         expect(eager, "deterministic", True, "False where requests arrive: their order is of time")
 
         def checked(free: int) -> Sequence[Request]:
+            nonlocal known, numbers
             arrived = arrivals(free)
-            self._check(arrived, context)
+            numbers = self._check(arrived, context, first=known, numbers=numbers)
+            known += len(arrived)
             return arrived
 
         # The state is donated to the first program. If the call fails its buffers are gone, and the
@@ -252,6 +255,10 @@ class Engine:
         finally:
             threads.close()
         return schedule.rollouts()
+
+    def longest_prompt(self, params) -> int:
+        """Returns the most tokens that a prompt can have; ``params`` may be shapes."""
+        return self._longest_prompt(self.programs.context_length(params))
 
     def abstract_params(self, params):
         """Returns shapes of the parameters as the programs take them; ``params`` may be shapes."""
@@ -308,18 +315,36 @@ class Engine:
             return params
         return self.placement.decode_params(params, len(shape.inputs.rows))
 
-    def _check(self, requests: Sequence[Request], context: int) -> None:
-        longest = min(self.config.prompt_buckets[-1], context - 1)
+    def _longest_prompt(self, context: int) -> int:
+        return min(self.config.prompt_buckets[-1], context - 1)
+
+    def _check(
+        self,
+        requests: Sequence[Request],
+        context: int,
+        first: int = 0,
+        numbers: int | None = None,
+    ) -> int | None:
+        """Refuses requests that do not fit; returns how many numbers their keys have.
+
+        Args:
+          requests: requests.
+          context: the model's positions.
+          first: index of the first request in the call.
+          numbers: of the keys of earlier requests of the call; None without any.
+        """
+        longest = self._longest_prompt(context)
         why = f", one less than the model's {context} positions" if longest == context - 1 else ""
-        for index, request in enumerate(requests):
+        if requests and numbers is None:
+            numbers = len(requests[0].key)
+        for index, request in enumerate(requests, first):
             where = f"request {index}: "
             tokens = len(request.prompt)
             length = f"1 to {longest} tokens{why}"
             expect(1 <= tokens <= longest, where + "length of the prompt", tokens, length)
             expect(request.members >= 1, where + "members", request.members, "at least 1")
-            count = len(requests[0].key)
-            numbers = f"{count} numbers, as in request 0"
-            expect(len(request.key) == count, where + "key", request.key, numbers)
+            like_first = f"{numbers} numbers, as in request 0"
+            expect(len(request.key) == numbers, where + "key", request.key, like_first)
             small = all(0 <= number < 2**32 for number in request.key)
             expect(small, where + "key", request.key, "numbers from 0 to 2**32 - 1")
             openings = request.openings
@@ -338,3 +363,4 @@ class Engine:
             for name, text in [("prompt", request.prompt), *(("openings", o) for o in openings)]:
                 wrong = next((i for i in text if not 0 <= i < self.vocabulary), None)
                 expect(wrong is None, where + name, wrong, ids)
+        return numbers

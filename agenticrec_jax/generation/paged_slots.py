@@ -126,7 +126,8 @@ class PagedSlots(Slots):
     def copy(self, row: Row) -> bool:
         """Gives a slot to a branch that shares the full pages of its parent, if there is room.
 
-        The last page, if it is not full, is copied before either row writes to it.
+        The last page, if it is not full, is copied before either row writes to it. A branch may so
+        begin before older rows that wait for more room.
         """
         shard = row.shard
         parent = row.source

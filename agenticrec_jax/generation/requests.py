@@ -58,7 +58,7 @@ class Reply:
       members: rollouts that go on after ``ids``: the row and ``members - 1`` branches of it. A
         branch begins with a copy of all that the row has sampled and observed, and samples with
         noise of its own. It is a further member of the group, with the next free number, and may
-        branch in its turn.
+        branch in its turn. Rollouts of `agent` do not branch: an episode has one row.
       on_accept: called in the thread of ``generate`` once the row has received the reply. A reply
         that comes too late, is malformed, or has more ids than the row has room for is not
         accepted. State that a tool has changed belongs here, so that a late answer changes nothing.
@@ -103,7 +103,7 @@ Arrivals = Callable[[int], Sequence[Request]]
 
 
 def reply_failure(reply: Any, vocabulary: int, longest: int | None) -> Failure | None:
-    """Returns the failure in place of a reply or of a malformed one, None for a well-formed one.
+    """Returns the failure of a call, or of its malformed reply; None for a well-formed reply.
 
     Args:
       reply: return value of a ``Respond``, or its failure.

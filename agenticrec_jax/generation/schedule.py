@@ -50,7 +50,7 @@ from agenticrec_jax.generation.threads import Call, HostThreads
 from agenticrec_jax.generation.waiting import Waiting
 from agenticrec_jax.types import STOP, TURN_BUDGET
 
-ASKED_EVERY = 0.005  # seconds between two questions for arrivals while nothing but tools runs
+ARRIVAL_POLL_SECONDS = 0.005  # between two questions for arrivals while only tools run
 
 
 class Schedule:
@@ -113,9 +113,8 @@ class Schedule:
         self._slots = make_slots(requests, config, shards, budget)
         self._running: list[Row] = []
         self._opening: list[Row] = []
-        self._branches: list[Row] = []
         self.telemetry = Telemetry()
-        longest = math.inf if arrivals is None else ASKED_EVERY
+        longest = math.inf if arrivals is None else ARRIVAL_POLL_SECONDS
         self._waiting = Waiting(config, threads, self.telemetry, longest)
 
     def run(self, params, state: State, draw: Draw, seed: np.uint32) -> State:
@@ -144,7 +143,9 @@ class Schedule:
                 self._opening = []
                 state = self._splice(state, opening)
             elif due := self._waiting.due(len(self._running)):
-                state = self._splice(*self._branch(state, self._accept(due)))
+                rows, branches = self._accept(due)
+                state, copies = self._branch(state, branches)
+                state = self._splice(state, rows + copies)
             elif self._running:
                 state = self._decode(state)
             state = self._admit(state)
@@ -310,8 +311,13 @@ class Schedule:
             rows = [row for row in rows if row.pending]
         return state
 
-    def _accept(self, due: list[tuple[Row, Call]]) -> list[Row]:
-        """Gives the rows of ``due`` their replies, awaited if need be; returns those that go on."""
+    def _accept(self, due: list[tuple[Row, Call]]) -> tuple[list[Row], list[Row]]:
+        """Gives the rows of ``due`` their replies, awaited if need be.
+
+        Returns:
+          The rows that go on in their slots, and the branches of rows, without slots.
+        """
+        branches = []
         self._waiting.take(due)
         for row, call in due:
             before = len(row.ids)
@@ -326,16 +332,16 @@ class Schedule:
             if row.finish:
                 self._end(row)
                 continue
-            self._branches += self._slots.branches(row, reply.members - 1)
+            branches += self._slots.branches(row, reply.members - 1)
             if not self._slots.has_slot(row):  # it gave its pages back while it waited
                 self._slots.rejoin(row)
-        return [row for row, _ in due if not row.finish and self._slots.has_slot(row)]
+        rows = [row for row, _ in due if not row.finish and self._slots.has_slot(row)]
+        return rows, branches
 
-    def _branch(self, state: State, rows: list[Row]) -> tuple[State, list[Row]]:
-        """Copies rows for their branches, which are added to ``rows`` as far as there is room."""
-        branches, self._branches = self._branches, []
+    def _branch(self, state: State, branches: list[Row]) -> tuple[State, list[Row]]:
+        """Copies rows for their branches; returns the branches for which there was room."""
+        copies = []
         for row in branches:
-            row.progress = row.source.progress
             if self._slots.has_slot(row.source):
                 slot = row.shard * self._slots.per_shard + row.source.slot
                 row.progress = progress_at(state, slot)
@@ -343,11 +349,11 @@ class Schedule:
                 shards = range(self._slots.shards)
                 state = self._join(state, [row if s == row.shard else None for s in shards])
                 row.source = None
-                rows.append(row)
+                copies.append(row)
             else:
                 self._slots.recompute(row)
         self.telemetry.count(branched_rows=len(branches))
-        return state, rows
+        return state, copies
 
     def _receive(
         self, indexed: list[tuple[Row, int]], report: Report, cached: bool = False

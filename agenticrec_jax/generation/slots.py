@@ -144,9 +144,10 @@ class Slots:
     def branches(self, row: Row, count: int) -> list[Row]:
         """Returns ``count`` branches of a row that has received its reply, none with a slot."""
         branches = []
+        first = self.members(row.request)
         for index in range(1, count + 1):
             branch = row.branch(
-                self.members(row.request), slot=self.per_shard, age=self._begun, index=index
+                first + index - 1, slot=self.per_shard, age=self._begun, index=index
             )
             self._begun += 1
             self.rows[branch.request, branch.member] = branch

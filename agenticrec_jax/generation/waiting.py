@@ -15,11 +15,10 @@ class Waiting:
     """Rows that have paused, each with the call that answers it.
 
     Args:
-      config: the engine's, which has the order of answers.
-      threads: that answer.
+      config: of the engine; ``deterministic`` and ``wait_fraction`` count.
+      threads: host threads that call ``respond``.
       telemetry: counts the seconds in which nothing but answers was awaited.
-      longest: seconds until a wait ends without enough answers; in the deterministic order no wait
-        does.
+      longest: most seconds of one wait, after which arrivals are asked for; infinite without any.
     """
 
     def __init__(
@@ -42,7 +41,7 @@ class Waiting:
         return any(row is waiting for waiting, _ in self._calls)
 
     def submit(self, row: Row) -> None:
-        """Has a row answered."""
+        """Submits the row's call of ``respond``."""
         call = self._threads.submit(row.request, row.member, list(row.ids))
         self._calls.append((row, call))
 

@@ -90,6 +90,7 @@ class Recommender:
         self._retrieved = retrieved
         sizes = serving_sizes(run.config.engine, tool_timeout)
         self._engine = run.make_engine(constrained=constrained, sizes=sizes)
+        self._longest_prompt = self._engine.longest_prompt(run.policy.params)
         self._lock = threading.Lock()
         self._use(run.artifacts_b)
 
@@ -219,7 +220,8 @@ class Recommender:
         def end(one: PreparedQuestion, trajectory: Trajectory) -> None:
             answers[one] = self.finish(one, trajectory, seconds=time.perf_counter() - start)
 
-        self._run([Arrival(one.prepared, functools.partial(end, one)) for one in prepared])
+        if prepared:
+            self._run([Arrival(one.prepared, functools.partial(end, one)) for one in prepared])
         return [answers[one] for one in prepared]
 
     def prepare(self, question: Question) -> PreparedQuestion:
@@ -318,7 +320,7 @@ class Recommender:
             max_history=self.run.config.dataset.max_history,
         )
         prepared = prepare_episode(agent, Task(example))
-        tokens, longest = len(prepared.prompt), self._engine.config.prompt_buckets[-1]
+        tokens, longest = len(prepared.prompt), self._longest_prompt
         expect(
             tokens <= longest, f"{question.where}, prompt", f"{tokens} tokens", f"at most {longest}"
         )

@@ -184,6 +184,12 @@ def test_arrivals_that_cannot_be_are_refused(policy, engine, monkeypatch):
     long = Request((7,) * 21, 1, (1, 2))
     sentence = refused(engine.generate, policy[2], [], arrivals=lambda free: [long], **ask)
     assert_names(sentence, "request 0", "prompt", 21, "1 to 20")
+    later = iter([[Request((7,), 1, (1, 2))], [Request((7,), 1, (1, 2, 3))]])
+    sentence = refused(engine.generate, policy[2], [], arrivals=lambda free: next(later), **ask)
+    assert_names(sentence, "request 1", "key", "(1, 2, 3)", "2 numbers")
+    given = make_requests((1,))
+    sentence = refused(engine.generate, policy[2], given, arrivals=lambda free: [long], **ask)
+    assert_names(sentence, "request 1", "prompt", 21)
     assert engine.generate(policy[2], [], arrivals=lambda free: [], **ask) == []
     monkeypatch.setattr(engine, "config", EngineConfig(**SIZES | {"deterministic": True}))
     sentence = refused(engine.generate, policy[2], [], arrivals=lambda free: [], **ask)

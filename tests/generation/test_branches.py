@@ -132,7 +132,7 @@ def test_branches_are_those_of_any_layout_and_of_plain_forwards(model, reference
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page_tokens", [0, 16])
-def test_on_eight_devices_a_branch_stays_in_the_shard_of_its_parent(model, reference, page_tokens):
+def test_branches_on_eight_devices_are_those_of_one(model, reference, page_tokens):
     mesh = make_mesh(data=2, fsdp=2, tensor=2)
     sizes = {"page_tokens": page_tokens, "row_buckets": (12,)}
     groups, telemetry = sampled(model, branching, mesh, **sizes)

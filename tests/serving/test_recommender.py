@@ -13,6 +13,7 @@ from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.export import write_log
 from agenticrec_jax.data.interactions import make_log, read_log
 from agenticrec_jax.evaluation.evaluator import evaluate
+from agenticrec_jax.generation.programs import Programs
 from agenticrec_jax.runs import Run, run_config
 from agenticrec_jax.runs.policy import load_policy
 from agenticrec_jax.serving import Question
@@ -254,3 +255,14 @@ def test_rankings_of_the_embedded_policy_are_those_of_evaluation(served):
         if trajectory.valid:
             chosen = [names[number - 1] for number in trajectory.ranking]
             assert list(answer.item_ids) == chosen
+
+
+def test_a_prompt_that_the_model_has_no_positions_for_fails_alone(served, monkeypatch):
+    """The engine takes it for no request, and would end those that run beside it."""
+    recommender, _, users = served
+    question = Question(user=users[0], where="users[0]")
+    tokens = len(recommender.prepare(question).prepared.prompt)
+    monkeypatch.setattr(Programs, "context_length", lambda programs, params: tokens)
+    smaller = Recommender(recommender.run)
+    sentence = refused(smaller.prepare, question)
+    assert_names(sentence, "users[0], prompt", f"{tokens} tokens", f"at most {tokens - 1}")
