@@ -160,9 +160,9 @@ def fused_scores(
     return scores
 
 
-def fixed_plans(max_orders: int = 3) -> list[Plan]:
-    """Returns every sequence of up to ``max_orders`` labels, each with the fewest tools for it."""
-    sequences = (p for n in range(1, max_orders + 1) for p in itertools.permutations(LABELS, n))
+def fixed_plans() -> list[Plan]:
+    """Returns every sequence of one to three labels, each with the fewest tools for it."""
+    sequences = (p for n in (1, 2, 3) for p in itertools.permutations(LABELS, n))
     return [Plan(tools_with(priority), priority) for priority in sequences]
 
 

@@ -45,8 +45,8 @@ class Items:
     Unknown values are None, NaN or an empty tuple.
 
     Attributes:
-      catalog: the items that tools find by id or title, where these have more behind them that
-        only prompts name; None for all.
+      catalog: the items that tools find by id or title. Those behind them, which a request adds,
+        are found by its prompt only. None: all are found.
     """
 
     item_id: tuple[str, ...]

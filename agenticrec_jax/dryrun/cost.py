@@ -82,8 +82,8 @@ class Cost:
     Attributes:
       flops: of matrix products; a multiplication and an addition count as two.
       bytes: read and written by instructions, in any memory.
-      copied: those of them of instructions that only move data. (Of scanned layers XLA's CPU
-        compiler copies each layer's weights out of the stack before it uses them.)
+      copied: the part of ``bytes`` of instructions that only move data. (Of scanned layers XLA's
+        CPU compiler copies each layer's weights out of the stack before it uses them.)
       collectives: by kind.
       between_slices: those of them that cross slices.
       uncounted: kernels of unknown work, by name, and loops whose trip count is not in the program

@@ -44,7 +44,8 @@ ROW_NOTES = {
     "rta_ppr_blanked": "after stage two, every observation blank",
     "rta_ppr_permuted": "after stage two, candidate numbers in observations exchanged",
 }
-WITHOUT_TOOL = "rta_ppr_without_"  # before the tool's name, in rows of the policy without one tool
+WITHOUT = "without_"  # before a tool's name, in a kind of observations and in a row's name
+WITHOUT_TOOL = f"rta_ppr_{WITHOUT}"  # before it in rows of the trained policy
 FIRST_CURVES = {"reward": "Mean reward", "tool_calls": "Tool calls per trajectory"}
 
 

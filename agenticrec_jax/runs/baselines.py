@@ -81,8 +81,8 @@ def evidence_rows(run: Run, examples: Sequence[RankingExample]) -> Iterator[Row]
 
     The best plan and the best fusion are chosen on valid examples, the linear combination is fitted
     on policy examples. A row's tool calls are those that its evidence takes: one of each tool whose
-    orders it reads. Tools that the run does not have show no orders; without any order there is no
-    row.
+    orders it reads. Orders of tools that the run lacks are left out. Without any order no row is
+    made.
 
     Args:
       run: log, tools and artifacts.

@@ -23,6 +23,7 @@ from agenticrec_jax.evaluation.rankings import (
     targets_of,
     write_rankings,
 )
+from agenticrec_jax.evaluation.report import WITHOUT
 from agenticrec_jax.generation.engine import Engine
 from agenticrec_jax.generation.sampling import NO_FILTERS, Filters
 from agenticrec_jax.language.answers import Answer
@@ -38,7 +39,6 @@ OBSERVATIONS = {
     "blank": "_blanked",
     "permute": "_permuted",
 }
-WITHOUT = "without_"  # before the name of a tool, in a kind of observations and a row's name
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,6 +29,7 @@ class Progress:
       done: units that were done before.
       unit: of the count.
       process_index: of this process; only 0 prints.
+      active: whether anything is printed.
       console: prints; by default rich's own, so that bars and lines go together.
       every_s: seconds between plain lines; 0 for a line at each ``advance``.
       clock: seconds.
@@ -52,6 +53,7 @@ class Progress:
         done: int = 0,
         unit: str = "steps",
         process_index: int = 0,
+        active: bool = True,
         console: Console | None = None,
         every_s: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
@@ -61,7 +63,7 @@ class Progress:
         self._unit = unit
         self._start = done
         self._done = done
-        self._active = process_index == 0
+        self._active = active and process_index == 0
         self._console = console or rich.get_console()
         self._every_s = every_s
         self._clock = clock

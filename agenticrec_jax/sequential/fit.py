@@ -41,7 +41,7 @@ def fit_sasrec(
     Args:
       events: a log; or its events in a file or a data frame (polars, pandas, Arrow, a dict of
         columns) with the columns ``user_id``, ``item_id`` and ``timestamp``; see `read_log`.
-      items: the catalog of events that are no log, by default the items of the events.
+      items: catalog, where ``events`` is a table; by default the items of the events.
       share: of the events that are fitted, the oldest ones; the others are left for
         `Recommender.evaluate`. Events of one time stay together.
       config: sizes, by default those of `SasrecConfig` with ``embedding_norm``.
@@ -67,7 +67,7 @@ def fit_sasrec(
     expect(len(log) > 0, "events of the log", 0, "at least 3 of a user")
     fit_range = _oldest(log, share)
     config = config or SasrecConfig(log.num_items, embedding_norm=True)
-    with Progress("sasrec", training.epochs, unit="epochs", process_index=not progress) as bar:
+    with Progress("sasrec", training.epochs, unit="epochs", active=progress) as bar:
 
         def after_epoch(epoch, loss, model):
             bar.advance(note=f"loss {loss:.3f}")

@@ -347,7 +347,7 @@ def _sentence(tool: Tool, call: Call, sentence: str) -> str:
 
 
 def _prompt_tokens(tool: Tool, world: TinyWorld) -> int:
-    """Returns how many tokens longer a prompt is that offers the tool beside the world's others."""
+    """Returns the number of tokens that the tool adds to a prompt."""
     others = world.toolbox
     if tool.name in others.names:
         others = others.without([tool.name])

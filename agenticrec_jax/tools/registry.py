@@ -70,18 +70,8 @@ def agenticrec_tools(
       options: options of the observations; the defaults if None.
       profiles: stored profiles; without them the profile tool summarizes counts.
     """
-    options = options or ToolOptions()
-    return Toolbox(
-        [
-            GetUserProfile(options, profiles),
-            ItemInfoSearch(artifacts, options),
-            CandidatesAnalyze(artifacts, options),
-            GetSessionBehavior(options),
-            GetRatingBehavior(options),
-            GetSimilarItems(artifacts, options),
-            GetSimilarUsers(artifacts, options),
-        ]
-    )
+    values = {"artifacts": artifacts, "options": options or ToolOptions(), "profiles": profiles}
+    return Toolbox([make_tool(tool, values) for tool in TOOLS["agenticrec"]])
 
 
 def recthinker_tools(
@@ -98,13 +88,6 @@ def recthinker_tools(
       options: options of the observations; the defaults if None.
       profiles: stored profiles; without them the profile tool summarizes counts.
     """
-    options = options or ToolOptions()
-    return Toolbox(
-        [
-            SearchUserProfile(options, profiles),
-            SearchUserHistory(options),
-            SearchSimilarUsers(artifacts, options),
-            SearchItemInfo(artifacts, options),
-            SearchKnowledgeGraph(knowledge_graph(items, artifacts), options),
-        ]
-    )
+    values = {"artifacts": artifacts, "options": options or ToolOptions(), "profiles": profiles}
+    values["graph"] = knowledge_graph(items, artifacts)
+    return Toolbox([make_tool(tool, values) for tool in TOOLS["recthinker"]])

@@ -61,7 +61,7 @@ def _polars(frame: Any, columns: Sequence[str]) -> pl.DataFrame:
             return pl.from_dataframe(frame)
     # pandas exports Arrow by pyarrow only, which it does not need itself. A column that Arrow
     # cannot hold may be one that is not read.
-    except (ImportError, TypeError, ValueError, NotImplementedError):
+    except (ImportError, TypeError, ValueError):
         pass
     series = [_series(name, frame[name]) for name in columns]
     lengths = {each.name: len(each) for each in series}

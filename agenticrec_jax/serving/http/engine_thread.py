@@ -65,7 +65,7 @@ class EngineThread:
         self._recommender = recommender
         self._most = most
         self._on_trajectory = on_trajectory
-        self._changed = threading.Condition()  # guards the three below
+        self._changed = threading.Condition()  # guards jobs, closed and counters
         self._jobs: collections.deque[Job] = collections.deque()
         self._closed = False
         self._counters: collections.Counter[str] = collections.Counter()  # of calls before
