@@ -41,7 +41,8 @@ def frame_file(frame: Any, columns: Iterable[str], required: Sequence[str] = ())
 
 def is_frame(source: Any) -> bool:
     """Whether an argument that names a table is the table itself, not the path of a file."""
-    return isinstance(source, Mapping) or hasattr(source, "columns")
+    # A lazy frame would work out its columns to be asked for them.
+    return isinstance(source, Mapping | pl.LazyFrame) or hasattr(source, "columns")
 
 
 def _names(frame: Any) -> list[str]:
