@@ -1,5 +1,6 @@
 """The raw log of each layout that ``prepare_data`` knows, from the values of its flags."""
 
+import itertools
 from collections.abc import Collection, Mapping, Sequence
 
 from agenticrec_jax.data.formats.files import TableFile, column_names
@@ -64,6 +65,12 @@ def find_raw_log(
 def _column_log(
     interactions: str, items: str | None, columns: Mapping[str, str], given: Collection[str]
 ) -> RawLog:
+    for name, other in itertools.combinations(EVENT_COLUMNS, 2):
+        if columns[name] == columns[other]:
+            raise InputError(
+                f"flag --{name}_col: found {columns[name]!r}, expected another column than that of "
+                f"--{other}_col"
+            )
     event_columns = EventColumns(**{name: columns[name] for name in EVENT_COLUMNS})
     item_columns = ItemColumns(
         item=columns["item"], **{name: (columns[name],) for name in ITEM_COLUMNS}

@@ -5,7 +5,7 @@ The JSON file has the model's sizes, its fit range and the item ids in the order
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any, NamedTuple
 
@@ -134,9 +134,18 @@ def read_fit_range(path: Path, raw: Any) -> FitRange:
 
 
 def check_arrays(
-    path: Path, arrays: Mapping[str, np.ndarray], expected: Mapping[str, jax.ShapeDtypeStruct]
+    path: Path,
+    arrays: Mapping[str, np.ndarray],
+    expected: Mapping[str, jax.ShapeDtypeStruct],
+    with_nan: Collection[str] = (),
 ) -> None:
     """Checks that a file has the expected arrays and no other, all finite.
+
+    Args:
+      path: of the file.
+      arrays: that it has.
+      expected: their shapes and dtypes.
+      with_nan: names of those in which NaN stands for a value that is absent.
 
     Raises:
       InputError: names the file and the first array that is missing, too many or of another shape
@@ -150,7 +159,8 @@ def check_arrays(
         layout = f"{array.dtype}{list(array.shape)}"
         fits = array.shape == like.shape and array.dtype == like.dtype
         expect(fits, where, layout, f"{like.dtype}{list(like.shape)}")
-        is_finite = array.dtype.kind != "f" or bool(np.isfinite(array).all())
+        allowed = np.isfinite(array) | (np.isnan(array) & (name in with_nan))
+        is_finite = bool(allowed.all())
         expect(is_finite, where, "a NaN or an infinity", "finite numbers")
 
 

@@ -7,7 +7,7 @@ Axes: I items, U users with events in the range, D embedding, M neighbors.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Generic, Protocol, TypeVar
@@ -26,6 +26,7 @@ from agenticrec_jax.sequential.fit import train_sasrec
 from agenticrec_jax.sequential.model import user_states
 from agenticrec_jax.sequential.sasrec import Sasrec, SasrecConfig
 from agenticrec_jax.sequential.saving import (
+    check_arrays,
     load_model,
     read_fit_range,
     read_saved,
@@ -39,10 +40,6 @@ from agenticrec_jax.tools.statistics import Statistics, fit_statistics
 
 RECENT = 10  # items of a neighbor that count as taken recently
 NEAREST = 16  # nearest items that the index stores for each item
-_ARRAYS = (
-    *("popularity", "mean_rating", "taken_user", "taken_item"),
-    *("users", "states", "recent", "nearest"),
-)
 
 Value = TypeVar("Value")
 Derived = TypeVar("Derived")
@@ -272,9 +269,7 @@ class Artifacts(Fitted[CollaborativeData]):
                 f"{directory}: found statistics of {record['fit_range']} beside a "
                 f"SASRec of {fit_range}, expected one fit range"
             )
-        missing = [name for name in _ARRAYS if name not in arrays]
-        path = Path(directory) / "artifacts.safetensors"
-        expect(not missing, str(path), sorted(arrays), f"arrays {', '.join(missing)} among them")
+        _check_arrays(Path(directory) / "artifacts.safetensors", arrays, log, model.config.width)
         statistics = Statistics(
             popularity=arrays["popularity"],
             mean_rating=arrays["mean_rating"],
@@ -289,6 +284,32 @@ class Artifacts(Fitted[CollaborativeData]):
             nearest=arrays["nearest"],
         )
         return cls(statistics, index, fit_range)
+
+
+def _check_arrays(
+    path: Path, arrays: Mapping[str, np.ndarray], log: InteractionLog, width: int
+) -> None:
+    """Raises InputError if the arrays of a file are not those of artifacts of the log."""
+    users, pairs = (np.size(arrays.get(name, ())) for name in ("users", "taken_user"))
+    items = log.num_items
+    codes = {
+        "users": ((users,), 0, len(log.user_ids)),
+        "recent": ((users, RECENT), PAD, items),
+        "nearest": ((items, NEAREST), PAD, items),
+        "taken_user": ((pairs,), 0, len(log.user_ids)),
+        "taken_item": ((pairs,), 0, items),
+    }
+    expected = {
+        name: jax.ShapeDtypeStruct(shape, np.int32) for name, (shape, _, _) in codes.items()
+    }
+    expected["states"] = jax.ShapeDtypeStruct((users, width), np.float32)
+    expected["mean_rating"] = jax.ShapeDtypeStruct((items,), np.float32)
+    expected["popularity"] = jax.ShapeDtypeStruct((items,), np.int64)
+    check_arrays(path, arrays, expected, with_nan=["mean_rating"])
+    for name, (_, least, end) in codes.items():
+        outside = arrays[name][(arrays[name] < least) | (arrays[name] >= end)]
+        expected_codes = f"codes from {least} to {end - 1}"
+        expect(not len(outside), f"{path}: array {name}", outside[:1].tolist(), expected_codes)
 
 
 def index_users(model: Sasrec, log: InteractionLog, fit_range: FitRange) -> SasrecIndex:

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from agenticrec_jax.cli.configs import load_config
 from agenticrec_jax.cli.overrides import (
     apply_settings,
-    read_value,
     setting_type,
     split_settings,
 )
@@ -142,6 +141,14 @@ def as_number(text, read):
         return None
 
 
+def as_sequence(text):
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return tuple(word.strip() for word in text.split(",") if word.strip())
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
 def check_any_text_of_any_setting(key, texts):
     """A text is read as its type declares, or refused in one sentence that names the setting."""
     arguments = [f"--config.{key}={text}" for text in texts]
@@ -160,8 +167,7 @@ def check_any_text_of_any_setting(key, texts):
     elif isinstance(value, int | float):
         assert value in (as_number(texts[-1], type(value)), as_number(texts[-1], ast.literal_eval))
     elif isinstance(value, tuple):
-        given_values = [read_value([text], str | None) for text in texts]
-        assert len(value) == len(texts) or value == tuple(ast.literal_eval(given_values[-1]))
+        assert len(value) == len(texts) or value == as_sequence(texts[-1])
 
 
 @settings(max_examples=100, deadline=None)

@@ -6,7 +6,7 @@ import json
 
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from agenticrec_jax.data.formats import files, parquet_rows
@@ -123,15 +123,34 @@ def test_ids_of_any_type_of_an_export_are_the_same(tmp_path, series):
     assert log.user_ids == ("1", "2") and log.item.tolist() == [0, 1]
 
 
-def test_a_whole_number_with_a_point_is_one_id_beside_any_row(tmp_path):
+@EXAMPLES
+def test_a_number_as_an_id_is_spelled_the_same_by_every_reader(tmp_path, examples):
     """polars reads the first file; the broken line of the second sends it to the other parser."""
-    line = '{"user_id": 7.0, "item_id": 1e3, "timestamp": 5, "rating": 4}\n'
     columns = EventColumns("user_id", "item_id", "timestamp")
-    for text in (line, line + "{\n"):
-        (tmp_path / "t.jsonl").write_text(text)
-        events = read_events(table_file(tmp_path / "t.jsonl"), columns, RowErrors()).events
-        assert events.user_ids.decode(events.user).to_list() == ["7"]
-        assert events.item_ids.decode(events.item).to_list() == ["1000"]
+
+    def ids_of(path):
+        events = read_events(table_file(path), columns, RowErrors()).events
+        return events.user_ids.decode(events.user).to_list()
+
+    @settings(max_examples=examples, suppress_health_check=list(HealthCheck), deadline=None)
+    @given(st.floats(allow_nan=False, allow_infinity=False).filter(lambda number: number != 0))
+    @example(7.0)
+    @example(1e3)
+    @example(1e-7)
+    @example(1.2345678901234567e19)
+    def check(number):
+        line = json.dumps({"user_id": number, "item_id": "a", "timestamp": 5}) + "\n"
+        read = []
+        for text in (line, line + "{\n"):
+            (tmp_path / "t.jsonl").write_text(text)
+            read += ids_of(tmp_path / "t.jsonl")
+        frame = pl.DataFrame({"user_id": [number], "item_id": ["a"], "timestamp": [5]})
+        frame.write_parquet(tmp_path / "t.parquet")
+        read += ids_of(tmp_path / "t.parquet")
+        assert len(read) == 3 and len(set(read)) == 1 and float(read[0]) == number
+        assert ("." in read[0]) == (not number.is_integer()) and "e" not in read[0]
+
+    check()
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.jsonl", "t.parquet"])

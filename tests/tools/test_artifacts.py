@@ -200,6 +200,31 @@ def test_statistics_beside_a_model_of_another_range_are_refused(log, artifacts, 
     assert_names(sentence, tmp_path, FitRange(1, 2).end_time, artifacts.fit_range)
 
 
+def test_arrays_of_other_shapes_or_codes_are_refused(log, artifacts, tmp_path):
+    artifacts.save(tmp_path, log)
+    saved = load_file(tmp_path / "artifacts.safetensors")
+    items, users = log.num_items, len(log.user_ids)
+    faults = {
+        "nearest": [saved["nearest"][:-1], np.full_like(saved["nearest"], items)],
+        "recent": [saved["recent"][:, :-1], np.full_like(saved["recent"], -2)],
+        "users": [saved["users"][:, None], saved["users"] + users],
+        "states": [saved["states"][:, :-1], saved["states"] * np.nan],
+        "taken_item": [saved["taken_item"][:-1], saved["taken_item"] - items],
+        "taken_user": [saved["taken_user"].astype(np.int64), saved["taken_user"] + users],
+        "popularity": [saved["popularity"][:-1], saved["popularity"].astype(np.float32)],
+        "mean_rating": [saved["mean_rating"][1:], saved["mean_rating"] + np.float32(np.inf)],
+    }
+    assert faults.keys() == saved.keys()
+    for name, arrays in faults.items():
+        for array in arrays:
+            save_file(
+                saved | {name: np.ascontiguousarray(array)}, tmp_path / "artifacts.safetensors"
+            )
+            assert_names(refused(Artifacts.load, tmp_path, log), "artifacts.safetensors", "array")
+    save_file(saved | {"more": saved["users"]}, tmp_path / "artifacts.safetensors")
+    assert_names(refused(Artifacts.load, tmp_path, log), "artifacts.safetensors", "more")
+
+
 def test_a_file_that_lacks_a_statistic_or_states_no_range_is_refused(log, artifacts, tmp_path):
     artifacts.save(tmp_path, log)
     arrays = load_file(tmp_path / "artifacts.safetensors")

@@ -6,13 +6,13 @@ import numpy as np
 import polars as pl
 
 from agenticrec_jax.data.formats.files import TableFile, scan_parquet
-from agenticrec_jax.data.formats.rows import Block, Kind
+from agenticrec_jax.data.formats.rows import Block, Kind, spelled
 from agenticrec_jax.data.formats.times import LATEST_TIME
 from agenticrec_jax.errors import InputError
 
 BLOCK_ROWS = 2**18
 NESTED = "v"  # any name: polars writes only structs as JSON
-LARGEST_WHOLE = 2**63  # floats below it are whole numbers of 64 bits if they have no fraction
+LARGEST_WHOLE = 2**53  # floats up to it have the digits of whole numbers, above they are rounded
 
 
 def parquet_blocks(file: TableFile, columns: Mapping[str, Kind]) -> Iterator[Block]:
@@ -60,9 +60,16 @@ def _cell(file: TableFile, name: str, dtype: pl.DataType | None, kind: Kind) -> 
     if dtype.is_float():
         whole = (column == column.floor()) & (column.abs() < LARGEST_WHOLE)
         digits = column.cast(pl.Int64, strict=False).cast(pl.String)
-        number = pl.when(whole).then(digits).otherwise(column.cast(pl.String))
+        others = column.cast(pl.String).map_batches(_without_exponents, return_dtype=pl.String)
+        number = pl.when(whole).then(digits).otherwise(others)
         return pl.when(column.is_not_nan()).then(number)
     return column.cast(pl.String)
+
+
+def _without_exponents(texts: pl.Series) -> pl.Series:
+    """Spells the numbers with an exponent as `spelled` does, which few columns have."""
+    found = texts.filter(texts.str.contains("e")).unique().to_list()
+    return texts.replace({text: spelled(float(text)) for text in found})
 
 
 def _fits(dtype: pl.DataType, kind: Kind) -> bool:

@@ -76,14 +76,15 @@ def parsed_list(text: str) -> list | str:
 def spelled(number: int | float) -> str:
     """Returns a number of JSON or Parquet as text, such that an id is the same in each format.
 
-    A whole number has no point: programs that know no missing integer write 7 as 7.0.
+    A whole number has no point: programs that know no missing integer write 7 as 7.0. There is no
+    exponent: polars reads the 1e-7 of JSON as 0.0000001.
 
     Example:
-      >>> spelled(7), spelled(7.0), spelled(1e3), spelled(2.5)
-      ('7', '7', '1000', '2.5')
+      >>> spelled(7), spelled(7.0), spelled(1e3), spelled(2.5), spelled(1e-7)
+      ('7', '7', '1000', '2.5', '0.0000001')
     """
-    if isinstance(number, float) and math.isfinite(number) and number.is_integer():
-        number = int(number)
+    if isinstance(number, float) and math.isfinite(number):
+        return np.format_float_positional(number, trim="-")
     return str(number)
 
 
