@@ -12,7 +12,6 @@ from agenticrec_jax.errors import InputError
 
 BLOCK_ROWS = 2**18
 NESTED = "v"  # any name: polars writes only structs as JSON
-LARGEST_WHOLE = 2**53  # floats up to it have the digits of whole numbers, above they are rounded
 
 
 def parquet_blocks(file: TableFile, columns: Mapping[str, Kind]) -> Iterator[Block]:
@@ -58,11 +57,9 @@ def _cell(file: TableFile, name: str, dtype: pl.DataType | None, kind: Kind) -> 
         text = column.dt.to_string("iso:strict")
         return pl.when(seconds < LATEST_TIME).then(seconds.cast(pl.String)).otherwise(text)
     if dtype.is_float():
-        whole = (column == column.floor()) & (column.abs() < LARGEST_WHOLE)
-        digits = column.cast(pl.Int64, strict=False).cast(pl.String)
-        others = column.cast(pl.String).map_batches(_without_exponents, return_dtype=pl.String)
-        number = pl.when(whole).then(digits).otherwise(others)
-        return pl.when(column.is_not_nan()).then(number)
+        text = column.cast(pl.String).str.strip_suffix(".0")
+        text = text.map_batches(_without_exponents, return_dtype=pl.String)
+        return pl.when(column.is_not_nan()).then(text)
     return column.cast(pl.String)
 
 
