@@ -65,8 +65,8 @@ def _cell(file: TableFile, name: str, dtype: pl.DataType | None, kind: Kind) -> 
 
 def _without_exponents(texts: pl.Series) -> pl.Series:
     """Spells the numbers with an exponent as `spelled` does, which few columns have."""
-    found = texts.filter(texts.str.contains("e")).unique().to_list()
-    return texts.replace({text: spelled(float(text)) for text in found})
+    rare = texts.filter(texts.str.contains("e")).unique().to_list()
+    return texts.replace({text: spelled(float(text)) for text in rare})
 
 
 def _fits(dtype: pl.DataType, kind: Kind) -> bool:

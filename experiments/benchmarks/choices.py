@@ -1,0 +1,130 @@
+"""Measures what a policy's choices are worth in reward, and whether a stage's rollouts can show it.
+
+``python -m experiments.benchmarks.choices --json=FILE`` samples groups of policy examples with the
+config's policy at several temperatures, as stage ``rta`` does. Of each tool it reports the share of
+rollouts that call it, and how much more reward than the rest of their group those have that do: the
+coefficient of a regression within groups, with its standard error. A policy gradient sees that
+difference in that noise, so the square of their ratio over the rollouts says how many it takes. An
+effect is no cause: a call comes with what the policy does after it.
+"""
+
+import contextlib
+import tempfile
+from collections.abc import Sequence
+
+import numpy as np
+from absl import flags
+from jaxtyping import Float
+
+from agenticrec_jax.agent.episodes import run_episodes
+from agenticrec_jax.agent.trajectories import Trajectory
+from agenticrec_jax.cli import app
+from agenticrec_jax.cli.configs import define_config
+from agenticrec_jax.runs import Run, run_config
+from agenticrec_jax.training.groups import rewards_of
+from agenticrec_jax.training.tasks import ranking_tasks
+from experiments.benchmarks.figures import figure, publish
+
+
+def effect_within_groups(
+    chosen: Float[np.ndarray, "P G"], rewards: Float[np.ndarray, "P G"]
+) -> tuple[float, float]:
+    """Returns the coefficient of the rewards on a choice within groups, and its standard error.
+
+    Both are centred in each group first, as a group's mean is the baseline of its advantages.
+
+    Args:
+      chosen: 1 where a member made the choice, else 0.
+      rewards: of the members.
+
+    Returns:
+      coefficient and error; NaN for both if the choice never differs within a group.
+
+    Example: who chose has 1 more in the first group, and 3 more in the second.
+      >>> chosen, rewards = np.array([[1.0, 0.0], [1.0, 0.0]]), np.array([[2.0, 1.0], [3.0, 0.0]])
+      >>> [round(float(x), 3) for x in effect_within_groups(chosen, rewards)]
+      [2.0, 1.0]
+    """
+    chosen, rewards = (x - x.mean(axis=1, keepdims=True) for x in (chosen, rewards))
+    spread = (chosen**2).sum()
+    if not spread:
+        return float("nan"), float("nan")
+    effect = (chosen * rewards).sum() / spread
+    degrees = chosen.size - len(chosen) - 1  # a mean of each group, and the coefficient
+    noise = ((rewards - effect * chosen) ** 2).sum() / max(degrees, 1)
+    return float(effect), float(np.sqrt(noise / spread))
+
+
+def rows_at(
+    temperature: float, groups: Sequence[Sequence[Trajectory]], tools: Sequence[str]
+) -> list[dict]:
+    """Returns the rows of a temperature."""
+    rewards = rewards_of(groups)
+    spread = rewards.var(axis=1).mean() ** 0.5
+    valid = np.array([[t.valid for t in group] for group in groups])
+    at = f"temperature {temperature:g}"
+    rows = [
+        figure(f"{at}: reward", "", rewards.mean()),
+        figure(f"{at}: standard deviation of reward in a group", "", spread),
+        figure(f"{at}: invalid outputs", "%", 100 * (~valid).mean()),
+    ]
+    for tool in tools:
+        called = [[float(any(c.name == tool for c in t.calls)) for t in group] for group in groups]
+        effect, error = effect_within_groups(np.array(called), rewards)
+        rows.append(figure(f"{at}: rollouts that call {tool}", "%", 100 * np.mean(called)))
+        rows.append(figure(f"{at}: their reward above the rest of the group", "", effect))
+        rows.append(figure(f"{at}: standard error of that", "", error))
+    return rows
+
+
+def measure(
+    run: Run, temperatures: Sequence[float], prompts: int, members: int, batch: int = 32
+) -> list[dict]:
+    """Returns all rows."""
+    agent, rows = run.training_agent, []
+    tasks_at = ranking_tasks(run.data.examples["policy"], batch, run.config.seed)
+    for temperature in temperatures:
+        groups = []
+        for step in range(-(-prompts // batch)):
+            groups += run_episodes(
+                agent,
+                run.engine,
+                run.policy.params,
+                tasks_at(step),
+                members=members,
+                temperature=temperature,
+                seed=run.config.seed,
+                step=step,
+            )
+        rows += rows_at(temperature, groups, agent.toolbox.names)
+    return rows
+
+
+def main(argv) -> None:
+    del argv
+    config = run_config(_CONFIG.value)
+    settings = {"prompts": _PROMPTS.value, "members": _MEMBERS.value, "seed": config.seed}
+    with contextlib.ExitStack() as stack:
+        workdir = _WORKDIR.value or stack.enter_context(tempfile.TemporaryDirectory())
+        run = Run(config, workdir)
+        publish(
+            lambda: measure(run, _TEMPERATURES.value, _PROMPTS.value, _MEMBERS.value),
+            _JSON.value,
+            settings=settings,
+        )
+
+
+if __name__ == "__main__":
+    _JSON = flags.DEFINE_string("json", "", "File to write the figures to; empty for none.")
+    _WORKDIR = flags.DEFINE_string(
+        "workdir", "", "Directory of the artifacts; a temporary one if empty."
+    )
+    _TEMPERATURES = flags.DEFINE_multi_float(
+        "temperature", [1.0, 0.7], "Of sampling; several one after another.", lower_bound=0.0
+    )
+    _PROMPTS = flags.DEFINE_integer(
+        "prompts", 192, "Policy examples, in whole steps of 32.", lower_bound=1
+    )
+    _MEMBERS = flags.DEFINE_integer("members", 16, "Rollouts of an example.", lower_bound=2)
+    _CONFIG = define_config()
+    app.run(main)
