@@ -11,6 +11,7 @@ from agenticrec_jax.evaluation.table_formats import view
 from agenticrec_jax.paths import Path
 from agenticrec_jax.reproduction.figures import describe_figures
 from agenticrec_jax.reproduction.steps import ERROR, Step, in_order, run_steps
+from agenticrec_jax.runtime.console import print_sentence
 
 
 def make_tables(
@@ -43,9 +44,9 @@ def make_tables(
         print()
         print_table(results)
         for comparison in results["comparisons"]:
-            print(comparison["sentence"])
+            print_sentence(comparison["sentence"])
         for line in (*view(results).caption[2:], *view(results).missing):
-            print(line)
+            print_sentence(line)
         print(f"table: {link / 'table.html'} (.md, .tex) and {link / RESULTS}; verify {link}")
     for step in figures:
         if step.key not in failed:

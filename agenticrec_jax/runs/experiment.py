@@ -41,6 +41,7 @@ from agenticrec_jax.runs.heldout import preference_rows
 from agenticrec_jax.runs.policy import Policy
 from agenticrec_jax.runs.run import Run
 from agenticrec_jax.runs.stages import REINFORCEMENT, train
+from agenticrec_jax.runtime.console import print_sentence
 from agenticrec_jax.runtime.metric_logging import read_metrics
 from agenticrec_jax.runtime.phases import phase, phase_records, resume_phases
 from agenticrec_jax.training import rollout_log
@@ -257,9 +258,9 @@ def write_results(run: Run, results: EvaluationResults, seeds: Sequence[int]) ->
     write_report(page, written, curves, transcripts, groups, drawn_row="rta_ppr", seed=seeds[0])
     print_table(written)
     for comparison in written["comparisons"]:
-        print(comparison["sentence"])
+        print_sentence(comparison["sentence"])
     for row in written["preferences"]:
-        print(row["sentence"])
+        print_sentence(row["sentence"])
     print(f"report: {page}")
     return written
 

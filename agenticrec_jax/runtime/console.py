@@ -1,12 +1,17 @@
 """Printing to the terminal or to a log."""
 
 import dataclasses
+import re
+import textwrap
 from collections.abc import Sequence
 
 import rich
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Column, Table
+
+_INTERVAL = re.compile(r"\[[^][]*\]")
+_NO_BREAK = "\N{NO-BREAK SPACE}"  # textwrap breaks at ASCII blanks alone
 
 
 def print_whole(table: Table, console: Console | None = None) -> None:
@@ -96,3 +101,28 @@ def print_line(console: Console, text: str) -> None:
     """Prints one line as it is: no markup, no wrapping."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
     console.file.flush()
+
+
+def print_sentence(text: str, console: Console | None = None) -> None:
+    """Prints a sentence, on a terminal broken between words, with what follows indented.
+
+    A log has it in one line. An interval such as ``[-0.1, +0.2]`` stays together.
+
+    Args:
+      text: one line.
+      console: prints; by default rich's own.
+
+    Example:
+      >>> import sys
+      >>> terminal = {"width": 24, "force_terminal": True, "color_system": None}
+      >>> sentence = "rta is above linear: +0.2 [+0.1, +0.3]"
+      >>> print_sentence(sentence, Console(file=sys.stdout, **terminal))
+      rta is above linear:
+        +0.2 [+0.1, +0.3]
+    """
+    console = console or rich.get_console()
+    if console.is_terminal:
+        whole = _INTERVAL.sub(lambda match: match[0].replace(" ", _NO_BREAK), text)
+        lines = textwrap.wrap(whole, console.width, subsequent_indent="  ", break_on_hyphens=False)
+        text = "\n".join(lines).replace(_NO_BREAK, " ")
+    print_line(console, text)

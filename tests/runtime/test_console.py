@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from agenticrec_jax.runtime.console import print_whole
+from agenticrec_jax.runtime.console import print_sentence, print_whole
 
 HEADERS = ["method", *(f"long metric {i}" for i in range(9))]
 
@@ -42,3 +42,23 @@ def test_a_log_gets_one_table_of_whole_lines(width):
     assert text.count("┏") == 1 and "blocks" not in text and "\x1b" not in text
     (row,) = [line for line in text.splitlines() if "chance" in line]
     assert [f"0.{i}00" for i in range(9)] == re.findall(r"0\.\d00", row)
+
+
+@pytest.mark.parametrize("width", [20, 40, 80])
+def test_a_sentence_is_broken_between_words_and_never_inside_an_interval(width):
+    sentence = "rta_ppr is not told apart from linear in ndcg@10: -0.0482 [-0.1204, +0.0000]"
+    file = io.StringIO()
+    print_sentence(
+        sentence, Console(file=file, width=width, force_terminal=True, color_system=None)
+    )
+    lines = file.getvalue().splitlines()
+    assert all(len(line) <= width for line in lines)
+    assert " ".join(line.strip() for line in lines) == sentence
+    assert any("[-0.1204, +0.0000]" in line for line in lines)
+    assert all(line.startswith("  ") for line in lines[1:])
+
+
+def test_a_log_has_a_sentence_in_one_line():
+    file = io.StringIO()
+    print_sentence("word " * 40 + "[0.1, 0.2]", Console(file=file, width=20))
+    assert file.getvalue() == "word " * 40 + "[0.1, 0.2]\n"
