@@ -30,6 +30,7 @@ from agenticrec_jax.language.answers import Answer
 from agenticrec_jax.paths import Path, whole_file
 from agenticrec_jax.runs.policy import Policy
 from agenticrec_jax.runs.run import Run
+from agenticrec_jax.runtime.console import print_sentence
 from agenticrec_jax.runtime.phases import phase
 
 # What the policy can read, and the suffix of such a row's name. Beside these, `without` a tool.
@@ -154,7 +155,7 @@ def evaluate_agent(
     row = evaluation_row(name, rankings, trajectories, examples, log)
     row["calls_by_tool"] = calls_by_tool(observing(run, observations), trajectories)
     calls = [f"{tool} {calls:.2f}" for tool, calls in row["calls_by_tool"].items()]
-    print(f"{name}: calls an episode: {', '.join(calls) or 'no tool is offered'}")
+    print_sentence(f"{name}: calls an episode: {', '.join(calls) or 'no tool is offered'}")
     drawn = {"temperature": sampling.temperature, "constrained": constrained}
     facts = {
         "policy": {"directory": str(run.policy_directory), "weights": policy.weights_hash},
@@ -257,7 +258,7 @@ def write_evaluation(
         write_records(outputs, records, examples=examples, log=run.data.log, seed=seed)
     write_rankings(path.with_suffix(".parquet"), rankings)
     path.write_text(strict_json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    print(f"row written to {path}, rankings and outputs beside it")
+    print_sentence(f"row written to {path}, rankings and outputs beside it")
     return results
 
 
