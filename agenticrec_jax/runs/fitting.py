@@ -28,7 +28,7 @@ def search(
     """
 
     @functools.cache  # each takes minutes, and pairs begin with one that was tried
-    def works(*changes: Change) -> bool:
+    def works(changes: tuple[Change, ...]) -> bool:
         try:
             return fits(changed(config, changes))
         except InputError:
@@ -36,12 +36,12 @@ def search(
 
     def nearest(values: list[tuple[Change, ...]]) -> tuple[Change, ...] | None:
         """Returns the first that works, by bisection: if one works, so do those behind it."""
-        if not values or not works(*values[-1]):
+        if not values or not works(values[-1]):
             return None
         low, high = 0, len(values) - 1
         while low < high:
             middle = (low + high) // 2
-            if works(*values[middle]):
+            if works(values[middle]):
                 high = middle
             else:
                 low = middle + 1
@@ -52,7 +52,7 @@ def search(
     if alone := [changes for values in singles if (changes := nearest(values))]:
         return alone
     for changes in meshes(config):
-        if works(*changes):
+        if works(changes):
             return [changes]
     for first, second in itertools.combinations(options, 2):
         last = changed(config, [(first, options[first][-1])])

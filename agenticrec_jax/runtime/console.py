@@ -106,7 +106,8 @@ def print_line(console: Console, text: str) -> None:
 def print_sentence(text: str, console: Console | None = None) -> None:
     """Prints a sentence, on a terminal broken between words, with what follows indented.
 
-    A log has it in one line. An interval such as ``[-0.1, +0.2]`` stays together.
+    A log has it in one line. An interval such as ``[-0.1, +0.2]`` stays together, and so does a path,
+    which can then be copied.
 
     Args:
       text: one line.
@@ -123,6 +124,12 @@ def print_sentence(text: str, console: Console | None = None) -> None:
     console = console or rich.get_console()
     if console.is_terminal:
         whole = _INTERVAL.sub(lambda match: match[0].replace(" ", _NO_BREAK), text)
-        lines = textwrap.wrap(whole, console.width, subsequent_indent="  ", break_on_hyphens=False)
+        lines = textwrap.wrap(
+            whole,
+            console.width,
+            subsequent_indent="  ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
         text = "\n".join(lines).replace(_NO_BREAK, " ")
     print_line(console, text)

@@ -58,6 +58,13 @@ def test_a_sentence_is_broken_between_words_and_never_inside_an_interval(width):
     assert all(line.startswith("  ") for line in lines[1:])
 
 
+def test_a_path_that_is_longer_than_a_line_stays_whole():
+    file, path = io.StringIO(), "/a-folder/" * 6
+    terminal = Console(file=file, width=30, force_terminal=True, color_system=None)
+    print_sentence(f"row written to {path}, rankings beside it", terminal)
+    assert file.getvalue().splitlines() == ["row written to", f"  {path},", "  rankings beside it"]
+
+
 def test_a_log_has_a_sentence_in_one_line():
     file = io.StringIO()
     print_sentence("word " * 40 + "[0.1, 0.2]", Console(file=file, width=20))
