@@ -1,11 +1,11 @@
-"""Measures what a policy's choices are worth in reward, and whether a stage's rollouts can show it.
+"""Measures how much more reward a policy earns with each tool, and how clearly rollouts show it.
 
 ``python -m experiments.benchmarks.choices --json=FILE`` samples groups of policy examples with the
-config's policy at several temperatures, as stage ``rta`` does. Of each tool it reports the share of
-rollouts that call it, and how much more reward than the rest of their group those have that do: the
-coefficient of a regression within groups, with its standard error. A policy gradient sees that
-difference in that noise, so the square of their ratio over the rollouts says how many it takes. An
-effect is no cause: a call comes with what the policy does after it.
+config's policy at several temperatures, as a step of stage ``rta`` does. Of each tool it reports
+the share of rollouts that call it, and how much more reward these have than the rest of their
+group: the coefficient of a regression within groups, with its standard error. A policy gradient
+learns a call from that difference. Where it is z standard errors over n rollouts, about 4 n / z**2
+rollouts show it with two. It is no cause: a call comes with what the policy does after it.
 """
 
 import contextlib
@@ -58,7 +58,13 @@ def effect_within_groups(
 def rows_at(
     temperature: float, groups: Sequence[Sequence[Trajectory]], tools: Sequence[str]
 ) -> list[dict]:
-    """Returns the rows of a temperature."""
+    """Returns the rows of a temperature.
+
+    Args:
+      temperature: that the groups were sampled with.
+      groups: [P][G] trajectories with their rewards.
+      tools: names of those that were offered.
+    """
     rewards = rewards_of(groups)
     spread = rewards.var(axis=1).mean() ** 0.5
     valid = np.array([[t.valid for t in group] for group in groups])
@@ -72,30 +78,26 @@ def rows_at(
         called = [[float(any(c.name == tool for c in t.calls)) for t in group] for group in groups]
         effect, error = effect_within_groups(np.array(called), rewards)
         rows.append(figure(f"{at}: rollouts that call {tool}", "%", 100 * np.mean(called)))
-        rows.append(figure(f"{at}: their reward above the rest of the group", "", effect))
-        rows.append(figure(f"{at}: standard error of that", "", error))
+        rows.append(figure(f"{at}: reward of calling {tool} above the group", "", effect))
+        rows.append(figure(f"{at}: standard error of calling {tool}", "", error))
     return rows
 
 
-def measure(
-    run: Run, temperatures: Sequence[float], prompts: int, members: int, batch: int = 32
-) -> list[dict]:
-    """Returns all rows."""
-    agent, rows = run.training_agent, []
-    tasks_at = ranking_tasks(run.data.examples["policy"], batch, run.config.seed)
+def measure(run: Run, temperatures: Sequence[float], prompts: int, members: int) -> list[dict]:
+    """Returns the rows of all temperatures; each samples the same ``prompts`` policy examples."""
+    agent, seed = run.training_agent, run.config.seed
+    tasks = ranking_tasks(run.data.examples["policy"], prompts, seed)(0)
+    rows = []
     for temperature in temperatures:
-        groups = []
-        for step in range(-(-prompts // batch)):
-            groups += run_episodes(
-                agent,
-                run.engine,
-                run.policy.params,
-                tasks_at(step),
-                members=members,
-                temperature=temperature,
-                seed=run.config.seed,
-                step=step,
-            )
+        groups = run_episodes(
+            agent,
+            run.engine,
+            run.policy.params,
+            tasks,
+            members=members,
+            temperature=temperature,
+            seed=seed,
+        )
         rows += rows_at(temperature, groups, agent.toolbox.names)
     return rows
 
@@ -122,9 +124,7 @@ if __name__ == "__main__":
     _TEMPERATURES = flags.DEFINE_multi_float(
         "temperature", [1.0, 0.7], "Of sampling; several one after another.", lower_bound=0.0
     )
-    _PROMPTS = flags.DEFINE_integer(
-        "prompts", 192, "Policy examples, in whole steps of 32.", lower_bound=1
-    )
+    _PROMPTS = flags.DEFINE_integer("prompts", 192, "Policy examples.", lower_bound=1)
     _MEMBERS = flags.DEFINE_integer("members", 16, "Rollouts of an example.", lower_bound=2)
     _CONFIG = define_config()
     app.run(main)

@@ -1,7 +1,10 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from experiments.benchmarks.choices import effect_within_groups
+from agenticrec_jax.rewards import Reward
+from experiments.benchmarks.choices import effect_within_groups, rows_at
 
 
 def test_an_effect_is_that_of_least_squares_with_a_constant_for_each_group():
@@ -19,3 +22,26 @@ def test_an_effect_is_that_of_least_squares_with_a_constant_for_each_group():
 def test_a_choice_that_never_differs_within_a_group_has_no_effect():
     chosen = np.array([[1.0, 1.0], [0.0, 0.0]])
     assert np.isnan(effect_within_groups(chosen, np.array([[1.0, 0.0], [0.5, 0.2]]))).all()
+
+
+def test_rows_say_who_called_a_tool_and_what_it_earned():
+    def member(reward, *names):
+        calls = [SimpleNamespace(name=name) for name in names]
+        total = Reward(reward, 0.0, 0.0)
+        return SimpleNamespace(calls=calls, reward=total, valid=reward > -1)
+
+    groups = [
+        [member(0.5, "users", "users"), member(0.1), member(0.3, "items"), member(-1.0)],
+        [member(0.9, "users", "items"), member(0.2, "items"), member(0.4), member(0.1)],
+    ]
+    rows = {row["name"]: row["ours"] for row in rows_at(0.7, groups, ["users", "items", "none"])}
+    at = "temperature 0.7: "
+    assert rows[at + "reward"] == pytest.approx(0.188, abs=1e-3)
+    assert rows[at + "invalid outputs"] == 12.5
+    calls = {tool: rows[f"{at}rollouts that call {tool}"] for tool in ("users", "items", "none")}
+    assert calls == {"users": 25.0, "items": 37.5, "none": 0.0}
+    # The caller's reward less the mean of the other three, of two groups of the same size.
+    gains = [0.5 - (0.1 + 0.3 - 1.0) / 3, 0.9 - (0.2 + 0.4 + 0.1) / 3]
+    assert rows[f"{at}reward of calling users above the group"] == pytest.approx(
+        np.mean(gains), abs=1e-3
+    )
