@@ -67,9 +67,10 @@ def _column_log(
 ) -> RawLog:
     for name, other in itertools.combinations(EVENT_COLUMNS, 2):
         if columns[name] == columns[other]:
+            flag, second = (name, other) if name in given else (other, name)
             raise InputError(
-                f"flag --{name}_col: found {columns[name]!r}, expected another column than that of "
-                f"--{other}_col"
+                f"flag --{flag}_col: found {columns[name]!r}, expected another column than that of "
+                f"--{second}_col"
             )
     event_columns = EventColumns(**{name: columns[name] for name in EVENT_COLUMNS})
     item_columns = ItemColumns(

@@ -239,7 +239,8 @@ class Recommender:
         """
         path = Path(directory) / USERS_FILE
         # A new model must not lie beside an earlier one's histories if the rest is not written.
-        path.unlink(missing_ok=True)
+        if path.is_file():
+            path.unlink()
         save_model(directory, self.model, self.item_ids, self.fit_range)
         items = pl.Series("items", [h.tolist() for h in self.histories.values()], pl.List(pl.Int32))
         ids = pl.Series("user_id", list(self.histories), pl.String)

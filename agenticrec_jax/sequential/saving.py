@@ -149,18 +149,19 @@ def check_arrays(
 
     Raises:
       InputError: names the file and the first array that is missing, too many or of another shape
-        or dtype, or that has a NaN or an infinity.
+        or dtype, or that has an infinity, or a NaN where none stands for an absent value.
     """
-    for name in sorted(expected.keys() | arrays.keys()):
+    for name in sorted(expected.keys() ^ arrays.keys()):
         where = f"{path}: array {name}"
         expect(name in arrays, where, None, "an array")
-        expect(name in expected, where, "one", f"only those of {path.stem}.json's model")
+        expect(name in expected, where, "one", "no array of that name")
+    for name in sorted(expected):
+        where = f"{path}: array {name}"
         array, like = arrays[name], expected[name]
         layout = f"{array.dtype}{list(array.shape)}"
         fits = array.shape == like.shape and array.dtype == like.dtype
         expect(fits, where, layout, f"{like.dtype}{list(like.shape)}")
-        allowed = np.isfinite(array) | (np.isnan(array) & (name in with_nan))
-        is_finite = bool(allowed.all())
+        is_finite = bool((~np.isinf(array) if name in with_nan else np.isfinite(array)).all())
         expect(is_finite, where, "a NaN or an infinity", "finite numbers")
 
 

@@ -251,8 +251,8 @@ class Artifacts(Fitted[CollaborativeData]):
         """Reads the files that ``save`` wrote.
 
         Raises:
-          InputError: a file is missing or of another format, or items or users are not those of
-            ``log``.
+          InputError: a file is missing or of another format, items or users are not those of
+            ``log``, or an array has another shape or dtype, or codes that the log has not.
         """
         record, arrays = read_saved(directory, "artifacts", ("format", "fit_range", "user_ids"))
         field = f"{directory}/artifacts.json, field format"
@@ -269,7 +269,8 @@ class Artifacts(Fitted[CollaborativeData]):
                 f"{directory}: found statistics of {record['fit_range']} beside a "
                 f"SASRec of {fit_range}, expected one fit range"
             )
-        _check_arrays(Path(directory) / "artifacts.safetensors", arrays, log, model.config.width)
+        path = Path(directory) / "artifacts.safetensors"
+        _check_artifact_arrays(path, arrays, log, model.config.width)
         statistics = Statistics(
             popularity=arrays["popularity"],
             mean_rating=arrays["mean_rating"],
@@ -286,30 +287,36 @@ class Artifacts(Fitted[CollaborativeData]):
         return cls(statistics, index, fit_range)
 
 
-def _check_arrays(
+def _check_artifact_arrays(
     path: Path, arrays: Mapping[str, np.ndarray], log: InteractionLog, width: int
 ) -> None:
     """Raises InputError if the arrays of a file are not those of artifacts of the log."""
     users, pairs = (np.size(arrays.get(name, ())) for name in ("users", "taken_user"))
     items = log.num_items
-    codes = {
-        "users": ((users,), 0, len(log.user_ids)),
-        "recent": ((users, RECENT), PAD, items),
-        "nearest": ((items, NEAREST), PAD, items),
-        "taken_user": ((pairs,), 0, len(log.user_ids)),
-        "taken_item": ((pairs,), 0, items),
-    }
+    shaped = jax.ShapeDtypeStruct
     expected = {
-        name: jax.ShapeDtypeStruct(shape, np.int32) for name, (shape, _, _) in codes.items()
+        "users": shaped((users,), np.int32),
+        "states": shaped((users, width), np.float32),
+        "recent": shaped((users, RECENT), np.int32),
+        "nearest": shaped((items, NEAREST), np.int32),
+        "taken_user": shaped((pairs,), np.int32),
+        "taken_item": shaped((pairs,), np.int32),
+        "popularity": shaped((items,), np.int64),
+        "mean_rating": shaped((items,), np.float32),
     }
-    expected["states"] = jax.ShapeDtypeStruct((users, width), np.float32)
-    expected["mean_rating"] = jax.ShapeDtypeStruct((items,), np.float32)
-    expected["popularity"] = jax.ShapeDtypeStruct((items,), np.int64)
     check_arrays(path, arrays, expected, with_nan=["mean_rating"])
-    for name, (_, least, end) in codes.items():
-        outside = arrays[name][(arrays[name] < least) | (arrays[name] >= end)]
-        expected_codes = f"codes from {least} to {end - 1}"
-        expect(not len(outside), f"{path}: array {name}", outside[:1].tolist(), expected_codes)
+    last_user, last_item = len(log.user_ids) - 1, items - 1
+    codes = {
+        "users": (0, last_user),
+        "recent": (PAD, last_item),
+        "nearest": (PAD, last_item),
+        "taken_user": (0, last_user),
+        "taken_item": (0, last_item),
+    }
+    for name, (least, last) in codes.items():
+        outside = arrays[name][(arrays[name] < least) | (arrays[name] > last)]
+        where = f"{path}: array {name}"
+        expect(not len(outside), where, outside[:1].tolist(), f"codes from {least} to {last}")
 
 
 def index_users(model: Sasrec, log: InteractionLog, fit_range: FitRange) -> SasrecIndex:

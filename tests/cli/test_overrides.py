@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -145,7 +146,7 @@ def as_sequence(text):
     try:
         value = ast.literal_eval(text)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        return tuple(word.strip() for word in text.split(",") if word.strip())
+        return tuple(re.findall(r"[^,\s](?:[^,]*[^,\s])?", text))
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 

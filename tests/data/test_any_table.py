@@ -125,7 +125,10 @@ def test_ids_of_any_type_of_an_export_are_the_same(tmp_path, series):
 
 @EXAMPLES
 def test_a_number_as_an_id_is_spelled_the_same_by_every_reader(tmp_path, examples):
-    """polars reads the first file; the broken line of the second sends it to the other parser."""
+    """polars reads the first file; the broken line of the second sends it to the other parser.
+
+    The third is Parquet.
+    """
     columns = EventColumns("user_id", "item_id", "timestamp")
 
     def ids_of(path):
@@ -152,6 +155,17 @@ def test_a_number_as_an_id_is_spelled_the_same_by_every_reader(tmp_path, example
         assert ("." in read[0]) == (not number.is_integer()) and "e" not in read[0]
 
     check()
+
+
+def test_whole_numbers_of_float32_are_the_ids_of_an_integer_column(tmp_path):
+    numbers = [7, 123456792, 2**40]  # none is rounded by float32
+    columns = EventColumns("user_id", "item_id", "timestamp")
+    for dtype in (pl.Float32, pl.Float64, pl.Int64):
+        ids = pl.Series(numbers).cast(dtype)
+        frame = pl.DataFrame({"user_id": ids, "item_id": ids, "timestamp": [5, 5, 5]})
+        frame.write_parquet(tmp_path / "t.parquet")
+        events = read_events(table_file(tmp_path / "t.parquet"), columns, RowErrors()).events
+        assert sorted(events.user_ids.decode(events.user)) == sorted(map(str, numbers))
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.jsonl", "t.parquet"])

@@ -136,6 +136,29 @@ def test_columns_of_values_of_several_types_are_refused():
         assert_names(refused(read_log, mixed), "data frame", "item_id")
 
 
+@pytest.mark.parametrize("times", [[1, 2.5, 3, 4], [1.5, None, 3, 4], np.arange(4).tolist()])
+def test_a_list_of_numbers_is_what_numpy_makes_of_it(times):
+    times = [time if time is None else time + 1_600_000_000 for time in times]
+    if None in times:
+        assert_names(refused(read_log, COLUMNS | {"timestamp": times}), "row 2", "timestamp")
+    else:
+        assert read_log(COLUMNS | {"timestamp": times}).time.tolist() == list(map(int, times))
+
+
+@pytest.mark.parametrize("unit", ["D", "h", "m", "s", "ms", "us", "ns"])
+@pytest.mark.parametrize("kind", [list, np.asarray, pd.Series])
+def test_dates_of_every_resolution_of_numpy_are_read(unit, kind, without_pyarrow):
+    days = ("2020-09-13", "2020-09-14", "2020-09-15", "2020-09-13")
+    dates = kind([np.datetime64(day, unit) for day in days])
+    log = read_log(COLUMNS | {"timestamp": dates})
+    assert log.time.tolist() == sorted(1599955200 + 86400 * n for n in (0, 1, 2, 0))
+
+
+@pytest.mark.parametrize("column", ["abc", 5, {"0": "a"}])
+def test_a_column_that_is_none_is_refused(column):
+    assert_names(refused(read_log, COLUMNS | {"user_id": column}), "data frame", "column user_id")
+
+
 def test_columns_of_several_lengths_are_refused():
     shorter = COLUMNS | {"item_id": ["5", "7"]}
     assert_names(refused(read_log, shorter), "data frame", "lengths of columns", "'item_id': 2")

@@ -90,6 +90,8 @@ def test_a_column_that_is_not_there_is_named_with_its_flag(tmp_path):
     assert_names(sentence, "flag --rating_col", "'stars'", f"{tmp_path}/e.csv", columns)
     sentence = refused(tmp_path, "--user_col=item_id")
     assert_names(sentence, "flag --user_col", "'item_id'", "--item_col")
+    sentence = refused(tmp_path, "--item_col=user_id")
+    assert_names(sentence, "flag --item_col", "'user_id'", "--user_col")
     sentence = refused(tmp_path, "--user_col=who", "--title_col=name")  # lines have no header
     assert_names(sentence, "flag --title_col", "'name'", f"{tmp_path}/i.jsonl")
 

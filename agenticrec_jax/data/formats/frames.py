@@ -1,5 +1,7 @@
 """Tables in memory: data frames of polars, pandas, Arrow and others, and mappings of columns."""
 
+import itertools
+import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +11,8 @@ import polars as pl
 from agenticrec_jax.data.formats.files import FRAME, TableFile, columns_text
 from agenticrec_jax.errors import InputError, expect
 from agenticrec_jax.paths import Path
+
+_DATE_UNITS = ("D", "ms", "us", "ns")  # of numpy's dates that polars takes
 
 
 def frame_file(frame: Any, columns: Iterable[str], required: Sequence[str] = ()) -> TableFile:
@@ -23,7 +27,7 @@ def frame_file(frame: Any, columns: Iterable[str], required: Sequence[str] = ())
 
     Raises:
       InputError: it is nothing of that kind, lacks a required column, or has one of values of no
-        type that a table has.
+        type that a table has, or columns of several lengths.
 
     Example:
       >>> file = frame_file({"user_id": ["ann"], "age": [3]}, ["user_id", "item_id"])
@@ -41,7 +45,7 @@ def frame_file(frame: Any, columns: Iterable[str], required: Sequence[str] = ())
 
 def is_frame(source: Any) -> bool:
     """Whether an argument that names a table is the table itself, not the path of a file."""
-    # A lazy frame would work out its columns to be asked for them.
+    # To ask a lazy frame for its columns resolves its whole query.
     return isinstance(source, Mapping | pl.LazyFrame) or hasattr(source, "columns")
 
 
@@ -73,18 +77,38 @@ def _polars(frame: Any, columns: Sequence[str]) -> pl.DataFrame:
 def _series(name: str, column: Any) -> pl.Series:
     # Of a list numpy would make one type: NaN among texts would become the text "nan".
     values = column if isinstance(column, list | tuple) else np.asarray(column)
+    is_column = isinstance(values, list | tuple) or values.ndim > 0
+    expected = "a list or an array"
+    expect(is_column, f"{FRAME}, column {name}", f"a {type(column).__name__}", expected)
     if not len(values):  # of no type that says anything
         return pl.Series(name, [], pl.String)
-    if isinstance(values, list | tuple) or values.dtype == object:
-        values = [None if _is_absent(value) else value for value in values]
     try:
-        return pl.Series(name, values)
+        if isinstance(values, list | tuple) or values.dtype == object:
+            return _series_of_cells(name, [None if _is_absent(cell) else cell for cell in values])
+        return _series_of_array(name, values)
     except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
             f"{FRAME}, column {name}: found values of no one type ({reason}), expected text, "
             "numbers or dates"
         ) from error
+
+
+def _series_of_cells(name: str, cells: Sequence[Any]) -> pl.Series:
+    known = [cell for cell in cells if cell is not None]
+    if not all(isinstance(cell, numbers.Real | np.number | np.datetime64) for cell in known):
+        return pl.Series(name, cells)
+    # polars takes the type of the first number for that of all; numpy finds one for 4 and 4.5.
+    rows = itertools.count()
+    places = [None if cell is None else next(rows) for cell in cells]
+    return _series_of_array(name, np.asarray(known)).gather(pl.Series(places, dtype=pl.UInt32))
+
+
+def _series_of_array(name: str, array: np.ndarray) -> pl.Series:
+    # polars refuses dates in seconds or minutes, which pandas can have.
+    if array.dtype.kind == "M" and np.datetime_data(array.dtype)[0] not in _DATE_UNITS:
+        array = array.astype("datetime64[us]")
+    return pl.Series(name, array)
 
 
 def _is_absent(value: Any) -> bool:

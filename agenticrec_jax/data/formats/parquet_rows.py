@@ -57,14 +57,16 @@ def _cell(file: TableFile, name: str, dtype: pl.DataType | None, kind: Kind) -> 
         text = column.dt.to_string("iso:strict")
         return pl.when(seconds < LATEST_TIME).then(seconds.cast(pl.String)).otherwise(text)
     if dtype.is_float():
-        text = column.cast(pl.String).str.strip_suffix(".0")
-        text = text.map_batches(_without_exponents, return_dtype=pl.String)
+        # Whole numbers of float32 have all of their digits, as the same ones of an integer column.
+        exact = column.cast(pl.Float64).cast(pl.String)
+        text = pl.when(column == column.floor()).then(exact).otherwise(column.cast(pl.String))
+        text = text.str.strip_suffix(".0").map_batches(_without_exponents, return_dtype=pl.String)
         return pl.when(column.is_not_nan()).then(text)
     return column.cast(pl.String)
 
 
 def _without_exponents(texts: pl.Series) -> pl.Series:
-    """Spells the numbers with an exponent as `spelled` does, which few columns have."""
+    """Spells the numbers with an exponent as `spelled` does; few columns have any."""
     rare = texts.filter(texts.str.contains("e")).unique().to_list()
     return texts.replace({text: spelled(float(text)) for text in rare})
 
