@@ -6,7 +6,7 @@ A server answers them: its requests have catalogs of their own and come at any t
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from agenticrec_jax.agent.episodes import Agent, Episode, Episodes, request_of, unscored_trajectory
+from agenticrec_jax.agent.episodes import Agent, Episode, Episodes, request_of
 from agenticrec_jax.agent.tasks import Task
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.generation.engine import Engine, Failure, Reply, Request, Rollout
@@ -140,7 +140,7 @@ class _Arrived(Episodes):
         episode = self.current.pop((request, member))
         try:
             prompt = arrival.prepared.prompt
-            arrival.on_trajectory(unscored_trajectory(episode, prompt, member, rollout))
+            arrival.on_trajectory(episode.trajectory(prompt, member, rollout))
         except Exception as error:
             if arrival.on_error is None:
                 raise

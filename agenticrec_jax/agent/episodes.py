@@ -175,6 +175,23 @@ class Episode:
         record = CallRecord(call.name, call.arguments, text, False, seconds, reason, detail)
         return self._append(ids, record)
 
+    def trajectory(self, prompt: Sequence[int], member: int, rollout: Rollout) -> Trajectory:
+        """Returns the trajectory of the finished rollout, with its answer parsed and no reward."""
+        trajectory = Trajectory(
+            example_id=self.task.example.example_id,
+            member=member,
+            task=self.task.kind,
+            prompt=np.asarray(prompt, np.int32),
+            ids=rollout.ids,
+            logprobs=rollout.logprobs,
+            origin=rollout.origin,
+            calls=list(self.calls),
+            finish=rollout.finish,
+        )
+        # Only the last turn is parsed: an answer in an observation is not the policy's.
+        trajectory.read_answer(self.task, self._turn(rollout.ids))
+        return trajectory
+
     def _turn(self, ids: Sequence[int]) -> str:
         return self.agent.prompts.tokenizer.decode(ids[self.read :])
 
@@ -244,7 +261,8 @@ def run_episodes(
       [tasks][members] trajectories with their rewards.
 
     Raises:
-      InputError: an example cannot be served, or a prompt does not fit the engine.
+      InputError: an example cannot be served, a prompt does not fit the engine, or the agent's
+        reward function returns no finite `Reward`.
 
     Example, a random policy, which writes no valid ranking:
       >>> from flax import nnx
@@ -288,7 +306,7 @@ def run_episodes(
     def end(request: int, member: int, rollout: Rollout) -> None:
         if on_trajectory:
             episode = episodes.current[request, member]
-            on_trajectory(unscored_trajectory(episode, prompts[request], member, rollout))
+            on_trajectory(episode.trajectory(prompts[request], member, rollout))
 
     rollouts = engine.generate(
         params,
@@ -300,14 +318,15 @@ def run_episodes(
         on_failure=episodes.fail,
         on_rollout=end,
     )
-    # Scored here, in the order of the tasks: a reward of a user's own may count its calls.
-    return [
-        [
-            finished_trajectory(episodes.current[i, m], prompts[i], member=m, rollout=rollout)
-            for m, rollout in enumerate(group)
-        ]
+    groups = [
+        [episodes.current[i, m].trajectory(prompts[i], m, one) for m, one in enumerate(group)]
         for i, group in enumerate(rollouts)
     ]
+    # Scored here, in the order of the tasks: a reward of a user's own may count its calls.
+    for task, group in zip(tasks, groups, strict=True):
+        for trajectory in group:
+            trajectory.reward = scored(agent.reward, trajectory, task)
+    return groups
 
 
 _KIND_KEY = {RANK: 0, MORE: 1, LESS: 2}
@@ -355,56 +374,3 @@ class Episodes:
         """Returns the reply, which replaces the current episode once it is accepted."""
         on_accept = functools.partial(self.current.__setitem__, (request, member), episode)
         return dataclasses.replace(reply, on_accept=on_accept)
-
-
-def finished_trajectory(
-    episode: Episode, prompt: Sequence[int], member: int, rollout: Rollout
-) -> Trajectory:
-    """Returns the trajectory of a finished rollout, with its answer parsed and its reward.
-
-    Raises:
-      InputError: the agent's reward function returns no finite `Reward`.
-    """
-    trajectory = unscored_trajectory(episode, prompt, member, rollout)
-    trajectory.reward = scored(episode.agent.reward, trajectory, episode.task)
-    return trajectory
-
-
-def unscored_trajectory(
-    episode: Episode, prompt: Sequence[int], member: int, rollout: Rollout
-) -> Trajectory:
-    """Returns the trajectory of a finished rollout, with its answer parsed and no reward."""
-    trajectory = Trajectory(
-        example_id=episode.task.example.example_id,
-        member=member,
-        task=episode.task.kind,
-        prompt=np.asarray(prompt, np.int32),
-        ids=rollout.ids,
-        logprobs=rollout.logprobs,
-        origin=rollout.origin,
-        calls=list(episode.calls),
-        finish=rollout.finish,
-    )
-    # Only the last turn is parsed: an answer in an observation is not the policy's.
-    last_turn = episode.agent.prompts.tokenizer.decode(rollout.ids[episode.read :])
-    _parse_answer(trajectory, episode.task, last_turn)
-    return trajectory
-
-
-def _parse_answer(trajectory: Trajectory, task: Task, last_turn: str) -> None:
-    """Sets the trajectory's ranking and rank, its choice, or the reason why it is invalid."""
-    if trajectory.finish != STOP:
-        trajectory.invalid_reason = trajectory.finish
-        return
-    try:
-        if task.kind == RANK:
-            count = len(task.example.candidates)
-            length = min(protocol.RANKED, count)
-            trajectory.ranking = protocol.parse_ranking(last_turn, length, count)
-            target = task.example.target_number
-            if target in trajectory.ranking:
-                trajectory.rank = trajectory.ranking.index(target) + 1
-        else:
-            trajectory.choice = protocol.parse_choice(last_turn)
-    except protocol.ProtocolError as error:
-        trajectory.invalid_reason = error.reason

@@ -6,7 +6,10 @@ import json
 import numpy as np
 
 from agenticrec_jax import strict_json
+from agenticrec_jax.agent import protocol
+from agenticrec_jax.agent.tasks import RANK, Task
 from agenticrec_jax.rewards import Reward
+from agenticrec_jax.types import STOP
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +70,29 @@ class Trajectory:
     invalid_reason: str | None = None
     rank: int | None = None
     reward: Reward | None = None
+
+    def read_answer(self, task: Task, turn: str) -> None:
+        """Sets the ranking and the target's rank, or the choice, or why the output is invalid.
+
+        Args:
+          task: the task.
+          turn: text of the last turn.
+        """
+        if self.finish != STOP:
+            self.invalid_reason = self.finish
+            return
+        try:
+            if task.kind == RANK:
+                count = len(task.example.candidates)
+                length = min(protocol.RANKED, count)
+                self.ranking = protocol.parse_ranking(turn, length, count)
+                target = task.example.target_number
+                if target in self.ranking:
+                    self.rank = self.ranking.index(target) + 1
+            else:
+                self.choice = protocol.parse_choice(turn)
+        except protocol.ProtocolError as error:
+            self.invalid_reason = error.reason
 
     @property
     def valid(self) -> bool:
