@@ -106,6 +106,7 @@ def main(argv) -> None:
     del argv
     config = run_config(_CONFIG.value)
     settings = {"prompts": _PROMPTS.value, "members": _MEMBERS.value, "seed": config.seed}
+    settings |= {"policy": config.policy.directory}
     with contextlib.ExitStack() as stack:
         workdir = _WORKDIR.value or stack.enter_context(tempfile.TemporaryDirectory())
         run = Run(config, workdir)
