@@ -24,13 +24,17 @@ A reward that pays for short trajectories beside the ranking:
   ...     bonus = 0.1 * (1 - len(trajectory.calls) / 10)
   ...     return Reward(reward.ranking, reward.format, reward.tool_bonus + bonus)
 
+`expected_reward` takes the mean of any reward over the targets that a model expects.
+
 In ``my_rewards.py`` it is chosen with ``--config.reward=my_rewards:brief_reward``. In Python it is
 ``Agent(..., reward=brief_reward)``.
 """
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 
 import numpy as np
+from jaxtyping import Float
 
 from agenticrec_jax.agent import protocol
 from agenticrec_jax.agent.tasks import RANK, Task, correct_choice
@@ -65,6 +69,37 @@ def recthinker_reward(trajectory: Trajectory, task: Task) -> Reward:
 
 
 REWARDS: dict[str, RewardFn] = {"agenticrec": agenticrec_reward, "recthinker": recthinker_reward}
+
+
+def expected_reward(
+    reward: RewardFn, probabilities: Mapping[int, Float[np.ndarray, "C"]]
+) -> RewardFn:
+    """Returns the mean of a reward over the targets that an example could have had.
+
+    The target that was taken is one draw of many that the user could have made. The mean over all
+    candidates, by the probability that each is the target, has the expectation of the reward itself
+    where the probabilities are right, and less variance (Rao, 1945; Blackwell, 1947). What the
+    probabilities do not know is not rewarded. A preference question is rewarded as it is.
+
+    Args:
+      reward: of one target.
+      probabilities: of the candidates of each example by its id, C numbers that sum to 1.
+    """
+
+    def mean_reward(trajectory: Trajectory, task: Task) -> Reward:
+        if task.kind != RANK:
+            return reward(trajectory, task)
+        example, ranking = task.example, trajectory.ranking or ()
+        components = dict.fromkeys(Reward(0.0, 0.0, 0.0).components(), 0.0)
+        for number, probability in enumerate(probabilities[example.example_id], 1):
+            rank = ranking.index(number) + 1 if number in ranking else None
+            target = dataclasses.replace(example, target=example.candidates[number - 1])
+            one = reward(dataclasses.replace(trajectory, rank=rank), Task(target))
+            for name, value in one.components().items():
+                components[name] += float(probability) * value
+        return Reward(**components)
+
+    return mean_reward
 
 
 def scored(reward: RewardFn, trajectory: Trajectory, task: Task) -> Reward:

@@ -8,7 +8,7 @@ that the tools return. It never receives the target. It serves as the baseline `
 import dataclasses
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -110,6 +110,17 @@ def orders_of(view: AsOfView, toolbox: Toolbox) -> dict[str, tuple[int, ...]]:
     for name in script.orders:
         orders |= read_orders(toolbox.call(view, name, _arguments(script, name, view)).text)
     return orders
+
+
+def labels_of(tools: Iterable[str]) -> tuple[str, ...]:
+    """Returns the labels of all orders that the tools show as the scripted agent calls them.
+
+    >>> labels_of(["get_user_profile", "get_similar_users"])
+    ('taken', 'together')
+    """
+    names = set(tools)
+    orders = script_of(names).orders
+    return tuple(label for name in orders if name in names for label in orders[name])
 
 
 def follow(

@@ -196,6 +196,11 @@ class GrpoConfig(TrainingConfig):
     validate_every: int = Field(
         0, ge=0, description="Steps between two validations; the best weights are stored. 0: none."
     )
+    expected_reward: bool = Field(
+        False,
+        description="Reward a ranking by its mean over the targets that the orders of all tools "
+        "and of the policy itself let expect, in place of the one that was taken.",
+    )
     groups: GroupWeighting = GroupWeighting()
     oversample: int = Field(0, ge=0, description="Most further rounds that replace dropped groups.")
     stop_spread: float = Field(

@@ -24,6 +24,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
+from agenticrec_jax.agent.rewards import expected_reward
 from agenticrec_jax.data.examples import evenly_spread
 from agenticrec_jax.errors import expect
 from agenticrec_jax.losses import AdvantageFn, LossFn
@@ -31,6 +32,7 @@ from agenticrec_jax.parallel import multihost
 from agenticrec_jax.paths import Path
 from agenticrec_jax.runs import imitation
 from agenticrec_jax.runs import pairs as run_pairs
+from agenticrec_jax.runs.expected_targets import target_probabilities
 from agenticrec_jax.runs.heldout import AFTER, BEFORE, ask_heldout
 from agenticrec_jax.runs.llara import evaluate_llara, train_llara
 from agenticrec_jax.runs.policy import Policy, save_policy
@@ -148,11 +150,15 @@ def _reinforced(
     record = {"seed": seed}
     if not use_tools:
         record["use_tools"] = False
+    agent = dataclasses.replace(run.training_agent, use_tools=use_tools)
+    if settings.expected_reward:
+        probabilities = target_probabilities(run, policy, directory / stage)
+        agent.reward = expected_reward(agent.reward, probabilities)
     with _services(run, stage, settings, directory, record, use_tools) as services:
         state = loop.reinforce(
             resolved.loop,
             init_state(policy.params, resolved.optimizer, run.mesh),
-            agent=dataclasses.replace(run.training_agent, use_tools=use_tools),
+            agent=agent,
             engine=run.engine,
             update=resolved.update,
             tasks_at=tasks_at,

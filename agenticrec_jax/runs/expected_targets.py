@@ -1,0 +1,56 @@
+"""Which candidate an example's evidence lets expect, for rewards with less noise."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Float
+from scipy.special import softmax
+
+from agenticrec_jax.agent.scripted import DRAFT, labels_of
+from agenticrec_jax.agent.tasks import Task
+from agenticrec_jax.evaluation.baselines import scripted
+from agenticrec_jax.paths import Path
+from agenticrec_jax.runs.policy import Policy
+from agenticrec_jax.runs.rollouts import stored_episodes
+from agenticrec_jax.runs.run import Run
+
+OWN_ORDERS = "own_orders.jsonl"  # file of the policy's rankings without tools
+
+
+def target_probabilities(
+    run: Run, policy: Policy, directory: Path
+) -> Mapping[int, Float[np.ndarray, "C"]]:
+    """Returns the probability that each candidate is the target, by the id of a policy example.
+
+    A conditional logit (McFadden, 1974) of the targets on the candidates' places in the orders of
+    all tools and in the policy's own ranking without tools, fitted on the policy examples. It has
+    two weights for each order, so it cannot learn single targets by heart.
+
+    Args:
+      run: log, tools and engine.
+      policy: that ranks without tools.
+      directory: of the file of these rankings, `OWN_ORDERS`, which a resumed run reads.
+    """
+    examples = run.data.examples["policy"]
+    groups = stored_episodes(
+        directory / OWN_ORDERS,
+        replace(run.training_agent, use_tools=False),
+        run.engine,
+        policy,
+        [Task(example) for example in examples],
+        members=1,
+        temperature=0.0,
+        seed=0,  # which greedy rankings do not depend on
+        name="rankings without tools",
+    )
+    artifacts, toolbox = run.artifacts_a, run.training_agent.toolbox
+    evidence = scripted.gather_evidence(run.data.log, toolbox, artifacts, examples)
+    for orders, (own,) in zip(evidence, groups, strict=True):
+        orders[DRAFT] = own.ranking or ()
+    labels = (*labels_of(toolbox.names), DRAFT)
+    features = scripted.evidence_features(evidence, len(examples[0].candidates), labels)
+    targets = np.array([example.target_number - 1 for example in examples])
+    scores = scripted.linear_scores(features, scripted.fit_linear(features, targets))
+    probabilities = softmax(scores, axis=1)
+    return {e.example_id: row for e, row in zip(examples, probabilities, strict=True)}
