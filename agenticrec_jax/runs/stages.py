@@ -153,7 +153,7 @@ def _reinforced(
     agent = dataclasses.replace(run.training_agent, use_tools=use_tools)
     if settings.expected_reward:
         probabilities = target_probabilities(run, policy, directory / stage)
-        agent.reward = expected_reward(agent.reward, probabilities)
+        agent = dataclasses.replace(agent, reward=expected_reward(agent.reward, probabilities))
     with _services(run, stage, settings, directory, record, use_tools) as services:
         state = loop.reinforce(
             resolved.loop,
