@@ -234,7 +234,9 @@ class EvaluationConfig:
     validation_examples: int = Field(
         0, ge=0, description="Valid examples of validation, of the best plan and the best fusion."
     )
-    fitting_examples: int = Field(0, ge=0, description="Policy examples of linear_combination.")
+    fitting_examples: int = Field(
+        0, ge=0, description="Policy examples of linear_combination and of expected rewards."
+    )
     sequential: tuple[SequentialRow, ...] = Field(
         (),
         description="Rows beside sasrec, fitted with its epochs and width: bpr, gru4rec, caser, "

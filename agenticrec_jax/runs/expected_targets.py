@@ -1,6 +1,6 @@
-"""Which candidate an example's evidence lets expect, for rewards with less noise."""
+"""Probabilities of the targets, from the evidence that an agent can read."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +9,7 @@ from scipy.special import softmax
 
 from agenticrec_jax.agent.scripted import DRAFT, labels_of
 from agenticrec_jax.agent.tasks import Task
+from agenticrec_jax.data.examples import evenly_spread
 from agenticrec_jax.evaluation.baselines import scripted
 from agenticrec_jax.paths import Path
 from agenticrec_jax.runs.policy import Policy
@@ -19,20 +20,25 @@ OWN_ORDERS = "own_orders.jsonl"  # file of the policy's rankings without tools
 
 
 def target_probabilities(
-    run: Run, policy: Policy, directory: Path
+    run: Run, policy: Policy, directory: Path, needed: Collection[int]
 ) -> Mapping[int, Float[np.ndarray, "C"]]:
-    """Returns the probability that each candidate is the target, by the id of a policy example.
+    """Returns the probability that each candidate is the target, by the id of the example.
 
     A conditional logit (McFadden, 1974) of the targets on the candidates' places in the orders of
-    all tools and in the policy's own ranking without tools, fitted on the policy examples. It has
-    two weights for each order, so it cannot learn single targets by heart.
+    all tools and in the policy's own ranking without tools, fitted on the needed policy
+    examples and ``config.evaluation.fitting_examples`` others. It has two weights for each order,
+    so it cannot learn single targets by heart.
 
     Args:
       run: log, tools and engine.
       policy: that ranks without tools.
       directory: of the file of these rankings, `OWN_ORDERS`, which a resumed run reads.
+      needed: ids of the policy examples whose rankings are rewarded.
     """
-    examples = run.data.examples["policy"]
+    policy_examples = run.data.examples["policy"]
+    fitted = evenly_spread(policy_examples, run.config.evaluation.fitting_examples)
+    ids = {example.example_id for example in fitted}.union(needed)
+    examples = [example for example in policy_examples if example.example_id in ids]
     groups = stored_episodes(
         directory / OWN_ORDERS,
         replace(run.training_agent, use_tools=False),
@@ -46,8 +52,8 @@ def target_probabilities(
     )
     artifacts, toolbox = run.artifacts_a, run.training_agent.toolbox
     evidence = scripted.gather_evidence(run.data.log, toolbox, artifacts, examples)
-    for orders, (own,) in zip(evidence, groups, strict=True):
-        orders[DRAFT] = own.ranking or ()
+    for orders, (trajectory,) in zip(evidence, groups, strict=True):
+        orders[DRAFT] = trajectory.ranking or ()
     labels = (*labels_of(toolbox.names), DRAFT)
     features = scripted.evidence_features(evidence, len(examples[0].candidates), labels)
     targets = np.array([example.target_number - 1 for example in examples])

@@ -152,7 +152,9 @@ def _reinforced(
         record["use_tools"] = False
     agent = dataclasses.replace(run.training_agent, use_tools=use_tools)
     if settings.expected_reward:
-        probabilities = target_probabilities(run, policy, directory / stage)
+        turns = range(settings.steps * (1 + settings.oversample))
+        needed = {task.example.example_id for turn in turns for task in tasks_at(turn)}
+        probabilities = target_probabilities(run, policy, directory / stage, needed)
         agent = dataclasses.replace(agent, reward=expected_reward(agent.reward, probabilities))
     with _services(run, stage, settings, directory, record, use_tools) as services:
         state = loop.reinforce(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from agenticrec_jax.agent import rewards
-from agenticrec_jax.agent.protocol import render_choice
+from agenticrec_jax.agent.protocol import render_choice, render_ranking
 from agenticrec_jax.agent.tasks import Task
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.rewards import Reward
@@ -68,6 +68,29 @@ def test_the_named_rewards_differ_in_the_ranking_and_agree_on_questions():
         for reward in rewards.REWARDS.values():
             choices = [render_choice("A")], [render_choice("B")]
             assert totals(played(reward, *choices, task=Task(pair, kind))) == expected
+
+
+def test_an_expected_reward_is_the_mean_over_the_candidates_by_their_probability():
+    """By hand: two listed candidates, one that is not, the bonus of a first rank with a tool."""
+    example = tiny_world().examples[0]
+    target = example.target_number
+    first, third, unlisted = [n for n in (*range(1, 11), 20) if n != target][:2] + [20]
+    ranking = [first, target, third, *(n for n in range(1, 20) if n not in (first, target, third))]
+    probabilities = np.zeros(len(example.candidates))
+    probabilities[[first - 1, third - 1, unlisted - 1]] = 0.5, 0.3, 0.2
+    reward = rewards.expected_reward(rewards.agenticrec_reward, {example.example_id: probabilities})
+    answer = render_ranking(ranking[:10])
+    plain, looked, invalid = played(reward, [answer], [LOOK, answer], ["<think>none</think>"])
+    assert plain.reward.ranking == pytest.approx(0.5 * 1 + 0.3 * 0.5 + 0.2 * -0.5)
+    assert plain.reward.tool_bonus == 0
+    assert looked.reward.tool_bonus == pytest.approx(0.5 * 0.1)
+    assert invalid.reward.components() == pytest.approx(
+        {"ranking": 0, "format": -1, "tool_bonus": 0}
+    )
+    assert plain.rank == 2  # the target's own, of which the metrics are made
+    pair = dataclasses.replace(example, candidates=(first, example.target))
+    (answered,) = played(reward, [render_choice("B")], task=Task(pair, "more"))
+    assert answered.reward.total == 1
 
 
 def no_reward(trajectory, task):

@@ -142,6 +142,7 @@ def test_a_number_as_an_id_is_spelled_the_same_by_every_reader(tmp_path, example
     @example(1e-7)
     @example(9007199254740992.0)
     @example(1.2345678901234567e19)
+    @example(2.0**49 + 0.25)
     def check(number):
         line = json.dumps({"user_id": number, "item_id": "a", "timestamp": 5}) + "\n"
         read = []

@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Literal
 
 import numpy as np
@@ -77,15 +78,24 @@ def spelled(number: int | float) -> str:
     """Returns a number of JSON or Parquet as text, such that an id is the same in each format.
 
     A whole number has no point: programs that know no missing integer write 7 as 7.0. There is no
-    exponent: polars reads the 1e-7 of JSON as 0.0000001.
+    exponent: polars reads the 1e-7 of JSON as 0.0000001. Of two shortest spellings that are equally
+    close to the number it takes the larger one, and so does this.
 
     Example:
       >>> spelled(7), spelled(7.0), spelled(1e3), spelled(2.5), spelled(1e-7)
       ('7', '7', '1000', '2.5', '0.0000001')
+      >>> spelled(2.0**49 + 0.25)  # Python writes 562949953421312.2
+      '562949953421312.3'
     """
-    if isinstance(number, float) and math.isfinite(number):
-        return np.format_float_positional(number, trim="-")
-    return str(number)
+    if not (isinstance(number, float) and math.isfinite(number)):
+        return str(number)
+    text = np.format_float_positional(number, trim="-")
+    if number.is_integer():  # whose shortest spelling is the only one
+        return text
+    shortest = Decimal(text)
+    larger = shortest + Decimal(1).scaleb(shortest.as_tuple().exponent).copy_sign(shortest)
+    exact = Decimal(number)
+    return format(larger, "f") if abs(larger - exact) == abs(shortest - exact) else text
 
 
 def has_empty_row(frame: pl.DataFrame) -> bool:

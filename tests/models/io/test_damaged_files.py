@@ -353,7 +353,7 @@ def check_an_adapter(adapter, field, value):
     except InputError as error:
         assert "adapter_config.json" in one_sentence(error)
         return
-    assert config.rank == raw["r"] and config.alpha == raw["lora_alpha"]
+    assert config.rank == raw["r"] and config.alpha == float(raw["lora_alpha"])
     assert list(config.targets) == raw["target_modules"]
     assert not raw.get("use_dora") and not raw.get("use_rslora")
 

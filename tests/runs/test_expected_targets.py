@@ -1,0 +1,135 @@
+"""The probabilities behind expected rewards: what they are fitted on, and where they are used."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+
+from agenticrec_jax.agent.episodes import Agent
+from agenticrec_jax.agent.prompts import CompactPrompts
+from agenticrec_jax.agent.scripted import LABELS, orders_of
+from agenticrec_jax.agent.trajectories import Trajectory
+from agenticrec_jax.runs import rollouts as stored_rollouts
+from agenticrec_jax.runs.config import EvaluationConfig, RunConfig
+from agenticrec_jax.runs.data import RunData
+from agenticrec_jax.runs.expected_targets import OWN_ORDERS, target_probabilities
+from agenticrec_jax.testing.world import tiny_world
+from agenticrec_jax.tools.base import AsOfView
+
+POLICY = SimpleNamespace(params=None)
+
+
+class OwnOrders:
+    """Rankings with the target at place 1 or 2, in turn; invalid for every seventh example."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, agent, engine, params, tasks, *, members, temperature, **_):
+        assert (agent.use_tools, members, temperature) == (False, 1, 0.0)
+        self.calls += 1
+        return [[self.trajectory(task)] for task in tasks]
+
+    def trajectory(self, task):
+        ranking = self.ranking(task.example)
+        empty = np.zeros(0, np.int32)
+        return Trajectory(
+            example_id=task.example.example_id,
+            member=0,
+            task=task.kind,
+            prompt=empty,
+            ids=empty,
+            logprobs=empty.astype(np.float32),
+            origin=empty.astype(np.uint8),
+            calls=[],
+            finish="stop",
+            ranking=ranking or None,
+            invalid_reason=None if ranking else "malformed",
+        )
+
+    @staticmethod
+    def ranking(example):
+        if example.example_id % 7 == 0:
+            return ()
+        others = [n for n in range(1, 21) if n != example.target_number]
+        place = example.example_id % 2
+        return tuple([*others[:place], example.target_number, *others[place:]][:10])
+
+
+@pytest.fixture
+def own_orders(monkeypatch):
+    fake = OwnOrders()
+    monkeypatch.setattr(stored_rollouts, "run_episodes", fake)
+    return fake
+
+
+@pytest.fixture
+def run():
+    world = tiny_world()
+    prompts = CompactPrompts(world.tokenizer, world.log.items, title_tokens=0)
+    return SimpleNamespace(
+        config=RunConfig(),
+        data=RunData(world.log, None, {"policy": world.examples}, candidate_hash="abc"),
+        training_agent=Agent(world.log, world.toolbox, world.artifacts, prompts),
+        artifacts_a=world.artifacts,
+        engine=None,
+    )
+
+
+def expected_probabilities(run, own_order):
+    """The same conditional logit from its definition, by SciPy."""
+    examples, agent = run.data.examples["policy"], run.training_agent
+    rows = []
+    for example in examples:
+        orders = orders_of(AsOfView(run.data.log, example), agent.toolbox)
+        orders = [orders.get(label, ()) for label in LABELS] + [own_order(example)]
+        rows.append(
+            [
+                [f(order.index(n) + 1) if n in order else 0.0 for order in orders for f in FEATURES]
+                for n in range(1, 21)
+            ]
+        )
+    features = np.array(rows)
+    targets = np.array([example.target_number - 1 for example in examples])
+
+    def scores(weights):
+        logits = features @ weights
+        return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+
+    def loss(weights):
+        nll = -scores(weights)[np.arange(len(targets)), targets].mean()
+        return nll + 1e-3 * (weights**2).sum()
+
+    return np.exp(scores(minimize(loss, np.zeros(features.shape[2])).x))
+
+
+FEATURES = (lambda rank: 1 / np.log2(rank + 1), lambda rank: 1.0)
+
+
+def test_targets_are_expected_by_a_logit_of_all_orders_and_the_policy_s_own(
+    tmp_path, run, own_orders
+):
+    probabilities = target_probabilities(run, POLICY, tmp_path, [])
+    examples = run.data.examples["policy"]
+    table = np.stack([probabilities[example.example_id] for example in examples])
+    np.testing.assert_allclose(table, expected_probabilities(run, OwnOrders.ranking), atol=2e-3)
+    without = expected_probabilities(run, lambda example: ())
+    assert np.abs(table - without).max() > 0.1  # the policy's own order counts
+
+
+def test_a_resumed_run_reads_the_policy_s_orders(tmp_path, run, own_orders):
+    first = target_probabilities(run, POLICY, tmp_path, [])
+    again = target_probabilities(run, POLICY, tmp_path, [])
+    assert own_orders.calls == 1 and (tmp_path / OWN_ORDERS).exists()
+    assert all((first[i] == again[i]).all() for i in first)
+
+
+def test_only_fitted_and_needed_examples_are_ranked(tmp_path, run, own_orders):
+    examples = run.data.examples["policy"]
+    run.config = RunConfig(evaluation=EvaluationConfig(fitting_examples=4))
+    needed = {example.example_id for example in examples[-5:]}
+    probabilities = target_probabilities(run, POLICY, tmp_path, needed)
+    spread = {examples[i * len(examples) // 4].example_id for i in range(4)}
+    assert set(probabilities) == needed | spread
+    assert len((tmp_path / OWN_ORDERS).read_text().splitlines()) == len(probabilities)
