@@ -1,5 +1,6 @@
 """Probabilities of the targets, from the evidence that an agent can read."""
 
+import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
@@ -11,12 +12,15 @@ from agenticrec_jax.agent.scripted import DRAFT, labels_of
 from agenticrec_jax.agent.tasks import Task
 from agenticrec_jax.data.examples import evenly_spread
 from agenticrec_jax.evaluation.baselines import scripted
+from agenticrec_jax.parallel import multihost
 from agenticrec_jax.paths import Path
+from agenticrec_jax.runs.data import store_settings
 from agenticrec_jax.runs.policy import Policy
 from agenticrec_jax.runs.rollouts import stored_episodes
 from agenticrec_jax.runs.run import Run
 
-OWN_ORDERS = "own_orders.jsonl"  # file of the policy's rankings without tools
+OWN_ORDERS = "own_orders"  # directory of the policy's rankings without tools
+FITTED = 1000  # policy examples; the error of two weights an order is far below their size then
 
 
 def target_probabilities(
@@ -26,21 +30,35 @@ def target_probabilities(
 
     A conditional logit (McFadden, 1974) of the targets on the candidates' places in the orders of
     all tools and in the policy's own ranking without tools, fitted on the needed policy
-    examples and ``config.evaluation.fitting_examples`` others. It has two weights for each order,
-    so it cannot learn single targets by heart.
+    examples and `FITTED` others (at most ``config.evaluation.fitting_examples``). It has two
+    weights for each order, so it cannot learn single targets by heart.
 
     Args:
       run: log, tools and engine.
       policy: that ranks without tools.
-      directory: of the file of these rankings, `OWN_ORDERS`, which a resumed run reads.
+      directory: of the stage; its `OWN_ORDERS` has these rankings, which a resumed run reads.
       needed: ids of the policy examples whose rankings are rewarded.
+
+    Raises:
+      InputError: the directory has rankings of another policy or of other examples.
     """
     policy_examples = run.data.examples["policy"]
-    fitted = evenly_spread(policy_examples, run.config.evaluation.fitting_examples)
+    count = min(run.config.evaluation.fitting_examples or FITTED, FITTED)
+    fitted = evenly_spread(policy_examples, count)
     ids = {example.example_id for example in fitted}.union(needed)
     examples = [example for example in policy_examples if example.example_id in ids]
+    directory = directory / OWN_ORDERS
+    record = {
+        "candidates": run.data.candidate_hash,
+        "start": str(run.policy_directory),
+        "examples": hashlib.sha256(repr(sorted(ids)).encode()).hexdigest(),
+    }
+    with multihost.main_writes(OWN_ORDERS) as writes:
+        if writes:
+            directory.mkdir(parents=True, exist_ok=True)
+    multihost.check_on_main(lambda: store_settings(directory, record))
     groups = stored_episodes(
-        directory / OWN_ORDERS,
+        directory / "rankings.jsonl",
         replace(run.training_agent, use_tools=False),
         run.engine,
         policy,

@@ -6,21 +6,27 @@ the share of rollouts that call it, and how much more reward these have than the
 group: the coefficient of a regression within groups, with its standard error. A policy gradient
 learns a call from that difference. Where it is z standard errors over n rollouts, about 4 n / z**2
 rollouts show it with two. It is no cause: a call comes with what the policy does after it.
+
+The same rollouts are also rewarded by their mean over the targets that the evidence lets expect, as
+``config.rta.expected_reward`` does.
 """
 
 import contextlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from absl import flags
 from jaxtyping import Float
 
 from agenticrec_jax.agent.episodes import run_episodes
+from agenticrec_jax.agent.rewards import expected_reward
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.cli import app
 from agenticrec_jax.cli.configs import define_config
+from agenticrec_jax.paths import Path
 from agenticrec_jax.runs import Run, run_config
+from agenticrec_jax.runs.expected_targets import target_probabilities
 from agenticrec_jax.training.groups import rewards_of
 from agenticrec_jax.training.tasks import ranking_tasks
 from experiments.benchmarks.figures import figure, publish
@@ -56,37 +62,45 @@ def effect_within_groups(
 
 
 def rows_at(
-    temperature: float, groups: Sequence[Sequence[Trajectory]], tools: Sequence[str]
+    temperature: float,
+    groups: Sequence[Sequence[Trajectory]],
+    rewards: Mapping[str, Float[np.ndarray, "P G"]],
+    tools: Sequence[str],
 ) -> list[dict]:
     """Returns the rows of a temperature.
 
     Args:
       temperature: that the groups were sampled with.
-      groups: [P][G] trajectories with their rewards.
+      groups: [P][G] trajectories.
+      rewards: of the trajectories, by the name of the reward.
       tools: names of those that were offered.
     """
-    rewards = rewards_of(groups)
-    spread = rewards.var(axis=1).mean() ** 0.5
-    valid = np.array([[t.valid for t in group] for group in groups])
     at = f"temperature {temperature:g}"
-    rows = [
-        figure(f"{at}: reward", "", rewards.mean()),
-        figure(f"{at}: standard deviation of reward in a group", "", spread),
-        figure(f"{at}: invalid outputs", "%", 100 * (~valid).mean()),
-    ]
+    valid = np.array([[t.valid for t in group] for group in groups])
+    rows = [figure(f"{at}: invalid outputs", "%", 100 * (~valid).mean())]
+    for name, values in rewards.items():
+        spread = values.var(axis=1).mean() ** 0.5
+        rows.append(figure(f"{at}: {name}", "", values.mean()))
+        rows.append(figure(f"{at}: standard deviation of {name} in a group", "", spread))
     for tool in tools:
         called = [[float(any(c.name == tool for c in t.calls)) for t in group] for group in groups]
-        effect, error = effect_within_groups(np.array(called), rewards)
         rows.append(figure(f"{at}: rollouts that call {tool}", "%", 100 * np.mean(called)))
-        rows.append(figure(f"{at}: reward of calling {tool} above the group", "", effect))
-        rows.append(figure(f"{at}: standard error of calling {tool}", "", error))
+        for name, values in rewards.items():
+            effect, error = effect_within_groups(np.array(called), values)
+            rows.append(figure(f"{at}: {name} of calling {tool} above the group", "", effect))
+            rows.append(figure(f"{at}: standard error of {name} of calling {tool}", "", error))
     return rows
 
 
-def measure(run: Run, temperatures: Sequence[float], prompts: int, members: int) -> list[dict]:
+def measure(
+    run: Run, temperatures: Sequence[float], prompts: int, members: int, temporary: Path
+) -> list[dict]:
     """Returns the rows of all temperatures; each samples the same ``prompts`` policy examples."""
     agent, seed = run.training_agent, run.config.seed
     tasks = ranking_tasks(run.data.examples["policy"], prompts, seed)(0)
+    needed = [task.example.example_id for task in tasks]
+    probabilities = target_probabilities(run, run.policy, temporary, needed)
+    expected = expected_reward(agent.reward, probabilities)
     rows = []
     for temperature in temperatures:
         groups = run_episodes(
@@ -98,7 +112,12 @@ def measure(run: Run, temperatures: Sequence[float], prompts: int, members: int)
             temperature=temperature,
             seed=seed,
         )
-        rows += rows_at(temperature, groups, agent.toolbox.names)
+        means = [
+            [expected(t, task).total for t in group]
+            for group, task in zip(groups, tasks, strict=True)
+        ]
+        rewards = {"reward": rewards_of(groups), "expected reward": np.array(means)}
+        rows += rows_at(temperature, groups, rewards, agent.toolbox.names)
     return rows
 
 
@@ -108,13 +127,10 @@ def main(argv) -> None:
     settings = {"prompts": _PROMPTS.value, "members": _MEMBERS.value, "seed": config.seed}
     settings |= {"policy": config.policy.directory}
     with contextlib.ExitStack() as stack:
-        workdir = _WORKDIR.value or stack.enter_context(tempfile.TemporaryDirectory())
-        run = Run(config, workdir)
-        publish(
-            lambda: measure(run, _TEMPERATURES.value, _PROMPTS.value, _MEMBERS.value),
-            _JSON.value,
-            settings=settings,
-        )
+        temporary = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        run = Run(config, _WORKDIR.value or temporary)
+        sizes = _TEMPERATURES.value, _PROMPTS.value, _MEMBERS.value
+        publish(lambda: measure(run, *sizes, temporary), _JSON.value, settings=settings)
 
 
 if __name__ == "__main__":
@@ -123,7 +139,7 @@ if __name__ == "__main__":
         "workdir", "", "Directory of the artifacts; a temporary one if empty."
     )
     _TEMPERATURES = flags.DEFINE_multi_float(
-        "temperature", [1.0, 0.7], "Of sampling; several one after another.", lower_bound=0.0
+        "temperature", [1.0, 0.7, 0.4], "Of sampling; several one after another.", lower_bound=0.0
     )
     _PROMPTS = flags.DEFINE_integer("prompts", 192, "Policy examples.", lower_bound=1)
     _MEMBERS = flags.DEFINE_integer("members", 16, "Rollouts of an example.", lower_bound=2)

@@ -14,6 +14,7 @@ from agenticrec_jax.runs import rollouts as stored_rollouts
 from agenticrec_jax.runs.config import EvaluationConfig, RunConfig
 from agenticrec_jax.runs.data import RunData
 from agenticrec_jax.runs.expected_targets import OWN_ORDERS, target_probabilities
+from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.testing.world import tiny_world
 from agenticrec_jax.tools.base import AsOfView
 
@@ -74,6 +75,7 @@ def run():
         training_agent=Agent(world.log, world.toolbox, world.artifacts, prompts),
         artifacts_a=world.artifacts,
         engine=None,
+        policy_directory="tiny",
     )
 
 
@@ -121,8 +123,11 @@ def test_targets_are_expected_by_a_logit_of_all_orders_and_the_policy_s_own(
 def test_a_resumed_run_reads_the_policy_s_orders(tmp_path, run, own_orders):
     first = target_probabilities(run, POLICY, tmp_path, [])
     again = target_probabilities(run, POLICY, tmp_path, [])
-    assert own_orders.calls == 1 and (tmp_path / OWN_ORDERS).exists()
+    assert own_orders.calls == 1
     assert all((first[i] == again[i]).all() for i in first)
+    run.policy_directory = "other"
+    message = refused(lambda: target_probabilities(run, POLICY, tmp_path, []))
+    assert_names(message, "settings.json", "start='tiny'", "expected 'other'")
 
 
 def test_only_fitted_and_needed_examples_are_ranked(tmp_path, run, own_orders):
@@ -132,4 +137,7 @@ def test_only_fitted_and_needed_examples_are_ranked(tmp_path, run, own_orders):
     probabilities = target_probabilities(run, POLICY, tmp_path, needed)
     spread = {examples[i * len(examples) // 4].example_id for i in range(4)}
     assert set(probabilities) == needed | spread
-    assert len((tmp_path / OWN_ORDERS).read_text().splitlines()) == len(probabilities)
+    rankings = tmp_path / OWN_ORDERS / "rankings.jsonl"
+    assert len(rankings.read_text().splitlines()) == len(probabilities)
+    message = refused(lambda: target_probabilities(run, POLICY, tmp_path, needed - {min(needed)}))
+    assert_names(message, "settings.json", "examples=")
