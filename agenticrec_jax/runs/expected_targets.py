@@ -17,7 +17,7 @@ from agenticrec_jax.paths import Path
 from agenticrec_jax.runs.data import store_settings
 from agenticrec_jax.runs.policy import Policy
 from agenticrec_jax.runs.rollouts import stored_episodes
-from agenticrec_jax.runs.run import Run
+from agenticrec_jax.runs.run import Run, rollout_record
 
 OWN_ORDERS = "own_orders"  # directory of the policy's rankings without tools
 FITTED = 1000  # policy examples; the error of two weights an order is far below their size then
@@ -48,11 +48,8 @@ def target_probabilities(
     ids = {example.example_id for example in fitted}.union(needed)
     examples = [example for example in policy_examples if example.example_id in ids]
     directory = directory / OWN_ORDERS
-    record = {
-        "candidates": run.data.candidate_hash,
-        "start": str(run.policy_directory),
-        "examples": hashlib.sha256(repr(sorted(ids)).encode()).hexdigest(),
-    }
+    digest = hashlib.sha256(repr(sorted(ids)).encode()).hexdigest()
+    record = rollout_record(run) | {"start": str(run.policy_directory), "examples": digest}
     with multihost.main_writes(OWN_ORDERS) as writes:
         if writes:
             directory.mkdir(parents=True, exist_ok=True)

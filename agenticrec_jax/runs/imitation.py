@@ -19,7 +19,7 @@ from agenticrec_jax.runs.config import RunConfig
 from agenticrec_jax.runs.data import store_settings
 from agenticrec_jax.runs.policy import Policy
 from agenticrec_jax.runs.rollouts import stored_episodes
-from agenticrec_jax.runs.run import Run
+from agenticrec_jax.runs.run import Run, rollout_record
 from agenticrec_jax.runs.stage_config import TrainingConfig, WarmStartConfig
 from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.runtime.metric_logging import MetricsWriter
@@ -181,10 +181,7 @@ def sampled_trajectories(
     examples = evenly_spread(run.data.examples["policy"], settings.examples)
     names = ("examples", "members", "temperature", "chunk")
     sampling = {name: getattr(settings, name) for name in names}
-    sampling |= {"start": str(run.policy_directory), "seed": seed}
-    sampling |= {"candidates": run.data.candidate_hash}
-    if run.config.tools.disabled:
-        sampling["disabled_tools"] = list(run.config.tools.disabled)
+    sampling |= rollout_record(run) | {"start": str(run.policy_directory), "seed": seed}
     if settings.forced_calls:
         tools = run.training_agent.toolbox.names
         check_known(settings.forced_tools, tools, "config.self_sft.forced_tools")

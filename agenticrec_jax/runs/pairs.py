@@ -16,7 +16,7 @@ from agenticrec_jax.paths import Path
 from agenticrec_jax.runs.data import store_settings
 from agenticrec_jax.runs.policy import Policy
 from agenticrec_jax.runs.rollouts import stored_episodes
-from agenticrec_jax.runs.run import Run
+from agenticrec_jax.runs.run import Run, rollout_record
 from agenticrec_jax.runs.stage_config import SOFTMAX_DPO, MiningConfig
 from agenticrec_jax.runtime.metric_logging import MetricsWriter
 from agenticrec_jax.tools.base import AsOfView
@@ -66,9 +66,7 @@ def mined_pairs(
     """
     names = [field.name for field in dataclasses.fields(MiningConfig)]
     record = {name: getattr(settings, name) for name in names} | {"heldout": heldout, "seed": seed}
-    record |= {"candidates": run.data.candidate_hash, "start": str(run.policy_directory)}
-    if run.config.tools.disabled:
-        record["disabled_tools"] = list(run.config.tools.disabled)
+    record |= rollout_record(run) | {"start": str(run.policy_directory)}
     with multihost.main_writes("mining directory") as writes:
         if writes:
             (directory / "mining").mkdir(parents=True, exist_ok=True)

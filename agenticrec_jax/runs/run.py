@@ -281,6 +281,18 @@ class Run:
         }
 
 
+def rollout_record(run: Run) -> dict[str, Any]:
+    """Returns what rollouts depend on beside their policy and the settings of their stage.
+
+    Files of rollouts are stored with it, so that a run of other candidates or of other tools does
+    not read them.
+    """
+    record: dict[str, Any] = {"candidates": run.data.candidate_hash}
+    if run.config.tools.disabled:
+        record["disabled_tools"] = list(run.config.tools.disabled)
+    return record
+
+
 def check_paths(config: RunConfig) -> None:
     """Checks every path of a configuration by `paths.as_path`; it need not exist.
 

@@ -37,7 +37,7 @@ from agenticrec_jax.runs.heldout import AFTER, BEFORE, ask_heldout
 from agenticrec_jax.runs.llara import evaluate_llara, train_llara
 from agenticrec_jax.runs.policy import Policy, save_policy
 from agenticrec_jax.runs.rere import evaluate_rere, train_rere
-from agenticrec_jax.runs.run import Run
+from agenticrec_jax.runs.run import Run, rollout_record
 from agenticrec_jax.runs.stage_config import (
     LOGISTIC,
     GrpoConfig,
@@ -362,13 +362,7 @@ def _services(
     use_tools: bool = True,
 ) -> Iterator[Services]:
     """Opens the services of a stage; a resumed run must agree with its settings and ``record``."""
-    record = {
-        name: dataclasses.asdict(settings),
-        "candidates": run.data.candidate_hash,
-        **record,
-    }
-    if run.config.tools.disabled:
-        record["disabled_tools"] = list(run.config.tools.disabled)
+    record = {name: dataclasses.asdict(settings), **rollout_record(run), **record}
     if run.config.policy.lora.rank:
         record["lora"] = dataclasses.asdict(run.config.policy.lora)
     directory = directory / name

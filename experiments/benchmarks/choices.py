@@ -129,8 +129,11 @@ def main(argv) -> None:
     with contextlib.ExitStack() as stack:
         temporary = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         run = Run(config, _WORKDIR.value or temporary)
-        sizes = _TEMPERATURES.value, _PROMPTS.value, _MEMBERS.value
-        publish(lambda: measure(run, *sizes, temporary), _JSON.value, settings=settings)
+        publish(
+            lambda: measure(run, _TEMPERATURES.value, _PROMPTS.value, _MEMBERS.value, temporary),
+            _JSON.value,
+            settings=settings,
+        )
 
 
 if __name__ == "__main__":
