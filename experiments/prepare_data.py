@@ -32,7 +32,7 @@ from agenticrec_jax.ingest.report import data_report
 from agenticrec_jax.ingest.summary import summarize
 from agenticrec_jax.paths import Path, as_path
 from agenticrec_jax.runs import run_config
-from agenticrec_jax.runtime.console import print_whole
+from agenticrec_jax.runtime.console import print_sentence, print_whole
 from agenticrec_jax.runtime.phases import phase, phase_records
 from agenticrec_jax.runtime.provenance import record_provenance
 
@@ -112,11 +112,13 @@ def main(argv: Sequence[str]) -> None:
     (Path(output) / "report.json").write_text(strict_json.dumps(report, indent=1) + "\n")
     for line in summarize(report):
         if isinstance(line, str):
-            print(line)
+            print_sentence(line)
         else:
             print_whole(line)
-    print(f"wrote {interactions} and {items}")
-    print(f"train_sasrec takes --prepared={output}, others --config.dataset.prepared={output}")
+    print_sentence(f"wrote {interactions} and {items}")
+    print_sentence(
+        f"train_sasrec takes --prepared={output}, others --config.dataset.prepared={output}"
+    )
 
 
 def preparation(layout: str, config: dict) -> Preparation:

@@ -47,7 +47,9 @@ def make_tables(
             print_sentence(comparison["sentence"])
         for line in (*view(results).caption[2:], *view(results).missing):
             print_sentence(line)
-        print(f"table: {link / 'table.html'} (.md, .tex) and {link / RESULTS}; verify {link}")
+        print_sentence(
+            f"table: {link / 'table.html'} (.md, .tex) and {link / RESULTS}; verify {link}"
+        )
     for step in figures:
         if step.key not in failed:
             name = f"{step.settings['paper']}_{step.settings['log']}_figures"

@@ -10,6 +10,7 @@ from agenticrec_jax.errors import InputError
 from agenticrec_jax.parallel import multihost
 from agenticrec_jax.paths import Path
 from agenticrec_jax.runs.run import Run
+from agenticrec_jax.runtime.console import print_sentence
 from agenticrec_jax.runtime.phases import phase
 from agenticrec_jax.runtime.progress import Progress
 from agenticrec_jax.tools.profiles import Profile, read_profiles, write_profiles
@@ -63,7 +64,9 @@ def write_run_profiles(run: Run, splits: Sequence[str], count: int = 0) -> Path:
             profiles |= {profile.example_id: profile for profile in written}
             write_profiles(path, header, profiles.values())
             progress.advance(len(chunk), _speed(writer.engine.telemetry))
-    print(f"{len(missing)} profiles written to {path}, which has {_ends(profiles.values())}")
+    print_sentence(
+        f"{len(missing)} profiles written to {path}, which has {_ends(profiles.values())}"
+    )
     return path
 
 

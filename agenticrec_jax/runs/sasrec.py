@@ -28,6 +28,7 @@ from agenticrec_jax.evaluation.rankings import (
 from agenticrec_jax.metrics.ranking import expected_metrics, ndcg_at_k
 from agenticrec_jax.paths import Path, make_directory
 from agenticrec_jax.runtime.checkpoints import Checkpoints
+from agenticrec_jax.runtime.console import print_sentence
 from agenticrec_jax.runtime.phases import phase, phase_records
 from agenticrec_jax.runtime.progress import Progress
 from agenticrec_jax.runtime.provenance import record_provenance
@@ -81,7 +82,9 @@ def fit_and_evaluate_artifacts(
     examples = draw_split_candidates(log, splits, negatives, seed=candidate_seed)
     path = workdir / "candidates.jsonl.gz"
     digest = write_candidates(path, log, examples, seed=candidate_seed)
-    print(f"{len(log)} events, {log.num_users} users, {log.num_items} items; candidates {digest}")
+    print_sentence(
+        f"{len(log)} events, {log.num_users} users, {log.num_items} items; candidates {digest}"
+    )
     chance = expected_metrics(negatives + 1)["ndcg@10"]
     candidate_rows: Rows = {"chance": dict.fromkeys(SPLITS, chance)}
     catalog_rows: Rows = {}
@@ -175,7 +178,7 @@ def all_items_ndcg(
 
 
 def _print_rows(among: str, rows: Rows) -> None:
-    print(f"NDCG@10 {among}")
+    print_sentence(f"NDCG@10 {among}")
     print(f"{'':<24}{'policy (A)':>12}{'valid (B)':>12}{'test (B)':>12}")
     for name, row in rows.items():
         print(f"{name:<24}" + "".join(f"{row[split]:>12.4f}" for split in SPLITS))
@@ -208,7 +211,9 @@ def fit_on_shards(
     fit_range = train_range(samples)
     counts = manifest["counts"]
     config = SasrecConfig(len(item_ids), max_length=manifest["max_history"], embedding_norm=True)
-    print(f"{len(item_ids)} items; samples {counts}; learned from before time {fit_range.end_time}")
+    print_sentence(
+        f"{len(item_ids)} items; samples {counts}; learned from before time {fit_range.end_time}"
+    )
     record = asdict(training) | asdict(config) | {"samples": counts}
     steps = training.num_steps(counts["fit"] + counts["policy"])
     with (
@@ -229,7 +234,7 @@ def fit_on_shards(
     for split, value in ndcg.items():
         ranked = min(counts[split], evaluated)
         among = f"among {len(item_ids)} items, seen ones kept"
-        print(f"{split}: NDCG@10 {value:.4f} of {ranked} samples {among}")
+        print_sentence(f"{split}: NDCG@10 {value:.4f} of {ranked} samples {among}")
     metrics = {"ndcg@10": ndcg, "training": record, "phases": phase_records()}
     (workdir / "metrics.json").write_text(strict_json.dumps(metrics, indent=1) + "\n")
     return ndcg

@@ -47,7 +47,7 @@ def print_whole(table: Table, console: Console | None = None) -> None:
     blocks = column_blocks(table, console) if console.is_terminal else [table]
     if len(blocks) > 1:
         wider = f"The table is wider than {console.width} columns"
-        print_line(console, f"{wider}: it is printed in {len(blocks)} blocks.")
+        print_line(f"{wider}: it is printed in {len(blocks)} blocks.", console)
     for block in blocks:
         measured = _measured(block, console)
         # Narrower than the words of two columns, rich would leave one of them out.
@@ -97,8 +97,9 @@ def _of_columns(table: Table, columns: Sequence[Column]) -> Table:
     return block
 
 
-def print_line(console: Console, text: str) -> None:
+def print_line(text: str, console: Console | None = None) -> None:
     """Prints one line as it is: no markup, no wrapping."""
+    console = console or rich.get_console()
     console.print(text, markup=False, highlight=False, soft_wrap=True)
     console.file.flush()
 
@@ -132,4 +133,4 @@ def print_sentence(text: str, console: Console | None = None) -> None:
             break_on_hyphens=False,
         )
         text = "\n".join(lines).replace(_NO_BREAK, " ")
-    print_line(console, text)
+    print_line(text, console)

@@ -93,7 +93,7 @@ class Progress:
                 left="-:--",
             )
         else:
-            print_line(self._console, f"{self._name}: {self._done}/{self._total} {self._unit}")
+            print_line(f"{self._name}: {self._done}/{self._total} {self._unit}", self._console)
         return self
 
     def advance(self, count: int = 1, note: str = "") -> None:
@@ -130,7 +130,7 @@ class Progress:
         left = self._seconds_left(elapsed)
         if left is not None and self._done < self._total:
             text += f", about {left:.0f} s left"
-        print_line(self._console, f"{text}  {self._note}".rstrip())
+        print_line(f"{text}  {self._note}".rstrip(), self._console)
 
 
 def _bars(console: Console, total: int) -> rich_progress.Progress:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, Self
 
 import jax
-import rich
 from absl import logging
 
 from agenticrec_jax.errors import Diverged
@@ -216,4 +215,4 @@ class StepHooks:
 
     def _print_end(self) -> None:
         if is_main():
-            print_line(rich.get_console(), self.carried[_ENDED])
+            print_line(self.carried[_ENDED])

@@ -92,7 +92,7 @@ def test_a_bar_has_its_numbers_whole_on_one_line(width):
 def test_lines_go_above_the_bar():
     console = terminal(80)
     with Progress("rta", 4, console=console) as progress:
-        print_line(console, "the stage ended at step 4")
+        print_line("the stage ended at step 4", console)
         progress.advance(4, note="reward 0.3")
     lines = shown(console)
     above = next(i for i, line in enumerate(lines) if line == "the stage ended at step 4")
