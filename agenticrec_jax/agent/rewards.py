@@ -1,7 +1,8 @@
 """Rewards of finished trajectories: the named ones, and the contract of a custom one.
 
 A reward is a function ``(trajectory, task) -> Reward``. It is called once for every finished
-trajectory, valid or not, and what it returns trains every token that the policy sampled in it.
+trajectory, valid or not, and what it returns trains every token that the policy sampled in it. By
+`expected_reward` it is called for each candidate in the place of the target.
 ``config.reward`` is a name in `REWARDS` or the import path of a custom function,
 ``package.module:function``.
 
@@ -23,8 +24,6 @@ A reward that pays for short trajectories beside the ranking:
   ...         return reward
   ...     bonus = 0.1 * (1 - len(trajectory.calls) / 10)
   ...     return Reward(reward.ranking, reward.format, reward.tool_bonus + bonus)
-
-`expected_reward` takes the mean of any reward over the targets that a model expects.
 
 In ``my_rewards.py`` it is chosen with ``--config.reward=my_rewards:brief_reward``. In Python it is
 ``Agent(..., reward=brief_reward)``.
@@ -74,12 +73,12 @@ REWARDS: dict[str, RewardFn] = {"agenticrec": agenticrec_reward, "recthinker": r
 def expected_reward(
     reward: RewardFn, probabilities: Mapping[int, Float[np.ndarray, "C"]]
 ) -> RewardFn:
-    """Returns the mean of a reward over the targets that an example could have had.
+    """Returns the mean of a reward over all candidates, by the probability of each as the target.
 
-    The target that was taken is one draw of many that the user could have made. The mean over all
-    candidates, by the probability that each is the target, has the expectation of the reward itself
-    where the probabilities are right, and less variance (Rao, 1945; Blackwell, 1947). What the
-    probabilities do not know is not rewarded. A preference question is rewarded as it is.
+    The item that a user took is one draw of several that were likely. Where the probabilities are
+    right given all that the agent reads, the mean has the expectation of the reward itself and less
+    variance (Rao, 1945; Blackwell, 1947). What they do not know is not rewarded. A preference
+    question is rewarded as it is.
 
     Args:
       reward: of one target.
@@ -94,7 +93,7 @@ def expected_reward(
         for number, probability in enumerate(probabilities[example.example_id], 1):
             rank = ranking.index(number) + 1 if number in ranking else None
             target = dataclasses.replace(example, target=example.candidates[number - 1])
-            one = reward(dataclasses.replace(trajectory, rank=rank), Task(target))
+            one = scored(reward, dataclasses.replace(trajectory, rank=rank), Task(target))
             for name, value in one.components().items():
                 components[name] += float(probability) * value
         return Reward(**components)

@@ -235,7 +235,9 @@ class EvaluationConfig:
         0, ge=0, description="Valid examples of validation, of the best plan and the best fusion."
     )
     fitting_examples: int = Field(
-        0, ge=0, description="Policy examples of linear_combination and of expected rewards."
+        0,
+        ge=0,
+        description="Policy examples of linear_combination, and up to 1,000 of expected rewards.",
     )
     sequential: tuple[SequentialRow, ...] = Field(
         (),

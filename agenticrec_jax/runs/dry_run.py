@@ -44,7 +44,7 @@ from agenticrec_jax.runs.policy import model_config
 from agenticrec_jax.runs.run import check_paths, device_mesh
 from agenticrec_jax.runs.stage_config import GrpoConfig
 from agenticrec_jax.runs.stages import REINFORCEMENT, grpo_stage
-from agenticrec_jax.runtime.console import print_sentence
+from agenticrec_jax.runtime.console import print_line, print_sentence
 from agenticrec_jax.training.learner import abstract_state
 from agenticrec_jax.training.packing import Packing, abstract_batch, micro_batches
 from agenticrec_jax.training.types import RolloutBatch
@@ -345,7 +345,7 @@ def _say(large: Collection[str], options: list[tuple[Change, ...]]) -> None:
     print_sentence(f"does not fit: {', '.join(large)}")
     for changes in options:
         flags = " ".join(f"--config.{name}={value}" for name, value in changes)
-        print_sentence(f"all programs fit with {flags}")
+        print_line(f"all programs fit with {flags}")  # to be copied to a shell
     if not options:
         print_sentence(
             "no one or two settings that were tried make it fit; take more or larger chips"

@@ -1,4 +1,4 @@
-"""Probabilities of the targets, from the evidence that an agent can read."""
+"""Probabilities of the targets, given the orders that an agent can read."""
 
 import hashlib
 from collections.abc import Collection, Mapping
@@ -8,19 +8,18 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import softmax
 
+from agenticrec_jax import strict_json
 from agenticrec_jax.agent.scripted import DRAFT, labels_of
 from agenticrec_jax.agent.tasks import Task
 from agenticrec_jax.data.examples import evenly_spread
 from agenticrec_jax.evaluation.baselines import scripted
 from agenticrec_jax.parallel import multihost
 from agenticrec_jax.paths import Path
-from agenticrec_jax.runs.data import store_settings
 from agenticrec_jax.runs.policy import Policy
 from agenticrec_jax.runs.rollouts import stored_episodes
 from agenticrec_jax.runs.run import Run, rollout_record
 
-OWN_ORDERS = "own_orders"  # directory of the policy's rankings without tools
-FITTED = 1000  # policy examples; the error of two weights an order is far below their size then
+MOST_FITTED = 1000  # policy examples: the error of two weights an order is far below their size
 
 
 def target_probabilities(
@@ -29,33 +28,32 @@ def target_probabilities(
     """Returns the probability that each candidate is the target, by the id of the example.
 
     A conditional logit (McFadden, 1974) of the targets on the candidates' places in the orders of
-    all tools and in the policy's own ranking without tools, fitted on the needed policy
-    examples and `FITTED` others (at most ``config.evaluation.fitting_examples``). It has two
-    weights for each order, so it cannot learn single targets by heart.
+    all tools and in the policy's own ranking without tools. It is fitted on the needed policy
+    examples and on ``config.evaluation.fitting_examples`` evenly spread ones, of which
+    `MOST_FITTED` are enough. These may be held out by stage ``ppr``: two weights for each order
+    tell nothing of a single target.
+
+    The rankings without tools are stored in the directory, for a resumed run.
 
     Args:
       run: log, tools and engine.
       policy: that ranks without tools.
-      directory: of the stage; its `OWN_ORDERS` has these rankings, which a resumed run reads.
+      directory: of the stage, which starts from the policy.
       needed: ids of the policy examples whose rankings are rewarded.
-
-    Raises:
-      InputError: the directory has rankings of another policy or of other examples.
     """
     policy_examples = run.data.examples["policy"]
-    count = min(run.config.evaluation.fitting_examples or FITTED, FITTED)
+    count = min(run.config.evaluation.fitting_examples or MOST_FITTED, MOST_FITTED)
     fitted = evenly_spread(policy_examples, count)
     ids = {example.example_id for example in fitted}.union(needed)
     examples = [example for example in policy_examples if example.example_id in ids]
-    directory = directory / OWN_ORDERS
-    digest = hashlib.sha256(repr(sorted(ids)).encode()).hexdigest()
-    record = rollout_record(run) | {"start": str(run.policy_directory), "examples": digest}
-    with multihost.main_writes(OWN_ORDERS) as writes:
+    # The name tells other examples, candidates and policies apart.
+    content = [rollout_record(run), str(run.policy_directory), sorted(ids)]
+    digest = hashlib.sha256(strict_json.dumps(content).encode()).hexdigest()
+    with multihost.main_writes("directory of the stage") as writes:
         if writes:
             directory.mkdir(parents=True, exist_ok=True)
-    multihost.check_on_main(lambda: store_settings(directory, record))
     groups = stored_episodes(
-        directory / "rankings.jsonl",
+        directory / f"rankings_without_tools_{digest[:12]}.jsonl",
         replace(run.training_agent, use_tools=False),
         run.engine,
         policy,

@@ -282,11 +282,7 @@ class Run:
 
 
 def rollout_record(run: Run) -> dict[str, Any]:
-    """Returns what rollouts depend on beside their policy and the settings of their stage.
-
-    Files of rollouts are stored with it, so that a run of other candidates or of other tools does
-    not read them.
-    """
+    """Returns the candidates' hash and the disabled tools, by which stored rollouts are known."""
     record: dict[str, Any] = {"candidates": run.data.candidate_hash}
     if run.config.tools.disabled:
         record["disabled_tools"] = list(run.config.tools.disabled)

@@ -198,8 +198,8 @@ class GrpoConfig(TrainingConfig):
     )
     expected_reward: bool = Field(
         False,
-        description="Reward a ranking by its mean over the targets that the orders of all tools "
-        "and of the policy itself let expect, in place of the one that was taken.",
+        description="Average the reward of a ranking over all candidates, by the probability of "
+        "each as the target given the orders of all tools and the policy's own ranking.",
     )
     groups: GroupWeighting = GroupWeighting()
     oversample: int = Field(0, ge=0, description="Most further rounds that replace dropped groups.")
@@ -241,6 +241,12 @@ class GrpoConfig(TrainingConfig):
         ):
             value = getattr(groups, name)
             expect(value in known, f"groups.{name}", value, f"one of {', '.join(known)}")
+        expect(
+            not (self.expected_reward and groups.rank_credit),
+            "groups.rank_credit",
+            groups.rank_credit,
+            "False where expected_reward is on, which depends on all places",
+        )
         for name in ("plan_bonus", "imitation"):
             expect(getattr(groups, name) >= 0, f"groups.{name}", getattr(groups, name), "0 or more")
         share = groups.other_credit
@@ -373,6 +379,12 @@ class PprConfig(MiningConfig, GrpoConfig):
     def __post_init__(self):
         GrpoConfig.__post_init__(self)
         MiningConfig.__post_init__(self)
+        expect(
+            not self.expected_reward or round(self.prompts * self.rank_share) > 0,
+            "expected_reward",
+            self.expected_reward,
+            "False where rank_share gives a step no ranking task",
+        )
 
 
 @configuration

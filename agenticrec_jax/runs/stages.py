@@ -25,6 +25,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from agenticrec_jax.agent.rewards import expected_reward
+from agenticrec_jax.agent.tasks import RANK
 from agenticrec_jax.data.examples import evenly_spread
 from agenticrec_jax.errors import expect
 from agenticrec_jax.losses import AdvantageFn, LossFn
@@ -105,6 +106,7 @@ def train(
       seed: of the order of examples and of sampling; None for the config's.
       use_tools: whether rollouts and validation of ``rta`` offer tools. Without them the stage is
         the paper's control: the same settings, with reasoning alone (AgenticRec, Table 2).
+        Expected rewards are those of the stage with tools.
 
     Returns:
       The trained policy.
@@ -153,7 +155,8 @@ def _reinforced(
     agent = dataclasses.replace(run.training_agent, use_tools=use_tools)
     if settings.expected_reward:
         turns = range(settings.steps * (1 + settings.oversample))
-        needed = {task.example.example_id for turn in turns for task in tasks_at(turn)}
+        tasks = (task for turn in turns for task in tasks_at(turn))
+        needed = {task.example.example_id for task in tasks if task.kind == RANK}
         probabilities = target_probabilities(run, policy, directory / stage, needed)
         agent = dataclasses.replace(agent, reward=expected_reward(agent.reward, probabilities))
     with _services(run, stage, settings, directory, record, use_tools) as services:

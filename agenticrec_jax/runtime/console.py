@@ -108,7 +108,7 @@ def print_sentence(text: str, console: Console | None = None) -> None:
     """Prints a sentence, on a terminal broken between words, with what follows indented.
 
     A log has it in one line. An interval such as ``[-0.1, +0.2]`` stays together, and so does a
-    path, which can then be copied.
+    path without blanks, which can then be copied.
 
     Args:
       text: one line.

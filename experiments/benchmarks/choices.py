@@ -7,8 +7,7 @@ group: the coefficient of a regression within groups, with its standard error. A
 learns a call from that difference. Where it is z standard errors over n rollouts, about 4 n / z**2
 rollouts show it with two. It is no cause: a call comes with what the policy does after it.
 
-The same rollouts are also rewarded by their mean over the targets that the evidence lets expect, as
-``config.rta.expected_reward`` does.
+The same rollouts also have their expected reward, that of ``config.rta.expected_reward``.
 """
 
 import contextlib
@@ -93,13 +92,13 @@ def rows_at(
 
 
 def measure(
-    run: Run, temperatures: Sequence[float], prompts: int, members: int, temporary: Path
+    run: Run, temperatures: Sequence[float], prompts: int, members: int, directory: Path
 ) -> list[dict]:
     """Returns the rows of all temperatures; each samples the same ``prompts`` policy examples."""
     agent, seed = run.training_agent, run.config.seed
     tasks = ranking_tasks(run.data.examples["policy"], prompts, seed)(0)
     needed = [task.example.example_id for task in tasks]
-    probabilities = target_probabilities(run, run.policy, temporary, needed)
+    probabilities = target_probabilities(run, run.policy, directory, needed)
     expected = expected_reward(agent.reward, probabilities)
     rows = []
     for temperature in temperatures:

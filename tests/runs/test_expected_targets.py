@@ -1,24 +1,52 @@
 """The probabilities behind expected rewards: what they are fitted on, and where they are used."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from flax import nnx
 from scipy.optimize import minimize
 
 from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.agent.prompts import CompactPrompts
 from agenticrec_jax.agent.scripted import LABELS, orders_of
+from agenticrec_jax.agent.tasks import RANK
 from agenticrec_jax.agent.trajectories import Trajectory
+from agenticrec_jax.cli.configs import load_config
+from agenticrec_jax.runs import Run, run_config, stages
 from agenticrec_jax.runs import rollouts as stored_rollouts
 from agenticrec_jax.runs.config import EvaluationConfig, RunConfig
 from agenticrec_jax.runs.data import RunData
-from agenticrec_jax.runs.expected_targets import OWN_ORDERS, target_probabilities
+from agenticrec_jax.runs.expected_targets import target_probabilities
+from agenticrec_jax.runs.policy import Policy
+from agenticrec_jax.runs.stage_config import GrpoConfig, PprConfig
 from agenticrec_jax.testing.errors import assert_names, refused
+from agenticrec_jax.testing.models import tiny_qwen3
 from agenticrec_jax.testing.world import tiny_world
 from agenticrec_jax.tools.base import AsOfView
+from agenticrec_jax.training.groups import GroupWeighting
+from agenticrec_jax.training.mining import HardPair
 
 POLICY = SimpleNamespace(params=None)
+
+
+def trajectory_of(example, ranking):
+    """A trajectory without calls; without a ranking it is invalid."""
+    empty = np.zeros(0, np.int32)
+    return Trajectory(
+        example_id=example.example_id,
+        member=0,
+        task=RANK,
+        prompt=empty,
+        ids=empty,
+        logprobs=empty.astype(np.float32),
+        origin=empty.astype(np.uint8),
+        calls=[],
+        finish="stop",
+        ranking=ranking or None,
+        invalid_reason=None if ranking else "malformed",
+    )
 
 
 class OwnOrders:
@@ -33,21 +61,7 @@ class OwnOrders:
         return [[self.trajectory(task)] for task in tasks]
 
     def trajectory(self, task):
-        ranking = self.ranking(task.example)
-        empty = np.zeros(0, np.int32)
-        return Trajectory(
-            example_id=task.example.example_id,
-            member=0,
-            task=task.kind,
-            prompt=empty,
-            ids=empty,
-            logprobs=empty.astype(np.float32),
-            origin=empty.astype(np.uint8),
-            calls=[],
-            finish="stop",
-            ranking=ranking or None,
-            invalid_reason=None if ranking else "malformed",
-        )
+        return trajectory_of(task.example, self.ranking(task.example))
 
     @staticmethod
     def ranking(example):
@@ -120,14 +134,18 @@ def test_targets_are_expected_by_a_logit_of_all_orders_and_the_policy_s_own(
     assert np.abs(table - without).max() > 0.1  # the policy's own order counts
 
 
-def test_a_resumed_run_reads_the_policy_s_orders(tmp_path, run, own_orders):
+def test_a_resumed_run_reads_the_rankings_and_other_runs_do_not(tmp_path, run, own_orders):
     first = target_probabilities(run, POLICY, tmp_path, [])
     again = target_probabilities(run, POLICY, tmp_path, [])
     assert own_orders.calls == 1
     assert all((first[i] == again[i]).all() for i in first)
     run.policy_directory = "other"
-    message = refused(lambda: target_probabilities(run, POLICY, tmp_path, []))
-    assert_names(message, "settings.json", "start='tiny'", "expected 'other'")
+    target_probabilities(run, POLICY, tmp_path, [])
+    run.data = dataclasses.replace(run.data, candidate_hash="abd")
+    target_probabilities(run, POLICY, tmp_path, [])
+    run.config = RunConfig(evaluation=EvaluationConfig(fitting_examples=4))
+    target_probabilities(run, POLICY, tmp_path, [])
+    assert own_orders.calls == 4
 
 
 def test_only_fitted_and_needed_examples_are_ranked(tmp_path, run, own_orders):
@@ -137,7 +155,58 @@ def test_only_fitted_and_needed_examples_are_ranked(tmp_path, run, own_orders):
     probabilities = target_probabilities(run, POLICY, tmp_path, needed)
     spread = {examples[i * len(examples) // 4].example_id for i in range(4)}
     assert set(probabilities) == needed | spread
-    rankings = tmp_path / OWN_ORDERS / "rankings.jsonl"
+    (rankings,) = tmp_path.glob("rankings_without_tools_*.jsonl")
     assert len(rankings.read_text().splitlines()) == len(probabilities)
-    message = refused(lambda: target_probabilities(run, POLICY, tmp_path, needed - {min(needed)}))
-    assert_names(message, "settings.json", "examples=")
+
+
+@pytest.mark.parametrize("stage", ["rta", "ppr"])
+def test_a_stage_rewards_rankings_by_them_and_needs_no_others(tmp_path, monkeypatch, stage):
+    """The agent of the loop has the expected reward, of all examples that a turn can rank."""
+    world = tiny_world()
+    config = load_config("office:smoke")
+    settings = {"expected_reward": True, "steps": 2, "prompts": 4, "oversample": 2}
+    config[stage].update(settings)  # groups of equal rewards are dropped, and replaced
+    policy = Policy(*nnx.split(tiny_qwen3(vocab_size=420)), world.tokenizer, "")
+    data = RunData(world.log, None, {"policy": world.examples}, "")
+    run = Run(run_config(config), tmp_path, data=data, policy=policy)
+    run.artifacts_a = world.artifacts
+    first = world.examples[0]
+    pair = HardPair(first.example_id, first.target, first.candidates[0], 1.0, True)
+    monkeypatch.setattr(stages.run_pairs, "mined_pairs", lambda *_, **__: [pair])
+    asked, loops = [], []
+    even = np.full(20, 1 / 20)
+
+    def probabilities(run, policy, directory, needed):
+        asked.append((directory, set(needed)))
+        return dict.fromkeys(needed, even)
+
+    def reinforce(stage, state, *, agent, tasks_at, **_):
+        loops.append((agent, tasks_at))
+        return state
+
+    monkeypatch.setattr(stages, "target_probabilities", probabilities)
+    monkeypatch.setattr(stages.loop, "reinforce", reinforce)
+    stages.train(run, stage, policy.copy(), directory=tmp_path, seed=4)
+    ((agent, tasks_at),) = loops
+    tasks = [task for turn in range(6) for task in tasks_at(turn)]
+    ranked = {task.example.example_id for task in tasks if task.kind == RANK}
+    assert asked == [(tmp_path / stage, ranked)]
+    answer = trajectory_of(first, tuple(range(1, 11)))
+    discounts = 1 / np.log2(np.arange(2, 12))
+    expected = (discounts.sum() + 10 * -0.5) / 20  # Eq. 1 of each candidate, equally likely
+    task = next(task for task in tasks if task.kind == RANK)
+    answer = dataclasses.replace(answer, example_id=task.example.example_id)
+    assert agent.reward(answer, task).total == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("config", "settings", "named"),
+    [
+        (GrpoConfig, {"groups": GroupWeighting(rank_credit=True)}, "groups.rank_credit"),
+        (PprConfig, {"rank_share": 0.0}, "expected_reward"),
+        (PprConfig, {"rank_share": 0.1, "prompts": 4}, "expected_reward"),
+    ],
+)
+def test_expected_rewards_without_effect_or_against_an_option_are_refused(config, settings, named):
+    config(**settings)
+    assert_names(refused(config, expected_reward=True, **settings), named, "expected")

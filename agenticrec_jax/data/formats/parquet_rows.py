@@ -11,7 +11,7 @@ from agenticrec_jax.data.formats.times import LATEST_TIME
 from agenticrec_jax.errors import InputError
 
 BLOCK_ROWS = 2**18
-FEWEST_DIGITS_OF_TIES = 16  # a float has two shortest spellings only where these are as long
+FEWEST_BYTES_OF_TIES = 16  # a float with two shortest spellings has at least as many digits
 NESTED = "v"  # any name: polars writes only structs as JSON
 
 
@@ -61,14 +61,14 @@ def _cell(file: TableFile, name: str, dtype: pl.DataType | None, kind: Kind) -> 
         # Whole numbers of float32 have all of their digits, as the same ones of an integer column.
         exact = column.cast(pl.Float64).cast(pl.String)
         text = pl.when(column == column.floor()).then(exact).otherwise(column.cast(pl.String))
-        text = text.str.strip_suffix(".0").map_batches(_spelled, return_dtype=pl.String)
+        text = text.str.strip_suffix(".0").map_batches(_as_in_json, return_dtype=pl.String)
         return pl.when(column.is_not_nan()).then(text)
     return column.cast(pl.String)
 
 
-def _spelled(texts: pl.Series) -> pl.Series:
+def _as_in_json(texts: pl.Series) -> pl.Series:
     """Spells numbers as `spelled` does, where that can differ; few columns have any such."""
-    differs = texts.str.contains("e") | (texts.str.len_bytes() >= FEWEST_DIGITS_OF_TIES)
+    differs = texts.str.contains("e") | (texts.str.len_bytes() >= FEWEST_BYTES_OF_TIES)
     rare = texts.filter(differs).unique().to_list()
     return texts.replace({text: spelled(float(text)) for text in rare})
 

@@ -79,7 +79,7 @@ def spelled(number: int | float) -> str:
 
     A whole number has no point: programs that know no missing integer write 7 as 7.0. There is no
     exponent: polars reads the 1e-7 of JSON as 0.0000001. Of two shortest spellings that are equally
-    close to the number it takes the larger one, and so does this.
+    close to the number, its reader of JSON takes the larger one, and so does this.
 
     Example:
       >>> spelled(7), spelled(7.0), spelled(1e3), spelled(2.5), spelled(1e-7)

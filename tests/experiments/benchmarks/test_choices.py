@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from agenticrec_jax.rewards import Reward
+from agenticrec_jax.training.groups import rewards_of
 from experiments.benchmarks.choices import effect_within_groups, rows_at
 
 
@@ -34,7 +35,10 @@ def test_rows_say_who_called_a_tool_and_what_it_earned():
         [member(0.5, "users", "users"), member(0.1), member(0.3, "items"), member(-1.0)],
         [member(0.9, "users", "items"), member(0.2, "items"), member(0.4), member(0.1)],
     ]
-    rows = {row["name"]: row["ours"] for row in rows_at(0.7, groups, ["users", "items", "none"])}
+    expected = np.array([[0.2, 0.1, 0.1, -1.0], [0.4, 0.1, 0.1, 0.1]])
+    rewards = {"reward": rewards_of(groups), "expected reward": expected}
+    rows = rows_at(0.7, groups, rewards, ["users", "items", "none"])
+    rows = {row["name"]: row["ours"] for row in rows}
     at = "temperature 0.7: "
     assert rows[at + "reward"] == pytest.approx(0.188, abs=1e-3)
     assert rows[at + "invalid outputs"] == 12.5
@@ -43,5 +47,9 @@ def test_rows_say_who_called_a_tool_and_what_it_earned():
     # The caller's reward less the mean of the other three, of two groups of the same size.
     gains = [0.5 - (0.1 + 0.3 - 1.0) / 3, 0.9 - (0.2 + 0.4 + 0.1) / 3]
     assert rows[f"{at}reward of calling users above the group"] == pytest.approx(
+        np.mean(gains), abs=1e-3
+    )
+    gains = [0.2 - (0.1 + 0.1 - 1.0) / 3, 0.4 - 0.1]
+    assert rows[f"{at}expected reward of calling users above the group"] == pytest.approx(
         np.mean(gains), abs=1e-3
     )
