@@ -141,7 +141,7 @@ if __name__ == "__main__":
         "workdir", "", "Directory of the artifacts; a temporary one if empty."
     )
     _TEMPERATURES = flags.DEFINE_multi_float(
-        "temperature", [1.0, 0.7, 0.4], "Of sampling; several one after another.", lower_bound=0.0
+        "temperature", [1.0, 0.7], "Of sampling; several one after another.", lower_bound=0.0
     )
     _PROMPTS = flags.DEFINE_integer("prompts", 192, "Policy examples.", lower_bound=1)
     _MEMBERS = flags.DEFINE_integer("members", 16, "Rollouts of an example.", lower_bound=2)
