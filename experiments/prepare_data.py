@@ -45,7 +45,7 @@ _DOWNLOADS = flags.DEFINE_string("downloads", "downloads", "Directory of the dow
 _OUTPUT = flags.DEFINE_string("output", None, "Directory to write the prepared log to.")
 _STRICT = flags.DEFINE_boolean("strict", False, "Stop at the first bad row.")
 _SAMPLES = flags.DEFINE_boolean("samples", False, "Write shards of prediction samples too.")
-_MAX_HISTORY = flags.DEFINE_integer("max_history", 10, "Items before a sample.", lower_bound=1)
+_MAX_HISTORY = flags.DEFINE_integer("max_history", 10, "Items before a sample.", 1, 10_000)
 
 # The columns of one's own tables: the names in EVENT_COLUMNS and ITEM_COLUMNS.
 flags.DEFINE_string("user_col", "user_id", "Column of user ids.")
@@ -72,7 +72,7 @@ flags.DEFINE_boolean("used_items_only", None, "Drop items without events.")
 flags.DEFINE_enum("sampling", None, ["", "sparse", "dense"], "RecThinker's samples of users.")
 flags.DEFINE_integer("users", None, "Users of such a sample.", lower_bound=1)
 flags.DEFINE_integer("last_events", None, "Newest events of each that are kept.", lower_bound=2)
-flags.DEFINE_integer("seed", None, "Seed of the draw of users.")
+flags.DEFINE_integer("seed", None, "Seed of the draw of users.", lower_bound=0)
 flags.DEFINE_boolean("own_order", None, "Times become positions in users' orders, ends aligned.")
 
 
@@ -80,6 +80,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     config = (run_config(_CONFIG.value).preparation if _CONFIG.value else None) or {}
     layout = _FORMAT.value or config.get("format", "columns")
+    rules = preparation(layout, config)
     category = _CATEGORY.value or config.get("category")
     output = _OUTPUT.value or config.get("output")
     if not output:
@@ -97,7 +98,6 @@ def main(argv: Sequence[str]) -> None:
         columns={name: flag.value for name, flag in columns.items()},
         given=[name for name, flag in columns.items() if flag.present],
     )
-    rules = preparation(layout, config)
     with phase("read and filter"):
         prepared = prepare_log(raw, rules, strict=_STRICT.value)
     with phase("write"):
@@ -123,6 +123,11 @@ def main(argv: Sequence[str]) -> None:
 
 def preparation(layout: str, config: dict) -> Preparation:
     """Returns the layout's rules, replaced by those of the config, then by the flags."""
+    expect(layout in PRESETS, "config.preparation.format", layout, f"one of {', '.join(PRESETS)}")
+    known = {field.name for field in dataclasses.fields(Preparation)}
+    for name in config:
+        key = f"config.preparation.{name}"
+        expect(name in known | {"format", "category", "output"}, key, config[name], "no such rule")
     rules = PRESETS[layout]
     for field in dataclasses.fields(Preparation):
         flag = flags.FLAGS[field.name].value

@@ -52,7 +52,9 @@ _PATIENCE = flags.DEFINE_integer(
     "patience", 0, "Epochs without a better NDCG@10 to stop after; 0 for none.", lower_bound=0
 )
 _NEGATIVES = flags.DEFINE_integer("negatives", 19, "Drawn candidates.", lower_bound=1)
-_CANDIDATE_SEED = flags.DEFINE_integer("candidate_seed", 0, "Seed of the candidates.")
+_CANDIDATE_SEED = flags.DEFINE_integer(
+    "candidate_seed", 0, "Seed of the candidates.", lower_bound=0
+)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -159,10 +159,14 @@ def read_value(texts: Sequence[str], declared: Any) -> Any:
     for number in (int, float):
         if number in members:
             try:
-                return number(text)
+                value = number(text)
             except ValueError:
                 continue
+            # 1e-400 is no float: the text is refused by its name, in place of a 0.
+            return text if value == 0 and re.search("[1-9]", text.lower().split("e")[0]) else value
     value = _literal(text)
+    if isinstance(value, bool):  # of a number: Python takes True for 1
+        return text
     if is_sequence and value == text:  # no literal: words
         return tuple(word.strip() for word in text.split(",") if word.strip())
     if is_sequence and not isinstance(value, tuple):

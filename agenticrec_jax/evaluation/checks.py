@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from agenticrec_jax.errors import InputError, expect, shorten
 
 TOLERANCE = 1e-9
+_LARGEST = 1e300  # of a number of results; no metric is near it
 _SHOWN = ("hr@1", "ndcg@10", "difference")  # numbers that a check's detail gives
 
 
@@ -51,7 +52,8 @@ def _equal(found: Any, value: Any) -> bool:
         return same and all(map(_equal, found, value))
     if isinstance(value, float):
         is_number = isinstance(found, int | float) and not isinstance(found, bool)
-        return is_number and abs(found - value) <= TOLERANCE
+        # An integer of JSON may be too large for a float.
+        return is_number and abs(found) < _LARGEST and abs(found - value) <= TOLERANCE
     return type(found) is type(value) and found == value
 
 

@@ -1,7 +1,7 @@
 """The way from a raw log to the project's own: read, filtered step by step, written as Parquet."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import polars as pl
@@ -9,7 +9,7 @@ from jaxtyping import Bool, Int32, Int64, UInt32
 
 from agenticrec_jax.data.loader import write_samples
 from agenticrec_jax.data.prepared import PREPARED_INTERACTIONS, PREPARED_ITEMS, PREPARED_SAMPLES
-from agenticrec_jax.errors import InputError
+from agenticrec_jax.errors import InputError, expect
 from agenticrec_jax.ingest.catalog import (
     items_of_events,
     read_catalog,
@@ -75,6 +75,14 @@ class Preparation:
     last_events: int = 20
     seed: int = 0
     own_order: bool = False
+
+    def __post_init__(self):
+        for field in fields(self):
+            value, kind = getattr(self, field.name), type(field.default)
+            # In Python a boolean is an integer; here neither is taken for the other.
+            whole = type(value) is kind and (kind is not int or value >= 0)
+            name = {int: "a whole number from 0", str: "text", bool: "True or False"}[kind]
+            expect(whole, f"Preparation.{field.name}", value, name)
 
 
 PRESETS = {

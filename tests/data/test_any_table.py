@@ -51,6 +51,19 @@ def written(path, rows):
     return path
 
 
+@pytest.mark.parametrize(
+    "time", ["2021-01-01 ١٠:00", "2021-01-01 10:00+٠٢:00", "2021-01-01 10:00+02:99"]
+)
+def test_what_is_no_date_is_refused_by_every_reader(tmp_path, time):
+    path = written(tmp_path / "t.csv", [("u", "a", time), ("u", "b", "2021-01-02")])
+    catalog = tmp_path / "items.jsonl"
+    catalog.write_text("".join(json.dumps({"item_id": i, "title": i}) + "\n" for i in "ab"))
+    assert_names(refused(read_log, path, catalog), "t.csv", "line 2", "timestamp")
+    errors = RowErrors()
+    read_events(table_file(path), EventColumns("user_id", "item_id", "timestamp"), errors)
+    assert errors.total == 1
+
+
 @EXAMPLES
 def test_a_row_is_the_same_by_every_reader(tmp_path, monkeypatch, examples):
     @settings(max_examples=examples, suppress_health_check=list(HealthCheck), deadline=None)

@@ -184,6 +184,15 @@ def test_recthinkers_sets_are_drawn_from_a_download(tmp_path):
     assert len(log) == 24 and log.time.tolist() == sorted(list(range(8)) * 3)
 
 
+@pytest.mark.parametrize("rule", ["kcore=5", "format=xyz", "k_core=abc", "seed=-1"])
+def test_a_rule_of_a_configuration_that_is_none_is_refused(tmp_path, rule):
+    command = [sys.executable, "-m", "experiments.prepare_data", f"{CONFIGS}/amazon2023.py"]
+    flags = [f"--config.preparation.{rule}", f"--output={tmp_path}/out"]
+    ended = subprocess.run([*command, *flags], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 2 and not list(tmp_path.iterdir())
+    assert_names(ended.stderr, "error: ", rule.split("=")[0])
+
+
 def test_the_output_of_a_configuration_is_a_path_or_a_bucket(tmp_path):
     command = [sys.executable, "-m", "experiments.prepare_data", f"{CONFIGS}/amazon2023.py"]
     for output, named in (("s3://bucket/out", "s3://bucket/out"), ("3", "found 3")):

@@ -176,3 +176,11 @@ def test_samples_of_another_log_than_the_one_beside_them_are_refused(tmp_path):
         (out / name).write_bytes(content)
     write_prepared(prepared(rows[:50]), out)
     assert_names(refused(sampled_items, out), out / "samples", "60 events", "expected 50")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("k_core", -1), ("k_core", 2.5), ("k_core", True), ("start", 2020), ("own_order", "no")],
+)
+def test_a_rule_of_another_type_is_refused_by_its_name(field, value):
+    assert_names(refused(Preparation, **{field: value}), f"Preparation.{field}", repr(value))

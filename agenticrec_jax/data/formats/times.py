@@ -4,9 +4,10 @@ import polars as pl
 
 LATEST_TIME = 10**11  # unix seconds of the year 5138; larger numbers are milliseconds
 _DATE = (
-    r"^(?<day>\d{4}-\d{2}-\d{2})"
-    r"(?:[T ]+(?<hour>\d{2}):(?<minute>\d{2})(?::(?<second>\d{2})(?<fraction>[.,]\d+)?)?"
-    r"\s*(?<zone>[Zz]|UTC|GMT|[+-]\d{2}(?::?\d{2})?)?)?$"
+    r"^(?<day>[0-9]{4}-[0-9]{2}-[0-9]{2})"
+    r"(?:[T ]+(?<hour>[0-9]{2}):(?<minute>[0-9]{2})"
+    r"(?::(?<second>[0-9]{2})(?<fraction>[.,][0-9]+)?)?"
+    r"\s*(?<zone>[Zz]|UTC|GMT|[+-][0-9]{2}(?::?[0-5][0-9])?)?)?$"
 )
 
 

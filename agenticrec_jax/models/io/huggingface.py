@@ -25,7 +25,13 @@ from jax.typing import DTypeLike
 
 from agenticrec_jax import strict_json
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.models.io.safetensors import Reader, Spec, read_json, write_weight_files
+from agenticrec_jax.models.io.safetensors import (
+    Reader,
+    Spec,
+    is_finite,
+    read_json,
+    write_weight_files,
+)
 from agenticrec_jax.models.lora import BASE, adapters_by_path, merged
 from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config, is_stacked, of_layer
 from agenticrec_jax.parallel.mesh import RULES, Rules, put_sharded, tree_shardings
@@ -209,7 +215,14 @@ def _read_parameter(
     def read(path: tuple, shape: tuple[int, ...], sharding: NamedSharding | None) -> jax.Array:
         entry = _entry(path, shape)
         value = entry.from_hf(reader.read(entry.name, entry.hf_shape))
-        value = value.astype(like.dtype, copy=False)
+        narrows = jnp.finfo(like.dtype).max < jnp.finfo(value.dtype).max
+        with np.errstate(over="ignore"):  # refused below
+            value = value.astype(like.dtype, copy=False)
+        if narrows and not is_finite(value):
+            raise InputError(
+                f"tensor {entry.name}: found a number that {np.dtype(like.dtype).name} cannot "
+                "hold, expected a wider dtype of the policy"
+            )
         return jnp.asarray(value) if sharding is None else put_sharded(value, sharding)
 
     if not is_stacked(path):

@@ -186,7 +186,7 @@ class _BucketFile:
         return self._tensors[name].whole()
 
 
-def _is_finite(tensor: np.ndarray) -> bool:
+def is_finite(tensor: np.ndarray) -> bool:
     """Whether all numbers are finite: those that are not have every bit of infinity's exponent.
 
     NumPy's own check is slow for bfloat16 and float16.
@@ -233,7 +233,7 @@ class Reader:
             self._check(path, file, name, shape)
             self._read.add((path, name))
             tensor = file.get_tensor(name)
-        if not _is_finite(tensor):
+        if not is_finite(tensor):
             raise InputError(
                 f"{path}: found a NaN or an infinity in tensor {name}, expected finite numbers"
             )

@@ -396,6 +396,19 @@ def test_a_refused_adapter_changes_no_model(field, value, adapter):
     assert lora_config(base) is None
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_a_number_that_the_dtype_of_the_policy_cannot_hold_is_refused(dtype, copy):
+    name, policy = "model.norm.weight", copy(TIED)
+    largest = float(ml_dtypes.finfo(dtype).max)
+    for value in (largest, 1.1 * largest):
+        scale = np.ones(load_file(TIED / "model.safetensors")[name].shape)
+        scale[3] = value
+        edited(policy, lambda tensors, scale=scale: tensors.update({name: scale}))
+        if value == largest:
+            load_policy(policy, param_dtype=dtype)
+    assert_names(refused(load_policy, policy, param_dtype=dtype), name, dtype)
+
+
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, "bfloat16", np.dtype(jnp.bfloat16)], ids=str)
 def test_a_policy_is_loaded_in_what_jax_takes_as_a_dtype(dtype):
     policy = load_policy(TIED, dtype=dtype)
