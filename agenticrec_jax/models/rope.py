@@ -215,6 +215,8 @@ def _scaling(config: Fields, field: str) -> RopeScaling | None:
     for name in ("type", "rope_theta", "partial_rotary_factor"):
         given.pop(name, None)
     if kind == "default":
+        for name in sorted(given):
+            raise InputError(f"{where}: found field {name}, expected none beside type default")
         return None
     known = isinstance(kind, str) and kind in _KINDS
     expect(known, f"{where}: type", kind, f"one of default, {', '.join(_KINDS)}")

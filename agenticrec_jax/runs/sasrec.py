@@ -76,10 +76,11 @@ def fit_and_evaluate_artifacts(
     Returns:
       The content of ``METHOD.json``.
     """
-    workdir = make_directory(workdir, "flag --workdir")
-    record_provenance(workdir)
+    # A log that is too small is refused before anything is written.
     splits = chronological_splits(prediction_samples(log))
     examples = draw_split_candidates(log, splits, negatives, seed=candidate_seed)
+    workdir = make_directory(workdir, "flag --workdir")
+    record_provenance(workdir)
     path = workdir / "candidates.jsonl.gz"
     digest = write_candidates(path, log, examples, seed=candidate_seed)
     print_sentence(
@@ -205,10 +206,10 @@ def fit_on_shards(
       InputError: ``prepared`` has no samples, or those of another log.
     """
     samples, item_ids = sampled_items(prepared)
-    workdir = make_directory(workdir, "flag --workdir")
-    record_provenance(workdir)
     manifest = read_manifest(samples)
     fit_range = train_range(samples)
+    workdir = make_directory(workdir, "flag --workdir")
+    record_provenance(workdir)
     counts = manifest["counts"]
     config = SasrecConfig(len(item_ids), max_length=manifest["max_history"], embedding_norm=True)
     print_sentence(

@@ -4,6 +4,7 @@ import builtins
 import datetime
 import doctest
 import math
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -157,6 +158,34 @@ def test_dates_of_every_resolution_of_numpy_are_read(unit, kind, without_pyarrow
 @pytest.mark.parametrize("column", ["abc", 5, {"0": "a"}])
 def test_a_column_that_is_none_is_refused(column):
     assert_names(refused(read_log, COLUMNS | {"user_id": column}), "data frame", "column user_id")
+
+
+def test_masked_cells_are_absent():
+    times = np.ma.array([10, 20], mask=[True, False])
+    columns = {"user_id": ["a", "b"], "item_id": ["x", "y"], "timestamp": times}
+    assert_names(refused(read_log, columns), "row 1", "timestamp")
+    columns["timestamp"] = np.ma.array([10, 20], mask=False)
+    assert read_log(columns).time.tolist() == [10, 20]
+
+
+@pytest.mark.parametrize("unit", ["s", "m", "h"])
+def test_a_date_that_overflows_is_refused(unit):
+    times = np.array([2**62, 1], f"M8[{unit}]")
+    columns = {"user_id": ["a", "b"], "item_id": ["x", "y"], "timestamp": times}
+    assert_names(refused(read_log, columns), "column timestamp", "microseconds")
+
+
+def test_a_decimal_that_is_no_number_is_absent():
+    times = [Decimal("1.5"), Decimal("NaN")]
+    columns = {"user_id": ["a", "b"], "item_id": ["x", "y"], "timestamp": times}
+    assert_names(refused(read_log, columns), "row 2", "timestamp")
+
+
+def test_a_lazy_frame_that_cannot_be_read_is_refused(tmp_path):
+    absent = pl.scan_parquet(tmp_path / "absent.parquet")
+    assert_names(refused(read_log, absent), "data frame", "lazy frame", "absent.parquet")
+    wrong = pl.LazyFrame({"user_id": ["a"]}).select("nothing")
+    assert_names(refused(read_log, wrong), "data frame", "lazy frame", "nothing")
 
 
 def test_columns_of_several_lengths_are_refused():

@@ -137,3 +137,11 @@ def test_a_flag_that_the_loss_or_the_model_would_ignore_is_refused(tables, tmp_p
     assert ended.returncode == 2
     assert_names(ended.stderr, *named)
     assert ended.stderr.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("flag", ["--negatives=500", "--candidate_seed=-1"])
+def test_a_log_without_so_many_candidates_is_refused_before_anything_is_written(
+    tables, tmp_path, flag
+):
+    ended = train_sasrec(tables, tmp_path / "out", flag)
+    assert ended.returncode == 2 and not (tmp_path / "out").exists()

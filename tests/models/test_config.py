@@ -89,6 +89,7 @@ def test_head_dim_falls_back_as_transformers_does():
         ({"use_sliding_window": True}, ["use_sliding_window", True]),
         ({"layer_types": ["full_attention", "sliding_attention"]}, ["layer_types"]),
         ({"rope_scaling": {"type": "linear", "factor": 4.0}}, ["rope_scaling", "linear"]),
+        ({"rope_scaling": {"factor": 8.0}}, ["rope_scaling", "factor"]),
         (
             {"rope_parameters": {"rope_theta": 1e6, "rope_type": "longrope"}},
             ["rope_parameters", "longrope"],

@@ -3,6 +3,7 @@
 import itertools
 import numbers
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,14 @@ def _names(frame: Any) -> list[str]:
     if isinstance(frame, Mapping):
         return list(frame)
     if isinstance(frame, pl.LazyFrame):
-        return frame.collect_schema().names()
+        try:
+            return frame.collect_schema().names()
+        except (OSError, pl.exceptions.PolarsError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"{FRAME}: found a lazy frame that cannot be read ({reason}), expected one whose "
+                "query can be run"
+            ) from error
     # In pyarrow ``columns`` are the data.
     return [str(name) for name in getattr(frame, "column_names", frame.columns)]
 
@@ -75,6 +83,8 @@ def _polars(frame: Any, columns: Sequence[str]) -> pl.DataFrame:
 
 
 def _series(name: str, column: Any) -> pl.Series:
+    if isinstance(column, np.ma.MaskedArray):
+        column = column.tolist()  # masked cells are None
     # Of a list numpy would make one type: NaN among texts would become the text "nan".
     values = column if isinstance(column, list | tuple) else np.asarray(column)
     is_column = isinstance(values, list | tuple) or values.ndim > 0
@@ -107,11 +117,14 @@ def _series_of_cells(name: str, cells: Sequence[Any]) -> pl.Series:
 def _series_of_array(name: str, array: np.ndarray) -> pl.Series:
     # polars refuses dates in seconds or minutes, which pandas can have.
     if array.dtype.kind == "M" and np.datetime_data(array.dtype)[0] not in _DATE_UNITS:
-        array = array.astype("datetime64[us]")
+        given, array = array, array.astype("datetime64[us]")
+        same = (array.astype(given.dtype) == given) | np.isnat(given)
+        if not same.all():  # NumPy lets it overflow
+            raise ValueError("a date that microseconds cannot hold")
     return pl.Series(name, array)
 
 
 def _is_absent(value: Any) -> bool:
     """Whether a cell is NaN, or pandas' NaT or NA, of which NA has no truth value."""
-    is_nan = isinstance(value, float) and value != value
+    is_nan = isinstance(value, float | Decimal) and value != value
     return is_nan or type(value).__name__ in ("NAType", "NaTType")
