@@ -1,10 +1,11 @@
 """The raw log of each layout that ``prepare_data`` knows, from the values of its flags."""
 
 import itertools
+import re
 from collections.abc import Collection, Mapping, Sequence
 
 from agenticrec_jax.data.formats.files import TableFile, column_names
-from agenticrec_jax.errors import InputError
+from agenticrec_jax.errors import InputError, expect
 from agenticrec_jax.ingest.amazon import PAPER_COUNTS, RELEASES, amazon_log, find_amazon
 from agenticrec_jax.ingest.catalog import ItemColumns
 from agenticrec_jax.ingest.events import EventColumns
@@ -72,6 +73,12 @@ def _column_log(
                 f"flag --{flag}_col: found {columns[name]!r}, expected another column than that of "
                 f"--{second}_col"
             )
+    for name in given:
+        column = columns[name]
+        # polars reads the first two as patterns, and the others are names of our own.
+        plain = not re.fullmatch(r"\*|\^.*\$|#time|#rating", column)
+        expected = "a name that is not *, ^...$, #time or #rating"
+        expect(plain, f"flag --{name}_col", column, expected)
     event_columns = EventColumns(**{name: columns[name] for name in EVENT_COLUMNS})
     item_columns = ItemColumns(
         item=columns["item"], **{name: (columns[name],) for name in ITEM_COLUMNS}

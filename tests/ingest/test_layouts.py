@@ -32,6 +32,16 @@ def test_a_column_flag_of_a_known_layout_is_refused(layout):
     assert_names(sentence, "flag --brand_col", "'maker'", layout)
 
 
+@pytest.mark.parametrize("column", ["*", "^u.*$", "#time", "#rating"])
+@pytest.mark.parametrize("name", ["user", "time", "rating", "price"])
+def test_a_column_that_polars_takes_for_another_is_refused(tmp_path, column, name):
+    events = tmp_path / "e.csv"
+    columns = COLUMNS | {name: column}
+    events.write_text(",".join(columns[name] for name in EVENT_COLUMNS) + "\na,x,1,2\n")
+    sentence = refused(find, interactions=str(events), columns=columns, given=[name])
+    assert_names(sentence, f"flag --{name}_col", repr(column))
+
+
 def test_flags_that_are_missing_are_named(tmp_path):
     assert_names(refused(find), "flag --interactions", "table of events")
     sentence = refused(find, "amazon2023")
