@@ -101,10 +101,10 @@ def main(argv: Sequence[str]) -> None:
     with phase("read and filter"):
         prepared = prepare_log(raw, rules, strict=_STRICT.value)
     with phase("write"):
+        if _SAMPLES.value:  # first, since a log that is too small is refused here
+            write_sample_shards(prepared, output, _MAX_HISTORY.value)
         interactions, items = write_prepared(prepared, output)
         record_provenance(output, devices=False)
-        if _SAMPLES.value:
-            write_sample_shards(prepared, output, _MAX_HISTORY.value)
     with phase("report"):
         report = data_report(prepared)
     report = {"format": layout, "category": category} | report

@@ -61,9 +61,8 @@ def write_samples(
       shard_samples: the most samples of a file.
 
     Raises:
-      InputError: a split would be empty.
+      InputError: a split would be empty; nothing is written then.
     """
-    directory = make_directory(directory)
     windows = _Windows(user, item, time, max_history)
     targets = np.flatnonzero(windows.index > windows.start[user])
     cuts = (0, *chronological_cuts(len(targets)), len(targets))
@@ -71,6 +70,7 @@ def write_samples(
     for name, count in counts.items():
         if not count:
             raise InputError(f"splits: found {len(targets)} samples, too few for a split {name!r}")
+    directory = make_directory(directory)
     for old in glob(directory, "*.array_record"):
         old.unlink()
     shards = {}

@@ -306,13 +306,13 @@ def write_prepared(prepared: PreparedLog, directory: str | os.PathLike) -> tuple
 def write_sample_shards(
     prepared: PreparedLog, directory: str | os.PathLike, max_history: int
 ) -> dict:
-    """Writes the prediction samples of a log into the directory that `write_prepared` wrote to.
+    """Writes the prediction samples of a log into the directory that `write_prepared` writes to.
 
     Their codes are those that ``read_log`` gives the written log: users by first occurrence in
     time. Returns the manifest.
 
     Raises:
-      InputError: there are too few samples for the four splits.
+      InputError: there are too few samples for the four splits; nothing is written then.
     """
     user = prepared.events.user
     first = first_indices(user)

@@ -184,6 +184,16 @@ def test_recthinkers_sets_are_drawn_from_a_download(tmp_path):
     assert len(log) == 24 and log.time.tolist() == sorted(list(range(8)) * 3)
 
 
+def test_samples_of_a_log_that_is_too_small_are_refused_before_anything_is_written(tmp_path):
+    events = tmp_path / "events.csv"
+    events.write_text("user_id,item_id,timestamp\nann,pen,1\n")
+    command = [sys.executable, "-m", "experiments.prepare_data", f"--interactions={events}"]
+    flags = ["--samples", f"--output={tmp_path}/out"]
+    ended = subprocess.run([*command, *flags], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 2 and not (tmp_path / "out").exists()
+    assert_names(ended.stderr, "error: splits", "0 samples")
+
+
 @pytest.mark.parametrize("rule", ["kcore=5", "format=xyz", "k_core=abc", "seed=-1"])
 def test_a_rule_of_a_configuration_that_is_none_is_refused(tmp_path, rule):
     command = [sys.executable, "-m", "experiments.prepare_data", f"{CONFIGS}/amazon2023.py"]
