@@ -45,7 +45,9 @@ _DOWNLOADS = flags.DEFINE_string("downloads", "downloads", "Directory of the dow
 _OUTPUT = flags.DEFINE_string("output", None, "Directory to write the prepared log to.")
 _STRICT = flags.DEFINE_boolean("strict", False, "Stop at the first bad row.")
 _SAMPLES = flags.DEFINE_boolean("samples", False, "Write shards of prediction samples too.")
-_MAX_HISTORY = flags.DEFINE_integer("max_history", 10, "Items before a sample.", 1, 10_000)
+_MAX_HISTORY = flags.DEFINE_integer(
+    "max_history", 10, "Items before a sample.", lower_bound=1, upper_bound=10_000
+)
 
 # The columns of one's own tables: the names in EVENT_COLUMNS and ITEM_COLUMNS.
 flags.DEFINE_string("user_col", "user_id", "Column of user ids.")
@@ -123,11 +125,12 @@ def main(argv: Sequence[str]) -> None:
 
 def preparation(layout: str, config: dict) -> Preparation:
     """Returns the layout's rules, replaced by those of the config, then by the flags."""
-    expect(layout in PRESETS, "config.preparation.format", layout, f"one of {', '.join(PRESETS)}")
+    names = list(PRESETS)  # what it holds need not be hashable
+    expect(layout in names, "config.preparation.format", layout, f"one of {', '.join(names)}")
     known = {field.name for field in dataclasses.fields(Preparation)}
-    for name in config:
-        key = f"config.preparation.{name}"
-        expect(name in known | {"format", "category", "output"}, key, config[name], "no such rule")
+    for name in sorted(config.keys() - known - {"format", "category", "output"}):
+        expected = f"one of {', '.join(sorted(known))}"
+        raise InputError(f"config.preparation: found {name}, expected {expected}")
     rules = PRESETS[layout]
     for field in dataclasses.fields(Preparation):
         flag = flags.FLAGS[field.name].value

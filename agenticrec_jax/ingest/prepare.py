@@ -80,9 +80,9 @@ class Preparation:
         for field in fields(self):
             value, kind = getattr(self, field.name), type(field.default)
             # In Python a boolean is an integer; here neither is taken for the other.
-            whole = type(value) is kind and (kind is not int or value >= 0)
-            name = {int: "a whole number from 0", str: "text", bool: "True or False"}[kind]
-            expect(whole, f"Preparation.{field.name}", value, name)
+            fits = type(value) is kind and (kind is not int or value >= 0)
+            expected = {int: "a whole number from 0", str: "text", bool: "True or False"}[kind]
+            expect(fits, f"Preparation.{field.name}", value, expected)
 
 
 PRESETS = {

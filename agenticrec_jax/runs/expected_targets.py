@@ -46,7 +46,7 @@ def target_probabilities(
     fitted = evenly_spread(policy_examples, count)
     ids = {example.example_id for example in fitted}.union(needed)
     examples = [example for example in policy_examples if example.example_id in ids]
-    # The name tells other examples, candidates and policies apart.
+    # The name tells other examples, candidates, tools and policy directories apart.
     content = [rollout_record(run), str(run.policy_directory), sorted(ids)]
     digest = hashlib.sha256(strict_json.dumps(content).encode()).hexdigest()
     with multihost.main_writes("directory of the stage") as writes:

@@ -1,10 +1,14 @@
-"""A small synthetic log with artifacts, tools and frozen examples, for tests of agents."""
+"""A small synthetic log with its tools and examples, and trajectories, for tests of agents."""
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 from flax import nnx
 
+from agenticrec_jax.agent.tasks import Task
+from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.data.candidates import draw_split_candidates
 from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import InteractionLog
@@ -16,6 +20,7 @@ from agenticrec_jax.tools.artifacts import Artifacts, index_users
 from agenticrec_jax.tools.base import Toolbox
 from agenticrec_jax.tools.registry import agenticrec_tools
 from agenticrec_jax.tools.statistics import fit_statistics
+from agenticrec_jax.types import STOP
 
 
 @dataclass(frozen=True)
@@ -42,3 +47,22 @@ def tiny_world(seed: int = 5) -> TinyWorld:
     toolbox = agenticrec_tools(artifacts)
     tokenizer = train_tokenizer([f" {t}" for t in log.items.title], 420, toolbox.names)
     return TinyWorld(log, artifacts, toolbox, examples, tokenizer)
+
+
+def empty_trajectory(task: Task, member: int = 0, **fields: Any) -> Trajectory:
+    """Returns a trajectory of a task without tokens and calls; ``fields`` are those of its answer.
+
+    Example:
+      >>> task = Task(tiny_world().examples[0])
+      >>> empty_trajectory(task, ranking=tuple(range(1, 11)), rank=1).valid
+      True
+    """
+    empty = {
+        "prompt": np.zeros(0, np.int32),
+        "ids": np.zeros(0, np.int32),
+        "logprobs": np.zeros(0, np.float32),
+        "origin": np.zeros(0, np.uint8),
+        "calls": [],
+        "finish": STOP,
+    }
+    return Trajectory(task.example.example_id, member, task.kind, **empty | fields)

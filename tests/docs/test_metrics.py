@@ -12,7 +12,8 @@ import pytest
 
 from agenticrec_jax import types
 from agenticrec_jax.agent import protocol
-from agenticrec_jax.agent.trajectories import CallRecord, Trajectory
+from agenticrec_jax.agent.tasks import Task
+from agenticrec_jax.agent.trajectories import CallRecord
 from agenticrec_jax.losses import (
     dpo_preference_loss,
     for_batch,
@@ -25,6 +26,7 @@ from agenticrec_jax.runs.heldout import accuracy_metrics
 from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.runtime.metric_logging import read_metrics
 from agenticrec_jax.testing.stages import refilling, tiny_stage
+from agenticrec_jax.testing.world import empty_trajectory, tiny_world
 from agenticrec_jax.training.groups import GroupWeighting
 from agenticrec_jax.training.logprobs import make_scorer
 from agenticrec_jax.training.mining import HardPair, pair_metrics
@@ -116,25 +118,12 @@ def names_of_endings() -> set[str]:
         CallRecord("a", {}, "", False, 0.0, failure)
         for failure in (types.TIMEOUT, types.RAISED, types.JUNK)
     ]
-    empty = np.zeros(0, np.int32)
+    task = Task(tiny_world().examples[0])
+    scored = {"calls": calls, "reward": Reward(0.0, -1.0, 0.0)}
     return set(
         rollout_metrics(
             [
-                [
-                    Trajectory(
-                        example_id=0,
-                        member=0,
-                        task="rank",
-                        prompt=empty,
-                        ids=empty,
-                        logprobs=empty.astype(np.float32),
-                        origin=empty.astype(np.uint8),
-                        calls=calls,
-                        finish=reason,
-                        invalid_reason=reason,
-                        reward=Reward(0.0, -1.0, 0.0),
-                    )
-                ]
+                [empty_trajectory(task, finish=reason, invalid_reason=reason, **scored)]
                 for reason in sorted(reasons)
             ]
         )

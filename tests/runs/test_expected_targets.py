@@ -12,7 +12,6 @@ from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.agent.prompts import CompactPrompts
 from agenticrec_jax.agent.scripted import LABELS, orders_of
 from agenticrec_jax.agent.tasks import RANK
-from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.cli.configs import load_config
 from agenticrec_jax.runs import Run, run_config, stages
 from agenticrec_jax.runs import rollouts as stored_rollouts
@@ -23,30 +22,12 @@ from agenticrec_jax.runs.policy import Policy
 from agenticrec_jax.runs.stage_config import GrpoConfig, PprConfig
 from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.testing.models import tiny_qwen3
-from agenticrec_jax.testing.world import tiny_world
+from agenticrec_jax.testing.world import empty_trajectory, tiny_world
 from agenticrec_jax.tools.base import AsOfView
 from agenticrec_jax.training.groups import GroupWeighting
 from agenticrec_jax.training.mining import HardPair
 
 POLICY = SimpleNamespace(params=None)
-
-
-def trajectory_of(example, ranking):
-    """A trajectory without calls; without a ranking it is invalid."""
-    empty = np.zeros(0, np.int32)
-    return Trajectory(
-        example_id=example.example_id,
-        member=0,
-        task=RANK,
-        prompt=empty,
-        ids=empty,
-        logprobs=empty.astype(np.float32),
-        origin=empty.astype(np.uint8),
-        calls=[],
-        finish="stop",
-        ranking=ranking or None,
-        invalid_reason=None if ranking else "malformed",
-    )
 
 
 class OwnOrders:
@@ -61,7 +42,9 @@ class OwnOrders:
         return [[self.trajectory(task)] for task in tasks]
 
     def trajectory(self, task):
-        return trajectory_of(task.example, self.ranking(task.example))
+        ranking = self.ranking(task.example)
+        reason = None if ranking else "malformed"
+        return empty_trajectory(task, ranking=ranking or None, invalid_reason=reason)
 
     @staticmethod
     def ranking(example):
@@ -191,11 +174,10 @@ def test_a_stage_rewards_rankings_by_them_and_needs_no_others(tmp_path, monkeypa
     tasks = [task for turn in range(6) for task in tasks_at(turn)]
     ranked = {task.example.example_id for task in tasks if task.kind == RANK}
     assert asked == [(tmp_path / stage, ranked)]
-    answer = trajectory_of(first, tuple(range(1, 11)))
     discounts = 1 / np.log2(np.arange(2, 12))
     expected = (discounts.sum() + 10 * -0.5) / 20  # Eq. 1 of each candidate, equally likely
     task = next(task for task in tasks if task.kind == RANK)
-    answer = dataclasses.replace(answer, example_id=task.example.example_id)
+    answer = empty_trajectory(task, ranking=tuple(range(1, 11)))
     assert agent.reward(answer, task).total == pytest.approx(expected)
 
 

@@ -13,7 +13,6 @@ from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.agent.prompts import CompactPrompts
 from agenticrec_jax.agent.scripted import orders_of
 from agenticrec_jax.agent.tasks import RANK, correct_choice
-from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.parallel import multihost
 from agenticrec_jax.rewards import Reward
 from agenticrec_jax.runs import heldout, pairs
@@ -24,7 +23,7 @@ from agenticrec_jax.runs.stage_config import PprConfig
 from agenticrec_jax.runs.stages import stage_tasks
 from agenticrec_jax.runtime.metric_logging import read_metrics
 from agenticrec_jax.testing.errors import assert_names, refused
-from agenticrec_jax.testing.world import tiny_world
+from agenticrec_jax.testing.world import empty_trajectory, tiny_world
 from agenticrec_jax.tools.base import AsOfView
 from agenticrec_jax.training.mining import (
     HardPair,
@@ -41,20 +40,7 @@ SAMPLED = {"mining_examples": EXAMPLES, "mining_members": 4, "mining_chunk": 10}
 
 
 def trajectory(task, member, **answer):
-    empty = np.zeros(0, np.int32)
-    return Trajectory(
-        example_id=task.example.example_id,
-        member=member,
-        task=task.kind,
-        prompt=empty,
-        ids=empty,
-        logprobs=empty.astype(np.float32),
-        origin=empty.astype(np.uint8),
-        calls=[],
-        finish="stop",
-        reward=Reward(0.0, 0.0, 0.0),
-        **answer,
-    )
+    return empty_trajectory(task, member, reward=Reward(0.0, 0.0, 0.0), **answer)
 
 
 class Rollouts:
