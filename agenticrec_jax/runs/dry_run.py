@@ -41,9 +41,9 @@ from agenticrec_jax.runs.dry_run_table import GIB, show
 from agenticrec_jax.runs.fitting import Change, search
 from agenticrec_jax.runs.plugins import grpo_stage_loss
 from agenticrec_jax.runs.policy import model_config
+from agenticrec_jax.runs.reinforcement import REINFORCEMENT, grpo_stage
 from agenticrec_jax.runs.run import check_paths, device_mesh
 from agenticrec_jax.runs.stage_config import GrpoConfig
-from agenticrec_jax.runs.stages import REINFORCEMENT, grpo_stage
 from agenticrec_jax.runtime.console import print_line, print_sentence
 from agenticrec_jax.training.learner import abstract_state
 from agenticrec_jax.training.packing import Packing, abstract_batch, micro_batches

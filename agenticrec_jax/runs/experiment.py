@@ -39,8 +39,9 @@ from agenticrec_jax.runs.evaluations import (
 )
 from agenticrec_jax.runs.heldout import preference_rows
 from agenticrec_jax.runs.policy import Policy
+from agenticrec_jax.runs.reinforcement import REINFORCEMENT
 from agenticrec_jax.runs.run import Run
-from agenticrec_jax.runs.stages import REINFORCEMENT, train
+from agenticrec_jax.runs.stages import train
 from agenticrec_jax.runtime.console import print_sentence
 from agenticrec_jax.runtime.metric_logging import read_metrics
 from agenticrec_jax.runtime.phases import phase, phase_records, resume_phases

@@ -1,4 +1,4 @@
-"""Preference pairs of a run: mined with its policy or read from a file."""
+"""Preference pairs of a run: mined with its policy or read from a file; and stage ``pairs``."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -14,12 +14,16 @@ from agenticrec_jax.data.examples import evenly_spread
 from agenticrec_jax.parallel import multihost
 from agenticrec_jax.paths import Path
 from agenticrec_jax.runs.data import store_settings
+from agenticrec_jax.runs.outputs import stage_outputs
 from agenticrec_jax.runs.policy import Policy
 from agenticrec_jax.runs.rollouts import stored_episodes
 from agenticrec_jax.runs.run import Run, rollout_record
-from agenticrec_jax.runs.stage_config import SOFTMAX_DPO, MiningConfig
+from agenticrec_jax.runs.stage_config import LOGISTIC, SOFTMAX_DPO, MiningConfig
 from agenticrec_jax.runtime.metric_logging import MetricsWriter
 from agenticrec_jax.tools.base import AsOfView
+from agenticrec_jax.training import supervised
+from agenticrec_jax.training.learner import init_state, make_optimizer, make_update
+from agenticrec_jax.training.logprobs import make_scorer
 from agenticrec_jax.training.mining import (
     UNIFORM,
     HardPair,
@@ -27,11 +31,13 @@ from agenticrec_jax.training.mining import (
     draw_pairs,
     held_out_ids,
     pair_metrics,
+    pairs_hash,
     read_pairs,
     violated_pairs,
     visible_orders,
     write_pairs,
 )
+from agenticrec_jax.training.packing import Packing
 from agenticrec_jax.training.preferences import Preferences, choice_questions, first_rank_questions
 
 HELDOUT = "heldout.jsonl"  # file of the pairs that are not trained on
@@ -166,3 +172,44 @@ def questions(run: Run, pairs: list[HardPair], seed: int) -> Preferences:
     else:
         questions_of = choice_questions(run.training_agent, examples, seed)
     return Preferences(pairs, settings.epochs, settings.batch, seed, questions_of)
+
+
+def train_pairs(run: Run, policy: Policy, directory: Path, seed: int) -> Policy:
+    """Trains a policy on pairs without rollouts; see `stages.train`."""
+    settings = run.config.pairs
+    pairs = stage_pairs(run, policy, directory, seed)
+    if not pairs:
+        print("no pairs: the policy stays as it is")
+        return policy
+    optimizer = make_optimizer(
+        settings.learning_rate,
+        warmup_steps=settings.warmup_steps,
+        clip_norm=settings.clip_norm,
+        b2=settings.b2,
+    )
+    uses_reference = settings.objective != LOGISTIC
+    record = {"seed": seed, "pairs_hash": pairs_hash(pairs)}
+    with stage_outputs(run, "pairs", settings, directory, record) as outputs:
+        state = supervised.train(
+            "pairs",
+            questions(run, pairs, seed),
+            init_state(policy.params, optimizer, run.mesh),
+            update=make_update(
+                policy.graphdef, run.plugins.losses["pairs"], optimizer, mesh=run.mesh
+            ),
+            packing=Packing(
+                token_budget=settings.token_budget,
+                prompt_buckets=settings.prompt_buckets,
+                completion_buckets=settings.completion_buckets,
+                group_multiple=multihost.row_shards(run.mesh),
+                pad_id=policy.tokenizer.pad_id,
+            ),
+            save_every=settings.save_every,
+            writer=outputs.writer,
+            checkpoints=outputs.checkpoints,
+            validation=outputs.validation,
+            score=make_scorer(policy.graphdef, mesh=run.mesh) if uses_reference else None,
+            progress_metric="preference_accuracy",
+        )
+        outputs.save_best(state, policy)
+    return dataclasses.replace(policy, params=state.params)

@@ -13,7 +13,7 @@ from agenticrec_jax.agent.prompts import CompactPrompts
 from agenticrec_jax.agent.scripted import LABELS, orders_of
 from agenticrec_jax.agent.tasks import RANK
 from agenticrec_jax.cli.configs import load_config
-from agenticrec_jax.runs import Run, run_config, stages
+from agenticrec_jax.runs import Run, reinforcement, run_config, stages
 from agenticrec_jax.runs import rollouts as stored_rollouts
 from agenticrec_jax.runs.config import EvaluationConfig, RunConfig
 from agenticrec_jax.runs.data import RunData
@@ -155,7 +155,7 @@ def test_a_stage_rewards_rankings_by_them_and_needs_no_others(tmp_path, monkeypa
     run.artifacts_a = world.artifacts
     first = world.examples[0]
     pair = HardPair(first.example_id, first.target, first.candidates[0], 1.0, True)
-    monkeypatch.setattr(stages.run_pairs, "mined_pairs", lambda *_, **__: [pair])
+    monkeypatch.setattr(reinforcement, "mined_pairs", lambda *_, **__: [pair])
     asked, loops = [], []
     even = np.full(20, 1 / 20)
 
@@ -167,8 +167,8 @@ def test_a_stage_rewards_rankings_by_them_and_needs_no_others(tmp_path, monkeypa
         loops.append((agent, tasks_at))
         return state
 
-    monkeypatch.setattr(stages, "target_probabilities", probabilities)
-    monkeypatch.setattr(stages.loop, "reinforce", reinforce)
+    monkeypatch.setattr(reinforcement, "target_probabilities", probabilities)
+    monkeypatch.setattr(reinforcement.loop, "reinforce", reinforce)
     stages.train(run, stage, policy.copy(), directory=tmp_path, seed=4)
     ((agent, tasks_at),) = loops
     tasks = [task for turn in range(6) for task in tasks_at(turn)]

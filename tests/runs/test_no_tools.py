@@ -7,7 +7,7 @@ from flax import nnx
 
 from agenticrec_jax.agent.tasks import Task
 from agenticrec_jax.cli.configs import load_config
-from agenticrec_jax.runs import Run, run_config, stages
+from agenticrec_jax.runs import Run, outputs, reinforcement, run_config, stages
 from agenticrec_jax.runs.data import RunData
 from agenticrec_jax.runs.policy import Policy
 from agenticrec_jax.testing.errors import assert_names, refused
@@ -52,8 +52,8 @@ def trained(tmp_path, monkeypatch):
             validation(1, state)
             return state
 
-        monkeypatch.setattr(stages, "ndcg_scorer", scorer)
-        monkeypatch.setattr(stages.loop, "reinforce", reinforce)
+        monkeypatch.setattr(outputs, "ndcg_scorer", scorer)
+        monkeypatch.setattr(reinforcement.loop, "reinforce", reinforce)
         stages.train(run, "rta", policy.copy(), directory=directory, seed=4, **options)
         (only,) = reached
         only.validating = validating.pop()

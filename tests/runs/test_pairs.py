@@ -19,8 +19,8 @@ from agenticrec_jax.runs import heldout, pairs
 from agenticrec_jax.runs import rollouts as stored_rollouts
 from agenticrec_jax.runs.config import RunConfig
 from agenticrec_jax.runs.data import RunData
+from agenticrec_jax.runs.reinforcement import stage_tasks
 from agenticrec_jax.runs.stage_config import PprConfig
-from agenticrec_jax.runs.stages import stage_tasks
 from agenticrec_jax.runtime.metric_logging import read_metrics
 from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.testing.world import empty_trajectory, tiny_world

@@ -11,7 +11,7 @@ from agenticrec_jax.agent.episodes import Episode
 from agenticrec_jax.agent.tasks import Task
 from agenticrec_jax.cli.configs import load_config
 from agenticrec_jax.losses import group_advantages
-from agenticrec_jax.runs import Run, run_config, stages
+from agenticrec_jax.runs import Run, reinforcement, run_config, stages
 from agenticrec_jax.runs.data import RunData
 from agenticrec_jax.runs.plugins import load_plugins
 from agenticrec_jax.runs.policy import Policy
@@ -301,8 +301,8 @@ def test_advantages_named_by_import_path_reach_the_stage_and_its_checkpoints(
         checkpoints.save(1, {"step": np.zeros(1)})
         return state
 
-    monkeypatch.setattr(stages.loop, "reinforce", reinforce)
-    monkeypatch.setattr(stages, "stage_tasks", lambda *_: lambda step: [])
+    monkeypatch.setattr(reinforcement.loop, "reinforce", reinforce)
+    monkeypatch.setattr(reinforcement, "stage_tasks", lambda *_: lambda step: [])
     monkeypatch.setattr(stages, "ask_heldout", lambda *_, **__: None)
     stages.train(run, stage, policy.copy())
     ((function, _),) = reached

@@ -19,7 +19,7 @@ from agenticrec_jax.cli.configs import load_config
 from agenticrec_jax.losses import grpo_loss
 from agenticrec_jax.runs import RunConfig, run_config
 from agenticrec_jax.runs.plugins import load_plugins
-from agenticrec_jax.runs.stages import grpo_stage
+from agenticrec_jax.runs.reinforcement import grpo_stage
 from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.testing.groups import GROUPS, WHOLE, policy, random_groups
 from agenticrec_jax.training.groups import GroupWeighting
