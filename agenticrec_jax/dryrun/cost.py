@@ -32,8 +32,7 @@ COLLECTIVES = (
 _FREE = {  # opcodes that name existing data or wait for it: they access no memory
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "iota"),
     *("while", "conditional", "call", "partition-id", "replica-id", "opt-barrier", "domain"),
-    *("copy-start", "copy-done", "slice-start", "slice-done"),
-    *("async-start", "async-done", "async-update"),
+    *("copy-done", "slice-done", "async-start", "async-done", "async-update"),
 }
 # Custom calls that compute: Pallas' kernels on TPU, libraries elsewhere. Others only annotate or
 # move data.
@@ -81,7 +80,7 @@ class Cost:
 
     Attributes:
       flops: of matrix products; a multiplication and an addition count as two.
-      bytes: read and written by instructions, in any memory.
+      bytes: read from and written to the chip's main memory.
       copied: the part of ``bytes`` of instructions that only move data. (Of scanned layers XLA's
         CPU compiler copies each layer's weights out of the stack before it uses them.)
       collectives: by kind.
@@ -223,10 +222,10 @@ class _Walk:
 
     def _collective(self, kind: str, instruction: Instruction, shapes, cost: Cost) -> None:
         groups = replica_groups(instruction.attributes, self._program.devices)
-        sent = _sent(kind, sum(shape.bytes for shape in shapes), groups.shape[1])
+        largest = max(map(len, groups))
+        sent = _sent(kind, sum(shape.bytes for shape in shapes), largest)
         cost.collectives[kind] = Traffic(1, sent)
-        slice_of = groups // self._slice_size
-        if (slice_of != slice_of[:, :1]).any():
+        if any(len({device // self._slice_size for device in group}) > 1 for group in groups):
             cost.between_slices[kind] = Traffic(1, sent)
 
     def _sent_between_slices(self, instruction: Instruction, shapes, cost: Cost) -> None:
@@ -247,15 +246,20 @@ class _Walk:
         if opcode == "fusion":
             return self._border(inside, instruction)
         operands = [inside.instructions[name] for name in instruction.operands]
-        if opcode in _SLICES:
-            return 2 * instruction.bytes  # the slice is read and written, not its source
-        if opcode == "dynamic-update-slice":
-            return 2 * operands[1].bytes  # in place: the update is read and written
+        if opcode.removesuffix("-start") in _SLICES:  # which read the slice, not its source
+            taken = instruction.arrays[1 if opcode.endswith("-start") else 0]
+            return taken.main_bytes + (taken.bytes if operands[0].main_bytes else 0)
+        if opcode == "dynamic-update-slice":  # in place: the update is read and written
+            update = operands[1]
+            return update.main_bytes + (update.bytes if instruction.main_bytes else 0)
+        if opcode == "scatter":  # updates are read, targets read and written
+            updates = operands[-1]
+            return updates.main_bytes + (2 * updates.bytes if instruction.main_bytes else 0)
+        if opcode == "copy-start":  # its result is the copy, the source and a flag
+            return sum(array.main_bytes for array in instruction.arrays[:2])
         if opcode in ("send", "recv"):
             return instruction.arrays[0].bytes
-        if opcode == "scatter":
-            return 3 * operands[-1].bytes  # updates are read, targets read and written
-        return instruction.bytes + sum(operand.bytes for operand in operands)
+        return instruction.main_bytes + sum(operand.main_bytes for operand in operands)
 
     def _only_moves(self, instruction: Instruction) -> bool:
         if instruction.opcode != "fusion":
@@ -270,7 +274,7 @@ class _Walk:
         fused = self._program.computations[instruction.attribute("calls")]
         total = _written(self._program, fused, fused.root)
         for number, name in enumerate(instruction.operands):
-            size = inside.instructions[name].bytes
+            size = inside.instructions[name].main_bytes
             total += _read(self._program, fused, fused.parameters[number].name, size)
         return total
 
@@ -297,11 +301,13 @@ def _read(program: Program, fused: Computation, name: str, size: int) -> float:
       program: that the fusion is part of.
       fused: its computation.
       name: of the operand in it, or of a view of the operand.
-      size: bytes of the operand.
+      size: bytes of the operand in the chip's main memory.
     """
+    if not size:
+        return 0
     total = 0
     for user in fused.users(name):
-        if user.opcode == "bitcast":
+        if user.opcode == "bitcast" or _is_view(program, user):
             total += _read(program, fused, user.name, size)
         elif user.opcode == "fusion":
             inner = program.computations[user.attribute("calls")]
@@ -315,6 +321,14 @@ def _read(program: Program, fused: Computation, name: str, size: int) -> float:
     return min(total, size)
 
 
+def _is_view(program: Program, instruction: Instruction) -> bool:
+    """Whether a fusion only views its operand in another shape."""
+    if instruction.opcode != "fusion":
+        return False
+    inner = program.computations[instruction.attribute("calls")]
+    return all(i.opcode in ("parameter", "bitcast") for i in inner)
+
+
 def _written(program: Program, fused: Computation, root: Instruction) -> float:
     """Returns the bytes that a fusion writes: of an array that it updates, the update only."""
     if root.opcode == "tuple":
@@ -323,9 +337,9 @@ def _written(program: Program, fused: Computation, root: Instruction) -> float:
     if source.opcode == "fusion":
         inner = program.computations[source.attribute("calls")]
         return _written(program, inner, inner.root)
-    if source.opcode == "dynamic-update-slice":
+    if source.opcode == "dynamic-update-slice" and root.main_bytes:
         return fused.instructions[source.operands[1]].bytes
-    return root.bytes
+    return root.main_bytes
 
 
 def _dot(instruction: Instruction, shapes) -> float:

@@ -4,7 +4,6 @@ import math
 import re
 
 import numpy as np
-from jaxtyping import Int
 
 _TILED = r"\[([\d,]+)\](?:T\(([\d,]+)\))?"  # such as [2,2,2]T(0,2,1)
 _IOTA = re.compile(rf"replica_groups=\[([\d,]+)\]<={_TILED}")
@@ -14,13 +13,13 @@ _MESH = re.compile(
 _LISTED = re.compile(r"(?:replica_groups|source_target_pairs)=\{((?:\{[\d,]+\},?)+)\}")
 
 
-def replica_groups(attributes: str, devices: int) -> Int[np.ndarray, "groups size"]:
+def replica_groups(attributes: str, devices: int) -> list[list[int]]:
     """Returns the devices of each group of a collective, by their numbers in the program.
 
     ``[2,4]<=[8]``, ``mesh['a'=2,'b'=4] {'b'}`` and ``{{0,1,2,3},{4,5,6,7}}`` all are two groups of
     4. ``[4,2]<=[2,4]T(1,0)`` numbers the devices in a 2 x 4 table row by row and reads them column
     by column: the groups are (0, 4), (1, 5), (2, 6) and (3, 7). The pairs of a collective-permute
-    are groups of 2.
+    are groups of 2. Listed groups may differ in size.
 
     Args:
       attributes: text of the instruction after its brackets.
@@ -28,15 +27,15 @@ def replica_groups(attributes: str, devices: int) -> Int[np.ndarray, "groups siz
     """
     if match := _IOTA.search(attributes):
         groups, dims, order = match.groups()
-        return _tiled(dims, order).reshape(_numbers(groups))
+        return _tiled(dims, order).reshape(_numbers(groups)).tolist()
     if match := _MESH.search(attributes):
         return _mesh_groups(*match.groups())
     if match := _LISTED.search(attributes):
-        return np.array([_numbers(group) for group in re.findall(r"\{([\d,]+)\}", match.group(1))])
-    return np.arange(devices)[None]
+        return [_numbers(group) for group in re.findall(r"\{([\d,]+)\}", match.group(1))]
+    return [list(range(devices))]
 
 
-def _mesh_groups(mesh: str, dims: str | None, order: str | None, axes: str) -> np.ndarray:
+def _mesh_groups(mesh: str, dims: str | None, order: str | None, axes: str) -> list[list[int]]:
     """Returns the groups along axes of a mesh, or along factors of axes.
 
     ``'a':(2)4`` is the factor of size 4 of an axis, with 2 before it and the rest behind it.
@@ -61,7 +60,7 @@ def _mesh_groups(mesh: str, dims: str | None, order: str | None, axes: str) -> n
             shape.append(size // done)
     chosen = [dimension[axis, int(before) if factor else None] for axis, before, factor in factors]
     table = np.moveaxis(ids.reshape(shape), chosen, range(-len(chosen), 0))
-    return table.reshape(-1, math.prod(shape[axis] for axis in chosen))
+    return table.reshape(-1, math.prod(shape[axis] for axis in chosen)).tolist()
 
 
 def _tiled(dims: str, order: str | None) -> np.ndarray:

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 _BITS = {"pred": 8, "token": 0, "opaque": 0, "c64": 64, "c128": 128}
-_ARRAY = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,<=]*)\]")
+_ARRAY = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,<=]*)\](\{[^}]*\})?")
+_SPACE = re.compile(r"S\((\d+)\)")
 _INSTRUCTION = re.compile(r"\s+(ROOT )?%([\w.\-]+) = ")
 _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _TRANSPARENT = ("copy", "bitcast", "reshape", "convert", "copy-start", "copy-done")
@@ -21,10 +22,17 @@ _TRANSPARENT = ("copy", "bitcast", "reshape", "convert", "copy-start", "copy-don
 
 @dataclass(frozen=True)
 class Array:
-    """Element type and dimensions of one array of a shape."""
+    """One array of a shape.
+
+    Attributes:
+      dtype: type of its elements, such as ``f32``.
+      dims: its dimensions.
+      space: memory that it lies in: 0 is the chip's main memory. (On a TPU 1 is the vector unit's.)
+    """
 
     dtype: str
     dims: tuple[int, ...]
+    space: int = 0
 
     @property
     def size(self) -> int:
@@ -38,6 +46,11 @@ class Array:
         if bits is None:
             bits = int(re.search(r"\d+", self.dtype).group())
         return math.ceil(self.size * bits / 8)
+
+    @property
+    def main_bytes(self) -> int:
+        """Size in the chip's main memory: 0 for an array in another memory."""
+        return 0 if self.space else self.bytes
 
 
 @dataclass(frozen=True)
@@ -64,6 +77,11 @@ class Instruction:
     def bytes(self) -> int:
         """Size of the result in bytes."""
         return sum(array.bytes for array in self.arrays)
+
+    @property
+    def main_bytes(self) -> int:
+        """Size of the result in the chip's main memory."""
+        return sum(array.main_bytes for array in self.arrays)
 
     def attribute(self, name: str) -> str | None:
         """Returns a bare attribute such as ``direction`` or ``index``, None if it is not there."""
@@ -283,11 +301,13 @@ def _instruction(name: str, text: str) -> Instruction:
 
 
 def arrays(shape: str) -> tuple[Array, ...]:
-    """Returns the arrays of a shape's text, such as ``(f32[2,3]{1,0}, s32[])``."""
-    return tuple(
-        Array(dtype, tuple(int(n.lstrip("<=")) for n in dims.split(",") if n))
-        for dtype, dims in _ARRAY.findall(shape)
-    )
+    """Returns the arrays of a shape's text, such as ``(f32[2,3]{1,0:S(1)}, s32[])``."""
+    result = []
+    for dtype, dims, layout in _ARRAY.findall(shape):
+        space = _SPACE.search(layout)
+        sizes = tuple(int(n.lstrip("<=")) for n in dims.split(",") if n)
+        result.append(Array(dtype, sizes, int(space.group(1)) if space else 0))
+    return tuple(result)
 
 
 def _bracketed(text: str) -> tuple[str, str]:

@@ -11,6 +11,7 @@ COLUMNS = [[0, 4], [1, 5], [2, 6], [3, 7]]
     "groups,expected",
     [
         ("{{0,1},{2,3}}", [[0, 1], [2, 3]]),
+        ("{{0,1,2},{3}}", [[0, 1, 2], [3]]),
         ("[2,4]<=[8]", [[0, 1, 2, 3], [4, 5, 6, 7]]),
         ("[4,2]<=[2,4]T(1,0)", COLUMNS),
         ("[4,2]<=[2,2,2]T(0,2,1)", [[0, 2], [1, 3], [4, 6], [5, 7]]),
@@ -25,10 +26,10 @@ COLUMNS = [[0, 4], [1, 5], [2, 6], [3, 7]]
     ],
 )
 def test_replica_groups_in_every_notation(groups, expected):
-    found = replica_groups(f"channel_id=1, replica_groups={groups}, to_apply=%add", 8).tolist()
+    found = replica_groups(f"channel_id=1, replica_groups={groups}, to_apply=%add", 8)
     assert sorted(found) == sorted(expected)
 
 
 def test_pairs_of_a_permutation_are_groups():
     pairs = replica_groups("channel_id=1, source_target_pairs={{0,4},{4,0}}", 8)
-    assert pairs.tolist() == [[0, 4], [4, 0]]
+    assert pairs == [[0, 4], [4, 0]]
