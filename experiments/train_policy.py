@@ -64,6 +64,15 @@ _DRY_RUN_TOPOLOGY = flags.DEFINE_string(
     "",
     "TPU slice to compile for, such as v5e:4x4; empty for this machine's devices.",
 )
+_ROLLOUT_TOKENS = flags.DEFINE_integer(
+    "rollout_tokens",
+    0,
+    "Mean tokens of a rollout behind its prompt, for the time of --dry_run; 0: the most.",
+    lower_bound=0,
+)
+_PRICE = flags.DEFINE_float(
+    "price_per_chip_hour", 0.0, "Dollars, for the price in --dry_run.", lower_bound=0.0
+)
 _PROFILE_STEPS = flags.DEFINE_string(
     "profile_steps", "", "Steps of the stage to trace, such as 3-5; empty for none."
 )
@@ -85,7 +94,14 @@ def main(argv: Sequence[str]) -> None:
     if _DRY_RUN.value:
         load_plugins(config)
         with phase("compiling"):
-            rows = compile_stage(config, stage, start, _DRY_RUN_TOPOLOGY.value)
+            rows = compile_stage(
+                config,
+                stage,
+                start,
+                _DRY_RUN_TOPOLOGY.value,
+                tokens=_ROLLOUT_TOKENS.value,
+                price=_PRICE.value,
+            )
         if not all(row["fits"] for row in rows):
             sys.exit(app.TOO_LARGE)
         return

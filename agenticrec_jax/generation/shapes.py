@@ -73,17 +73,20 @@ class Shapes:
 
     def prefill(self, groups: set[int], numbers: int, draw: Draw) -> list[Shape]:
         """Returns the shapes of groups of so many members, whose keys have so many ``numbers``."""
-        # As many groups of the smallest size as begin when a whole shard is free.
-        most = -(-self._per_shard // min(groups))
         sizes = itertools.product(
             sorted(set(map(group_bucket, groups))),
-            [size for size in sorted(PREFILL_SIZES) if size <= most],
+            self.prompts_at_once(min(groups)),
             self._config.prompt_buckets,
         )
         return [
             self._prefill(prompts * self._shards, tokens, members, numbers, draw)
             for members, prompts, tokens in sizes
         ]
+
+    def prompts_at_once(self, members: int) -> list[int]:
+        """Returns the numbers of prompts of groups of a size that a shard computes at once."""
+        most = -(-self._per_shard // members)  # groups that begin when a whole shard is free
+        return [size for size in sorted(PREFILL_SIZES) if size <= most]
 
     def _prefill(self, prompts: int, tokens: int, members: int, numbers: int, draw: Draw) -> Shape:
         inputs = PrefillInputs(

@@ -1,8 +1,7 @@
 """Memory of a run's programs on each chip: they are compiled, and nothing is run or loaded.
 
-The programs are the run's own: the engine's ``prefill``, ``join``, ``decode`` and ``splice`` at the
-largest of their declared shapes, and the learner's two. They are made from shapes alone, for this
-machine's devices or for a TPU slice that need not be there. For a slice, compilation stops as soon
+The programs (`dry_run_programs`) are compiled for this machine's devices or for a TPU slice that
+need not be there. For a slice, compilation stops as soon
 as the compiler has assigned all buffers, before it generates code. Bytes are the compiler's; work
 is an estimate.
 """
@@ -13,187 +12,35 @@ import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any
 
 import jax
-from flax import nnx
-from jax.sharding import Mesh
 
 from agenticrec_jax.dryrun import cost
+from agenticrec_jax.dryrun.chips import least_seconds
 from agenticrec_jax.dryrun.kernels import splash_flops
 from agenticrec_jax.dryrun.topology import (
     chip_memory,
     compile_for,
-    host_devices,
     plan_for,
-    slice_devices,
 )
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.generation.engine import Engine
-from agenticrec_jax.models.lora import add_lora, split_learned
-from agenticrec_jax.models.qwen3 import Qwen3, Qwen3Config
-from agenticrec_jax.parallel.mesh import abstract, batch_shardings, batch_shards, make_mesh
-from agenticrec_jax.parallel.multihost import local_mesh
+from agenticrec_jax.models.qwen3 import Qwen3Config
+from agenticrec_jax.parallel.mesh import batch_shards
 from agenticrec_jax.runs.config import RunConfig
+from agenticrec_jax.runs.dry_run_programs import Program, hosts_of, meshes, programs
 from agenticrec_jax.runs.dry_run_table import GIB, show
+from agenticrec_jax.runs.dry_run_time import print_time, rollout_runs
 from agenticrec_jax.runs.fitting import Change, search
-from agenticrec_jax.runs.plugins import grpo_stage_loss
 from agenticrec_jax.runs.policy import model_config
-from agenticrec_jax.runs.reinforcement import REINFORCEMENT, grpo_stage
-from agenticrec_jax.runs.run import check_paths, device_mesh
-from agenticrec_jax.runs.stage_config import GrpoConfig
+from agenticrec_jax.runs.reinforcement import REINFORCEMENT
+from agenticrec_jax.runs.run import check_paths
 from agenticrec_jax.runtime.console import print_line, print_sentence
-from agenticrec_jax.training.learner import abstract_state
-from agenticrec_jax.training.packing import Packing, abstract_batch, micro_batches
-from agenticrec_jax.training.types import RolloutBatch
 
 KERNELS = {"splash_m": splash_flops}
 Compiler = Callable[[jax.Device, jax.stages.Lowered], tuple[cost.Memory, str]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Program:
-    """A program of a run before it is compiled.
-
-    Attributes:
-        name: of the program.
-        runs: executions in a step of training; 0 where the rollouts decide.
-        beside: bytes on a chip of arrays that stay there without being its arguments.
-        lowered: the program, for its mesh and shapes.
-        device: a chip of their kind.
-        slices: that it runs on.
-        devices: of all these slices; None: those of the program.
-    """
-
-    name: str
-    runs: int
-    beside: int
-    lowered: jax.stages.Lowered
-    device: jax.Device
-    slices: int = 1
-    devices: int | None = None
-
-
-def meshes(config: RunConfig, topology: str) -> tuple[Mesh | None, Mesh | None]:
-    """Returns the learner's mesh over all devices, and the engine's over those of one host.
-
-    Raises:
-        InputError: there is no such slice, or the config's mesh does not fit it.
-    """
-    if not topology:
-        mesh = device_mesh(config.mesh)
-        return mesh, local_mesh(mesh)
-    devices = slice_devices(topology, config.mesh.slices)
-    mesh = make_mesh(**dataclasses.asdict(config.mesh), devices=devices)
-    if not mesh.is_multi_process:
-        return mesh, mesh
-    return mesh, make_mesh(**local_mesh(mesh).shape, devices=host_devices(topology))
-
-
-def programs(
-    config: RunConfig, stage: str, model: Qwen3Config, topology: str = ""
-) -> Iterator[Program]:
-    """Yields the programs of a stage of reinforcement, at their largest shapes.
-
-    Args:
-        config: of the run.
-        stage: ``rta`` or ``ppr``.
-        model: the policy's shape, computed as ``config.policy`` says.
-        topology: a TPU slice such as ``v5e:4x4``; empty for this machine's devices.
-    """
-    settings = getattr(config, stage)
-    mesh, host = meshes(config, topology)
-    device = jax.devices()[0] if host is None else host.devices.flat[0]
-    graphdef, params = nnx.split(nnx.eval_shape(lambda: model_of(config, model)))
-    engine = Engine(graphdef, config.engine, 1, (2,), 0, mesh=host)
-    learner = grpo_stage(
-        stage,
-        settings,
-        loss_fn=grpo_stage_loss(settings, config.engine.max_tokens, f"config.{stage}"),
-        graphdef=graphdef,
-        mesh=mesh,
-    )
-    state = abstract_state(params, learner.optimizer, mesh)
-    slots = chip_bytes(engine.abstract_state(params))
-    learned, frozen = map(chip_bytes, split_learned(state.params))
-    moments = chip_bytes(state.opt_state)
-    learning = functools.partial(
-        Program, device=device, slices=config.mesh.slices, devices=mesh and mesh.size
-    )
-    shared = _shared(state.params, engine.abstract_params(params)) if host is mesh else 0
-    reference = learned if learner.score else 0  # its copy of the trained weights
-    beside = learned + frozen + moments + reference - shared
-    for name, lowered in engine.lower(params, settings.members).items():
-        yield Program(name, 0, beside, lowered, device)
-    count, batch = _micro_batches(config, settings, learner.loop.packing, mesh)
-    if learner.score:
-        placed = batch if mesh is None else abstract(batch, batch_shardings(batch, mesh))
-        lowered = learner.score.lower(
-            state.params, dataclasses.replace(placed, reference_logprobs=None)
-        )
-        yield learning("reference", count, moments + slots + learned, lowered)
-    lowered = learner.update.lower(state, batch)
-    yield learning("gradients", count, moments + slots + reference, lowered["accumulate"])
-    yield learning("update", 1, frozen + slots + reference, lowered["apply"])
-
-
-def model_of(config: RunConfig, model: Qwen3Config) -> Qwen3:
-    """Returns a run's policy of a shape, with its adapters; to be traced, not computed."""
-    policy, adapters = Qwen3(model, rngs=nnx.Rngs(0)), config.policy.lora.adapters()
-    return policy if adapters is None else add_lora(policy, adapters, rngs=nnx.Rngs(0))
-
-
-def _micro_batches(
-    config: RunConfig, settings: GrpoConfig, packing: Packing, mesh: Mesh | None
-) -> tuple[int, RolloutBatch]:
-    """Returns the number of a step's micro-batches if all rollouts are as long as can be, and the
-    shapes of the first.
-
-    Several hosts each pack the groups of their own prompts.
-    """
-    hosts = 1 if mesh is None else len({device.process_index for device in mesh.devices.flat})
-    members = packing.members_at_once or settings.members
-    groups_per_host = -(-settings.prompts // hosts) * (settings.members // members)
-    buckets = settings.prompt_buckets
-    prompt = config.engine.prompt_buckets[-1]
-    prompt = prompt if isinstance(buckets, int) else min(prompt, buckets[-1])
-    longest = config.engine.max_tokens, prompt, members
-    shapes = list(micro_batches([[longest] * groups_per_host], packing))
-    groups, prompt, completion = shapes[0]
-    return len(shapes), abstract_batch(
-        groups * hosts,
-        members,
-        prompt,
-        completion,
-        settings.uses_reference,
-        packing.token_advantages,
-        settings.entropy_target > 0,
-    )
-
-
-def chip_bytes(tree) -> int:
-    """Returns the bytes of a tree of shapes with their shardings on one chip."""
-
-    def size(x: jax.ShapeDtypeStruct) -> int:
-        shape = x.shape if x.sharding is None else x.sharding.shard_shape(x.shape)
-        return jax.ShapeDtypeStruct(shape, x.dtype).size * x.dtype.itemsize
-
-    return sum(map(size, jax.tree.leaves(tree)))
-
-
-def _shared(learner, engine) -> int:
-    """Returns the bytes of parameters that the engine uses in place, without a copy."""
-
-    def same(a: jax.ShapeDtypeStruct, b: jax.ShapeDtypeStruct) -> bool:
-        placed = a.sharding is None or a.sharding.is_equivalent_to(b.sharding, len(a.shape))
-        return placed and a.dtype == b.dtype
-
-    # By name: an int8 copy has arrays that the learner has not.
-    engines = dict(jax.tree_util.tree_leaves_with_path(engine))
-    named = jax.tree_util.tree_leaves_with_path(learner)
-    return chip_bytes([a for name, a in named if same(a, engines[name])])
 
 
 def rows(
@@ -234,7 +81,8 @@ def row(program: Program, figures: dict, label: str, settings: dict) -> dict:
     """Returns a benchmark's row for a program.
 
     ``ours`` is the memory in use on a chip while the program runs, in GiB, or null if the compiler
-    found no way to fit it. ``bound`` is the memory that a program can have.
+    found no way to fit it. ``bound`` is the memory that a program can have, ``seconds`` the least
+    time of one run (`chips.least_seconds`).
 
     Args:
         program: that was compiled.
@@ -280,7 +128,7 @@ def _compile(program: Program, compiler: Compiler) -> dict:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return {"bytes": None, "needs": str(error).splitlines()[0]}
+        return {"bytes": None, "seconds": None, "needs": str(error).splitlines()[0]}
     seconds = time.perf_counter() - began
     work = cost.estimate(text, KERNELS, slices=program.slices, devices=program.devices)
     return {
@@ -293,21 +141,31 @@ def _compile(program: Program, compiler: Compiler) -> dict:
             "bytes_copied": work.copied,
         },
         "uncounted": dict(work.uncounted),
+        "seconds": least_seconds(work, program.device.device_kind),
         "compile_seconds": round(seconds, 1),
     }
 
 
-def compile_stage(config: RunConfig, stage: str, directory: str, topology: str = "") -> list[dict]:
+def compile_stage(
+    config: RunConfig,
+    stage: str,
+    directory: str,
+    topology: str = "",
+    tokens: int = 0,
+    price: float = 0,
+) -> list[dict]:
     """Compiles the programs of a stage of reinforcement and prints a table; returns its rows.
 
-    Where a program does not fit, settings with which all do are searched (`fitting.search`) and
-    printed.
+    The least time of the stage is printed where the chip's peak rates are known. Where a program
+    does not fit, settings with which all do are searched (`fitting.search`) and printed.
 
     Args:
         config: of the run.
         stage: ``rta`` or ``ppr``.
         directory: policy directory, of which ``config.json`` is read.
         topology: a TPU slice such as ``v5e:4x4``; empty for this machine's devices.
+        tokens: mean number of tokens of a rollout behind its prompt; 0 for the most.
+        price: of a chip for an hour, in dollars; 0 if it is not known.
 
     Raises:
         InputError: the stage has no such programs, or there is no such slice.
@@ -326,6 +184,16 @@ def compile_stage(config: RunConfig, stage: str, directory: str, topology: str =
 
     compiled_rows = measure(config)
     show(compiled_rows)
+    mesh, host = meshes(config, topology)
+    shards = 1 if host is None else batch_shards(host)
+    print_time(
+        compiled_rows,
+        getattr(config, stage),
+        rollout_runs(config, stage, hosts_of(mesh), shards, tokens),
+        tokens=tokens or config.engine.max_tokens,
+        chips=1 if mesh is None else mesh.size,
+        price=price,
+    )
     fitting = {row["name"].removeprefix(f"{label}: "): row["fits"] for row in compiled_rows}
     large = [name for name, fits in fitting.items() if not fits]
     others = [name for name, fits in fitting.items() if fits]
@@ -336,8 +204,7 @@ def compile_stage(config: RunConfig, stage: str, directory: str, topology: str =
             groups = [names for names in (large, others) if names]
             return all(row["fits"] for names in groups for row in measure(changed, names))
 
-        _, host = meshes(config, topology)
-        _say(large, search(config, stage, 1 if host is None else batch_shards(host), fits))
+        _say(large, search(config, stage, shards, fits))
     return compiled_rows
 
 

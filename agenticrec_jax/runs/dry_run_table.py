@@ -6,12 +6,13 @@ from agenticrec_jax.runtime.console import print_whole
 
 GIB = 2**30
 COLUMNS = ("program", "runs", "arguments", "temporaries", "beside", "GiB", "of", "fits")
-COLUMNS += ("collectives", "TFLOP (estimate)", "GB accessed (estimate)")
+COLUMNS += ("collectives", "TFLOP", "GB accessed", "least s")
 
 
 def show(rows: list[dict]) -> None:
     """Prints rows as a table: bytes against the chip's memory, collectives, the estimate."""
-    table = Table(title="of one chip; FLOP and bytes accessed are estimates, never speeds")
+    title = "of one run on one chip; TFLOP and GB accessed are estimates, seconds a lower bound"
+    table = Table(title=title)
     if any(row["bytes"] and not row["bytes"]["code"] for row in rows):
         table.caption = "the programs' own code, tens of MB each, comes to this"
     for column in COLUMNS:
@@ -26,7 +27,7 @@ def _cells(row: dict) -> list[str]:
     first = [row["name"], str(row["runs"] or "")]
     if row["ours"] is None:
         beside = f"{row['beside'] / GIB:.2f}"
-        return [*first, "", "", beside, "", of, "no", row["needs"], "", ""]
+        return [*first, "", "", beside, "", of, "no", row["needs"], "", "", ""]
     sizes = [row["bytes"]["arguments"], row["bytes"]["temporaries"], row["beside"]]
     work = row["estimate"]
     sent = [_sent(row["collectives"])]
@@ -41,6 +42,7 @@ def _cells(row: dict) -> list[str]:
         "; ".join(sent),
         f"{work['matmul_flops'] / 1e12:.3g}",
         f"{work['bytes_accessed'] / 1e9:.3g}",
+        "?" if row["seconds"] is None else f"{row['seconds']:.3g}",
     ]
 
 

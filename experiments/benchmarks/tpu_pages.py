@@ -25,7 +25,7 @@ from agenticrec_jax.cli import app
 from agenticrec_jax.dryrun.topology import host_devices, plan_for, slice_devices
 from agenticrec_jax.generation.config import EngineConfig
 from agenticrec_jax.generation.engine import Engine
-from agenticrec_jax.runs import RunConfig, dry_run
+from agenticrec_jax.runs import RunConfig, dry_run, dry_run_programs
 from agenticrec_jax.runtime.phases import phase
 from experiments.benchmarks import tpu_compile
 from experiments.benchmarks.figures import figure, publish, show
@@ -51,12 +51,12 @@ def temporaries(model: str, topology: str) -> dict[str, float]:
     """Returns bytes of a chip: the ``cache``, that with ``columns``, and each program's own."""
     config = tpu_compile.settings(model, topology)
     shape = dataclasses.replace(QWEN3[model], **config.policy.computation())
-    _, host = dry_run.meshes(config, topology)
-    graphdef, params = nnx.split(nnx.eval_shape(lambda: dry_run.model_of(config, shape)))
+    _, host = dry_run_programs.meshes(config, topology)
+    graphdef, params = nnx.split(nnx.eval_shape(lambda: dry_run_programs.model_of(config, shape)))
     engines = [
         Engine(graphdef, sizes, 1, (2,), 0, mesh=host) for sizes in (config.engine, paged(config))
     ]
-    columns, cache = (dry_run.chip_bytes(e.abstract_state(params).cache) for e in engines)
+    columns, cache = (dry_run_programs.chip_bytes(e.abstract_state(params).cache) for e in engines)
     result = {"cache": cache, "columns": columns}
     lowered = engines[1].lower(params, config.rta.members)
     with tempfile.TemporaryDirectory() as dumps:

@@ -22,6 +22,14 @@ from agenticrec_jax.errors import InputError
 from agenticrec_jax.generation.engine import Engine
 from agenticrec_jax.parallel.mesh import abstract, tree_shardings
 from agenticrec_jax.runs import dry_run, run_config
+from agenticrec_jax.runs.dry_run_programs import (
+    Program,
+    chip_bytes,
+    meshes,
+    programs,
+    shared_bytes,
+)
+from agenticrec_jax.runs.dry_run_time import print_time, rollout_runs, step_seconds
 from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.testing.models import TINY, tiny_qwen3
 from experiments.benchmarks.shapes import QWEN3
@@ -81,13 +89,13 @@ def test_bytes_beside_are_what_the_program_does_not_take_itself(rows):
 def test_a_reference_policy_has_its_program_and_its_weights_beside_the_others(rows):
     config = small_config()
     config.rta.loss.kl_coef = 0.1
-    programs = {p.name: p for p in dry_run.programs(run_config(config), "rta", TINY)}
-    assert list(programs) == [*rows][:4] + ["reference", *[*rows][4:]]
-    assert programs["reference"].runs == rows["gradients"]["runs"]
-    weights = {n: programs[n].beside - rows[n]["beside"] for n in ("decode", "gradients", "update")}
+    named = {p.name: p for p in programs(run_config(config), "rta", TINY)}
+    assert list(named) == [*rows][:4] + ["reference", *[*rows][4:]]
+    assert named["reference"].runs == rows["gradients"]["runs"]
+    weights = {n: named[n].beside - rows[n]["beside"] for n in ("decode", "gradients", "update")}
     assert len(set(weights.values())) == 1 and weights["decode"] > 0
     beside = rows["gradients"]["beside"] + weights["decode"]
-    assert programs["reference"].beside == beside
+    assert named["reference"].beside == beside
 
 
 @pytest.mark.parametrize(
@@ -103,13 +111,13 @@ def test_gradients_cross_slices_once_a_step_and_else_scalars_do(topology, most):
     config.mesh.update({"slices": 2, "fsdp": 2})
     config = run_config(config)
     sums = {}
-    for program in dry_run.programs(config, "rta", TINY, topology):
+    for program in programs(config, "rta", TINY, topology):
         if program.name in ("gradients", "update"):
             crossing = dry_run.compiled(program, compile_for)["between_slices"]
             assert crossing.keys() == {"all-reduce"}
             sums[program.name] = crossing["all-reduce"]["bytes"]
     _, params = nnx.split(nnx.eval_shape(tiny_qwen3))
-    mesh, _ = dry_run.meshes(config, topology)
+    mesh, _ = meshes(config, topology)
     gradients = F32 * sum(
         math.prod(sharding.shard_shape(x.shape))
         for x, sharding in zip(
@@ -137,6 +145,37 @@ def test_all_gradients_and_a_whole_dispatch_of_decoding_are_in_the_estimate(rows
     assert learn < rows["gradients"]["estimate"]["matmul_flops"] < 2 * learn
 
 
+def test_runs_of_a_step_are_those_of_its_rollouts():
+    """16 prompts of 4 members in 16 slots of 4 shards, 16 tokens each, 4 a run."""
+    config = run_config(small_config())
+    runs = rollout_runs(config, "rta", hosts=1, shards=4)
+    assert runs == {"prefill": 4, "decode": 64 * 16 // (16 * 4)}
+    assert rollout_runs(config, "rta", hosts=2, shards=4, tokens=5) == {"prefill": 2, "decode": 3}
+
+
+def test_a_step_is_the_sum_of_its_programs_runs(capsys):
+    seconds = {"prefill": 0.5, "join": 9.0, "decode": 0.25, "gradients": 2.0, "update": 3.0}
+    runs = {"gradients": 8, "update": 1}
+    rows = [
+        {"name": f"v5e:4x4: {name}", "runs": runs.get(name, 0), "seconds": s}
+        for name, s in seconds.items()
+    ]
+    assert step_seconds(rows, {"prefill": 4, "decode": 100}) == (27.0, 19.0)
+    settings = dataclasses.replace(run_config(small_config()).rta, steps=60)
+    print_time(rows, settings, {"prefill": 4, "decode": 100}, tokens=3000, chips=16, price=1.5)
+    sentence = capsys.readouterr().out
+    hours = 60 * 46 * 16 / 3600
+    for words in (
+        "64 rollouts of 3,000",
+        "46 s (27 s",
+        f"{hours:.3g} chip-hours, {hours * 1.5:.2f}",
+    ):
+        assert words in sentence
+    rows[0]["seconds"] = None  # a chip of unknown rates, or a program that does not fit
+    print_time(rows, settings, {"prefill": 4, "decode": 100}, tokens=3000, chips=16)
+    assert capsys.readouterr().out == ""
+
+
 def test_a_program_that_does_not_fit_is_a_row_that_says_so(monkeypatch, capsys):
     class Lowered:
         def compile(self):
@@ -145,7 +184,7 @@ def test_a_program_that_does_not_fit_is_a_row_that_says_so(monkeypatch, capsys):
         def as_text(self):
             return "too large"
 
-    program = dry_run.Program("update", 1, 2**30, Lowered(), jax.devices()[0])
+    program = Program("update", 1, 2**30, Lowered(), jax.devices()[0])
     found = dry_run.compiled(program, compile_for)
     row = dry_run.row(program, found, "here", {})
     assert row["ours"] is None and not row["fits"] and "99.00G" in row["needs"]
@@ -186,7 +225,7 @@ def test_refusals(monkeypatch):
         dry_run.compile_stage(run_config(config), "sft", config.policy.directory)
     config.mesh.tensor = 3
     with pytest.raises(InputError, match="takes 12 devices; found 8"):
-        list(dry_run.programs(run_config(config), "rta", TINY))
+        list(programs(run_config(config), "rta", TINY))
 
 
 def dry(tmp_path, *flags, config="office:smoke"):
@@ -203,7 +242,7 @@ def test_the_users_own_config_for_a_slice(tmp_path):
     fitted = "--config.mesh.fsdp=4", "--config.engine.slots=16"
     done = dry(tmp_path, "--dry_run_topology=v5e:2x2", *fitted)
     assert done.returncode == 0, done.stderr
-    for name in ("v5e:2x2: prefill", "15.75", "update", "yes", "all-gather"):
+    for name in ("v5e:2x2: prefill", "15.75", "update", "yes", "all-gather", "roofline"):
         assert name in done.stdout
 
 
@@ -271,5 +310,5 @@ def test_the_learner_shares_what_the_engine_has_as_wide():
     )
     norms = F32 * (TINY.num_layers * 2 * (TINY.hidden_size + TINY.head_dim) + TINY.hidden_size)
     learner = abstract(params)
-    assert dry_run._shared(learner, wide) == dry_run.chip_bytes(learner) > 10 * norms
-    assert dry_run._shared(learner, narrow) == norms
+    assert shared_bytes(learner, wide) == chip_bytes(learner) > 10 * norms
+    assert shared_bytes(learner, narrow) == norms
