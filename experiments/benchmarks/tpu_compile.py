@@ -1,18 +1,18 @@
 """Compiles a whole run for TPU slices, without one, and reports the memory of each program.
 
 ``python -m experiments.benchmarks.tpu_compile --json=FILE [--topology=v5e:4x4] [--model=Qwen3-4B]``
-compiles prefill, join, decode, splice and the learner's step of Qwen3-1.7B, 4B and 8B for four
-slices, as far as a dry run does. ``--code`` also generates the machine code, which takes most of
-the time and changes figures only by its own bytes. ``--slices=2`` compiles for two of each slice,
-each with a copy of the parameters. Sizes are those of
+compiles prefill, join, decode, splice and the learner's step of Qwen3-0.6B, 1.7B, 4B and 8B for
+four slices, as far as a dry run does. ``--code`` also generates the machine code, which takes most
+of the time and changes figures only by its own bytes. ``--slices=2`` compiles for two of each
+slice, each with a copy of the parameters. Settings are those of the presets of
 ``experiments.configs.qwen3``: 64 prompts of up to 2,048 tokens in groups of 8, up to 6,144
 generated tokens, bfloat16. The programs are those of a run (see ``agenticrec_jax.runs.dry_run``);
 no parameter is allocated. Rows of FILE for other models and slices remain, if it was written with
 the same versions.
 
 ``ours`` is the memory of a chip while a program runs, all other resident arrays included, and
-``bound`` the memory that the compiler may use. The estimates of work are no speeds. ``settings``
-are the choices that make a row fit; a row that does not fit is marked.
+``bound`` the memory that the compiler may use. The estimates of work are no speeds, and ``seconds``
+are a roofline. ``settings`` are the choices that make a row fit; a row that does not fit is marked.
 """
 
 import dataclasses
@@ -31,42 +31,14 @@ from experiments.benchmarks.figures import publish
 from experiments.benchmarks.shapes import QWEN3
 from experiments.configs import qwen3
 
-SLICES = ("v5e:4x4", "v5e:8x8", "v5p:2x2x4", "v6e:4x4")
-MODELS = ("Qwen3-1.7B", "Qwen3-4B", "Qwen3-8B")
-
-# Tensor-parallel chips, slots of a host, members of a group at once, and rank of adapters (0: all
-# parameters are trained). A host has 4 chips.
-FITTED = {
-    ("Qwen3-1.7B", "v5e:4x4"): (4, 16, 2, 0),
-    ("Qwen3-1.7B", "v5e:8x8"): (4, 16, 2, 0),
-    ("Qwen3-1.7B", "v5p:2x2x4"): (4, 128, 8, 0),
-    ("Qwen3-1.7B", "v6e:4x4"): (4, 32, 4, 0),
-    ("Qwen3-4B", "v5e:4x4"): (4, 8, 2, 0),
-    ("Qwen3-4B", "v5e:8x8"): (4, 8, 2, 0),
-    ("Qwen3-4B", "v5p:2x2x4"): (4, 64, 8, 0),
-    ("Qwen3-4B", "v6e:4x4"): (4, 16, 2, 0),
-    ("Qwen3-8B", "v5e:4x4"): (4, 8, 1, 32),
-    ("Qwen3-8B", "v5e:8x8"): (4, 8, 1, 0),
-    ("Qwen3-8B", "v5p:2x2x4"): (4, 64, 4, 0),
-    ("Qwen3-8B", "v6e:4x4"): (4, 16, 1, 0),
-}
+SLICES = {"v5e:4x4": "v5e_16", "v5e:8x8": "v5e_64", "v5p:2x2x4": "v5p_16", "v6e:4x4": "v6e_16"}
+MODELS = ("Qwen3-0.6B", "Qwen3-1.7B", "Qwen3-4B", "Qwen3-8B")
 
 
 def settings(model: str, topology: str, slices: int = 1) -> RunConfig:
-    """Returns the configuration of a row: the paper's sizes, fitted to the slice."""
-    tensor, slots, members, rank = FITTED[model, topology]
-    config = qwen3.get_config()
-    fsdp = len(slice_devices(topology)) // tensor
-    config.mesh.update({"slices": slices, "fsdp": fsdp, "tensor": tensor})
-    config.policy.param_dtype = (
-        "bfloat16" if rank else "float32"
-    )  # a frozen base needs no float32 copy
-    config.policy.lora.rank = rank
-    config.engine.slots = slots
-    config.rta.members_at_once = members
-    longest = config.rta.completion_buckets[-1]
-    # A micro-batch has the members of one group that are computed at once.
-    config.rta.token_budget = qwen3.PROMPT_TOKENS + members * longest
+    """Returns the configuration of a row: the preset of the model and the slice."""
+    config = qwen3.get_config(f"{SLICES[topology]}_{model.removeprefix('Qwen3-')}")
+    config.mesh.slices = slices
     return run_config(config)
 
 

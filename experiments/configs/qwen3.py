@@ -3,9 +3,12 @@
 ``--config.policy.directory=DIR`` names the policy: weights and tokenizer as Hugging Face has them.
 Groups, batch, temperature, learning rate and length are the paper's. ``--config=qwen3`` is a
 beginning for eight devices. A preset such as ``qwen3:v5e_16`` has the mesh, the slots and the parts
-of a group with which Qwen3-4B fits that many chips of that kind, by the compiler
-(``experiments/benchmarks/results/tpu_compile.json``). None has been timed on hardware.
+of a group with which Qwen3-4B fits that many chips of that kind, and ``qwen3:v5e_16_8B`` those for
+Qwen3-8B, by the compiler (``experiments/benchmarks/results/tpu_compile.json``). None has been timed
+on hardware.
 """
+
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -13,19 +16,51 @@ from agenticrec_jax.runs import default_config
 
 PROMPT_TOKENS = 2048
 COMPLETION_TOKENS = 6144
-# Of a preset: fsdp and tensor of the mesh, slots of a host, members of a group at once.
-SLICES = {
-    "v5e_16": (4, 4, 8, 2),
-    "v5e_64": (16, 4, 8, 2),
-    "v5p_16": (4, 4, 64, 8),
-    "v6e_16": (4, 4, 16, 2),
+SLICES = {"v5e_16": 16, "v5e_64": 64, "v5p_16": 16, "v6e_16": 16}  # chips
+
+
+class Fitted(NamedTuple):
+    """Settings with which a model fits a slice.
+
+    Attributes:
+      tensor: chips that a layer is split over; parameters are split over all.
+      slots: rollouts at once of a host of four chips.
+      members: of a group that the learner computes at once.
+      lora_rank: of adapters on frozen bfloat16 weights; 0 to train all weights in float32.
+    """
+
+    tensor: int
+    slots: int
+    members: int
+    lora_rank: int = 0
+
+
+FITTED = {
+    ("0.6B", "v5e_16"): Fitted(4, 16, 2),
+    ("0.6B", "v5e_64"): Fitted(4, 16, 2),
+    ("0.6B", "v5p_16"): Fitted(4, 128, 8),
+    ("0.6B", "v6e_16"): Fitted(4, 32, 4),
+    ("1.7B", "v5e_16"): Fitted(4, 16, 2),
+    ("1.7B", "v5e_64"): Fitted(4, 16, 2),
+    ("1.7B", "v5p_16"): Fitted(4, 128, 8),
+    ("1.7B", "v6e_16"): Fitted(4, 32, 4),
+    ("4B", "v5e_16"): Fitted(4, 8, 2),
+    ("4B", "v5e_64"): Fitted(4, 8, 2),
+    ("4B", "v5p_16"): Fitted(4, 64, 8),
+    ("4B", "v6e_16"): Fitted(4, 16, 2),
+    ("8B", "v5e_16"): Fitted(4, 8, 1, lora_rank=32),
+    ("8B", "v5e_64"): Fitted(4, 8, 1),
+    ("8B", "v5p_16"): Fitted(4, 64, 4),
+    ("8B", "v6e_16"): Fitted(4, 16, 1),
 }
+DIRECTORIES = {"4B": "Qwen3-4B-Instruct-2507"}  # of others Qwen3-SIZE, where all are instructed
+PRESETS = (*SLICES, *(f"{slice_name}_{size}" for size, slice_name in FITTED))
 
 
 def get_config(preset: str = "") -> ConfigDict:
-    """Returns the configuration; ValueError for a slice that is not in ``SLICES``."""
+    """Returns the configuration; ValueError for a preset that is not in ``PRESETS``."""
     config = default_config()
-    config.policy.update({"directory": "Qwen3-4B-Instruct-2507", "title_tokens": 32})
+    config.policy.update({"directory": DIRECTORIES["4B"], "title_tokens": 32})
     config.policy.observation_tokens = 512
     config.tools.detail = "full"  # the paper groups them too: 255 ids on this log
     config.policy.update({"dtype": "bfloat16", "scan_layers": True, "remat": "full"})
@@ -58,12 +93,20 @@ def get_config(preset: str = "") -> ConfigDict:
 
 
 def _fit(config: ConfigDict, preset: str) -> None:
-    if preset not in SLICES:
-        raise ValueError(f"preset: found {preset!r}, expected one of {', '.join(SLICES)}")
-    fsdp, tensor, slots, members = SLICES[preset]
-    config.mesh.update({"fsdp": fsdp, "tensor": tensor})
-    config.engine.slots = slots
+    if preset not in PRESETS:
+        raise ValueError(f"preset: found {preset!r}, expected one of {', '.join(PRESETS)}")
+    kind, chips, *named = preset.split("_")
+    (size,) = named or ["4B"]
+    slice_name = f"{kind}_{chips}"
+    fitted = FITTED[size, slice_name]
+    config.policy.directory = DIRECTORIES.get(size, f"Qwen3-{size}")
+    fsdp = SLICES[slice_name] // fitted.tensor
+    config.mesh.update({"fsdp": fsdp, "tensor": fitted.tensor})
+    config.policy.lora.rank = fitted.lora_rank
+    if fitted.lora_rank:
+        config.policy.param_dtype = "bfloat16"  # a frozen base needs no float32 copy
+    config.engine.slots = fitted.slots
     for stage in (config.rta, config.ppr):
-        stage.members_at_once = members
+        stage.members_at_once = fitted.members
         # One part of one group at a time.
-        stage.token_budget = PROMPT_TOKENS + members * COMPLETION_TOKENS
+        stage.token_budget = PROMPT_TOKENS + fitted.members * COMPLETION_TOKENS

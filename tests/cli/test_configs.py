@@ -22,7 +22,7 @@ def test_bundled_configurations_have_names():
 
 
 def test_a_preset_changes_the_configuration():
-    assert load_config("office").rta.steps == 15 and load_config("office:full").rta.steps == 60
+    assert load_config("office").rta.prompts == 16 and load_config("office:full").rta.prompts == 32
     slice_config = load_config("qwen3:v5e_16")
     assert slice_config.mesh.to_dict() == {"slices": 1, "data": 1, "fsdp": 4, "tensor": 4}
     assert (slice_config.engine.slots, slice_config.rta.members_at_once) == (8, 2)

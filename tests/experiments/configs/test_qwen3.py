@@ -25,12 +25,23 @@ def test_its_sizes_agree_with_each_other():
         assert (stage.prompts, stage.members, stage.temperature) == (64, 8, 0.6)
 
 
-@pytest.mark.parametrize("preset", qwen3.SLICES)
-def test_a_preset_is_a_valid_configuration(preset):
-    fsdp, tensor, slots, members = qwen3.SLICES[preset]
+@pytest.mark.parametrize("preset", qwen3.PRESETS)
+def test_a_preset_has_what_fits_its_model_and_slice(preset):
+    kind, chips, size = (preset if preset.endswith("B") else f"{preset}_4B").split("_")
+    fitted = qwen3.FITTED[size, f"{kind}_{chips}"]
     config = run_config(load_config(f"qwen3:{preset}"))
-    assert (config.mesh.fsdp, config.mesh.tensor, config.engine.slots) == (fsdp, tensor, slots)
-    assert config.rta.members_at_once == config.ppr.members_at_once == members
+    assert config.mesh.fsdp * config.mesh.tensor == int(chips)
+    assert (config.mesh.tensor, config.engine.slots) == (fitted.tensor, fitted.slots)
+    assert config.rta.members_at_once == config.ppr.members_at_once == fitted.members
+    frozen = config.policy.lora.rank > 0
+    assert (config.policy.param_dtype == "bfloat16") == frozen == (fitted.lora_rank > 0)
+    assert f"Qwen3-{size}" in config.policy.directory
+
+
+def test_every_size_is_fitted_to_every_slice():
+    assert set(qwen3.FITTED) == {(s, k) for s in ("0.6B", "1.7B", "4B", "8B") for k in qwen3.SLICES}
+    with pytest.raises(ValueError, match="v5e_16_2B"):
+        qwen3.get_config("v5e_16_2B")
 
 
 def tools_of(name, workdir):
