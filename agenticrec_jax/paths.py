@@ -18,6 +18,7 @@ import importlib.util
 import os
 import pathlib
 import re
+import stat
 import tempfile
 import time
 import uuid
@@ -26,12 +27,13 @@ from typing import Any, Self
 
 from etils.epath import Path
 
-from agenticrec_jax.errors import InputError
+from agenticrec_jax.errors import InputError, expect
 
 BUCKET = "gs://"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")  # Path() makes one slash of the two
 _BUCKET = re.compile(r"gs://[a-z0-9][a-z0-9._-]+[a-z0-9](/[^#*?\[\]\r\n]*)?")
 _LIKE_BUCKETS = re.compile(r"/(gs|s3|az|hf)(/|$)")  # by which epath spells addresses inside
+_KINDS = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 _SECONDS = 10.0  # between two uploads of a file that is appended to
 
 
@@ -42,15 +44,16 @@ def as_path(path: str | os.PathLike, where: str = "path") -> Path:
       where: the flag or setting that the error names.
 
     Raises:
-      InputError: the path is an address other than ``gs://bucket/..``, or one without the extra
-        ``gcs``, names an unknown user's home, holds a NUL, or is not UTF-8, which the writers of
-        Parquet and safetensors need.
+      InputError: it is no path, is an address other than ``gs://bucket/..``, or one without the
+        extra ``gcs``, names an unknown user's home, holds a NUL, or is not UTF-8, which the writers
+        of Parquet and safetensors need.
 
     Example:
       >>> as_path("~/log") == Path.home() / "log", is_bucket(as_path("log"))
       (True, False)
     """
-    text = os.fspath(path)
+    text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+    expect(isinstance(text, str), where, path, "a path")
     if "\0" in text:
         raise InputError(f"{where}: found {text!r}, expected a path without NUL")
     try:
@@ -108,6 +111,30 @@ def is_bucket(path: str | os.PathLike) -> bool:
 def is_file(path: str | os.PathLike) -> bool:
     """Whether a file is there; False too for a name that no file can have, such as a long one."""
     return Path(path).is_file() if is_bucket(path) else os.path.isfile(path)
+
+
+def is_there(path: str | os.PathLike) -> bool:
+    """Whether anything has this name: a file, a directory, or a link that leads nowhere."""
+    return Path(path).exists() if is_bucket(path) else os.path.lexists(path)
+
+
+def require_file(path: str | os.PathLike, expected: str) -> None:
+    """Raises InputError unless a file is there: ``path: REASON, expected EXPECTED``.
+
+    The reason says what else is there, such as a directory or a pipe, or why that is not known.
+    """
+    if is_file(path):
+        return
+    reason = "no such file"
+    if not is_bucket(path):
+        try:
+            mode = os.stat(path).st_mode
+            reason = f"found {_KINDS.get(stat.S_IFMT(mode), 'a device')} in place of a file"
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError) as error:  # such as a link that leads to itself, or a NUL
+            reason = f"cannot be read ({getattr(error, 'strerror', error)})"
+    raise InputError(f"{path}: {reason}, expected {expected}")
 
 
 def absolute(path: str | os.PathLike) -> Path:

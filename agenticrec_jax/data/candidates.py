@@ -21,7 +21,7 @@ from agenticrec_jax.data.formats.json_rows import json_record
 from agenticrec_jax.data.interactions import InteractionLog
 from agenticrec_jax.data.splits import Sample, Splits
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.paths import Path, write_whole
+from agenticrec_jax.paths import Path, require_file, write_whole
 
 FORMAT = "agenticrec-candidates"
 VERSION = 1
@@ -147,8 +147,7 @@ def candidate_hash(path: str | os.PathLike) -> str:
       InputError: there is no such file.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file, expected a candidate file")
+    require_file(path, "a candidate file")
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
@@ -213,8 +212,7 @@ def _record(log: InteractionLog, example: RankingExample) -> dict:
 
 
 def _lines(path: Path) -> list[bytes]:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file, expected a candidate file")
+    require_file(path, "a candidate file")
     return read_bytes(path).splitlines()
 
 

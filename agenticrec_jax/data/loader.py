@@ -18,7 +18,15 @@ from agenticrec_jax import strict_json
 from agenticrec_jax.data.formats.json_rows import json_record
 from agenticrec_jax.data.splits import FitRange, chronological_cuts
 from agenticrec_jax.errors import InputError, expect
-from agenticrec_jax.paths import Path, glob, is_file, local_file, make_directory, whole_file
+from agenticrec_jax.paths import (
+    Path,
+    glob,
+    is_file,
+    local_file,
+    make_directory,
+    require_file,
+    whole_file,
+)
 
 MANIFEST = "samples.json"
 FORMAT = "agenticrec-samples"
@@ -218,8 +226,7 @@ def read_manifest(directory: str | os.PathLike) -> dict:
       InputError: there is none, one of another format or with a damaged field, or a shard is gone.
     """
     path = Path(directory) / MANIFEST
-    if not path.is_file():
-        raise InputError(f"{path}: no such file, expected samples that prepare_data wrote")
+    require_file(path, "samples that prepare_data wrote")
     manifest = json_record(path, 1, path.read_bytes())
     version = (manifest.get("format"), manifest.get("version"))
     expect(version == (FORMAT, VERSION), str(path), version, f"{FORMAT} {VERSION}")

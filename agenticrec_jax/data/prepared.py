@@ -8,7 +8,7 @@ from agenticrec_jax.data.formats.files import scan_parquet, table_file
 from agenticrec_jax.data.loader import read_manifest
 from agenticrec_jax.data.tables import read_table
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.paths import Path, as_path, is_file
+from agenticrec_jax.paths import Path, as_path, require_file
 
 PREPARED_INTERACTIONS = "interactions.parquet"
 PREPARED_ITEMS = "items.parquet"
@@ -24,8 +24,7 @@ def prepared_tables(directory: str | os.PathLike) -> tuple[Path, Path]:
     directory = as_path(directory)
     tables = (directory / PREPARED_INTERACTIONS, directory / PREPARED_ITEMS)
     for table in tables:
-        if not is_file(table):
-            raise InputError(f"{table}: no such file, expected a log that prepare_data wrote")
+        require_file(table, "a log that prepare_data wrote")
     return tables
 
 

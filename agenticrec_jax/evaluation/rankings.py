@@ -16,7 +16,7 @@ from agenticrec_jax.data.examples import RankingExample
 from agenticrec_jax.data.interactions import InteractionLog
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.metrics.ranking import expected_metrics, score_order, summarize
-from agenticrec_jax.paths import Path, local_file, whole_file
+from agenticrec_jax.paths import Path, local_file, require_file, whole_file
 
 CHANCE = "chance"
 RANKINGS = "rankings.parquet"  # beside results.json
@@ -166,8 +166,7 @@ def read_rankings(path: str | os.PathLike) -> list[Ranking]:
       InputError: the file is missing or unreadable, or has other columns.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file, expected the rankings of the results")
+    require_file(path, "the rankings of the results")
     try:
         table = pl.read_parquet(local_file(path), glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:

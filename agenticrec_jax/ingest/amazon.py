@@ -17,7 +17,7 @@ from agenticrec_jax.errors import InputError
 from agenticrec_jax.ingest.catalog import ItemColumns
 from agenticrec_jax.ingest.events import EventColumns
 from agenticrec_jax.ingest.sources import RawLog
-from agenticrec_jax.paths import Path
+from agenticrec_jax.paths import Path, require_file
 
 _MCAULEY = "https://mcauleylab.ucsd.edu/public_datasets/data"
 _SNAP = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles"
@@ -198,6 +198,5 @@ def amazon_log(
 
 def _existing(path: str | os.PathLike, file_format: str) -> TableFile:
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file, expected a table of Amazon reviews or metadata")
+    require_file(path, "a table of Amazon reviews or metadata")
     return TableFile(path, file_format)

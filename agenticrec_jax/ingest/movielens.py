@@ -7,11 +7,10 @@ movies in latin-1. The data may not be redistributed: https://grouplens.org/data
 import os
 
 from agenticrec_jax.data.formats.files import TableFile
-from agenticrec_jax.errors import InputError
 from agenticrec_jax.ingest.catalog import ItemColumns
 from agenticrec_jax.ingest.events import EventColumns
 from agenticrec_jax.ingest.sources import RawLog
-from agenticrec_jax.paths import Path
+from agenticrec_jax.paths import Path, require_file
 
 ADDRESS = "https://files.grouplens.org/datasets/movielens/ml-1m.zip"
 
@@ -25,8 +24,7 @@ def movielens_1m(path: str | os.PathLike) -> RawLog:
     path = Path(path)
     if path.is_dir():
         path = path / "ml-1m.zip"
-    if not path.is_file():
-        raise InputError(f"{path}: no such file, expected {ADDRESS} downloaded there")
+    require_file(path, f"{ADDRESS} downloaded there")
     layout = {"format": "csv", "separator": "::", "encoding": "latin-1"}
     ratings = ("user", "movie", "rating", "timestamp")
     movies = ("movie", "title", "genres")

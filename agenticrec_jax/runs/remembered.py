@@ -10,7 +10,16 @@ from agenticrec_jax import strict_json
 from agenticrec_jax.bundled import ROOT
 from agenticrec_jax.errors import InputError, expect
 from agenticrec_jax.parallel.multihost import main_writes
-from agenticrec_jax.paths import Path, absolute, as_path, glob, is_bucket, is_file, write_whole
+from agenticrec_jax.paths import (
+    Path,
+    absolute,
+    as_path,
+    glob,
+    is_bucket,
+    is_file,
+    require_file,
+    write_whole,
+)
 from agenticrec_jax.runs.config import PATH_SETTINGS, RunConfig
 from agenticrec_jax.runs.validation import parse
 
@@ -48,11 +57,8 @@ def remembered(workdir: Path) -> tuple[RunConfig, str]:
       InputError: there was no run, or its file has a setting that this version does not know.
     """
     path = workdir / FILE_NAME
-    if not path.is_file():
-        raise InputError(
-            f"{path}: no such file, expected the workdir of a run (of quickstart, train_policy or "
-            "evaluate), or a configuration"
-        )
+    expected = "the workdir of a run (of quickstart, train_policy or evaluate), or a configuration"
+    require_file(path, expected)
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

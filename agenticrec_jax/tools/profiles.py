@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from agenticrec_jax import strict_json
 from agenticrec_jax.data.formats.json_rows import json_record
 from agenticrec_jax.errors import InputError, expect
-from agenticrec_jax.paths import Path, write_whole
+from agenticrec_jax.paths import Path, require_file, write_whole
 
 FORMAT = "agenticrec-profiles"
 VERSION = 2
@@ -108,8 +108,7 @@ def read_profiles(path: str | os.PathLike) -> Profiles:
         an example has two profiles; the error names file and line.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file, expected one of experiments.make_profiles")
+    require_file(path, "one of experiments.make_profiles")
     first, *others = path.read_bytes().decode(errors="replace").split("\n")
     header = _record(path, 1, first, _HEADER)
     for name, value in (("format", FORMAT), ("version", VERSION)):
