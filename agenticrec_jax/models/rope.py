@@ -239,16 +239,20 @@ def _resolve_attention_factor(given: dict[str, Any], where: str) -> None:
     For a factor of 4 and neither of them it is 0.1 ln 4 + 1 = 1.139.
     """
     fields = Fields(dict(given), where)
-    scales = [given.pop(name, None) for name in ("mscale", "mscale_all_dim")]
+    names = ("mscale", "mscale_all_dim")
+    scales = [given.pop(name, None) for name in names]
     if "attention_factor" in given:
         return
     stretch = 0.1 * math.log(max(fields.positive("factor"), 1.0))
     numerator = 1.0
     denominator = 0.0
     # transformers takes 0 as missing.
-    if all(scale is not None and scale != 0 for scale in scales):
-        numerator = fields.positive("mscale")
-        denominator = fields.positive("mscale_all_dim")
+    zero = [type(scale) in (int, float) and scale == 0 for scale in scales]
+    for name, scale, is_zero in zip(names, scales, zero, strict=True):
+        if scale is not None and not is_zero:
+            fields.positive(name)
+    if None not in scales and not any(zero):
+        numerator, denominator = scales
     given["attention_factor"] = (numerator * stretch + 1.0) / (denominator * stretch + 1.0)
 
 

@@ -15,7 +15,7 @@ import tokenizers
 
 from agenticrec_jax import strict_json
 from agenticrec_jax.errors import InputError, expect
-from agenticrec_jax.paths import Path
+from agenticrec_jax.paths import Path, is_there, require_file
 from agenticrec_jax.tokenizers.base import TURN_END, ChatTokenizer, join_at, literals, neutralize
 
 FILE = "tokenizer.json"
@@ -33,6 +33,11 @@ _TEXT_END = "<|endoftext|>"
 _CALL_CLOSE = "</tool_call>"
 _BROKEN = "\ufffd"  # three bytes in UTF-8
 _STEPS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
+_CHANGING = {  # options of BPE that no byte-level tokenizer needs
+    "end_of_word_suffix": "the ids do not spell the text",
+    "continuing_subword_prefix": "the ids do not spell the text",
+    "dropout": "a text has other ids each time",
+}
 _TRIED = 2000  # ids whose text is encoded before a tokenizer is taken
 
 
@@ -76,6 +81,9 @@ class HFTokenizer(ChatTokenizer):
         for name in _STEPS:
             step = raw.get(name)
             expect(step is None or isinstance(step, dict), f"{source}: {name}", step, "an object")
+        for name, why in _CHANGING.items():
+            value = raw["model"].get(name)
+            expect(not value, f"{source}: model.{name}", value, f"none: with it {why}")
         self._added = _added_tokens(raw, source)
         self._full = _built(files[FILE], source)
         self._data = _built(strict_json.dumps(stripped(raw), ensure_ascii=False).encode(), source)
@@ -105,15 +113,17 @@ class HFTokenizer(ChatTokenizer):
         expect(not outside, f"{source}: post_processor", outside, expected)
 
     def _name_roles(self, config: Mapping[str, Any], source: str, config_source: str) -> None:
-        end = _token(config, "eos_token", config_source)
-        pad = _token(config, "pad_token", config_source)
+        end, pad = (_token(config, role, config_source) for role in ("eos_token", "pad_token"))
+        for role, name in (("eos_token", end), ("pad_token", pad)):
+            is_known = name is None or self._full.token_to_id(name) is not None
+            expect(is_known, f"{config_source}: {role}", name, f"a token of {source}")
         names = [n for n in dict.fromkeys((TURN_END, end, _TEXT_END)) if n in self._added]
         expected = f"an added token, or {TURN_END} among them"
         expect(bool(names), f"{source}: eos_token, which ends a turn", end, expected)
         self.stop_ids = tuple(self._added[name] for name in names)
         self.turn_end = self.stop_ids[0]
         self.pause_id = self._added.get(_CALL_CLOSE, self.turn_end)
-        self.pad_id = self._added.get(pad, self.stop_ids[-1])
+        self.pad_id = self.stop_ids[-1] if pad is None else self._full.token_to_id(pad)
 
     @property
     def added_tokens(self) -> dict[str, int]:
@@ -172,9 +182,10 @@ def read_hf_tokenizer(directory: str | os.PathLike) -> HFTokenizer:
         ``tokenizer_config.json`` is of another type.
     """
     paths = [Path(directory) / name for name in _FILES]
-    if not paths[0].is_file():
-        raise InputError(f"{paths[0]}: file not found, expected a tokenizer")
-    files = {path.name: path.read_bytes() for path in paths if path.is_file()}
+    present = [path for path in paths if path == paths[0] or is_there(path)]
+    for path in present:
+        require_file(path, "a tokenizer's")
+    files = {path.name: path.read_bytes() for path in present}
     return HFTokenizer(files, str(paths[0]))
 
 

@@ -6,7 +6,7 @@ import sentencepiece
 
 from agenticrec_jax.errors import InputError, expect
 from agenticrec_jax.models.io.safetensors import read_json
-from agenticrec_jax.paths import Path
+from agenticrec_jax.paths import Path, is_there, require_file
 from agenticrec_jax.tokenizers import huggingface as hf_tokenizer
 from agenticrec_jax.tokenizers.base import Tokenizer
 from agenticrec_jax.tokenizers.compact import MARKERS, CompactTokenizer
@@ -28,17 +28,15 @@ def load_tokenizer(directory: str | os.PathLike) -> Tokenizer:
     """
     json_path = Path(directory) / hf_tokenizer.FILE
     model_path = Path(directory) / FILE
-    if json_path.is_file():
+    if is_there(json_path):
+        require_file(json_path, "a tokenizer")
         raw = read_json(json_path)
         if hf_tokenizer.is_byte_level(raw):
             return hf_tokenizer.read_hf_tokenizer(directory)
         kind = hf_tokenizer.kind_of(raw.get("model"))
         expected = f"byte-level BPE, or a {FILE} beside it"
         expect(model_path.is_file(), f"{json_path}: tokenizer type", kind, expected)
-    if not model_path.is_file():
-        raise InputError(
-            f"{model_path}: file not found, expected it or a {hf_tokenizer.FILE} beside it"
-        )
+    require_file(model_path, f"it or a {hf_tokenizer.FILE} beside it")
     return _sentencepiece_tokenizer(model_path)
 
 

@@ -86,6 +86,8 @@ def test_yarn_blends_by_the_index_of_the_dimension():
             (0.2 * math.log(4) + 1) / (0.05 * math.log(4) + 1),
         ),
         ({"mscale": 2.0}, 0.1 * math.log(4) + 1),
+        ({"mscale": 0, "mscale_all_dim": 0.7}, 0.1 * math.log(4) + 1),
+        ({"mscale": 2.0, "mscale_all_dim": 0.0}, 0.1 * math.log(4) + 1),
         ({"mscale": 0.7, "mscale_all_dim": 0.7}, 1.0),
         ({"attention_factor": 1.5, "mscale": 2.0, "mscale_all_dim": 0.5}, 1.5),
     ],
@@ -150,6 +152,15 @@ def test_the_original_length_falls_back_as_in_transformers():
 def test_what_would_be_ignored_or_guessed_is_refused_by_name(scaling, named):
     raw = {"rope_theta": 1e4, "rope_scaling": scaling}
     assert_names(refused(read_rope, raw, "dir/config.json"), "dir/config.json", *named)
+
+
+@pytest.mark.parametrize("name", ["mscale", "mscale_all_dim"])
+@pytest.mark.parametrize("value", ["0.7", -1, True, False, [], {}, math.nan, math.inf], ids=str)
+@pytest.mark.parametrize("other", [None, 0, 0.0, 0.7])
+def test_an_mscale_that_is_no_number_is_refused_beside_any_other(name, value, other):
+    given = YARN | {"mscale": other, "mscale_all_dim": other} | {name: value}
+    raw = {"rope_theta": 1e4, "rope_scaling": given}
+    assert_names(refused(read_rope, raw, "c"), f"c: rope_scaling: {name}: found {value!r}")
 
 
 def test_spellings_that_differ_are_refused():

@@ -146,6 +146,9 @@ def test_files_that_are_not_read_may_hold_anything(directory, name):
         (("model",), "BPE", ["byte-level BPE"]),
         (("model", "vocab", "a"), 3, ["different ids"]),
         (("model", "unk_token"), 3, ["no tokenizer"]),
+        (("model", "end_of_word_suffix"), "</w>", ["model.end_of_word_suffix", "'</w>'"]),
+        (("model", "continuing_subword_prefix"), "##", ["model.continuing_subword_prefix"]),
+        (("model", "dropout"), 0.1, ["model.dropout", 0.1]),
         (("decoder",), [], ["byte-level BPE"]),
         (("decoder", "type"), ["ByteLevel"], ["byte-level BPE"]),
         (("normalizer",), ["a"], ["normalizer", "['a']"]),  # the library would prepend an a
@@ -163,7 +166,7 @@ def test_files_that_are_not_read_may_hold_anything(directory, name):
         ),
         # These make the Rust code of the library panic, the last two after the file was read.
         (("normalizer",), {"type": "Precompiled", "precompiled_charsmap": ""}, ["Precompiled"]),
-        (("model", "continuing_subword_prefix"), "é", ["no tokenizer"]),
+        (("model", "unk_token"), {}, ["no tokenizer"]),
         (
             ("post_processor",),
             {
@@ -194,6 +197,27 @@ def test_a_role_that_is_no_token_is_refused(directory, role, value):
     for text in ("<|im_end|>", {"content": "<|im_end|>"}, None):
         (directory / "tokenizer_config.json").write_text(json.dumps(raw | {role: text}))
         assert load_tokenizer(directory).turn_end == chat_tokenizer().turn_end
+
+
+@pytest.mark.parametrize("role", ["eos_token", "pad_token"])
+@pytest.mark.parametrize("name", ["<|no_such|>", "<|im_end|> ", ""])
+def test_a_role_of_a_token_that_is_not_there_is_refused(directory, role, name):
+    raw = restored(directory)["tokenizer_config.json"]
+    for value in (name, {"content": name}):
+        (directory / "tokenizer_config.json").write_text(json.dumps(raw | {role: value}))
+        sentence = refused(load_tokenizer, directory)
+        assert_names(sentence, f"{directory / 'tokenizer_config.json'}: {role}", repr(name))
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"])
+def test_a_directory_or_a_link_to_nothing_in_the_place_of_a_file_is_refused(tmp_path, name):
+    chat_tokenizer().save(tmp_path)
+    (tmp_path / name).unlink(missing_ok=True)
+    (tmp_path / name).mkdir()
+    assert_names(refused(load_tokenizer, tmp_path), f"{tmp_path / name}: ", "a directory")
+    (tmp_path / name).rmdir()
+    (tmp_path / name).symlink_to(tmp_path / "nowhere")
+    assert_names(refused(load_tokenizer, tmp_path), tmp_path / name, "no such file")
 
 
 def test_a_directory_without_a_tokenizer_is_refused(tmp_path):
