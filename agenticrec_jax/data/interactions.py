@@ -19,15 +19,15 @@ from jaxtyping import Bool, Float32, Float64, Int32, Int64
 from numpy.typing import ArrayLike
 
 from agenticrec_jax.data.formats.frames import is_frame
-from agenticrec_jax.data.formats.times import LATEST_TIME
+from agenticrec_jax.data.formats.times import LATEST_TIME, in_digits
 from agenticrec_jax.data.tables import Table, read_table
 from agenticrec_jax.errors import InputError
 
 LATEST_YEAR = 9999
 
-_EVENT_KINDS = {"user_id": "text", "item_id": "text", "timestamp": "number", "rating": "number"}
+_EVENT_KINDS = {"user_id": "id", "item_id": "id", "timestamp": "time", "rating": "number"}
 _ITEM_KINDS = {
-    "item_id": "text",
+    "item_id": "id",
     "title": "text",
     "categories": "list",
     "price": "number",
@@ -254,12 +254,15 @@ def read_log(
         interaction with an item not listed.
     """
     catalog = None if items is None else read_items(items)
-    table = read_table(interactions, ("user_id", "item_id", "timestamp"), _EVENT_KINDS)
+    table = read_table(
+        interactions, ("user_id", "item_id", "timestamp"), _EVENT_KINDS, "interactions"
+    )
     user_id = table.text("user_id", "a user id")
     item_id = table.text("item_id", "an item id")
     time = table.times("timestamp", "unix seconds or a date such as 2024-03-31")
-    days = np.full(len(time), are_days(time))
-    table.refuse(days, "timestamp", time.tolist(), "2024-03-31 for a day written 20240331")
+    cells = table.frame["timestamp"]
+    expected = "a date such as 2024-03-31, not one in digits alone"
+    table.refuse(in_digits(time), "timestamp", cells, expected)
     table.refuse(time >= LATEST_TIME, "timestamp", time.tolist(), "unix seconds, not milliseconds")
     table.refuse(time < 0, "timestamp", time.tolist(), "a time from 1970 on")
     rating = table.numbers("rating", "a finite number or nothing", required=False)
@@ -276,7 +279,7 @@ def read_log(
 
 def read_items(source: str | os.PathLike | Any) -> Items:
     """Reads and validates a catalog; `read_log` describes its columns and errors."""
-    table = read_table(source, ("item_id", "title"), _ITEM_KINDS)
+    table = read_table(source, ("item_id", "title"), _ITEM_KINDS, "items")
     item_id = table.text("item_id", "an item id")
     _refuse_repeats(table, item_id)
     titles = zip(item_id, table.optional_text("title"), strict=True)
@@ -291,18 +294,6 @@ def read_items(source: str | os.PathLike | Any) -> Items:
         description=table.optional_text("description"),
         year=_years(table),
     )
-
-
-def are_days(times: Float64[np.ndarray, "E"]) -> bool:
-    """Whether there are times and each is a day written as 20240331.
-
-    As seconds they would all be of August 1970.
-    """
-    month = times // 100 % 100
-    day = times % 100
-    is_day = (times >= 19000101) & (times < 21000000) & (times % 1 == 0)
-    is_day &= (month >= 1) & (month <= 12) & (day >= 1) & (day <= 31)
-    return len(times) > 0 and bool(is_day.all())
 
 
 def _years(table: Table) -> list[int | None]:

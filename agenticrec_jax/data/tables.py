@@ -18,7 +18,7 @@ from agenticrec_jax.data.formats.files import TableFile, require_columns, table_
 from agenticrec_jax.data.formats.frames import frame_file, is_frame
 from agenticrec_jax.data.formats.rows import BrokenRow, Kind, split_list
 from agenticrec_jax.data.formats.times import seconds
-from agenticrec_jax.errors import InputError
+from agenticrec_jax.errors import InputError, expect
 from agenticrec_jax.paths import Path
 
 LARGEST = float(np.finfo(np.float32).max)  # columns are stored as float32
@@ -46,14 +46,15 @@ class Table:
         return InputError(f"{where}: found {found}, expected {expected}")
 
     def text(self, column: str, expected: str) -> list[str]:
-        """Returns a required text column, without blanks around the text.
+        """Returns a required text column of one line, without blanks around the text.
 
         Raises:
-          InputError: at the first row where the cell is absent or blank.
+          InputError: at the first row where the cell is absent or blank, or has several lines, as
+            rows between two stray quotation marks of a CSV file do.
         """
         cells = self.frame[column].str.strip_chars()
-        missing = (cells.is_null() | (cells == "")).to_numpy()
-        self._refuse(missing, column, lambda row: "nothing", expected)
+        bad = (cells.is_null() | (cells == "")).to_numpy() | spans_lines(cells)
+        self._refuse(bad, column, lambda row: _quoted(cells[row]), f"{expected} in one line")
         return cells.to_list()
 
     def optional_text(self, column: str) -> list[str | None]:
@@ -113,7 +114,10 @@ class Table:
 
 
 def read_table(
-    source: str | os.PathLike | Any, required: Sequence[str], kinds: Mapping[str, Kind]
+    source: str | os.PathLike | Any,
+    required: Sequence[str],
+    kinds: Mapping[str, Kind],
+    argument: str = "table",
 ) -> Table:
     """Reads the columns of ``kinds`` ("text", "number" or "list") that a table has.
 
@@ -122,14 +126,18 @@ def read_table(
         also .gz), or .parquet; or a data frame, see `formats.frames.frame_file`.
       required: names of the columns that it must have.
       kinds: of the columns, by name.
+      argument: of the caller, whose value is ``source``, for an error.
 
     Raises:
-      InputError: missing or unreadable file, unknown suffix, a required column missing, broken
-        CSV or JSON, or a JSON cell or Parquet column of the wrong type.
+      InputError: neither a path nor a data frame, missing or unreadable file, unknown suffix, a
+        required column missing, broken CSV or JSON, or a JSON cell or Parquet column of the wrong
+        type.
     """
     if is_frame(source):
         file = frame_file(source, kinds, required)
     else:
+        is_path = isinstance(source, str | os.PathLike)
+        expect(is_path, argument, source, "the path of a table, or a data frame")
         file = table_file(source, f"a table of {', '.join(required)}")
     names = require_columns(file, required)
     columns = {name: kind for name, kind in kinds.items() if names is None or name in names}
@@ -147,6 +155,11 @@ def read_table(
         return Table(file, empty, np.zeros(0, np.int64))
     row_numbers = np.concatenate([block.row_numbers for block in blocks])
     return Table(file, pl.concat([block.frame for block in blocks]), row_numbers)
+
+
+def spans_lines(cells: pl.Series) -> Bool[np.ndarray, "rows"]:
+    """Returns a mask of the cells with a line end in them."""
+    return cells.str.contains(r"[\r\n]").fill_null(False).to_numpy()
 
 
 def _quoted(value: object) -> str:

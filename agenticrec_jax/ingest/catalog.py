@@ -16,9 +16,9 @@ from jaxtyping import Bool, UInt32
 from agenticrec_jax.data.formats.files import TableFile, require_columns
 from agenticrec_jax.data.formats.rows import LIST_SEPARATOR, Block, parsed_list
 from agenticrec_jax.data.interactions import is_year
-from agenticrec_jax.data.tables import LARGEST
-from agenticrec_jax.ingest.events import IdCodes, is_first
-from agenticrec_jax.ingest.row_errors import RowErrors
+from agenticrec_jax.data.tables import LARGEST, spans_lines
+from agenticrec_jax.ingest.events import ITEM_LINES, IdCodes, is_first
+from agenticrec_jax.ingest.row_errors import RowErrors, first_reason
 
 NO_ITEM = "an item without an id"
 REPEATED = "an item id that is listed again"
@@ -107,7 +107,7 @@ def read_catalog(
     require_columns(file, [columns.item])
     listed = np.zeros(0, bool)
     frames = []
-    for block in row_errors.read_blocks(file, columns.names):
+    for block in row_errors.read_blocks(file, columns.names, {columns.item: "raw_id"}):
         block = _with_ids(file, columns.item, block, row_errors)
         code = item_ids.encode(block.frame[columns.item])
         listed = _grown(listed, code)
@@ -146,8 +146,11 @@ def unusable_title(items: pl.DataFrame, words: int) -> Bool[np.ndarray, "I"]:
 
 def _with_ids(file: TableFile, name: str, block: Block, row_errors: RowErrors) -> Block:
     frame = block.frame.with_columns(pl.col(name).str.strip_chars().replace("", None))
-    bad = frame[name].is_null().to_numpy()
-    row_errors.add(file, NO_ITEM, block.row_numbers[bad], lambda i: None)
+    checks = [(NO_ITEM, frame[name].is_null().to_numpy()), (ITEM_LINES, spans_lines(frame[name]))]
+    bad = np.zeros(frame.height, bool)
+    for reason, rows in first_reason(checks, frame.height):
+        bad[rows] = True
+        row_errors.add(file, reason, block.row_numbers[rows], frame[name].gather(rows).__getitem__)
     return Block(frame.filter(~bad), block.row_numbers[~bad])
 
 

@@ -13,21 +13,23 @@ from jaxtyping import Bool, Float32, Float64, Int64, Shaped, UInt32, UInt64
 
 from agenticrec_jax.data.formats.files import TableFile, require_columns
 from agenticrec_jax.data.formats.rows import Block
-from agenticrec_jax.data.formats.times import LATEST_TIME, seconds
-from agenticrec_jax.data.interactions import are_days
-from agenticrec_jax.data.tables import LARGEST
+from agenticrec_jax.data.formats.times import LATEST_TIME, in_digits, seconds
+from agenticrec_jax.data.tables import LARGEST, spans_lines
 from agenticrec_jax.errors import InputError
 from agenticrec_jax.ingest.row_errors import RowErrors, first_reason
 
 LATEST_MILLISECONDS = LATEST_TIME * 1000
 NO_USER = "no user id"
 NO_ITEM = "no item id"
+USER_LINES = "a user id of several lines"
+ITEM_LINES = "an item id of several lines"
 NO_TIME = "no timestamp"
 UNREADABLE_TIME = "a timestamp that is neither a number nor a date before the year 5138"
 NEGATIVE_TIME = "a negative timestamp"
 FAR_TIME = "a timestamp beyond the year 5138 even in milliseconds"
 NO_RATING = "a rating that is not a finite number"
 MILLISECONDS = "a timestamp in milliseconds in a column of seconds"
+DIGITS = "a date in digits alone, expected one such as 2024-03-31"
 SECONDS = "a timestamp in seconds in a column of milliseconds"
 
 
@@ -134,7 +136,7 @@ def read_events(file: TableFile, columns: EventColumns, row_errors: RowErrors) -
 
     A column whose times are mostly 10^11 or more is in milliseconds and is converted, which a note
     says; times of the other unit are bad rows. A time may also be a date in ISO 8601 (UTC if it
-    names no zone).
+    names no zone); one in digits alone is a bad row.
 
     Raises:
       InputError: the file cannot be read, lacks a column or has no good event.
@@ -144,7 +146,8 @@ def read_events(file: TableFile, columns: EventColumns, row_errors: RowErrors) -
     item_ids = IdCodes()
     blocks: dict[str, list[np.ndarray]] = {name: [] for name in _COLUMNS}
     errors_before = row_errors.total
-    for block in row_errors.read_blocks(file, columns.names):
+    kinds = {columns.user: "raw_id", columns.item: "raw_id", columns.time: "raw_time"}
+    for block in row_errors.read_blocks(file, columns.names, kinds):
         good = _good_rows(file, columns, block, row_errors)
         for name, values in {
             "user": user_ids.encode(good.frame[columns.user]),
@@ -158,16 +161,11 @@ def read_events(file: TableFile, columns: EventColumns, row_errors: RowErrors) -
     joined = {name: np.concatenate(blocks.pop(name) or [[]]) for name in _COLUMNS}
     events = Events(**joined, user_ids=user_ids, item_ids=item_ids)
     rows = len(events) + row_errors.total - errors_before
+    events = _without_digits(file, events, row_errors)
     events, notes = _in_seconds(file, columns.time, events, row_errors)
     if not len(events):
         reason = row_errors.first()
         raise InputError(f"{file.path}: found no good row among {rows}{reason}, expected one")
-    if are_days(events.time):
-        place = file.place(int(events.row_number[0]))
-        raise InputError(
-            f"{file.path}, {place}, column {columns.time}: found {events.time[0]:.0f} and only "
-            "such times, expected 2024-03-31 for a day written 20240331"
-        )
     return EventTable(events, rows, notes)
 
 
@@ -202,6 +200,8 @@ def _checks(
     checks = [
         (NO_USER, text[columns.user].is_null().to_numpy(), columns.user),
         (NO_ITEM, text[columns.item].is_null().to_numpy(), columns.item),
+        (USER_LINES, spans_lines(text[columns.user]), columns.user),
+        (ITEM_LINES, spans_lines(text[columns.item]), columns.item),
         (NO_TIME, text[columns.time].is_null().to_numpy(), columns.time),
         (UNREADABLE_TIME, unknown, columns.time),
         (NEGATIVE_TIME, time < 0, columns.time),
@@ -212,6 +212,15 @@ def _checks(
         given = text[columns.rating].is_not_null().to_numpy()
         checks.append((NO_RATING, given & ~finite, columns.rating))
     return checks
+
+
+def _without_digits(file: TableFile, events: Events, row_errors: RowErrors) -> Events:
+    bad = in_digits(events.time)
+    if not bad.any():
+        return events
+    times = events.time[bad]
+    row_errors.add(file, DIGITS, events.row_number[bad], lambda i: f"{times[i]:.0f}")
+    return events.take(~bad)
 
 
 def _in_seconds(

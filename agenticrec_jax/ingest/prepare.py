@@ -197,9 +197,10 @@ def _catalog(
     requested = (lambda codes: _occurs(log.events, codes)) if rules.used_items_only else None
     table = read_catalog(raw.items, raw.item_columns, item_ids, item_errors, requested)
     _count_unknown(raw, item_ids, mentions, table.listed, row_errors)
-    if not table.items.height:
+    if not _listed(table.items, log.events).any():
+        log_path = raw.interactions.path
         reason = item_errors.first()
-        raise InputError(f"{raw.items.path}: found no item of the log{reason}, expected one")
+        raise InputError(f"{raw.items.path}: found no item of {log_path}{reason}, expected one")
     item_rows = ItemRowCounts(table.rows, item_errors, mentions)
     if requested:
         listed = np.flatnonzero(table.listed).astype(np.uint32)

@@ -1,14 +1,15 @@
 """Bad rows of raw tables: counted by file and reason, the first of each reason quoted."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 from jaxtyping import Bool, Int64
 
 from agenticrec_jax.data.formats.blocks import read_blocks
 from agenticrec_jax.data.formats.files import TableFile
-from agenticrec_jax.data.formats.rows import Block, BrokenRow
+from agenticrec_jax.data.formats.rows import Block, BrokenRow, Kind
 from agenticrec_jax.errors import InputError
 
 QUOTED = 3
@@ -73,10 +74,18 @@ class RowErrors:
             place, quote = counted.first[0]
             raise InputError(f"{file.name}, {place}: {reason} (found {quote}), expected no bad row")
 
-    def read_blocks(self, file: TableFile, columns: Sequence[str]) -> Iterator[Block]:
+    def read_blocks(
+        self,
+        file: TableFile,
+        columns: Sequence[str],
+        kinds: Mapping[str, Kind] = MappingProxyType({}),
+    ) -> Iterator[Block]:
         """Reads blocks of text columns and counts the rows that do not parse.
 
         Nested JSON (lists, objects) is JSON text in the cell. See `data.formats.blocks`.
+
+        Args:
+          kinds: of some of the columns; the others are of ``any``.
 
         Raises:
           InputError: the file cannot be read to its end or has none of ``columns``.
@@ -85,7 +94,7 @@ class RowErrors:
         def count(row: BrokenRow) -> None:
             self.add(file, row.reason, [row.row_number], lambda _: row.text)
 
-        return read_blocks(file, dict.fromkeys(columns, "any"), count)
+        return read_blocks(file, dict.fromkeys(columns, "any") | dict(kinds), count)
 
     @property
     def total(self) -> int:

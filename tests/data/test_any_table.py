@@ -1,9 +1,14 @@
 """The same rows by every reader, in every format and at any border of pieces."""
 
 import csv
+import datetime
 import io
 import json
+import math
+import re
+from decimal import Decimal
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -11,9 +16,11 @@ from hypothesis import strategies as st
 
 from agenticrec_jax.data.formats import files, parquet_rows
 from agenticrec_jax.data.formats.files import table_file
-from agenticrec_jax.data.interactions import read_log
+from agenticrec_jax.data.formats.times import in_digits
+from agenticrec_jax.data.interactions import read_items, read_log
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.ingest.events import EventColumns, read_events
+from agenticrec_jax.ingest.catalog import ItemColumns, read_catalog
+from agenticrec_jax.ingest.events import EventColumns, IdCodes, read_events
 from agenticrec_jax.ingest.row_errors import RowErrors
 from agenticrec_jax.testing.errors import assert_names, refused
 
@@ -30,6 +37,7 @@ TIMES = {
     "2020-09-13 12:26": 1599999960,
 }
 NAMES = ("user_id", "item_id", "timestamp")
+HALF = re.compile("[\ud800-\udfff]")
 FORMATS = ("t.csv", "t.tsv", "escaped.jsonl", "t.jsonl", "t[1].parquet")
 rows_of_logs = st.lists(st.tuples(ids, ids, st.sampled_from(sorted(TIMES))), min_size=1, max_size=8)
 
@@ -206,16 +214,156 @@ def assert_times_refused(path):
         assert_names(refused(read), path)
 
 
-@pytest.mark.parametrize("value", [{"b": "5f", "a": 1}, ["u", 1], True], ids=str)
-def test_an_id_of_another_json_type_is_spelled_the_same_beside_any_row(tmp_path, value):
-    line = json.dumps({"user_id": value, "item_id": "a", "timestamp": 5}) + "\n"
-    spelled = set()
-    for text in (line, line + "{\n"):
-        (tmp_path / "t.jsonl").write_text(text)
-        columns = EventColumns("user_id", "item_id", "timestamp")
-        events = read_events(table_file(tmp_path / "t.jsonl"), columns, RowErrors()).events
-        spelled |= set(events.user_ids.decode(events.user))
-    assert len(spelled) == 1
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats()
+    | st.text(max_size=4)
+    | st.sampled_from(["true", "False", "[a", "{a", "nan", "inf", "\ud83d", "\udc00a", "null"]),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=2), inner, max_size=2)
+    ),
+    max_leaves=3,
+)
+
+
+def is_id(value):
+    if isinstance(value, str):
+        return (
+            bool(value.strip()) and len(value.strip().splitlines()) == 1 and not HALF.search(value)
+        )
+    return type(value) is int or (isinstance(value, float) and math.isfinite(value))
+
+
+@EXAMPLES
+def test_an_id_is_text_or_a_finite_number_beside_any_row(tmp_path, examples):
+    """polars reads the first file; the broken line of the second sends it to the other parser."""
+    columns = EventColumns("user_id", "item_id", "timestamp")
+    good = json.dumps({"user_id": "u", "item_id": "a", "timestamp": 5}) + "\n"
+    path = tmp_path / "t.jsonl"
+
+    @settings(max_examples=examples, suppress_health_check=list(HealthCheck), deadline=None)
+    @given(json_values, st.sampled_from(["user_id", "item_id"]), st.booleans())
+    @example(math.nan, "user_id", True)
+    @example(-math.inf, "item_id", True)
+    @example("\ud83d", "user_id", True)
+    def check(value, name, ascii_only):
+        row = {"user_id": "u", "item_id": "a", "timestamp": 5, name: value}
+        line = json.dumps(row, ensure_ascii=ascii_only) + "\n"
+        spelled = []
+        for text in (good + line, good + line + "{\n"):
+            path.write_bytes(text.encode("utf-8", "surrogatepass"))
+            errors = RowErrors()
+            events = read_events(table_file(path), columns, errors).events
+            ids = events.user_ids.decode(events.user), events.item_ids.decode(events.item)
+            spelled.append(ids[name == "item_id"][1:].to_list())
+            assert errors.total == (text[-2] == "{") + (not is_id(value))
+        assert spelled[0] == spelled[1] and len(spelled[0]) == is_id(value)
+        if isinstance(value, str) and is_id(value):
+            assert spelled[0] == [value.strip()]
+        path.write_bytes((good + line).encode("utf-8", "surrogatepass"))
+        if is_id(value) and not isinstance(value, float):
+            assert len(read_log(path)) == 2
+        else:
+            assert_names(refused(read_log, path), path, "line 2", name)
+
+    check()
+
+
+@pytest.mark.parametrize(
+    "series",
+    [
+        pl.Series([True, False]),
+        pl.Series([["a"], ["b"]]),
+        pl.Series([{"a": 1}, {"a": 2}]),
+        pl.Series([1, 2]).cast(pl.Date),
+        pl.Series([1, 2]).cast(pl.Duration("us")),
+    ],
+    ids=lambda series: str(series.dtype),
+)
+@pytest.mark.parametrize("name", ["user_id", "item_id"])
+def test_a_column_of_other_values_is_none_of_ids(tmp_path, series, name):
+    frame = pl.DataFrame({"user_id": ["u", "u"], "item_id": ["a", "b"], "timestamp": [1, 2]})
+    frame = frame.with_columns(series.alias(name))
+    assert_names(refused(read_log, frame), "data frame", f"column {name}", series.dtype)
+    frame.write_parquet(tmp_path / "t.parquet")
+    columns = EventColumns("user_id", "item_id", "timestamp")
+    file = table_file(tmp_path / "t.parquet")
+    sentence = refused(read_events, file, columns, RowErrors())
+    assert_names(sentence, file.path, f"column {name}", series.dtype, "text or a finite number")
+
+
+def test_decimals_are_ids_as_the_same_numbers_of_json_are(tmp_path):
+    numbers = [Decimal("1.50"), Decimal("20.00"), Decimal("0.07")]
+    frame = pl.DataFrame({"user_id": numbers, "item_id": ["a"] * 3, "timestamp": [1, 2, 3]})
+    frame.write_parquet(tmp_path / "t.parquet")
+    lines = (json.dumps(row | {"user_id": float(row["user_id"])}) for row in frame.to_dicts())
+    (tmp_path / "t.jsonl").write_text("\n".join(lines))
+    columns = EventColumns("user_id", "item_id", "timestamp")
+    for name in ("t.parquet", "t.jsonl"):
+        events = read_events(table_file(tmp_path / name), columns, RowErrors()).events
+        assert events.user_ids.decode(events.user).to_list() == ["1.5", "20", "0.07"]
+
+
+far_dates = st.sampled_from(["ms", "us", "ns"]).flatmap(
+    lambda unit: st.tuples(
+        st.integers(-(2**63) + 1, 2**63 - 1) | st.sampled_from([2**63 - 1, -(2**62)]),
+        st.just(pl.Datetime(unit)) | st.just(pl.Datetime(unit, "Asia/Tokyo")),
+    )
+) | st.tuples(st.integers(-(2**31), 2**31 - 1), st.just(pl.Date()))
+UNITS = {"ms": 10**3, "us": 10**6, "ns": 10**9}
+
+
+@settings(max_examples=150, suppress_health_check=list(HealthCheck), deadline=None)
+@given(far_dates)
+@example((2**31 - 1, pl.Date()))
+@example((-(2**31), pl.Date()))
+@example((2**63 - 1, pl.Datetime("ms")))
+def test_a_date_however_far_is_read_or_one_sentence(tmp_path, capfd, far):
+    """polars writes a panic of its own to the terminal before it raises."""
+    number, dtype = far
+    series = pl.Series([number, 1]).cast(pl.Int32 if dtype == pl.Date else pl.Int64).cast(dtype)
+    frame = pl.DataFrame({"user_id": ["u", "u"], "item_id": ["a", "b"], "timestamp": series})
+    frame.write_parquet(tmp_path / "t.parquet")
+    time = number * 86400 if dtype == pl.Date else number / UNITS[dtype.time_unit]
+    columns = EventColumns("user_id", "item_id", "timestamp")
+    if 0 <= time < 10**11:
+        assert int(time) in read_log(frame).time
+    else:
+        assert_names(refused(read_log, frame), "data frame", "row 1", "timestamp")
+        assert_names(refused(read_log, tmp_path / "t.parquet"), "t.parquet", "row 1", "timestamp")
+        errors = RowErrors()
+        read_events(table_file(tmp_path / "t.parquet"), columns, errors)
+        assert errors.total == 1
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("cells", "names"),
+    [
+        ([[b"Pens"], [b"Ink", b"Red"]], (("Pens",), ("Ink", "Red"))),
+        ([["Pens"], [None]], (("Pens",), ())),
+        ([[datetime.date.max], []], None),
+        ([{"a": datetime.datetime.max}, {"a": None}], None),
+    ],
+    ids=str,
+)
+def test_nested_cells_of_parquet_are_read_or_one_sentence(tmp_path, capfd, cells, names):
+    frame = pl.DataFrame({"item_id": ["a", "b"], "title": ["A", "B"], "categories": cells})
+    frame.write_parquet(tmp_path / "i.parquet")
+    catalog = ItemColumns("item_id", ("title",), ("categories",))
+
+    def prepared():
+        file = table_file(tmp_path / "i.parquet")
+        return read_catalog(file, catalog, IdCodes(), RowErrors()).items["categories"]
+
+    if names is None:
+        for read in (prepared, lambda: read_items(frame)):
+            assert_names(refused(read), "column categories", frame["categories"].dtype)
+    else:
+        assert tuple(map(tuple, prepared())) == names == read_items(frame).categories
+    assert capfd.readouterr() == ("", "")
 
 
 def test_an_error_about_binary_content_is_short_and_printable(tmp_path):
@@ -228,15 +376,28 @@ def test_an_error_about_binary_content_is_short_and_printable(tmp_path):
         assert sentence.isprintable() and len(sentence) < 3000
 
 
-def test_times_written_as_whole_days_are_refused(tmp_path):
-    (tmp_path / "items.csv").write_text("item_id,title\na,A\n")
-    path = tmp_path / "t.csv"
-    path.write_text("user_id,item_id,timestamp\nu,a,20240331\nu,a,20240401\n")
-    for read in (
-        lambda: read_log(path, tmp_path / "items.csv"),
-        lambda: read_events(
-            table_file(path), EventColumns("user_id", "item_id", "timestamp"), RowErrors()
-        ),
-    ):
-        with pytest.raises(InputError, match="20240331"):
-            read()
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("form", ["%Y%m%d", "%Y%m%d%H", "%Y%m%d%H%M", "%Y%m%d%H%M%S"])
+@pytest.mark.parametrize("other", [None, 0, 7, 1_600_000_000, 10_000_000])
+def test_dates_in_digits_alone_are_bad_rows_beside_any_other(tmp_path, name, form, other):
+    days = [datetime.datetime(2024, 3, 31), datetime.datetime(2021, 1, 1, 12, 30, 59)]
+    times = [int(day.strftime(form)) for day in days] + ([] if other is None else [other])
+    path = written(tmp_path / name, [("u", f"i{time}", time) for time in times])
+    columns = EventColumns("user_id", "item_id", "timestamp")
+    errors = RowErrors()
+    if other is None:
+        sentence = refused(read_events, table_file(path), columns, errors)
+        assert_names(sentence, path, times[0], "2024-03-31")
+    else:
+        assert read_events(table_file(path), columns, errors).events.time.tolist() == [other]
+        assert errors.total == 2
+    place = "row 1" if path.suffix == ".parquet" else "line"
+    assert_names(refused(read_log, path), path, place, "timestamp", f"{times[0]}", "2024-03-31")
+
+
+def test_positions_are_no_dates():
+    """Of numbers between 19000101 and 20991231 some look like a day."""
+    for positions in (np.arange(19_500_000.0, 21_000_000), np.arange(20_250_000.0, 20_250_300)):
+        assert not in_digits(positions).any()
+    assert not in_digits(np.arange(1.6e9, 1.6e9 + 1e6)).any()
+    assert not in_digits(np.array([])).any()

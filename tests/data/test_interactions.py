@@ -148,7 +148,7 @@ EVENT_FAULTS = [
     (HEADER + GOOD + "a,1,11,inf\n", "line 3", "rating", "'inf'"),
     (HEADER + GOOD + "a,1,11,good\n", "line 3", "rating", "'good'"),
     (HEADER + GOOD + "a,01,11,5\n", "line 3", "item_id", "'01'"),
-    (HEADER + '"a\nb",1,10,5\n\n' + "a,9,11,5\n", "line 5", "item_id", "'9'"),
+    ("note," + HEADER + '"a\nb",a,1,10,5\n\n' + ",a,9,11,5\n", "line 5", "item_id", "'9'"),
     (HEADER + GOOD + "\n,,,\n", "line 4", "user_id", "nothing"),
     (HEADER + GOOD + "a,1,11,5,6\n", "line 3", "5 cells", "expected 4"),
     ("user_id,timestamp\na,1\n", "line 1", "item_id is missing", "user_id, timestamp"),
@@ -169,6 +169,7 @@ JSON_FAULTS = [
     ('{"user_id":"a","timestamp":1}\n', "line 1, column item_id", "nothing"),
     ('{"user_id":"a","item_id":1.0,"timestamp":1}\n', "line 1, column item_id", "1.0"),
     ('{"user_id":"a","item_id":["1"],"timestamp":1}\n', "line 1, column item_id", "text"),
+    ('{"user_id":"\\ud83d","item_id":"1","timestamp":1}\n', "line 1, column user_id", "text"),
     ('{"user_id":"a","item_id":"1","timestamp":true}\n', "line 1, column timestamp", "true"),
     ('{"user_id":"a","item_id":"1","timestamp":1,"rating":NaN}\n', "column rating", "finite"),
     ("[1]\n", "line 1", "object"),
@@ -219,6 +220,15 @@ def test_unreadable_files_are_input_errors(tmp_path):
         if data is not None:
             path.write_bytes(data)
         assert_names(refused(read_items, path), path, what)
+
+
+@pytest.mark.parametrize("value", [5, None, b"e.csv", ["e.csv"], [("a", 1, 2)], 1.5, pl.DataFrame])
+def test_what_is_neither_a_path_nor_a_frame_is_named(tmp_path, value):
+    assert_names(refused(read_log, value), "interactions", value, "data frame")
+    assert_names(refused(read_items, value), "items", value, "data frame")
+    if value is not None:
+        events = _write(tmp_path / "e.csv", (HEADER + GOOD).encode())
+        assert_names(refused(read_log, events, value), "items", value, "data frame")
 
 
 def test_parquet_faults_name_row_and_type(tmp_path):

@@ -63,6 +63,14 @@ def test_every_planted_bad_row_is_counted_and_placed(tmp_path):
     assert log.time.tolist() == [5, 1000000000] and log.items.title == ("X", "Y")
 
 
+@pytest.mark.parametrize("rules", [Preparation(), Preparation(used_items_only=True)])
+def test_items_of_another_log_are_named_with_both_files(tmp_path, rules):
+    log = raw(tmp_path)
+    log.items.path.write_text('{"i": "other", "title": "Other"}\n')
+    sentence = refused(prepare_log, log, rules)
+    assert_names(sentence, f"{log.items.path}: found no item of {log.interactions.path}")
+
+
 def test_strict_stops_at_a_bad_row(tmp_path):
     sentence = refused(prepare_log, raw(tmp_path), Preparation(), strict=True)
     assert_names(sentence, tmp_path / "e.jsonl.gz", "line 4", "invalid JSON", "'{broken'")

@@ -27,10 +27,11 @@ def read_blocks(
     """Reads a file's rows in blocks; blank lines are no rows.
 
     Args:
-      columns: the columns to read. Columns of ``text``, ``number`` and ``any`` are read as text; a
-        nested value of ``any`` becomes JSON text. A ``list`` is text in a CSV file and a list of
-        text elsewhere. In JSON lines and Parquet the kinds except ``any`` are also checks: a line
-        or column of another type is refused.
+      columns: the columns to read, as text but those of kind ``list``, which are text in a CSV file
+        and lists of text elsewhere. A nested value of ``any`` becomes JSON text. In JSON lines and
+        Parquet the kinds except ``any`` and ``raw_time`` are also checks: a line or column of
+        another type is refused. A CSV row whose marked cell holds another row, with a time in the
+        column of ``time`` or ``raw_time``, is broken.
       on_broken: receives each broken row, in the order of the file.
       strict_quotes: whether a quotation mark inside a CSV cell without marks around it is refused
         unless another one follows in that cell; else such a mark is a character.
@@ -49,5 +50,7 @@ def read_blocks(
     if file.format == "parquet":
         return parquet_blocks(file, columns)
     if file.format == "csv":
-        return CsvParser(file, names, on_broken, strict_quotes).blocks(columns)
+        times = [n for n, kind in columns.items() if kind in ("time", "raw_time") and n in names]
+        time = names.index(times[0]) if times else None
+        return CsvParser(file, names, on_broken, strict_quotes, time).blocks(columns)
     return LineParser(file, columns, on_broken).blocks()

@@ -10,18 +10,37 @@ import numpy as np
 import polars as pl
 
 from agenticrec_jax.data.formats.files import (
-    LONGEST_RECORD,
     TableFile,
     line_count,
     read_pieces,
     record_bytes,
 )
 from agenticrec_jax.data.formats.rows import Block, BrokenRow, has_empty_row
+from agenticrec_jax.data.formats.times import seconds
 from agenticrec_jax.errors import InputError
 
 NOT_UTF8 = "bytes that are not UTF-8"
 _LONE_CR = re.compile(rb"\r(?!\n)")
 CELLS = "a row of another number of cells than the header"
+MARK = "a quotation mark at the start of a cell that no mark at the end of a cell closes"
+ROWS = "a cell in quotation marks that holds other rows"
+
+
+class _Lines:
+    """Lines of a text, which can be read again: ``next`` is the index of the next one."""
+
+    def __init__(self, text: str):
+        self.lines = list(io.StringIO(text, newline="\n"))
+        self.next = 0
+
+    def __iter__(self) -> "_Lines":
+        return self
+
+    def __next__(self) -> str:
+        if self.next == len(self.lines):
+            raise StopIteration
+        self.next += 1
+        return self.lines[self.next - 1]
 
 
 @dataclass(frozen=True)
@@ -31,12 +50,14 @@ class CsvParser:
     Attributes:
       names: the columns of the file, in its order.
       strict_quotes: see `read_blocks`.
+      time: index of a column of times.
     """
 
     file: TableFile
     names: Sequence[str]
     on_broken: Callable[[BrokenRow], None]
     strict_quotes: bool = False
+    time: int | None = None
 
     @property
     def _columns(self) -> list[str]:
@@ -58,7 +79,7 @@ class CsvParser:
         in_header = self.file.header is None
         for first, piece in read_pieces(self.file):
             if in_header:
-                head = record_bytes(piece)
+                head = record_bytes(piece, self.file.separator)
                 self._check_header(piece[:head])
                 first += piece.count(b"\n", 0, head)
                 piece = piece[head:]
@@ -85,7 +106,9 @@ class CsvParser:
             piece = piece.decode(self.file.encoding).encode()
         if not self.file.is_quoted:
             piece = piece.replace(self.file.separator.encode(), b"\t")
-        if _LONE_CR.search(piece):  # polars takes it for a character, also outside quotation marks
+        # polars takes a CR for a character, also outside quotation marks, and drops an empty cell
+        # at the end of a file without a last line end
+        if _LONE_CR.search(piece) or piece.endswith(self._separator.encode()):
             return self.by_record(piece, first)
         count = line_count(piece)
         header = self._separator.join(self._columns).encode()
@@ -124,35 +147,70 @@ class CsvParser:
 
     def _records(self, piece: bytes, first: int) -> Iterator[tuple[int, list[str]]]:
         """Yields (number of its first line, cells) of each record; blank lines have no cells."""
-        text = io.StringIO(piece.decode("utf-8", "surrogateescape"), newline="\n")
-        lines = []  # of the record that is being read
-
-        def recorded() -> Iterator[str]:
-            for line in text:
-                lines.append(line)
-                yield line
-
-        csv.field_size_limit(LONGEST_RECORD)  # a long cell is read here as it is by polars
-        reader = csv.reader(
-            recorded(),
-            delimiter=self._separator,
-            quoting=csv.QUOTE_MINIMAL if self.file.is_quoted else csv.QUOTE_NONE,
-            strict=self.strict_quotes,
-        )
-        number = first
+        text = _Lines(piece.decode("utf-8", "surrogateescape"))
+        reader = self._reader(text, strict=self.strict_quotes)
+        closing = None  # index of the line with the mark at the end of a cell that holds rows
         while True:
-            lines.clear()
+            start = text.next
+            number = first + start
             try:
                 cells = next(reader, None)
             except csv.Error as error:
                 raise self._malformed(number, str(error)) from error
             if cells is None:
                 return
-            record = "".join(lines)
-            if self.strict_quotes and record.count('"') % 2:
+            lines = text.lines[start : text.next]
+            if self.strict_quotes and "".join(lines).count('"') % 2:
                 raise self._malformed(number, "a quotation mark that none closes")
-            yield number, cells
-            number += record.count("\n")
+            fault = self._fault(lines, cells) if len(lines) > 1 else None
+            fault = ROWS if start == closing else fault
+            if fault and self.strict_quotes:
+                raise self._malformed(number, fault)
+            if fault:
+                line = lines[0].rstrip("\r\n").encode("utf-8", "replace").decode()
+                self.on_broken(BrokenRow(number, fault, line, fault, "a row of cells"))
+                if fault == ROWS and len(lines) > 1:
+                    closing = text.next - 1
+                text.next = start + 1  # the others may be rows
+            else:
+                yield number, cells
+
+    def _reader(self, lines: Iterable[str], strict: bool) -> Iterator[list[str]]:
+        quoting = csv.QUOTE_MINIMAL if self.file.is_quoted else csv.QUOTE_NONE
+        return csv.reader(lines, delimiter=self._separator, quoting=quoting, strict=strict)
+
+    def _fault(self, lines: Sequence[str], cells: list[str]) -> str | None:
+        """Returns the fault of a record of several lines, which may be rows with stray marks."""
+        try:
+            next(self._reader(lines, strict=True))
+        except csv.Error:
+            return MARK
+        holds_rows = any(self._holds_rows(cells, index) for index in range(len(cells)))
+        return ROWS if holds_rows else None
+
+    def _holds_rows(self, cells: list[str], index: int) -> bool:
+        """Whether the lines of a cell are rows: whole ones, or with the cells beside it.
+
+        The second cell of the record ``a,"pen,5⏎b,ink",7`` ends one row and begins another. Text
+        that is meant to have several lines has no time where the column of times is.
+        """
+        if self.time is None or "\n" not in cells[index]:
+            return False
+        first, *between, last = map(self._split, cells[index].split("\n"))
+        ends = [self._is_row(cells[:index] + first), self._is_row(last + cells[index + 1 :])]
+        is_whole = len(cells) == len(self.names)
+        return any(map(self._is_row, between)) or (all(ends) if is_whole else any(ends))
+
+    def _split(self, line: str) -> list[str]:
+        try:
+            return next(self._reader([line], strict=False), [""])
+        except csv.Error:  # a line end of CR alone, which a cell in marks may hold
+            return [line]
+
+    def _is_row(self, cells: list[str]) -> bool:
+        if len(cells) != len(self.names):
+            return False
+        return seconds(pl.Series([cells[self.time]]))[0] is not None
 
     def _malformed(self, number: int, reason: str) -> InputError:
         where = f"{self.file.path}, line {number}"

@@ -20,17 +20,28 @@ from typing import BinaryIO
 import polars as pl
 
 from agenticrec_jax.errors import InputError
-from agenticrec_jax.paths import Path, as_path, is_bucket, is_file, local_file
+from agenticrec_jax.paths import Path, as_path, is_bucket, local_file, require_file
 
 PIECE_BYTES = 16 * 2**20
 LONGEST_RECORD = 4 * PIECE_BYTES  # more between two quotation marks is a mark that was not closed
-HEADER_BYTES = 2**16
+HEADER_BYTES = 2**16  # of a file that are read for its header; more if that is longer
+csv.field_size_limit(LONGEST_RECORD)  # a long cell is read by csv as it is by polars
 
 _JSON = (".jsonl", ".ndjson", ".json")
 _FORMATS = dict.fromkeys(_JSON, "json") | {".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
 FRAME = "data frame"  # stands in errors where a file's path does
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # marks of the encodings of spreadsheets' "Unicode text"
+_STARTS = {  # of what is no text in UTF-8; the longer ones stand first
+    b"\xff\xfe\0\0": "UTF-32",
+    b"\0\0\xfe\xff": "UTF-32",
+    b"\xff\xfe": "UTF-16",  # of spreadsheets' "Unicode text"
+    b"\xfe\xff": "UTF-16",
+    b"\x1f\x8b": "a gzip file, whose name has to end in .gz",
+    b"PK\x03\x04": "a zip archive",
+    b"PAR1\x15": "a Parquet file",
+    b"\x28\xb5\x2f\xfd": "a zstd file",
+    b"\xfd7zXZ\0": "an xz file",
+}
 _UNREADABLE = (OSError, EOFError, ValueError, zlib.error, zipfile.BadZipFile)
 
 
@@ -83,8 +94,7 @@ def table_file(path: str | os.PathLike, content: str = "a table") -> TableFile:
       InputError: there is no such file, or the suffix is of no format.
     """
     path = as_path(path)
-    if not is_file(path):
-        raise InputError(f"{path}: no such file, expected {content}")
+    require_file(path, content)
     suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
     if suffix not in _FORMATS or path.name.endswith(".parquet.gz"):
         raise InputError(
@@ -135,13 +145,17 @@ def refuse_repeats(file: TableFile, names: Sequence[str], columns: Iterable[str]
 
 
 def _header_names(file: TableFile) -> list[str]:
+    head = b""
     with _opened(file) as stream:
-        head = _read(file, stream, HEADER_BYTES)
+        while more := _read(file, stream, max(HEADER_BYTES, len(head))):
+            head += more
+            if record_bytes(head, file.separator) < len(head) or len(head) >= LONGEST_RECORD:
+                break
     _check_start(file, head)
     head = head.removeprefix(_BYTE_ORDER_MARK)
     if not head.strip():
         raise InputError(f"{file.path}, line 1: found an empty file, expected a header line")
-    head = head[: record_bytes(head)].decode(file.encoding, "replace")
+    head = head[: record_bytes(head, file.separator)].decode(file.encoding, "replace")
     if "\r" in head.rstrip("\r\n"):
         raise InputError(f"{file.path}, line 1: found a line end of CR alone, expected LF or CRLF")
     if not file.is_quoted:
@@ -204,8 +218,9 @@ def read_pieces(file: TableFile) -> Iterator[tuple[int, bytes]]:
 
 def _check_start(file: TableFile, start: bytes) -> None:
     """Refuses what would be read as one bad row: another encoding, or one array of all objects."""
-    if start.startswith(_UTF_16):
-        raise InputError(f"{file.path}, line 1: found UTF-16, expected UTF-8")
+    for mark, content in _STARTS.items():
+        if start.startswith(mark):
+            raise InputError(f"{file.path}, line 1: found {content}, expected text in UTF-8")
     first = start.removeprefix(_BYTE_ORDER_MARK).lstrip()
     line = first.split(b"\n", 1)[0].strip()
     if file.format == "json" and (line == b"[" or line.startswith(b"[{")):
@@ -235,14 +250,15 @@ def _record_end(piece: bytes) -> int:
     return end
 
 
-def record_bytes(piece: bytes) -> int:
+def record_bytes(piece: bytes, separator: str = ",") -> int:
     """Returns the length of the first CSV record with its line end.
 
     Quotation marks around a cell may hold line ends; a mark inside a cell is a character.
     """
     stream = io.BytesIO(piece)
     try:
-        next(csv.reader(line.decode("latin-1") for line in stream), None)
+        lines = (line.decode("latin-1") for line in stream)
+        next(csv.reader(lines, delimiter=separator[0]), None)
     except csv.Error:  # a cell beyond all bounds: its mark is not closed
         return len(piece)
     return stream.tell()

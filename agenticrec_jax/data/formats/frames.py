@@ -47,7 +47,9 @@ def frame_file(frame: Any, columns: Iterable[str], required: Sequence[str] = ())
 def is_frame(source: Any) -> bool:
     """Whether an argument that names a table is the table itself, not the path of a file."""
     # To ask a lazy frame for its columns resolves its whole query.
-    return isinstance(source, Mapping | pl.LazyFrame) or hasattr(source, "columns")
+    if isinstance(source, Mapping | pl.LazyFrame):
+        return True
+    return hasattr(source, "columns") and not isinstance(source, type)
 
 
 def _names(frame: Any) -> list[str]:

@@ -3,6 +3,7 @@
 import ast
 import io
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ import polars as pl
 from agenticrec_jax import strict_json
 from agenticrec_jax.data.formats.files import TableFile, line_count, read_pieces
 from agenticrec_jax.data.formats.rows import (
+    EXPECTED,
+    RAW_KINDS,
     Block,
     BrokenRow,
     Kind,
@@ -25,13 +28,17 @@ from agenticrec_jax.paths import Path
 
 SEARCHED_LINES = 64  # pieces of at most so many lines are searched for broken lines one by one
 INVALID_JSON = "invalid JSON"
+NO_ID = "an id that is neither text nor a finite number"
 
-_TYPES = {"text": (str, int), "number": (str, int, float), "list": (str, list)}
+_NUMBER = (str, int, float)
+_TYPES = {"text": (str, int), "id": (str, int), "number": _NUMBER, "time": _NUMBER}
+_TYPES |= {"list": (str, list), "raw_id": _NUMBER}
+# Texts as which polars reads values that are no id.
+_LIKE_NO_ID = r"^(?:true|false|[\[{])"
 # Half of a pair of surrogates: not a character, so no UTF-8 holds it. polars reads it as NUL.
 _HIGH = rb"\\u[dD][89abAB][0-9a-fA-F]{2}"
 _LOW = rb"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 _HALF = re.compile(_HIGH + b"(?!" + _LOW + b")|(?<!" + _HIGH + b")" + _LOW)
-_EXPECTED = {"text": "text", "number": "a number", "list": "a list of text"}
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,7 @@ class LineParser:
 
     def _block(self, piece: bytes, first: int) -> Block:
         # polars does not say which type a cell had in the file, so typed columns are read by json.
-        by_polars = self.file.format == "json" and set(self.columns.values()) == {"any"}
+        by_polars = self.file.format == "json" and set(self.columns.values()) <= RAW_KINDS
         count = line_count(piece)
         if by_polars and (frame := self._whole(piece, count)) is not None:
             return Block(frame, np.arange(first, first + count))
@@ -76,7 +83,10 @@ class LineParser:
         except pl.exceptions.PolarsError:
             return None
         # polars makes empty rows of lines that are JSON but no objects
-        return frame if frame.height == rows and not has_empty_row(frame) else None
+        if frame.height != rows or has_empty_row(frame):
+            return None
+        ids = [name for name, kind in self.columns.items() if kind == "raw_id"]
+        return None if any(frame[name].str.contains(_LIKE_NO_ID).any() for name in ids) else frame
 
     def _halves(self, lines: list[tuple[int, bytes]]) -> Iterator[Block]:
         """Halves the lines until polars parses them or they are few enough to search."""
@@ -114,15 +124,23 @@ class LineParser:
             return self._report(number, line, "no JSON object", "one a line")
         for name, kind in self.columns.items():
             if not _has_kind(record.get(name), kind):
-                cell = json.dumps(record[name])[:60]
-                return self._report(number, line, cell, _EXPECTED[kind], name)
+                spell = json.dumps if self.file.format == "json" else repr
+                cell = spell(record[name])[:60]
+                reason = NO_ID if kind == "raw_id" else INVALID_JSON
+                return self._report(number, line, cell, EXPECTED[kind], name, reason)
         return record
 
     def _report(
-        self, number: int, line: bytes, found: str, expected: str, column: str | None = None
+        self,
+        number: int,
+        line: bytes,
+        found: str,
+        expected: str,
+        column: str | None = None,
+        reason: str = INVALID_JSON,
     ) -> None:
         text = line.rstrip(b"\n").decode("utf-8", "replace")
-        self.on_broken(BrokenRow(number, INVALID_JSON, text, found, expected, column))
+        self.on_broken(BrokenRow(number, reason, text, found, expected, column))
 
 
 def _json(line: bytes) -> object:
@@ -142,10 +160,15 @@ def _literal(line: bytes) -> object:
 
 
 def _has_kind(value: object, kind: Kind) -> bool:
-    if kind == "any" or value is None:
+    if kind not in _TYPES or value is None:
         return True
     if isinstance(value, list) and not all(isinstance(each, str) for each in value):
         return False
+    if kind in ("id", "raw_id"):  # which halves of surrogate pairs or infinities would share
+        if isinstance(value, str) and strict_json.without_halves(value) != value:
+            return False
+        if isinstance(value, float) and not math.isfinite(value):
+            return False
     # in Python a boolean is an integer
     return isinstance(value, _TYPES[kind]) and not isinstance(value, bool)
 
@@ -159,7 +182,10 @@ def _cell(value: object, kind: Kind) -> str | list[str] | None:
         return strict_json.without_halves(value)
     if isinstance(value, int | float) and not isinstance(value, bool):
         return spelled(value)
-    return strict_json.dumps(value, ensure_ascii=False)
+    try:
+        return strict_json.dumps(value, ensure_ascii=False)
+    except TypeError:  # of a Python literal, such as bytes or a set
+        return repr(value)
 
 
 def json_record(path: Path, number: int, line: str | bytes) -> dict:

@@ -12,7 +12,16 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int64
 
-Kind = Literal["text", "number", "list", "any"]
+Kind = Literal["text", "id", "number", "time", "list", "any", "raw_id", "raw_time"]
+RAW_KINDS = {"any", "raw_id", "raw_time"}  # whose cells the ingestion checks and counts
+EXPECTED = {  # of a cell, for errors
+    "text": "text",
+    "id": "text or a whole number",
+    "number": "a number",
+    "time": "a number or a date",
+    "list": "a list of text",
+    "raw_id": "text or a finite number",
+}
 LIST_SEPARATOR = "|"
 
 
