@@ -1,4 +1,4 @@
-"""The embedded Office log with the embedded tiny policy.
+"""The embedded Office log with the embedded tiny policy: the defaults of `runs.RunConfig`.
 
 ``--config=office`` is the quickstart's size, ``office:full`` the longer preset over the whole test
 split, and ``office:smoke`` a minute's run for tests and notebooks.
@@ -9,8 +9,9 @@ from ml_collections import ConfigDict
 from agenticrec_jax.runs import default_config
 
 PRESETS = ("quick", "full", "smoke")
-# Chosen on valid examples (docs/decisions/0036): the taken target of a few hundred examples is too
-# noisy for the tiny policy, and its skills stay whole where only its decisions are credited.
+# Of the longer preset, chosen on valid examples (docs/decisions/0036): the taken target of a few
+# hundred examples is too noisy for the tiny policy, and its skills stay whole where only its
+# decisions are credited.
 _LEARNING = {
     "temperature": 0.7,
     "learning_rate": 1.5e-4,
@@ -24,11 +25,10 @@ def get_config(preset: str = "quick") -> ConfigDict:
     if preset not in PRESETS:
         raise ValueError(f"preset: found {preset!r}, expected one of {', '.join(PRESETS)}")
     config = default_config()
-    config.rta.update(_LEARNING)
-    config.ppr.update(_LEARNING | {"learning_rate": 5e-5, "rank_share": 0.75, "heldout": 0.2})
     if preset == "full":
-        config.rta.update({"steps": 24, "prompts": 32})
-        config.ppr.update({"steps": 12, "prompts": 32, "mining_examples": 1024})
+        config.rta.update(_LEARNING | {"steps": 24, "prompts": 32})
+        config.ppr.update(_LEARNING | {"steps": 12, "prompts": 32, "mining_examples": 1024})
+        config.ppr.update({"learning_rate": 5e-5, "rank_share": 0.75, "heldout": 0.2})
         config.evaluation.update({"examples": 0, "trained_no_tools": True})
     if preset == "smoke":
         _shrink(config)

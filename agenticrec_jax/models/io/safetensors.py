@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from agenticrec_jax import strict_json
 from agenticrec_jax.errors import InputError, expect
-from agenticrec_jax.paths import Path, glob, is_bucket, read_range
+from agenticrec_jax.paths import Path, glob, is_bucket, read_range, require_file
 
 _DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 _WEIGHTS = ("F64", "F32", "BF16", "F16")
@@ -335,10 +335,9 @@ class Reader:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Reads the JSON object in a file; InputError if there is none."""
+    require_file(path, f"{path.name} of a Hugging Face model directory")
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing; expected a Hugging Face model directory") from None
     except (ValueError, OSError, RecursionError) as error:
         raise InputError(f"{path} cannot be read as JSON: {error}") from None
     expect(isinstance(raw, dict), str(path), type(raw).__name__, "a JSON object")

@@ -1,6 +1,7 @@
 """Directories in and out: same numbers, same bytes, one sentence for whatever is wrong."""
 
 import json
+import os
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
@@ -265,7 +266,13 @@ def test_missing_or_broken_config(checkpoint):
     (checkpoint / "config.json").write_text("[]")
     assert_refused(checkpoint, "config.json", "object")
     (checkpoint / "config.json").unlink()
-    assert_refused(checkpoint, str(checkpoint / "config.json"), "missing")
+    assert_refused(checkpoint, str(checkpoint / "config.json"), "no such file")
+
+
+def test_a_pipe_in_the_place_of_the_config_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "config.json")
+    sentence = refused(hf.read_config, tmp_path)
+    assert_names(sentence, tmp_path / "config.json", "found a pipe", "expected")
 
 
 def test_missing_weights(checkpoint):
