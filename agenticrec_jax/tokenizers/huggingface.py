@@ -114,8 +114,9 @@ class HFTokenizer(ChatTokenizer):
 
     def _name_roles(self, config: Mapping[str, Any], source: str, config_source: str) -> None:
         end, pad = (_token(config, role, config_source) for role in ("eos_token", "pad_token"))
+        vocabulary = self._full.get_vocab()  # `token_to_id` cannot take half of a surrogate pair
         for role, name in (("eos_token", end), ("pad_token", pad)):
-            is_known = name is None or self._full.token_to_id(name) is not None
+            is_known = name is None or name in vocabulary
             expect(is_known, f"{config_source}: {role}", name, f"a token of {source}")
         names = [n for n in dict.fromkeys((TURN_END, end, _TEXT_END)) if n in self._added]
         expected = f"an added token, or {TURN_END} among them"
@@ -123,7 +124,7 @@ class HFTokenizer(ChatTokenizer):
         self.stop_ids = tuple(self._added[name] for name in names)
         self.turn_end = self.stop_ids[0]
         self.pause_id = self._added.get(_CALL_CLOSE, self.turn_end)
-        self.pad_id = self.stop_ids[-1] if pad is None else self._full.token_to_id(pad)
+        self.pad_id = self.stop_ids[-1] if pad is None else vocabulary[pad]
 
     @property
     def added_tokens(self) -> dict[str, int]:

@@ -200,7 +200,7 @@ def test_a_role_that_is_no_token_is_refused(directory, role, value):
 
 
 @pytest.mark.parametrize("role", ["eos_token", "pad_token"])
-@pytest.mark.parametrize("name", ["<|no_such|>", "<|im_end|> ", ""])
+@pytest.mark.parametrize("name", ["<|no_such|>", "<|im_end|> ", "", "\ud800"])
 def test_a_role_of_a_token_that_is_not_there_is_refused(directory, role, name):
     raw = restored(directory)["tokenizer_config.json"]
     for value in (name, {"content": name}):

@@ -76,7 +76,8 @@ class LineParser:
         return Block(pl.concat([block.frame for block in blocks]), row_numbers)
 
     def _whole(self, piece: bytes, rows: int) -> pl.DataFrame | None:
-        if _HALF.search(piece):
+        # polars decompresses bytes that begin like a compressed file, as the text "x^" does
+        if _HALF.search(piece) or not piece.lstrip().startswith(b"{"):
             return None
         try:
             frame = pl.read_ndjson(io.BytesIO(piece), schema=self._schema, ignore_errors=True)
