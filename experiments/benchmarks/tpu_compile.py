@@ -1,7 +1,7 @@
 """Compiles a whole run for TPU slices, without one, and reports the memory of each program.
 
 ``python -m experiments.benchmarks.tpu_compile --json=FILE [--topology=v5e:4x4] [--model=Qwen3-4B]``
-compiles prefill, join, decode, splice and the learner's step of Qwen3-0.6B, 1.7B, 4B and 8B for
+compiles prefill, join, decode, splice and the learner's step of Qwen3-1.7B, 4B and 8B for
 four slices, as far as a dry run does. ``--code`` also generates the machine code, which takes most
 of the time and changes figures only by its own bytes. ``--slices=2`` compiles for two of each
 slice, each with a copy of the parameters. Settings are those of the presets of
@@ -32,7 +32,7 @@ from experiments.benchmarks.shapes import QWEN3
 from experiments.configs import qwen3
 
 SLICES = {"v5e:4x4": "v5e_16", "v5e:8x8": "v5e_64", "v5p:2x2x4": "v5p_16", "v6e:4x4": "v6e_16"}
-MODELS = ("Qwen3-0.6B", "Qwen3-1.7B", "Qwen3-4B", "Qwen3-8B")
+MODELS = ("Qwen3-1.7B", "Qwen3-4B", "Qwen3-8B")
 
 
 def settings(model: str, topology: str, slices: int = 1) -> RunConfig:

@@ -36,10 +36,6 @@ class Fitted(NamedTuple):
 
 
 FITTED = {
-    ("0.6B", "v5e_16"): Fitted(4, 16, 2),
-    ("0.6B", "v5e_64"): Fitted(4, 16, 2),
-    ("0.6B", "v5p_16"): Fitted(4, 128, 8),
-    ("0.6B", "v6e_16"): Fitted(4, 32, 4),
     ("1.7B", "v5e_16"): Fitted(4, 16, 2),
     ("1.7B", "v5e_64"): Fitted(4, 16, 2),
     ("1.7B", "v5p_16"): Fitted(4, 128, 8),
