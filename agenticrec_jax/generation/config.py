@@ -99,12 +99,12 @@ class EngineConfig:
         expect(share, "wait_fraction", self.wait_fraction, "above 0 and at most 1")
         steps = 1 <= self.least_steps <= self.decode_steps
         expect(steps, "least_steps", self.least_steps, f"1 to decode_steps {self.decode_steps}")
+        sizes = f"0 (no pages) or one of {', '.join(map(str, PAGE_TOKENS))}"
+        expect(self.page_tokens in (0, *PAGE_TOKENS), "page_tokens", self.page_tokens, sizes)
         # Decode writes new tokens to the last ``decode_steps`` columns of its window.
         room = min(self.window_buckets, default=self.columns) > self.decode_steps
         above = f"above decode_steps {self.decode_steps}"
         expect(room, "window_buckets", self.window_buckets, above)
-        sizes = f"0 (no pages) or one of {', '.join(map(str, PAGE_TOKENS))}"
-        expect(self.page_tokens in (0, *PAGE_TOKENS), "page_tokens", self.page_tokens, sizes)
         without = f"0 where page_tokens is {self.page_tokens}"
         expect(self.page_tokens > 0 or self.pages == 0, "pages", self.pages, without)
         expect(self.pages >= 0, "pages", self.pages, "0 (as many as slots fill) or above")
