@@ -50,6 +50,7 @@ def test_pages_are_whole_in_every_window():
         ({"window_buckets": (32,)}, ["decode_steps 32"]),
         ({"cache_dtype": "int4"}, ["float32", "bfloat16", "int8"]),
         ({"page_tokens": 24}, ["16", "32", "64", "128"]),
+        ({"page_tokens": -849}, ["16", "32", "64", "128"]),
         ({"pages": 100}, ["0 where page_tokens is 0"]),
     ],
 )
