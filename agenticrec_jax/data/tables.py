@@ -119,7 +119,7 @@ def read_table(
     kinds: Mapping[str, Kind],
     argument: str = "table",
 ) -> Table:
-    """Reads the columns of ``kinds`` ("text", "number" or "list") that a table has.
+    """Reads the columns of ``kinds`` that a table has.
 
     Args:
       source: a file, whose format follows the suffix: .csv, .tsv, .jsonl, .ndjson or .json (each

@@ -38,8 +38,14 @@ def least_seconds(work: Cost, device_kind: str) -> float | None:
     """Returns the time of one run of a program if its slowest resource runs at its peak.
 
     Products, memory, links and network may all work at once, so the time is at least that of each.
-    Nothing is counted for what their peaks leave out: kernels of unknown work, latencies, and
-    products in a wider type than bfloat16. None for a kind that is not in `CHIPS`.
+    Latencies, kernels of unknown work and products in a wider type than bfloat16 make it longer.
+
+    Args:
+      work: of one chip.
+      device_kind: of the chip, as in `jax.Device.device_kind`.
+
+    Returns:
+      seconds; None for a kind that is not in `CHIPS`.
     """
     if (chip := CHIPS.get(device_kind)) is None:
         return None

@@ -380,8 +380,8 @@ def _window(attributes: str, axes: int) -> list[dict[str, int]]:
         return numbers or [default] * axes
 
     names = {"size": 1, "pad": 0, "stride": 1, "lhs_dilate": 1, "rhs_dilate": 1}
-    columns = [values(name, default) for name, default in names.items()]
-    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+    by_axis = zip(*(values(name, default) for name, default in names.items()), strict=True)
+    return [dict(zip(names, row, strict=True)) for row in by_axis]
 
 
 def _meetings(data, out, *, size, pad, stride, lhs_dilate, rhs_dilate) -> int:

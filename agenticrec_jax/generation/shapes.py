@@ -84,7 +84,11 @@ class Shapes:
         ]
 
     def prompts_at_once(self, members: int) -> list[int]:
-        """Returns the numbers of prompts of groups of a size that a shard computes at once."""
+        """Returns how many prompts one call may compute in a shard, ascending.
+
+        Args:
+          members: of the group of each prompt.
+        """
         most = -(-self._per_shard // members)  # groups that begin when a whole shard is free
         return [size for size in sorted(PREFILL_SIZES) if size <= most]
 

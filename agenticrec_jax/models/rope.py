@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from agenticrec_jax.errors import InputError, expect
-from agenticrec_jax.models.fields import Fields
+from agenticrec_jax.models.fields import Fields, is_number
 
 _LENGTH = "original_max_position_embeddings"
 
@@ -239,20 +239,21 @@ def _resolve_attention_factor(given: dict[str, Any], where: str) -> None:
     For a factor of 4 and neither of them it is 0.1 ln 4 + 1 = 1.139.
     """
     fields = Fields(dict(given), where)
-    names = ("mscale", "mscale_all_dim")
-    scales = [given.pop(name, None) for name in names]
+    scales = {name: given.pop(name, None) for name in ("mscale", "mscale_all_dim")}
     if "attention_factor" in given:
         return
     stretch = 0.1 * math.log(max(fields.positive("factor"), 1.0))
     numerator = 1.0
     denominator = 0.0
-    # transformers takes 0 as missing.
-    zero = [type(scale) in (int, float) and scale == 0 for scale in scales]
-    for name, scale, is_zero in zip(names, scales, zero, strict=True):
-        if scale is not None and not is_zero:
-            fields.positive(name)
-    if None not in scales and not any(zero):
-        numerator, denominator = scales
+    present = {
+        name: fields.positive(name)
+        for name, scale in scales.items()
+        # transformers takes 0 as missing
+        if scale is not None and not (is_number(scale) and scale == 0)
+    }
+    if len(present) == len(scales):
+        numerator = present["mscale"]
+        denominator = present["mscale_all_dim"]
     given["attention_factor"] = (numerator * stretch + 1.0) / (denominator * stretch + 1.0)
 
 

@@ -25,11 +25,11 @@ from agenticrec_jax.runs.language_config import (
     TallrecConfig,
     TitleSftConfig,
 )
+from agenticrec_jax.runs.pretraining_config import PretrainingConfig
 from agenticrec_jax.runs.stage_config import (
     GrpoConfig,
     PairsConfig,
     PprConfig,
-    PretrainingConfig,
     SelfSftConfig,
     WarmStartConfig,
 )

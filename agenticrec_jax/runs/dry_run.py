@@ -186,11 +186,12 @@ def compile_stage(
     show(compiled_rows)
     mesh, host = meshes(config, topology)
     shards = 1 if host is None else batch_shards(host)
+    tokens = tokens or config.engine.max_tokens
     print_time(
         compiled_rows,
         getattr(config, stage),
         rollout_runs(config, stage, hosts_of(mesh), shards, tokens),
-        tokens=tokens or config.engine.max_tokens,
+        tokens=tokens,
         chips=1 if mesh is None else mesh.size,
         price=price,
     )

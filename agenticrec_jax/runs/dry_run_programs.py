@@ -164,7 +164,12 @@ def chip_bytes(tree) -> int:
 
 
 def shared_bytes(learner, engine) -> int:
-    """Returns the bytes of parameters that the engine uses in place, without a copy."""
+    """Returns the bytes on a chip of the parameters that the engine shares with the learner.
+
+    Args:
+      learner: shapes of the learner's parameters, with their shardings.
+      engine: those of the engine's, which has a copy of each that differs in dtype or sharding.
+    """
 
     def same(a: jax.ShapeDtypeStruct, b: jax.ShapeDtypeStruct) -> bool:
         placed = a.sharding is None or a.sharding.is_equivalent_to(b.sharding, len(a.shape))

@@ -10,7 +10,7 @@ from agenticrec_jax.runtime.console import print_sentence
 
 
 def rollout_runs(
-    config: RunConfig, stage: str, hosts: int, shards: int, tokens: int = 0
+    config: RunConfig, stage: str, hosts: int, shards: int, tokens: int
 ) -> dict[str, int]:
     """Returns how often the engine of a host runs its programs in a step, by their names.
 
@@ -23,13 +23,13 @@ def rollout_runs(
       stage: of reinforcement.
       hosts: that share the prompts.
       shards: of a host's slots.
-      tokens: mean number of tokens of a rollout behind its prompt; 0 for the most.
+      tokens: mean number of tokens of a rollout behind its prompt.
     """
     settings = getattr(config, stage)
     engine = config.engine
     prompts = math.ceil(settings.prompts / hosts)
     at_once = shards * Shapes(engine, shards).prompts_at_once(settings.members)[-1]
-    decoded = prompts * settings.members * (tokens or engine.max_tokens)
+    decoded = prompts * settings.members * tokens
     return {
         "prefill": math.ceil(prompts / at_once),
         "decode": math.ceil(decoded / (engine.slots * engine.decode_steps)),

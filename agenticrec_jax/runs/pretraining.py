@@ -23,7 +23,7 @@ from agenticrec_jax.paths import Path
 from agenticrec_jax.runs.config import RunConfig
 from agenticrec_jax.runs.data import RunData
 from agenticrec_jax.runs.policy import Policy
-from agenticrec_jax.runs.stage_config import PretrainingConfig
+from agenticrec_jax.runs.pretraining_config import PretrainingConfig
 from agenticrec_jax.runtime.checkpoints import Checkpoints
 from agenticrec_jax.runtime.metric_logging import MetricsWriter, mean_of
 from agenticrec_jax.training.hooks import StepHooks

@@ -33,8 +33,8 @@ from agenticrec_jax.runs.data import RunData
 from agenticrec_jax.runs.evaluations import policy_rankings
 from agenticrec_jax.runs.policy import Policy, save_policy
 from agenticrec_jax.runs.pretraining import pretrain, skill_sources
+from agenticrec_jax.runs.pretraining_config import PretrainingConfig
 from agenticrec_jax.runs.run import Run
-from agenticrec_jax.runs.stage_config import PretrainingConfig
 from agenticrec_jax.runtime.phases import phase
 from agenticrec_jax.tokenizers.base import Tokenizer, spelling_of
 from agenticrec_jax.tokenizers.compact import CompactTokenizer, train_tokenizer

@@ -185,7 +185,7 @@ def read_hf_tokenizer(directory: str | os.PathLike) -> HFTokenizer:
     paths = [Path(directory) / name for name in _FILES]
     present = [path for path in paths if path == paths[0] or is_there(path)]
     for path in present:
-        require_file(path, "a tokenizer's")
+        require_file(path, "a file of a tokenizer")
     files = {path.name: path.read_bytes() for path in present}
     return HFTokenizer(files, str(paths[0]))
 

@@ -49,7 +49,8 @@ FITTED = {
     ("8B", "v5p_16"): Fitted(4, 64, 4),
     ("8B", "v6e_16"): Fitted(4, 16, 1),
 }
-DIRECTORIES = {"4B": "Qwen3-4B-Instruct-2507"}  # of others Qwen3-SIZE, where all are instructed
+# Of these sizes only 4B has a later release; the directory of another is Qwen3-SIZE.
+DIRECTORIES = {"4B": "Qwen3-4B-Instruct-2507"}
 PRESETS = (*SLICES, *(f"{slice_name}_{size}" for size, slice_name in FITTED))
 
 
@@ -91,9 +92,7 @@ def get_config(preset: str = "") -> ConfigDict:
 def _fit(config: ConfigDict, preset: str) -> None:
     if preset not in PRESETS:
         raise ValueError(f"preset: found {preset!r}, expected one of {', '.join(PRESETS)}")
-    kind, chips, *named = preset.split("_")
-    (size,) = named or ["4B"]
-    slice_name = f"{kind}_{chips}"
+    slice_name, size = (preset, "4B") if preset in SLICES else preset.rsplit("_", 1)
     fitted = FITTED[size, slice_name]
     config.policy.directory = DIRECTORIES.get(size, f"Qwen3-{size}")
     fsdp = SLICES[slice_name] // fitted.tensor

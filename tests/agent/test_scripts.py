@@ -10,7 +10,7 @@ from agenticrec_jax.agent.prompts import CompactPrompts
 from agenticrec_jax.agent.scripted import Plan, read_orders
 from agenticrec_jax.agent.scripts import AGENTICREC_SCRIPT, RECTHINKER_SCRIPT, script_of
 from agenticrec_jax.runs.data import RunData
-from agenticrec_jax.runs.stage_config import PretrainingConfig
+from agenticrec_jax.runs.pretraining_config import PretrainingConfig
 from agenticrec_jax.runs.tiny_policy import fit_tokenizer
 from agenticrec_jax.testing.world import tiny_world
 from agenticrec_jax.tools.base import AsOfView

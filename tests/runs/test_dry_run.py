@@ -148,7 +148,7 @@ def test_all_gradients_and_a_whole_dispatch_of_decoding_are_in_the_estimate(rows
 def test_runs_of_a_step_are_those_of_its_rollouts():
     """16 prompts of 4 members in 16 slots of 4 shards, 16 tokens each, 4 a run."""
     config = run_config(small_config())
-    runs = rollout_runs(config, "rta", hosts=1, shards=4)
+    runs = rollout_runs(config, "rta", hosts=1, shards=4, tokens=16)
     assert runs == {"prefill": 4, "decode": 64 * 16 // (16 * 4)}
     assert rollout_runs(config, "rta", hosts=2, shards=4, tokens=5) == {"prefill": 2, "decode": 3}
 

@@ -12,7 +12,7 @@ from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.agent.prompts import CompactPrompts
 from agenticrec_jax.runs.policy import Policy
 from agenticrec_jax.runs.pretraining import make_muon, pretrain
-from agenticrec_jax.runs.stage_config import PretrainingConfig
+from agenticrec_jax.runs.pretraining_config import PretrainingConfig
 from agenticrec_jax.runs.tiny_policy import random_policy
 from agenticrec_jax.runtime.metric_logging import read_metrics
 from agenticrec_jax.testing.world import tiny_world

@@ -49,6 +49,7 @@ def is_frame(source: Any) -> bool:
     # To ask a lazy frame for its columns resolves its whole query.
     if isinstance(source, Mapping | pl.LazyFrame):
         return True
+    # The class of data frames has the attribute too, and is no frame.
     return hasattr(source, "columns") and not isinstance(source, type)
 
 
