@@ -6,6 +6,7 @@ proofs or those against peers are chosen, programs are compiled as users have th
 """
 
 import os
+from importlib import metadata
 
 import pytest
 from hypothesis import settings
@@ -23,11 +24,17 @@ settings.register_profile("compiling", deadline=None)
 settings.load_profile("compiling")
 
 
+def _version(package: str) -> tuple[int, ...]:
+    return tuple(map(int, metadata.version(package).split(".")[:2]))
+
+
 def pytest_configure(config: pytest.Config) -> None:
     if config.option.markexpr == "not slow and not peer":  # before anything imports JAX
         os.environ.setdefault(_QUICK, "1")
         # Of the options tried, the one that compiled the learner's tests faster (18 s, not 23).
-        os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
+        # jaxlib 0.12 ends the process over it, as over any option that it does not know.
+        if _version("jaxlib") < (0, 11):
+            os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 
 
 @pytest.fixture(scope="session")
