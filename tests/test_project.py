@@ -11,6 +11,8 @@ import subprocess
 import symtable
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from agenticrec_jax import runs
 from agenticrec_jax.cli.configs import load_config
@@ -267,3 +269,18 @@ def test_an_image_has_what_the_package_needs(name):
     assert extras == f"{name},gcs" and set(extras.split(",")) <= set(EXTRAS)
     # Arguments of a pod then start below tini, which passes SIGTERM on.
     assert ["ENTRYPOINT", '["tini",', '"--"]'] in steps and "install -y" in text
+
+
+def test_the_versions_known_to_work_satisfy_all_bounds():
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = [Requirement(line) for line in lines if not line.startswith("#")]
+    versions = {canonicalize_name(p.name): p.specifier for p in pinned}
+    assert len(versions) == len(pinned)
+    setup = (ROOT / "setup.py").read_text(encoding="utf-8")
+    needed = re.findall(r'^        "(\S+>=[^"]+)",$', setup, re.M)
+    for extra in ("test", "docs", "dryrun", "gcs", "serve"):
+        needed += EXTRAS[extra]["requires"]
+    assert len(needed) > 40
+    for requirement in map(Requirement, needed):
+        (pin,) = versions[canonicalize_name(requirement.name)]
+        assert pin.operator == "==" and requirement.specifier.contains(pin.version), requirement
