@@ -29,9 +29,10 @@ share of every step. TPU pods and Slurm are recognized; elsewhere ``AGENTICREC_C
 ``--profile_steps=3-5`` writes a profiler trace of these steps for TensorBoard.
 
 With ``--dry_run`` the programs of ``rta`` or ``ppr`` are only compiled, for this machine's devices
-or for a TPU slice that need not be there (``--dry_run_topology=v5e:4x4``), and a table of their
-memory is printed. Only the policy's ``config.json`` is read, and nothing is written. If a program
-does not fit, settings with which all do are searched and printed, and the status is 3.
+or for a TPU slice or GPUs that need not be there (``--dry_run_topology=v5e:4x4``, ``h100:8``), and
+a table of their memory is printed. Only the policy's ``config.json`` is read, and nothing is
+written. If a program does not fit, settings with which all do are searched and printed, and the
+status is 3.
 """
 
 import dataclasses
@@ -62,7 +63,7 @@ _DRY_RUN = flags.DEFINE_bool(
 _DRY_RUN_TOPOLOGY = flags.DEFINE_string(
     "dry_run_topology",
     "",
-    "TPU slice to compile for, such as v5e:4x4; empty for this machine's devices.",
+    "TPU slice or GPUs to compile for, as v5e:4x4 or h100:8; empty for this machine's devices.",
 )
 _ROLLOUT_TOKENS = flags.DEFINE_integer(
     "rollout_tokens",

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 
 from agenticrec_jax.dryrun.hlo import Array
 
-_PRODUCTS = {"_dkv": 4, "_dq": 3, "_fwd": 2}  # by what the kernel's name contains
+# By what the kernel's name contains.
+_PRODUCTS = {"_dkv": 4, "_dq": 3, "_fwd": 2}
+_CUDNN_PRODUCTS = {"_bwd": 5, "_fwd": 2}
 
 
 def splash_flops(name: str, operands: Sequence[Array]) -> float:
@@ -29,3 +31,20 @@ def splash_flops(name: str, operands: Sequence[Array]) -> float:
     *_, steps, width = q
     pairs = steps * k[-2] - steps * (steps - 1) / 2
     return 2 * products * math.prod(q[:-2]) * pairs * width
+
+
+def cudnn_flops(name: str, operands: Sequence[Array]) -> float:
+    """Returns the floating-point operations of cuDNN's attention with a dense mask.
+
+    It computes every pair of the T queries and S keys. The forward kernel has 2 products, the
+    backward kernel 5. With T = 4, S = 10 and one head of width 8 the forward kernel takes
+    2 * 2 * 40 * 8 = 1,280 operations.
+
+    Args:
+      name: the kernel's: ``dot_product_attention_fwd..`` or ``.._bwd..``.
+      operands: shapes of its operands, of which the first two are queries [B, T, N, H] and keys
+        [B, S, K, H].
+    """
+    q, k = operands[:2]
+    products = next(n for part_of_name, n in _CUDNN_PRODUCTS.items() if part_of_name in name)
+    return 2 * products * math.prod(q.dims) * k.dims[1]

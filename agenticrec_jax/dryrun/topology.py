@@ -1,8 +1,8 @@
-"""TPU slices to compile for without having one, and the memory of a chip.
+"""TPU slices and GPUs to compile for without having one, and the memory of a chip.
 
 `jax.experimental.topologies` with the package libtpu knows every slice by its name, such as
-``v5e:4x4``. Its devices work in meshes and shardings like real ones. Programs over them can be
-compiled but not run.
+``v5e:4x4``; `gpus` has those of GPUs, such as ``h100:8``. Their devices work in meshes and
+shardings like real ones. Programs over them can be compiled but not run.
 """
 
 import functools
@@ -24,6 +24,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from agenticrec_jax.dryrun import cost
+from agenticrec_jax.dryrun.gpus import gpu_devices, gpu_memory, is_gpu
 from agenticrec_jax.errors import InputError
 
 _ENVIRONMENT = {  # otherwise libtpu looks for the machine's TPU, and for other users of it
@@ -34,18 +35,24 @@ _ENVIRONMENT = {  # otherwise libtpu looks for the machine's TPU, and for other 
 }
 _AVAILABLE = re.compile(r"exceeds available HBM \(([\d.]+)([KMGT])\)|of ([\d.]+)([KMGT]) hbm")
 _ALLOCATION = re.compile(r"^allocation \d+: size (\d+), (.*)$", re.MULTILINE)
+# Dumps that the compiler writes after the two that hold the plan and the text.
+_LATER_DUMPS = {"tpu": "*.after_optimizations_after_buffer_assignment.txt", "gpu": "*.ll"}
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def slice_devices(name: str, slices: int = 1) -> list[jax.Device]:
     """Returns the chips of a slice, such as ``v5e:4x4`` or ``v5p:2x2x4``, or of several such.
 
-    ``jax_platforms`` becomes ``cpu`` if JAX has not started yet, so that a machine without a TPU
-    does not look for one.
+    The GPUs of a machine, such as ``h100:8``, are a slice too. ``jax_platforms`` becomes ``cpu`` if
+    JAX has not started yet, so that a machine without a TPU does not look for one.
 
     Raises:
-      InputError: libtpu is not installed, or knows no such slice.
+      InputError: libtpu (for GPUs JAX's CUDA plugin) is not installed, or knows no such slice.
     """
+    if not os.environ.get("JAX_PLATFORMS"):
+        jax.config.update("jax_platforms", "cpu")
+    if is_gpu(name):
+        return gpu_devices(name, slices)
     try:
         metadata.version("libtpu")
     except metadata.PackageNotFoundError as error:
@@ -53,8 +60,6 @@ def slice_devices(name: str, slices: int = 1) -> list[jax.Device]:
             f"topology {name}: found no package libtpu, expected it for compiling without a TPU "
             "(pip install 'agenticrec-jax[dryrun]')"
         ) from error
-    if not os.environ.get("JAX_PLATFORMS"):
-        jax.config.update("jax_platforms", "cpu")
     for variable, value in _ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
     options = {"num_slices": slices} if slices > 1 else {}
@@ -64,7 +69,8 @@ def slice_devices(name: str, slices: int = 1) -> list[jax.Device]:
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0].removeprefix("INVALID_ARGUMENT: ")
         raise InputError(
-            f"topology: found {name!r}, expected a TPU slice such as v5e:4x4 ({reason})"
+            f"topology: found {name!r}, expected a TPU slice such as v5e:4x4 or GPUs such as "
+            f"h100:8 ({reason})"
         ) from error
 
 
@@ -99,19 +105,19 @@ def compile_for(device: jax.Device, lowered: jax.stages.Lowered) -> tuple[cost.M
 def plan_for(
     device: jax.Device, lowered: jax.stages.Lowered, directory: str
 ) -> tuple[cost.Memory, str]:
-    """Returns the result of ``compile_for`` as soon as a TPU's compiler has planned it.
+    """Returns the result of ``compile_for`` as soon as a TPU's or GPU's compiler has planned it.
 
     The compiler then generates machine code, which takes most of the time and changes neither
     memory nor text, except for its own bytes (tens of MB): ``code`` is 0 here. It continues in a
     thread that cannot be stopped and writes to ``directory``. So call this in a process that ends
     soon.
     """
-    if device.platform != "tpu":
+    if device.platform not in _LATER_DUMPS:
         return compile_for(device, lowered)
     dumps = tempfile.mkdtemp(dir=directory)
     compiled = _in_thread(lambda: lowered.compile(compiler_options=_dumped_to(dumps)))
-    # The compiler writes this dump after the two that are read below.
-    while not compiled.done() and not _dumps(dumps, "after_optimizations_after_buffer_assignment"):
+    later = _LATER_DUMPS[device.platform]
+    while not compiled.done() and not any(pathlib.Path(dumps).glob(later)):
         time.sleep(0.02)
     if compiled.done():
         compiled.result()  # raises the compiler's error, such as too little memory
@@ -157,12 +163,13 @@ def _dumped_to(directory: str) -> dict:
     return {"xla_dump_to": directory, "xla_dump_hlo_as_text": True}
 
 
-def _dumps(directory: str, name: str) -> list[pathlib.Path]:
-    return list(pathlib.Path(directory).glob(f"*.{name}.txt"))
-
-
 def _dumped(directory: str, name: str) -> str:
-    [path] = _dumps(directory, name)
+    # A GPU's are named ``module_0001.jit_f.sm_9.0_gpu_after_optimizations.txt``.
+    [path] = [
+        path
+        for path in pathlib.Path(directory).iterdir()
+        if path.name.endswith((f".{name}.txt", f"_gpu_{name}.txt"))
+    ]
     return path.read_text(encoding="utf-8")
 
 
@@ -172,12 +179,13 @@ def chip_memory(device: jax.Device) -> int | None:
 
     Of a TPU they are the bytes that the compiler names as available when a program needs far too
     many. A v5e chip has 16 GB, v5p 95 GB and v6e 32 GB, of which the runtime takes a little
-    (https://docs.cloud.google.com/tpu/docs/v5e). Of a CPU they are the memory of the machine.
+    (https://docs.cloud.google.com/tpu/docs/v5e). Of a CPU they are the memory of the machine, of a
+    GPU the part that JAX takes.
     """
     if device.platform == "cpu":
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if device.platform != "tpu":
-        return (device.memory_stats() or {}).get("bytes_limit")
+        return gpu_memory(device)
     whole = NamedSharding(Mesh(np.array([device]), ("all",)), PartitionSpec())
     huge = jax.ShapeDtypeStruct((2**40,), jnp.int8, sharding=whole)
     try:

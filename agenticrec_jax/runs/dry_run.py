@@ -1,9 +1,8 @@
 """Memory of a run's programs on each chip: they are compiled, and nothing is run or loaded.
 
-The programs (`dry_run_programs`) are compiled for this machine's devices or for a TPU slice that
-need not be there. For a slice, compilation stops as soon
-as the compiler has assigned all buffers, before it generates code. Bytes are the compiler's; work
-is an estimate.
+The programs (`dry_run_programs`) are compiled for this machine's devices, or for a TPU slice or
+GPUs that need not be there. For those, compilation stops as soon as the compiler has assigned all
+buffers, before it generates code. Bytes are the compiler's; work is an estimate.
 """
 
 import dataclasses
@@ -20,7 +19,7 @@ import jax
 
 from agenticrec_jax.dryrun import cost
 from agenticrec_jax.dryrun.chips import least_seconds
-from agenticrec_jax.dryrun.kernels import splash_flops
+from agenticrec_jax.dryrun.kernels import cudnn_flops, splash_flops
 from agenticrec_jax.dryrun.topology import (
     chip_memory,
     compile_for,
@@ -39,7 +38,7 @@ from agenticrec_jax.runs.reinforcement import REINFORCEMENT
 from agenticrec_jax.runs.run import check_paths
 from agenticrec_jax.runtime.console import print_line, print_sentence
 
-KERNELS = {"splash_m": splash_flops}
+KERNELS = {"splash_m": splash_flops, "dot_product_attention": cudnn_flops}
 Compiler = Callable[[jax.Device, jax.stages.Lowered], tuple[cost.Memory, str]]
 
 
@@ -59,7 +58,7 @@ def rows(
         config: of the run.
         stage: ``rta`` or ``ppr``.
         model: the policy's shape.
-        topology: a TPU slice; empty for this machine's devices.
+        topology: a TPU slice or GPUs; empty for this machine's devices.
         label: first words of the rows' names.
         compiler: compiles one program for a device.
         at_once: programs compiled together; None for all.
@@ -163,7 +162,8 @@ def compile_stage(
         config: of the run.
         stage: ``rta`` or ``ppr``.
         directory: policy directory, of which ``config.json`` is read.
-        topology: a TPU slice such as ``v5e:4x4``; empty for this machine's devices.
+        topology: a TPU slice such as ``v5e:4x4`` or GPUs such as ``h100:8``; empty for this
+            machine's devices.
         tokens: mean number of tokens of a rollout behind its prompt; 0 for the most.
         price: of a chip for an hour, in dollars; 0 if it is not known.
 

@@ -76,7 +76,8 @@ def programs(
         config: of the run.
         stage: ``rta`` or ``ppr``.
         model: the policy's shape, computed as ``config.policy`` says.
-        topology: a TPU slice such as ``v5e:4x4``; empty for this machine's devices.
+        topology: a TPU slice such as ``v5e:4x4`` or GPUs such as ``h100:8``; empty for this
+            machine's devices.
     """
     settings = getattr(config, stage)
     mesh, host = meshes(config, topology)

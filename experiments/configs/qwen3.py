@@ -4,8 +4,8 @@
 Groups, batch, temperature, learning rate and length are the paper's. ``--config=qwen3`` is a
 beginning for eight devices. A preset such as ``qwen3:v5e_16`` has the mesh, the slots and the parts
 of a group with which Qwen3-4B fits that many chips of that kind, and ``qwen3:v5e_16_8B`` those for
-Qwen3-8B, by the compiler (``experiments/benchmarks/results/tpu_compile.json``). None has been timed
-on hardware.
+Qwen3-8B, by the compiler (``experiments/benchmarks/results/tpu_compile.json`` and
+``gpu_compile.json``). None has been timed on hardware.
 """
 
 from typing import NamedTuple
@@ -17,6 +17,7 @@ from agenticrec_jax.runs import default_config
 PROMPT_TOKENS = 2048
 COMPLETION_TOKENS = 6144
 SLICES = {"v5e_16": 16, "v5e_64": 64, "v5p_16": 16, "v6e_16": 16}  # chips
+SLICES |= {"h100_8": 8, "h200_1": 1}  # GPUs of a machine
 
 
 class Fitted(NamedTuple):
@@ -24,7 +25,7 @@ class Fitted(NamedTuple):
 
     Attributes:
       tensor: chips that a layer is split over; parameters are split over all.
-      slots: rollouts at once of a host of four chips.
+      slots: rollouts at once of a host (of four chips, or all GPUs).
       members: of a group that the learner computes at once.
       lora_rank: of adapters on frozen bfloat16 weights; 0 to train all weights in float32.
     """
@@ -36,6 +37,10 @@ class Fitted(NamedTuple):
 
 
 FITTED = {
+    ("0.6B", "v5e_16"): Fitted(4, 16, 8),
+    ("0.6B", "v5e_64"): Fitted(4, 16, 8),
+    ("0.6B", "v5p_16"): Fitted(4, 128, 8),
+    ("0.6B", "v6e_16"): Fitted(4, 32, 8),
     ("1.7B", "v5e_16"): Fitted(4, 16, 2),
     ("1.7B", "v5e_64"): Fitted(4, 16, 2),
     ("1.7B", "v5p_16"): Fitted(4, 128, 8),
@@ -48,6 +53,14 @@ FITTED = {
     ("8B", "v5e_64"): Fitted(4, 8, 1),
     ("8B", "v5p_16"): Fitted(4, 64, 4),
     ("8B", "v6e_16"): Fitted(4, 16, 1),
+    ("0.6B", "h100_8"): Fitted(1, 128, 8),
+    ("0.6B", "h200_1"): Fitted(1, 32, 8),
+    ("1.7B", "h100_8"): Fitted(1, 128, 8),
+    ("1.7B", "h200_1"): Fitted(1, 16, 8),
+    ("4B", "h100_8"): Fitted(1, 64, 8),
+    ("4B", "h200_1"): Fitted(1, 8, 1),
+    ("8B", "h100_8"): Fitted(1, 32, 4),
+    ("8B", "h200_1"): Fitted(1, 32, 8, lora_rank=32),
 }
 # Of these sizes only 4B has a later release; the directory of another is Qwen3-SIZE.
 DIRECTORIES = {"4B": "Qwen3-4B-Instruct-2507"}
