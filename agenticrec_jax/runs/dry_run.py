@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Collection
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import jax
@@ -240,11 +241,21 @@ def planned(
 
 
 def run_in_process(work: Callable[[], Any]) -> Any:
-    """Returns ``work()``, computed in a process of its own that is killed afterwards."""
+    """Returns ``work()``, computed in a process of its own that is killed afterwards.
+
+    Raises:
+        InputError: the process ended before, as a compiler does by an error of its own, or for lack
+            of the machine's memory.
+    """
     others = multiprocessing.active_children()
     pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
     try:
         return pool.submit(work).result()
+    except BrokenProcessPool as error:
+        raise InputError(
+            "flag --dry_run: the compiler ended by an error of its own (printed above) or for lack "
+            "of memory; other settings may compile, such as another config.rta.members_at_once"
+        ) from error
     finally:
         for process in multiprocessing.active_children():
             if process not in others:

@@ -212,6 +212,12 @@ def test_work_apart_is_ended_when_its_result_is_there():
     assert not multiprocessing.active_children()
 
 
+def test_a_compiler_that_ends_the_process_is_named():
+    with pytest.raises(InputError, match="--dry_run: the compiler ended"):
+        dry_run.run_in_process(partial(os._exit, 134))
+    assert not multiprocessing.active_children()
+
+
 @pytest.mark.slow
 def test_an_error_of_work_apart_is_raised_and_ends_it():
     with pytest.raises(InputError, match="found refused"):
