@@ -2,8 +2,9 @@
 
     python -m experiments.make_policy --workdir=DIR --output=tools_data/tiny_policy
 
-It takes about 95 minutes on 2 cores and resumes where it was stopped. The quickstart and the tests
-read the committed directory.
+It takes about 110 minutes on 2 cores and resumes where it was stopped. The quickstart and the tests
+read the committed directory. With ``--start=DIR`` only the review, the last lesson, is taught, to a
+policy that has been taught the others.
 """
 
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from agenticrec_jax.runs.tiny_policy import make_tiny_policy
 _CONFIG = define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
 _OUTPUT = flags.DEFINE_string("output", "tools_data/tiny_policy", "Policy directory to write.")
+_START = flags.DEFINE_string("start", None, "Policy to review; random weights if not set.")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -26,7 +28,7 @@ def main(argv: Sequence[str]) -> None:
     config = run_config(_CONFIG.value)
     workdir = make_workdir(_WORKDIR.value)
     app.print_devices()
-    make_tiny_policy(config, workdir, _OUTPUT.value)
+    make_tiny_policy(config, workdir, _OUTPUT.value, _START.value)
 
 
 if __name__ == "__main__":

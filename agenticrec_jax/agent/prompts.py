@@ -81,8 +81,8 @@ class PromptBuilder(abc.ABC):
         """
 
     @abc.abstractmethod
-    def drill(self) -> list[int]:
-        """Returns the prompt of a warm-start drill, which has no user and no candidates."""
+    def drill(self, task: str = RANK) -> list[int]:
+        """Returns the prompt of a drill of a task, which has no user and no candidates."""
 
     @abc.abstractmethod
     def observation(self, text: str) -> list[int]:
@@ -152,8 +152,8 @@ class CompactPrompts(PromptBuilder):
             ids += markup(f" h{number}") + self.title_ids(item) + markup(rated(rating))
         return ids + markup("; profile<assistant>")
 
-    def drill(self):
-        return self.tokenizer.encode_markup("<user> rank<assistant>")
+    def drill(self, task=RANK):
+        return self.tokenizer.encode_markup(f"<user> {_compact_question(task)}<assistant>")
 
     def observation(self, text):
         return [
@@ -215,8 +215,8 @@ class ChatPrompts(PromptBuilder):
         end = f"{profile_question(words)}{TURN_END}\n{TURN_START}assistant\n"
         return ids + markup(end)
 
-    def drill(self):
-        text = turn("user", question(RANK)) + f"{TURN_START}assistant\n"
+    def drill(self, task=RANK):
+        text = turn("user", question(task)) + f"{TURN_START}assistant\n"
         return [*self.tokenizer.prefix, *self.tokenizer.encode_markup(text)]
 
     def observation(self, text):

@@ -14,7 +14,7 @@ from fractions import Fraction
 import numpy as np
 
 from agenticrec_jax.agent import protocol
-from agenticrec_jax.agent.scripts import AGENTICREC_SCRIPT, MAX_WEIGHT, Script, script_of
+from agenticrec_jax.agent.scripts import AGENTICREC_SCRIPT, MAX_WEIGHT, PUTS, Script, script_of
 from agenticrec_jax.agent.tasks import LESS, RANK
 from agenticrec_jax.tools.base import AsOfView, Toolbox
 from agenticrec_jax.tools.text import ELLIPSIS
@@ -277,8 +277,8 @@ def demonstrate(
         evidence = _reading(script.orders.get(name, ()), observed)
     candidates = len(view.candidates)
     numbers = plan.rank(orders, candidates)
-    thought = script.thought(evidence, decision(plan, orders), calls=False)
-    turns.append((SAMPLED, thought + _answer(numbers, task)))
+    thought = script.thought(evidence, conclusion(plan, orders, numbers, task), calls=False)
+    turns.append((SAMPLED, thought + answer(numbers, task)))
     scores = tuple(plan.scores(orders, candidates))
     return ScriptedEpisode(tuple(turns), numbers, scores, plan)
 
@@ -305,7 +305,7 @@ def _arguments(script: Script, name: str, view: AsOfView) -> dict:
 def _reading(labels: Sequence[str], orders: Mapping[str, Sequence[int]]) -> str:
     """Returns the thought about an observation: the first of each order, or that it is empty."""
     clauses = [
-        f" {label} puts {orders[label][0]} first" if label in orders else f" {label} is empty"
+        f" {label} {PUTS}{orders[label][0]} first" if label in orders else f" {label} is empty"
         for label in labels
     ]
     return "".join(f"{clause}," for clause in clauses) or " noted,"
@@ -335,12 +335,37 @@ def decision(plan: Plan, orders: Mapping[str, Sequence[int]]) -> str:
     return f" rank by {' then '.join(followed)}" if followed else " no evidence."
 
 
+def conclusion(
+    plan: Plan, orders: Mapping[str, Sequence[int]], numbers: Sequence[int], task: str
+) -> str:
+    """Returns the thought before an answer: the decision, and of a pair its list and the answer.
+
+    A letter then is the number just before it. A small policy that has to find both the list and
+    the question from the letter does not learn the letters.
+
+    Example:
+      >>> plan = Plan((), ("taken",), (2,))
+      >>> conclusion(plan, {"taken": (2, 1)}, (2, 1), LESS)
+      ' rank by taken:×2 puts 2,1, first; less 1,'
+    """
+    decided = decision(plan, orders)
+    if task == RANK:
+        return decided
+    first, second = numbers
+    return f"{decided} {PUTS}{first},{second}, first; {task} {second if task == LESS else first},"
+
+
 def weight_word(weight: int) -> str:
     """Returns ``×2``, the weight of an order in the thought."""
     return f"×{weight}"
 
 
-def _answer(numbers: Sequence[int], task: str) -> str:
+def answer(numbers: Sequence[int], task: str) -> str:
+    """Returns the answer that a list of candidate numbers gives: itself, or a choice's letter.
+
+    >>> answer((2, 1), LESS)
+    '<answer>\\\\boxed{A}</answer>'
+    """
     if task == RANK:
         return protocol.render_ranking(numbers)
     first = "A" if numbers[0] == 1 else "B"

@@ -7,6 +7,7 @@ from typing import Any
 from agenticrec_jax.tools.base import AsOfView
 from agenticrec_jax.tools.text import ELLIPSIS
 
+PUTS = "puts "  # before the first number of an order, or the list of a pair, in a thought
 MAX_WEIGHT = 3  # of an order in a fused list
 SIMILAR_USERS = 1000  # that the script asks for
 NEWEST_EVENTS = 3  # likewise
@@ -39,7 +40,7 @@ class Script:
         steps = (" analyze:", " plan:", " act: call", " act: rank", " no evidence yet,")
         return (
             *(f" {intent}?" for intent in self.intents.values()),
-            *(f" {label} {state}" for label in self.labels for state in ("puts ", "is empty,")),
+            *(f" {label} {state}" for label in self.labels for state in (PUTS, "is empty,")),
             *(" first,", " noted,", " rank by ", " then ", " no evidence.", f",{ELLIPSIS}"),
             *(f"×{weight}" for weight in range(1, MAX_WEIGHT + 1)),
             *(steps if self.investigates else ()),

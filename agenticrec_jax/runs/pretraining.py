@@ -17,6 +17,7 @@ from optax.contrib import MuonDimensionNumbers
 from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.agent.scripted import DRAFT
 from agenticrec_jax.agent.scripts import script_of
+from agenticrec_jax.agent.tasks import LESS, MORE
 from agenticrec_jax.data.candidates import draw_candidates
 from agenticrec_jax.data.examples import evenly_spread
 from agenticrec_jax.paths import Path
@@ -58,6 +59,9 @@ def skill_sources(
     its plans, not most, rank by all that they can read. Reinforcement then starts from a policy
     that uses its evidence, and can carry out any choice of it.
 
+    Three are about preference questions: ``pairing`` is ``fusing`` of two candidates, ``answering``
+    is the letter alone behind such a thought, and ``preferring`` is ``choosing`` of pairs.
+
     Reading is about the samples that the agent's artifacts are fitted on, with candidates drawn as
     for all splits. Episodes are about the policy's samples, since tools refuse earlier ones.
 
@@ -84,14 +88,20 @@ def skill_sources(
     fusing = Fusing(prompts, labels, candidates=config.dataset.negatives + 1)
     longer = {"orders": (2, len(labels)), "lengths": (2, 4, 7, 10, 10, 10), "least": 2}
     weighing = dataclasses.replace(fusing, fused=1.0, power=POWER, **longer)
+    pairs = {"candidates": 2, "lengths": (2,), "orders": (1, len(labels)), "tasks": (MORE, LESS)}
+    pairing = dataclasses.replace(fusing, **pairs)
     sharper = SHARPER * sharpness
+    choosing = dataclasses.replace(episodes, thorough=0.4, power=POWER, sharpness=sharper)
     return {
         "fusing": fusing,
         "weighing": weighing,
+        "pairing": pairing,
+        "answering": dataclasses.replace(pairing, answer_alone=True),
         "reading": reading,
         "drafting": dataclasses.replace(reading, sharpness=sharper),
         "episodes": episodes,
-        "choosing": dataclasses.replace(episodes, thorough=0.4, power=POWER, sharpness=sharper),
+        "choosing": choosing,
+        "preferring": dataclasses.replace(choosing, preference=1.0),
     }
 
 
@@ -111,7 +121,8 @@ def pretrain(
       directory: of metrics, and of checkpoints in ``pretraining``; the run resumes from them.
       seed: of the rows.
     """
-    names = [name for lesson, steps in settings.lessons for name in _turns(lesson, steps)]
+    lessons = (*settings.lessons, *settings.review)
+    names = [name for lesson, steps in lessons for name in _turns(lesson, steps)]
     readouts = {
         readout.name: readout for name in dict.fromkeys(names) for readout in sources[name].readouts
     }
@@ -162,10 +173,12 @@ def pretrain(
                 metrics = {
                     key if key in _SHARED else f"{name}/{key}": (float(total), float(count))
                     for key, (total, count) in jax.device_get(metrics).items()
+                    if count  # a skill without lists has no share of them
                 }
                 metrics["tokens_per_s"] = (tokens, time.perf_counter() - began)
-                first = mean_of(metrics[f"{name}/first"])
-                note = f"{name}, nll {mean_of(metrics[f'{name}/nll']):.3f}, first {first:.2f}"
+                note = f"{name}, nll {mean_of(metrics[f'{name}/nll']):.3f}"
+                if first := metrics.get(f"{name}/first"):
+                    note += f", first {mean_of(first):.2f}"
                 hooks.after_step(step + 1, state, metrics, note=note)
                 began = time.perf_counter()
     return dataclasses.replace(policy, params=state.params["policy"])
@@ -181,20 +194,25 @@ def make_muon(settings: PretrainingConfig) -> optax.GradientTransformation:
 
     Muon (Jordan et al., 2024) moves all directions of a matrix alike; its step is scaled to that of
     AdamW (Liu et al., arXiv:2502.16982). The rates rise over ``settings.warmup_steps``, and fall
-    in a line over the last part of all steps.
+    in a line over the last part of all steps; likewise in the review.
 
     Args:
       settings: rates and lessons.
     """
-    steps = sum(steps for _, steps in settings.lessons)
+    taught = sum(steps for _, steps in settings.lessons)
+    reviewed = sum(steps for _, steps in settings.review)
 
-    def rate(peak: float) -> Callable:
+    def rise_and_fall(peak: float, steps: int) -> Callable:
         def at(step):
             rise = jnp.minimum(1.0, (step + 1) / max(settings.warmup_steps, 1))
             left = (steps - step) / max(settings.decay * steps, 1)
             return peak * rise * jnp.clip(left, 0.02, 1.0)
 
         return at
+
+    def rate(peak: float) -> Callable:
+        review = rise_and_fall(peak * settings.review_rate, reviewed)
+        return optax.join_schedules([rise_and_fall(peak, taught), review], [taught])
 
     return optax.chain(
         optax.clip_by_global_norm(1.0),

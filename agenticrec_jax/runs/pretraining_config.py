@@ -7,7 +7,18 @@ from pydantic import Field
 from agenticrec_jax.errors import expect
 from agenticrec_jax.runs.validation import configuration
 
-Skill = Literal["fusing", "weighing", "reading", "drafting", "episodes", "choosing"]
+Skill = Literal[
+    "fusing",
+    "weighing",
+    "pairing",
+    "answering",
+    "reading",
+    "drafting",
+    "episodes",
+    "choosing",
+    "preferring",
+]
+Lesson = tuple[tuple[Skill, ...], int]
 
 
 @configuration
@@ -22,19 +33,30 @@ class PretrainingConfig:
     num_kv_heads: int = Field(4, ge=1, description="Key and value heads.")
     head_dim: int = Field(48, ge=2, description="Width of a head.")
     rope_theta: float = Field(10000.0, gt=0, description="Base of the rotary frequencies.")
-    lessons: tuple[tuple[tuple[Skill, ...], int], ...] = Field(
+    lessons: tuple[Lesson, ...] = Field(
         (
             (("reading", "fusing", "reading", "episodes"), 1900),
             (("weighing", "choosing", "choosing", "drafting"), 960),
         ),
         description="Skills in turn, and steps.",
     )
+    review: tuple[Lesson, ...] = Field(
+        (
+            (("answering",), 40),
+            (("pairing", "preferring", "weighing", "choosing", "answering"), 120),
+        ),
+        description="Likewise, of further lessons, for which the rates rise and fall once more.",
+    )
+    review_rate: float = Field(0.5, gt=0, description="Share of the peak rates in the review.")
     fusing: tuple[int, int] = Field((32, 5), description="Prompts and completions of a step.")
     weighing: tuple[int, int] = Field((32, 5), description="Prompts and completions of a step.")
+    pairing: tuple[int, int] = Field((32, 5), description="Prompts and completions of a step.")
+    answering: tuple[int, int] = Field((32, 5), description="Prompts and completions of a step.")
     reading: tuple[int, int] = Field((32, 2), description="Prompts and completions of a step.")
     drafting: tuple[int, int] = Field((32, 2), description="Prompts and completions of a step.")
     episodes: tuple[int, int] = Field((10, 3), description="Prompts and completions of a step.")
     choosing: tuple[int, int] = Field((10, 3), description="Prompts and completions of a step.")
+    preferring: tuple[int, int] = Field((10, 3), description="Prompts and completions of a step.")
     sharpness: float = Field(
         2.0, gt=0, description="Factor of the judge's scores in drafts; above 1 less at random."
     )
@@ -47,5 +69,9 @@ class PretrainingConfig:
     save_every: int = Field(50, ge=1, description="Steps between two checkpoints.")
 
     def __post_init__(self):
-        steps = [steps for _, steps in self.lessons]
-        expect(min(steps, default=0) > 0, "lessons", self.lessons, "lessons of 1 step or more")
+        for name, lessons in (("lessons", self.lessons), ("review", self.review)):
+            steps = [steps for _, steps in lessons]
+            expect(min(steps, default=1) > 0, name, lessons, "lessons of 1 step or more")
+        expect(
+            bool(self.lessons + self.review), "lessons", self.lessons, "a lesson, or one of review"
+        )

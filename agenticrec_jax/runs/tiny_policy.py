@@ -31,7 +31,7 @@ from agenticrec_jax.paths import Path
 from agenticrec_jax.runs.config import RunConfig
 from agenticrec_jax.runs.data import RunData
 from agenticrec_jax.runs.evaluations import policy_rankings
-from agenticrec_jax.runs.policy import Policy, save_policy
+from agenticrec_jax.runs.policy import Policy, load_policy, save_policy
 from agenticrec_jax.runs.pretraining import pretrain, skill_sources
 from agenticrec_jax.runs.pretraining_config import PretrainingConfig
 from agenticrec_jax.runs.run import Run
@@ -57,7 +57,10 @@ LEAST_ENTROPY = 1.0  # in nats, of a trajectory's decisions: reinforcement needs
 
 
 def make_tiny_policy(
-    config: RunConfig, workdir: str | os.PathLike, output: str | os.PathLike
+    config: RunConfig,
+    workdir: str | os.PathLike,
+    output: str | os.PathLike,
+    start: str | os.PathLike | None = None,
 ) -> dict:
     """Makes a policy directory for the config's log; returns the gate's report.
 
@@ -65,6 +68,8 @@ def make_tiny_policy(
       config: of the run; ``config.pretraining`` has the architecture and the lessons.
       workdir: of data, artifacts and checkpoints; the pretraining resumes from there.
       output: policy directory to write.
+      start: policy directory that has been taught the lessons, of which only the review is left;
+        None for random weights and a tokenizer of the log's own.
 
     Raises:
       InputError: the policy misses a bar of `gate_failures`.
@@ -74,25 +79,26 @@ def make_tiny_policy(
         artifacts = run.artifacts_a
     toolbox = run.toolbox(artifacts)
     settings = config.pretraining
-    tokenizer = fit_tokenizer(run.data, toolbox, artifacts.fit_range, settings)
-    prompts = CompactPrompts(tokenizer, run.data.log.items, config.policy.title_tokens)
+    if start is None:
+        tokenizer = fit_tokenizer(run.data, toolbox, artifacts.fit_range, settings)
+        graphdef, params = nnx.split(random_policy(settings, tokenizer.vocab_size, config.seed))
+        policy = Policy(graphdef, params, tokenizer, weights_hash="")
+    else:
+        settings = dataclasses.replace(settings, lessons=())
+        policy = _in_dtype(load_policy(config.policy, start), jnp.float32)
+    prompts = CompactPrompts(policy.tokenizer, run.data.log.items, config.policy.title_tokens)
     agent = Agent(run.data.log, toolbox, artifacts, prompts)
-    graphdef, params = nnx.split(random_policy(settings, tokenizer.vocab_size, config.seed))
     with phase("judge"):
         sources = skill_sources(agent, run.data, config)
     with phase("pretraining"):
-        trained = pretrain(
-            Policy(graphdef, params, tokenizer, weights_hash=""),
-            sources,
-            settings,
-            run.workdir,
-            config.seed,
-        )
-    save_policy(_in_bfloat16(trained), output)
+        trained = pretrain(policy, sources, settings, run.workdir, config.seed)
+    save_policy(_in_dtype(trained, jnp.bfloat16), output)
     with phase("gate"):
         report = gate(Run(config, workdir, policy_directory=output))
         report |= judge_rows(sources["reading"].judge, run.data.examples["valid"])
     record = {"made_by": "python -m experiments.make_policy", "gate": report}
+    if start is not None:
+        record["start"] = policy.weights_hash
     record["config"] = dataclasses.asdict(config)
     (Path(output) / "made.json").write_text(strict_json.dumps(record, indent=1) + "\n")
     print(strict_json.dumps(report, indent=1))
@@ -294,10 +300,10 @@ def _rescaled(path: tuple, value: jax.Array) -> jax.Array:
     return value * 0.05 if path == ("norm", "scale") else value
 
 
-def _in_bfloat16(policy: Policy) -> Policy:
-    """Returns the policy with weights to be stored in half the bytes."""
+def _in_dtype(policy: Policy, dtype: jax.typing.DTypeLike) -> Policy:
+    """Returns the policy with its weights in ``dtype``; bfloat16 is stored in half the bytes."""
     model = nnx.merge(policy.graphdef, policy.params)
-    config = dataclasses.replace(model.config, param_dtype="bfloat16")
+    config = dataclasses.replace(model.config, param_dtype=jnp.dtype(dtype).name)
     graphdef, _ = nnx.split(Qwen3(config, rngs=nnx.Rngs(0)))
-    params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), policy.params)
+    params = jax.tree.map(lambda x: x.astype(dtype), policy.params)
     return dataclasses.replace(policy, graphdef=graphdef, params=params)

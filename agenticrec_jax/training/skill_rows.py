@@ -22,7 +22,7 @@ from agenticrec_jax.tokenizers.base import Tokenizer
 from agenticrec_jax.tools.base import AsOfView
 from agenticrec_jax.training.judge import Judge
 from agenticrec_jax.training.skills import NO_CLASS, Readout, SkillBatch, ranking_labels
-from agenticrec_jax.types import SAMPLED
+from agenticrec_jax.types import OBSERVATION, SAMPLED
 
 CANDIDATES = 20
 ORDERED = (*scripted.LABELS, scripted.DRAFT)  # labels that an order may have
@@ -95,6 +95,8 @@ class Fusing:
       lengths: of an order; one of them is drawn.
       least: fewest orders that a decision names.
       power: worth of a candidate in a fused list: its score to this power.
+      tasks: one of them is asked; preference questions need 2 candidates.
+      answer_alone: whether thoughts are given, and answers alone are learned.
     """
 
     prompts: PromptBuilder
@@ -105,6 +107,8 @@ class Fusing:
     lengths: tuple[int, ...] = (2, 4, 7, 10, 10)
     least: int = 1
     power: float = 10.0
+    tasks: tuple[str, ...] = (RANK,)
+    answer_alone: bool = False
     prompt_bucket: int = 80
     completion_bucket: int = 40
     readouts = (LABEL, PLACE, WEIGHT, FUSED_SCORE)
@@ -119,7 +123,8 @@ class Fusing:
             length = protocol.RANKED if label == scripted.DRAFT else rng.choice(self.lengths)
             seen = worth * rng.uniform(0.2, 1.2) + rng.normal(size=self.candidates)
             orders[label] = tuple((np.argsort(-seen)[:length] + 1).tolist())
-        ids = list(self.prompts.drill())
+        task = str(rng.choice(self.tasks))
+        ids = list(self.prompts.drill(task))
         order_labels: list[tuple[int, int]] = [(NO_CLASS, NO_CLASS)] * len(ids)
 
         def add(new: Sequence[int], label: str | None = None) -> None:
@@ -138,26 +143,36 @@ class Fusing:
             if label != scripted.DRAFT:
                 add(self.prompts.observation(scripted.order_text(label, orders[label])), label)
         rows = [
-            self._row(scripted.draw_decision(rng, labels, self.fused, least=self.least), orders)
+            self._row(
+                scripted.draw_decision(rng, labels, self.fused, least=self.least), orders, task
+            )
             for _ in range(members)
         ]
         label_of, place_of = np.array(order_labels, np.int32).T
         return SkillGroup(ids, rows, {LABEL.name: label_of[:, None], PLACE.name: place_of[:, None]})
 
-    def _row(self, plan: scripted.Plan, orders: Mapping[str, Sequence[int]]) -> SkillRow:
+    def _row(self, plan: scripted.Plan, orders: Mapping[str, Sequence[int]], task: str) -> SkillRow:
         ranking = plan.rank(orders, self.candidates)
-        thought = f"<think>{scripted.decision(plan, orders)}</think>"
-        ids, origin = self.prompts.turns([(SAMPLED, thought + protocol.render_ranking(ranking))])
+        thought = f"<think>{scripted.conclusion(plan, orders, ranking, task)}</think>"
+        ranked = scripted.answer(ranking, task)
+        ids, origin = self.prompts.turns([(SAMPLED, thought + ranked)])
+        if self.answer_alone:
+            given = len(self.prompts.written(thought))
+            origin = (OBSERVATION,) * given + origin[given:]
         weights = np.full((len(ids), len(ORDERED)), NO_CLASS, np.int32)
         scores = np.full((len(ids), CANDIDATES), np.nan, np.float32)
         if plan.weights:
-            # A number is chosen at the token before it.
-            before = np.flatnonzero(_number_mask(ids, self.prompts.tokenizer))[-len(ranking) :] - 1
+            # A number is chosen at the token before it. A pair's list is in its thought.
+            text = thought[: thought.rindex(";")] if task != RANK else thought + ranked
+            written = _number_mask(self.prompts.written(text), self.prompts.tokenizer)
+            before = np.flatnonzero(written)[-len(ranking) :] - 1
             of_label = dict(zip(plan.priority, plan.weights, strict=True))
             weights[before, : len(self.labels)] = [of_label.get(name, 0) for name in self.labels]
             fused = np.array([float(score) for score in plan.scores(orders, self.candidates)])
             scores[before, : len(fused)] = (fused - fused.mean()) / max(fused.std(), 1e-6)
         lists = [(log_worth(plan, plan.scores(orders, self.candidates), self.power), ranking)]
+        if self.answer_alone and task != RANK:
+            lists = []  # the pair's list is in the thought
         return SkillRow(ids, origin, lists, {WEIGHT.name: weights, FUSED_SCORE.name: scores})
 
 
@@ -294,10 +309,8 @@ class Episodes:
         blank = BLANK if rng.random() < self.blank else None
         view = AsOfView(agent.log, example)
         episode = scripted.demonstrate(plan, view, agent.toolbox, task, blank, draft)
-        lists = [(worth, draft)]
-        if task == RANK:
-            lists.append((log_worth(plan, episode.scores, self.power), episode.ranking))
-        return SkillRow(*agent.prompts.turns(episode.turns), lists)
+        ranked = (log_worth(plan, episode.scores, self.power), episode.ranking)
+        return SkillRow(*agent.prompts.turns(episode.turns), [(worth, draft), ranked])
 
 
 def draw_order(rng: np.random.Generator, log_worth: np.ndarray) -> tuple[int, ...]:

@@ -51,8 +51,10 @@ def _shrink(config: ConfigDict) -> None:
     for stage in (config.tallrec, config.llara, config.title_sft, config.s_dpo, config.rere):
         stage.update({"examples": 8, "epochs": 1, "batch": 4, "token_budget": 1472})
     lessons = ((("fusing",), 1), (("reading",), 1), (("episodes",), 1))
-    config.pretraining.update({"lessons": lessons, "num_layers": 4, "hidden_size": 64})
-    config.pretraining.update({"fusing": (2, 2), "reading": (2, 2), "episodes": (2, 2)})
+    short = {"lessons": lessons, "review": ((("answering",), 1),)}
+    config.pretraining.update(short | {"num_layers": 4, "hidden_size": 64})
+    sizes = ("fusing", "answering", "reading", "episodes")
+    config.pretraining.update({skill: (2, 2) for skill in sizes})
     config.warm_start.update({"lessons": ((("short",), 1), ((6,), 2)), "prompts": 2, "members": 2})
     counts = {"examples": 12, "validation_examples": 12, "fitting_examples": 12}
     config.evaluation.update(counts | {"trained_no_tools": True})

@@ -6,7 +6,7 @@ import dataclasses
 import pytest
 
 from agenticrec_jax.agent.prompts import ChatPrompts, CompactPrompts, make_prompts
-from agenticrec_jax.agent.tasks import TASKS
+from agenticrec_jax.agent.tasks import LESS, TASKS
 from agenticrec_jax.testing.chat import chat_tokenizer
 from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.testing.world import tiny_world
@@ -33,6 +33,8 @@ def test_the_compact_style_is_one_turn(prompts):
     assert f"; candidates:{first}1,{second}2," in text
     assert text.endswith("; rank; tools:get_user_profileitem_info_search<assistant>")
     assert world.tokenizer.decode(prompts.drill()) == "<user> rank<assistant>"
+    question = "<user> less likely next, A is 1, B is 2<assistant>"
+    assert world.tokenizer.decode(prompts.drill(LESS)) == question
 
 
 def test_tasks_ask_different_questions(prompts):

@@ -104,8 +104,8 @@ def test_a_share_of_random_plans_has_weights_and_none_by_default():
     assert not any(scripted.draw_plan(rng, tuple(SAID)).weights for _ in range(100))
 
 
-@pytest.mark.parametrize(("task", "letter"), [("more", "B"), ("less", "A")])
-def test_preference_questions_follow_the_first_of_the_order(task, letter):
+@pytest.mark.parametrize(("task", "number", "letter"), [("more", 2, "B"), ("less", 1, "A")])
+def test_preference_questions_follow_the_first_of_the_order(task, number, letter):
     class Pair(_View):
         candidates = (11, 12)
 
@@ -116,6 +116,11 @@ def test_preference_questions_follow_the_first_of_the_order(task, letter):
     plan = Plan(("candidates_analyze",), ("popular",))
     episode = scripted.demonstrate(plan, Pair(), Box(), task)
     assert protocol.parse_choice(episode.turns[-1][1]) == letter
+    assert (
+        episode.turns[-1][1]
+        .split("<answer>")[0]
+        .endswith(f" puts 2,1, first; {task} {number},</think>")
+    )
 
 
 def test_random_plans_call_subsets_and_follow_what_they_called():

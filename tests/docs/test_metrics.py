@@ -99,7 +99,8 @@ def names_of_losses() -> set[str]:
 def names_of_pretraining() -> set[str]:
     """Names of each skill's metrics: its readouts, and those that all skills have."""
     sources = {"fusing": Fusing, "weighing": Fusing, "reading": Reading, "drafting": Reading}
-    sources |= {"episodes": Episodes, "choosing": Episodes}
+    sources |= {"episodes": Episodes, "choosing": Episodes, "preferring": Episodes}
+    sources |= {"pairing": Fusing, "answering": Fusing}
     common = ("nll", "first", "places")
     return {
         f"{skill}/{name}"

@@ -52,14 +52,14 @@ def fresh_policy(settings):
     return Policy(graphdef, params, tokenizer, weights_hash="")
 
 
-def small(lessons, **changes):
+def small(lessons, review=(), **changes):
     counts = {name: (2, 2) for name in ("fusing", "reading", "episodes")}
-    return PretrainingConfig(lessons=lessons, **SIZES, **{**counts, **changes})
+    return PretrainingConfig(lessons=lessons, review=review, **SIZES, **{**counts, **changes})
 
 
 def test_a_run_that_is_stopped_goes_on_to_the_same_weights(sources, tmp_path, monkeypatch):
-    lessons = ((("fusing", "reading"), 3), (("episodes",), 2))
-    settings = small(lessons, save_every=2)
+    lessons = ((("fusing", "reading"), 3),)
+    settings = small(lessons, review=((("episodes",), 2),), save_every=2)
     whole = pretrain(fresh_policy(settings), sources, settings, tmp_path / "whole", seed=3)
 
     class Stopped(Exception):
@@ -69,7 +69,7 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_weights(sources, tmp_path, mo
         raise Stopped
 
     with monkeypatch.context() as patch:
-        # Step 3, counted from 0, is the first of the second lesson.
+        # Step 3, counted from 0, is the first of the review.
         patch.setattr(Episodes, "group", stop)
         with pytest.raises(Stopped):
             pretrain(fresh_policy(settings), sources, settings, tmp_path / "parts", seed=3)
@@ -111,26 +111,35 @@ def test_a_matrix_moves_in_all_directions_alike_and_an_embedding_does_not():
         np.testing.assert_allclose(sizes, sizes.mean(), rtol=1e-2)
 
 
-def test_the_rates_rise_once_and_fall_over_the_last_steps_of_all_lessons():
-    """Steps 4 and 2, a rise of 2, a fall over the last half: factors 1/2, 1, 1, 1, 2/3, 1/3."""
-    settings = small(((("fusing",), 4), (("reading",), 2)), warmup_steps=2, decay=0.5)
+def test_the_rates_rise_and_fall_over_all_lessons_and_again_in_the_review():
+    """Steps 4 and 2, a rise of 2, a fall over the last half: factors 1/2, 1, 1, 1, 2/3, 1/3.
+
+    A review of 4 steps at half of that: factors 1/4, 1/2, 1/2, 1/4.
+    """
+    lessons = ((("fusing",), 4), (("reading",), 2))
+    review = {"review": ((("fusing",), 4),), "review_rate": 0.5}
+    settings = small(lessons, warmup_steps=2, decay=0.5, **review)
     optimizer = make_muon(settings)
     params = {"readouts": jnp.zeros(1)}  # Adam moves it by the rate while the gradient is constant
     state = optimizer.init(params)
     moves = []
-    for _ in range(6):
+    for _ in range(10):
         move, state = optimizer.update({"readouts": jnp.full(1, 1e-3)}, state, params)
         moves.append(abs(float(move["readouts"][0])))
     ratio = np.array(moves) / moves[1]
     # Nesterov's momentum settles over the steps, so the sizes are near the factors.
-    np.testing.assert_allclose(ratio[2:], [1, 1, 2 / 3, 1 / 3], atol=0.15)
+    factors = [1, 1, 2 / 3, 1 / 3, 1 / 4, 1 / 2, 1 / 2, 1 / 4]
+    np.testing.assert_allclose(ratio[2:], factors, atol=0.15)
 
 
 @pytest.mark.slow
 def test_orders_are_followed_and_weighed_after_some_hundred_steps(sources, tmp_path):
     """About 8 minutes on 2 cores. A guess has .05 of first numbers."""
     settings = dataclasses.replace(
-        PretrainingConfig(), lessons=((("fusing",), 240),), fusing=(32, 4)
+        PretrainingConfig(),
+        lessons=((("fusing",), 240),),
+        review=(),
+        fusing=(32, 4),
     )
     pretrain(fresh_policy(settings), sources, settings, tmp_path)
     lines = read_metrics(tmp_path / "metrics.jsonl")[-20:]

@@ -11,6 +11,7 @@ from agenticrec_jax.agent import protocol, scripted
 from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.agent.prompts import CompactPrompts
 from agenticrec_jax.agent.scripts import RECTHINKER_SCRIPT
+from agenticrec_jax.agent.tasks import LESS, MORE
 from agenticrec_jax.testing.world import tiny_world
 from agenticrec_jax.training.judge import fit_judge
 from agenticrec_jax.training.skill_rows import (
@@ -36,6 +37,9 @@ def world():
 def agent(world):
     prompts = CompactPrompts(world.tokenizer, world.log.items, 4)
     return Agent(world.log, world.toolbox, world.artifacts, prompts)
+
+
+PAIRS = {"candidates": 2, "lengths": (2,), "tasks": (MORE, LESS)}
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +125,35 @@ def test_fusing_can_be_of_many_long_orders_with_weights_alone(agent):
     assert counts == {3, 4, 5}
 
 
+def test_letters_answer_the_question_by_the_list_before_them(agent):
+    """MORE is answered by the first of a pair's list and LESS by its last, in drill and episode."""
+    asked = set()
+    for group in source_groups(Fusing(agent.prompts, **PAIRS), 30):
+        prompt = agent.prompts.tokenizer.decode(group.prompt)
+        less = "less likely" in prompt
+        assert less != ("more likely" in prompt)
+        orders = scripted.read_orders(prompt)
+        for row in group.rows:
+            text = agent.prompts.tokenizer.decode(row.ids)
+            *numbers, asked_for = re.search(
+                r"puts (\d),(\d), first; (\w+ \d),</think>", text
+            ).groups()
+            assert asked_for == (f"less {numbers[1]}" if less else f"more {numbers[0]}")
+            letter = protocol.parse_choice(text)
+            assert letter == {"1": "A", "2": "B"}[numbers[less]]
+            asked.add((less, letter))
+            ((worth, listed),) = row.lists
+            assert [str(number) for number in listed] == numbers
+            assert worth[listed[0] - 1] >= worth[listed[1] - 1]
+            weighed = np.flatnonzero(row.readouts["order_weight"][:, 0] != NO_CLASS)
+            if "×" in text:
+                before = agent.prompts.tokenizer.decode(row.ids[: weighed[0] + 1])
+                assert len(weighed) == 2 and before.endswith("puts ")
+            else:
+                assert orders[text.split("rank by ")[1].split(":")[0]][0] == listed[0]
+    assert len(asked) == 4
+
+
 def test_readouts_of_orders_name_label_place_and_weight(agent):
     tokenizer = agent.prompts.tokenizer
     for group in source_groups(Fusing(agent.prompts, fused=1.0), 10):
@@ -200,6 +233,38 @@ def test_episodes_begin_with_a_draft_and_rank_by_what_they_say(world, agent, jud
     assert ranked_by_draft > 3
 
 
+def test_of_an_answer_alone_the_thought_is_given(agent):
+    """The same texts as where the thought is learned too."""
+    decode = agent.prompts.tokenizer.decode
+    whole = source_groups(Fusing(agent.prompts, **PAIRS))
+    alone = source_groups(Fusing(agent.prompts, answer_alone=True, **PAIRS))
+    for group, other in zip(alone, whole, strict=True):
+        assert group.prompt == other.prompt
+        for row, full in zip(group.rows, other.rows, strict=True):
+            assert row.ids == full.ids and row.lists == []
+            learned = [
+                i for i, origin in zip(row.ids, row.origin, strict=True) if origin == SAMPLED
+            ]
+            assert re.fullmatch(r"<answer>\\boxed\{[AB]\}</answer>", decode(learned))
+
+
+def test_episodes_about_a_pair_list_it_before_the_letter(world, agent, judge):
+    source = Episodes(agent, judge, world.examples, preference=1.0)
+    for group in source_groups(source, 10):
+        less = "less likely" in agent.prompts.tokenizer.decode(group.prompt)
+        asked_for = "less" if less else "more"
+        for row in group.rows:
+            text = agent.prompts.tokenizer.decode(row.ids)
+            (_, draft), (_, ranking) = row.lists
+            assert len(draft) == len(ranking) == 2
+            assert (
+                f" puts {ranking[0]},{ranking[1]}, first; {asked_for} {ranking[less]},</think>"
+                in text
+            )
+            letter = protocol.parse_choice(text.split("</tool_call>")[-1])
+            assert letter == "AB"[ranking[less] - 1]
+
+
 def test_targets_never_reach_a_row(world, agent, judge):
     other = [
         dataclasses.replace(e, target=e.candidates[(e.target_number + 6) % 20])
@@ -214,10 +279,12 @@ def test_targets_never_reach_a_row(world, agent, judge):
         assert [row.ids for row in drawn[0].rows] == [row.ids for row in drawn[1].rows]
 
 
-@pytest.mark.parametrize("kind", ["fusing", "reading", "episodes"])
+@pytest.mark.parametrize("kind", ["fusing", "pairing", "answering", "reading", "episodes"])
 def test_a_batch_has_its_labels_at_the_numbers_of_lists(world, agent, judge, kind):
     source = {
         "fusing": Fusing(agent.prompts),
+        "pairing": Fusing(agent.prompts, **PAIRS),
+        "answering": Fusing(agent.prompts, answer_alone=True, **PAIRS),
         "reading": Reading(agent, judge, world.examples),
         "episodes": Episodes(agent, judge, world.examples, preference=0.5),
     }[kind]
