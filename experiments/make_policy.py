@@ -2,9 +2,9 @@
 
     python -m experiments.make_policy --workdir=DIR --output=tools_data/tiny_policy
 
-It takes about 110 minutes on 2 cores and resumes where it was stopped. The quickstart and the tests
-read the committed directory. With ``--start=DIR`` only the review, the last lesson, is taught, to a
-policy that has been taught the others.
+It takes about 95 minutes on 2 cores and resumes where it was stopped. The quickstart and the tests
+read the committed directory. With ``--start=DIR`` only ``config.pretraining.review`` is taught, to
+a policy that has been taught the lessons.
 """
 
 from collections.abc import Sequence

@@ -39,7 +39,7 @@ class Gpu:
 
 
 # The SXM versions, with the memory that a program sees. H100 by XLA's own description
-# (xla/backends/gpu/target_config/specs/h100_sxm.txtpb), H200 by its data sheet and driver.
+# (xla/backends/gpu/target_config/specs/h100_sxm.txtpb), H200 a little below its 141 GB (151.4e9).
 GPUS = {
     "h100": Gpu("NVIDIA H100 80GB HBM3", memory=84_942_979_072, bandwidth=3_352_320_000_000),
     "h200": Gpu("NVIDIA H200", memory=150_000_000_000, bandwidth=4_800_000_000_000),

@@ -55,7 +55,6 @@ def _fit_tiny_policy(config: ConfigDict, preset: str) -> None:
     """Makes observations short, and room for three of them."""
     config.tools.related_titles = 1
     config.policy.observation_tokens = 160
-    config.pretraining.review = ()  # RecThinker asks no questions about pairs
     config.engine.max_tokens = 448
     for stage in (config.self_sft, config.rta):
         stage.completion_buckets = (448,) if preset == SMOKE else (64, 128, 192, 288, 448)

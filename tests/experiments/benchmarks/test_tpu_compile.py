@@ -70,6 +70,23 @@ def test_the_committed_figures_name_versions_settings_and_what_fits(file, topolo
             assert program == "gradients" or "all-gather" not in row["collectives"], row["name"]
 
 
+def test_between_two_slices_only_gradients_and_scalars_are_sent():
+    """By the committed figures, in which every program fits."""
+    committed = json.loads((RESULTS / "tpu_compile_slices.json").read_text())
+    rows = {row["name"]: row for row in committed["rows"]}
+    assert len(rows) == 2 * len(tpu_compile.MODELS) * len(PROGRAMS)
+    for model in tpu_compile.MODELS:
+        for topology in ("v5e:4x4", "v6e:4x4"):
+            place = f"{model} on 2 x {topology}"
+            of = {program: rows[f"{place}: {program}"] for program in PROGRAMS}
+            assert all(row["fits"] for row in of.values()), place
+            crossing = {name: row["between_slices"] for name, row in of.items()}
+            assert crossing["gradients"]["all-reduce"]["bytes"] <= 512, place
+            gradients = of["gradients"]["bytes"]["outputs"]
+            assert 0 < crossing["update"]["all-reduce"]["bytes"] <= 1.1 * gradients, place
+            assert not any(crossing[name] for name in PROGRAMS[:4]), place
+
+
 def test_slices_and_gpus_are_not_compiled_together(monkeypatch):
     class Chip:
         def __init__(self, name):
