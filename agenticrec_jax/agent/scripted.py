@@ -352,7 +352,7 @@ def conclusion(
     if task == RANK:
         return decided
     first, second = numbers
-    return f"{decided} {PUTS}{first},{second}, first; {task} {second if task == LESS else first},"
+    return f"{decided} {PUTS}{first},{second}, first; {task} {_chosen(numbers, task)},"
 
 
 def weight_word(weight: int) -> str:
@@ -368,5 +368,10 @@ def answer(numbers: Sequence[int], task: str) -> str:
     """
     if task == RANK:
         return protocol.render_ranking(numbers)
-    first = "A" if numbers[0] == 1 else "B"
-    return protocol.render_choice(first if task != LESS else {"A": "B", "B": "A"}[first])
+    return protocol.render_choice("AB"[_chosen(numbers, task) - 1])
+
+
+def _chosen(pair: Sequence[int], task: str) -> int:
+    """Returns the number that answers a question about a pair, of which the likelier is first."""
+    likelier, other = pair
+    return other if task == LESS else likelier

@@ -21,7 +21,7 @@ from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.data.examples import RankingExample, evenly_spread
 from agenticrec_jax.data.interactions import InteractionLog
 from agenticrec_jax.data.splits import FitRange
-from agenticrec_jax.errors import InputError
+from agenticrec_jax.errors import InputError, expect
 from agenticrec_jax.evaluation.baselines import scripted as scripted_rows
 from agenticrec_jax.evaluation.evaluator import copy_accuracy, evaluate
 from agenticrec_jax.evaluation.rankings import summarize_rankings, targets_of
@@ -72,19 +72,23 @@ def make_tiny_policy(
         None for random weights and a tokenizer of the log's own.
 
     Raises:
-      InputError: the policy misses a bar of `gate_failures`.
+      InputError: the policy misses a bar of `gate_failures`, or there is no review to teach to
+        ``start``.
     """
+    settings = config.pretraining
+    if start is not None:
+        expected = "a lesson for the policy of --start"
+        expect(bool(settings.review), "config.pretraining.review", settings.review, expected)
+        settings = dataclasses.replace(settings, lessons=())
     run = Run(config, workdir)
     with phase("data and tools"):
         artifacts = run.artifacts_a
     toolbox = run.toolbox(artifacts)
-    settings = config.pretraining
     if start is None:
         tokenizer = fit_tokenizer(run.data, toolbox, artifacts.fit_range, settings)
         graphdef, params = nnx.split(random_policy(settings, tokenizer.vocab_size, config.seed))
         policy = Policy(graphdef, params, tokenizer, weights_hash="")
     else:
-        settings = dataclasses.replace(settings, lessons=())
         policy = _in_dtype(load_policy(config.policy, start), jnp.float32)
     prompts = CompactPrompts(policy.tokenizer, run.data.log.items, config.policy.title_tokens)
     agent = Agent(run.data.log, toolbox, artifacts, prompts)

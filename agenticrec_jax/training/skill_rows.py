@@ -154,18 +154,17 @@ class Fusing:
     def _row(self, plan: scripted.Plan, orders: Mapping[str, Sequence[int]], task: str) -> SkillRow:
         ranking = plan.rank(orders, self.candidates)
         thought = f"<think>{scripted.conclusion(plan, orders, ranking, task)}</think>"
-        ranked = scripted.answer(ranking, task)
-        ids, origin = self.prompts.turns([(SAMPLED, thought + ranked)])
+        ids, origin = self.prompts.turns([(SAMPLED, thought + scripted.answer(ranking, task))])
         if self.answer_alone:
             given = len(self.prompts.written(thought))
             origin = (OBSERVATION,) * given + origin[given:]
         weights = np.full((len(ids), len(ORDERED)), NO_CLASS, np.int32)
         scores = np.full((len(ids), CANDIDATES), np.nan, np.float32)
         if plan.weights:
-            # A number is chosen at the token before it. A pair's list is in its thought.
-            text = thought[: thought.rindex(";")] if task != RANK else thought + ranked
-            written = _number_mask(self.prompts.written(text), self.prompts.tokenizer)
-            before = np.flatnonzero(written)[-len(ranking) :] - 1
+            # A number is chosen at the token before it. A pair's list is followed by one more.
+            numbers = np.flatnonzero(_number_mask(ids, self.prompts.tokenizer))
+            end = len(numbers) - (task != RANK)
+            before = numbers[end - len(ranking) : end] - 1
             of_label = dict(zip(plan.priority, plan.weights, strict=True))
             weights[before, : len(self.labels)] = [of_label.get(name, 0) for name in self.labels]
             fused = np.array([float(score) for score in plan.scores(orders, self.candidates)])

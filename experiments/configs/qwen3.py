@@ -16,8 +16,8 @@ from agenticrec_jax.runs import default_config
 
 PROMPT_TOKENS = 2048
 COMPLETION_TOKENS = 6144
-SLICES = {"v5e_16": 16, "v5e_64": 64, "v5p_16": 16, "v6e_16": 16}  # chips
-SLICES |= {"h100_8": 8, "h200_1": 1}  # GPUs of a machine
+# Chips of a TPU slice, or GPUs of a machine, by the name of the preset.
+CHIPS = {"v5e_16": 16, "v5e_64": 64, "v5p_16": 16, "v6e_16": 16, "h100_8": 8, "h200_1": 1}
 
 
 class Fitted(NamedTuple):
@@ -64,7 +64,7 @@ FITTED = {
 }
 # Of these sizes only 4B has a later release; the directory of another is Qwen3-SIZE.
 DIRECTORIES = {"4B": "Qwen3-4B-Instruct-2507"}
-PRESETS = (*SLICES, *(f"{slice_name}_{size}" for size, slice_name in FITTED))
+PRESETS = (*CHIPS, *(f"{machine}_{size}" for size, machine in FITTED))
 
 
 def get_config(preset: str = "") -> ConfigDict:
@@ -105,10 +105,10 @@ def get_config(preset: str = "") -> ConfigDict:
 def _fit(config: ConfigDict, preset: str) -> None:
     if preset not in PRESETS:
         raise ValueError(f"preset: found {preset!r}, expected one of {', '.join(PRESETS)}")
-    slice_name, size = (preset, "4B") if preset in SLICES else preset.rsplit("_", 1)
-    fitted = FITTED[size, slice_name]
+    machine, size = (preset, "4B") if preset in CHIPS else preset.rsplit("_", 1)
+    fitted = FITTED[size, machine]
     config.policy.directory = DIRECTORIES.get(size, f"Qwen3-{size}")
-    fsdp = SLICES[slice_name] // fitted.tensor
+    fsdp = CHIPS[machine] // fitted.tensor
     config.mesh.update({"fsdp": fsdp, "tensor": fitted.tensor})
     config.policy.lora.rank = fitted.lora_rank
     if fitted.lora_rank:

@@ -5,10 +5,12 @@ import json
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from agenticrec_jax.bundled import ROOT
 from agenticrec_jax.cli.configs import load_config
 from agenticrec_jax.runs import Run, run_config
+from agenticrec_jax.runs.policy import weights_hash
 from agenticrec_jax.runs.tiny_policy import (
     LEAST,
     LEAST_ENTROPY,
@@ -16,8 +18,10 @@ from agenticrec_jax.runs.tiny_policy import (
     decision_entropy,
     gate,
     gate_failures,
+    make_tiny_policy,
 )
-from agenticrec_jax.testing.errors import assert_names
+from agenticrec_jax.runtime.metric_logging import read_metrics
+from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.testing.world import tiny_world
 from agenticrec_jax.types import OBSERVATION, SAMPLED
 
@@ -93,3 +97,22 @@ def test_a_policy_that_has_learned_nothing_is_refused(program, tmp_path):
     assert ended.returncode == 2
     assert_names(ended.stderr, f"error: {output}: ", "single.followed", 0.97)
     assert (output / "made.json").exists() and (output / "model.safetensors").exists()
+    policies = [output, tmp_path / "reviewed"]
+    flags = [flag.replace(str(output), str(policies[1])) for flag in flags]
+    flags = [f"--workdir={tmp_path}/review", f"--start={output}", *flags[1:]]
+    ended = program("make_policy", *flags)
+    assert_names(ended.stderr, f"error: {policies[1]}: ", "single.followed", 0.97)
+    lines = read_metrics(tmp_path / "review" / "metrics.jsonl")
+    taught = [line for line in lines if line["stage"] == "pretraining"]
+    assert [name for line in taught for name in line if name.endswith("/nll")] == ["answering/nll"]
+    assert json.loads((policies[1] / "made.json").read_text())["start"] == weights_hash(output)
+    before, after = (load_file(policy / "model.safetensors") for policy in policies)
+    moved = max(np.abs(np.float32(before[name]) - np.float32(after[name])).max() for name in before)
+    assert 0 < moved < 0.1  # by a step, not by other random weights
+
+
+def test_without_a_review_there_is_nothing_to_teach_to_a_policy(tmp_path):
+    config = run_config(load_config("office"))
+    sentence = refused(make_tiny_policy, config, tmp_path / "run", tmp_path / "out", "a_policy")
+    assert_names(sentence, "config.pretraining.review", "()", "--start")
+    assert not list(tmp_path.iterdir())

@@ -39,7 +39,7 @@ def test_a_preset_has_what_fits_its_model_and_slice(preset):
 
 
 def test_every_size_is_fitted_to_every_slice():
-    assert set(qwen3.FITTED) == {(s, k) for s in ("0.6B", "1.7B", "4B", "8B") for k in qwen3.SLICES}
+    assert set(qwen3.FITTED) == {(s, k) for s in ("0.6B", "1.7B", "4B", "8B") for k in qwen3.CHIPS}
     with pytest.raises(ValueError, match="v5e_16_2B"):
         qwen3.get_config("v5e_16_2B")
 
