@@ -147,6 +147,9 @@ class Engine:
         self.pause_id = pause_id
         self.stop_ids = tuple(stop_ids)
         self.pad_id = pad_id
+        # On a CPU a step takes as long as reading keys and values does. Other devices, and slots
+        # that are split over a mesh, read one window of every row.
+        spans = self.placement.one_cpu and not config.page_tokens
         self.programs = Programs(
             graphdef,
             self.pause_id,
@@ -159,9 +162,10 @@ class Engine:
             rules=DECODE_RULES,
             pages=self.shards * config.pool_pages(self.shards),
             page_tokens=config.page_tokens,
+            spans=spans,
             constraint=constraint,
         )
-        self.shapes = Shapes(config, self.shards)
+        self.shapes = Shapes(config, self.shards, spans)
         self.state: State | None = None
         self.vocabulary = 0
         self.telemetry: dict[str, float] = {}

@@ -257,6 +257,28 @@ def read(cache: Cache, rows: Int[Array, " R"], window: int, shards: int) -> Cach
     return Cache(k, _map_layers(lambda x: by_shard(take_v, shards, x, rows), cache.v))
 
 
+def read_spans(
+    cache: Cache, rows: Int[Array, " P"], start: Int[Array, " P"], columns: int
+) -> Cache:
+    """Returns copies of ``columns`` columns from ``start`` on, of one of the ``rows`` each."""
+
+    # A row out of range reads the last slot.
+    def take_k(x: Array) -> Array:
+        sizes = (1, *x.shape[1:3], columns)
+        return jax.vmap(lambda r, c: jax.lax.dynamic_slice(x, (r, 0, 0, c), sizes)[0])(rows, start)
+
+    def take_v(x: Array) -> Array:
+        sizes = (1, x.shape[1], columns, x.shape[3])
+        return jax.vmap(lambda r, c: jax.lax.dynamic_slice(x, (r, 0, c, 0), sizes)[0])(rows, start)
+
+    return Cache(_map_layers(take_k, cache.k), _map_layers(take_v, cache.v))
+
+
+def first_rows(cache: Cache, count: int) -> Cache:
+    """Returns the first ``count`` rows."""
+    return Cache(*(_map_layers(lambda x: x[:count], arrays) for arrays in cache))
+
+
 def enter(
     cache: Cache, rows: Int[Array, " R"], new: KV, source: Int[Array, " R"], shards: int
 ) -> Cache:
@@ -304,7 +326,7 @@ def append(
 
 
 def write_column(cache: Cache, column: Int[Array, ""], new: KV) -> Cache:
-    """Returns the cache with ``new`` [B, 1, K, H] at one column, the same for every row."""
+    """Returns the cache with ``new`` [R, 1, K, H] at one column of the first R rows."""
 
     # One slice at the same offset for all rows, which XLA updates in place.
     def at(x: Array, y: Array, axis: int) -> Array:

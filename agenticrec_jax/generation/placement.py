@@ -65,6 +65,7 @@ class Placement:
 
     Attributes:
       shards: number of mesh shards that the slots are split over; 1 without a mesh.
+      one_cpu: whether everything is on one CPU device.
     """
 
     def __init__(self, mesh: Mesh | None, graphdef: nnx.GraphDef, weight_dtype: str = ""):
@@ -73,7 +74,7 @@ class Placement:
         self._graphdef = graphdef
         platform = mesh.devices.flat[0].platform if mesh else jax.default_backend()
         # Other devices' compilers choose the layout of a kernel themselves.
-        self._panels = mesh is None and platform == "cpu"
+        self.one_cpu = mesh is None and platform == "cpu"
         self._copy = None
         self._sources: list[weakref.ref] = []  # the arrays that the copy was made from
         self.shards = 1 if mesh is None else batch_shards(mesh, DECODE_RULES)
@@ -103,7 +104,7 @@ class Placement:
           params: result of `params`, or of `abstract_params`.
           rows: rows of the dispatch.
         """
-        if not self._panels or rows > PANEL_ROWS:
+        if not self.one_cpu or rows > PANEL_ROWS:
             return params
         cut = functools.partial(with_panels, self._graphdef, width=panel_width())
         leaves = jax.tree.leaves(params)

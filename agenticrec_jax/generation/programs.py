@@ -13,7 +13,7 @@ H head width, V vocabulary.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -24,10 +24,12 @@ from jaxtyping import Array, Float, Int, UInt32
 
 from agenticrec_jax.generation import sampling
 from agenticrec_jax.generation.compilations import CountedJit
+from agenticrec_jax.generation.config import EngineConfig
 from agenticrec_jax.generation.constraint import Constraint, Progress
 from agenticrec_jax.generation.inputs import DecodeInputs, JoinInputs, PrefillInputs, SpliceInputs
 from agenticrec_jax.generation.rows import ColumnRows, PagedRows
 from agenticrec_jax.generation.sampling import Draw
+from agenticrec_jax.generation.span_rows import SpanRows
 from agenticrec_jax.generation.state import (
     AT_LIMIT,
     PAUSED,
@@ -56,6 +58,7 @@ class Programs:
       rules: logical axis to mesh axis, for the arrays of the model.
       pages: pages of the pool; 0 where slots have columns of their own.
       page_tokens: positions of a page.
+      spans: whether decode steps read spans of the columns, where slots have them (`span_rows`).
       constraint: restricts what is sampled in rows that have choices; without one the compiled
         programs have no operation of it.
     """
@@ -74,6 +77,7 @@ class Programs:
         rules: Rules = RULES,
         pages: int = 0,
         page_tokens: int = 0,
+        spans: bool = False,
         constraint: Constraint | None = None,
     ):
         self._graphdef = graphdef
@@ -86,7 +90,7 @@ class Programs:
         if pages:
             self._rows = PagedRows(slots, shards, constrain, pages=pages, page_tokens=page_tokens)
         else:
-            self._rows = ColumnRows(slots, shards, constrain)
+            self._rows = (SpanRows if spans else ColumnRows)(slots, shards, constrain)
         self._mesh = mesh
         self._rules = rules
         self._constraint = constraint
@@ -109,6 +113,10 @@ class Programs:
     def compilations(self) -> int:
         """Number of executables compiled so far, by all four programs."""
         return sum(program.compilations for program in self._all)
+
+    def window(self, lengths: Sequence[int], rows: int, config: EngineConfig) -> int:
+        """Returns the window of a dispatch of ``decode``; see ``Rows.window``."""
+        return self._rows.window(lengths, rows, config)
 
     def empty_state(self, params, columns: int) -> State:
         """Returns the state of slots without rows, each with a cache of ``columns`` tokens."""
@@ -262,8 +270,8 @@ class Programs:
         Returns earlier when no row runs, or when ``quota`` rows have paused or ended and
         ``least_steps`` are done.
 
-        ``rows`` says what the loop works on: a copy of the rows' first ``window`` columns, or the
-        pool of pages itself.
+        ``rows`` says what the loop works on: a copy of the rows' first ``window`` columns, of spans
+        of them, or the pool of pages itself.
         """
         model = self._model(params)
         row = self._rows.fields(state, inputs.rows)
@@ -306,7 +314,7 @@ class Programs:
             patient = (report.steps < least_steps) | (stopped < inputs.quota)
             return (report.steps < steps) & (running > 0) & patient
 
-        local = self._rows.begin(state, inputs.rows, window)
+        local = self._rows.begin(state, inputs.rows, row.length, **sizes)
         zeros = jnp.zeros((len(inputs.rows), steps), jnp.int32)
         report = Report(
             ids=zeros,

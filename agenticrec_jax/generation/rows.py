@@ -1,13 +1,14 @@
 """Rows of the slots' state inside a program: gathered for a dispatch, and written back.
 
 Keys and values of a slot lie in columns of its own (`ColumnRows`, `kv_cache`) or in pages of one
-pool (`PagedRows`, `page_pool`). Both have the same methods, which the programs call.
+pool (`PagedRows`, `page_pool`). Both have the same methods, which the programs call. `span_rows`
+has the rows of a CPU, whose decode steps read their columns in spans.
 
 Axis letters: B slots, R rows of a dispatch, P prompts, G group, T time, K kv heads, H head width.
 """
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -16,9 +17,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Int
 
 from agenticrec_jax.generation import kv_cache, page_pool
+from agenticrec_jax.generation.config import EngineConfig
 from agenticrec_jax.generation.inputs import DecodeInputs, JoinInputs, PrefillInputs, SpliceInputs
 from agenticrec_jax.generation.kv_cache import Cache, put, take
 from agenticrec_jax.generation.page_pool import Pool
+from agenticrec_jax.generation.shapes import fit
 from agenticrec_jax.generation.state import EMPTY, RUNNING, Report, State
 from agenticrec_jax.models.masks import KV, Context
 from agenticrec_jax.models.pages import PagedContext
@@ -81,14 +84,32 @@ class Rows(abc.ABC):
     def join(self, state: State, inputs: JoinInputs, window: int) -> Cache | Pool:
         """Returns the cache with the prompt of a group for a member that joins it."""
 
+    def window(self, lengths: Sequence[int], rows: int, config: EngineConfig) -> int:
+        """Returns the window of a loop of decode steps, the smallest that is enough.
+
+        Args:
+          lengths: of the rows that run.
+          rows: rows of the dispatch, R, with padding.
+          config: sizes of the engine.
+        """
+        return fit(max(lengths) + config.decode_steps, config.windows())
+
     @abc.abstractmethod
-    def begin(self, state: State, rows: Int[Array, " R"], window: int) -> Cache | Pool:
+    def begin(
+        self,
+        state: State,
+        rows: Int[Array, " R"],
+        length: Int[Array, " R"],
+        *,
+        window: int,
+        steps: int,
+    ) -> Any:
         """Returns what a loop of decode steps carries of the cache."""
 
     @abc.abstractmethod
     def step_context(
         self,
-        local: Cache | Pool,
+        local: Any,
         inputs: DecodeInputs,
         length: Int[Array, " R"],
         report: Report,
@@ -102,21 +123,21 @@ class Rows(abc.ABC):
     @abc.abstractmethod
     def step(
         self,
-        local: Cache | Pool,
+        local: Any,
         new: Any,
         token: Int[Array, " R"],
         t: Int[Array, ""],
         *,
         window: int,
         steps: int,
-    ) -> Cache | Pool:
+    ) -> Any:
         """Returns ``local`` after step ``t``: ``new`` is of the model, ``token`` was sampled."""
 
     @abc.abstractmethod
     def end(
         self,
         state: State,
-        local: Cache | Pool,
+        local: Any,
         inputs: DecodeInputs,
         length: Int[Array, " R"],
         report: Report,
@@ -190,7 +211,7 @@ class ColumnRows(Rows):
         source = jnp.zeros_like(inputs.rows)  # each shard has one prompt, its own
         return kv_cache.enter(state.cache, inputs.rows, prompts, source, self._shards)
 
-    def begin(self, state, rows, window):
+    def begin(self, state, rows, length, *, window, steps):
         """Returns a copy of the first ``window`` columns of the rows."""
         return self._window(state, rows, window)
 
@@ -278,7 +299,7 @@ class PagedRows(Rows):
         """Returns the pool with a copy of the prompt's last page; the others are shared."""
         return page_pool.copy_pages(state.cache, inputs.sources, inputs.pages, self._shards)
 
-    def begin(self, state, rows, window):
+    def begin(self, state, rows, length, *, window, steps):
         """Returns the pool itself."""
         return state.cache
 

@@ -255,10 +255,10 @@ class Schedule:
         if not self._running:
             return state
         indexed, slots = self._slots.list_rows(self._running, config.rows(self._slots.shards))
-        longest = max(row.length for row in self._running)
         quota = self._waiting.quota(len(self._running))
         params = self._placement.decode_params(self._params, len(slots))
-        window = fit(longest + steps, config.windows())
+        lengths = [row.length for row in self._running]
+        window = self._programs.window(lengths, len(slots), config)
         pages = self._slots.table(indexed, len(slots), window)
         pages_used = self._slots.used
         with self.telemetry.timed("decode"):

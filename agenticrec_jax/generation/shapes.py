@@ -47,12 +47,13 @@ class Shape(NamedTuple):
 class Shapes:
     """Declared shapes of an engine whose slots are split over ``shards``.
 
-    Lists ascend. ``draw`` may have any values: which of its fields are None decides what is
-    compiled.
+    Lists ascend. ``spans`` is that of ``Programs``. ``draw`` may have any values: which of its
+    fields are None decides what is compiled.
     """
 
-    def __init__(self, config: EngineConfig, shards: int):
+    def __init__(self, config: EngineConfig, shards: int, spans: bool = False):
         self._config = config
+        self._spans = spans
         self._shards = shards
         self._per_shard = config.slots // shards
 
@@ -67,7 +68,7 @@ class Shapes:
             "members": tuple(sorted(set(map(group_bucket, groups)))),
             "prompt_tokens": config.prompt_buckets,
             "rows": config.rows(self._shards),
-            "window": config.windows(),
+            "window": config.decode_windows(self._spans),
             "splice_tokens": config.splice_buckets,
         }
 
@@ -139,7 +140,7 @@ class Shapes:
                 DecodeInputs(_ints(rows), _ints(), _abstract(draw), self._table(rows, window)),
                 {"window": window} | steps,
             )
-            for rows, window in itertools.product(self._rows(), config.windows())
+            for rows, window in itertools.product(self._rows(), config.decode_windows(self._spans))
         ]
 
     def splice(self, draw: Draw) -> list[Shape]:

@@ -5,10 +5,11 @@ positions, N query heads, K key heads, R = N / K query heads per key head, H hea
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from agenticrec_jax.errors import expect
 from agenticrec_jax.models.kernels.paged import paged_attend, paged_fits
@@ -47,8 +48,9 @@ def attend(
       k: keys of the new tokens.
       v: values of the new tokens.
       masks: which keys each query sees.
-      context: cached keys and values; prompt p serves rows ``p*G .. p*G+G-1``. A paged context has
-        the new tokens in it already. Where no kernel reads its pages, they are gathered.
+      context: cached keys and values; prompt p serves rows ``p*G .. p*G+G-1``, or with
+        ``masks.owner`` each entry one row. A paged context has the new tokens in it already. Where
+        no kernel reads its pages, they are gathered.
       implementation: see ``select_implementation``.
 
     Raises:
@@ -113,7 +115,7 @@ def select_implementation(
     ==============  ========================================================================
 
     With ``masks.query_index``, as in the last layer of a prefill, always ``xla``: one query a row
-    is no work for a fused kernel.
+    is no work for a fused kernel. With ``masks.owner`` too: the kernels know no spans.
 
     Args:
       implementation: requested, ``Qwen3Config.attention``.
@@ -128,7 +130,7 @@ def select_implementation(
     on_gpu = platform in ("gpu", "cuda")
     fits = implementation != "cudnn" or on_gpu
     expect(fits, "attention", implementation, f"xla or splash on {platform}, which is no GPU")
-    if masks.query_index is not None:
+    if masks.query_index is not None or masks.owner is not None:
         return "xla"
     if implementation in ("auto", "cudnn") and on_gpu:
         return "cudnn" if cudnn_fits(q, context) else "xla"
@@ -160,7 +162,8 @@ def xla_attend(
     """
     if blocks is None:
         single_cpu = _platform() == "cpu" and jax.device_count() == 1
-        blocks = single_cpu and _score_count(q, context) > 4 * _BLOCK_SCORES
+        many = _score_count(q, context) > 4 * _BLOCK_SCORES
+        blocks = single_cpu and many and masks.owner is None
     return (_attend_in_blocks if blocks else _attend)(q, k, v, masks, context)
 
 
@@ -190,13 +193,12 @@ def _attend(q, k, v, masks: Masks, context):
         out, total = _weigh(new, _peak(new), v)
         return _finish(out, total, v.dtype)
     keys, values = context
-    prompts = keys.shape[0]
-    shared = q.reshape(prompts, rows // prompts, *q.shape[1:])  # [P, G, Q, K, R, H]
-    past = _masked(_scores(shared, keys), masks.context[:, None, None, :])
-    peak = jnp.maximum(_by_row(_peak(past)), _peak(new))  # [B, K, 1, Q, R]
-    past_out, past_total = _weigh(past, _by_prompt(peak, prompts), values)
+    serving = _Groups(rows, keys.shape[0]) if masks.owner is None else _Owners(rows, masks.owner)
+    past = _masked(_scores(serving.queries(q), keys), masks.context[:, None, None, :])
+    peak = jnp.maximum(serving.max(_peak(past)), _peak(new))  # [B, K, 1, Q, R]
+    past_out, past_total = _weigh(past, serving.by_entry(peak), values)
     new_out, new_total = _weigh(new, peak, v)
-    return _finish(_by_row(past_out) + new_out, _by_row(past_total) + new_total, v.dtype)
+    return _finish(serving.sum(past_out) + new_out, serving.sum(past_total) + new_total, v.dtype)
 
 
 def _scores(q, k):
@@ -274,16 +276,56 @@ def _divisor(total: int, at_most: int) -> int:
     return next(n for n in range(max(1, min(total, at_most)), 0, -1) if total % n == 0)
 
 
-def _by_row(x):
-    """[P K G T R ...] -> [B K 1 T R ...]."""
-    prompts, kv_heads, group, *rest = x.shape
-    return x.swapaxes(1, 2).reshape(prompts * group, kv_heads, 1, *rest)
+class _Groups(NamedTuple):
+    """Entries of a context that are prompts: entry p serves rows ``p*G .. p*G+G-1``."""
+
+    rows: int
+    prompts: int
+
+    def queries(self, q):
+        """q [B Q K R H] -> [P G Q K R H]."""
+        return q.reshape(self.prompts, self.rows // self.prompts, *q.shape[1:])
+
+    def by_entry(self, x):
+        """[B K 1 T R] -> [P K G T R]."""
+        _, kv_heads, _, *rest = x.shape
+        group = self.rows // self.prompts
+        return x.reshape(self.prompts, group, kv_heads, *rest).swapaxes(1, 2)
+
+    def sum(self, x):
+        """[P K G T R ...] -> [B K 1 T R ...]: a row has one entry."""
+        _, kv_heads, _, *rest = x.shape
+        return x.swapaxes(1, 2).reshape(self.rows, kv_heads, 1, *rest)
+
+    max = sum
 
 
-def _by_prompt(x, prompts):
-    """[B K 1 T R] -> [P K G T R]."""
-    rows, kv_heads, _, *rest = x.shape
-    return x.reshape(prompts, rows // prompts, kv_heads, *rest).swapaxes(1, 2)
+class _Owners(NamedTuple):
+    """Entries of a context that are spans: entry p serves row ``owner[p]``, which has several.
+
+    An owner that is no row serves none. A row's entries are added in their order, so that its sum
+    does not depend on those of other rows.
+    """
+
+    rows: int
+    owner: Int[Array, " P"]
+
+    def queries(self, q):
+        """q [B Q K R H] -> [P 1 Q K R H]."""
+        return self.by_entry(q)[:, None]
+
+    def by_entry(self, x):
+        """[B ...] -> [P ...]."""
+        return x.at[self.owner].get(mode="clip")
+
+    def sum(self, x):
+        """[P ...] -> [B ...]."""
+        return jnp.zeros((self.rows, *x.shape[1:]), x.dtype).at[self.owner].add(x, mode="drop")
+
+    def max(self, x):
+        """[P ...] -> [B ...], at least that of a masked score."""
+        least = jnp.full((self.rows, *x.shape[1:]), _MASKED, x.dtype)
+        return least.at[self.owner].max(x, mode="drop")
 
 
 def _finish(out, total, dtype):

@@ -24,7 +24,9 @@ class KV(NamedTuple):
 class Context(NamedTuple):
     """Cached positions that new tokens attend to: each valid one precedes all new tokens.
 
-    A context of P prompts serves B = P * G rows: rows ``p*G .. p*G+G-1`` read entry ``p``.
+    A context of P prompts serves B = P * G rows: rows ``p*G .. p*G+G-1`` read entry ``p``. With
+    ``owner`` its entries are spans of the rows' positions, any number of each row's, of which each
+    serves one row.
 
     Attributes:
       kv: keys and values, in any layout.
@@ -32,11 +34,13 @@ class Context(NamedTuple):
       view: returns one layer's keys and values as [P, S, K, H]. The model calls it inside its loop
         over layers, because a view of all layers ahead of the loop would be a copy of the cache.
         The third argument is the layer's input: a view that depends on it is not computed early.
+      owner: row of each span; a number that is no row for padding. None for prompts.
     """
 
     kv: KV
     valid: Bool[Array, "P S"]
     view: Callable[[Any, Any, Array], tuple[Array, Array]] = lambda k, v, x: (k, v)
+    owner: Int[Array, " P"] | None = None
 
 
 class Masks(NamedTuple):
@@ -62,12 +66,14 @@ class Masks(NamedTuple):
       segments: numbers of packed sequences, 0 or above; None for one sequence a row.
       context: valid cached positions; None without a context.
       query_index: index of the one new token of each row that is a query; None if all are.
+      owner: ``Context.owner``.
     """
 
     valid: Bool[Array, "B T"]
     segments: Int[Array, "B T"] | None = None
     context: Bool[Array, "P S"] | None = None
     query_index: Int[Array, " B"] | None = None
+    owner: Int[Array, " P"] | None = None
 
     def select_queries(self, x: Array) -> Array:
         """Returns the rows [B, Q, ...] of ``x`` [B, T, ...] that belong to queries."""

@@ -231,7 +231,10 @@ class Qwen3(nnx.Module):
         """Returns the output of the last layer; that of each is appended to ``outputs``."""
         config = self.config
         tables = rope_tables(positions, config.head_dim, config.rope_theta, config.rope_scaling)
-        masks = Masks(valid, segments, None if context is None else context.valid)
+        masks = Masks(valid, segments)
+        if context is not None:
+            owner = None if isinstance(context, PagedContext) else context.owner
+            masks = masks._replace(context=context.valid, owner=owner)
         x = self._embed(ids)  # [B, T, D]
         if config.scan_layers:
             return self._scan(x, tables, masks, context, query_index)

@@ -11,6 +11,7 @@ from scipy.special import log_softmax
 
 from agenticrec_jax.generation.engine import Engine, EngineConfig, Reply, Request
 from agenticrec_jax.generation.sampling import Filters
+from agenticrec_jax.generation.span_rows import LEAST
 from agenticrec_jax.models.kernels.panels import PANELS
 from agenticrec_jax.models.lora import BASE, LoraConfig, LoraParam, adapters_by_path, add_lora
 from agenticrec_jax.parallel.mesh import make_mesh
@@ -361,9 +362,9 @@ def test_a_dispatch_covers_many_steps(policy, engine):
     assert telemetry["splice_dispatches"] > 2
 
 
-def test_decode_reads_the_smallest_window_that_fits_the_longest_row(policy):
-    """It grows with a long row and shrinks when that one has left."""
-    windows = (24, 32, 48, 64)
+def test_decode_reads_the_smallest_window_whose_spans_hold_the_rows(policy):
+    """It grows with long rows and shrinks when they have left."""
+    windows = (24, 48, 64)
     seen = []
     short = {"slots": 2, "max_tokens": 24, "decode_steps": 4, "least_steps": 4}
     engine = make_engine(policy, pause=-1, stop=(-1,), window_buckets=windows, **short)
@@ -371,8 +372,9 @@ def test_decode_reads_the_smallest_window_that_fits_the_longest_row(policy):
 
     def watched(params, state, inputs, *, window, **static):
         rows = inputs.rows[inputs.rows < 2]
-        longest = int(np.asarray(state.length)[rows].max())
-        assert window == min(w for w in engine.config.windows() if w >= longest + 4)
+        lengths = np.asarray(state.length)[rows]
+        spans = -(-lengths // LEAST).sum()
+        assert window == min(w for w in windows if len(inputs.rows) * -(-(w - 4) // LEAST) >= spans)
         seen.append(window)
         return decode(params, state, inputs, window=window, **static)
 
@@ -381,6 +383,6 @@ def test_decode_reads_the_smallest_window_that_fits_the_longest_row(policy):
     requests = [Request(prompt, 1, (i,)) for i, prompt in enumerate(prompts)]
     out = engine.generate(policy[2], requests, respond, temperature=1.0, seed=1)
     assert [len(r.ids) for r in flat(out)] == [24] * 4
-    assert seen[0] == 24 and max(seen) == 48 and seen[-1] == 48 - 16
+    assert seen[0] == 24 and max(seen) == 48 and seen[-1] == 24
     first, last = seen[: len(seen) // 2], seen[len(seen) // 2 :]
     assert first == sorted(first) and last == sorted(last) and last[0] < first[-1]

@@ -145,3 +145,20 @@ def test_the_causal_mask_is_its_definition(shape, seed):
             want[b, t, visible] = True
         np.testing.assert_array_equal(masks.causal, want)
         assert masks.context is None
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_spans_of_a_context_give_what_the_whole_gives(steps):
+    """Spans of 4 positions in any order, and one of padding, whose numbers count for no row."""
+    q, k, v, past, valid, past_valid = arrays(3, 1, steps, 8, 4, 2, 6)
+    want = jax.jit(xla_attend)(q, k, v, Masks(valid, None, past_valid), past)
+    owner = np.array([2, 0, 1, 3, 1, 0, 2])
+    half = np.array([1, 0, 1, 0, 0, 1, 0])
+
+    def cut(x):
+        halves = np.asarray(x).reshape(3, 2, 4, *x.shape[2:])
+        return halves[np.minimum(owner, 2), half]
+
+    masks = Masks(valid, None, cut(past_valid) | (owner == 3)[:, None], owner=jnp.asarray(owner))
+    got = jax.jit(xla_attend)(q, k, v, masks, tuple(map(cut, past)))
+    np.testing.assert_allclose(got, want, atol=2e-6)
