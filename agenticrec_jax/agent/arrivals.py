@@ -15,7 +15,7 @@ from agenticrec_jax.types import ABANDONED
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Prepared:
+class PromptedEpisode:
     """An episode that has not begun, and its prompt: all that is computed before the engine.
 
     Attributes:
@@ -32,7 +32,7 @@ class Arrival:
     """A prepared episode, and who waits for it.
 
     Attributes:
-      prepared: the episode.
+      prompted: the episode.
       on_trajectory: called in the engine's thread with the trajectory, without a reward.
       on_error: called there with the error of ``on_trajectory`` or in its place, so that the other
         episodes go on. None raises the error, which ends them.
@@ -40,26 +40,26 @@ class Arrival:
         episode then ends at its next call, as ``ABANDONED``.
     """
 
-    prepared: Prepared
+    prompted: PromptedEpisode
     on_trajectory: Callable[[Trajectory], None]
     on_error: Callable[[Exception], None] | None = None
     abandoned: Callable[[], bool] = lambda: False
 
 
-def prepare_episode(agent: Agent, task: Task) -> Prepared:
+def prepare_episode(agent: Agent, task: Task) -> PromptedEpisode:
     """Returns the episode of a task.
 
     Raises:
       InputError: the artifacts or a tool cannot serve the example.
     """
     prompt = tuple(agent.prompt(task))
-    return Prepared(Episode(agent, task, AsOfView(agent.log, task.example)), prompt)
+    return PromptedEpisode(Episode(agent, task, AsOfView(agent.log, task.example)), prompt)
 
 
-def prepare_tools(prepared: Sequence[Prepared]) -> None:
+def prepare_tools(episodes: Sequence[PromptedEpisode]) -> None:
     """Lets tools prepare for episodes that begin together; see `Tool`."""
     views: dict[Toolbox, list[AsOfView]] = {}
-    for one in prepared:
+    for one in episodes:
         if one.episode.agent.use_tools:
             views.setdefault(one.episode.agent.toolbox, []).append(one.episode.view)
     for toolbox, of_toolbox in views.items():
@@ -119,11 +119,11 @@ class _Arrived(Episodes):
         self._count = 0
 
     def begin(self, arrival: Arrival) -> Request:
-        prepared = arrival.prepared
+        prompted = arrival.prompted
         self._arrivals[self._count] = arrival
-        self.current[self._count, 0] = prepared.episode
+        self.current[self._count, 0] = prompted.episode
         self._count += 1
-        return request_of(prepared.episode.task, prepared.prompt)
+        return request_of(prompted.episode.task, prompted.prompt)
 
     def respond(self, request: int, member: int, ids: Sequence[int]) -> Reply:
         if self._arrivals[request].abandoned():
@@ -139,7 +139,7 @@ class _Arrived(Episodes):
         arrival = self._arrivals.pop(request)
         episode = self.current.pop((request, member))
         try:
-            prompt = arrival.prepared.prompt
+            prompt = arrival.prompted.prompt
             arrival.on_trajectory(episode.trajectory(prompt, member, rollout))
         except Exception as error:
             if arrival.on_error is None:

@@ -33,7 +33,6 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from jaxtyping import Float
 
 from agenticrec_jax.agent import protocol
 from agenticrec_jax.agent.tasks import RANK, Task, correct_choice
@@ -70,32 +69,34 @@ def recthinker_reward(trajectory: Trajectory, task: Task) -> Reward:
 REWARDS: dict[str, RewardFn] = {"agenticrec": agenticrec_reward, "recthinker": recthinker_reward}
 
 
-def expected_reward(
-    reward: RewardFn, probabilities: Mapping[int, Float[np.ndarray, "C"]]
-) -> RewardFn:
-    """Returns the mean of a reward over all candidates, by the probability of each as the target.
+def expected_reward(reward: RewardFn, probabilities: Mapping[int, Mapping[int, float]]) -> RewardFn:
+    """Returns a reward's mean over a task's candidates, by the probability of each as the target.
 
     The item that a user took is one draw of several that were likely. Where the probabilities are
     right given all that the agent reads, the mean has the expectation of the reward itself and less
-    variance (Rao, 1945; Blackwell, 1947). What they do not know is not rewarded. A preference
-    question is rewarded as it is.
+    variance (Rao, 1945; Blackwell, 1947). What they do not know is not rewarded.
+
+    Of a hard pair the mean is another reward and not only one of less variance: a pair is mined
+    where the policy has the target wrong, so that its answer is the item against the evidence more
+    often than in a pair drawn at random.
 
     Args:
       reward: of one target.
-      probabilities: of the candidates of each example by its id, C numbers that sum to 1.
+      probabilities: of the candidates of each example by its id, by item code. Of a pair they are
+        divided by their sum.
     """
 
     def mean_reward(trajectory: Trajectory, task: Task) -> Reward:
-        if task.kind != RANK:
-            return reward(trajectory, task)
         example, ranking = task.example, trajectory.ranking or ()
+        chances = np.array([probabilities[example.example_id][i] for i in example.candidates])
         components = dict.fromkeys(Reward(0.0, 0.0, 0.0).components(), 0.0)
-        for number, probability in enumerate(probabilities[example.example_id], 1):
+        for number, chance in enumerate(chances / chances.sum(), 1):
             rank = ranking.index(number) + 1 if number in ranking else None
             target = dataclasses.replace(example, target=example.candidates[number - 1])
-            one = scored(reward, dataclasses.replace(trajectory, rank=rank), Task(target))
+            as_target = Task(target, task.kind)
+            one = scored(reward, dataclasses.replace(trajectory, rank=rank), as_target)
             for name, value in one.components().items():
-                components[name] += float(probability) * value
+                components[name] += float(chance) * value
         return Reward(**components)
 
     return mean_reward

@@ -15,7 +15,7 @@ import numpy as np
 
 from agenticrec_jax.agent import protocol
 from agenticrec_jax.agent.scripts import AGENTICREC_SCRIPT, MAX_WEIGHT, PUTS, Script, script_of
-from agenticrec_jax.agent.tasks import LESS, RANK
+from agenticrec_jax.agent.tasks import LESS, MORE, RANK
 from agenticrec_jax.tools.base import AsOfView, Toolbox
 from agenticrec_jax.tools.text import ELLIPSIS
 from agenticrec_jax.types import OBSERVATION, SAMPLED
@@ -340,19 +340,21 @@ def conclusion(
 ) -> str:
     """Returns the thought before an answer: the decision, and of a pair its list and the answer.
 
-    A letter then is the number just before it. A small policy that has to find both the list and
-    the question from the letter does not learn the letters.
+    The number that answers then stands behind the question's word twice, and the letter is that of
+    the number just before it. A small policy copies each from the last; a letter that it has to
+    find from both the list and the question it does not learn.
 
     Example:
       >>> plan = Plan((), ("taken",), (2,))
       >>> conclusion(plan, {"taken": (2, 1)}, (2, 1), LESS)
-      ' rank by taken:×2 puts 2,1, first; less 1,'
+      ' rank by taken:×2 puts 2,1, first; more2, less1, less1,'
     """
     decided = decision(plan, orders)
     if task == RANK:
         return decided
     first, second = numbers
-    return f"{decided} {PUTS}{first},{second}, first; {task} {_chosen(numbers, task)},"
+    named = f"{MORE}{first}, {LESS}{second}, {task}{_chosen(numbers, task)},"
+    return f"{decided} {PUTS}{first},{second}, first; {named}"
 
 
 def weight_word(weight: int) -> str:

@@ -107,7 +107,7 @@ def join_inputs(
         lengths=np.ones(shards, np.int32),
         limits=np.ones(shards, np.int32),
         tokens=np.full(shards, pad_id, np.int32),
-        members=np.zeros(shards, np.int32),
+        key_numbers=np.zeros(shards, np.int32),
         choices=np.zeros(shards, np.int32),
         request_keys=np.zeros((shards, numbers), np.uint32),
         seed=seed,
@@ -119,7 +119,7 @@ def join_inputs(
         inputs.limits[shard] = row.limit
         # The first id that is not in the cache: of a branch the last that was sampled.
         inputs.tokens[shard] = row.ids[row.length - row.prompt]
-        inputs.members[shard] = row.number
+        inputs.key_numbers[shard] = row.key_number
         inputs.choices[shard] = request.choices
         inputs.request_keys[shard] = request.key
     return inputs

@@ -36,8 +36,9 @@ import numpy as np
 from flax import nnx
 
 from agenticrec_jax.errors import expect
+from agenticrec_jax.generation.admission import Admission
 from agenticrec_jax.generation.config import EngineConfig
-from agenticrec_jax.generation.constraint import MAX_NUMBER, Constraint
+from agenticrec_jax.generation.constraint import Constraint
 from agenticrec_jax.generation.placement import DECODE_RULES, Placement
 from agenticrec_jax.generation.programs import Programs
 from agenticrec_jax.generation.requests import (
@@ -222,16 +223,20 @@ class Engine:
             self.vocabulary = self.programs.vocab_size(params)
         config = self.config
         context = self.programs.context_length(params)
-        known = len(requests)
-        numbers = self._check(requests, context)
+        admission = Admission(
+            config,
+            longest=self._longest_prompt(context),
+            context=context,
+            vocabulary=self.vocabulary,
+            constrained=self.constraint is not None,
+        )
+        admission.check(requests)
         eager = arrivals is None or not config.deterministic
         expect(eager, "deterministic", True, "False where requests arrive: their order is of time")
 
         def checked(free: int) -> Sequence[Request]:
-            nonlocal known, numbers
             arrived = arrivals(free)
-            numbers = self._check(arrived, context, first=known, numbers=numbers)
-            known += len(arrived)
+            admission.check(arrived)
             return arrived
 
         # The state is donated to the first program. If the call fails its buffers are gone, and the
@@ -321,50 +326,3 @@ class Engine:
 
     def _longest_prompt(self, context: int) -> int:
         return min(self.config.prompt_buckets[-1], context - 1)
-
-    def _check(
-        self,
-        requests: Sequence[Request],
-        context: int,
-        first: int = 0,
-        numbers: int | None = None,
-    ) -> int | None:
-        """Refuses requests that do not fit; returns how many numbers their keys have.
-
-        Args:
-          requests: requests.
-          context: the model's positions.
-          first: index of the first request in the call.
-          numbers: of the keys of earlier requests of the call; None without any.
-        """
-        longest = self._longest_prompt(context)
-        why = f", one less than the model's {context} positions" if longest == context - 1 else ""
-        if requests and numbers is None:
-            numbers = len(requests[0].key)
-        for index, request in enumerate(requests, first):
-            where = f"request {index}: "
-            tokens = len(request.prompt)
-            length = f"1 to {longest} tokens{why}"
-            expect(1 <= tokens <= longest, where + "length of the prompt", tokens, length)
-            expect(request.members >= 1, where + "members", request.members, "at least 1")
-            like_first = f"{numbers} numbers, as in request 0"
-            expect(len(request.key) == numbers, where + "key", request.key, like_first)
-            small = all(0 <= number < 2**32 for number in request.key)
-            expect(small, where + "key", request.key, "numbers from 0 to 2**32 - 1")
-            openings = request.openings
-            each = f"none, or one for each of {request.members} members"
-            expect(len(openings) in (0, request.members), where + "openings", len(openings), each)
-            longest_opening = max(map(len, openings), default=0)
-            most = self.config.max_tokens - 1
-            fits = f"at most {most} ids, one less than max_tokens"
-            expect(longest_opening <= most, where + "openings", longest_opening, fits)
-            if self.constraint:
-                expect(not any(openings), where + "openings", openings, "none with a constraint")
-                choices = f"0 (a free answer) to {MAX_NUMBER}"
-                in_range = 0 <= request.choices <= MAX_NUMBER
-                expect(in_range, where + "choices", request.choices, choices)
-            ids = f"ids from 0 to {self.vocabulary - 1}"
-            for name, text in [("prompt", request.prompt), *(("openings", o) for o in openings)]:
-                wrong = next((i for i in text if not 0 <= i < self.vocabulary), None)
-                expect(wrong is None, where + name, wrong, ids)
-        return numbers

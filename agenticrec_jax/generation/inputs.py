@@ -74,7 +74,7 @@ class JoinInputs(NamedTuple):
       limits: [M] tokens of prompt and completion at which the first turn must end.
       tokens: [M] token behind these: the member's first, which ``prefill`` sampled, or the last
         that the parent sampled.
-      members: [M] index of the member in its group, or the number of a branch (`branch_number`).
+      key_numbers: [M] index of the member in its group, or a branch's number (`branch_number`).
       choices: [M] candidates of a constrained answer; 0 for a free one.
       request_keys: [M, F] numbers that name the request in the sampling keys.
       seed: scalar, seed of the call.
@@ -87,7 +87,7 @@ class JoinInputs(NamedTuple):
     lengths: Int[ndarray, " M"]
     limits: Int[ndarray, " M"]
     tokens: Int[ndarray, " M"]
-    members: Int[ndarray, " M"]
+    key_numbers: Int[ndarray, " M"]
     choices: Int[ndarray, " M"]
     request_keys: UInt32[ndarray, "M F"]
     seed: UInt32[ndarray, ""]

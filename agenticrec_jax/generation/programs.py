@@ -235,7 +235,7 @@ class Programs:
         # Mapped over shards: ``row_keys`` pairs every request with every member, and here each
         # request has one member of its own.
         keys = jax.vmap(functools.partial(sampling.row_keys, inputs.seed))(
-            inputs.request_keys[:, None], inputs.members[:, None]
+            inputs.request_keys[:, None], inputs.key_numbers[:, None]
         )
         answer = self._begin_answers(inputs.choices)
         if answer is not None:

@@ -218,7 +218,7 @@ class Row:
       recompute: whether it is computed again: it has given its pages back, or is a branch for which
         there was no room.
       progress: of its constrained answer, as it gave its pages back or branched off.
-      number: number in its sampling keys: the member, or `branch_number`; the member if None.
+      key_number: number in its sampling keys: the member, or `branch_number`; the member if None.
       parent: member that it branched off; None for none.
       shared: leading ids of the completion that it has from there.
       source: row whose keys and values are copied as it takes its slot; None for those of the
@@ -242,14 +242,14 @@ class Row:
     copy: tuple[int, int] | None = None
     recompute: bool = False
     progress: Any = None
-    number: int | None = None
+    key_number: int | None = None
     parent: int | None = None
     shared: int = 0
     source: "Row | None" = None
 
     def __post_init__(self):
-        if self.number is None:
-            self.number = self.member
+        if self.key_number is None:
+            self.key_number = self.member
         self.length = self.prompt
         self.limit, self.limit_reason = self.budget.turn_limit(self.prompt, 0)
 
@@ -294,7 +294,7 @@ class Row:
           member: its index in the group.
           slot: number that is no slot.
           age: number of rows that began before it.
-          index: number of the branch among those of the reply, from 1.
+          index: of the branch among those of the reply.
         """
         row = replace(
             self,
@@ -307,7 +307,7 @@ class Row:
             pending=list(self.pending),
             pages=[],
             copy=None,
-            number=branch_number(self.number, len(self.ids), index),
+            key_number=branch_number(self.key_number, len(self.ids), index),
             parent=self.member,
             shared=len(self.ids),
             source=self,
@@ -356,6 +356,6 @@ def branch_number(parent: int, shared: int, index: int) -> int:
     Args:
       parent: number of the row that it branched off.
       shared: ids of the completion that both have.
-      index: number of the branch among those of the reply, from 1.
+      index: of the branch among those of the reply.
     """
     return _BRANCHES | zlib.crc32(struct.pack("<3I", parent, shared, index)) % _BRANCHES

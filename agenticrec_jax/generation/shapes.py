@@ -119,7 +119,7 @@ class Shapes:
             lengths=of_member,
             limits=of_member,
             tokens=of_member,
-            members=of_member,
+            key_numbers=of_member,
             choices=of_member,
             request_keys=_ints(self._shards, numbers, dtype=np.uint32),
             seed=_ints(dtype=np.uint32),

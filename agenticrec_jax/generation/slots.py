@@ -145,10 +145,8 @@ class Slots:
         """Returns ``count`` branches of a row that has received its reply, none with a slot."""
         branches = []
         first = self.members(row.request)
-        for index in range(1, count + 1):
-            branch = row.branch(
-                first + index - 1, slot=self.per_shard, age=self._begun, index=index
-            )
+        for index in range(count):
+            branch = row.branch(first + index, slot=self.per_shard, age=self._begun, index=index)
             self._begun += 1
             self.rows[branch.request, branch.member] = branch
             branches.append(branch)

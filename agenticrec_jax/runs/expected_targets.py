@@ -5,7 +5,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Float
 from scipy.special import softmax
 
 from agenticrec_jax import strict_json
@@ -24,8 +23,8 @@ MOST_FITTED = 1000  # policy examples: the error of two weights an order is far 
 
 def target_probabilities(
     run: Run, policy: Policy, directory: Path, needed: Collection[int]
-) -> Mapping[int, Float[np.ndarray, "C"]]:
-    """Returns the probability that each candidate is the target, by the id of the example.
+) -> Mapping[int, Mapping[int, float]]:
+    """Returns the probability of each candidate as the target, by example id and item code.
 
     A conditional logit (McFadden, 1974) of the targets on the candidates' places in the orders of
     all tools and in the policy's own ranking without tools. It is fitted on the needed policy
@@ -39,7 +38,7 @@ def target_probabilities(
       run: log, tools and engine.
       policy: that ranks without tools.
       directory: of the stage, which starts from the policy.
-      needed: ids of the policy examples whose rankings are rewarded.
+      needed: ids of the policy examples that tasks are about.
     """
     policy_examples = run.data.examples["policy"]
     count = min(run.config.evaluation.fitting_examples or MOST_FITTED, MOST_FITTED)
@@ -72,4 +71,7 @@ def target_probabilities(
     targets = np.array([example.target_number - 1 for example in examples])
     scores = scripted.linear_scores(features, scripted.fit_linear(features, targets))
     probabilities = softmax(scores, axis=1)
-    return {e.example_id: row for e, row in zip(examples, probabilities, strict=True)}
+    return {
+        example.example_id: dict(zip(example.candidates, row.tolist(), strict=True))
+        for example, row in zip(examples, probabilities, strict=True)
+    }

@@ -30,14 +30,8 @@ from agenticrec_jax.runtime.metric_logging import MetricsWriter, mean_of
 from agenticrec_jax.training.hooks import StepHooks
 from agenticrec_jax.training.judge import fit_judge, with_affinity
 from agenticrec_jax.training.learner import TrainState
-from agenticrec_jax.training.skill_rows import (
-    Episodes,
-    Fusing,
-    Reading,
-    SkillSource,
-    number_ids,
-    pack_skills,
-)
+from agenticrec_jax.training.skill_rows import SkillSource, number_ids, pack_skills
+from agenticrec_jax.training.skill_sources import Episodes, Fusing, Reading
 from agenticrec_jax.training.skills import SkillBatch, skill_loss
 
 STAGE = "pretraining"
@@ -59,8 +53,9 @@ def skill_sources(
     its plans, not most, rank by all that they can read. Reinforcement then starts from a policy
     that uses its evidence, and can carry out any choice of it.
 
-    Three are about preference questions: ``pairing`` is ``fusing`` of two candidates, ``answering``
-    is the letter alone behind such a thought, and ``preferring`` is ``choosing`` of pairs.
+    Four are about preference questions: ``pairing`` is ``fusing`` of two candidates, ``preferring``
+    is ``choosing`` of pairs, and ``answering`` and ``concluding`` are what follows from the pair's
+    list alone, in the one and in the other.
 
     Reading is about the samples that the agent's artifacts are fitted on, with candidates drawn as
     for all splits. Episodes are about the policy's samples, since tools refuse earlier ones.
@@ -92,16 +87,18 @@ def skill_sources(
     pairing = dataclasses.replace(fusing, **pairs)
     sharper = SHARPER * sharpness
     choosing = dataclasses.replace(episodes, thorough=0.4, power=POWER, sharpness=sharper)
+    preferring = dataclasses.replace(choosing, preference=1.0)
     return {
         "fusing": fusing,
         "weighing": weighing,
         "pairing": pairing,
-        "answering": dataclasses.replace(pairing, answer_alone=True),
+        "answering": dataclasses.replace(pairing, list_given=True),
         "reading": reading,
         "drafting": dataclasses.replace(reading, sharpness=sharper),
         "episodes": episodes,
         "choosing": choosing,
-        "preferring": dataclasses.replace(choosing, preference=1.0),
+        "preferring": preferring,
+        "concluding": dataclasses.replace(preferring, list_given=True),
     }
 
 

@@ -17,6 +17,7 @@ Skill = Literal[
     "episodes",
     "choosing",
     "preferring",
+    "concluding",
 ]
 Lesson = tuple[tuple[Skill, ...], int]
 
@@ -41,19 +42,35 @@ class PretrainingConfig:
         description="Skills in turn, and steps.",
     )
     review: tuple[Lesson, ...] = Field(
-        (),
+        (
+            (("answering",), 80),
+            (("concluding",), 45),
+            (
+                (
+                    "weighing",
+                    "choosing",
+                    "pairing",
+                    "weighing",
+                    "choosing",
+                    "preferring",
+                    "concluding",
+                ),
+                301,
+            ),
+        ),
         description="Likewise, of further lessons, for which the rates rise and fall once more.",
     )
     review_rate: float = Field(0.5, gt=0, description="Share of the peak rates in the review.")
     fusing: tuple[int, int] = Field((32, 5), description="Prompts and completions of a step.")
     weighing: tuple[int, int] = Field((32, 5), description="Prompts and completions of a step.")
     pairing: tuple[int, int] = Field((32, 5), description="Prompts and completions of a step.")
-    answering: tuple[int, int] = Field((32, 5), description="Prompts and completions of a step.")
+    answering: tuple[int, int] = Field((16, 5), description="Prompts and completions of a step.")
     reading: tuple[int, int] = Field((32, 2), description="Prompts and completions of a step.")
     drafting: tuple[int, int] = Field((32, 2), description="Prompts and completions of a step.")
     episodes: tuple[int, int] = Field((10, 3), description="Prompts and completions of a step.")
     choosing: tuple[int, int] = Field((10, 3), description="Prompts and completions of a step.")
     preferring: tuple[int, int] = Field((10, 3), description="Prompts and completions of a step.")
+    concluding: tuple[int, int] = Field((16, 2), description="Prompts and completions of a step.")
     sharpness: float = Field(
         2.0, gt=0, description="Factor of the judge's scores in drafts; above 1 less at random."
     )

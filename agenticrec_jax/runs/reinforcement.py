@@ -7,7 +7,6 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from agenticrec_jax.agent.rewards import expected_reward
-from agenticrec_jax.agent.tasks import RANK
 from agenticrec_jax.losses import AdvantageFn, LossFn
 from agenticrec_jax.parallel import multihost
 from agenticrec_jax.paths import Path
@@ -53,7 +52,7 @@ def train_reinforced(
         record["use_tools"] = False
     agent = dataclasses.replace(run.training_agent, use_tools=use_tools)
     if settings.expected_reward:
-        needed = ranked_examples(tasks_at, settings)
+        needed = asked_examples(tasks_at, settings)
         probabilities = target_probabilities(run, policy, directory / stage, needed)
         agent = dataclasses.replace(agent, reward=expected_reward(agent.reward, probabilities))
     with stage_outputs(run, stage, settings, directory, record, use_tools) as outputs:
@@ -91,11 +90,10 @@ def stage_tasks(run: Run, stage: str, policy: Policy, directory: Path, seed: int
     return refinement_tasks(pairs, examples, settings.prompts, settings.rank_share, seed)
 
 
-def ranked_examples(tasks_at: TasksAt, settings: GrpoConfig) -> set[int]:
-    """Returns the ids of the examples that a stage can rank, in any round of its steps."""
+def asked_examples(tasks_at: TasksAt, settings: GrpoConfig) -> set[int]:
+    """Returns the ids of the examples of a stage's tasks, in any round of its steps."""
     turns = range(settings.steps * (1 + settings.oversample))
-    tasks = (task for turn in turns for task in tasks_at(turn))
-    return {task.example.example_id for task in tasks if task.kind == RANK}
+    return {task.example.example_id for turn in turns for task in tasks_at(turn)}
 
 
 def _rollout_log(run: Run, policy: Policy, directory: Path, seed: int) -> RolloutLog:

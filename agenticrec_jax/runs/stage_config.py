@@ -156,8 +156,8 @@ class GrpoConfig(TrainingConfig):
     )
     expected_reward: bool = Field(
         False,
-        description="Average the reward of a ranking over all candidates, by the probability of "
-        "each as the target given the orders of all tools and the policy's own ranking.",
+        description="Average a reward over a task's candidates, by the probability of each as the "
+        "target given the orders of all tools and the policy's own ranking.",
     )
     groups: GroupWeighting = GroupWeighting()
     oversample: int = Field(0, ge=0, description="Most further rounds that replace dropped groups.")
@@ -337,12 +337,6 @@ class PprConfig(MiningConfig, GrpoConfig):
     def __post_init__(self):
         GrpoConfig.__post_init__(self)
         MiningConfig.__post_init__(self)
-        expect(
-            not self.expected_reward or round(self.prompts * self.rank_share) > 0,
-            "expected_reward",
-            self.expected_reward,
-            "False where rank_share gives a step no ranking task",
-        )
 
 
 @configuration

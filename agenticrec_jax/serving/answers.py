@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from agenticrec_jax.agent.arrivals import Prepared
+from agenticrec_jax.agent.arrivals import PromptedEpisode
 from agenticrec_jax.agent.episodes import Agent
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.agent.transcripts import observations_read
@@ -24,16 +24,16 @@ class PreparedQuestion:
 
     Attributes:
       request: the question in codes, with candidates.
-      prepared: the policy's episode.
+      prompted: the policy's episode.
     """
 
     request: Request
-    prepared: Prepared
+    prompted: PromptedEpisode
 
     @property
     def agent(self) -> Agent:
         """The agent, whose catalog has the question's new items behind its own."""
-        return self.prepared.episode.agent
+        return self.prompted.episode.agent
 
     @property
     def items(self) -> Items:
@@ -43,7 +43,7 @@ class PreparedQuestion:
     @property
     def candidates(self) -> tuple[int, ...]:
         """Codes of the candidates in that catalog."""
-        return self.prepared.episode.task.example.candidates
+        return self.prompted.episode.task.example.candidates
 
 
 def policys_answer(

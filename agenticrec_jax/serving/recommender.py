@@ -214,14 +214,14 @@ class Recommender:
         for question in questions:
             with _refusing(question, on_refused):
                 prepared.append(self._prepared(question))
-        prepare_tools([one.prepared for one in prepared])
+        prepare_tools([one.prompted for one in prepared])
         answers: dict[PreparedQuestion, Recommendation] = {}
 
         def end(one: PreparedQuestion, trajectory: Trajectory) -> None:
             answers[one] = self.finish(one, trajectory, seconds=time.perf_counter() - start)
 
         if prepared:
-            self._run([Arrival(one.prepared, functools.partial(end, one)) for one in prepared])
+            self._run([Arrival(one.prompted, functools.partial(end, one)) for one in prepared])
         return [answers[one] for one in prepared]
 
     def prepare(self, question: Question) -> PreparedQuestion:
@@ -233,7 +233,7 @@ class Recommender:
           InputError: names what cannot be used.
         """
         prepared = self._prepared(question)
-        prepare_tools([prepared.prepared])
+        prepare_tools([prepared.prompted])
         return prepared
 
     def serve(self, arrivals: Callable[[int], Sequence[Arrival]]) -> None:
@@ -319,12 +319,12 @@ class Recommender:
             position=len(agent.log),
             max_history=self.run.config.dataset.max_history,
         )
-        prepared = prepare_episode(agent, Task(example))
-        tokens, longest = len(prepared.prompt), self._longest_prompt
+        prompted = prepare_episode(agent, Task(example))
+        tokens, longest = len(prompted.prompt), self._longest_prompt
         expect(
             tokens <= longest, f"{question.where}, prompt", f"{tokens} tokens", f"at most {longest}"
         )
-        return PreparedQuestion(request, prepared)
+        return PreparedQuestion(request, prompted)
 
     def _with_candidates(self, request: Request, artifacts: Artifacts) -> Request:
         """Returns the request with candidates, retrieved if it has none.

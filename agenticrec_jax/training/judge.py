@@ -2,7 +2,7 @@
 
 A small policy that starts from random weights knows nothing of the items that it reads about. The
 judge is fitted on the samples before the policy's own and teaches the policy to rank candidates by
-their titles (`training.skill_rows.Reading`). It reads the titles as prompts show them.
+their titles (`training.skill_sources.Reading`). It reads the titles as prompts show them.
 
 Its score is a sum over the words of a candidate's title: of features of the word, and of the word's
 `Affinity` with the words of what was taken, such as of toner with a printer. How often an item was

@@ -76,8 +76,9 @@ def test_an_expected_reward_is_the_mean_over_the_candidates_by_their_probability
     target = example.target_number
     first, third, unlisted = [n for n in (*range(1, 11), 20) if n != target][:2] + [20]
     ranking = [first, target, third, *(n for n in range(1, 20) if n not in (first, target, third))]
-    probabilities = np.zeros(len(example.candidates))
-    probabilities[[first - 1, third - 1, unlisted - 1]] = 0.5, 0.3, 0.2
+    probabilities = dict.fromkeys(example.candidates, 0.0)
+    for number, probability in ((first, 0.5), (third, 0.3), (unlisted, 0.2)):
+        probabilities[example.candidates[number - 1]] = probability
     reward = rewards.expected_reward(rewards.agenticrec_reward, {example.example_id: probabilities})
     answer = render_ranking(ranking[:10])
     plain, looked, invalid = played(reward, [answer], [LOOK, answer], ["<think>none</think>"])
@@ -88,9 +89,21 @@ def test_an_expected_reward_is_the_mean_over_the_candidates_by_their_probability
         {"ranking": 0, "format": -1, "tool_bonus": 0}
     )
     assert plain.rank == 2  # the target's own, of which the metrics are made
-    pair = dataclasses.replace(example, candidates=(first, example.target))
-    (answered,) = played(reward, [render_choice("B")], task=Task(pair, "more"))
-    assert answered.reward.total == 1
+
+
+def test_an_expected_reward_of_a_question_is_the_chance_that_its_answer_is_right():
+    """The pair's own chances are .5 / .8 and .3 / .8, whichever of the two was taken."""
+    example = tiny_world().examples[0]
+    one, other = [item for item in example.candidates if item != example.target][:2]
+    probabilities = dict.fromkeys(example.candidates, 0.2 / 18) | {one: 0.5, other: 0.3}
+    reward = rewards.expected_reward(rewards.agenticrec_reward, {example.example_id: probabilities})
+    answers = [render_choice("A")], [render_choice("B")], ["<think>none</think>"]
+    for target in (one, other):
+        pair = dataclasses.replace(example, candidates=(one, other), target=target)
+        for kind, expected in (("more", [0.625, 0.375, -1]), ("less", [0.375, 0.625, -1])):
+            assert totals(played(reward, *answers, task=Task(pair, kind))) == pytest.approx(
+                expected
+            )
 
 
 def no_reward(trajectory, task):

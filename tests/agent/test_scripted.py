@@ -119,7 +119,7 @@ def test_preference_questions_follow_the_first_of_the_order(task, number, letter
     assert (
         episode.turns[-1][1]
         .split("<answer>")[0]
-        .endswith(f" puts 2,1, first; {task} {number},</think>")
+        .endswith(f" puts 2,1, first; more2, less1, {task}{number},</think>")
     )
 
 

@@ -32,7 +32,7 @@ from agenticrec_jax.training.logprobs import make_scorer
 from agenticrec_jax.training.mining import HardPair, pair_metrics
 from agenticrec_jax.training.packing import abstract_batch
 from agenticrec_jax.training.self_augmentation import RULES
-from agenticrec_jax.training.skill_rows import Episodes, Fusing, Reading
+from agenticrec_jax.training.skill_sources import Episodes, Fusing, Reading
 from agenticrec_jax.training.step_metrics import rollout_metrics
 from agenticrec_jax.training.validation import Validation
 from tests.docs.pages import DOCS, ROOT

@@ -71,10 +71,9 @@ def numbered(group):
             numbers[member] = member
         else:
             place = (rollout.parent, rollout.shared)
+            index = siblings[place]
+            numbers[member] = branch_number(numbers[rollout.parent], rollout.shared, index)
             siblings[place] += 1
-            numbers[member] = branch_number(
-                numbers[rollout.parent], rollout.shared, siblings[place]
-            )
     assert len(set(numbers.values())) == len(group)
     return {numbers[member]: rollout for member, rollout in enumerate(group)}
 
@@ -172,7 +171,7 @@ def test_a_branch_shares_the_full_pages_and_has_a_copy_of_the_last():
     used = slots.used
     parent.add_reply(Reply((8, 9), members=3))
     first, second = slots.branches(parent, 2)
-    assert [first.member, second.member] == [2, 3] and first.number != second.number
+    assert [first.member, second.member] == [2, 3] and first.key_number != second.key_number
     assert slots.copy(first) and slots.copy(second)
     assert first.pages[:2] == parent.pages[:2] == second.pages[:2]
     lasts = [row.pages[2] for row in (parent, first, second)]

@@ -19,7 +19,7 @@ from agenticrec_jax.runs.config import EvaluationConfig, RunConfig
 from agenticrec_jax.runs.data import RunData
 from agenticrec_jax.runs.expected_targets import target_probabilities
 from agenticrec_jax.runs.policy import Policy
-from agenticrec_jax.runs.stage_config import GrpoConfig, PprConfig
+from agenticrec_jax.runs.stage_config import GrpoConfig
 from agenticrec_jax.testing.errors import assert_names, refused
 from agenticrec_jax.testing.models import tiny_qwen3
 from agenticrec_jax.testing.world import empty_trajectory, tiny_world
@@ -111,7 +111,7 @@ def test_targets_are_expected_by_a_logit_of_all_orders_and_the_policy_s_own(
 ):
     probabilities = target_probabilities(run, POLICY, tmp_path, [])
     examples = run.data.examples["policy"]
-    table = np.stack([probabilities[example.example_id] for example in examples])
+    table = np.array([[probabilities[e.example_id][i] for i in e.candidates] for e in examples])
     np.testing.assert_allclose(table, expected_probabilities(run, OwnOrders.ranking), atol=2e-3)
     without = expected_probabilities(run, lambda example: ())
     assert np.abs(table - without).max() > 0.1  # the policy's own order counts
@@ -121,7 +121,7 @@ def test_a_resumed_run_reads_the_rankings_and_other_runs_do_not(tmp_path, run, o
     first = target_probabilities(run, POLICY, tmp_path, [])
     again = target_probabilities(run, POLICY, tmp_path, [])
     assert own_orders.calls == 1
-    assert all((first[i] == again[i]).all() for i in first)
+    assert first == again
     run.policy_directory = "other"
     target_probabilities(run, POLICY, tmp_path, [])
     run.data = dataclasses.replace(run.data, candidate_hash="abd")
@@ -143,8 +143,8 @@ def test_only_fitted_and_needed_examples_are_ranked(tmp_path, run, own_orders):
 
 
 @pytest.mark.parametrize("stage", ["rta", "ppr"])
-def test_a_stage_rewards_rankings_by_them_and_needs_no_others(tmp_path, monkeypatch, stage):
-    """The agent of the loop has the expected reward, of all examples that a turn can rank."""
+def test_a_stage_rewards_its_tasks_by_them_and_needs_no_others(tmp_path, monkeypatch, stage):
+    """The agent of the loop has the expected reward, of all examples that a turn can ask about."""
     world = tiny_world()
     config = load_config("office:smoke")
     settings = {"expected_reward": True, "steps": 2, "prompts": 4, "oversample": 2}
@@ -157,11 +157,11 @@ def test_a_stage_rewards_rankings_by_them_and_needs_no_others(tmp_path, monkeypa
     pair = HardPair(first.example_id, first.target, first.candidates[0], 1.0, True)
     monkeypatch.setattr(reinforcement, "mined_pairs", lambda *_, **__: [pair])
     asked, loops = [], []
-    even = np.full(20, 1 / 20)
 
     def probabilities(run, policy, directory, needed):
         asked.append((directory, set(needed)))
-        return dict.fromkeys(needed, even)
+        even = {e.example_id: dict.fromkeys(e.candidates, 1 / 20) for e in world.examples}
+        return {example_id: even[example_id] for example_id in needed}
 
     def reinforce(stage, state, *, agent, tasks_at, **_):
         loops.append((agent, tasks_at))
@@ -172,23 +172,20 @@ def test_a_stage_rewards_rankings_by_them_and_needs_no_others(tmp_path, monkeypa
     stages.train(run, stage, policy.copy(), directory=tmp_path, seed=4)
     ((agent, tasks_at),) = loops
     tasks = [task for turn in range(6) for task in tasks_at(turn)]
-    ranked = {task.example.example_id for task in tasks if task.kind == RANK}
-    assert asked == [(tmp_path / stage, ranked)]
+    assert asked == [(tmp_path / stage, {task.example.example_id for task in tasks})]
     discounts = 1 / np.log2(np.arange(2, 12))
     expected = (discounts.sum() + 10 * -0.5) / 20  # Eq. 1 of each candidate, equally likely
     task = next(task for task in tasks if task.kind == RANK)
     answer = empty_trajectory(task, ranking=tuple(range(1, 11)))
     assert agent.reward(answer, task).total == pytest.approx(expected)
+    questions = [task for task in tasks if task.kind != RANK]
+    assert bool(questions) == (stage == "ppr")
+    for task in questions:  # either answer is right in half of the cases
+        assert agent.reward(empty_trajectory(task, choice="A"), task).total == 0.5
 
 
-@pytest.mark.parametrize(
-    ("config", "settings", "named"),
-    [
-        (GrpoConfig, {"groups": GroupWeighting(rank_credit=True)}, "groups.rank_credit"),
-        (PprConfig, {"rank_share": 0.0}, "expected_reward"),
-        (PprConfig, {"rank_share": 0.1, "prompts": 4}, "expected_reward"),
-    ],
-)
-def test_expected_rewards_without_effect_or_against_an_option_are_refused(config, settings, named):
-    config(**settings)
-    assert_names(refused(config, expected_reward=True, **settings), named, "expected")
+def test_expected_rewards_have_no_place_that_settles_a_list():
+    groups = GroupWeighting(rank_credit=True)
+    GrpoConfig(groups=groups)
+    sentence = refused(GrpoConfig, expected_reward=True, groups=groups)
+    assert_names(sentence, "groups.rank_credit", "expected")

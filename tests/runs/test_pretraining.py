@@ -17,7 +17,7 @@ from agenticrec_jax.runs.tiny_policy import random_policy
 from agenticrec_jax.runtime.metric_logging import read_metrics
 from agenticrec_jax.testing.world import tiny_world
 from agenticrec_jax.training.judge import fit_judge
-from agenticrec_jax.training.skill_rows import Episodes, Fusing, Reading
+from agenticrec_jax.training.skill_sources import Episodes, Fusing, Reading
 
 SIZES = {
     "hidden_size": 32,

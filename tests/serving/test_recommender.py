@@ -261,7 +261,7 @@ def test_a_prompt_that_the_model_has_no_positions_for_fails_alone(served, monkey
     """The engine takes it for no request, and would end those that run beside it."""
     recommender, _, users = served
     question = Question(user=users[0], where="users[0]")
-    tokens = len(recommender.prepare(question).prepared.prompt)
+    tokens = len(recommender.prepare(question).prompted.prompt)
     monkeypatch.setattr(Programs, "context_length", lambda programs, params: tokens)
     smaller = Recommender(recommender.run)
     sentence = refused(smaller.prepare, question)

@@ -168,7 +168,7 @@ class _Service:
             if self._engine.full:  # before the work of preparing a request that is refused
                 raise QueueFull
             prepared = await asyncio.to_thread(self._recommender.prepare, question)
-            job = Job(prepared.prepared, deadline, request.scope["trace_id"])
+            job = Job(prepared.prompted, deadline, request.scope["trace_id"])
             self._engine.submit(job)
         except QueueFull:
             message = f"found {self._limits.waiting} requests that wait, expected fewer"

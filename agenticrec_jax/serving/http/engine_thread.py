@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 
-from agenticrec_jax.agent.arrivals import Arrival, Prepared
+from agenticrec_jax.agent.arrivals import Arrival, PromptedEpisode
 from agenticrec_jax.agent.trajectories import Trajectory
 from agenticrec_jax.serving.recommender import Recommender
 
@@ -27,13 +27,13 @@ class Job:
     """An episode whose trajectory somebody waits for.
 
     Attributes:
-      prepared: the episode.
+      prompted: the episode.
       deadline: until when its trajectory is wanted, by ``time.monotonic``.
       trace_id: of the request.
       trajectory: the trajectory, or the error in its place.
     """
 
-    prepared: Prepared
+    prompted: PromptedEpisode
     deadline: float
     trace_id: str
     trajectory: "Future[Trajectory]" = dataclasses.field(default_factory=Future)
@@ -155,7 +155,7 @@ class EngineThread:
         self._running.update(jobs)
         return [
             Arrival(
-                job.prepared,
+                job.prompted,
                 on_trajectory=functools.partial(self._ended, job),
                 on_error=functools.partial(self._failed, job),
                 abandoned=job.abandoned,

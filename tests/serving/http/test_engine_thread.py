@@ -37,22 +37,22 @@ class Played:
             arrived = arrivals(SLOTS - len(running)) if len(running) < SLOTS else []
             assert len(arrived) <= SLOTS - len(running)
             running += arrived
-            names += [arrival.prepared for arrival in arrived]
+            names += [arrival.prompted for arrival in arrived]
             if not running:
                 return
             for arrival in running[:]:
-                if arrival.prepared in self.slow and not self.gate.is_set():
+                if arrival.prompted in self.slow and not self.gate.is_set():
                     self.begun.set()
                     continue
                 self.telemetry["calls"] += 1
-                if arrival.prepared == "engine breaks":
+                if arrival.prompted == "engine breaks":
                     raise ArithmeticError("planted")
                 running.remove(arrival)
-                if arrival.prepared == "breaks":
+                if arrival.prompted == "breaks":
                     arrival.on_error(ArithmeticError("planted"))
                 else:
                     gone = arrival.abandoned()
-                    arrival.on_trajectory("gone" if gone else arrival.prepared.upper())
+                    arrival.on_trajectory("gone" if gone else arrival.prompted.upper())
             time.sleep(0.001)
 
 

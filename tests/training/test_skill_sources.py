@@ -14,15 +14,14 @@ from agenticrec_jax.agent.scripts import RECTHINKER_SCRIPT
 from agenticrec_jax.agent.tasks import LESS, MORE
 from agenticrec_jax.testing.world import tiny_world
 from agenticrec_jax.training.judge import fit_judge
-from agenticrec_jax.training.skill_rows import (
+from agenticrec_jax.training.skill_rows import number_ids, pack_skills
+from agenticrec_jax.training.skill_sources import (
     LEAST_SCORE,
     ORDERED,
     Episodes,
     Fusing,
     Reading,
     draw_order,
-    number_ids,
-    pack_skills,
 )
 from agenticrec_jax.training.skills import NO_CLASS
 from agenticrec_jax.types import OBSERVATION, SAMPLED
@@ -135,10 +134,10 @@ def test_letters_answer_the_question_by_the_list_before_them(agent):
         orders = scripted.read_orders(prompt)
         for row in group.rows:
             text = agent.prompts.tokenizer.decode(row.ids)
-            *numbers, asked_for = re.search(
-                r"puts (\d),(\d), first; (\w+ \d),</think>", text
-            ).groups()
-            assert asked_for == (f"less {numbers[1]}" if less else f"more {numbers[0]}")
+            *numbers, named = re.search(r"puts (\d),(\d), first; (.*),</think>", text).groups()
+            likelier, other = numbers
+            asked_for = f"less{other}" if less else f"more{likelier}"
+            assert named == f"more{likelier}, less{other}, {asked_for}"
             letter = protocol.parse_choice(text)
             assert letter == {"1": "A", "2": "B"}[numbers[less]]
             asked.add((less, letter))
@@ -233,19 +232,30 @@ def test_episodes_begin_with_a_draft_and_rank_by_what_they_say(world, agent, jud
     assert ranked_by_draft > 3
 
 
-def test_of_an_answer_alone_the_thought_is_given(agent):
-    """The same texts as where the thought is learned too."""
+@pytest.mark.parametrize("skill", ["answering", "concluding"])
+def test_behind_a_given_list_only_its_conclusion_is_learned(world, agent, judge, skill):
+    """The same texts as where the list is learned too."""
     decode = agent.prompts.tokenizer.decode
-    whole = source_groups(Fusing(agent.prompts, **PAIRS))
-    alone = source_groups(Fusing(agent.prompts, answer_alone=True, **PAIRS))
-    for group, other in zip(alone, whole, strict=True):
+    source = {
+        "answering": Fusing(agent.prompts, **PAIRS),
+        "concluding": Episodes(agent, judge, world.examples, preference=1.0),
+    }[skill]
+    whole = source_groups(source)
+    behind = source_groups(dataclasses.replace(source, list_given=True))
+    for group, other in zip(behind, whole, strict=True):
         assert group.prompt == other.prompt
         for row, full in zip(group.rows, other.rows, strict=True):
-            assert row.ids == full.ids and row.lists == []
-            learned = [
-                i for i, origin in zip(row.ids, row.origin, strict=True) if origin == SAMPLED
-            ]
-            assert re.fullmatch(r"<answer>\\boxed\{[AB]\}</answer>", decode(learned))
+            assert row.ids == full.ids and not row.lists
+            learned = [i for i, of in zip(row.ids, row.origin, strict=True) if of == SAMPLED]
+            likelier, other_number, word, number, letter = re.fullmatch(
+                r" first; more(\d), less(\d), (more|less)(\d),</think>"
+                r"<answer>\\boxed\{([AB])\}</answer>",
+                decode(learned),
+            ).groups()
+            assert f" puts {likelier},{other_number}, first" in decode(row.ids)
+            assert f" {word} likely" in decode(group.prompt)
+            assert number == (likelier if word == "more" else other_number)
+            assert letter == "AB"[int(number) - 1]
 
 
 def test_episodes_about_a_pair_list_it_before_the_letter(world, agent, judge):
@@ -257,10 +267,9 @@ def test_episodes_about_a_pair_list_it_before_the_letter(world, agent, judge):
             text = agent.prompts.tokenizer.decode(row.ids)
             (_, draft), (_, ranking) = row.lists
             assert len(draft) == len(ranking) == 2
-            assert (
-                f" puts {ranking[0]},{ranking[1]}, first; {asked_for} {ranking[less]},</think>"
-                in text
-            )
+            likelier, other = ranking
+            named = f" puts {likelier},{other}, first; more{likelier}, less{other},"
+            assert f"{named} {asked_for}{ranking[less]},</think>" in text
             letter = protocol.parse_choice(text.split("</tool_call>")[-1])
             assert letter == "AB"[ranking[less] - 1]
 
@@ -279,14 +288,17 @@ def test_targets_never_reach_a_row(world, agent, judge):
         assert [row.ids for row in drawn[0].rows] == [row.ids for row in drawn[1].rows]
 
 
-@pytest.mark.parametrize("kind", ["fusing", "pairing", "answering", "reading", "episodes"])
+@pytest.mark.parametrize(
+    "kind", ["fusing", "pairing", "answering", "reading", "episodes", "concluding"]
+)
 def test_a_batch_has_its_labels_at_the_numbers_of_lists(world, agent, judge, kind):
     source = {
         "fusing": Fusing(agent.prompts),
         "pairing": Fusing(agent.prompts, **PAIRS),
-        "answering": Fusing(agent.prompts, answer_alone=True, **PAIRS),
+        "answering": Fusing(agent.prompts, list_given=True, **PAIRS),
         "reading": Reading(agent, judge, world.examples),
         "episodes": Episodes(agent, judge, world.examples, preference=0.5),
+        "concluding": Episodes(agent, judge, world.examples, preference=1.0, list_given=True),
     }[kind]
     groups = source_groups(source)
     batch = pack_skills(groups, source, world.tokenizer)
