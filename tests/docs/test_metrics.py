@@ -98,9 +98,10 @@ def names_of_losses() -> set[str]:
 
 def names_of_pretraining() -> set[str]:
     """Names of each skill's metrics: its readouts, and those that all skills have."""
-    sources = {"fusing": Fusing, "weighing": Fusing, "reading": Reading, "drafting": Reading}
-    sources |= {"episodes": Episodes, "choosing": Episodes, "preferring": Episodes}
-    sources |= {"pairing": Fusing, "answering": Fusing}
+    drill, answer = Fusing(prompts=None), Fusing(prompts=None, list_given=True)
+    sources = {"fusing": drill, "weighing": drill, "pairing": drill, "answering": answer}
+    sources |= {"reading": Reading, "drafting": Reading, "episodes": Episodes}
+    sources |= dict.fromkeys(("choosing", "preferring", "concluding"), Episodes)
     common = ("nll", "first", "places")
     return {
         f"{skill}/{name}"
