@@ -2,7 +2,7 @@
 
     python -m experiments.make_policy --workdir=DIR --output=tools_data/tiny_policy
 
-It takes about two hours on 2 cores and resumes where it was stopped. The quickstart and the tests
+It takes about 95 minutes on 2 cores and resumes where it was stopped. The quickstart and the tests
 read the committed directory. With ``--start=DIR`` only ``config.pretraining.review`` is taught, to
 a policy that has been taught the lessons.
 """

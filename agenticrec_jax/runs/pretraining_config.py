@@ -42,22 +42,7 @@ class PretrainingConfig:
         description="Skills in turn, and steps.",
     )
     review: tuple[Lesson, ...] = Field(
-        (
-            (("answering",), 80),
-            (("concluding",), 45),
-            (
-                (
-                    "weighing",
-                    "choosing",
-                    "pairing",
-                    "weighing",
-                    "choosing",
-                    "preferring",
-                    "concluding",
-                ),
-                301,
-            ),
-        ),
+        (),
         description="Likewise, of further lessons, for which the rates rise and fall once more.",
     )
     review_rate: float = Field(0.5, gt=0, description="Share of the peak rates in the review.")

@@ -112,9 +112,7 @@ def test_a_policy_that_has_learned_nothing_is_refused(program, tmp_path):
 
 
 def test_without_a_review_there_is_nothing_to_teach_to_a_policy(tmp_path):
-    config = load_config("office")
-    config.pretraining.review = ()
-    config = run_config(config)
+    config = run_config(load_config("office"))
     sentence = refused(make_tiny_policy, config, tmp_path / "run", tmp_path / "out", "a_policy")
     assert_names(sentence, "config.pretraining.review", "()", "--start")
     assert not list(tmp_path.iterdir())
