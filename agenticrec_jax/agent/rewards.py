@@ -84,6 +84,9 @@ def expected_reward(reward: RewardFn, probabilities: Mapping[int, Mapping[int, f
       reward: of one target.
       probabilities: of the candidates of each example by its id, by item code. Of a pair they are
         divided by their sum.
+
+    Returns:
+      a reward that raises what `scored` does, and KeyError for an example without probabilities.
     """
 
     def mean_reward(trajectory: Trajectory, task: Task) -> Reward:

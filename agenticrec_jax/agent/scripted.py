@@ -340,9 +340,10 @@ def conclusion(
 ) -> str:
     """Returns the thought before an answer: the decision, and of a pair its list and the answer.
 
-    The number that answers then stands behind the question's word twice, and the letter is that of
-    the number just before it. A small policy copies each from the last; a letter that it has to
-    find from both the list and the question it does not learn.
+    Of a pair each number is named behind ``more`` or ``less``; then the question's word follows,
+    with its number. So the last number is a copy of the one behind the same word, and the letter
+    that of the last number. A small policy does not learn a letter that it has to find from both
+    the list and the question.
 
     Example:
       >>> plan = Plan((), ("taken",), (2,))

@@ -13,7 +13,6 @@ class Admission:
 
     Args:
       config: sizes of the engine.
-      longest: tokens of the longest prompt.
       context: the model's positions.
       vocabulary: number of the model's ids.
       constrained: whether the engine has a constraint.
@@ -23,11 +22,11 @@ class Admission:
         self,
         config: EngineConfig,
         *,
-        longest: int,
         context: int,
         vocabulary: int,
         constrained: bool,
     ):
+        longest = longest_prompt(config, context)
         why = f", one less than the model's {context} positions" if longest == context - 1 else ""
         self._length = f"1 to {longest} tokens{why}"
         self._longest = longest
@@ -73,3 +72,13 @@ class Admission:
         for name, text in [("prompt", request.prompt), *(("openings", o) for o in openings)]:
             wrong = next((i for i in text if not 0 <= i < self._vocabulary), None)
             expect(wrong is None, where + name, wrong, ids)
+
+
+def longest_prompt(config: EngineConfig, context: int) -> int:
+    """Returns the tokens of the longest prompt that a call takes.
+
+    Args:
+      config: sizes of the engine.
+      context: the model's positions, of which one is left for a token of the completion.
+    """
+    return min(config.prompt_buckets[-1], context - 1)

@@ -1,6 +1,5 @@
 """Sizes of the rollout engine, from which every compiled shape follows."""
 
-import itertools
 import math
 import threading
 from dataclasses import dataclass
@@ -145,20 +144,6 @@ class EngineConfig:
         low = min(self.prompt_buckets[0] + 2 * self.decode_steps, self.columns)
         steps = np.linspace(low, self.columns, 4)
         return tuple(sorted({min(self._whole(int(w)), self.columns) for w in steps}))
-
-    def decode_windows(self, spans: bool) -> tuple[int, ...]:
-        """Returns the columns that ``decode`` may read a row.
-
-        Args:
-          spans: whether it reads spans (`span_rows`). Their number follows the mean length of the
-            rows, which changes little from one dispatch to the next, so that twice as many sizes
-            compile hardly more programs: (64, 80, 112) become (64, 72, 80, 96, 112).
-        """
-        windows = self.windows()
-        if self.window_buckets or not spans:
-            return windows
-        halves = ((a + b) // 2 for a, b in itertools.pairwise(windows))
-        return tuple(sorted({*windows, *halves}))
 
     def rows(self, shards: int) -> tuple[int, ...]:
         """Returns the rows of each shard that ``decode`` and ``splice`` may compute.

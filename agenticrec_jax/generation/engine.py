@@ -36,7 +36,7 @@ import numpy as np
 from flax import nnx
 
 from agenticrec_jax.errors import expect
-from agenticrec_jax.generation.admission import Admission
+from agenticrec_jax.generation.admission import Admission, longest_prompt
 from agenticrec_jax.generation.config import EngineConfig
 from agenticrec_jax.generation.constraint import Constraint
 from agenticrec_jax.generation.placement import DECODE_RULES, Placement
@@ -166,7 +166,7 @@ class Engine:
             spans=spans,
             constraint=constraint,
         )
-        self.shapes = Shapes(config, self.shards, spans)
+        self.shapes = Shapes(config, self.shards, self.programs.windows(config))
         self.state: State | None = None
         self.vocabulary = 0
         self.telemetry: dict[str, float] = {}
@@ -225,7 +225,6 @@ class Engine:
         context = self.programs.context_length(params)
         admission = Admission(
             config,
-            longest=self._longest_prompt(context),
             context=context,
             vocabulary=self.vocabulary,
             constrained=self.constraint is not None,
@@ -267,7 +266,7 @@ class Engine:
 
     def longest_prompt(self, params) -> int:
         """Returns the most tokens that a prompt can have; ``params`` may be shapes."""
-        return self._longest_prompt(self.programs.context_length(params))
+        return longest_prompt(self.config, self.programs.context_length(params))
 
     def abstract_params(self, params):
         """Returns shapes of the parameters as the programs take them; ``params`` may be shapes."""
@@ -323,6 +322,3 @@ class Engine:
         if shape.program != "decode":
             return params
         return self.placement.decode_params(params, len(shape.inputs.rows))
-
-    def _longest_prompt(self, context: int) -> int:
-        return min(self.config.prompt_buckets[-1], context - 1)

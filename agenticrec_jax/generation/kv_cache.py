@@ -276,7 +276,11 @@ def read_spans(
 
 def first_rows(cache: Cache, count: int) -> Cache:
     """Returns the first ``count`` rows."""
-    return Cache(*(_map_layers(lambda x: x[:count], arrays) for arrays in cache))
+
+    def first(x: Array) -> Array:
+        return x[:count]
+
+    return Cache(_map_layers(first, cache.k), _map_layers(first, cache.v))
 
 
 def enter(

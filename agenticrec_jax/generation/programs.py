@@ -114,6 +114,10 @@ class Programs:
         """Number of executables compiled so far, by all four programs."""
         return sum(program.compilations for program in self._all)
 
+    def windows(self, config: EngineConfig) -> tuple[int, ...]:
+        """Returns the declared windows of ``decode``; see ``Rows.windows``."""
+        return self._rows.windows(config)
+
     def window(self, lengths: Sequence[int], rows: int, config: EngineConfig) -> int:
         """Returns the window of a dispatch of ``decode``; see ``Rows.window``."""
         return self._rows.window(lengths, rows, config)

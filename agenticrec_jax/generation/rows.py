@@ -84,6 +84,10 @@ class Rows(abc.ABC):
     def join(self, state: State, inputs: JoinInputs, window: int) -> Cache | Pool:
         """Returns the cache with the prompt of a group for a member that joins it."""
 
+    def windows(self, config: EngineConfig) -> tuple[int, ...]:
+        """Returns the declared windows of ``decode``, in ascending order."""
+        return config.windows()
+
     def window(self, lengths: Sequence[int], rows: int, config: EngineConfig) -> int:
         """Returns the window of a loop of decode steps, the smallest that is enough.
 
@@ -92,7 +96,7 @@ class Rows(abc.ABC):
           rows: rows of the dispatch, R, with padding.
           config: sizes of the engine.
         """
-        return fit(max(lengths) + config.decode_steps, config.windows())
+        return fit(max(lengths) + config.decode_steps, self.windows(config))
 
     @abc.abstractmethod
     def begin(

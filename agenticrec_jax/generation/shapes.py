@@ -47,13 +47,13 @@ class Shape(NamedTuple):
 class Shapes:
     """Declared shapes of an engine whose slots are split over ``shards``.
 
-    Lists ascend. ``spans`` is that of ``Programs``. ``draw`` may have any values: which of its
-    fields are None decides what is compiled.
+    Lists ascend. ``windows`` are those of ``decode``, by default the config's. ``draw`` may have
+    any values: which of its fields are None decides what is compiled.
     """
 
-    def __init__(self, config: EngineConfig, shards: int, spans: bool = False):
+    def __init__(self, config: EngineConfig, shards: int, windows: Sequence[int] = ()):
         self._config = config
-        self._spans = spans
+        self._windows = tuple(windows) or config.windows()
         self._shards = shards
         self._per_shard = config.slots // shards
 
@@ -68,7 +68,7 @@ class Shapes:
             "members": tuple(sorted(set(map(group_bucket, groups)))),
             "prompt_tokens": config.prompt_buckets,
             "rows": config.rows(self._shards),
-            "window": config.decode_windows(self._spans),
+            "window": self._windows,
             "splice_tokens": config.splice_buckets,
         }
 
@@ -140,7 +140,7 @@ class Shapes:
                 DecodeInputs(_ints(rows), _ints(), _abstract(draw), self._table(rows, window)),
                 {"window": window} | steps,
             )
-            for rows, window in itertools.product(self._rows(), config.decode_windows(self._spans))
+            for rows, window in itertools.product(self._rows(), self._windows)
         ]
 
     def splice(self, draw: Draw) -> list[Shape]:

@@ -297,7 +297,7 @@ class _Groups(NamedTuple):
         _, kv_heads, _, *rest = x.shape
         return x.swapaxes(1, 2).reshape(self.rows, kv_heads, 1, *rest)
 
-    max = sum
+    max = sum  # of one entry both are that entry
 
 
 class _Owners(NamedTuple):

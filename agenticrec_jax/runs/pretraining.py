@@ -53,9 +53,9 @@ def skill_sources(
     its plans, not most, rank by all that they can read. Reinforcement then starts from a policy
     that uses its evidence, and can carry out any choice of it.
 
-    Four are about preference questions: ``pairing`` is ``fusing`` of two candidates, ``preferring``
-    is ``choosing`` of pairs, and ``answering`` and ``concluding`` are what follows from the pair's
-    list alone, in the one and in the other.
+    Four are about preference questions. ``pairing`` is ``fusing`` of two candidates, and
+    ``preferring`` is ``choosing`` of pairs. In ``answering`` and ``concluding`` the list of such a
+    pair is given, in a drill and in an episode, and only what follows from it is learned.
 
     Reading is about the samples that the agent's artifacts are fitted on, with candidates drawn as
     for all splits. Episodes are about the policy's samples, since tools refuse earlier ones.

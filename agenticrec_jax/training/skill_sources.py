@@ -27,6 +27,8 @@ from agenticrec_jax.types import OBSERVATION, SAMPLED
 ORDERED = (*scripted.LABELS, scripted.DRAFT)  # labels that an order may have
 CONCATENATED = 10.0  # log of the worth of a place in a concatenated list beside the next one's
 LEAST_SCORE = 0.01  # below every score of a candidate that some order has
+# Numbers in a thought behind the list of a pair: both again, and the one that answers.
+BEHIND_LIST = 3
 
 LABEL = Readout("order_label", 2, of_prompt=True, classes=len(ORDERED))
 PLACE = Readout("order_place", 2, of_prompt=True, classes=protocol.RANKED)
@@ -70,7 +72,7 @@ class Fusing:
 
     @property
     def readouts(self) -> Sequence[Readout]:
-        """None where the list is given: what follows from it needs no order and no weight."""
+        """Labels of orders and weights; none where the list that they explain is given."""
         return () if self.list_given else (LABEL, PLACE, WEIGHT, FUSED_SCORE)
 
     def group(self, rng: np.random.Generator, members: int) -> SkillGroup:
@@ -119,14 +121,17 @@ class Fusing:
         scores = np.full((len(ids), CANDIDATES), np.nan, np.float32)
         if plan.weights:
             # A number is chosen at the token before it.
-            before = np.array(_listed(ids, len(ranking), task, self.prompts.tokenizer)) - 1
+            numbers = np.flatnonzero(number_mask(ids, self.prompts.tokenizer))
+            end = len(numbers) - (0 if task == RANK else BEHIND_LIST)
+            before = numbers[end - len(ranking) : end] - 1
             of_label = dict(zip(plan.priority, plan.weights, strict=True))
             weights[before, : len(self.labels)] = [of_label.get(name, 0) for name in self.labels]
             fused = np.array([float(score) for score in plan.scores(orders, self.candidates)])
             scores[before, : len(fused)] = (fused - fused.mean()) / max(fused.std(), 1e-6)
         lists = [(log_worth(plan, plan.scores(orders, self.candidates), self.power), ranking)]
         row = SkillRow(ids, origin, lists, {WEIGHT.name: weights, FUSED_SCORE.name: scores})
-        return _behind_list(row, task, self.prompts.tokenizer) if self.list_given else row
+        given = self.list_given and task != RANK
+        return _behind_list(row, self.prompts.tokenizer) if given else row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,7 +270,8 @@ class Episodes:
         episode = scripted.demonstrate(plan, view, agent.toolbox, task, blank, draft)
         ranked = (log_worth(plan, episode.scores, self.power), episode.ranking)
         row = SkillRow(*agent.prompts.turns(episode.turns), [(worth, draft), ranked])
-        return _behind_list(row, task, agent.prompts.tokenizer) if self.list_given else row
+        given = self.list_given and task != RANK
+        return _behind_list(row, agent.prompts.tokenizer) if given else row
 
 
 def draw_order(rng: np.random.Generator, log_worth: np.ndarray) -> tuple[int, ...]:
@@ -286,17 +292,10 @@ def log_worth(plan: scripted.Plan, scores: Sequence, power: float) -> Float[np.n
     return CONCATENATED * scores
 
 
-def _listed(ids: Sequence[int], length: int, task: str, tokenizer: Tokenizer) -> Sequence[int]:
-    """Returns where the numbers of the last list of so many stand."""
-    numbers = np.flatnonzero(number_mask(ids, tokenizer))
-    # Behind a pair's list its thought names both numbers, and the one that answers.
-    end = len(numbers) - (0 if task == RANK else 3)
-    return numbers[end - length : end].tolist()
-
-
-def _behind_list(row: SkillRow, task: str, tokenizer: Tokenizer) -> SkillRow:
+def _behind_list(row: SkillRow, tokenizer: Tokenizer) -> SkillRow:
     """Returns the row of a question about a pair, of which all up to the pair's list is given."""
-    given = _listed(row.ids, 2, task, tokenizer)[-1] + 1
+    numbers = np.flatnonzero(number_mask(row.ids, tokenizer))
+    given = int(numbers[-1 - BEHIND_LIST]) + 1
     origin = (OBSERVATION,) * given + tuple(row.origin[given:])
     return dataclasses.replace(row, origin=origin, lists=())
 

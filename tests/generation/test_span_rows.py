@@ -28,7 +28,7 @@ SIZES = {
 def generate(rows, scan=False, **changes):
     """Rollouts of a policy whose next token depends on what it has read, and the windows read."""
     graphdef, params = nnx.split(tiny_qwen3(3, vocab_size=V, scan_layers=scan))
-    params = jax.tree.map(lambda x: x * 9 if x.ndim > 1 + scan else x, params)
+    params = jax.tree.map(lambda x: x * 6 if x.ndim > 1 + scan else x, params)
     engine = Engine(graphdef, EngineConfig(**SIZES | changes), PAUSE, (STOP,), 0)
     engine.programs._rows = rows(SLOTS, 1, lambda tree: tree)
     windows = []
@@ -61,9 +61,11 @@ def generate(rows, scan=False, **changes):
 def test_spans_give_the_same_rollouts_and_read_less(changes):
     spans, read = generate(SpanRows, **changes)
     columns, read_before = generate(ColumnRows, **changes)
+    # A last bit of difference can change an int8 number by a step.
+    tolerance = 1e-4 if "cache_dtype" in changes else 1e-5
     for ours, plain in zip(sum(spans, []), sum(columns, []), strict=True):
         np.testing.assert_array_equal(ours.ids, plain.ids)
-        np.testing.assert_allclose(ours.logprobs, plain.logprobs, atol=1e-4)
+        np.testing.assert_allclose(ours.logprobs, plain.logprobs, atol=tolerance)
     assert np.mean(read) < 0.9 * np.mean(read_before)
 
 
@@ -85,7 +87,7 @@ def test_the_largest_window_holds_rows_of_any_length(steps, most):
         least_steps=1,
     )
     rows = SpanRows(4, 1, lambda tree: tree)
-    windows = config.decode_windows(spans=True)
+    windows = rows.windows(config)
     assert rows.window([20 + most] * 4, 4, config) in windows
     assert rows.window([1], 4, config) == windows[0]
     assert set(config.windows()) <= set(windows)
